@@ -1,0 +1,86 @@
+"""The agreed, public list of items and their features."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+from fedrec.data.identifiers import Identifiers
+from fedrec.errors import InputError
+
+__all__ = ["Catalog"]
+
+
+@dataclass(frozen=True, eq=False)
+class Catalog:
+    """Items in ascending order of their id; position = index of the item in every array.
+
+    Args:
+        items: item ids.
+        features: one row per item in the same order: optional `title` (text), `genres` (list of text) and any other
+            public column; without an id column.
+
+    Example:
+        >>> import polars as pl
+        >>> table = pl.DataFrame({"item_id": [7, 3], "title": ["Seven", "Three"]})
+        >>> catalog = Catalog.of(table)
+        >>> len(catalog), catalog.title(0)
+        (2, 'Three')
+    """
+
+    items: Identifiers
+    features: pl.DataFrame | None = None
+
+    def __post_init__(self) -> None:
+        if self.features is not None and self.features.height != len(self.items):
+            raise InputError(f"catalog has {len(self.items)} items but {self.features.height} rows of features")
+
+    @classmethod
+    def of(cls, table: pl.DataFrame) -> Catalog:
+        """Make a catalog from a table with a column `item_id` and any features. Repeated ids are an error."""
+        if "item_id" not in table.columns:
+            raise InputError(f"a catalog needs a column item_id; found {', '.join(table.columns)}")
+        repeated = table.filter(pl.col("item_id").is_duplicated())
+        if repeated.height:
+            raise InputError(f"catalog lists item {repeated['item_id'][0]!r} more than once")
+        ids = Identifiers.of(table["item_id"])
+        ordered = table.with_columns(pl.col("item_id").cast(ids.series.dtype)).sort("item_id").drop("item_id")
+        return cls(ids, ordered if ordered.width else None)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def title(self, position: int) -> str:
+        """The title of the item at `position`, or its id where there is none."""
+        if self.features is not None and "title" in self.features.columns:
+            title = self.features["title"][int(position)]
+            if title is not None:
+                return str(title)
+        return str(self.items[position])
+
+    @property
+    def has_titles(self) -> bool:
+        """Whether items have titles."""
+        return self.features is not None and "title" in self.features.columns
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over type and ids in order: equal for catalogs with the same items."""
+        state = hashlib.sha256()
+        state.update(b"fedrec catalog 1 text " if self.items.is_text else b"fedrec catalog 1 int64 ")
+        if self.items.is_text:
+            state.update(self.items.series.str.len_bytes().to_numpy().astype("<u4").tobytes())
+            state.update("".join(self.items.series.to_list()).encode())
+        else:
+            state.update(self.items.series.to_numpy().astype("<i8").tobytes())
+        return state.hexdigest()
+
+    def take(self, positions: np.ndarray) -> Catalog:
+        """The catalog of the items at ascending `positions` only."""
+        chosen = pl.Series(np.asarray(positions, dtype=np.int64))
+        features = None if self.features is None else self.features[chosen.to_list()]
+        return Catalog(Identifiers(self.items.series.gather(chosen)), features)

@@ -1,0 +1,141 @@
+"""Interactions in CSR arrays: a client is a row range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+from fedrec.data.catalog import Catalog
+from fedrec.data.identifiers import Identifiers
+from fedrec.errors import InputError
+
+__all__ = ["PARTS", "Interactions"]
+
+PARTS = ("train", "valid", "test", "history")
+"""Names of the codes 0, 1, 2, 3 in `Interactions.part`; `history` is given at scoring time only (held-out users)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """What users did, one row range per user, oldest first.
+
+    Rows of one user are in order of time; equal times keep the order of the file. (user, item) pairs may repeat until
+    cleaning merges them.
+
+    Args:
+        users: user ids, ascending; user `u` owns rows `indptr[u]:indptr[u + 1]`.
+        catalog: the items; `items` holds positions in it.
+        indptr: [users + 1] int64.
+        items: [interactions] int32.
+        values: [interactions] float32, ratings or weights; `None` means 1 everywhere.
+        times: [interactions] float64, seconds since 1970; `None` means that only the order is known.
+        part: [interactions] int8, a given split (see `PARTS`); `None` where none was given.
+        user_features: one row per user in the same order, without an id column; stays with the users.
+    """
+
+    users: Identifiers
+    catalog: Catalog
+    indptr: np.ndarray
+    items: np.ndarray
+    values: np.ndarray | None = None
+    times: np.ndarray | None = None
+    part: np.ndarray | None = None
+    user_features: pl.DataFrame | None = None
+
+    def __post_init__(self) -> None:
+        rows = len(self.items)
+        if self.indptr.shape != (len(self.users) + 1,) or self.indptr[0] != 0 or self.indptr[-1] != rows:
+            raise InputError(f"row ranges do not cover {rows} interactions of {len(self.users)} users")
+        for name in ("values", "times", "part"):
+            column = getattr(self, name)
+            if column is not None and column.shape != (rows,):
+                raise InputError(f"{name} has shape {column.shape}, expected ({rows},)")
+        if self.user_features is not None and self.user_features.height != len(self.users):
+            raise InputError(f"{self.user_features.height} rows of user features for {len(self.users)} users")
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def n_users(self) -> int:
+        """Number of users, those without interactions included."""
+        return len(self.users)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items in the catalog."""
+        return len(self.catalog)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Interactions per user [users] int64."""
+        return np.diff(self.indptr)
+
+    def rows_of_users(self) -> np.ndarray:
+        """The user position of every interaction [interactions] int64."""
+        return np.repeat(np.arange(self.n_users), self.lengths)
+
+    def where(self, keep: np.ndarray) -> Interactions:
+        """Only the interactions where `keep` [interactions] is true; users and catalog stay as they are."""
+        counts = np.zeros(len(self.items) + 1, dtype=np.int64)
+        np.cumsum(keep, out=counts[1:])
+        return replace(
+            self,
+            indptr=counts[self.indptr],
+            items=self.items[keep],
+            values=None if self.values is None else self.values[keep],
+            times=None if self.times is None else self.times[keep],
+            part=None if self.part is None else self.part[keep],
+        )
+
+    def take_users(self, positions: np.ndarray) -> Interactions:
+        """Only the users at `positions` (ascending), with their rows; the catalog stays as it is."""
+        positions = np.asarray(positions, dtype=np.int64)
+        rows = rows_of(self.indptr, positions)
+        indptr = np.zeros(len(positions) + 1, dtype=np.int64)
+        np.cumsum(self.lengths[positions], out=indptr[1:])
+        return Interactions(
+            users=Identifiers(self.users.take(positions)),
+            catalog=self.catalog,
+            indptr=indptr,
+            items=self.items[rows],
+            values=None if self.values is None else self.values[rows],
+            times=None if self.times is None else self.times[rows],
+            part=None if self.part is None else self.part[rows],
+            user_features=None if self.user_features is None else self.user_features[positions.tolist()],
+        )
+
+    def to_frame(self) -> pl.DataFrame:
+        """One row per interaction: `user_id`, `item_id` and, where known, `rating`, `timestamp`, `part`.
+
+        >>> import fedrec as fr
+        >>> data = fr.interactions_from({"user_id": [2, 1], "item_id": ["x", "y"]})
+        >>> data.to_frame().rows()
+        [(1, 'y'), (2, 'x')]
+        """
+        columns: dict[str, pl.Series] = {
+            "user_id": self.users.take(self.rows_of_users()),
+            "item_id": self.catalog.items.take(self.items),
+        }
+        if self.values is not None:
+            columns["rating"] = pl.Series(self.values)
+        if self.times is not None:
+            columns["timestamp"] = pl.Series(self.times)
+        if self.part is not None:
+            columns["part"] = pl.Series(np.asarray(PARTS)[self.part])
+        return pl.DataFrame(columns)
+
+
+def rows_of(indptr: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Row numbers of the given users one after the other.
+
+    >>> rows_of(np.array([0, 2, 5]), np.array([1, 0])).tolist()
+    [2, 3, 4, 0, 1]
+    """
+    starts, stops = indptr[positions], indptr[positions + 1]
+    lengths = stops - starts
+    offsets = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) + np.repeat(starts - offsets, lengths)

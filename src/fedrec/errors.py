@@ -1,0 +1,52 @@
+"""Every error fedrec raises on purpose, and the suggestion of a near name.
+
+An error says what was wrong, where, and what to do. The command line turns `InputError` into exit code 2 and any
+other `FedrecError` into exit code 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["DamagedError", "FedrecError", "InputError", "PlanError", "RunError", "suggestion"]
+
+
+class FedrecError(Exception):
+    """Base of every error that fedrec raises on purpose."""
+
+
+class InputError(FedrecError):
+    """Data, a file, an id or an argument that cannot be used as given."""
+
+
+class PlanError(InputError):
+    """A plan that is malformed, impossible, or cannot keep what it promises."""
+
+
+class DamagedError(FedrecError):
+    """Bytes (a sum, a model, a journal) that are not what they claim to be."""
+
+
+class RunError(FedrecError):
+    """A run that cannot go on: the folder is in use, was changed, or does not fit the plan."""
+
+
+def suggestion(name: object, choices: Iterable[object]) -> str:
+    """Say which known name is near, or list them when there are few.
+
+    >>> suggestion("eese", ["ease", "mf", "popularity"])
+    ". Did you mean 'ease'?"
+    >>> suggestion("zzz", ["ease", "mf"])
+    '. Choose from: ease, mf'
+    >>> suggestion("zzz", [])
+    ''
+    """
+    known = sorted({str(choice) for choice in choices})
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    if near:
+        return f". Did you mean {near[0]!r}?"
+    if not known:
+        return ""
+    shown = ", ".join(known[:20])
+    return f". Choose from: {shown}" + (", …" if len(known) > 20 else "")
