@@ -1,0 +1,54 @@
+"""Train, check, deploy and serve recommenders on data that never leaves its owners.
+
+The names below load what they need when they are first used, so that `import fedrec` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Catalog": "fedrec.data.catalog",
+    "Cleaning": "fedrec.data.cleaning",
+    "Identifiers": "fedrec.data.identifiers",
+    "Interactions": "fedrec.data.interactions",
+    "clean": "fedrec.data.cleaning",
+    "interactions_from": "fedrec.data.frames",
+    "load_data": "fedrec.data.sources",
+    "read_catalog": "fedrec.data.catalogs",
+    "read_interactions": "fedrec.data.readers",
+    "synthetic": "fedrec.data.synthetic",
+    "Split": "fedrec.data.splits",
+    "given": "fedrec.data.splits",
+    "leave_last_out": "fedrec.data.splits",
+    "new_users": "fedrec.data.splits",
+    "ratio": "fedrec.data.splits",
+    "temporal": "fedrec.data.splits",
+    "EASE": "fedrec.library",
+    "ItemKNN": "fedrec.library",
+    "MF": "fedrec.library",
+    "Popularity": "fedrec.library",
+    "evaluate": "fedrec.library",
+    "load_model": "fedrec.library",
+    "FedrecError": "fedrec.errors",
+    "InputError": "fedrec.errors",
+    "PlanError": "fedrec.errors",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        from fedrec.errors import suggestion
+
+        raise AttributeError(f"fedrec has no {name!r}{suggestion(name, _HOMES)}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""What is summed, what happens before, and the bytes of a sum. Imports data, kernels and errors only."""

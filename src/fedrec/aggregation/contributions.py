@@ -1,0 +1,233 @@
+"""What clients add in a round, kept apart so that the release can weight and clip them.
+
+Contributions have no wire format: they leave a node only as part of a `Sum`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from fedrec.aggregation.specs import ArraySpec
+from fedrec.kernels import sums as kernels
+from fedrec.kernels.threads import thread_count
+
+__all__ = ["Contribution", "Contributions", "Dense", "RankOne", "RowUpdates"]
+
+
+class Contribution(ABC):
+    """One named array's contributions of all clients of a chunk."""
+
+    @property
+    @abstractmethod
+    def n_clients(self) -> int:
+        """Clients in the chunk."""
+
+    @abstractmethod
+    def sq_norms(self) -> np.ndarray:
+        """Squared L2 norm of each client's contribution in the released layout [clients] float64."""
+
+    @abstractmethod
+    def scale(self, factors: np.ndarray) -> Contribution:
+        """Each client's contribution times `factors` [clients] float64."""
+
+    @abstractmethod
+    def finite(self) -> np.ndarray:
+        """Which clients' contributions are finite throughout [clients] bool."""
+
+    @abstractmethod
+    def add_to(self, out: np.ndarray, spec: ArraySpec, keep: np.ndarray) -> int:
+        """Round, saturate and add the clients in `keep` [clients] bool to `out`, signed ring integers of `spec.shape`.
+
+        Returns:
+            How many coordinates saturated.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class RowUpdates(Contribution):
+    """Updates of the rows of a shared table that each client touched.
+
+    Args:
+        indptr: [clients + 1] int64.
+        rows: [touched] int32, distinct within a client.
+        values: [touched, d] float32.
+        factors: [clients] float64 weights, applied before rounding.
+    """
+
+    indptr: np.ndarray
+    rows: np.ndarray
+    values: np.ndarray
+    factors: np.ndarray
+
+    @property
+    def n_clients(self) -> int:
+        """Clients in the chunk."""
+        return len(self.indptr) - 1
+
+    def sq_norms(self) -> np.ndarray:
+        """Squared norms; untouched rows are zero."""
+        out = np.zeros(self.n_clients)
+        kernels.squared_norms(self.indptr, self.values, out)
+        return out * self.factors**2
+
+    def scale(self, factors: np.ndarray) -> RowUpdates:
+        """Weight each client."""
+        return replace(self, factors=self.factors * factors)
+
+    def finite(self) -> np.ndarray:
+        """Clients without NaN or infinity."""
+        out = np.isfinite(self.factors)
+        kernels.finite_rows(self.indptr, self.values, out)
+        return out
+
+    def add_to(self, out: np.ndarray, spec: ArraySpec, keep: np.ndarray) -> int:
+        """Scatter-add the touched rows."""
+        over = np.zeros(thread_count(), dtype=np.int64)
+        factors = np.where(keep, self.factors, 0.0)
+        table = out.reshape(out.shape[0], -1)
+        kernels.add_rows[spec.ring](table, self.indptr, self.rows, self.values, factors, spec.bound, spec.unit, over)
+        return int(over.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class RankOne(Contribution):
+    """w · x ⊗ s, where x marks a client's items: counts, sketches, and the item Gram matrix as an upper triangle.
+
+    Rounding is of factors, never of products: w · 2^scale_bits for the triangle, (w · s) · 2^scale_bits otherwise.
+
+    Args:
+        indptr: [clients + 1] int64.
+        items: [rows] int32, distinct within a client.
+        weights: [clients] float64.
+        n_items: length of the catalog.
+        right: s, [clients, r] float64; `None` for the upper triangle of w · x xᵀ by rows.
+    """
+
+    indptr: np.ndarray
+    items: np.ndarray
+    weights: np.ndarray
+    n_items: int
+    right: np.ndarray | None = None
+
+    @property
+    def n_clients(self) -> int:
+        """Clients in the chunk."""
+        return len(self.indptr) - 1
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        return np.diff(self.indptr).astype(np.float64)
+
+    def sq_norms(self) -> np.ndarray:
+        """w² n (n + 1) / 2 for a triangle, w² n ‖s‖² otherwise."""
+        if self.right is None:
+            return self.weights**2 * self._lengths * (self._lengths + 1) / 2
+        return self.weights**2 * self._lengths * np.einsum("cr,cr->c", self.right, self.right)
+
+    def scale(self, factors: np.ndarray) -> RankOne:
+        """Weight each client."""
+        return replace(self, weights=self.weights * factors)
+
+    def finite(self) -> np.ndarray:
+        """Clients whose factors are finite."""
+        out = np.isfinite(self.weights)
+        if self.right is not None:
+            out &= np.isfinite(self.right).all(axis=1)
+        return out
+
+    def add_to(self, out: np.ndarray, spec: ArraySpec, keep: np.ndarray) -> int:
+        """Add by item: a thread owns whole rows of the sum."""
+        item_indptr = np.empty(self.n_items + 1, dtype=np.int64)
+        holder = np.empty(len(self.items), dtype=np.int64)
+        place = np.empty(len(self.items), dtype=np.int64)
+        ordered = np.empty(len(self.items), dtype=np.int32)
+        cursor = np.empty(max(self.n_items, self.n_clients), dtype=np.int64)
+        kernels.by_item(self.indptr, self.items, item_indptr, cursor, holder, place, ordered)
+        if self.right is None:
+            weights, over = _fixed(self.weights, keep, spec)
+            saturated = int((over * self._lengths * (self._lengths + 1) / 2).sum())
+            kernels.add_triangle[spec.ring](out, self.indptr, ordered, item_indptr, holder, place, weights)
+            return saturated
+        right, over = _fixed(self.right * self.weights[:, None], keep[:, None], spec)
+        saturated = int((over.sum(axis=1) * self._lengths).sum())
+        table = out.reshape(self.n_items, -1)
+        kernels.add_rank_one[spec.ring](table, item_indptr, holder, keep.astype(np.int64), right)
+        return saturated
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Contribution):
+    """A full vector per client.
+
+    Args:
+        values: [clients, n] float32.
+        factors: [clients] float64 weights, applied before rounding.
+    """
+
+    values: np.ndarray
+    factors: np.ndarray
+
+    @property
+    def n_clients(self) -> int:
+        """Clients in the chunk."""
+        return len(self.values)
+
+    def sq_norms(self) -> np.ndarray:
+        """Squared norms."""
+        out = np.zeros(self.n_clients)
+        kernels.squared_norms(np.arange(self.n_clients + 1), self.values, out)
+        return out * self.factors**2
+
+    def scale(self, factors: np.ndarray) -> Dense:
+        """Weight each client."""
+        return replace(self, factors=self.factors * factors)
+
+    def finite(self) -> np.ndarray:
+        """Clients without NaN or infinity."""
+        return np.isfinite(self.factors) & np.isfinite(self.values).all(axis=1)
+
+    def add_to(self, out: np.ndarray, spec: ArraySpec, keep: np.ndarray) -> int:
+        """Add every coordinate."""
+        over = np.zeros(thread_count(), dtype=np.int64)
+        factors = np.where(keep, self.factors, 0.0)
+        kernels.add_dense[spec.ring](out.reshape(-1), self.values, factors, spec.bound, spec.unit, over)
+        return int(over.sum())
+
+
+def _fixed(values: np.ndarray, keep: np.ndarray, spec: ArraySpec) -> tuple[np.ndarray, np.ndarray]:
+    kept = np.where(keep, values, 0.0)
+    over = np.abs(kept) > spec.bound
+    return np.rint(np.clip(kept, -spec.bound, spec.bound) * spec.unit).astype(np.int64), over
+
+
+@dataclass(frozen=True, eq=False)
+class Contributions:
+    """All arrays that the clients of one chunk contribute, by name.
+
+    Args:
+        arrays: one `Contribution` per array of the round's `SumSpec`, all of the same clients.
+    """
+
+    arrays: Mapping[str, Contribution]
+
+    @property
+    def n_clients(self) -> int:
+        """Clients in the chunk."""
+        return next(iter(self.arrays.values())).n_clients
+
+    def scale(self, factors: np.ndarray) -> Contributions:
+        """Weight each client in every array by `factors` [clients] float64."""
+        return Contributions({name: array.scale(factors) for name, array in self.arrays.items()})
+
+    def sq_norms(self) -> np.ndarray:
+        """Squared norm of each client over all arrays together [clients] float64."""
+        return np.sum([array.sq_norms() for array in self.arrays.values()], axis=0)
+
+    def finite(self) -> np.ndarray:
+        """Which clients are finite in every array [clients] bool."""
+        return np.logical_and.reduce([array.finite() for array in self.arrays.values()])

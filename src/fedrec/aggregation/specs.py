@@ -1,0 +1,123 @@
+"""What a round sums: names, shapes, bounds, grids and rings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from fedrec.errors import PlanError
+
+__all__ = ["ArraySpec", "SumSpec", "triangle_size"]
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a sum.
+
+    Args:
+        name: what the model calls it.
+        kind: `rows` (touched rows of a table), `rank_one` (x ⊗ s or the upper triangle of x xᵀ) or `dense`.
+        shape: of the sum; a triangle is flat.
+        bound: largest magnitude of one client's value at one coordinate; beyond it the value saturates.
+        scale_bits: values are rounded to multiples of 2^-scale_bits.
+        ring: 32 or 64, or 0 for the narrowest that fits (decided by `SumSpec.fit`).
+        denominator: what the model divides by: `fixed` (a public constant), `count` or `per_row` (both summed arrays).
+        granularity: `client`, or `node` where values are pre-summed in the node before rounding.
+    """
+
+    name: str
+    kind: Literal["rows", "rank_one", "dense"]
+    shape: tuple[int, ...]
+    bound: float
+    scale_bits: int = 0
+    ring: Literal[0, 32, 64] = 0
+    denominator: Literal["fixed", "count", "per_row"] = "fixed"
+    granularity: Literal["client", "node"] = "client"
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return math.prod(self.shape)
+
+    @property
+    def unit(self) -> float:
+        """Integer steps per 1.0."""
+        return float(2**self.scale_bits)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the dense array in its ring."""
+        return self.size * (self.ring // 8)
+
+
+@dataclass(frozen=True)
+class SumSpec:
+    """The arrays that one round sums, for at most `n_max` clients.
+
+    Example:
+        >>> spec = SumSpec((ArraySpec("counts", "dense", (5,), bound=1.0),)).fit(n_max=1000)
+        >>> spec.arrays[0].ring
+        32
+    """
+
+    arrays: tuple[ArraySpec, ...]
+    n_max: int = 0
+
+    def fit(self, n_max: int) -> SumSpec:
+        """Choose rings for at most `n_max` clients.
+
+        Raises:
+            PlanError: if n_max · bound · 2^scale_bits does not stay below half of the ring.
+        """
+        if n_max < 1:
+            raise PlanError(f"n_max must be at least 1, not {n_max}")
+        return SumSpec(tuple(_fit(array, n_max) for array in self.arrays), n_max)
+
+    def __getitem__(self, name: str) -> ArraySpec:
+        for array in self.arrays:
+            if array.name == name:
+                return array
+        raise KeyError(name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the arrays, in order."""
+        return tuple(array.name for array in self.arrays)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, dense, at ring width: what one party of a secure sum sends."""
+        return sum(array.nbytes for array in self.arrays)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the spec; sums are added and decoded only under equal digests."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def _fit(array: ArraySpec, n_max: int) -> ArraySpec:
+    if not (array.bound > 0 and math.isfinite(array.bound)):
+        raise PlanError(f"array {array.name!r}: the bound must be positive and finite, not {array.bound}")
+    largest = n_max * math.ceil(array.bound * array.unit)
+    rings: tuple[Literal[32, 64], ...] = (32, 64) if array.ring == 0 else (array.ring,)
+    for ring in rings:
+        if largest < 2 ** (ring - 1):
+            return replace(array, ring=ring)
+    raise PlanError(
+        f"array {array.name!r} overflows its ring of {rings[-1]} bits: {n_max} clients × bound {array.bound:g} "
+        f"× 2^{array.scale_bits}. Lower n_max, the bound or scale_bits"
+    )
+
+
+def triangle_size(n: int) -> int:
+    """Entries of the upper triangle of an n × n matrix, diagonal included.
+
+    >>> triangle_size(3)
+    6
+    """
+    return int(np.int64(n) * (n + 1) // 2)

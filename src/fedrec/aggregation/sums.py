@@ -1,0 +1,92 @@
+"""The fixed-point sum: the only thing that leaves a node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedrec.aggregation.contributions import Contributions
+from fedrec.aggregation.specs import SumSpec
+from fedrec.errors import DamagedError
+
+__all__ = ["Sum"]
+
+
+@dataclass(eq=False)
+class Sum:
+    """Integer sums over clients in the rings of a `SumSpec`. Adding is exact, so order and grouping do not matter.
+
+    Args:
+        spec: what is summed; rings must be chosen (`SumSpec.fit`).
+        round: the round it belongs to.
+        arrays: signed views of the rings, one per array of the spec.
+        clients: clients summed.
+        left_out: clients left out because something they contributed was not finite.
+        saturated: coordinates that were cut to their bound.
+
+    Example:
+        >>> import numpy as np
+        >>> from fedrec.aggregation.contributions import Contributions, Dense
+        >>> from fedrec.aggregation.specs import ArraySpec
+        >>> spec = SumSpec((ArraySpec("x", "dense", (2,), bound=1.0, scale_bits=8),)).fit(n_max=10)
+        >>> total = Sum.zeros(spec)
+        >>> values = np.array([[0.5, 2.0], [0.25, np.nan]], dtype=np.float32)
+        >>> _ = total.add(Contributions({"x": Dense(values, np.ones(2))}))
+        >>> total.value("x").tolist(), total.clients, total.left_out, total.saturated
+        ([0.5, 1.0], 1, 1, 1)
+    """
+
+    spec: SumSpec
+    round: int = 0
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    clients: int = 0
+    left_out: int = 0
+    saturated: int = 0
+
+    @classmethod
+    def zeros(cls, spec: SumSpec, round: int = 0) -> Sum:
+        """The sum over nobody."""
+        dtypes = {32: np.int32, 64: np.int64}
+        return cls(spec, round, {array.name: np.zeros(array.shape, dtypes[array.ring]) for array in spec.arrays})
+
+    def add(self, contributions: Contributions) -> np.ndarray:
+        """Add a chunk of clients; those that are not finite throughout are left out and counted.
+
+        Returns:
+            Which clients were summed [clients] bool.
+        """
+        if set(contributions.arrays) != set(self.spec.names):
+            raise ValueError(f"contributions {sorted(contributions.arrays)} do not fit the spec {self.spec.names}")
+        keep = contributions.finite()
+        for array in self.spec.arrays:
+            self.saturated += contributions.arrays[array.name].add_to(self.arrays[array.name], array, keep)
+        self.clients += int(keep.sum())
+        self.left_out += int(len(keep) - keep.sum())
+        return keep
+
+    def merge(self, other: Sum) -> None:
+        """Add another sum of the same spec and round.
+
+        Raises:
+            DamagedError: if spec or round differ, or if more than `n_max` clients would be in the sum.
+        """
+        if other.spec.digest != self.spec.digest or other.round != self.round:
+            raise DamagedError(f"a sum of round {other.round} under another spec cannot be added to round {self.round}")
+        if self.clients + other.clients > self.spec.n_max:
+            raise DamagedError(
+                f"{self.clients + other.clients} clients in a sum that was planned for n_max = {self.spec.n_max}"
+            )
+        for name, array in self.arrays.items():
+            array += other.arrays[name]
+        self.clients += other.clients
+        self.left_out += other.left_out
+        self.saturated += other.saturated
+
+    def integers(self, name: str) -> np.ndarray:
+        """The summed integers of an array, as they are."""
+        return self.arrays[name]
+
+    def value(self, name: str) -> np.ndarray:
+        """The sum of an array in float64."""
+        return self.arrays[name] / self.spec[name].unit

@@ -1,0 +1,148 @@
+"""The bytes of a sum.
+
+A frame is `FRSUM001`, the header's length (4 bytes, little endian), the header (canonical JSON), the arrays, and 16
+bytes of BLAKE2b over all before. The receiver knows the spec: every size follows from it and is checked before anything
+is allocated. An array travels dense or as its non-zero rows, whichever is shorter, in the narrowest signed width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from fedrec.aggregation.specs import ArraySpec, SumSpec
+from fedrec.aggregation.sums import Sum
+from fedrec.errors import DamagedError
+
+__all__ = ["decode_sum", "encode_sum", "encoded_size"]
+
+_MAGIC = b"FRSUM001"
+_DIGEST = 16
+_HEADER_LIMIT = 1 << 20
+_COUNT_LIMIT = 1 << 62
+
+
+def encode_sum(total: Sum) -> bytes:
+    """Encode a sum; `decode_sum(encode_sum(s), s.spec)` has the same bits."""
+    described, payload = [], []
+    for array in total.spec.arrays:
+        description, parts = _encode_array(total.arrays[array.name])
+        described.append(description)
+        payload += parts
+    frame = b"".join([_prefix(total, described), *payload])
+    return frame + hashlib.blake2b(frame, digest_size=_DIGEST).digest()
+
+
+def encoded_size(total: Sum) -> int:
+    """Length of `encode_sum(total)` without making it."""
+    described = []
+    size = _DIGEST
+    for array in total.spec.arrays:
+        description, parts = _encode_array(total.arrays[array.name])
+        described.append(description)
+        size += sum(len(part) for part in parts)
+    return size + len(_prefix(total, described))
+
+
+def decode_sum(frame: bytes, spec: SumSpec) -> Sum:
+    """Decode a frame that must hold a sum of `spec`.
+
+    Raises:
+        DamagedError: if the bytes are cut, changed, of another spec, or not a sum at all.
+    """
+    if len(frame) < len(_MAGIC) + 4 + _DIGEST or not frame.startswith(_MAGIC):
+        raise DamagedError("these bytes are not a sum: wrong start or too short")
+    body, digest = frame[:-_DIGEST], frame[-_DIGEST:]
+    if hashlib.blake2b(body, digest_size=_DIGEST).digest() != digest:
+        raise DamagedError("a sum was damaged on its way: its checksum does not fit")
+    length = int.from_bytes(body[8:12], "little")
+    if length > min(_HEADER_LIMIT, len(body) - 12):
+        raise DamagedError(f"a sum's header claims {length} bytes")
+    header = _read_header(body[12 : 12 + length], spec)
+    place = 12 + length
+    total = Sum(spec, header["round"], {}, header["clients"], header["left_out"], header["saturated"])
+    plans = [_plan(described, array) for described, array in zip(header["arrays"], spec.arrays, strict=True)]
+    if place + sum(size for _, _, size in plans) != len(body):
+        raise DamagedError(f"a sum holds {len(body) - place} bytes of arrays, its header describes another amount")
+    for (rows, width, size), array in zip(plans, spec.arrays, strict=True):
+        total.arrays[array.name] = _decode_array(body[place : place + size], array, rows, width)
+        place += size
+    return total
+
+
+def _prefix(total: Sum, described: list[dict[str, Any]]) -> bytes:
+    header = {
+        "arrays": described,
+        "clients": total.clients,
+        "left_out": total.left_out,
+        "round": total.round,
+        "saturated": total.saturated,
+        "spec": total.spec.digest,
+    }
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    return _MAGIC + len(text).to_bytes(4, "little") + text
+
+
+def _width(array: np.ndarray) -> int:
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    return next(width for width in (1, 2, 4, 8) if -(2 ** (8 * width - 1)) <= low and high < 2 ** (8 * width - 1))
+
+
+def _encode_array(array: np.ndarray) -> tuple[dict[str, Any], list[bytes]]:
+    width = _width(array)
+    table = array.reshape(array.shape[0], -1)
+    if array.ndim > 1:
+        touched = np.flatnonzero(table.any(axis=1))
+        if len(touched) * (4 + width * table.shape[1]) < array.size * width:
+            rows = np.ascontiguousarray(table[touched]).astype(f"<i{width}")
+            return {"rows": len(touched), "width": width}, [touched.astype("<u4").tobytes(), rows.tobytes()]
+    return {"rows": None, "width": width}, [array.astype(f"<i{width}").tobytes()]
+
+
+def _read_header(text: bytes, spec: SumSpec) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        raise DamagedError("a sum's header is not JSON") from None
+    expected = {"arrays", "clients", "left_out", "round", "saturated", "spec"}
+    if not isinstance(header, dict) or set(header) != expected:
+        raise DamagedError("a sum's header does not have the fields of a sum")
+    if header["spec"] != spec.digest:
+        raise DamagedError("a sum was made under another spec; the nodes run another plan or version")
+    for name in ("clients", "left_out", "round", "saturated"):
+        if type(header[name]) is not int or not 0 <= header[name] < _COUNT_LIMIT:
+            raise DamagedError(f"a sum's header has an impossible {name}")
+    if header["clients"] > spec.n_max:
+        raise DamagedError(f"a sum claims {header['clients']} clients, more than n_max = {spec.n_max}")
+    if not isinstance(header["arrays"], list) or len(header["arrays"]) != len(spec.arrays):
+        raise DamagedError("a sum's header describes another number of arrays")
+    return header
+
+
+def _plan(described: object, array: ArraySpec) -> tuple[int | None, int, int]:
+    """Check one array's description: (non-zero rows or None, width, bytes)."""
+    if not isinstance(described, dict) or set(described) != {"rows", "width"}:
+        raise DamagedError(f"array {array.name!r} of a sum is not described")
+    rows, width = described["rows"], described["width"]
+    if type(width) is not int or width not in (1, 2, 4, 8) or width > array.ring // 8:
+        raise DamagedError(f"array {array.name!r} of a sum has an impossible width")
+    if rows is None:
+        return None, width, array.size * width
+    if type(rows) is not int or len(array.shape) < 2 or not 0 <= rows <= array.shape[0]:
+        raise DamagedError(f"array {array.name!r} of a sum has an impossible number of rows")
+    return rows, width, rows * (4 + width * (array.size // array.shape[0]))
+
+
+def _decode_array(data: bytes, array: ArraySpec, rows: int | None, width: int) -> np.ndarray:
+    dtype = np.dtype(f"i{array.ring // 8}")
+    if rows is None:
+        return np.frombuffer(data, dtype=f"<i{width}").astype(dtype).reshape(array.shape)
+    touched = np.frombuffer(data, dtype="<u4", count=rows).astype(np.int64)
+    if rows and (touched[-1] >= array.shape[0] or np.any(np.diff(touched) <= 0)):
+        raise DamagedError(f"array {array.name!r} of a sum has rows out of order or out of range")
+    out = np.zeros((array.shape[0], array.size // array.shape[0]), dtype=dtype)
+    out[touched] = np.frombuffer(data, dtype=f"<i{width}", offset=4 * rows).reshape(rows, -1)
+    return out.reshape(array.shape)

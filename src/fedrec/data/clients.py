@@ -1,0 +1,90 @@
+"""The clients a model sees: row ranges with training interactions only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fedrec.data.interactions import Interactions, rows_of
+
+__all__ = ["Clients"]
+
+
+@dataclass(frozen=True, eq=False)
+class Clients:
+    """Some clients of one node, as a model sees them.
+
+    Args:
+        indptr: [clients + 1] int64; client `c` owns rows `indptr[c]:indptr[c + 1]`, oldest first.
+        items: [rows] int32 positions in the catalog, distinct within a client.
+        values: [rows] float32, or `None` for 1 everywhere.
+        times: [rows] float64 seconds, or `None` where only the order is known.
+        keys: [clients] uint64, keyed hash of the user id.
+        n_items: length of the catalog.
+        excluded_indptr: [clients + 1] int64 and
+        excluded_items: [excluded] int32: items that negatives must avoid besides the history. Empty unless the plan
+            says `negatives: paper-leaky`.
+    """
+
+    indptr: np.ndarray
+    items: np.ndarray
+    values: np.ndarray | None
+    times: np.ndarray | None
+    keys: np.ndarray
+    n_items: int
+    excluded_indptr: np.ndarray
+    excluded_items: np.ndarray
+
+    @classmethod
+    def of(cls, data: Interactions, keys: np.ndarray, excluded: Interactions | None = None) -> Clients:
+        """All users of `data` as clients; `excluded` holds items of the same users."""
+        if excluded is None:
+            excluded_indptr = np.zeros(data.n_users + 1, dtype=np.int64)
+            excluded_items = np.empty(0, dtype=np.int32)
+        else:
+            excluded_indptr, excluded_items = excluded.indptr, excluded.items
+        return cls(
+            data.indptr, data.items, data.values, data.times, keys, data.n_items, excluded_indptr, excluded_items
+        )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Interactions per client [clients] int64."""
+        return np.diff(self.indptr)
+
+    def take(self, positions: np.ndarray) -> Clients:
+        """The clients at `positions` [n], in that order."""
+        rows = rows_of(self.indptr, positions)
+        excluded = rows_of(self.excluded_indptr, positions)
+        return replace(
+            self,
+            indptr=_offsets(np.diff(self.indptr)[positions]),
+            items=self.items[rows],
+            values=None if self.values is None else self.values[rows],
+            times=None if self.times is None else self.times[rows],
+            keys=self.keys[positions],
+            excluded_indptr=_offsets(np.diff(self.excluded_indptr)[positions]),
+            excluded_items=self.excluded_items[excluded],
+        )
+
+    def where(self, keep: np.ndarray) -> Clients:
+        """The same clients with only the interactions where `keep` [rows] is true."""
+        before = np.zeros(len(self.items) + 1, dtype=np.int64)
+        np.cumsum(keep, out=before[1:])
+        return replace(
+            self,
+            indptr=before[self.indptr],
+            items=self.items[keep],
+            values=None if self.values is None else self.values[keep],
+            times=None if self.times is None else self.times[keep],
+        )
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    indptr = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=indptr[1:])
+    return indptr

@@ -1,0 +1,262 @@
+"""Which interactions are for training, validation and test. A split is made inside a node, user by user.
+
+No split needs to see two users at once, except for the time at which `temporal` cuts, which is part of the plan.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from fedrec.data.interactions import PARTS, Interactions
+from fedrec.data.keys import KeyedSource, client_keys
+from fedrec.errors import InputError, suggestion
+from fedrec.kernels import splitting
+
+__all__ = ["Split", "SplitMethod", "given", "leave_last_out", "new_users", "ratio", "temporal"]
+
+TRAIN, VALID, TEST, HISTORY = np.arange(4, dtype=np.int8)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Interactions with a part for each.
+
+    Args:
+        data: distinct (user, item) pairs, all users, held-out ones included.
+        part: [interactions] int8, positions in `fedrec.data.interactions.PARTS`.
+        method: how it was made.
+        merged: repeats of a (user, item) pair that were merged before (the latest is kept).
+
+    Example:
+        >>> import fedrec as fr
+        >>> data = fr.interactions_from({"user_id": [1, 1, 1], "item_id": [5, 6, 7], "timestamp": [1, 2, 3]})
+        >>> split = fr.leave_last_out(data)
+        >>> split.test.to_frame()["item_id"].to_list()
+        [7]
+    """
+
+    data: Interactions
+    part: np.ndarray
+    method: str
+    merged: int = 0
+
+    def __post_init__(self) -> None:
+        if self.part.shape != self.data.items.shape:
+            raise InputError(f"{len(self.part)} parts for {len(self.data)} interactions")
+
+    @cached_property
+    def train(self) -> Interactions:
+        """Interactions for training."""
+        return self.data.where(self.part == TRAIN)
+
+    @cached_property
+    def valid(self) -> Interactions:
+        """Interactions for choosing."""
+        return self.data.where(self.part == VALID)
+
+    @cached_property
+    def test(self) -> Interactions:
+        """Interactions for the final figure."""
+        return self.data.where(self.part == TEST)
+
+    def history(self, part: str) -> Interactions:
+        """What is known of each user when `part` is predicted: train, and for `test` validation too."""
+        known = (self.part == TRAIN) | (self.part == HISTORY)
+        return self.data.where(known | (self.part == VALID) if part == "test" else known)
+
+    def relevant(self, part: str) -> Interactions:
+        """What is to be found in `part` (`valid` or `test`)."""
+        return self.valid if part == "valid" else self.test
+
+    def counts(self) -> dict[str, int]:
+        """Interactions per part."""
+        return {name: int(np.sum(self.part == code)) for code, name in enumerate(PARTS)}
+
+    def hash(self, keys: np.ndarray) -> int:
+        """A sum over users of hashes of who, what and which part: equal for any partition of the same users.
+
+        Args:
+            keys: [users] uint64, `client_keys`.
+        """
+        out = np.empty(self.data.n_users, dtype=np.uint64)
+        splitting.content_hashes(self.data.indptr, self.data.items, self.part, keys, out)
+        return int(out.sum(dtype=np.uint64))
+
+
+@dataclass(frozen=True)
+class SplitMethod:
+    """A split by name and share, as plans and commands write it: `leave-last-out`, `temporal:0.8`, `temporal@T`,
+    `ratio:0.8`, `given`, `given:0.9`, `new-users:0.1` or `none`.
+
+    Example:
+        >>> SplitMethod.parse("ratio:0.8")
+        SplitMethod(name='ratio', share=0.8, cuts=None)
+    """
+
+    name: str
+    share: float | None = None
+    cuts: tuple[float, float] | None = field(default=None)
+
+    @classmethod
+    def parse(cls, text: str) -> SplitMethod:
+        """Read a split's name and share.
+
+        Raises:
+            InputError: for an unknown name or a share outside (0, 1).
+        """
+        match = re.fullmatch(r"([a-z-]+)(?::([^@]*))?(?:@(.+))?", text.strip())
+        name = match[1] if match else text
+        takes_share = {"leave-last-out": False, "temporal": True, "ratio": True, "given": None, "new-users": True}
+        if match is None or name not in {*takes_share, "none"}:
+            raise InputError(f"split {text!r} is not known{suggestion(name, [*takes_share, 'none'])}")
+        cuts = None
+        if match[3] is not None:
+            try:
+                first, second = (float(cut) for cut in match[3].split(","))
+            except ValueError:
+                raise InputError(f"split {text!r}: after @ come two times in seconds, as in temporal@8e8,9e8") from None
+            if name != "temporal" or match[2] is not None or not first <= second:
+                raise InputError(f"split {text!r}: only temporal takes times after @, ascending, and then no share")
+            return cls(name, None, (first, second))
+        if match[2] is None:
+            if takes_share.get(name):
+                raise InputError(f"split {name!r} needs a share, as in '{name}:{0.1 if name == 'new-users' else 0.8}'")
+            return cls(name, None, cuts)
+        if takes_share.get(name) is False or name == "none":
+            raise InputError(f"split {name!r} takes no share, so write just '{name}'")
+        try:
+            share = float(match[2])
+        except ValueError:
+            share = math.nan
+        if not 0 < share < 1:
+            raise InputError(f"split {text!r}: the share must be a number between 0 and 1")
+        if name == "new-users" and share >= 0.5:
+            raise InputError(f"split {text!r}: as many users again are held out for validation, so keep it below 0.5")
+        return cls(name, share, cuts)
+
+    def __str__(self) -> str:
+        if self.cuts is not None:
+            return f"{self.name}@{self.cuts[0]!r},{self.cuts[1]!r}"
+        return self.name if self.share is None else f"{self.name}:{self.share:g}"
+
+    def resolve(self, data: Interactions) -> SplitMethod:
+        """Fix what depends on all users at once: the times at which `temporal` cuts."""
+        if self.name != "temporal" or self.cuts is not None:
+            return self
+        if data.times is None:
+            raise InputError(
+                "split 'temporal' needs timestamps, and this data has none; leave-last-out uses order only"
+            )
+        assert self.share is not None
+        if len(data) == 0:
+            raise InputError("split 'temporal' needs interactions, and there are none")
+        first, second = np.quantile(data.times, [self.share, (1 + self.share) / 2], method="higher")
+        return SplitMethod("temporal", None, (float(first), float(second)))
+
+    def apply(self, data: Interactions, source: KeyedSource) -> Split:
+        """Split the users of one node; `source` keys the draws of `ratio`, `given:SHARE` and `new-users`."""
+        if self.name == "temporal" and self.cuts is None:
+            return self.resolve(data).apply(data, source)
+        data, merged = _distinct(data)
+        part = np.zeros(len(data), dtype=np.int8)
+        seeds = source.child("split").seeds(client_keys(source, data.users))
+        if self.name == "leave-last-out":
+            lengths = data.lengths
+            part[data.indptr[1:][lengths >= 2] - 1] = TEST
+            part[data.indptr[1:][lengths >= 3] - 2] = VALID
+        elif self.name == "temporal":
+            if data.times is None:
+                raise InputError("split 'temporal' needs timestamps, and this data has none")
+            assert self.cuts is not None
+            part[data.times >= self.cuts[0]] = VALID
+            part[data.times >= self.cuts[1]] = TEST
+        elif self.name == "ratio":
+            assert self.share is not None
+            held = np.floor(data.lengths * (1 - self.share) / 2 + 0.5).astype(np.int64)
+            held = np.minimum(held, np.maximum(data.lengths - 1, 0) // 2)
+            splitting.draw_parts(data.indptr, seeds, held, held, VALID, TEST, part)
+        elif self.name == "given":
+            part = _given(data, self.share, seeds)
+        elif self.name == "new-users":
+            assert self.share is not None
+            part = _new_users(data, self.share, seeds)
+        return Split(data, part, str(self), merged)
+
+
+def leave_last_out(data: Interactions) -> Split:
+    """Each user's last interaction is test, the last but one validation; users with two keep one in train.
+
+    Equal times count in the order of the file. Users with a single interaction stay in train.
+    """
+    return SplitMethod("leave-last-out").apply(data, KeyedSource.from_seed(0))
+
+
+def temporal(data: Interactions, share: float = 0.8) -> Split:
+    """Train before the time below which `share` of all interactions lie; the later half of the rest is test."""
+    return SplitMethod.parse(f"temporal:{share}").apply(data, KeyedSource.from_seed(0))
+
+
+def ratio(data: Interactions, share: float = 0.8, seed: int = 0) -> Split:
+    """A uniform draw within each user: `share` for training, the rest half for validation and half for test."""
+    return SplitMethod.parse(f"ratio:{share}").apply(data, KeyedSource.from_seed(seed))
+
+
+def given(data: Interactions, share: float | None = None, seed: int = 0) -> Split:
+    """The parts that came with the data; with `share`, only that much of train is kept, the rest becomes validation."""
+    return SplitMethod.parse("given" if share is None else f"given:{share}").apply(data, KeyedSource.from_seed(seed))
+
+
+def new_users(data: Interactions, share: float = 0.1, seed: int = 0) -> Split:
+    """Hold out `share` of the users for test and as many for validation; a fifth of each one's items is to be found.
+
+    The other four fifths are history at scoring time and never train anything (Liang et al. 2018).
+    """
+    return SplitMethod.parse(f"new-users:{share}").apply(data, KeyedSource.from_seed(seed))
+
+
+def unsplit(data: Interactions) -> Split:
+    """Everything is for training."""
+    return SplitMethod("none").apply(data, KeyedSource.from_seed(0))
+
+
+def _distinct(data: Interactions) -> tuple[Interactions, int]:
+    if splitting.first_repeat(data.indptr, data.items, data.n_items) < 0:
+        return data, 0
+    keep = np.empty(len(data), dtype=np.bool_)
+    splitting.latest_of_repeats(data.indptr, data.items, data.n_items, keep)
+    return data.where(keep), int(len(keep) - keep.sum())
+
+
+def _given(data: Interactions, share: float | None, seeds: np.ndarray) -> np.ndarray:
+    if data.part is None:
+        raise InputError(
+            "split 'given' needs a part for each interaction (a column part, or files train.txt and test.txt), "
+            "and this data has none"
+        )
+    part = data.part.astype(np.int8)
+    if share is not None:
+        train = data.where(part == TRAIN)
+        held = np.floor(train.lengths * (1 - share) + 0.5).astype(np.int64)
+        drawn = np.zeros(len(train), dtype=np.int8)
+        splitting.draw_parts(train.indptr, seeds, np.minimum(held, np.maximum(train.lengths - 1, 0)),
+                             np.zeros_like(held), VALID, VALID, drawn)  # fmt: skip
+        part[part == TRAIN] = drawn
+    return part
+
+
+def _new_users(data: Interactions, share: float, seeds: np.ndarray) -> np.ndarray:
+    place = seeds.astype(np.float64) / 2.0**64
+    held = np.floor(data.lengths * 0.2 + 0.5).astype(np.int64)
+    held = np.minimum(held, np.maximum(data.lengths - 1, 0))
+    part = np.zeros(len(data), dtype=np.int8)
+    none = np.zeros_like(held)
+    for low, code in ((0.0, TEST), (share, VALID)):
+        chosen = (place >= low) & (place < low + share)
+        part[np.repeat(chosen, data.lengths)] = HISTORY
+        splitting.draw_parts(data.indptr, seeds, np.where(chosen, held, 0), none, code, code, part)
+    return part

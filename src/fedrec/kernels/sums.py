@@ -1,0 +1,171 @@
+"""Adding contributions to integer sums. Integer addition wraps and has no order: any thread count gives the same bits.
+
+Accumulators are signed views of the ring (`int32` for 2^32, `int64` for 2^64); a thread owns the rows it writes.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numba import prange
+
+from fedrec.kernels.threads import kernel
+
+__all__ = [
+    "add_dense",
+    "add_rank_one",
+    "add_rows",
+    "add_triangle",
+    "by_item",
+    "finite_rows",
+    "squared_norms",
+]
+
+
+@kernel("void(int64[::1], int32[::1], int64[::1], int64[::1], int64[::1], int64[::1], int32[::1])")
+def by_item(indptr, items, item_indptr, cursor, holder, place, ordered):  # type: ignore[no-untyped-def]
+    """Turn client rows into item columns, and sort every client's items on the way.
+
+    Args: `indptr` [c + 1], `items` [n] in, `cursor` [max(items, c)] scratch; out: `item_indptr` [items + 1], and per
+    column entry the client `holder` [n] and the place [n] of the item among the client's `ordered` items [n].
+    """
+    n_items = len(item_indptr) - 1
+    item_indptr[:] = 0
+    for entry in range(len(items)):
+        item_indptr[items[entry] + 1] += 1
+    for item in range(n_items):
+        item_indptr[item + 1] += item_indptr[item]
+    for item in range(n_items):
+        cursor[item] = item_indptr[item]
+    for client in range(len(indptr) - 1):
+        for entry in range(indptr[client], indptr[client + 1]):
+            item = items[entry]
+            holder[cursor[item]] = client
+            cursor[item] += 1
+    for client in range(len(indptr) - 1):
+        cursor[client] = indptr[client]
+    for item in range(n_items):
+        for entry in range(item_indptr[item], item_indptr[item + 1]):
+            client = holder[entry]
+            place[entry] = cursor[client]
+            ordered[cursor[client]] = item
+            cursor[client] += 1
+
+
+def _add_triangle(out, indptr, ordered, item_indptr, holder, place, weights):  # type: ignore[no-untyped-def]
+    n_items = np.int64(len(item_indptr) - 1)
+    for item in prange(n_items):
+        base = item * n_items - item * (item + 1) // 2
+        for entry in range(item_indptr[item], item_indptr[item + 1]):
+            client = holder[entry]
+            weight = out.dtype.type(weights[client])
+            for other in range(place[entry], indptr[client + 1]):
+                out[base + ordered[other]] += weight
+
+
+def _add_rank_one(out, item_indptr, holder, weights, right):  # type: ignore[no-untyped-def]
+    for item in prange(len(item_indptr) - 1):
+        for entry in range(item_indptr[item], item_indptr[item + 1]):
+            client = holder[entry]
+            weight = out.dtype.type(weights[client])
+            for column in range(right.shape[1]):
+                out[item, column] += weight * out.dtype.type(right[client, column])
+
+
+@numba.njit(inline="always")
+def _fixed(value, factor, bound, unit):  # type: ignore[no-untyped-def]
+    """Round `value · factor` to the grid of `unit` steps after saturating at ±`bound`: (integer, saturated)."""
+    scaled = np.float64(value) * factor
+    over = 0
+    if scaled > bound:
+        scaled = bound
+        over = 1
+    elif scaled < -bound:
+        scaled = -bound
+        over = 1
+    return np.int64(np.rint(scaled * unit)), over
+
+
+def _add_rows(out, indptr, rows, values, factors, bound, unit, over):  # type: ignore[no-untyped-def]
+    workers = len(over)
+    for worker in prange(workers):
+        saturated = 0
+        for client in range(len(indptr) - 1):
+            factor = factors[client]
+            if factor == 0.0:
+                continue
+            for entry in range(indptr[client], indptr[client + 1]):
+                row = rows[entry]
+                if row % workers != worker:
+                    continue
+                for column in range(values.shape[1]):
+                    amount, beyond = _fixed(values[entry, column], factor, bound, unit)
+                    out[row, column] += out.dtype.type(amount)
+                    saturated += beyond
+        over[worker] += saturated
+
+
+def _add_dense(out, values, factors, bound, unit, over):  # type: ignore[no-untyped-def]
+    workers = len(over)
+    width = len(out)
+    for worker in prange(workers):
+        saturated = 0
+        for client in range(values.shape[0]):
+            factor = factors[client]
+            if factor == 0.0:
+                continue
+            for column in range(worker * width // workers, (worker + 1) * width // workers):
+                amount, beyond = _fixed(values[client, column], factor, bound, unit)
+                out[column] += out.dtype.type(amount)
+                saturated += beyond
+        over[worker] += saturated
+
+
+_CSR = "int64[::1], int32[::1]"
+_COLUMNS = "int64[::1], int64[::1]"
+add_triangle = {
+    ring: kernel(f"void(int{ring}[::1], {_CSR}, {_COLUMNS}, int64[::1], int64[::1])", parallel=True)(_add_triangle)
+    for ring in (32, 64)
+}
+"""out [m (m + 1) / 2] += Σ weights[c] · x_c x_cᵀ, upper triangle by rows; `weights` [c] are integers."""
+add_rank_one = {
+    ring: kernel(f"void(int{ring}[:, ::1], {_COLUMNS}, int64[::1], int64[:, ::1])", parallel=True)(_add_rank_one)
+    for ring in (32, 64)
+}
+"""out [m, r] += Σ weights[c] · x_c ⊗ right[c], all integers."""
+add_rows = {
+    ring: kernel(
+        f"void(int{ring}[:, ::1], {_CSR}, float32[:, ::1], float64[::1], float64, float64, int64[::1])", parallel=True
+    )(_add_rows)
+    for ring in (32, 64)
+}
+"""out [m, d] += Σ fixed(values · factors[c]) at the rows each client touched; `over` [workers] counts saturations."""
+add_dense = {
+    ring: kernel(
+        f"void(int{ring}[::1], float32[:, ::1], float64[::1], float64, float64, int64[::1])", parallel=True
+    )(_add_dense)
+    for ring in (32, 64)
+}
+"""out [n] += Σ fixed(values[c] · factors[c]); `over` [workers] counts saturations."""
+
+
+@kernel("void(int64[::1], float32[:, ::1], boolean[::1])")
+def finite_rows(indptr, values, out):  # type: ignore[no-untyped-def]
+    """Clear `out` [c] where any of a client's values is NaN or infinite."""
+    for client in range(len(indptr) - 1):
+        for entry in range(indptr[client], indptr[client + 1]):
+            for column in range(values.shape[1]):
+                if not np.isfinite(values[entry, column]):
+                    out[client] = False
+
+
+@kernel("void(int64[::1], float32[:, ::1], float64[::1])")
+def squared_norms(indptr, values, out):  # type: ignore[no-untyped-def]
+    """Add each client's Σ value² to `out` [c], in a fixed order."""
+    for client in range(len(indptr) - 1):
+        total = 0.0
+        for entry in range(indptr[client], indptr[client + 1]):
+            for column in range(values.shape[1]):
+                value = np.float64(values[entry, column])
+                total += value * value
+        out[client] += total

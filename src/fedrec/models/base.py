@@ -1,0 +1,104 @@
+"""The contract of a recommender: frozen configuration and pure functions that know no engine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from fedrec.aggregation.contributions import Contributions
+from fedrec.aggregation.specs import SumSpec
+from fedrec.aggregation.sums import Sum
+from fedrec.data.catalog import Catalog
+from fedrec.data.clients import Clients
+from fedrec.data.keys import KeyedSource
+from fedrec.errors import InputError
+
+__all__ = ["Arrays", "Private", "Recommender", "State"]
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What the coordinator holds between rounds.
+
+    Args:
+        shared: arrays that everyone may see; broadcast to the nodes.
+        server: arrays that the coordinator alone needs (optimiser moments and the like).
+    """
+
+    shared: Arrays
+    server: Arrays = field(default_factory=dict)
+
+
+Private = Mapping[str, np.ndarray]
+"""Named arrays [clients, …] with one row per client; they never leave their node."""
+
+
+class Recommender(BaseModel, ABC):
+    """A recommender trained from sums. Subclasses are the hyperparameters, and nothing else is stored in them.
+
+    Bits (every subclass keeps these): `contribute` is a pure function of the shared arrays, one client's rows and that
+    client's key, whatever else is in the batch; `step` is a pure function of state and sums under one BLAS thread.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    """What the plan and the command line call it."""
+    reads_history: ClassVar[bool] = True
+    """Whether `score` reads the clients' interactions; otherwise it reads private arrays or neither."""
+    rows_per_interaction: ClassVar[int] = 0
+    """Rows of `RowUpdates` that one interaction may touch; chunks are sized by it."""
+
+    @abstractmethod
+    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+        """The state before round 0."""
+
+    @abstractmethod
+    def spec(self, state: State, round: int) -> SumSpec | None:
+        """What `round` sums; `None` when training is finished."""
+
+    def join(self, shared: Arrays, clients: Clients, rng: KeyedSource) -> Private | None:
+        """Private arrays of clients that the node meets for the first time."""
+        return None
+
+    @abstractmethod
+    def contribute(
+        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+    ) -> tuple[Contributions, Private | None]:
+        """What the clients add in `round`, and their new private arrays."""
+
+    @abstractmethod
+    def step(self, state: State, total: Sum, round: int) -> State:
+        """The state after the sum of `round`."""
+
+    def fold_in(self, shared: Arrays, clients: Clients) -> Private | None:
+        """Private arrays of users that never took part, from their history alone."""
+        return None
+
+    @abstractmethod
+    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+        """Scores [clients, items] float32, made at the node; the same bits for a client in any batch."""
+
+    def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
+        """How near the items at `items` [n] are to every item: [n, items] float32.
+
+        Raises:
+            InputError: if the model knows no such thing.
+        """
+        raise InputError(f"model {self.name!r} does not know similar items; ease, itemknn and mf do")
+
+    def memory(self, n_items: int) -> int:
+        """Bytes that the coordinator needs at its peak for a catalog of `n_items`, to refuse impossible plans."""
+        return 64 * n_items
+
+    @property
+    def chunk_floats(self) -> int:
+        """Floats that one interaction may add to a chunk of contributions."""
+        return 2
