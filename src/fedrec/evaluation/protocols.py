@@ -1,0 +1,57 @@
+"""Against which candidates a held-out item is ranked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedrec.errors import InputError, suggestion
+
+__all__ = ["Protocol", "parse_protocol"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """`full`: every item of the catalog that is not in the user's history. `sampled:n`: n items the user never touched.
+
+    Args:
+        negatives: number of sampled items, or `None` for the whole catalog.
+
+    Raises:
+        InputError: fewer than one sampled item.
+
+    Example:
+        >>> str(Protocol()), str(Protocol(99))
+        ('full', 'sampled:99')
+    """
+
+    negatives: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.negatives is not None and self.negatives < 1:
+            raise InputError(f"protocol sampled:{self.negatives}: sample at least 1 item")
+
+    def __str__(self) -> str:
+        return "full" if self.negatives is None else f"sampled:{self.negatives}"
+
+
+def parse_protocol(text: str) -> Protocol:
+    """Read `full` or `sampled:n`.
+
+    Raises:
+        InputError: anything else.
+
+    Example:
+        >>> parse_protocol("sampled:99").negatives
+        99
+        >>> parse_protocol("sampeld:99")
+        Traceback (most recent call last):
+        fedrec.errors.InputError: unknown protocol 'sampeld:99'. Did you mean 'sampled:99'?
+    """
+    name, colon, count = text.strip().lower().partition(":")
+    if name == "full" and not colon:
+        return Protocol()
+    if name == "sampled" and count.isascii() and count.isdigit():
+        return Protocol(int(count))
+    if name == "sampled":
+        raise InputError(f"protocol {text!r} needs a whole number of sampled items, as in sampled:99")
+    raise InputError(f"unknown protocol {text!r}{suggestion(text, ['full', 'sampled:99'])}")

@@ -1,0 +1,211 @@
+"""Metrics of each user from scores, held-out items and the items to leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import gammaln
+
+from fedrec.errors import InputError, PlanError
+from fedrec.evaluation.metrics import Metric, parse_metrics
+from fedrec.evaluation.protocols import Protocol, parse_protocol
+from fedrec.kernels.rank_metrics import KINDS, full_metrics, sampled_metrics
+from fedrec.kernels.ranking import count_levels
+from fedrec.kernels.topk import best_of_rows
+
+__all__ = ["ItemLists", "UserMetrics", "metric_sums", "score_list", "user_metrics"]
+
+ItemLists = tuple[np.ndarray, np.ndarray]
+"""Items of each user: `indptr` [users + 1] int64 and `items` int32; user `u` owns `items[indptr[u]:indptr[u + 1]]`.
+
+Items of a user may come in any order; repeats count once. `indptr` may be a slice of a longer one.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class UserMetrics:
+    """Values of each user; nothing here may leave a node before it is summed.
+
+    Args:
+        metrics: what the columns of `values` hold: the metrics asked for, without coverage.
+        values: [users, metrics] float64, each in [0, 1]; zeros for users that are not valid.
+        valid: [users] bool, whether the user has at least one held-out item.
+        top_counts: [coverage metrics, items] int64, in how many valid users' top k each item is; `None` where no
+            coverage was asked for.
+    """
+
+    metrics: tuple[Metric, ...]
+    values: np.ndarray
+    valid: np.ndarray
+    top_counts: np.ndarray | None = None
+
+
+def user_metrics(
+    scores: np.ndarray,
+    exclude: ItemLists,
+    relevant: ItemLists,
+    touched: ItemLists,
+    metrics: Sequence[Metric],
+    protocol: Protocol,
+) -> UserMetrics:
+    """Expected metrics of each user, exact over the order of tied items and over the draw of sampled items.
+
+    The result for a user has the same bits in any batch and for any number of threads.
+
+    Args:
+        scores: [users, items] float32, higher is better. NaN and −inf mean *no score*: those items tie for the
+            last place.
+        exclude: history, removed from the candidates of protocol `full` and from the lists of coverage.
+        relevant: held-out items; none may be in `exclude`. A user without any is not valid.
+        touched: every item the user touched in any part, `relevant` included; never drawn by protocol `sampled`.
+        metrics: from `parse_metrics`.
+        protocol: from `parse_protocol`.
+
+    Raises:
+        InputError: arrays of the wrong shape or type, items outside the catalog, a held-out item that is in the history
+            (`full`) or missing from `touched` (`sampled`).
+        PlanError: coverage under `sampled`, which makes no lists.
+
+    Example:
+        >>> scores = np.array([[0.9, 0.1, 0.5, 0.3]], dtype=np.float32)
+        >>> def one(*items): return np.array([0, len(items)]), np.array(items, dtype=np.int32)
+        >>> metrics, protocol = parse_metrics("hr@1,mrr@2"), parse_protocol("full")
+        >>> result = user_metrics(scores, one(0), one(3), one(0, 3), metrics, protocol)
+        >>> result.values.tolist()
+        [[0.0, 0.5]]
+    """
+    scores = np.asarray(scores)
+    if scores.ndim != 2 or scores.dtype != np.float32:
+        raise InputError(f"scores must be [users, items] float32, not {scores.dtype} of shape {scores.shape}")
+    scores = np.ascontiguousarray(scores)
+    users, items = scores.shape
+    exclude = _checked("exclude", exclude, users, items)
+    relevant = _checked("relevant", relevant, users, items)
+    touched = _checked("touched", touched, users, items)
+    columns = tuple(metric for metric in metrics if metric.per_user)
+    lists = tuple(metric for metric in metrics if not metric.per_user)
+    if lists and protocol.negatives is not None:
+        raise PlanError(f"{lists[0]} is not defined under {protocol}, which makes no lists; use protocol full")
+    valid = np.diff(relevant[0]) > 0
+    values = np.zeros((users, len(columns)))
+    if columns:
+        _fill(values, scores, exclude, relevant, touched, columns, protocol)
+    counts = None
+    if lists:
+        counts = _list_counts(scores, exclude, valid, [metric.k for metric in lists])
+    return UserMetrics(columns, values, valid, counts)
+
+
+def metric_sums(result: UserMetrics) -> np.ndarray:
+    """What each user adds to the sums that `summarise` reads: 1, the values, the squared values.
+
+    Returns:
+        [users, 1 + 2M] float64, zeros for users that are not valid. Sum over users before anything leaves a node.
+
+    Example:
+        >>> two = UserMetrics(parse_metrics("hr@1"), np.array([[0.5], [0.0]]), np.array([True, False]))
+        >>> metric_sums(two).tolist()
+        [[1.0, 0.5, 0.25], [0.0, 0.0, 0.0]]
+    """
+    return np.hstack([result.valid[:, None].astype(np.float64), result.values, result.values**2])
+
+
+def score_list(
+    scores: Sequence[float],
+    relevant: Sequence[int],
+    metric: str,
+    exclude: Sequence[int] = (),
+    protocol: str = "full",
+) -> float:
+    """One metric of one user, to see what a definition means.
+
+    Args:
+        scores: one score per item of the catalog, higher is better; read as float32.
+        relevant: positions of the held-out items.
+        metric: such as `ndcg@10`; not coverage.
+        exclude: positions of the items in the user's history.
+        protocol: `full` or `sampled:n`.
+
+    Raises:
+        InputError: as `user_metrics`; also for coverage, and where `relevant` is empty.
+
+    Example:
+        >>> score_list([0.9, 0.8, 0.7, 0.6], relevant=[1, 3], metric="recall@2")
+        0.5
+    """
+    (wanted,) = parse_metrics([metric])
+    if not wanted.per_user:
+        raise InputError(f"{wanted} is about the lists of all users, not about one")
+    if len(relevant) == 0:
+        raise InputError("relevant is empty; metrics are defined for users with at least one held-out item")
+    row = np.asarray(scores, dtype=np.float32)[None, :]
+    result = user_metrics(
+        row, _one(exclude), _one(relevant), _one([*exclude, *relevant]), [wanted], parse_protocol(protocol)
+    )
+    return float(result.values[0, 0])
+
+
+def _fill(
+    values: np.ndarray,
+    scores: np.ndarray,
+    exclude: ItemLists,
+    relevant: ItemLists,
+    touched: ItemLists,
+    metrics: tuple[Metric, ...],
+    protocol: Protocol,
+) -> None:
+    users, items = scores.shape
+    indptr = relevant[0]
+    full = protocol.negatives is None
+    kinds = np.array([KINDS.index(metric.name) for metric in metrics], dtype=np.int64)
+    cutoffs = np.array([metric.k for metric in metrics], dtype=np.int64)
+    longest = min(int(cutoffs.max()), items)
+    above, tied, hits = (np.zeros(indptr[-1], dtype=np.int64) for _ in range(3))
+    candidates = np.empty(users, dtype=np.int64)
+    removed = exclude if full else touched
+    count_levels(scores, *removed, *relevant, longest if full else items + 1, full, above, tied, hits, candidates)
+    wrong = np.flatnonzero(candidates < 0)
+    if len(wrong):
+        where = f"row {int(wrong[0])} of scores: a held-out item is"
+        if full:
+            raise InputError(f"{where} also in the history (exclude); a split may not put an item in both")
+        raise InputError(f"{where} not among the touched items; touched must hold the items of every part")
+    if protocol.negatives is None:
+        discounts = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2.0, longest + 2.0)))])
+        full_metrics(indptr, above, tied, hits, kinds, cutoffs, discounts, values)
+    else:
+        log_factorials = gammaln(np.arange(1.0, items + 2.0))
+        sampled_metrics(
+            indptr, above, tied, hits, candidates, protocol.negatives, kinds, cutoffs, log_factorials, values
+        )
+
+
+def _list_counts(scores: np.ndarray, exclude: ItemLists, valid: np.ndarray, cutoffs: Sequence[int]) -> np.ndarray:
+    users, items = scores.shape
+    best = np.empty((users, min(items, max(cutoffs))), dtype=np.int32)
+    best_of_rows(scores, *exclude, np.empty(0, dtype=np.bool_), best, np.empty(best.shape, dtype=np.float32))
+    listed = (best[valid, :k] for k in cutoffs)
+    return np.stack([np.bincount(top[top >= 0], minlength=items) for top in listed])
+
+
+def _one(items: Sequence[int]) -> ItemLists:
+    return np.array([0, len(items)], dtype=np.int64), np.array(items, dtype=np.int32)
+
+
+def _checked(name: str, lists: ItemLists, users: int, items: int) -> ItemLists:
+    """The lists as contiguous int64 and int32 arrays that start at 0, after checking every range and item."""
+    indptr, positions = np.asarray(lists[0]), np.asarray(lists[1])
+    if indptr.shape != (users + 1,) or indptr.dtype.kind != "i":
+        raise InputError(f"{name}: indptr must be whole numbers of shape ({users + 1},), not {indptr.shape}")
+    start, stop = int(indptr[0]), int(indptr[-1])
+    if start < 0 or stop > len(positions) or bool(np.any(np.diff(indptr) < 0)):
+        raise InputError(f"{name}: row ranges do not lie one after the other within {len(positions)} items")
+    positions = positions[start:stop]
+    if len(positions) and (positions.dtype.kind != "i" or positions.min() < 0 or positions.max() >= items):
+        raise InputError(f"{name}: items must be positions from 0 to {items - 1}")
+    return (
+        np.ascontiguousarray(indptr - start, dtype=np.int64),
+        np.ascontiguousarray(positions, dtype=np.int32),
+    )
