@@ -1,0 +1,199 @@
+"""Checked rows to `Interactions`: typed ids, CSR arrays, order in time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from fedrec.data.catalog import Catalog
+from fedrec.data.identifiers import Identifiers
+from fedrec.data.interactions import Interactions
+from fedrec.data.reports import LEFT_OUT, Loaded, ReadReport, no_rows_left_out
+from fedrec.data.rows import Fault, RowRules, check_rows, integers_if_whole, set_aside
+from fedrec.data.tables import Piece
+from fedrec.data.times import latest_second, unit_of
+from fedrec.errors import InputError
+
+__all__ = ["assemble"]
+
+
+def assemble(
+    pieces: Iterable[tuple[Piece, RowRules]],
+    report: ReadReport,
+    *,
+    text: bool,
+    catalog: Catalog | None = None,
+    unknown_items: Literal["raise", "skip"] = "raise",
+    user_columns: Sequence[str] = (),
+) -> Loaded:
+    """Check pieces of rows one after the other and make interactions of them.
+
+    Args:
+        pieces: rows in order of the file, each with the rules they are checked by.
+        report: source, format, columns and notes; rows and left-out rows are filled in.
+        text: ids were written as text without a type, so whole numbers become `Int64`.
+        catalog: the items; without it the catalog is made of the items found.
+        unknown_items: stop at an item that `catalog` does not list, or leave its rows out and count them.
+        user_columns: further columns, constant for each user, that become features of the users.
+
+    Raises:
+        InputError: a row that cannot be used (`on_error="raise"`), or no rows at all.
+    """
+    checked: list[pl.DataFrame] = []
+    left_out: list[pl.DataFrame] = []
+    found = 0
+    notation: Literal["numbers", "iso"] | None = None
+    rules = RowRules(report.source)
+    for piece, rules in pieces:
+        found += piece.raw.height + piece.broken.height
+        left_out.append(_broken(piece.broken, rules))
+        if "timestamp" in piece.raw.columns and notation is None and piece.raw.height:
+            notation = _notation(piece.raw["timestamp"])
+        good, bad = check_rows(piece.raw, replace(rules, times=notation or "numbers"))
+        left_out.append(bad)
+        if text:
+            good = good.with_columns(integers_if_whole(good["user_id"]), integers_if_whole(good["item_id"]))
+        if "rating" in good.columns:
+            good = good.with_columns(pl.col("rating").cast(pl.Float32))
+        temporal = "timestamp" in piece.raw.columns and piece.raw["timestamp"].dtype.is_temporal()
+        notation = "iso" if temporal else notation
+        checked.append(good if catalog is not None or user_columns else good.drop("line"))
+    table = _joined(checked)
+    notes = report.notes
+    if "timestamp" in table.columns and notation == "numbers":
+        per_second, unit = unit_of(table["timestamp"])
+        table = table.with_columns(pl.col("timestamp") / per_second)
+        notes = (*notes, f"times are {unit}")
+    if "timestamp" in table.columns and bool((table["timestamp"].fill_nan(0.0).abs() > latest_second).any()):
+        raise InputError(
+            f"{report.source}: most times are numbers of one unit but some lie beyond the year 9999; "
+            f"give all times in seconds"
+        )
+    if catalog is not None:
+        table, unknown = _known_items(table, catalog, text, replace(rules, on_error=unknown_items))
+        left_out.append(unknown)
+    left = pl.concat(left_out) if left_out else no_rows_left_out()
+    if table.height == 0:
+        raise InputError(f"{report.source}: " + ("every row was left out" if found else "holds no interactions"))
+    if left.height:
+        left = left.sort("line", maintain_order=True) if left["step"].n_unique() == 1 else left
+    data = _interactions(table, catalog, user_columns, report.source)
+    return Loaded(data, replace(report, rows=found, left_out=left, notes=notes))
+
+
+def _notation(times: pl.Series) -> Literal["numbers", "iso"]:
+    if times.dtype != pl.String:
+        return "numbers"
+    present = times.filter(times.str.len_bytes().fill_null(0) > 0)
+    return "numbers" if 2 * present.cast(pl.Float64, strict=False).is_not_null().sum() >= len(present) else "iso"
+
+
+def _broken(broken: pl.DataFrame, rules: RowRules) -> pl.DataFrame:
+    if broken.height == 0:
+        return no_rows_left_out()
+    if rules.on_error == "raise":
+        line, value, reason = broken.row(0)
+        shown = value if len(value) <= 80 else value[:80] + "…"
+        raise InputError(
+            f"{rules.source}, {rules.unit} {line}: {shown!r} {reason}. "
+            f"Correct it, or leave out such rows (counted, and kept in the report) with on_error='skip'"
+        )
+    added = {name: pl.lit(None, dtype=kind()) for name, kind in LEFT_OUT.items()}
+    added |= {"step": pl.lit(rules.step), "reason": pl.col("reason"), "value": pl.col("value")}
+    added |= {"line": pl.col("line").cast(pl.Int64), "field": pl.lit("whole line")}
+    return broken.select(column.alias(name) for name, column in added.items())
+
+
+def _joined(checked: list[pl.DataFrame]) -> pl.DataFrame:
+    if not checked:
+        return pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
+    if len(checked) == 1:
+        return checked[0]
+    for name in ("user_id", "item_id"):
+        if len({table[name].dtype for table in checked if table.height}) > 1:
+            checked = [table.with_columns(pl.col(name).cast(pl.String)) for table in checked]
+    return pl.concat([table for table in checked if table.height] or checked[:1], how="diagonal_relaxed")
+
+
+def _known_items(
+    table: pl.DataFrame, catalog: Catalog, text: bool, rules: RowRules
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    items = table["item_id"]
+    if text and catalog.items.is_text:
+        items = items.cast(pl.String)
+    if items.dtype != catalog.items.series.dtype and not text:
+        names = ("text", "whole numbers") if catalog.items.is_text else ("whole numbers", "text")
+        raise InputError(
+            f"{rules.source}: items of the catalog are {names[0]}, items here are {names[1]}. Use one type"
+        )
+    positions = catalog.items.find(items)
+    if text and not catalog.items.is_text and items.dtype == pl.String:
+        numbers = pl.DataFrame({"text": catalog.items.series.cast(pl.String)})
+        positions = Identifiers.of(numbers["text"]).find(items)
+        order = numbers["text"].arg_sort().to_numpy()
+        positions = np.where(positions >= 0, order[positions], -1)
+    table = table.with_columns(pl.Series("item", positions.astype(np.int32)))
+    fault = Fault("item_id", pl.Series(positions < 0), "is not in the catalog")
+    keep, unknown = set_aside(table, [fault], rules, advice="Add it to the catalog, or say unknown_items='skip'")
+    return (table.filter(keep) if unknown.height else table), unknown
+
+
+def _interactions(
+    table: pl.DataFrame, catalog: Catalog | None, user_columns: Sequence[str], source: str
+) -> Interactions:
+    users = Identifiers.of(table["user_id"])
+    if catalog is None:
+        catalog = Catalog(Identifiers.of(table["item_id"]))
+        items = catalog.items.find(table["item_id"]).astype(np.int32)
+    else:
+        items = table["item"].to_numpy()
+    rows = users.find(table["user_id"])
+    features = _user_features(table, users, rows, user_columns, source) if user_columns else None
+    times = table["timestamp"].to_numpy() if "timestamp" in table.columns else None
+    indptr = np.zeros(len(users) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(rows, minlength=len(users)), out=indptr[1:])
+    order = order_in_time(rows, times)
+
+    def arranged(name: str, kind: type) -> np.ndarray | None:
+        return table[name].to_numpy()[order].astype(kind, copy=False) if name in table.columns else None
+
+    return Interactions(
+        users=users,
+        catalog=catalog,
+        indptr=indptr,
+        items=items[order],
+        values=arranged("rating", np.float32),
+        times=None if times is None else times[order].astype(np.float64, copy=False),
+        part=arranged("part", np.int8),
+        user_features=features,
+    )
+
+
+def order_in_time(rows: np.ndarray, times: np.ndarray | None) -> np.ndarray:
+    """Order [n] that sorts by user position and time; equal times keep their order; NaN times come last.
+
+    >>> order_in_time(np.array([1, 0, 1]), np.array([2.0, 5.0, 1.0])).tolist()
+    [1, 2, 0]
+    """
+    keys = {"user": rows} if times is None else {"user": rows, "time": times}
+    order = pl.arg_sort_by(*keys, maintain_order=True).cast(pl.Int64)
+    return pl.DataFrame(keys).select(order).to_series().to_numpy()
+
+
+def _user_features(
+    table: pl.DataFrame, users: Identifiers, rows: np.ndarray, columns: Sequence[str], source: str
+) -> pl.DataFrame:
+    frame = table.select(columns).with_columns(pl.Series("user", rows))
+    for name in columns:
+        varying = frame.group_by("user").agg(pl.col(name).n_unique().alias("n")).filter(pl.col("n") > 1)
+        if varying.height:
+            first = users[int(varying["user"].min())]  # type: ignore[arg-type]
+            raise InputError(
+                f"{source}: column {name!r} varies within user {first!r}, so it is not a feature of users; "
+                f"leave it out of user_columns"
+            )
+    return frame.group_by("user").first().sort("user").drop("user")

@@ -1,0 +1,263 @@
+"""Cleaning as named steps: each says how many interactions, users and items it left out, and keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedrec.data.interactions import Interactions
+from fedrec.data.reports import LEFT_OUT, no_rows_left_out, reason_counts, write_left_out
+from fedrec.errors import InputError, suggestion
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Cleaning", "CleaningReport", "CleaningStep", "clean"]
+
+
+class Cleaning(BaseModel):
+    """What to leave out, in the order in which it is done.
+
+    Args:
+        drop_missing: leave out interactions without a rating or a time (NaN); else they are an error.
+        merge_repeats: of repeated (user, item) pairs keep the latest; of equal times the later line.
+        rating_at_least: leave out lower ratings.
+        rating_at_most: leave out higher ratings.
+        min_user_interactions: leave out users with fewer interactions, once.
+        min_item_interactions: then leave out items with fewer, once.
+        k_core: then leave out users and items with fewer, again and again until none has.
+        shrink_catalog: items that lose their last interaction here leave the catalog; not where it is agreed.
+
+    >>> Cleaning(k_core=5)
+    Cleaning(drop_missing=False, merge_repeats=True, rating_at_least=None, rating_at_most=None,
+             min_user_interactions=None, min_item_interactions=None, k_core=5, shrink_catalog=True)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    drop_missing: bool = False
+    merge_repeats: bool = True
+    rating_at_least: float | None = Field(default=None, allow_inf_nan=False)
+    rating_at_most: float | None = Field(default=None, allow_inf_nan=False)
+    min_user_interactions: int | None = Field(default=None, ge=1)
+    min_item_interactions: int | None = Field(default=None, ge=1)
+    k_core: int | None = Field(default=None, ge=1)
+    shrink_catalog: bool = True
+
+
+@dataclass(frozen=True)
+class CleaningStep:
+    """One step: users and items with interactions, and interactions, before and after."""
+
+    name: str
+    users_before: int
+    items_before: int
+    interactions_before: int
+    users_after: int
+    items_after: int
+    interactions_after: int
+
+
+@dataclass(frozen=True, eq=False)
+class CleaningReport:
+    """What cleaning did.
+
+    Args:
+        steps: the steps done, in order.
+        left_out: every interaction left out, with step and reason (columns of `reports.LEFT_OUT`).
+    """
+
+    steps: tuple[CleaningStep, ...]
+    left_out: pl.DataFrame
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Interactions left out for each reason."""
+        return reason_counts(self.left_out)
+
+    def table(self) -> Table:
+        """The steps as a table for printing with Rich."""
+        from rich.table import Table
+
+        table = Table("step", "users", "items", "interactions", "left out", title="cleaning", title_justify="left")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for step in self.steps:
+            removed = step.interactions_before - step.interactions_after
+            counts = (step.users_after, step.items_after, step.interactions_after, removed)
+            table.add_row(step.name, *(f"{count:,}" for count in counts))
+        return table
+
+    def write_left_out(self, path: str | Path) -> None:
+        """Write the left-out interactions to a `.parquet` or `.csv` file."""
+        write_left_out(self.left_out, path)
+
+
+def clean(
+    data: Interactions, cleaning: Cleaning | None = None, **settings: object
+) -> tuple[Interactions, CleaningReport]:
+    """Clean interactions by the steps of `cleaning`, or of `Cleaning(**settings)`.
+
+    Users who lose their last interaction here leave; those who had none before stay.
+
+    Returns:
+        the cleaned interactions and the report.
+
+    Raises:
+        InputError: a setting that does not exist or fit, ratings asked for where there are none, a missing rating or
+            time without `drop_missing`, or nothing left.
+
+    Example:
+        >>> from fedrec.data.frames import interactions_from
+        >>> data = interactions_from({"user": [1, 1, 2], "item": ["a", "a", "b"], "rating": [2, 5, 1]})
+        >>> cleaned, report = clean(data, rating_at_least=2)
+        >>> cleaned.to_frame().rows()
+        [(1, 'a', 5.0)]
+        >>> report.counts
+        {'repeated, a later one is kept': 1, 'rating below 2': 1}
+    """
+    if cleaning is not None and settings:
+        raise InputError("give clean() a Cleaning or settings, not both")
+    chosen = cleaning or _settings(settings)
+    users_before, items_before = data.lengths > 0, _item_counts(data) > 0
+    steps: list[CleaningStep] = []
+    left_out: list[pl.DataFrame] = []
+    for name, reason, keep_of in _plan(data, chosen):
+        keep = keep_of(data)
+        after = data if keep.all() else data.where(keep)
+        steps.append(CleaningStep(name, *_sizes(data), *_sizes(after)))
+        if after is not data:
+            left_out.append(_removed(data, ~keep, name, reason))
+        data = after
+        if len(data) == 0:
+            raise InputError(f"cleaning: nothing is left after the step {name!r} ({reason}). Ask for less")
+    if left_out:
+        data = _without_emptied(data, users_before, items_before, chosen.shrink_catalog)
+    return data, CleaningReport(tuple(steps), pl.concat(left_out) if left_out else no_rows_left_out())
+
+
+def _settings(settings: dict[str, object]) -> Cleaning:
+    for name in settings:
+        if name not in Cleaning.model_fields:
+            raise InputError(f"cleaning: {name!r} is not a setting{suggestion(name, Cleaning.model_fields)}")
+    try:
+        return Cleaning.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"cleaning: {first['loc'][0]} = {first['input']!r}: {first['msg']}") from None
+
+
+Step = tuple[str, str, Callable[[Interactions], np.ndarray]]
+
+
+def _plan(data: Interactions, chosen: Cleaning) -> list[Step]:
+    """Name, reason and the rows to keep [interactions] bool, of every step asked for."""
+    missing = ~_complete(data)
+    if missing.any() and not chosen.drop_missing:
+        row = int(np.argmax(missing))
+        user = data.users[int(np.searchsorted(data.indptr, row, side="right")) - 1]
+        item = data.catalog.items[int(data.items[row])]
+        raise InputError(
+            f"cleaning: {int(missing.sum()):,} interactions have no rating or no time, the first of user {user!r} with "
+            f"item {item!r}. Leave them out with drop_missing=True"
+        )
+    steps: list[Step] = []
+    if chosen.drop_missing:
+        steps.append(("drop_missing", "rating or time is missing", _complete))
+    if chosen.merge_repeats:
+        steps.append(("merge_repeats", "repeated, a later one is kept", _last_of_pair))
+    bounds = ((chosen.rating_at_least, "at_least", "below"), (chosen.rating_at_most, "at_most", "above"))
+    for bound, name, word in bounds:
+        if bound is not None:
+            if data.values is None:
+                raise InputError(f"cleaning: rating_{name} needs ratings, and this data has none")
+            steps.append((f"rating_{name}", f"rating {word} {bound:g}", _rated(bound, word)))
+    if chosen.min_user_interactions is not None:
+        least = chosen.min_user_interactions
+        steps.append(("min_user_interactions", f"user has fewer than {least}", _frequent(least, users=True)))
+    if chosen.min_item_interactions is not None:
+        least = chosen.min_item_interactions
+        steps.append(("min_item_interactions", f"item has fewer than {least}", _frequent(least, items=True)))
+    if chosen.k_core is not None:
+        k = chosen.k_core
+        steps.append(("k_core", f"outside the {k}-core", _frequent(k, users=True, items=True)))
+    return steps
+
+
+def _complete(data: Interactions) -> np.ndarray:
+    keep = np.ones(len(data), dtype=bool)
+    for column in (data.values, data.times):
+        if column is not None:
+            keep &= np.isfinite(column)
+    return keep
+
+
+def _last_of_pair(data: Interactions) -> np.ndarray:
+    pairs = data.rows_of_users() * data.n_items + data.items
+    return pl.Series(pairs).is_last_distinct().to_numpy()
+
+
+def _rated(bound: float, word: str) -> Callable[[Interactions], np.ndarray]:
+    limit = np.float32(bound)
+
+    def keep(data: Interactions) -> np.ndarray:
+        assert data.values is not None
+        return data.values >= limit if word == "below" else data.values <= limit
+
+    return keep
+
+
+def _frequent(least: int, *, users: bool = False, items: bool = False) -> Callable[[Interactions], np.ndarray]:
+    """Rows whose user or item, or both, has at least `least` rows; with both, the largest set where that holds."""
+
+    def keep(data: Interactions) -> np.ndarray:
+        rows = data.rows_of_users()
+        kept = np.ones(len(data), dtype=bool)
+        while True:
+            before = np.count_nonzero(kept)
+            if users:
+                kept &= np.bincount(rows[kept], minlength=data.n_users)[rows] >= least
+            if items:
+                kept &= np.bincount(data.items[kept], minlength=data.n_items)[data.items] >= least
+            if not (users and items) or np.count_nonzero(kept) == before:
+                return kept
+
+    return keep
+
+
+def _item_counts(data: Interactions) -> np.ndarray:
+    return np.bincount(data.items, minlength=data.n_items)
+
+
+def _sizes(data: Interactions) -> tuple[int, int, int]:
+    return int(np.count_nonzero(data.lengths)), int(np.count_nonzero(_item_counts(data))), len(data)
+
+
+def _removed(data: Interactions, rows: np.ndarray, step: str, reason: str) -> pl.DataFrame:
+    frame = data.where(rows).to_frame()
+    columns = [
+        pl.lit(step).alias("step") if name == "step"
+        else pl.lit(reason).alias("reason") if name == "reason"
+        else pl.col(name).cast(kind) if name in frame.columns
+        else pl.lit(None, dtype=kind()).alias(name)
+        for name, kind in LEFT_OUT.items()
+    ]  # fmt: skip
+    return frame.select(columns)
+
+
+def _without_emptied(data: Interactions, users: np.ndarray, items: np.ndarray, shrink: bool) -> Interactions:
+    """Drop users, and with `shrink` items, that had interactions before and have none now."""
+    gone = users & (data.lengths == 0)
+    if gone.any():
+        data = data.take_users(np.flatnonzero(~gone))
+    emptied = items & (_item_counts(data) == 0)
+    if not shrink or not emptied.any():
+        return data
+    positions = np.cumsum(~emptied, dtype=np.int32) - np.int32(1)
+    return replace(data, catalog=data.catalog.take(np.flatnonzero(~emptied)), items=positions[data.items])

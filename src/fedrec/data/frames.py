@@ -1,0 +1,172 @@
+"""Interactions from tables in memory: polars, pandas, Arrow, or a mapping of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, cast
+
+import numpy as np
+import polars as pl
+
+from fedrec.data.assembly import assemble
+from fedrec.data.catalog import Catalog
+from fedrec.data.columns import resolve
+from fedrec.data.interactions import Interactions
+from fedrec.data.readers import without_report
+from fedrec.data.reports import Loaded, ReadReport, no_rows_left_out
+from fedrec.data.rows import RowRules
+from fedrec.data.tables import Piece
+from fedrec.errors import InputError
+
+__all__ = ["as_table", "interactions_from", "table_with_report"]
+
+
+def interactions_from(
+    table: object,
+    *,
+    columns: Mapping[str, str] | None = None,
+    catalog: Catalog | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+    unknown_items: Literal["raise", "skip"] = "raise",
+    user_columns: Sequence[str] = (),
+) -> Interactions:
+    """Interactions from a table; ids keep the type they have in it.
+
+    Rows that are left out are counted in a `UserWarning`; `table_with_report` returns them.
+
+    Args:
+        table: a polars, pandas or Arrow table (anything with `__arrow_c_stream__`), or a mapping of columns.
+        columns: standard names to names in the table.
+        catalog: the agreed items; made of the items found if `None`.
+        on_error: stop at the first row that cannot be used, or leave such rows out.
+        unknown_items: stop at an item that `catalog` does not list, or leave its rows out.
+        user_columns: columns that are constant for each user and become features of the users.
+
+    Raises:
+        InputError: not a table, a column missing or of a wrong type, or a row that cannot be used.
+
+    Example:
+        >>> data = interactions_from({"user": ["b", "a"], "item": [2, 1], "time": ["2024-01-01", "2023-01-01"]})
+        >>> data.to_frame().rows()
+        [('a', 1, 1672531200.0), ('b', 2, 1704067200.0)]
+    """
+    loaded = table_with_report(
+        table,
+        columns=columns,
+        catalog=catalog,
+        on_error=on_error,
+        unknown_items=unknown_items,
+        user_columns=user_columns,
+    )
+    return without_report(loaded, "table_with_report")
+
+
+def table_with_report(
+    table: object,
+    *,
+    columns: Mapping[str, str] | None = None,
+    catalog: Catalog | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+    unknown_items: Literal["raise", "skip"] = "raise",
+    user_columns: Sequence[str] = (),
+    keep_missing: bool = False,
+) -> Loaded:
+    """`interactions_from` with its report: rows found, rows left out and why."""
+    frame = as_table(table)
+    picked = resolve(frame.columns, columns, "table")
+    for name in user_columns:
+        if name not in frame.columns:
+            raise InputError(f"table: there is no column {name!r} for user_columns among {', '.join(frame.columns)}")
+        if name in picked.values():
+            raise InputError(f"table: column {name!r} is read already; leave it out of user_columns")
+    wanted = picked | {name: name for name in user_columns}
+    line = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line")
+    raw = frame.select(line, *(pl.col(theirs).alias(ours) for ours, theirs in wanted.items()))
+    rules = RowRules("table", "row", on_error, keep_missing)
+    nothing_broken = pl.DataFrame(schema={"line": pl.Int64, "value": pl.String, "reason": pl.String})
+    return assemble(
+        [(Piece(raw, nothing_broken), rules)],
+        ReadReport("table", "table", picked, 0, no_rows_left_out()),
+        text=False,
+        catalog=catalog,
+        unknown_items=unknown_items,
+        user_columns=user_columns,
+    )
+
+
+def as_table(table: object) -> pl.DataFrame:
+    """Any supported table as a polars DataFrame.
+
+    >>> as_table({"a": [1, 2.5]}).rows()
+    [(1.0,), (2.5,)]
+    """
+    if isinstance(table, pl.DataFrame):
+        return table
+    if isinstance(table, pl.LazyFrame):
+        return table.collect()
+    if type(table).__module__.split(".")[0] == "pandas":
+        return _from_pandas(table)
+    if hasattr(table, "__arrow_c_stream__"):
+        return pl.DataFrame(cast(Any, table))
+    if isinstance(table, Mapping):
+        columns = {str(name): _column(str(name), values) for name, values in table.items()}
+        if len({len(column) for column in columns.values()}) > 1:
+            sizes = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
+            raise InputError(f"table: columns have different lengths: {sizes}")
+        return pl.DataFrame(columns)
+    raise InputError(
+        f"interactions come from a polars, pandas or Arrow table or a mapping of columns, not from "
+        f"{type(table).__name__}. For a file use read_interactions"
+    )
+
+
+def _from_pandas(table: object) -> pl.DataFrame:
+    frame = cast(Any, table)
+    if not hasattr(frame, "columns"):
+        raise InputError(f"interactions come from a pandas DataFrame, not from a pandas {type(table).__name__}")
+    return pl.DataFrame({str(name): _pandas_column(str(name), frame[name]) for name in frame.columns})
+
+
+def _pandas_column(name: str, column: Any) -> pl.Series:
+    try:
+        return pl.Series(name, pl.from_pandas(column, nan_to_null=True))
+    except (ImportError, TypeError, ValueError, pl.exceptions.PolarsError):
+        pass
+    except Exception as error:  # pyarrow has its own error types for mixed columns
+        if not type(error).__module__.startswith("pyarrow"):
+            raise
+    missing = column.isna().to_numpy()
+    values = column.to_numpy()
+    if values.dtype.kind in "iufM":
+        return _column(name, values)
+    objects = column.astype(object).to_numpy(copy=True)
+    objects[missing] = None
+    return _column(name, objects.tolist())
+
+
+def _column(name: str, values: Any) -> pl.Series:
+    if isinstance(values, pl.Series):
+        return values.alias(name)
+    if isinstance(values, np.ndarray):
+        if values.ndim != 1:
+            raise InputError(f"table: column {name!r} has shape {values.shape}; a column has one dimension")
+        if values.dtype.kind == "O":
+            values = values.tolist()
+        elif values.dtype.kind == "S":
+            raise InputError(f"table: column {name!r} holds bytes; decode them to text first")
+        else:
+            return pl.Series(name, values)
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        if type(values).__module__.split(".")[0] == "pandas":
+            return _pandas_column(name, values)
+        raise InputError(f"table: column {name!r} is one {type(values).__name__}, not a sequence of values")
+    if type(values).__module__.split(".")[0] == "pandas":
+        return _pandas_column(name, values)
+    listed = list(values)
+    try:
+        return pl.Series(name, listed, strict=True)
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+        kinds = sorted({type(value).__name__ for value in listed if value is not None})
+        if all(isinstance(value, (int, float)) or value is None for value in listed):
+            return pl.Series(name, listed, dtype=pl.Float64, strict=False)
+        raise InputError(f"table: column {name!r} mixes values of type {', '.join(kinds)}; use one type") from None

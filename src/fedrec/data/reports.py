@@ -1,0 +1,123 @@
+"""What a step read or left out, and why: counted, kept, printed and written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from fedrec.data.interactions import Interactions
+from fedrec.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["LEFT_OUT", "Loaded", "ReadReport", "no_rows_left_out", "reason_counts", "write_left_out"]
+
+LEFT_OUT: dict[str, type[pl.DataType]] = {
+    "step": pl.String,
+    "reason": pl.String,
+    "line": pl.Int64,
+    "field": pl.String,
+    "value": pl.String,
+    "user_id": pl.String,
+    "item_id": pl.String,
+    "rating": pl.String,
+    "timestamp": pl.String,
+}
+"""Columns of a table of left-out rows. `line` counts from 1 (in a table: the row); it is null after reading."""
+
+
+def no_rows_left_out() -> pl.DataFrame:
+    """An empty table of left-out rows."""
+    return pl.DataFrame(schema=LEFT_OUT)
+
+
+def reason_counts(left_out: pl.DataFrame) -> dict[str, int]:
+    """How many rows were left out for each reason, most frequent first.
+
+    >>> reason_counts(pl.DataFrame({"reason": ["repeated", "is missing", "repeated"]}))
+    {'repeated': 2, 'is missing': 1}
+    """
+    counted = left_out.group_by("reason", maintain_order=True).len().sort("len", descending=True, maintain_order=True)
+    return dict(counted.select("reason", "len").rows())
+
+
+def write_left_out(left_out: pl.DataFrame, path: str | Path) -> None:
+    """Write left-out rows to a `.parquet` or `.csv` file.
+
+    Raises:
+        InputError: another ending, or a place that cannot be written.
+    """
+    target = Path(path)
+    if target.suffix not in (".parquet", ".csv"):
+        raise InputError(
+            f"{target}: left-out rows are written as .parquet or .csv, not {target.suffix or 'no ending'!r}"
+        )
+    try:
+        if target.suffix == ".parquet":
+            left_out.write_parquet(target)
+        else:
+            left_out.write_csv(target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror or error}). Choose another place") from None
+
+
+@dataclass(frozen=True, eq=False)
+class ReadReport:
+    """What reading one source gave.
+
+    Args:
+        source: the file, folder or table.
+        format: its format.
+        columns: standard names to the names in the source.
+        rows: rows found, left-out ones included.
+        left_out: the rows left out, see `LEFT_OUT`.
+        notes: what reading had to decide, such as the unit of times.
+    """
+
+    source: str
+    format: str
+    columns: dict[str, str]
+    rows: int
+    left_out: pl.DataFrame
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows left out for each reason."""
+        return reason_counts(self.left_out)
+
+    def summary(self) -> str:
+        """One line: how many rows were read, and how many left out and why."""
+        text = f"{self.source}: {self.rows - self.left_out.height:,} of {self.rows:,} rows read"
+        if self.left_out.height:
+            reasons = "; ".join(f"{reason}: {count:,}" for reason, count in self.counts.items())
+            text += f", {self.left_out.height:,} left out ({reasons})"
+        return text
+
+    def table(self) -> Table:
+        """The report as a table for printing with Rich."""
+        from rich.table import Table
+
+        table = Table("", "rows", title=f"read {self.source} ({self.format})", title_justify="left")
+        table.columns[1].justify = "right"
+        table.add_row("found", f"{self.rows:,}")
+        for reason, count in self.counts.items():
+            table.add_row(f"left out: {reason}", f"{count:,}")
+        table.add_row("kept", f"{self.rows - self.left_out.height:,}")
+        return table
+
+    def write_left_out(self, path: str | Path) -> None:
+        """Write the left-out rows to a `.parquet` or `.csv` file."""
+        write_left_out(self.left_out, path)
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """Interactions and the report of how they were read."""
+
+    interactions: Interactions
+    report: ReadReport

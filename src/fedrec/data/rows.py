@@ -1,0 +1,212 @@
+"""Raw fields to typed columns, and every row that cannot be used, with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from fedrec.data.interactions import PARTS
+from fedrec.data.reports import LEFT_OUT, no_rows_left_out
+from fedrec.data.times import calendar_seconds, iso_seconds
+from fedrec.errors import InputError
+
+__all__ = ["Fault", "RowRules", "check_rows", "integers_if_whole", "set_aside"]
+
+_PART_NAMES = {**{name: code for code, name in enumerate(PARTS)}, "validation": 1, "val": 1, "dev": 1}
+_ADVICE = "Correct it, or leave out such rows (counted, and kept in the report) with on_error='skip'"
+
+
+@dataclass(frozen=True)
+class RowRules:
+    """How rows are checked.
+
+    Args:
+        source: the file or table, for errors.
+        unit: what a row is called in errors.
+        on_error: stop at the first bad row, or leave bad rows out and count them.
+        keep_missing: an empty rating or time becomes NaN, for a later cleaning step, instead of a fault.
+        times: notation of textual times.
+        step: what a left-out row is filed under.
+    """
+
+    source: str
+    unit: Literal["line", "row"] = "line"
+    on_error: Literal["raise", "skip"] = "raise"
+    keep_missing: bool = False
+    times: Literal["numbers", "iso"] = "numbers"
+    step: str = "reading"
+
+
+class Fault(NamedTuple):
+    """Rows [n] bool in which `field` cannot be used, and why."""
+
+    field: str
+    rows: pl.Series
+    reason: str
+
+
+def integers_if_whole(ids: pl.Series) -> pl.Series:
+    """Text ids as `Int64` if every one is a whole number as it would be printed, else unchanged.
+
+    >>> integers_if_whole(pl.Series(["7", "12"])).dtype, integers_if_whole(pl.Series(["007", "12"])).dtype
+    (Int64, String)
+    """
+    if ids.dtype != pl.String:
+        return ids
+    numbers = ids.cast(pl.Int64, strict=False)
+    if numbers.null_count() == ids.null_count() and bool((numbers.cast(pl.String) == ids).all()):
+        return numbers
+    return ids
+
+
+def set_aside(
+    raw: pl.DataFrame, faults: list[Fault], rules: RowRules, advice: str = _ADVICE
+) -> tuple[pl.Series, pl.DataFrame]:
+    """Rows to keep [n] bool and the table of the others; or an error that names the first of them.
+
+    The first fault of a row, in the order of `faults`, is its reason.
+    """
+    bad = np.zeros(raw.height, dtype=bool)
+    which = np.zeros(raw.height, dtype=np.int64)
+    for number, fault in enumerate(faults):
+        rows = fault.rows.fill_null(False).to_numpy()
+        which[rows & ~bad] = number
+        bad |= rows
+    keep = pl.Series("keep", ~bad)
+    if not bad.any():
+        return keep, no_rows_left_out()
+    rows_out = np.flatnonzero(bad)
+    out = raw[rows_out]
+    which = which[rows_out]
+    texts = {
+        name: out[name].cast(pl.String, strict=False) for name in out.columns if name in (*LEFT_OUT, "weight", "part")
+    }
+    empty = pl.Series([None] * out.height, dtype=pl.String)
+    fields = np.asarray([fault.field for fault in faults])[which]
+    values = empty
+    for number, fault in enumerate(faults):
+        if fault.field in texts:
+            here = pl.Series(which == number)
+            values = texts[fault.field].zip_with(here, values)
+    table = pl.DataFrame(
+        {
+            "step": pl.repeat(rules.step, out.height, eager=True),
+            "reason": np.asarray([f"{fault.field} {fault.reason}" for fault in faults])[which],
+            "line": out["line"].cast(pl.Int64),
+            "field": fields,
+            "value": values,
+            "user_id": texts.get("user_id", empty),
+            "item_id": texts.get("item_id", empty),
+            "rating": texts.get("rating", texts.get("weight", empty)),
+            "timestamp": texts.get("timestamp", empty),
+        },
+        schema_overrides=LEFT_OUT,
+    )
+    if rules.on_error == "raise":
+        first = table.row(0, named=True)
+        shown = "" if first["value"] in (None, "") else f" {first['value'][:200]!r}"
+        raise InputError(
+            f"{rules.source}, {rules.unit} {first['line']}: {first['field']}{shown} {faults[which[0]].reason}. {advice}"
+        )
+    return keep, table
+
+
+def check_rows(raw: pl.DataFrame, rules: RowRules) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Type the columns of `raw`; return the good rows and the table of left-out ones.
+
+    Args:
+        raw: `line` and any of the standard columns, as found; other columns pass through.
+        rules: how to check.
+
+    Returns:
+        good rows (`user_id` and `item_id` `Int64` or `String`, `rating` and `timestamp` Float64, `part` Int8), and
+        the left-out rows.
+    """
+    typed: dict[str, pl.Series] = {}
+    faults: list[Fault] = []
+    for field in raw.columns:
+        if field in ("user_id", "item_id"):
+            typed[field] = _ids(raw[field], rules)
+            faults.append(Fault(field, typed[field].is_null(), "is missing"))
+        elif field in ("rating", "weight"):
+            typed["rating"] = _numbers(field, raw[field], faults, rules)
+            if field == "weight":
+                faults.append(Fault(field, typed["rating"] < 0, "is negative, and a weight must not be"))
+        elif field == "timestamp":
+            typed[field] = _times(raw[field], faults, rules)
+        elif field == "part":
+            names = raw[field].cast(pl.String, strict=False).str.strip_chars().str.to_lowercase()
+            typed[field] = names.replace_strict(_PART_NAMES, default=None, return_dtype=pl.Int8)
+            faults.append(Fault(field, typed[field].is_null(), f"is not one of {', '.join(PARTS)}"))
+        else:
+            typed[field] = raw[field]
+    keep, left_out = set_aside(raw, faults, rules)
+    good = pl.DataFrame({name: column.alias(name) for name, column in typed.items()})
+    return (good.filter(keep) if left_out.height else good), left_out
+
+
+def _ids(column: pl.Series, rules: RowRules) -> pl.Series:
+    kind = column.dtype
+    if isinstance(kind, (pl.Categorical, pl.Enum)):
+        column = column.cast(pl.String)
+    if column.dtype == pl.String:
+        return pl.select(pl.when(column.str.len_bytes() > 0).then(column)).to_series()
+    if kind == pl.Null:
+        return column.cast(pl.String)
+    if kind.is_float():
+        whole = column.fill_nan(None)
+        if bool((whole.drop_nulls() == whole.drop_nulls().floor()).all()) and bool(
+            (whole.drop_nulls().abs() < 2**53).all()
+        ):
+            return whole.cast(pl.Int64)
+    try:
+        if kind.is_integer():
+            return column.cast(pl.Int64)
+    except pl.exceptions.InvalidOperationError:
+        raise InputError(
+            f"{rules.source}: {column.name} holds numbers beyond 64 bits; give these ids as text"
+        ) from None
+    raise InputError(f"{rules.source}: {column.name} is of type {kind}; ids must be whole numbers or text")
+
+
+def _is_empty(column: pl.Series) -> pl.Series:
+    return (column.is_null() | (column.str.len_bytes() == 0)) if column.dtype == pl.String else column.is_null()
+
+
+def _numbers(field: str, column: pl.Series, faults: list[Fault], rules: RowRules) -> pl.Series:
+    if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null, pl.Boolean)):
+        raise InputError(f"{rules.source}: {field} is of type {column.dtype}; it must hold numbers")
+    empty = _is_empty(column)
+    numbers = column.cast(pl.Float64, strict=False)
+    _fault_numbers(field, numbers, empty, faults, rules, "is not a number")
+    with np.errstate(over="ignore"):
+        narrow = pl.Series(numbers.to_numpy().astype(np.float32))
+    faults.append(Fault(field, numbers.is_finite() & ~narrow.is_finite(), "is too large"))
+    return numbers.fill_null(float("nan")) if rules.keep_missing else numbers
+
+
+def _times(column: pl.Series, faults: list[Fault], rules: RowRules) -> pl.Series:
+    if column.dtype.is_temporal():
+        seconds, empty = calendar_seconds(column), column.is_null()
+    elif column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null):
+        empty = _is_empty(column)
+        iso = column.dtype == pl.String and rules.times == "iso"
+        seconds = iso_seconds(column) if iso else column.cast(pl.Float64, strict=False)
+    else:
+        raise InputError(f"{rules.source}: timestamp is of type {column.dtype}; it must hold numbers, text or dates")
+    reason = "is not a time (numbers of seconds, or text such as 2024-05-01 12:30:00)"
+    _fault_numbers("timestamp", seconds, empty, faults, rules, reason)
+    return seconds.fill_null(float("nan")) if rules.keep_missing else seconds
+
+
+def _fault_numbers(
+    field: str, numbers: pl.Series, empty: pl.Series, faults: list[Fault], rules: RowRules, reason: str
+) -> None:
+    if not rules.keep_missing:
+        faults.append(Fault(field, empty, "is missing"))
+        faults.append(Fault(field, numbers.is_nan(), "is not a number"))
+    faults.append(Fault(field, numbers.is_null() & ~empty, reason))
+    faults.append(Fault(field, numbers.is_infinite(), "is not finite"))

@@ -1,0 +1,170 @@
+"""One way to load anything: a named set, a synthetic set, a file or a folder."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedrec.data.catalogs import describe, read_catalog, read_user_features, with_user_features
+from fedrec.data.cleaning import Cleaning, CleaningReport, clean
+from fedrec.data.datasets import DATASETS, DataSet, Layout, dataset, find_folder
+from fedrec.data.digests import digest_of
+from fedrec.data.interactions import Interactions
+from fedrec.data.readers import read_with_report, without_report
+from fedrec.data.reports import Loaded, ReadReport, no_rows_left_out
+from fedrec.errors import InputError, suggestion
+
+__all__ = ["LoadedSource", "load_data", "load_source"]
+
+_ANY_SET = ("catalog", "on_error", "unknown_items", "keep_missing")
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedSource:
+    """Loaded interactions and where they came from.
+
+    Args:
+        interactions: the data, cleaned if that was asked for.
+        report: how it was read.
+        name: name of the set, or file name without endings.
+        digest: SHA-256 of the interactions, see `digests.digest_of`.
+        cleaning: what cleaning did; `None` without it.
+    """
+
+    interactions: Interactions
+    report: ReadReport
+    name: str
+    digest: str
+    cleaning: CleaningReport | None = None
+
+
+def load_data(source: str | os.PathLike[str], **options: Any) -> Interactions:
+    """Load a named set, a synthetic set, a file or a folder.
+
+    Args:
+        source: a name (`ml-100k`, `amazon-kg/books`), `synthetic` or `synthetic:users=1000,items=500`, or a path.
+        options: for files those of `read_interactions`; for named sets `catalog`, `on_error` and `unknown_items`.
+
+    Raises:
+        InputError: there is no such set or file (says how to get it), or a row cannot be used.
+
+    Example:
+        >>> load_data("synthetic:users=40,items=100,interactions_per_user=10,seed=1").n_users
+        40
+    """
+    loaded = load_source(source, **options)
+    return without_report(Loaded(loaded.interactions, loaded.report), "load_source")
+
+
+def load_source(source: str | os.PathLike[str], *, cleaning: Cleaning | None = None, **options: Any) -> LoadedSource:
+    """`load_data` with reports and digest; with `cleaning` the data is cleaned too.
+
+    A registered name wins over a file of that name; write `./NAME` for the file. With `drop_missing` in `cleaning`,
+    empty ratings and times are read as missing instead of being an error.
+    """
+    text = os.fspath(source)
+    if cleaning is not None and cleaning.drop_missing:
+        options.setdefault("keep_missing", True)
+    if text == "synthetic" or text.startswith("synthetic:"):
+        options.pop("keep_missing", None)
+        loaded, name = _synthetic(text, options), text
+    elif text.split("/")[0] in DATASETS:
+        loaded, name = _named(text, options), text
+    else:
+        loaded, name = _path(text, options), Path(text).name.split(".")[0] or text
+    if cleaning is None:
+        return LoadedSource(loaded.interactions, loaded.report, name, digest_of(loaded.interactions))
+    data, report = clean(loaded.interactions, cleaning)
+    return LoadedSource(data, loaded.report, name, digest_of(data), report)
+
+
+def _named(text: str, options: dict[str, Any]) -> Loaded:
+    name, _, domain = text.partition("/")
+    entry = dataset(name)
+    layout = _layout(entry, domain)
+    for option in options:
+        if option not in _ANY_SET:
+            raise InputError(f"{option} does not apply to the named set {text}; give the path of a file instead")
+    return _by_layout(find_folder(entry, layout), layout, options, text)
+
+
+def _layout(entry: DataSet, domain: str) -> Layout:
+    if domain in entry.layouts:
+        return entry.layouts[domain]
+    if not entry.domains:
+        raise InputError(f"{entry.name} has no parts; load it as {entry.name!r}")
+    names = [f"{entry.name}/{known}" for known in entry.domains]
+    if not domain:
+        raise InputError(f"{entry.name} holds {len(names)} sets: load {' or '.join(map(repr, names))}")
+    raise InputError(f"{entry.name} has no set {domain!r}{suggestion(f'{entry.name}/{domain}', names)}")
+
+
+def _by_layout(folder: Path, layout: Layout, options: dict[str, Any], name: str) -> Loaded:
+    place = _file(folder, layout.interactions) if layout.interactions else folder
+    loaded = read_with_report(place, **options)
+    data = loaded.interactions
+    if layout.catalog and options.get("catalog") is None:
+        described = read_catalog(_file(folder, layout.catalog), encoding=layout.catalog_encoding)
+        data = replace(data, catalog=describe(data.catalog.items, described))
+    if layout.users:
+        data = with_user_features(data, read_user_features(_file(folder, layout.users)))
+    return Loaded(data, replace(loaded.report, source=name))
+
+
+def _file(folder: Path, name: str) -> Path:
+    return next(
+        (folder / f"{name}{end}" for end in (".gz", ".zst") if (folder / f"{name}{end}").is_file()), folder / name
+    )
+
+
+def _path(text: str, options: dict[str, Any]) -> Loaded:
+    known = inspect.signature(read_with_report).parameters
+    for option in options:
+        if option not in known or option == "path":
+            raise InputError(f"{option!r} is not an option of reading{suggestion(option, list(known)[1:])}")
+    place = Path(text)
+    if place.is_dir():
+        layout = next(
+            (layout for layout in _folder_layouts() if all((place / file).is_file() for file in layout.files)), None
+        )
+        if layout is not None and not set(options) - set(_ANY_SET):
+            return _by_layout(place, layout, options, text)
+    if not place.exists() and not place.suffix and os.sep not in text:
+        raise InputError(f"{text!r} is neither a named data set nor a file{suggestion(text, DATASETS)}")
+    return read_with_report(place, **options)
+
+
+def _folder_layouts() -> list[Layout]:
+    return [layout for entry in DATASETS.values() for domain, layout in entry.layouts.items() if not domain]
+
+
+def _synthetic(text: str, options: dict[str, Any]) -> Loaded:
+    from fedrec.data.synthetic import synthetic
+
+    settings: dict[str, Any] = dict(options)
+    known = inspect.signature(synthetic).parameters
+    for part in filter(None, text.partition(":")[2].split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(f"{text}: {part!r} is not key=value, such as users=1000")
+        settings[key.strip()] = _number(value.strip(), f"{text}: {key.strip()}")
+    for key in settings:
+        if key not in known:
+            raise InputError(f"{text}: {key!r} is not a setting of synthetic data{suggestion(key, known)}")
+    data = synthetic(**settings)
+    return Loaded(data, ReadReport(text, "synthetic", {}, len(data), no_rows_left_out()))
+
+
+def _number(text: str, where: str) -> int | float:
+    plain = text.replace("_", "")
+    try:
+        return int(plain)
+    except ValueError:
+        pass
+    try:
+        return float(plain)
+    except ValueError:
+        raise InputError(f"{where} = {text!r} is not a number") from None
