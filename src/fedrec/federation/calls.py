@@ -1,0 +1,52 @@
+"""What a coordinator asks of a node. Nothing else crosses between them but sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fedrec.aggregation.specs import SumSpec
+from fedrec.evaluation.metrics import Metric
+from fedrec.evaluation.protocols import Protocol
+from fedrec.models.base import Arrays
+
+__all__ = ["EvaluationCall", "RoundCall"]
+
+
+@dataclass(frozen=True, eq=False)
+class RoundCall:
+    """Take part in a round.
+
+    Args:
+        round: its number, from 0.
+        committed: the last committed round, −1 before the first: private rows up to it count.
+        shared: the model's shared arrays.
+        spec: what is summed, with rings.
+        share: probability of a client to be drawn.
+    """
+
+    round: int
+    committed: int
+    shared: Arrays
+    spec: SumSpec
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationCall:
+    """Measure the shared arrays on held-out interactions.
+
+    Args:
+        committed: the last committed round.
+        shared: the model's shared arrays.
+        part: `valid` or `test`.
+        protocol, metrics: what is measured.
+        n_max: most clients of a sum.
+    """
+
+    committed: int
+    shared: Arrays
+    part: Literal["valid", "test"]
+    protocol: Protocol
+    metrics: tuple[Metric, ...]
+    n_max: int

@@ -1,0 +1,224 @@
+"""The coordinator: runs the rounds and holds no interactions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from threadpoolctl import threadpool_limits
+
+from fedrec.aggregation.release import Release
+from fedrec.aggregation.specs import SumSpec
+from fedrec.aggregation.sums import Sum
+from fedrec.aggregation.wire import encoded_size
+from fedrec.data.catalog import Catalog
+from fedrec.data.keys import KeyedSource
+from fedrec.errors import PlanError
+from fedrec.evaluation.metrics import MetricSummary, parse_metrics
+from fedrec.evaluation.protocols import parse_protocol
+from fedrec.federation.calls import EvaluationCall, RoundCall
+from fedrec.federation.measuring import summaries
+from fedrec.federation.plan import Plan
+from fedrec.federation.run import Run
+from fedrec.models.base import Arrays, Recommender, State
+
+__all__ = ["Coordinator", "Engine", "Progress", "Trained"]
+
+
+class Engine(Protocol):
+    """Where nodes live. Every call goes to all of them."""
+
+    def contribute(self, call: RoundCall) -> Sequence[Sum]:
+        """Each node's sum for a round."""
+
+    def evaluate(self, call: EvaluationCall) -> Sequence[Sum]:
+        """Each node's sum of metrics."""
+
+    def keep(self, shared: Arrays, committed: int) -> None:
+        """Remember private rows as they are after round `committed`."""
+
+    def finish(self, shared: Arrays, committed: int, kept: int) -> None:
+        """End with the private rows of round `kept`."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One committed round, for whoever watches.
+
+    Args:
+        round: its number, from 0.
+        rounds: how many there may be, where the model says.
+        cohort: clients in the sum.
+        seconds: since training began in this process.
+        metrics: of a validation after this round.
+    """
+
+    round: int
+    rounds: int | None
+    cohort: int
+    seconds: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """The end of a training run: the kept state, its round, and how many rounds were committed."""
+
+    state: State
+    round: int
+    rounds: int
+
+
+class Coordinator:
+    """Runs a plan over an engine and commits each round to the run.
+
+    Args:
+        model: the recommender of the plan.
+        catalog: the agreed items.
+        engine: where the nodes are.
+        run: plan, ledger and checkpoints.
+        has_valid: whether nodes hold a validation part.
+        watch: called after every round.
+    """
+
+    def __init__(
+        self,
+        model: Recommender,
+        catalog: Catalog,
+        engine: Engine,
+        run: Run,
+        has_valid: bool,
+        watch: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        self.model = model
+        self.catalog = catalog
+        self.engine = engine
+        self.run = run
+        self.plan: Plan = run.plan
+        self.has_valid = has_valid
+        self.watch = watch
+        if run.plan.evaluation.every and not has_valid:
+            raise PlanError("evaluation.every asks for validations, but the split leaves nothing for validation")
+
+    def train(self) -> Trained:
+        """Run rounds until the model is finished or validation stops improving; goes on where a run stopped."""
+        began = time.perf_counter()
+        round, state = self._resume()
+        while not self._stopped() and (spec := self._spec(state, round)) is not None:
+            call = RoundCall(round, round - 1, state.shared, spec, self.plan.share())
+            sums = self.engine.contribute(call)
+            total = merged(spec, sums, round)
+            with threadpool_limits(1):
+                state = self.model.step(state, total, round)
+            digest = self.run.checkpoint(round, state)
+            self.run.ledger.append("round", **_line(round, digest, total, call, sums))
+            metrics = self._validate(state, round)
+            self.run.prune({round, self._best()})
+            progress = Progress(
+                round, getattr(self.model, "rounds", 1), total.clients, time.perf_counter() - began, metrics
+            )
+            self.run.progress(vars(progress))
+            self.watch(progress)
+            round += 1
+        return self._finish(state, round)
+
+    def evaluate(
+        self, state: State, committed: int, part: Literal["valid", "test"], metrics: Sequence[str], protocol: str
+    ) -> dict[str, MetricSummary]:
+        """Federated evaluation: metrics are sums over nodes. Empty where nothing is held out."""
+        parsed = parse_metrics(metrics)
+        call = EvaluationCall(
+            committed, state.shared, part, parse_protocol(protocol), parsed, self.plan.n_max or 1 << 20
+        )
+        sums = self.engine.evaluate(call)
+        return summaries(parsed, merged(sums[0].spec, sums, 0))
+
+    def _resume(self) -> tuple[int, State]:
+        """The next round and the state before it."""
+        lines = self.run.ledger.of_kind("round")
+        if lines:
+            last = int(lines[-1]["round"])
+            state = self.run.state(last)
+            self._validate(state, last)
+            return last + 1, state
+        if not self.run.ledger.of_kind("start"):
+            self.run.ledger.append("start", plan=self.plan.digest, catalog=self.catalog.digest, leaky=self.plan.leaky)
+        return 0, self.model.start(self.catalog, KeyedSource.from_seed(self.plan.seed).child("start"))
+
+    def _spec(self, state: State, round: int) -> SumSpec | None:
+        spec = self.model.spec(state, round)
+        if spec is None:
+            return None
+        assert self.plan.n_max is not None
+        return Release(self.plan.release).adjust(spec).fit(self.plan.n_max)
+
+    def _validate(self, state: State, round: int) -> dict[str, float]:
+        """Validate when it is due and was not done, and let nodes remember the best round."""
+        every = self.plan.evaluation.every
+        if not every or (round + 1) % every:
+            return {}
+        done = [line for line in self.run.ledger.of_kind("validation") if line["round"] == round]
+        if done:
+            metrics: dict[str, float] = done[-1]["metrics"]
+        else:
+            found = self.evaluate(state, round, "valid", self.plan.evaluation.metrics, self.plan.evaluation.protocol)
+            metrics = {name: summary.value for name, summary in found.items()}
+            self.run.ledger.append("validation", round=round, metrics=metrics)
+        if self.plan.evaluation.keep == "best" and self._best() == round:
+            self.engine.keep(state.shared, round)
+        return metrics
+
+    def _scores(self) -> list[tuple[int, float]]:
+        """(round, deciding metric) of every validation."""
+        first = self.plan.evaluation.metrics[0]
+        lines = self.run.ledger.of_kind("validation")
+        return [(line["round"], line["metrics"][first]) for line in lines if first in line["metrics"]]
+
+    def _best(self) -> int:
+        """The round to keep: the best on validation (the earliest of equals), or the last."""
+        scores = self._scores()
+        if self.plan.evaluation.keep == "best" and scores:
+            return max(scores, key=lambda score: (score[1], -score[0]))[0]
+        return int(self.run.ledger.of_kind("round")[-1]["round"])
+
+    def _stopped(self) -> bool:
+        """Whether the last `patience` validations brought nothing better."""
+        patience = self.plan.evaluation.patience
+        values = [value for _, value in self._scores()]
+        return patience is not None and len(values) > patience and max(values[:-patience]) >= max(values[-patience:])
+
+    def _finish(self, state: State, rounds: int) -> Trained:
+        if rounds == 0:
+            raise PlanError(f"model {self.model.name!r} trained for no round")
+        kept = self._best()
+        if kept != rounds - 1:
+            state = self.run.state(kept)
+        self.engine.finish(state.shared, rounds - 1, kept)
+        self.run.publish(self.model, state, kept, self.catalog)
+        return Trained(state, kept, rounds)
+
+
+def merged(spec: SumSpec, sums: Sequence[Sum], round: int) -> Sum:
+    """The sum over nodes."""
+    total = Sum.zeros(spec, round)
+    for part in sums:
+        total.merge(part)
+    return total
+
+
+def _line(round: int, digest: str, total: Sum, call: RoundCall, sums: Sequence[Sum]) -> dict[str, Any]:
+    """What the ledger says of a round. Bytes up are of the largest node's encoded sum."""
+    down = sum(array.nbytes for array in call.shared.values())
+    return {
+        "round": round,
+        "model": digest,
+        "cohort": total.clients,
+        "left_out": total.left_out,
+        "saturated": total.saturated,
+        "bytes": {
+            "plain_per_node": {"up": max(encoded_size(part) for part in sums), "down": down},
+            "secure_per_party": {"up": total.spec.nbytes, "down": down},
+        },
+    }

@@ -1,0 +1,250 @@
+"""A node: holds clients' data and private rows, and lets only sums out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from fedrec.aggregation.release import Release
+from fedrec.aggregation.sums import Sum
+from fedrec.data.clients import Clients
+from fedrec.data.interactions import Interactions
+from fedrec.data.keys import KeyedSource, client_keys
+from fedrec.data.splits import HISTORY, TRAIN, VALID, Split
+from fedrec.errors import FedrecError, PlanError
+from fedrec.evaluation.ranks import user_metrics
+from fedrec.federation.calls import EvaluationCall, RoundCall
+from fedrec.federation.measuring import add_metrics, measuring_spec
+from fedrec.federation.private_rows import PrivateRows
+from fedrec.models.base import Arrays, Private, Recommender
+
+__all__ = ["Floors", "Node"]
+
+_CHUNK_FLOATS = 1 << 23
+_SCORE_FLOATS = 1 << 23
+
+
+@dataclass(frozen=True)
+class Floors:
+    """What a node's owner insists on, whatever a plan says.
+
+    Args:
+        min_clients: the fewest clients in a sum that leaves the node unmasked.
+        simulated: the node only plays a part in one process, where nothing leaves: smaller sums are let out, counted in
+            `Node.small_sums` and stated in the report of the run.
+    """
+
+    min_clients: int = 32
+    simulated: bool = False
+
+
+class Node:
+    """Clients at one place.
+
+    Args:
+        name: for messages.
+        split: its users' interactions and their parts; training code is handed the training part only.
+        model: the recommender of the plan.
+        release: what happens to contributions before they are summed.
+        source: the node's secret.
+        folder: where private rows are kept; `None` for in memory only.
+        floors: the owner's.
+        leaky: tell training about held-out items (`negatives: paper-leaky`).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: Split,
+        model: Recommender,
+        release: Release,
+        source: KeyedSource,
+        folder: Path | None = None,
+        floors: Floors = Floors(),
+        leaky: bool = False,
+    ) -> None:
+        self.name = name
+        self.split = split
+        self.model = model
+        self.release = release
+        self.source = source
+        self.folder = folder
+        self.floors = floors
+        self.small_sums = 0
+        self.smallest_sum: int | None = None
+        self.keys = client_keys(source, split.data.users)
+        held_out = split.data.where((split.part != TRAIN) & (split.part != HISTORY)) if leaky else None
+        self.clients = Clients.of(split.train, self.keys, held_out)
+        self.active = np.flatnonzero(self.clients.lengths > 0)
+        self._private = None if folder is None else PrivateRows.open(folder)
+
+    @property
+    def data(self) -> Interactions:
+        """All interactions of the node."""
+        return self.split.data
+
+    def contribute(self, call: RoundCall) -> Sum:
+        """The node's sum for a round. Asking twice gives the same sum and changes nothing.
+
+        Raises:
+            PlanError: if fewer clients than the owner's floor would be in the sum.
+            FedrecError: naming node, round and step, if the model fails.
+        """
+        rng = self.source.child("contribute", call.round)
+        private = self._settled(call.shared, call.committed)
+        cohort = self._cohort(call)
+        total = Sum.zeros(call.spec, call.round)
+        changed: list[tuple[np.ndarray, Private]] = []
+        for positions in self._chunks(cohort):
+            clients = self.release.before(self._take(positions), rng)
+            rows = None if private is None else private.take(positions)
+            try:
+                contributions, updated = self.model.contribute(call.shared, rows, clients, call.round, rng)
+            except (ValueError, IndexError, KeyError, ArithmeticError, AssertionError) as error:
+                raise FedrecError(
+                    f"node {self.name}, round {call.round}, step contribute of {self.model.name}: {error!r}"
+                ) from error
+            kept = total.add(self.release.after(contributions, clients))
+            if updated is not None:
+                changed.append((positions[kept], {name: array[kept] for name, array in updated.items()}))
+        self._guard(total.clients)
+        if private is not None and changed:
+            positions = np.concatenate([part for part, _ in changed])
+            names = changed[0][1]
+            private.stage(call.round, positions, {n: np.concatenate([rows[n] for _, rows in changed]) for n in names})
+        return total
+
+    def evaluate(self, call: EvaluationCall) -> Sum:
+        """Metrics of the node's users as a sum.
+
+        Raises:
+            PlanError: if fewer users than the owner's floor would be in the sum.
+        """
+        relevant = self.split.relevant(call.part)
+        history = self.split.history(call.part)
+        total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max))
+        for positions, clients, scores in self.scores(
+            call.shared, call.committed, history, np.flatnonzero(relevant.lengths > 0)
+        ):
+            wanted, touched = relevant.take_users(positions), self.data.take_users(positions)
+            result = user_metrics(
+                scores,
+                (clients.indptr, clients.items),
+                (wanted.indptr, wanted.items),
+                (touched.indptr, touched.items),
+                call.metrics,
+                call.protocol,
+            )
+            add_metrics(total, result)
+        self._guard(total.clients)
+        return total
+
+    def history(self, known: Literal["train", "all"] = "all") -> Interactions:
+        """What the node knows of its users: everything it holds, or the training part."""
+        return self.data if known == "all" else self.split.train
+
+    def scores(
+        self, shared: Arrays, committed: int, history: Interactions, positions: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, Clients, np.ndarray]]:
+        """Scores of some users from their history, chunk by chunk: positions, clients, [clients, items] float32.
+
+        Users that never trained are folded in from their history.
+        """
+        private = self._settled(shared, committed)
+        everyone = Clients.of(history, self.keys)
+        size = max(1, _SCORE_FLOATS // max(self.data.n_items, 1))
+        for start in range(0, len(positions), size):
+            chosen = positions[start : start + size]
+            clients = everyone.take(chosen)
+            rows = self._rows(shared, private, clients, chosen)
+            yield chosen, clients, self.model.score(shared, rows, clients)
+
+    def keep(self, shared: Arrays, committed: int) -> None:
+        """Remember the private rows of the best round so far."""
+        private = self._settled(shared, committed)
+        if private is not None:
+            private.keep()
+
+    def finish(self, shared: Arrays, committed: int, kept: int) -> None:
+        """End with the private rows of round `kept`; may be called again after a crash."""
+        if self._private is None or self._private.applied != kept:
+            self._settled(shared, committed)
+        if self._private is not None:
+            self._private.finish(kept)
+
+    def private(self) -> Private | None:
+        """The private rows as they are, one per user of the node."""
+        return None if self._private is None else self._private.arrays
+
+    def adopt(self, private: Private, committed: int) -> None:
+        """Take over private rows from elsewhere, one per user of the node."""
+        self._private = PrivateRows(dict(private), None, committed)
+
+    def fingerprint(self) -> int:
+        """The node's share of the split's hash."""
+        return self.split.hash(self.keys)
+
+    def _rows(
+        self, shared: Arrays, private: PrivateRows | None, clients: Clients, chosen: np.ndarray
+    ) -> Private | None:
+        if private is None:
+            return None
+        rows = private.take(chosen)
+        strangers = np.flatnonzero(self.clients.lengths[chosen] == 0)
+        if len(strangers):
+            folded = self.model.fold_in(shared, clients.take(strangers))
+            for name, array in (folded or {}).items():
+                rows[name][strangers] = array
+        return rows
+
+    def _settled(self, shared: Arrays, committed: int) -> PrivateRows | None:
+        if self._private is None:
+            joined = self.model.join(shared, self.clients, self.source.child("join"))
+            if joined is None:
+                return None
+            self._private = PrivateRows.create(joined, self.folder)
+        self._private.settle(committed)
+        return self._private
+
+    def _cohort(self, call: RoundCall) -> np.ndarray:
+        if call.share >= 1:
+            return self.active
+        draws = self.source.child("cohort", call.round).seeds(self.keys[self.active])
+        return self.active[draws < np.uint64(int(call.share * 2**64))]
+
+    def _chunks(self, cohort: np.ndarray) -> Iterator[np.ndarray]:
+        """Clients in groups whose contributions fit in memory together."""
+        rows = np.cumsum(self.clients.lengths[cohort])
+        limit = max(1, _CHUNK_FLOATS // self.model.chunk_floats)
+        start = 0
+        while start < len(cohort):
+            before = rows[start - 1] if start else 0
+            stop = max(start + 1, int(np.searchsorted(rows, before + limit, side="right")))
+            yield cohort[start:stop]
+            start = stop
+
+    def _take(self, positions: np.ndarray) -> Clients:
+        return self.clients if len(positions) == len(self.clients) else self.clients.take(positions)
+
+    def _guard(self, clients: int) -> None:
+        """Hold back a sum over too few clients."""
+        self.smallest_sum = clients if self.smallest_sum is None else min(self.smallest_sum, clients)
+        if clients >= self.floors.min_clients or clients == 0:
+            return
+        if not self.floors.simulated:
+            raise PlanError(
+                f"node {self.name}: a sum over {clients} clients may not leave unmasked; the owner's floor is "
+                f"{self.floors.min_clients}. Use the secure sum, or draw a larger cohort"
+            )
+        self.small_sums += 1
+
+
+def refitted(split: Split) -> Split:
+    """The same split with the validation part moved into train."""
+    part = split.part.copy()
+    part[part == VALID] = TRAIN
+    return Split(split.data, part, f"{split.method}, refitted", split.merged)

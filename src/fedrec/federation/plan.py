@@ -1,0 +1,222 @@
+"""The plan: everything that decides what a run computes, and nothing about where or how fast."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fedrec.aggregation.release import Cap, Release, Weight
+from fedrec.data.cleaning import Cleaning
+from fedrec.data.interactions import Interactions
+from fedrec.data.splits import SplitMethod
+from fedrec.errors import PlanError
+from fedrec.evaluation.metrics import DEFAULT_METRICS, parse_metrics
+from fedrec.evaluation.protocols import parse_protocol
+from fedrec.models.base import Recommender
+from fedrec.models.registry import build_model, explain
+
+__all__ = ["DataPlan", "EvaluationPlan", "Plan"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataPlan(_Part):
+    """Which interactions.
+
+    Args:
+        source: a registered name, a path, `synthetic:…`, or `memory` for a table given in the library.
+        format, columns, encoding: how to read a file, where detection does not do.
+        cleaning: named steps, in order.
+        digest: SHA-256 of the cleaned data; filled in by the first run, checked by every later one.
+    """
+
+    source: str
+    format: str | None = None
+    columns: dict[str, str] | None = None
+    encoding: str = "utf-8"
+    cleaning: Cleaning = Cleaning()
+    digest: str | None = None
+
+
+class EvaluationPlan(_Part):
+    """What is measured, and what measuring decides.
+
+    Args:
+        protocol: `full` or `sampled:99`.
+        metrics: such as `ndcg@10`; the first one decides.
+        every: validate every so many rounds; 0 only at the end.
+        patience: stop after so many validations without a better one; `None` never stops early.
+        keep: the model of the `last` round, or of the `best` one on validation.
+    """
+
+    protocol: str = "full"
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    every: int = Field(default=0, ge=0)
+    patience: int | None = Field(default=None, ge=1)
+    keep: Literal["last", "best"] = "last"
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluationPlan:
+        metrics, protocol = parse_metrics(self.metrics), parse_protocol(self.protocol)
+        if protocol.negatives is not None and any(metric.name == "coverage" for metric in metrics):
+            raise PlanError("evaluation: coverage is a share of the catalog and needs protocol: full")
+        if self.every == 0 and (self.patience is not None or self.keep == "best"):
+            raise PlanError("evaluation: patience and keep: best need validations; set evaluation.every to 1 or more")
+        return self
+
+
+class Plan(_Part):
+    """A training run, defined. Equal plans and seeds give equal models wherever they run.
+
+    Args:
+        data: which interactions.
+        split: how each node splits them.
+        model: `name` and hyperparameters.
+        cohort: share of clients drawn for each round, or their expected number (a whole number above 1).
+        negatives: `clean` draws negatives from outside the training history; `paper-leaky` also keeps them off held-out
+            items, as published code does, so that its inflated figures can be reproduced. Such a run is stamped leaky.
+        release: ordered steps before the sum.
+        evaluation: what is measured.
+        refit: train on train and validation together.
+        seed: of every draw in reproducible mode.
+        n_max: most clients a sum may hold; filled in by the first run.
+        catalog: digest of the catalog; filled in by the first run.
+        min_clients: a sum over fewer clients leaves a node only masked.
+    """
+
+    version: Literal[1] = 1
+    data: DataPlan
+    split: str = "leave-last-out"
+    model: dict[str, Any]
+    cohort: float = Field(default=1.0, gt=0)
+    negatives: Literal["clean", "paper-leaky"] = "clean"
+    release: tuple[Annotated[Cap | Weight, Field(discriminator="step")], ...] = ()
+    evaluation: EvaluationPlan = EvaluationPlan()
+    refit: bool = False
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    n_max: int | None = Field(default=None, ge=1, lt=2**48)
+    catalog: str | None = None
+    min_clients: int = Field(default=32, ge=1)
+
+    @field_validator("cohort", mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool) and value == 1:
+            return 1.0
+        if isinstance(value, float) and value > 1 and not value.is_integer():
+            raise ValueError("must be a share up to 1.0, or a whole number of clients")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Plan:
+        self.build_model()
+        SplitMethod.parse(self.split)
+        Release(self.release)
+        if self.refit and (self.evaluation.every or self.evaluation.keep == "best"):
+            raise PlanError(
+                "refit trains on the validation part, so nothing can be validated; set evaluation.every to 0"
+            )
+        return self
+
+    def build_model(self) -> Recommender:
+        """The recommender of the plan."""
+        if "name" not in self.model:
+            raise PlanError("plan: model needs a name, as in model: {name: ease}")
+        settings = {key: value for key, value in self.model.items() if key != "name"}
+        return build_model(str(self.model["name"]), settings)
+
+    @property
+    def leaky(self) -> bool:
+        """Whether training is told about the future."""
+        return self.negatives == "paper-leaky"
+
+    def share(self) -> float:
+        """Probability q of a client to be drawn for a round; a count N of clients counts as N / users up to n_max."""
+        return self.cohort if self.cohort <= 1 else min(1.0, self.cohort / (self.n_max or self.cohort))
+
+    def resolve(self, data: Interactions, digest: str) -> Plan:
+        """Fill in what depends on the data: its digest, the catalog, `n_max`, times of a temporal split, the share.
+
+        Raises:
+            PlanError: if the plan was resolved for other data.
+        """
+        for name, mine, theirs in (
+            ("data", self.data.digest, digest),
+            ("catalog", self.catalog, data.catalog.digest),
+        ):
+            if mine is not None and mine != theirs:
+                raise PlanError(f"plan: the {name} is not the one this plan was made for (digest {theirs[:12]}…, "
+                                f"expected {mine[:12]}…). Restore it, or remove the digest to start anew")  # fmt: skip
+        if data.n_users == 0 or len(data) == 0:
+            raise PlanError(f"plan: data {self.data.source!r} has no interactions left to train on")
+        n_max = self.n_max or 1 << max(10, (data.n_users - 1).bit_length())
+        if data.n_users > n_max:
+            raise PlanError(f"plan: {data.n_users} users, more than n_max = {n_max}")
+        changes: dict[str, Any] = {
+            "data": self.data.model_copy(update={"digest": digest}),
+            "split": str(SplitMethod.parse(self.split).resolve(data)),
+            "catalog": data.catalog.digest,
+            "n_max": n_max,
+            "cohort": self.cohort if self.cohort <= 1 else min(1.0, self.cohort / data.n_users),
+        }
+        return self.model_copy(update=changes)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        """The plan as a person reads it, in the order of the fields."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return text
+
+    @classmethod
+    def make(cls, settings: Any, where: str = "plan") -> Plan:
+        """A plan from settings.
+
+        Raises:
+            PlanError: naming the key that is wrong and what to do.
+        """
+        if not isinstance(settings, dict):
+            raise PlanError(f"{where}: a plan is a mapping of keys to values")
+        try:
+            return cls(**settings)
+        except ValidationError as error:
+            raise PlanError(explain(error, where, _keys(error))) from None
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Read a plan from a YAML file."""
+        return cls.make(read_settings(path), str(path))
+
+
+def read_settings(path: Path) -> Any:
+    """The settings in a YAML file.
+
+    Raises:
+        PlanError: if the file is missing or is not YAML; says where.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PlanError(f"plan {path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise PlanError(f"plan {path} cannot be read: {reason}") from None
+
+
+def _keys(error: ValidationError) -> list[str]:
+    kinds: dict[str, type[BaseModel]] = {
+        "data": DataPlan, "evaluation": EvaluationPlan, "cleaning": Cleaning, "cap": Cap, "weight": Weight,
+    }  # fmt: skip
+    parents = [str(part) for part in error.errors()[0]["loc"][:-1] if str(part) in kinds]
+    return list((kinds[parents[-1]] if parents else Plan).model_fields)

@@ -1,0 +1,219 @@
+"""The folder of a run: what is committed, what a crash leaves, what a later process goes on from."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fedrec.data.catalog import Catalog
+from fedrec.errors import DamagedError, RunError
+from fedrec.federation.plan import Plan
+from fedrec.models.base import Recommender, State
+from fedrec.models.registry import build_model
+from fedrec.record.durable import arrays_digest, load_arrays, replace_file, save_arrays
+from fedrec.record.ledger import Ledger
+
+__all__ = ["Run", "load_shared", "save_shared"]
+
+_FORMAT = 1
+
+
+class Run:
+    """Plan, ledger, checkpoints and results of one training run; in memory only where there is no folder.
+
+    A round is committed by its ledger line. Before that line its state is on the disk as a checkpoint; after it, older
+    checkpoints go, but for the best round's.
+
+    Args:
+        plan: the resolved plan.
+        folder: where the run lives, or `None`.
+    """
+
+    def __init__(self, plan: Plan, folder: Path | None) -> None:
+        self.plan = plan
+        self.folder = folder
+        self._lock = None if folder is None else _lock(folder)
+        self.ledger = Ledger(None if folder is None else folder / "ledger.jsonl")
+        self._states: dict[int, State] = {}
+
+    @classmethod
+    def create(cls, plan: Plan, folder: Path) -> Run:
+        """Begin a run in a new or empty folder.
+
+        Raises:
+            RunError: if something is there already.
+        """
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunError(f"{folder} exists already; go on with it (--resume), or choose another folder (--out)")
+        folder.mkdir(parents=True, exist_ok=True)
+        run = cls(plan, folder)
+        replace_file(folder / "plan.yaml", plan.to_yaml().encode())
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Open a run that exists.
+
+        Raises:
+            RunError: if it is not a run, or another process works on it.
+        """
+        return cls(read_plan(folder), folder)
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def checkpoint(self, round: int, state: State) -> str:
+        """Put the state after `round` on the disk, not yet committed; returns the digest of the shared arrays."""
+        if self.folder is None:
+            self._states[round] = state
+            return arrays_digest(state.shared)
+        path = self._checkpoint(round)
+        path.parent.mkdir(exist_ok=True)
+        packed = {f"shared.{name}": array for name, array in state.shared.items()}
+        save_arrays(path, packed | {f"server.{name}": array for name, array in state.server.items()})
+        return arrays_digest(state.shared)
+
+    def state(self, round: int) -> State:
+        """The state after a committed round.
+
+        Raises:
+            DamagedError: if the checkpoint is missing or is not what the ledger committed.
+        """
+        if self.folder is None:
+            return self._states[round]
+        arrays = load_arrays(self._checkpoint(round))
+        split: dict[str, dict[str, Any]] = {"shared": {}, "server": {}}
+        for name, array in arrays.items():
+            kind, _, rest = name.partition(".")
+            split[kind][rest] = array
+        state = State(split["shared"], split["server"])
+        committed = [line for line in self.ledger.of_kind("round") if line["round"] == round]
+        if not committed or committed[-1]["model"] != arrays_digest(state.shared):
+            raise DamagedError(f"{self._checkpoint(round)} is not the model that the ledger committed")
+        return state
+
+    def prune(self, keep: set[int]) -> None:
+        """Remove the checkpoints of all other rounds."""
+        if self.folder is None:
+            self._states = {round: state for round, state in self._states.items() if round in keep}
+            return
+        for path in (self.folder / "checkpoint").glob("round-*.safetensors"):
+            if int(path.stem.removeprefix("round-")) not in keep:
+                path.unlink()
+
+    def publish(self, model: Recommender, state: State, round: int, catalog: Catalog) -> None:
+        """Write `model/`: the kept round's shared arrays, the model's settings, the catalog."""
+        if self.folder is not None:
+            save_shared(self.folder / "model", model, state, round, catalog, self.plan)
+
+    def report(self, report: dict[str, Any]) -> None:
+        """Write `report.json`."""
+        if self.folder is not None:
+            replace_file(self.folder / "report.json", json.dumps(report, indent=1).encode() + b"\n")
+
+    def progress(self, entry: dict[str, Any]) -> None:
+        """Append to `progress.jsonl`: for people and plots, nothing depends on it."""
+        if self.folder is not None:
+            with (self.folder / "progress.jsonl").open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+
+    def _checkpoint(self, round: int) -> Path:
+        assert self.folder is not None
+        return self.folder / "checkpoint" / f"round-{round:06d}.safetensors"
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a run.
+
+    Raises:
+        RunError: if `folder` is not a run.
+    """
+    if not (folder / "plan.yaml").is_file():
+        raise RunError(f"{folder} is not a run: it has no plan.yaml. 'fedrec train --out {folder}' makes one")
+    return Plan.read(folder / "plan.yaml")
+
+
+def save_shared(folder: Path, model: Recommender, state: State, round: int, catalog: Catalog, plan: Plan) -> None:
+    """Write a model folder: `shared.safetensors`, `catalog.jsonl` and, last, `model.json` with their digests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = save_arrays(folder / "shared.safetensors", state.shared)
+    table = pl.DataFrame({"item_id": catalog.items.series})
+    if catalog.features is not None:
+        table = table.hstack(catalog.features)
+    replace_file(folder / "catalog.jsonl", table.write_ndjson().encode())
+    description = {
+        "format": _FORMAT,
+        "model": {"name": model.name, **model.model_dump(mode="json")},
+        "round": round,
+        "items": len(catalog),
+        "catalog": catalog.digest,
+        "shared": digest,
+        "plan": plan.digest,
+        "leaky": plan.leaky,
+    }
+    replace_file(folder / "model.json", json.dumps(description, indent=1).encode() + b"\n")
+
+
+def load_shared(folder: Path) -> tuple[Recommender, State, int, Catalog]:
+    """Read a model folder: the model, its shared arrays, the round, the catalog.
+
+    Raises:
+        RunError: if there is none.
+        DamagedError: if a file is not what `model.json` says.
+    """
+    try:
+        description = json.loads((folder / "model.json").read_bytes())
+        settings = dict(description["model"])
+        round, digest, items = int(description["round"]), description["catalog"], description["items"]
+        format = description["format"]
+    except FileNotFoundError:
+        raise RunError(f"{folder} holds no finished model (no model.json); was the training finished?") from None
+    except (ValueError, KeyError, TypeError):
+        raise DamagedError(f"{folder / 'model.json'} is damaged") from None
+    if format != _FORMAT:
+        raise DamagedError(f"{folder / 'model.json'} has format {format}; this fedrec reads format {_FORMAT}")
+    shared = load_arrays(folder / "shared.safetensors")
+    if arrays_digest(shared) != description.get("shared"):
+        raise DamagedError(f"{folder / 'shared.safetensors'} is not the one that model.json describes")
+    try:
+        text = (folder / "catalog.jsonl").read_bytes()
+        catalog = Catalog.of(pl.read_ndjson(text, infer_schema_length=None))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DamagedError(f"{folder / 'catalog.jsonl'} cannot be read: {error}") from None
+    if catalog.digest != digest or len(catalog) != items:
+        raise DamagedError(f"{folder / 'catalog.jsonl'} is not the catalog that model.json describes")
+    return build_model(settings.pop("name"), settings), State(shared), round, catalog
+
+
+def _lock(folder: Path) -> int:
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise RunError(f"another process is working on {folder}; wait for it, or choose another folder") from None
+    return handle
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `folder` looks like a run."""
+    return (folder / "plan.yaml").is_file()
+
+
+def next_folder(base: Path, model: str) -> Path:
+    """`base`/model-N for the first N that is free.
+
+    >>> next_folder(Path("runs-that-do-not-exist"), "ease").name
+    'ease-1'
+    """
+    taken = [int(match[1]) for path in base.glob(f"{model}-*") if (match := re.fullmatch(rf"{model}-(\d+)", path.name))]
+    return base / f"{model}-{max(taken, default=0) + 1}"

@@ -1,0 +1,62 @@
+"""Recommenders by the name that plans and commands use."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedrec.errors import PlanError, suggestion
+from fedrec.models.base import Recommender
+
+__all__ = ["MODELS", "build_model", "model_class"]
+
+MODELS = {
+    "ease": "fedrec.models.ease:EASE",
+    "itemknn": "fedrec.models.itemknn:ItemKNN",
+    "mf": "fedrec.models.mf:MF",
+    "popularity": "fedrec.models.popularity:Popularity",
+}
+"""Name → module:class, imported when asked for."""
+
+
+def model_class(name: str) -> type[Recommender]:
+    """The class of a model.
+
+    Raises:
+        PlanError: for an unknown name.
+    """
+    if name not in MODELS:
+        raise PlanError(f"model {name!r} is not known{suggestion(name, MODELS)}")
+    module, _, attribute = MODELS[name].partition(":")
+    found: type[Recommender] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def build_model(name: str, settings: Mapping[str, Any]) -> Recommender:
+    """A model with its hyperparameters.
+
+    Raises:
+        PlanError: for an unknown name, an unknown hyperparameter or an impossible value.
+
+    Example:
+        >>> build_model("ease", {"reg": 200})
+        EASE(reg=200.0, alpha=0.0)
+    """
+    kind = model_class(name)
+    try:
+        return kind(**settings)
+    except ValidationError as error:
+        raise PlanError(explain(error, f"model {name}", list(kind.model_fields))) from None
+
+
+def explain(error: ValidationError, where: str, known: list[str]) -> str:
+    """The first thing wrong with a configuration, in one line, with a near name where there is one."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{where}: {key!r} is not a setting{suggestion(first['loc'][-1], known)}"
+    given = "" if first["type"] == "missing" else f", not {first['input']!r}"
+    return f"{where}: {key or 'settings'}: {first['msg'][:1].lower()}{first['msg'][1:]}{given}"

@@ -1,0 +1,1 @@
+"""Durable files and the ledger of a run. Imports errors only."""

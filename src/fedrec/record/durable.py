@@ -1,0 +1,80 @@
+"""Files that are whole or absent, whatever happens: written aside, flushed to the disk, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fedrec.errors import DamagedError, InputError
+
+__all__ = ["append_line", "arrays_digest", "load_arrays", "replace_file", "save_arrays"]
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put `data` at `path`: after a crash the file is the old one or the new one, never a part."""
+    aside = path.with_name(f".{path.name}.new")
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    _sync_folder(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line and flush it to the disk; after a crash it is there whole, or its torn end has no newline."""
+    fresh = not path.exists()
+    with path.open("ab") as file:
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    if fresh:
+        _sync_folder(path.parent)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
+    """Save named arrays as safetensors, without metadata (its order is not stable); returns their digest."""
+    data = _packed(arrays)
+    replace_file(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of the bytes that `save_arrays` writes."""
+    return hashlib.sha256(_packed(arrays)).hexdigest()
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Load named arrays.
+
+    Raises:
+        InputError: if there is no such file.
+        DamagedError: if the file is not whole.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    try:
+        return {name: np.require(array, requirements=["C", "W", "O"]) for name, array in load(data).items()}
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise DamagedError(f"{path} is damaged: {error}") from None
+
+
+def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    packed: bytes = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return packed
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
