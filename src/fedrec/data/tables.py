@@ -48,14 +48,10 @@ def fields_of(texts: pl.Series, dialect: Dialect) -> tuple[pl.Series, pl.Series]
     element = pl.element()
     hidden = element.str.replace_all(dialect.separator, _COMMA, literal=True)
     joined = parts.list.eval(pl.when(pl.int_range(pl.len()) % 2 == 1).then(hidden).otherwise(element)).list.join("")
-    shown = element.str.replace_all(_COMMA, dialect.separator, literal=True)
-    shown = (
-        pl.when(element == _QUOTE)
-        .then(pl.lit(""))
-        .when(element == _QUOTE * 2)
-        .then(pl.lit('"'))
-        .otherwise(shown.str.replace_all(_QUOTE, '"', literal=True))
-    )
+    # A field of nothing but quotes loses the pair that enclosed it.
+    only_quotes = element.str.contains(f"^{_QUOTE}+$")
+    bare = pl.when(only_quotes).then(element.str.slice(1)).otherwise(element)
+    shown = bare.str.replace_all(_COMMA, dialect.separator, literal=True).str.replace_all(_QUOTE, '"', literal=True)
     return joined.str.split(dialect.separator).list.eval(shown), parts.list.len() % 2 == 0
 
 
