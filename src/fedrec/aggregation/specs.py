@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -103,7 +104,9 @@ class SumSpec:
 def _fit(array: ArraySpec, n_max: int) -> ArraySpec:
     if not (array.bound > 0 and math.isfinite(array.bound)):
         raise PlanError(f"array {array.name!r}: the bound must be positive and finite, not {array.bound}")
-    largest = n_max * math.ceil(array.bound * array.unit)
+    if not array.shape or min(array.shape) < 1:
+        raise PlanError(f"array {array.name!r}: shape {array.shape} holds nothing to sum; is the catalog empty?")
+    largest = n_max * math.ceil(Fraction(array.bound) * Fraction(2) ** array.scale_bits)
     rings: tuple[Literal[32, 64], ...] = (32, 64) if array.ring == 0 else (array.ring,)
     for ring in rings:
         if largest < 2 ** (ring - 1):

@@ -2,13 +2,15 @@
 
 A frame is `FRSUM001`, the header's length (4 bytes, little endian), the header (canonical JSON), the arrays, and 16
 bytes of BLAKE2b over all before. The receiver knows the spec: every size follows from it and is checked before anything
-is allocated. An array travels dense or as its non-zero rows, whichever is shorter, in the narrowest signed width.
+is allocated. An array travels dense or as its non-zero rows, whichever is shorter, in the narrowest signed width; so a
+frame is never longer than its arrays dense in their rings, a short header and the checksum.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,30 +23,27 @@ __all__ = ["decode_sum", "encode_sum", "encoded_size"]
 
 _MAGIC = b"FRSUM001"
 _DIGEST = 16
-_HEADER_LIMIT = 1 << 20
+_HEADER_LIMIT = 512
+_DESCRIPTION_LIMIT = 64
 _COUNT_LIMIT = 1 << 62
 
 
 def encode_sum(total: Sum) -> bytes:
     """Encode a sum; `decode_sum(encode_sum(s), s.spec)` has the same bits."""
-    described, payload = [], []
-    for array in total.spec.arrays:
-        description, parts = _encode_array(total.arrays[array.name])
-        described.append(description)
-        payload += parts
-    frame = b"".join([_prefix(total, described), *payload])
-    return frame + hashlib.blake2b(frame, digest_size=_DIGEST).digest()
+    layouts = [_layout(total.arrays[array.name]) for array in total.spec.arrays]
+    parts = [_prefix(total, layouts)]
+    for array, layout in zip(total.spec.arrays, layouts, strict=True):
+        parts += _encode_array(total.arrays[array.name], layout)
+    digest = hashlib.blake2b(digest_size=_DIGEST)
+    for part in parts:
+        digest.update(part)
+    return b"".join([*parts, digest.digest()])
 
 
 def encoded_size(total: Sum) -> int:
     """Length of `encode_sum(total)` without making it."""
-    described = []
-    size = _DIGEST
-    for array in total.spec.arrays:
-        description, parts = _encode_array(total.arrays[array.name])
-        described.append(description)
-        size += sum(len(part) for part in parts)
-    return size + len(_prefix(total, described))
+    layouts = [_layout(total.arrays[array.name]) for array in total.spec.arrays]
+    return len(_prefix(total, layouts)) + sum(layout.size for layout in layouts) + _DIGEST
 
 
 def decode_sum(frame: bytes, spec: SumSpec) -> Sum:
@@ -55,13 +54,16 @@ def decode_sum(frame: bytes, spec: SumSpec) -> Sum:
     """
     if len(frame) < len(_MAGIC) + 4 + _DIGEST or not frame.startswith(_MAGIC):
         raise DamagedError("these bytes are not a sum: wrong start or too short")
-    body, digest = frame[:-_DIGEST], frame[-_DIGEST:]
+    limit = _HEADER_LIMIT + _DESCRIPTION_LIMIT * len(spec.arrays)
+    if len(frame) > 12 + limit + spec.nbytes + _DIGEST:
+        raise DamagedError(f"{len(frame)} bytes are more than a sum of this spec can have")
+    body, digest = memoryview(frame)[:-_DIGEST], frame[-_DIGEST:]
     if hashlib.blake2b(body, digest_size=_DIGEST).digest() != digest:
         raise DamagedError("a sum was damaged on its way: its checksum does not fit")
     length = int.from_bytes(body[8:12], "little")
-    if length > min(_HEADER_LIMIT, len(body) - 12):
+    if length > min(limit, len(body) - 12):
         raise DamagedError(f"a sum's header claims {length} bytes")
-    header = _read_header(body[12 : 12 + length], spec)
+    header = _read_header(bytes(body[12 : 12 + length]), spec)
     place = 12 + length
     total = Sum(spec, header["round"], {}, header["clients"], header["left_out"], header["saturated"])
     plans = [_plan(described, array) for described, array in zip(header["arrays"], spec.arrays, strict=True)]
@@ -73,43 +75,64 @@ def decode_sum(frame: bytes, spec: SumSpec) -> Sum:
     return total
 
 
-def _prefix(total: Sum, described: list[dict[str, Any]]) -> bytes:
+@dataclass(frozen=True)
+class _Layout:
+    """How an array travels: its non-zero rows (`None`: dense), bytes per value, bytes in all."""
+
+    touched: np.ndarray | None
+    width: int
+    size: int
+
+
+def _layout(array: np.ndarray) -> _Layout:
+    low, high = int(array.min()), int(array.max())
+    width = next(width for width in (1, 2, 4, 8) if -(2 ** (8 * width - 1)) <= low and high < 2 ** (8 * width - 1))
+    dense = array.size * width
+    if array.ndim > 1:
+        touched = np.flatnonzero(array.reshape(len(array), -1).any(axis=1))
+        size = len(touched) * (4 + dense // len(array))
+        if size < dense:
+            return _Layout(touched, width, size)
+    return _Layout(None, width, dense)
+
+
+def _prefix(total: Sum, layouts: list[_Layout]) -> bytes:
+    arrays = [{"rows": None if part.touched is None else len(part.touched), "width": part.width} for part in layouts]
     header = {
-        "arrays": described,
+        "arrays": arrays,
         "clients": total.clients,
         "left_out": total.left_out,
         "round": total.round,
         "saturated": total.saturated,
         "spec": total.spec.digest,
     }
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text = _canonical(header)
     return _MAGIC + len(text).to_bytes(4, "little") + text
 
 
-def _width(array: np.ndarray) -> int:
-    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
-    return next(width for width in (1, 2, 4, 8) if -(2 ** (8 * width - 1)) <= low and high < 2 ** (8 * width - 1))
+def _canonical(header: object) -> bytes:
+    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _encode_array(array: np.ndarray) -> tuple[dict[str, Any], list[bytes]]:
-    width = _width(array)
-    table = array.reshape(array.shape[0], -1)
-    if array.ndim > 1:
-        touched = np.flatnonzero(table.any(axis=1))
-        if len(touched) * (4 + width * table.shape[1]) < array.size * width:
-            rows = np.ascontiguousarray(table[touched]).astype(f"<i{width}")
-            return {"rows": len(touched), "width": width}, [touched.astype("<u4").tobytes(), rows.tobytes()]
-    return {"rows": None, "width": width}, [array.astype(f"<i{width}").tobytes()]
+def _encode_array(array: np.ndarray, layout: _Layout) -> list[bytes]:
+    dtype = f"<i{layout.width}"
+    if layout.touched is None:
+        return [array.astype(dtype).tobytes()]
+    rows = array.reshape(len(array), -1)[layout.touched]
+    return [layout.touched.astype("<u4").tobytes(), rows.astype(dtype).tobytes()]
 
 
 def _read_header(text: bytes, spec: SumSpec) -> dict[str, Any]:
     try:
         header = json.loads(text)
+        canonical = _canonical(header) == text
     except (ValueError, RecursionError):
         raise DamagedError("a sum's header is not JSON") from None
     expected = {"arrays", "clients", "left_out", "round", "saturated", "spec"}
     if not isinstance(header, dict) or set(header) != expected:
         raise DamagedError("a sum's header does not have the fields of a sum")
+    if not canonical:
+        raise DamagedError("a sum's header is not written in the one way that sums are")
     if header["spec"] != spec.digest:
         raise DamagedError("a sum was made under another spec; the nodes run another plan or version")
     for name in ("clients", "left_out", "round", "saturated"):
@@ -136,13 +159,14 @@ def _plan(described: object, array: ArraySpec) -> tuple[int | None, int, int]:
     return rows, width, rows * (4 + width * (array.size // array.shape[0]))
 
 
-def _decode_array(data: bytes, array: ArraySpec, rows: int | None, width: int) -> np.ndarray:
+def _decode_array(data: memoryview, array: ArraySpec, rows: int | None, width: int) -> np.ndarray:
     dtype = np.dtype(f"i{array.ring // 8}")
     if rows is None:
         return np.frombuffer(data, dtype=f"<i{width}").astype(dtype).reshape(array.shape)
     touched = np.frombuffer(data, dtype="<u4", count=rows).astype(np.int64)
     if rows and (touched[-1] >= array.shape[0] or np.any(np.diff(touched) <= 0)):
         raise DamagedError(f"array {array.name!r} of a sum has rows out of order or out of range")
-    out = np.zeros((array.shape[0], array.size // array.shape[0]), dtype=dtype)
-    out[touched] = np.frombuffer(data, dtype=f"<i{width}", offset=4 * rows).reshape(rows, -1)
+    columns = array.size // array.shape[0]
+    out = np.zeros((array.shape[0], columns), dtype=dtype)
+    out[touched] = np.frombuffer(data, dtype=f"<i{width}", offset=4 * rows).reshape(rows, columns)
     return out.reshape(array.shape)
