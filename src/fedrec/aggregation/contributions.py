@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fedrec.aggregation.specs import ArraySpec
+from fedrec.aggregation.specs import ArraySpec, triangle_size
 from fedrec.kernels import sums as kernels
 from fedrec.kernels.threads import thread_count
 
@@ -45,6 +45,9 @@ class Contribution(ABC):
 
         Returns:
             How many coordinates saturated.
+
+        Raises:
+            ValueError: if the contributions do not have the shape of the array.
         """
 
 
@@ -87,6 +90,9 @@ class RowUpdates(Contribution):
 
     def add_to(self, out: np.ndarray, spec: ArraySpec, keep: np.ndarray) -> int:
         """Scatter-add the touched rows."""
+        _check(spec, self.n_clients, len(self.factors), self.rows, out.shape[0])
+        if self.values.shape != (len(self.rows), spec.size // out.shape[0]):
+            raise ValueError(f"array {spec.name!r} {spec.shape}: {len(self.rows)} rows, values {self.values.shape}")
         over = np.zeros(thread_count(), dtype=np.int64)
         factors = np.where(keep, self.factors, 0.0)
         table = out.reshape(out.shape[0], -1)
@@ -142,6 +148,10 @@ class RankOne(Contribution):
 
     def add_to(self, out: np.ndarray, spec: ArraySpec, keep: np.ndarray) -> int:
         """Add by item: a thread owns whole rows of the sum."""
+        _check(spec, self.n_clients, len(self.weights), self.items, self.n_items)
+        size = triangle_size(self.n_items) if self.right is None else self.n_items * self.right.shape[1]
+        if size != spec.size:
+            raise ValueError(f"array {spec.name!r} {spec.shape}: {size} coordinates")
         item_indptr = np.empty(self.n_items + 1, dtype=np.int64)
         holder = np.empty(len(self.items), dtype=np.int64)
         place = np.empty(len(self.items), dtype=np.int64)
@@ -193,10 +203,20 @@ class Dense(Contribution):
 
     def add_to(self, out: np.ndarray, spec: ArraySpec, keep: np.ndarray) -> int:
         """Add every coordinate."""
+        if self.values.shape != (len(self.factors), spec.size):
+            raise ValueError(f"array {spec.name!r} {spec.shape}: {len(self.factors)} clients, {self.values.shape}")
         over = np.zeros(thread_count(), dtype=np.int64)
         factors = np.where(keep, self.factors, 0.0)
         kernels.add_dense[spec.ring](out.reshape(-1), self.values, factors, spec.bound, spec.unit, over)
         return int(over.sum())
+
+
+def _check(spec: ArraySpec, clients: int, factors: int, positions: np.ndarray, limit: int) -> None:
+    """Kernels check no positions of their own, so a model's mistake must stop here."""
+    if clients != factors:
+        raise ValueError(f"array {spec.name!r}: {factors} factors of {clients} clients")
+    if len(positions) and not 0 <= positions.min() <= positions.max() < limit:
+        raise ValueError(f"array {spec.name!r}: positions {positions.min()} … {positions.max()} of {limit} rows")
 
 
 def _fixed(values: np.ndarray, keep: np.ndarray, spec: ArraySpec) -> tuple[np.ndarray, np.ndarray]:

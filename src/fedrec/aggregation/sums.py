@@ -58,6 +58,9 @@ class Sum:
         """
         if set(contributions.arrays) != set(self.spec.names):
             raise ValueError(f"contributions {sorted(contributions.arrays)} do not fit the spec {self.spec.names}")
+        sizes = {array.n_clients for array in contributions.arrays.values()}
+        if len(sizes) > 1:
+            raise ValueError(f"contributions are of {sorted(sizes)} clients, array by array")
         keep = contributions.finite()
         for array in self.spec.arrays:
             self.saturated += contributions.arrays[array.name].add_to(self.arrays[array.name], array, keep)
