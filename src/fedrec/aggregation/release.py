@@ -46,13 +46,16 @@ class Cap(ReleaseStep):
     linear: ClassVar[bool] = False
 
     def apply(self, clients: Clients, rng: KeyedSource) -> Clients:
-        """The same clients with at most `items` interactions each, still oldest first."""
+        """The same clients with at most `items` interactions each, still oldest first.
+
+        What is left out is not forgotten: negatives avoid it.
+        """
         if len(clients) == 0 or clients.lengths.max() <= self.items:
             return clients
         keep = np.zeros(len(clients.items), dtype=np.bool_)
         seeds = rng.child("cap").seeds(clients.keys)
         newest_or_drawn(clients.indptr, self.items, self.choose == "random", seeds, keep)
-        return clients.where(keep)
+        return clients.where(keep).avoiding(clients.where(~keep))
 
 
 class Weight(ReleaseStep):

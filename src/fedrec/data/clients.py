@@ -23,8 +23,8 @@ class Clients:
         keys: [clients] uint64, keyed hash of the user id.
         n_items: length of the catalog.
         excluded_indptr: [clients + 1] int64 and
-        excluded_items: [excluded] int32: items that negatives must avoid besides the history. Empty unless the plan
-            says `negatives: paper-leaky`.
+        excluded_items: [excluded] int32: items that negatives must avoid besides the history. Empty unless a cap left
+            out a part of the history, or the plan says `negatives: paper-leaky`.
     """
 
     indptr: np.ndarray
@@ -81,6 +81,17 @@ class Clients:
             items=self.items[keep],
             values=None if self.values is None else self.values[keep],
             times=None if self.times is None else self.times[keep],
+        )
+
+    def avoiding(self, other: Clients) -> Clients:
+        """The same clients, whose negatives also avoid the interactions that `other`, the same clients, have."""
+        everyone = np.arange(len(self))
+        owners = [np.repeat(everyone, np.diff(self.excluded_indptr)), np.repeat(everyone, other.lengths)]
+        order = np.argsort(np.concatenate(owners), kind="stable")
+        return replace(
+            self,
+            excluded_indptr=self.excluded_indptr + other.indptr,
+            excluded_items=np.concatenate([self.excluded_items, other.items])[order],
         )
 
 
