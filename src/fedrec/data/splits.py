@@ -142,7 +142,7 @@ class SplitMethod:
     def __str__(self) -> str:
         if self.cuts is not None:
             return f"{self.name}@{self.cuts[0]!r},{self.cuts[1]!r}"
-        return self.name if self.share is None else f"{self.name}:{self.share:g}"
+        return self.name if self.share is None else f"{self.name}:{self.share!r}"
 
     def resolve(self, data: Interactions) -> SplitMethod:
         """Fix what depends on all users at once: the times at which `temporal` cuts."""
@@ -177,7 +177,7 @@ class SplitMethod:
             part[data.times >= self.cuts[1]] = TEST
         elif self.name == "ratio":
             assert self.share is not None
-            held = np.floor(data.lengths * (1 - self.share) / 2 + 0.5).astype(np.int64)
+            held = _nearest(data.lengths * (1 - self.share) / 2)
             held = np.minimum(held, np.maximum(data.lengths - 1, 0) // 2)
             splitting.draw_parts(data.indptr, seeds, held, held, VALID, TEST, part)
         elif self.name == "given":
@@ -224,6 +224,11 @@ def unsplit(data: Interactions) -> Split:
     return SplitMethod("none").apply(data, KeyedSource.from_seed(0))
 
 
+def _nearest(counts: np.ndarray) -> np.ndarray:
+    """The nearest whole numbers, halves upwards even where 1 − 0.8 is a little less than 0.2."""
+    return np.floor(counts + (0.5 + 1e-9)).astype(np.int64)
+
+
 def _distinct(data: Interactions) -> tuple[Interactions, int]:
     if splitting.first_repeat(data.indptr, data.items, data.n_items) < 0:
         return data, 0
@@ -241,7 +246,7 @@ def _given(data: Interactions, share: float | None, seeds: np.ndarray) -> np.nda
     part = data.part.astype(np.int8)
     if share is not None:
         train = data.where(part == TRAIN)
-        held = np.floor(train.lengths * (1 - share) + 0.5).astype(np.int64)
+        held = _nearest(train.lengths * (1 - share))
         drawn = np.zeros(len(train), dtype=np.int8)
         splitting.draw_parts(train.indptr, seeds, np.minimum(held, np.maximum(train.lengths - 1, 0)),
                              np.zeros_like(held), VALID, VALID, drawn)  # fmt: skip
@@ -251,7 +256,7 @@ def _given(data: Interactions, share: float | None, seeds: np.ndarray) -> np.nda
 
 def _new_users(data: Interactions, share: float, seeds: np.ndarray) -> np.ndarray:
     place = seeds.astype(np.float64) / 2.0**64
-    held = np.floor(data.lengths * 0.2 + 0.5).astype(np.int64)
+    held = _nearest(data.lengths * 0.2)
     held = np.minimum(held, np.maximum(data.lengths - 1, 0))
     part = np.zeros(len(data), dtype=np.int8)
     none = np.zeros_like(held)
