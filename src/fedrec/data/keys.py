@@ -43,7 +43,8 @@ class KeyedSource:
 
     def child(self, *names: str | int) -> KeyedSource:
         """The source for a purpose, a round, or any other path of names."""
-        path = "".join(f"{type(name).__name__}:{len(str(name))}:{name};" for name in names)
+        parts = [("str", name) if isinstance(name, str) else ("int", str(int(name))) for name in names]
+        path = "".join(f"{kind}:{len(text)}:{text};" for kind, text in parts)
         return KeyedSource(hashlib.blake2b(path.encode(), key=self.key, digest_size=16).digest())
 
     @property
