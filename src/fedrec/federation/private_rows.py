@@ -35,11 +35,13 @@ class PrivateRows:
     folder: Path | None = None
     applied: int = -1
     _pending: tuple[int, np.ndarray, Private] | None = field(default=None, init=False)
+    _kept: dict[str, np.ndarray] | None = field(default=None, init=False)
+    _kept_round: int = field(default=-1, init=False)
     _journalled: int = field(default=0, init=False)
 
     @classmethod
     def open(cls, folder: Path) -> PrivateRows | None:
-        """The rows kept in `folder`, with journals read but none applied; `None` if there are none yet."""
+        """The rows kept in `folder`, with no journal applied yet; `None` if there are none yet."""
         base = folder / "base.safetensors"
         if not base.exists():
             return None
@@ -50,9 +52,9 @@ class PrivateRows:
         return cls(arrays, folder, applied)
 
     @classmethod
-    def create(cls, private: Private, folder: Path | None) -> PrivateRows:
-        """First rows of all clients."""
-        rows = cls({name: np.array(array) for name, array in private.items()}, folder)
+    def create(cls, private: Private, folder: Path | None, applied: int = -1) -> PrivateRows:
+        """Rows of all clients as of round `applied`; −1 for their first rows."""
+        rows = cls({name: np.array(array) for name, array in private.items()}, folder, applied)
         rows._save_base()
         return rows
 
@@ -74,7 +76,8 @@ class PrivateRows:
                 f"private rows in {self.folder} are of round {self.applied}, but only round {committed} was committed"
             )
         pending, self._pending = self._pending, None
-        if pending is not None and pending[0] == committed == self.applied + 1:
+        next_only = pending is not None and pending[0] == committed == self.applied + 1
+        if pending is not None and (next_only or (self.folder is None and self.applied < pending[0] <= committed)):
             self._apply(*pending)
         elif self.folder is not None:
             for round in range(self.applied + 1, committed + 1):
@@ -93,6 +96,7 @@ class PrivateRows:
     def keep(self) -> None:
         """Remember the rows as they are now: those of the best round so far."""
         self._kept = {name: array.copy() for name, array in self.arrays.items()}
+        self._kept_round = self.applied
         if self.folder is not None:
             save_arrays(self.folder / "kept.safetensors", dict(self._kept) | {_ROUND: np.array([self.applied])})
 
@@ -104,6 +108,8 @@ class PrivateRows:
                 if int(arrays.pop(_ROUND)[0]) != kept:
                     raise DamagedError(f"private rows of round {kept} are not in {self.folder}")
                 self.arrays = arrays
+            elif self._kept is None or self._kept_round != kept:
+                raise DamagedError(f"private rows of round {kept} were not kept")
             else:
                 self.arrays = self._kept
             self.applied = kept
