@@ -14,7 +14,7 @@ from fedrec.aggregation.release import Cap, Release, Weight
 from fedrec.data.cleaning import Cleaning
 from fedrec.data.interactions import Interactions
 from fedrec.data.splits import SplitMethod
-from fedrec.errors import PlanError
+from fedrec.errors import InputError, PlanError
 from fedrec.evaluation.metrics import DEFAULT_METRICS, parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
 from fedrec.models.base import Recommender
@@ -142,7 +142,7 @@ class Plan(_Part):
         return self.cohort if self.cohort <= 1 else min(1.0, self.cohort / (self.n_max or self.cohort))
 
     def resolve(self, data: Interactions, digest: str) -> Plan:
-        """Fill in what depends on the data: its digest, the catalog, `n_max`, times of a temporal split, the share.
+        """Fill in what depends on the data (digests, `n_max`, times of a temporal split, the share), and all defaults.
 
         Raises:
             PlanError: if the plan was resolved for other data.
@@ -162,6 +162,7 @@ class Plan(_Part):
         changes: dict[str, Any] = {
             "data": self.data.model_copy(update={"digest": digest}),
             "split": str(SplitMethod.parse(self.split).resolve(data)),
+            "model": {"name": self.model["name"], **self.build_model().model_dump(mode="json")},
             "catalog": data.catalog.digest,
             "n_max": n_max,
             "cohort": self.cohort if self.cohort <= 1 else min(1.0, self.cohort / data.n_users),
@@ -189,9 +190,13 @@ class Plan(_Part):
         if not isinstance(settings, dict):
             raise PlanError(f"{where}: a plan is a mapping of keys to values")
         try:
-            return cls(**settings)
+            return cls.model_validate(settings)
         except ValidationError as error:
             raise PlanError(explain(error, where, _keys(error))) from None
+        except PlanError:
+            raise
+        except InputError as error:
+            raise PlanError(f"{where}: {error}") from None
 
     @classmethod
     def read(cls, path: Path) -> Plan:
