@@ -57,7 +57,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
             line = json.loads(text)
             if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
                 raise ValueError
-        except ValueError:
+        except (ValueError, RecursionError):
             raise DamagedError(f"{path}, line {number}: not a line of a ledger; the file was changed") from None
         lines.append(line)
     return lines
