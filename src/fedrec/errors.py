@@ -1,7 +1,7 @@
 """Every error fedrec raises on purpose, and the suggestion of a near name.
 
-An error says what was wrong, where, and what to do. The command line turns `InputError` into exit code 2 and any
-other `FedrecError` into exit code 1.
+An error says what was wrong, where, and what to do. The command line ends with exit code 2 for `InputError` and
+`DamagedError`, and with 1 for any other `FedrecError`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DamagedError(FedrecError):
     """Bytes (a sum, a model, a journal) that are not what they claim to be."""
 
 
-class RunError(FedrecError):
+class RunError(InputError):
     """A run that cannot go on: the folder is in use, was changed, or does not fit the plan."""
 
 

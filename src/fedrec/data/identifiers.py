@@ -43,7 +43,7 @@ class Identifiers:
     def __len__(self) -> int:
         return len(self.series)
 
-    def __iter__(self) -> Iterable[object]:  # type: ignore[override]
+    def __iter__(self) -> Iterable[object]:
         return iter(self.series)
 
     def __getitem__(self, position: int) -> int | str:
@@ -83,6 +83,21 @@ class Identifiers:
         table = pl.DataFrame({"id": self.series, "position": np.arange(len(self), dtype=np.int64)})
         found = pl.DataFrame({"id": wanted}).join(table, on="id", how="left", maintain_order="left")
         return found["position"].fill_null(-1).to_numpy().astype(np.int64)
+
+    def look_up(self, values: Iterable[object] | pl.Series) -> np.ndarray:
+        """`find` for ids that a person wrote: whole numbers may be written as text and the other way round.
+
+        >>> Identifiers.of([7, 9]).look_up(["9", "x"]).tolist()
+        [1, -1]
+        """
+        wanted = typed_ids(values)
+        if wanted.dtype == self.series.dtype:
+            return self.find(wanted)
+        if self.is_text:
+            return self.find(wanted.cast(pl.String))
+        numbers = wanted.cast(pl.Int64, strict=False)
+        written = numbers.is_not_null().to_numpy()
+        return np.where(written, self.find(numbers.fill_null(0)), -1)
 
     def parse(self, text: str) -> int | str:
         """Read an id written on a command line as the type of these ids."""

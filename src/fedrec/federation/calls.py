@@ -10,7 +10,11 @@ from fedrec.evaluation.metrics import Metric
 from fedrec.evaluation.protocols import Protocol
 from fedrec.models.base import Arrays
 
-__all__ = ["EvaluationCall", "RoundCall"]
+__all__ = ["HELD_OUT", "EvaluationCall", "Part", "RoundCall"]
+
+Part = Literal["valid", "test"]
+HELD_OUT: tuple[Part, ...] = ("valid", "test")
+"""The parts that can be measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +50,7 @@ class EvaluationCall:
 
     committed: int
     shared: Arrays
-    part: Literal["valid", "test"]
+    part: Part
     protocol: Protocol
     metrics: tuple[Metric, ...]
     n_max: int

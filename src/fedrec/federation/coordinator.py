@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from threadpoolctl import threadpool_limits
 
@@ -18,7 +18,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.evaluation.metrics import MetricSummary, parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
-from fedrec.federation.calls import EvaluationCall, RoundCall
+from fedrec.federation.calls import EvaluationCall, Part, RoundCall
 from fedrec.federation.measuring import summaries
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
@@ -125,7 +125,7 @@ class Coordinator:
         return self._finish(state, round)
 
     def evaluate(
-        self, state: State, committed: int, part: Literal["valid", "test"], metrics: Sequence[str], protocol: str
+        self, state: State, committed: int, part: Part, metrics: Sequence[str], protocol: str
     ) -> dict[str, MetricSummary]:
         """Federated evaluation: metrics are sums over nodes. Empty where nothing is held out."""
         parsed = parse_metrics(metrics)

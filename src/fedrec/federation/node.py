@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -143,9 +142,9 @@ class Node:
         self._guard(total.clients)
         return total
 
-    def history(self, known: Literal["train", "all"] = "all") -> Interactions:
-        """What the node knows of its users: everything it holds, or the training part."""
-        return self.data if known == "all" else self.split.train
+    def everyone(self) -> Clients:
+        """All users with all that the node knows of them."""
+        return Clients.of(self.data, self.keys)
 
     def scores(
         self, shared: Arrays, committed: int, history: Interactions, positions: np.ndarray
@@ -181,8 +180,8 @@ class Node:
         return None if self._private is None else self._private.arrays
 
     def adopt(self, private: Private, committed: int) -> None:
-        """Take over private rows from elsewhere, one per user of the node."""
-        self._private = PrivateRows(dict(private), None, committed)
+        """Take over private rows from elsewhere, one per user of the node, as of round `committed`."""
+        self._private = PrivateRows.create(private, self.folder, committed)
 
     def fingerprint(self) -> int:
         """The node's share of the split's hash."""

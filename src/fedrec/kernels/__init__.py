@@ -1,1 +1,1 @@
-"""Numba loops on plain arrays. Imports numpy and numba only; every kernel has one explicit signature and no fastmath."""
+"""Numba loops on plain arrays. Imports numpy and numba only; each kernel has one explicit signature, no fastmath."""

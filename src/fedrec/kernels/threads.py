@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import numba
+from numba.core import config
 
 __all__ = ["kernel", "limit_threads", "thread_count"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-numba.config.THREADING_LAYER = "workqueue"
+config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
 _lock = threading.RLock()
 _home = os.getpid()
 
@@ -58,7 +59,7 @@ def limit_threads(threads: int | None) -> Iterator[None]:
         yield
         return
     before = thread_count()
-    numba.set_num_threads(min(max(1, threads), numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(max(1, threads), config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     try:
         yield
     finally:

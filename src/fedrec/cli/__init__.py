@@ -1,0 +1,1 @@
+"""Commands; no logic. Imports everything below, and each command only what it needs when it runs."""

@@ -1,0 +1,105 @@
+"""Commands about data: list, describe, fetch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedrec.cli.options import Clean, Columns, Encoding, Format, Json, Quiet, Split, data_settings
+from fedrec.cli.output import Output, rows_table
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Data sets: list, describe, fetch.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_sets(json_: Json = False, quiet: Quiet = False) -> None:
+    """List the named data sets and say which are on this machine."""
+    from fedrec.data.datasets import DATASETS, find_folder
+    from fedrec.errors import InputError
+
+    table = rows_table("named data sets", "name", "users", "items", "interactions", "here")
+    answer = []
+    for name, entry in DATASETS.items():
+        for domain, layout in entry.layouts.items():
+            full = f"{name}/{domain}" if domain else name
+            try:
+                place: str | None = str(find_folder(entry, layout))
+            except InputError:
+                place = None
+            sizes = [getattr(layout, size, None) or getattr(entry, size, None) for size in _SIZES]
+            answer.append({"name": full, **dict(zip(_SIZES, sizes, strict=True)), "folder": place})
+            where = "yes" if place else ("fetch" if getattr(entry, "url", None) else "no")
+            table.add_row(full, *(f"{size:,}" if size else "" for size in sizes), where)
+    Output(json_, quiet).answer({"sets": answer}, table, "and synthetic:users=2000,items=1000,seed=0, made on the spot")
+
+
+_SIZES = ("users", "items", "interactions")
+
+
+@app.command("describe")
+def describe(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A named set, a file or folder, or synthetic:…")],
+    columns: Columns = None,
+    format: Format = None,
+    encoding: Encoding = "utf-8",
+    clean: Clean = None,
+    split: Split = None,
+    left_out: Annotated[Path | None, typer.Option("--left-out", help="Write what was left out to this file.")] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read data as training would, and say what is in it and what was left out."""
+    from fedrec.data.description import describe_data
+    from fedrec.data.keys import KeyedSource
+    from fedrec.data.splits import SplitMethod
+    from fedrec.engines.training import load_plan_data
+    from fedrec.federation.plan import DataPlan
+
+    output = Output(json_, quiet)
+    method = None if split is None else SplitMethod.parse(split)
+    plan = DataPlan(**data_settings(source, columns, format, encoding, clean))
+    loaded = load_plan_data(plan, Path())
+    facts: dict[str, Any] = describe_data(loaded.interactions)
+    facts["digest"] = loaded.digest
+    if method is not None:
+        facts["split"] = method.apply(loaded.interactions, KeyedSource.from_seed(0)).counts()
+    table = rows_table(source, "fact", "value")
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), _shown(value))
+    reports = [loaded.report.table()] if loaded.report.left_out.height else []
+    if loaded.cleaning is not None:
+        facts["left_out"] = loaded.cleaning.counts
+        if loaded.cleaning.left_out.height:
+            reports.append(loaded.cleaning.table())
+    if left_out is not None and loaded.cleaning is not None:
+        loaded.cleaning.write_left_out(left_out)
+    output.answer({"source": source, **facts}, table, *reports)
+
+
+@app.command("fetch")
+def fetch_set(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A named set; see 'fedrec data list'.")],
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download a named set, check its size and digest, and unpack it into the cache."""
+    from fedrec.data.fetch import fetch
+
+    place = fetch(name)
+    Output(json_, quiet).answer({"name": name, "folder": str(place)}, f"{name} is in {place}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool | str) or value is None:
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(part)}" for key, part in value.items())
+    return ", ".join(_shown(part) for part in value)

@@ -1,0 +1,58 @@
+"""The `fedrec` command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from fedrec.cli import data, models, runs
+from fedrec.errors import DamagedError, FedrecError, InputError
+
+app = typer.Typer(
+    name="fedrec",
+    help="Train, check, deploy and serve recommenders on data that never leaves its owners.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(data.app, name="data")
+app.command("train")(runs.train)
+app.command("evaluate")(runs.evaluate)
+app.command("recommend")(runs.recommend)
+app.command("similar")(runs.similar)
+app.command("compare")(models.compare)
+app.command("demo")(models.demo)
+app.command("doctor")(models.doctor)
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and end."),
+) -> None:
+    if version:
+        from fedrec import __version__
+
+        print(__version__)
+        raise typer.Exit()
+
+
+def run() -> None:
+    """Run the command line: exit code 0 done, 2 bad input or plan, 1 failure, 130 interrupted."""
+    try:
+        app()
+    except (InputError, DamagedError) as error:
+        _fail(str(error), 2)
+    except FedrecError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; a training run goes on with --resume --out RUN", 130)
+    except OSError as error:
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"fedrec: {message}", file=sys.stderr)
+    sys.exit(code)

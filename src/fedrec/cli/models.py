@@ -1,0 +1,150 @@
+"""Commands that are not about one run: compare, demo, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedrec.cli.options import (
+    Clean,
+    Columns,
+    Encoding,
+    Format,
+    Json,
+    Metrics,
+    Protocol,
+    Quiet,
+    Set,
+    Split,
+    data_settings,
+    split_list,
+)
+from fedrec.cli.output import Output, rows_table
+from fedrec.errors import InputError
+
+__all__ = ["compare", "demo", "doctor"]
+
+_DEMO = "synthetic"
+
+
+def compare(
+    data: Annotated[str, typer.Option("--data", help="A named set, a file or folder, or synthetic:…")],
+    models: Annotated[str, typer.Option("--models", help="Such as popularity,ease,mf.")],
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Train with so many seeds.")] = 1,
+    split: Split = None,
+    protocol: Protocol = None,
+    metrics: Metrics = None,
+    set_: Set = None,
+    columns: Columns = None,
+    format: Format = None,
+    encoding: Encoding = "utf-8",
+    clean: Clean = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train several models on the same split: one table of quality ± sd over seeds, rounds, bytes and seconds."""
+    from fedrec.cli.options import build_plan
+    from fedrec.engines.comparing import compare_plans
+
+    output = Output(json_, quiet)
+    settings = data_settings(data, columns, format, encoding, clean)
+    changes = {"split": split, "evaluation.protocol": protocol, "evaluation.metrics": split_list(metrics)}
+    plans = [
+        build_plan(None, settings, model, changes, [text for text in set_ or [] if _concerns(text, model)])
+        for model in split_list(models) or []
+    ]
+    if not plans:
+        raise InputError("--models names no model")
+    rows = compare_plans(plans, seeds, lambda name, seed: output.remark(f"{name}, seed {seed}"))
+    output.answer({"data": data, "models": rows}, comparison_table(data, rows))
+
+
+def comparison_table(data: str, rows: list[dict[str, Any]]) -> Any:
+    """A table of models for people."""
+    names = list(rows[0]["metrics"])
+    table = rows_table(f"{data}, {rows[0]['split']}, {rows[0]['protocol']}, test", "model", *names, "rounds",
+                       "MiB up", "MiB down", "seconds")  # fmt: skip
+    for row in rows:
+        cells = [
+            f"{row['metrics'][name]:.4f}" + (f" ± {row['sd'][name]:.4f}" if row["seeds"] > 1 else "") for name in names
+        ]
+        moved = row["bytes"]["plain_per_node"]
+        table.add_row(
+            row["model"] + (" [LEAKY]" if row["leaky"] else ""),
+            *cells,
+            f"{row['rounds']:g}",
+            f"{moved['up'] / 2**20:.2f}",
+            f"{moved['down'] / 2**20:.2f}",
+            f"{row['seconds']:.2f}",
+        )
+    return table
+
+
+def demo(
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; runs/ease-N by default.")] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the main job on built-in data: compare, train, evaluate, recommend."""
+    import fedrec as fr
+    from fedrec.engines.comparing import compare_plans
+    from fedrec.engines.training import Placement, train_run
+    from fedrec.federation.plan import Plan
+    from fedrec.federation.run import next_folder
+
+    output = Output(json_, quiet)
+    output.remark("2,000 synthetic users at 3 nodes; only sums over users leave a node.", "")
+    evaluation = {"protocol": "sampled:99", "metrics": ["hr@10", "ndcg@10"]}
+    plans = [
+        Plan.make({"data": {"source": _DEMO}, "model": {"name": name}, "evaluation": evaluation})
+        for name in ("popularity", "itemknn", "mf", "ease")
+    ]
+    rows = compare_plans(plans, 1, lambda *_: None)
+    folder = out or next_folder(Path("runs"), "ease")
+    report = train_run(plans[-1], folder, Placement(3, "by:region"))
+    model = fr.load_model(folder)
+    same = "the same model, bit for bit" if report["digests"]["model"] in rows[-1]["digests"] else "ANOTHER MODEL"
+    table = model.recommend([1], n=5)
+    catalog = model.opened.data.catalog
+    shown = rows_table("for user 1", "rank", "item", "score")
+    shown.columns[1].justify = "left"
+    titles = [catalog.title(int(place)) for place in catalog.items.find(table["item_id"])]
+    for title, (_, _, score, rank) in zip(titles, table.iter_rows(), strict=True):
+        shown.add_row(str(rank), title, f"{score:.3f}")
+    output.answer(
+        {"models": rows, "run": report, "recommendations": table.to_dicts()},
+        comparison_table(_DEMO, rows),
+        "",
+        f"ease again, now at {report['nodes']} nodes (by region): {same}, in {folder}",
+        "",
+        shown,
+        "",
+        "With your own data:  fedrec train --data clicks.csv --model ease",
+    )
+
+
+def doctor(json_: Json = False, quiet: Quiet = False) -> None:
+    """Check this machine: versions, threads, kernels, memory, data."""
+    from fedrec.engines.checkup import checkup
+
+    facts = checkup()
+    table = rows_table("fedrec doctor", "check", "found")
+    table.columns[1].justify = "left"
+    for name, value in facts["facts"].items():
+        table.add_row(name, str(value))
+    problems = facts["problems"]
+    closing = "everything is in order" if not problems else "\n".join(f"problem: {problem}" for problem in problems)
+    Output(json_, quiet).answer(facts, table, closing)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _concerns(assignment: str, model: str) -> bool:
+    """Whether a `--set` is for this model: `mf.rounds=5` for one, `rounds=5` for all that have it."""
+    from fedrec.federation.plan import Plan
+    from fedrec.models.registry import model_class
+
+    key = assignment.partition("=")[0].split(".")[0].strip()
+    return key in model_class(model).model_fields or key in Plan.model_fields

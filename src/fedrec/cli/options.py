@@ -1,0 +1,126 @@
+"""Options that several commands share, and the plan they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from fedrec.errors import InputError, PlanError, suggestion
+
+if TYPE_CHECKING:
+    from fedrec.federation.plan import Plan
+
+__all__ = ["build_plan", "data_settings", "split_list"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
+Data = Annotated[
+    str | None, typer.Option("--data", help="A named set, a file or folder, or synthetic:users=2000,items=1000.")
+]
+Columns = Annotated[
+    str | None, typer.Option("--columns", help="Which column is which: user_id=customer,item_id=sku,timestamp=when.")
+]
+Format = Annotated[str | None, typer.Option("--format", help="File format, where detection does not do.")]
+Encoding = Annotated[str, typer.Option("--encoding", help="Text encoding of the file.")]
+Clean = Annotated[
+    list[str] | None, typer.Option("--clean", help="A cleaning step, such as rating_at_least=4 or k_core=5.")
+]
+Split = Annotated[
+    str | None,
+    typer.Option("--split", help="leave-last-out, temporal:0.8, ratio:0.8, given, given:0.9, new-users:0.1 or none."),
+]
+Protocol = Annotated[str | None, typer.Option("--protocol", help="full, or sampled:99.")]
+Metrics = Annotated[str | None, typer.Option("--metrics", help="Such as ndcg@10,recall@20.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A hyperparameter or plan key: reg=200, rounds=50, cohort=0.1, evaluation.every=5."),
+]
+
+
+def split_list(text: str | None) -> list[str] | None:
+    """`a, b` → ["a", "b"].
+
+    >>> split_list("a, b")
+    ['a', 'b']
+    """
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def data_settings(
+    source: str, columns: str | None, format: str | None, encoding: str, clean: list[str] | None
+) -> dict[str, Any]:
+    """The `data` part of a plan from options."""
+    settings: dict[str, Any] = {"source": source, "encoding": encoding}
+    if format is not None:
+        settings["format"] = format
+    if columns is not None:
+        settings["columns"] = dict(_pair(part, "--columns") for part in split_list(columns) or [])
+    if clean:
+        settings["cleaning"] = {key: _value(text) for key, text in (_pair(part, "--clean") for part in clean)}
+    return settings
+
+
+def build_plan(
+    plan: Path | None, data: dict[str, Any] | None, model: str | None, changes: dict[str, Any], assignments: list[str]
+) -> Plan:
+    """A plan from a file, options and `--set` assignments; the later wins.
+
+    Raises:
+        PlanError: if there is no data or no model, or a key or value is wrong.
+    """
+    from fedrec.federation.plan import Plan, read_settings
+    from fedrec.models.registry import model_class
+
+    settings: dict[str, Any] = {} if plan is None else read_settings(plan)
+    if not isinstance(settings, dict):
+        raise PlanError(f"{plan}: a plan is a mapping of keys to values")
+    if data is not None:
+        settings["data"] = data
+    if model is not None:
+        settings["model"] = {"name": model}
+    for key, value in changes.items():
+        if value is not None:
+            _assign(settings, key.split("."), value, key)
+    if "data" not in settings:
+        raise PlanError("no data: give --data, or a --plan with a data key")
+    chosen = settings.get("model")
+    if not isinstance(chosen, dict) or "name" not in chosen:
+        raise PlanError("no model: give --model, or a --plan with model: {name: …}")
+    own = model_class(str(chosen["name"])).model_fields
+    for assignment in assignments:
+        key, text = _pair(assignment, "--set")
+        path = key.split(".")
+        if path[0] in own and len(path) == 1:
+            path = ["model", path[0]]
+        elif path[0] not in Plan.model_fields:
+            known = [*own, *Plan.model_fields]
+            raise PlanError(f"--set {assignment}: {path[0]!r} is no setting of {chosen['name']} or of a plan"
+                            f"{suggestion(path[0], known)}")  # fmt: skip
+        _assign(settings, path, _value(text), assignment)
+    return Plan.make(settings)
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"{option} {text!r}: write it as key=value")
+    return key.strip(), value.strip()
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _assign(settings: dict[str, Any], path: list[str], value: Any, shown: str) -> None:
+    place = settings
+    for key in path[:-1]:
+        place = place.setdefault(key, {})
+        if not isinstance(place, dict):
+            raise PlanError(f"{shown}: {key!r} has no keys of its own")
+    place[path[-1]] = value

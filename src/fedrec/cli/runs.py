@@ -1,0 +1,261 @@
+"""Commands about one run: train, evaluate, recommend, similar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedrec.cli.options import (
+    Clean,
+    Columns,
+    Data,
+    Encoding,
+    Format,
+    Json,
+    Metrics,
+    Protocol,
+    Quiet,
+    Set,
+    Split,
+    build_plan,
+    data_settings,
+    split_list,
+)
+from fedrec.cli.output import Output, rows_table
+from fedrec.errors import InputError, RunError, suggestion
+
+__all__ = ["evaluate", "recommend", "similar", "train"]
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+
+def train(
+    data: Data = None,
+    model: Annotated[str | None, typer.Option("--model", help="popularity, ease, itemknn, mf, …")] = None,
+    set_: Set = None,
+    plan: Annotated[Path | None, typer.Option("--plan", help="A plan in YAML; options win over it.")] = None,
+    split: Split = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many nodes to play; never changes the model.")] = 1,
+    partition: Annotated[str, typer.Option("--partition", help="hash, by:COLUMN or dirichlet:0.5.")] = "hash",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of kernels; all by default.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; runs/MODEL-N by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    refit: Annotated[bool | None, typer.Option("--refit", help="Train on train and validation together.")] = None,
+    protocol: Protocol = None,
+    metrics: Metrics = None,
+    columns: Columns = None,
+    format: Format = None,
+    encoding: Encoding = "utf-8",
+    clean: Clean = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model, evaluate it, and write a run."""
+    from fedrec.engines.training import Placement, train_run
+    from fedrec.federation.run import is_run, next_folder, read_plan
+    from fedrec.kernels.threads import limit_threads
+
+    output = Output(json_, quiet)
+    if resume and out is None:
+        raise InputError("--resume needs --out RUN, the run to go on with")
+    if resume and out is not None and is_run(out):
+        if data or model or plan or set_ or split or seed is not None:
+            raise RunError(
+                f"{out} goes on with its own plan; leave out --data, --model, --plan, --set, --split, --seed"
+            )
+        chosen = read_plan(out)
+    else:
+        chosen = build_plan(
+            plan,
+            None if data is None else data_settings(data, columns, format, encoding, clean),
+            model,
+            {
+                "split": split,
+                "seed": seed,
+                "refit": refit,
+                "evaluation.protocol": protocol,
+                "evaluation.metrics": split_list(metrics),
+            },
+            set_ or [],
+        )
+    folder = out or next_folder(Path("runs"), str(chosen.model["name"]))
+    with limit_threads(threads), output.rounds(f"training {chosen.model['name']}") as watch:
+        report = train_run(chosen, folder, Placement(nodes, partition), resume, watch, _told(output))
+    output.answer(report, _report_table(report), _closing(report))
+
+
+def evaluate(
+    run: RunFolder,
+    protocol: Protocol = None,
+    metrics: Metrics = None,
+    part: Annotated[str, typer.Option("--part", help="test or valid.")] = "test",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a run on held-out interactions, inside the nodes."""
+    from fedrec.engines.opened import open_run
+    from fedrec.federation.calls import HELD_OUT
+
+    output = Output(json_, quiet)
+    chosen = next((known for known in HELD_OUT if known == part), None)
+    if chosen is None:
+        raise InputError(f"--part {part!r} is not known{suggestion(part, HELD_OUT)}")
+    opened = open_run(run)
+    protocol = protocol or opened.plan.evaluation.protocol
+    found = opened.measure(split_list(metrics) or opened.plan.evaluation.metrics, protocol, chosen)
+    table = rows_table(f"{run}: {part}, {protocol}" + _stamp(opened.plan.leaky), "metric", "value", "± s.e.", "users")
+    for name, summary in found.items():
+        error = "" if summary.standard_error is None else f"{summary.standard_error:.4f}"
+        table.add_row(name, f"{summary.value:.4f}", error, f"{summary.users:,}")
+    answer = {
+        "run": str(run),
+        "model": opened.model.name,
+        "part": part,
+        "protocol": protocol,
+        "metrics": {name: summary.value for name, summary in found.items()},
+        "standard_error": {name: summary.standard_error for name, summary in found.items()},
+        "users": max(summary.users for summary in found.values()),
+        "leaky": opened.plan.leaky,
+    }
+    output.answer(answer, table)
+
+
+def recommend(
+    run: RunFolder,
+    user: Annotated[list[str] | None, typer.Option("--user", help="A user id; may be given several times.")] = None,
+    all_users: Annotated[bool, typer.Option("--all-users", help="Everybody; needs --to.")] = False,
+    to: Annotated[Path | None, typer.Option("--to", help="A .parquet, .csv or .jsonl file, streamed.")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Length of each list.")] = 10,
+    include_seen: Annotated[bool, typer.Option("--include-seen", help="Items a user already has may appear.")] = False,
+    only: Annotated[str | None, typer.Option("--only", help="Item ids that alone may appear: a,b,c or @FILE.")] = None,
+    block: Annotated[str | None, typer.Option("--block", help="Item ids that may not appear: a,b,c or @FILE.")] = None,
+    unknown: Annotated[str, typer.Option("--unknown", help="Unknown users: raise, warn or ignore.")] = "raise",
+    history: Annotated[
+        Path | None, typer.Option("--history", help="Interactions of new users, who are folded in.")
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Recommend items to users of a run."""
+    import warnings
+
+    import fedrec as fr
+
+    output = Output(json_, quiet)
+    if unknown not in ("raise", "warn", "ignore"):
+        raise InputError(f"--unknown {unknown!r} is not known{suggestion(unknown, ['raise', 'warn', 'ignore'])}")
+    if bool(user) == all_users:
+        raise InputError("say for whom: --user ID, or --all-users --to FILE")
+    if all_users and to is None:
+        raise InputError("--all-users needs --to FILE, such as --to recs.parquet")
+    model = fr.load_model(run)
+    items = model.opened.data.catalog.items
+    options: dict[str, Any] = {
+        "n": n,
+        "include_seen": include_seen,
+        "only": _ids(only, items, "--only"),
+        "block": _ids(block, items, "--block"),
+        "unknown": unknown,
+        "history": None if history is None else fr.read_interactions(history, catalog=model.opened.data.catalog),
+    }
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if to is not None:
+            rows = model.save_recommendations(to, user, **options)
+            output.answer({"run": str(run), "rows": rows, "file": str(to)}, f"{rows:,} recommendations in {to}")
+        else:
+            table = model.recommend(user, **options)
+            catalog = model.opened.data.catalog
+            shown = rows_table(f"{run}: {model.model_name}" + _stamp(model.plan.leaky), "user", "rank", "item", "title",
+                               "score")  # fmt: skip
+            shown.columns[3].justify = "left"
+            for user_id, item_id, score, rank in table.iter_rows():
+                title = catalog.title(int(items.find([item_id])[0])) if catalog.has_titles else ""
+                shown.add_row(str(user_id), str(rank), str(item_id), title, f"{score:.4f}")
+            answer = {"run": str(run), "recommendations": table.to_dicts()}
+            output.answer(answer, shown if table.height else "nothing to recommend")
+    for warning in caught:
+        output.remark(f"fedrec: {warning.message}")
+
+
+def similar(
+    run: RunFolder,
+    item: Annotated[str, typer.Option("--item", help="An item id.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 10,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the items nearest to an item."""
+    import fedrec as fr
+
+    model = fr.load_model(run)
+    catalog = model.opened.data.catalog
+    wanted = catalog.items.parse(item)
+    table = model.similar(wanted, n)
+    shown = rows_table(f"like {catalog.title(int(catalog.items.find([wanted])[0]))}", "item", *table.columns[1:])
+    for row in table.iter_rows():
+        shown.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+    Output(json_, quiet).answer({"run": str(run), "item": wanted, "similar": table.to_dicts()}, shown)
+
+
+def _told(output: Output) -> Any:
+    """Say what reading and cleaning left out."""
+
+    def tell(source: Any) -> None:
+        if source.report.left_out.height:
+            output.remark(source.report.table())
+        if source.cleaning is not None and source.cleaning.left_out.height:
+            output.remark(source.cleaning.table())
+
+    return tell
+
+
+def _report_table(report: dict[str, Any]) -> Any:
+    parts = list(report["metrics"])
+    table = rows_table(
+        f"{report['model']} on {report['data']['source']}, {report['split']['method']}, {report['protocol']}"
+        + _stamp(report["leaky"]),
+        "metric",
+        *[label for part in parts for label in (part, "± s.e.")],
+    )
+    for name in next(iter(report["metrics"].values()), {}):
+        cells = []
+        for part in parts:
+            error = report["standard_error"][part][name]
+            cells += [f"{report['metrics'][part][name]:.4f}", "" if error is None else f"{error:.4f}"]
+        table.add_row(name, *cells)
+    return table
+
+
+def _closing(report: dict[str, Any]) -> str:
+    moved = report["bytes"]["plain_per_node"]
+    rounds = f"{report['rounds']} round{'s' if report['rounds'] > 1 else ''} in {report['seconds']:.1f} s"
+    traffic = f"a node sent {moved['up'] / 2**20:.2f} MiB and received {moved['down'] / 2**20:.2f} MiB"
+    lines = [f"{rounds}; {traffic}; peak memory {report['peak_rss_mb']:.0f} MiB"]
+    if report["saturated"] or report["left_out_clients"]:
+        lines.append(
+            f"{report['saturated']} values were cut to their bound, {report['left_out_clients']} contributions were "
+            "not finite and left out"
+        )
+    lines.append(f"run: {report['run']}    next: fedrec recommend {report['run']} --user ID")
+    return "\n".join(lines)
+
+
+def _stamp(leaky: bool) -> str:
+    return "  [LEAKY: trained knowing held-out items]" if leaky else ""
+
+
+def _ids(text: str | None, items: Any, option: str) -> list[int | str] | None:
+    if text is None:
+        return None
+    if text.startswith("@"):
+        try:
+            listed = Path(text[1:]).read_text(encoding="utf-8").split()
+        except OSError as error:
+            raise InputError(f"{option} {text}: {error.strerror}") from None
+    else:
+        listed = split_list(text) or []
+    return [items.parse(part) for part in listed]

@@ -1,0 +1,79 @@
+"""What is in a data set, in figures."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from fedrec.data.interactions import Interactions
+
+__all__ = ["describe_data", "gini"]
+
+
+def describe_data(data: Interactions) -> dict[str, Any]:
+    """Sizes, activity, popularity and time span of interactions.
+
+    >>> from fedrec.data.frames import interactions_from
+    >>> facts = describe_data(interactions_from({"user_id": [1, 1, 2], "item_id": [5, 6, 5]}))
+    >>> facts["users"], facts["items"], facts["interactions"], facts["per_user"]["median"]
+    (2, 2, 3, 1.5)
+    """
+    counts = np.bincount(data.items, minlength=data.n_items)
+    facts: dict[str, Any] = {
+        "users": data.n_users,
+        "items": data.n_items,
+        "interactions": len(data),
+        "density": len(data) / max(data.n_users * data.n_items, 1),
+        "per_user": _spread(data.lengths),
+        "per_item": _spread(counts),
+        "gini_of_items": gini(counts),
+        "most_popular": [data.catalog.title(int(item)) for item in np.argsort(-counts, kind="stable")[:3]],
+    }
+    if data.values is not None and len(data):
+        facts["ratings"] = {"min": float(data.values.min()), "mean": float(data.values.mean()),
+                            "max": float(data.values.max())}  # fmt: skip
+    if data.times is not None and len(data):
+        facts["from"], facts["to"] = (_day(moment) for moment in (data.times.min(), data.times.max()))
+    else:
+        facts["times"] = "order only"
+    if data.user_features is not None:
+        facts["user_columns"] = data.user_features.columns
+    if data.catalog.features is not None:
+        facts["item_columns"] = data.catalog.features.columns
+    return facts
+
+
+def gini(counts: np.ndarray) -> float:
+    """Gini coefficient of non-negative counts: 0 all equal, towards 1 all on one.
+
+    >>> gini(np.array([1, 1, 1, 1]))
+    0.0
+    >>> gini(np.array([0, 0, 0, 1]))
+    0.75
+    """
+    ordered = np.sort(counts).astype(np.float64)
+    total = ordered.sum()
+    if total == 0:
+        return 0.0
+    ranks = np.arange(1, len(ordered) + 1)
+    return float(2 * (ranks * ordered).sum() / (len(ordered) * total) - (len(ordered) + 1) / len(ordered))
+
+
+def _spread(counts: np.ndarray) -> dict[str, float]:
+    if len(counts) == 0:
+        return {}
+    return {
+        "min": int(counts.min()),
+        "median": float(np.median(counts)),
+        "mean": float(counts.mean()),
+        "max": int(counts.max()),
+    }
+
+
+def _day(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(float(seconds), UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:g} s"

@@ -1,0 +1,1 @@
+"""Where nodes live. Imports federation and everything below."""

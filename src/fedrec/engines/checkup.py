@@ -1,0 +1,73 @@
+"""Is this machine fit to run fedrec?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["checkup"]
+
+_PACKAGES = ("fedrec", "numpy", "scipy", "numba", "polars", "pydantic", "safetensors", "threadpoolctl")
+
+
+def checkup() -> dict[str, Any]:
+    """Facts about this machine and what is wrong with it: `{"facts": {…}, "problems": […]}`."""
+    problems: list[str] = []
+    facts: dict[str, Any] = {
+        "python": sys.version.split()[0],
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+    for name in _PACKAGES:
+        try:
+            facts[name] = version(name)
+        except PackageNotFoundError:
+            problems.append(f"{name} is not installed")
+    facts["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
+    facts["free disk here"] = f"{shutil.disk_usage('.').free / 2**30:.1f} GiB"
+    _check_kernels(facts, problems)
+    _check_blas(facts)
+    _check_data(facts, problems)
+    with tempfile.TemporaryDirectory() as folder:
+        from fedrec.record.durable import replace_file
+
+        began = time.perf_counter()
+        replace_file(Path(folder) / "probe", b"x")
+        facts["flush to disk"] = f"{1000 * (time.perf_counter() - began):.1f} ms"
+    return {"facts": facts, "problems": problems}
+
+
+def _check_kernels(facts: dict[str, Any], problems: list[str]) -> None:
+    from numba.np.ufunc.parallel import threading_layer
+
+    from fedrec.kernels.scoring import dot_rows
+    from fedrec.kernels.threads import thread_count
+
+    left = np.arange(6, dtype=np.float32).reshape(2, 3)
+    scores = np.empty((2, 4), dtype=np.float32)
+    dot_rows(left, np.ones((3, 4), dtype=np.float32), np.zeros(4, dtype=np.float32), scores)
+    if not np.array_equal(scores, np.repeat([[3.0], [12.0]], 4, axis=1)):
+        problems.append("a kernel gives wrong results; clear Numba's cache and reinstall numba")
+    facts["threads"] = f"{thread_count()} ({threading_layer()})"
+
+
+def _check_blas(facts: dict[str, Any]) -> None:
+    from threadpoolctl import threadpool_info
+
+    found = [f"{pool['internal_api']} {pool['version']}" for pool in threadpool_info() if pool["user_api"] == "blas"]
+    facts["blas"] = ", ".join(sorted(set(found))) or "unknown"
+
+
+def _check_data(facts: dict[str, Any], problems: list[str]) -> None:
+    folder = os.environ.get("FEDREC_DATA")
+    facts["FEDREC_DATA"] = folder or "not set"
+    if folder and not Path(folder).is_dir():
+        problems.append(f"FEDREC_DATA names {folder}, which is not a folder")

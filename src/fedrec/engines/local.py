@@ -1,0 +1,103 @@
+"""All nodes in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedrec.aggregation.release import Release
+from fedrec.aggregation.sums import Sum
+from fedrec.data.interactions import Interactions
+from fedrec.data.keys import KeyedSource
+from fedrec.data.partitions import partition
+from fedrec.data.splits import Split, SplitMethod
+from fedrec.federation.calls import EvaluationCall, RoundCall
+from fedrec.federation.node import Floors, Node, refitted
+from fedrec.federation.plan import Plan
+from fedrec.models.base import Arrays
+
+__all__ = ["LocalEngine"]
+
+
+class LocalEngine:
+    """Calls nodes one after the other; each uses all threads. Nothing leaves the process, so small sums are let out.
+
+    Args:
+        nodes: the nodes.
+    """
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes = list(nodes)
+
+    @classmethod
+    def build(
+        cls, data: Interactions, plan: Plan, nodes: int = 1, how: str = "hash", private: Path | None = None
+    ) -> LocalEngine:
+        """Spread the users over nodes; each splits its own.
+
+        Args:
+            data: all users.
+            plan: resolved.
+            nodes, how: see `fedrec.data.partitions.partition`. Nodes without users are left out.
+            private: folder for the nodes' private rows, or `None` for in memory.
+        """
+        method = SplitMethod.parse(plan.split)
+        source = KeyedSource.from_seed(plan.seed)
+        places = np.zeros(data.n_users, dtype=np.int64) if nodes == 1 else partition(data, how, nodes, plan.seed)
+        built = []
+        for place in np.unique(places):
+            mine = data if nodes == 1 else data.take_users(np.flatnonzero(places == place))
+            built.append(_node(f"node-{place}", method.apply(mine, source), plan, private))
+        return cls(built)
+
+    @classmethod
+    def of_split(cls, split: Split, plan: Plan, private: Path | None = None) -> LocalEngine:
+        """One node with a split that was made outside."""
+        return cls([_node("node-0", split, plan, private)])
+
+    def contribute(self, call: RoundCall) -> list[Sum]:
+        """Each node's sum for a round."""
+        return [node.contribute(call) for node in self.nodes]
+
+    def evaluate(self, call: EvaluationCall) -> list[Sum]:
+        """Each node's sum of metrics."""
+        return [node.evaluate(call) for node in self.nodes]
+
+    def keep(self, shared: Arrays, committed: int) -> None:
+        """Remember private rows as they are after round `committed`."""
+        for node in self.nodes:
+            node.keep(shared, committed)
+
+    def finish(self, shared: Arrays, committed: int, kept: int) -> None:
+        """End with the private rows of round `kept`."""
+        for node in self.nodes:
+            node.finish(shared, committed, kept)
+
+    @property
+    def has_valid(self) -> bool:
+        """Whether any node holds out interactions for validation."""
+        return any(node.split.counts()["valid"] for node in self.nodes)
+
+    def split_hash(self) -> str:
+        """A hash of who has which interaction in which part; the same for any partition of the same users."""
+        return f"{sum(node.fingerprint() for node in self.nodes) % 2**64:016x}"
+
+    def counts(self) -> dict[str, int]:
+        """Interactions per part over all nodes."""
+        parts = [node.split.counts() for node in self.nodes]
+        return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+
+def _node(name: str, split: Split, plan: Plan, private: Path | None) -> Node:
+    return Node(
+        name,
+        refitted(split) if plan.refit else split,
+        plan.build_model(),
+        Release(plan.release),
+        KeyedSource.from_seed(plan.seed),
+        folder=None if private is None else private / name,
+        floors=Floors(plan.min_clients, simulated=True),
+        leaky=plan.leaky,
+    )

@@ -1,0 +1,143 @@
+"""A trained model with its nodes in this process: just fitted, or opened again from a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fedrec.data.interactions import Interactions
+from fedrec.data.splits import HISTORY, Split
+from fedrec.engines.local import LocalEngine
+from fedrec.engines.training import Placement, load_plan_data, read_placement
+from fedrec.errors import DamagedError, InputError
+from fedrec.evaluation.metrics import MetricSummary
+from fedrec.federation.calls import Part
+from fedrec.federation.coordinator import Coordinator, Trained
+from fedrec.federation.node import Node
+from fedrec.federation.plan import Plan
+from fedrec.federation.run import Run, load_shared, read_plan, save_shared
+from fedrec.models.base import Private, Recommender
+
+__all__ = ["OpenedRun", "open_run"]
+
+_HISTORY = "private/interactions.parquet"
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedRun:
+    """A trained model, and nodes with their data and private rows.
+
+    Args:
+        plan: resolved.
+        model, trained: what was trained.
+        engine: the nodes.
+        data: all their users.
+    """
+
+    plan: Plan
+    model: Recommender
+    trained: Trained
+    engine: LocalEngine
+    data: Interactions
+
+    def private(self) -> Private | None:
+        """Private rows of all users, in the order of `data.users`; `None` for a model without."""
+        rows: dict[str, np.ndarray] = {}
+        for node in self.engine.nodes:
+            places = self.data.users.find(node.data.users.series)
+            for name, array in (node.private() or {}).items():
+                rows.setdefault(name, np.zeros((self.data.n_users, *array.shape[1:]), array.dtype))[places] = array
+        return rows or None
+
+    def with_split(self, split: Split) -> LocalEngine:
+        """Nodes with other interactions: users trained on keep their private rows, all others are folded in."""
+        engine = LocalEngine.of_split(split, self.plan.model_copy(update={"refit": False}))
+        node = engine.nodes[0]
+        folded = self.model.fold_in(self.trained.state.shared, node.everyone())
+        if folded is not None:
+            rows = {name: np.array(array) for name, array in folded.items()}
+            places = self.data.users.find(split.data.users.series)
+            trained = np.append(self.data.lengths > 0, False)[places]
+            for name, array in (self.private() or {}).items():
+                rows[name][trained] = array[places[trained]]
+            node.adopt(rows, self.trained.round)
+        return engine
+
+    def with_visitors(self, visitors: Interactions) -> Node:
+        """A node of users to be folded in from their history alone, whatever their ids."""
+        split = Split(visitors, np.full(len(visitors), HISTORY, dtype=np.int8), "history")
+        return LocalEngine.of_split(split, self.plan.model_copy(update={"refit": False})).nodes[0]
+
+    def measure(
+        self,
+        metrics: Sequence[str],
+        protocol: str,
+        part: Part = "test",
+        engine: LocalEngine | None = None,
+    ) -> dict[str, MetricSummary]:
+        """Federated evaluation, over other nodes where `engine` is given.
+
+        Raises:
+            InputError: if nothing is held out.
+        """
+        nodes = engine or self.engine
+        coordinator = Coordinator(self.model, self.data.catalog, nodes, Run(self.plan, None), nodes.has_valid)
+        found = coordinator.evaluate(self.trained.state, self.trained.round, part, metrics, protocol)
+        if not found:
+            raise InputError(f"the split {self.plan.split!r} leaves nothing in {part!r} to evaluate on")
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Save as a run: `plan.yaml`, `model/`, and `private/`, which stays with the owner of the data.
+
+        Raises:
+            RunError: if the folder is not empty.
+        """
+        source = {"source": _HISTORY}
+        plan = self.plan.model_copy(update={"split": "given", "refit": False})
+        run = Run.create(Plan.make({**plan.model_dump(), "data": source, "catalog": None}), folder)
+        try:
+            (folder / "private").mkdir()
+            parts = [replace(node.data, part=node.split.part).to_frame() for node in self.engine.nodes]
+            pl.concat(parts).sort("user_id", maintain_order=True).write_parquet(folder / _HISTORY)
+            catalog = self.data.catalog
+            save_shared(folder / "model", self.model, self.trained.state, self.trained.round, catalog, self.plan)
+            data = load_plan_data(run.plan.data, folder, catalog).interactions
+            rows = self.private()
+            if rows is not None and data.part is not None:
+                places = self.data.users.find(data.users.series)
+                LocalEngine.of_split(Split(data, data.part, "given"), plan, folder / "private").nodes[0].adopt(
+                    {name: array[places] for name, array in rows.items()}, self.trained.round
+                )
+        finally:
+            run.close()
+
+
+def open_run(folder: Path) -> OpenedRun:
+    """Open a finished run, with the data that its plan names.
+
+    Raises:
+        RunError: if it is not a finished run.
+        DamagedError: if files were changed.
+        PlanError: if the data is not the one it was trained on.
+    """
+    plan = read_plan(folder)
+    model, state, round, catalog = load_shared(folder / "model")
+    source = load_plan_data(plan.data, folder, catalog)
+    data = source.interactions
+    if data.catalog.digest != catalog.digest:
+        raise DamagedError(f"{folder}: the catalog of the model is not the catalog of the data")
+    plan = plan.resolve(data, source.digest)
+    placement = read_placement(folder, Placement())
+    engine = LocalEngine.build(data, plan, placement.nodes, placement.partition, folder / "private")
+    for node in engine.nodes:
+        for name, array in (node.private() or {}).items():
+            if len(array) != node.data.n_users:
+                raise DamagedError(
+                    f"{folder / 'private' / node.name}: {len(array)} rows of {name!r} for {node.data.n_users} users"
+                )
+    return OpenedRun(plan, model, Trained(state, round, round + 1), engine, data)

@@ -1,0 +1,223 @@
+"""A whole training run on this machine: load, resolve, train, evaluate, report; and a finished run opened again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedrec.data.catalog import Catalog
+from fedrec.data.interactions import Interactions
+from fedrec.data.sources import LoadedSource, load_source
+from fedrec.engines.local import LocalEngine
+from fedrec.errors import PlanError, RunError
+from fedrec.evaluation.metrics import MetricSummary
+from fedrec.federation.calls import HELD_OUT
+from fedrec.federation.coordinator import Coordinator, Progress, Trained
+from fedrec.federation.plan import DataPlan, Plan
+from fedrec.federation.run import Run, read_plan
+from fedrec.record.durable import arrays_digest, replace_file
+
+__all__ = ["Placement", "load_plan_data", "measured_bytes", "peak_rss_mb", "read_placement", "train_here", "train_run"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How many nodes this process plays, and who lives where. It never changes the model.
+
+    Args:
+        nodes: how many.
+        partition: see `fedrec.data.partitions.partition`.
+    """
+
+    nodes: int = 1
+    partition: str = "hash"
+
+
+def load_plan_data(data: DataPlan, folder: Path, catalog: Catalog | None = None) -> LoadedSource:
+    """Load and clean the data of a plan; `private/…` is inside the run's folder and has the model's `catalog`."""
+    options: dict[str, Any] = {}
+    if data.format is not None:
+        options["format"] = data.format
+    if data.columns is not None:
+        options["columns"] = data.columns
+    if data.encoding != "utf-8":
+        options["encoding"] = data.encoding
+    source = data.source
+    if source.startswith("private/"):
+        source = str(folder / source)
+        options["catalog"] = catalog
+    return load_source(source, cleaning=data.cleaning, **options)
+
+
+def train_here(
+    engine: LocalEngine, data: Interactions, run: Run, watch: Callable[[Progress], None] = lambda _: None
+) -> tuple[Coordinator, Trained]:
+    """Train the plan of `run` over an engine.
+
+    Raises:
+        PlanError: if the machine has not the memory that the model needs for this catalog.
+    """
+    model = run.plan.build_model()
+    needed, there = model.memory(data.n_items), _memory()
+    if needed > there:
+        raise PlanError(
+            f"model {model.name!r} needs about {needed / 2**30:.1f} GiB for {data.n_items} items, and this machine has "
+            f"{there / 2**30:.1f} GiB. Use a model whose memory does not grow with items² (mf, popularity), or drop "
+            "rare items with cleaning: min_item_interactions"
+        )
+    coordinator = Coordinator(model, data.catalog, engine, run, engine.has_valid, watch)
+    return coordinator, coordinator.train()
+
+
+def train_run(
+    plan: Plan,
+    folder: Path,
+    placement: Placement = Placement(),
+    resume: bool = False,
+    watch: Callable[[Progress], None] = lambda _: None,
+    loaded: Callable[[LoadedSource], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Train, evaluate and write the report of a run in `folder`.
+
+    With `resume`, a run that exists goes on where it stopped, with its own plan and placement; a finished one just says
+    so again.
+
+    Returns:
+        The report (`report.json`).
+    """
+    began = time.perf_counter()
+    if resume and (folder / "plan.yaml").exists():
+        plan, placement = read_plan(folder), read_placement(folder, placement)
+    source = load_plan_data(plan.data, folder)
+    loaded(source)
+    data = source.interactions
+    plan = plan.resolve(data, source.digest)
+    run = Run.open(folder) if resume and (folder / "plan.yaml").exists() else Run.create(plan, folder)
+    try:
+        private = folder / "private"
+        private.mkdir(exist_ok=True)
+        replace_file(private / "placement.json", json.dumps(vars(placement)).encode() + b"\n")
+        if source.cleaning is not None and source.cleaning.left_out.height:
+            source.cleaning.write_left_out(private / "left_out.parquet")
+        engine = LocalEngine.build(data, plan, placement.nodes, placement.partition, private)
+        coordinator, trained = train_here(engine, data, run, watch)
+        seconds = time.perf_counter() - began
+        report = _report(coordinator, trained, engine, data, run, folder, placement, seconds)
+        run.report(report)
+        run.prune({trained.round})
+        return report
+    finally:
+        run.close()
+
+
+def peak_rss_mb() -> float:
+    """Peak memory of this process in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def measured_bytes(run: Run, trained: Trained) -> dict[str, dict[str, int]]:
+    """Bytes that one node sends and receives over the run, the finished model included once."""
+    rounds = run.ledger.of_kind("round")
+    final = sum(array.nbytes for array in trained.state.shared.values())
+    return {
+        kind: {
+            "up": sum(line["bytes"][kind]["up"] for line in rounds),
+            "down": sum(line["bytes"][kind]["down"] for line in rounds) + final,
+        }
+        for kind in ("plain_per_node", "secure_per_party")
+    }
+
+
+def in_words(found: dict[str, MetricSummary]) -> tuple[dict[str, float], dict[str, float | None]]:
+    """Values and standard errors by name."""
+    return (
+        {name: round(summary.value, 6) for name, summary in found.items()},
+        {
+            name: None if summary.standard_error is None else round(summary.standard_error, 6)
+            for name, summary in found.items()
+        },
+    )
+
+
+def _report(
+    coordinator: Coordinator,
+    trained: Trained,
+    engine: LocalEngine,
+    data: Interactions,
+    run: Run,
+    folder: Path,
+    placement: Placement,
+    seconds: float,
+) -> dict[str, Any]:
+    plan, measured = run.plan, run.plan.evaluation
+    parts = {
+        part: coordinator.evaluate(trained.state, trained.round, part, measured.metrics, measured.protocol)
+        for part in HELD_OUT
+        if engine.counts()[part]
+    }
+    rounds = run.ledger.of_kind("round")
+    small = sum(node.small_sums for node in engine.nodes)
+    return {
+        "run": str(folder),
+        "model": coordinator.model.name,
+        "leaky": plan.leaky,
+        "rounds": trained.rounds,
+        "round_kept": trained.round,
+        "seconds": round(seconds, 3),
+        "protocol": plan.evaluation.protocol,
+        "metrics": {part: in_words(found)[0] for part, found in parts.items()},
+        "standard_error": {part: in_words(found)[1] for part, found in parts.items()},
+        "users": {part: next((summary.users for summary in found.values()), 0) for part, found in parts.items()},
+        "bytes": measured_bytes(run, trained),
+        "peak_rss_mb": peak_rss_mb(),
+        "cohort": round(float(np.mean([line["cohort"] for line in rounds])), 1),
+        "left_out_clients": sum(line["left_out"] for line in rounds),
+        "saturated": sum(line["saturated"] for line in rounds),
+        "data": {
+            "source": plan.data.source,
+            "users": data.n_users,
+            "items": data.n_items,
+            "interactions": len(data),
+            "digest": plan.data.digest,
+        },
+        "split": {"method": plan.split, "hash": engine.split_hash(), **engine.counts()},
+        "nodes": len(engine.nodes),
+        "partition": placement.partition,
+        "simulation": {
+            "says": "nodes were played in one process; nothing left it and nothing was masked",
+            "sums_below_min_clients": small,
+            "min_clients": plan.min_clients,
+        },
+        "digests": {"plan": plan.digest, "model": arrays_digest(trained.state.shared)},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("fedrec", "numpy", "numba", "polars")},
+        },
+    }
+
+
+def read_placement(folder: Path, default: Placement) -> Placement:
+    """The placement of a run; `default` where it has none."""
+    path = folder / "private" / "placement.json"
+    if not path.exists():
+        return default
+    try:
+        return Placement(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError):
+        raise RunError(f"{path} is damaged") from None
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,85 @@
+"""From scores to lists of items: what was seen, what is allowed, what is blocked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import polars as pl
+
+from fedrec.data.catalog import Catalog
+from fedrec.data.clients import Clients
+from fedrec.data.identifiers import Identifiers
+from fedrec.data.interactions import Interactions
+from fedrec.errors import InputError
+from fedrec.recommending.tables import recommendation_table
+from fedrec.recommending.topk import top_items
+
+__all__ = ["allowed_items", "recommend_batches", "similar_table"]
+
+
+def allowed_items(
+    catalog: Catalog, only: Iterable[object] | None = None, block: Iterable[object] | None = None
+) -> np.ndarray | None:
+    """A mask [items] bool of the items that may be recommended; `None` where all may.
+
+    Raises:
+        InputError: for an id that the catalog does not hold.
+    """
+    if only is None and block is None:
+        return None
+    mask = np.ones(len(catalog), dtype=np.bool_)
+    if only is not None:
+        mask[:] = False
+        mask[_positions(catalog, only, "only")] = True
+    if block is not None:
+        mask[_positions(catalog, block, "block")] = False
+    return mask
+
+
+def recommend_batches(
+    scored: Iterable[tuple[np.ndarray, Clients, np.ndarray]],
+    users: Identifiers,
+    catalog: Catalog,
+    n: int,
+    seen: Interactions | None,
+    allowed: np.ndarray | None,
+) -> Iterator[pl.DataFrame]:
+    """Tables of the `n` best items of each user, batch by batch.
+
+    Args:
+        scored: positions [c] of users, the clients, and their scores [c, items] float32.
+        users, catalog: what positions mean.
+        n: length of a list; shorter where fewer items are left.
+        seen: interactions of `users` whose items are left out; `None` leaves none out.
+        allowed: mask [items] of items that may appear.
+    """
+    for positions, _, scores in scored:
+        known = None if seen is None else seen.take_users(positions)
+        exclude = None if known is None else (known.indptr, known.items)
+        items, best = top_items(scores, n, exclude=exclude, allowed=allowed)
+        yield recommendation_table(users, positions, items, best, catalog)
+
+
+def similar_table(catalog: Catalog, position: int, scores: np.ndarray, n: int) -> pl.DataFrame:
+    """The `n` items nearest to the item at `position`, by `scores` [items]; itself left out.
+
+    Columns: item_id, title where there are titles, score, rank.
+    """
+    itself = (np.array([0, 1]), np.array([position], dtype=np.int32))
+    items, best = top_items(np.ascontiguousarray(scores[None], dtype=np.float32), n, exclude=itself)
+    kept = items[0] >= 0
+    found = items[0][kept]
+    columns: dict[str, object] = {"item_id": catalog.items.take(found)}
+    if catalog.has_titles:
+        columns["title"] = [catalog.title(int(item)) for item in found]
+    return pl.DataFrame(columns | {"score": best[0][kept], "rank": np.arange(1, len(found) + 1, dtype=np.int32)})
+
+
+def _positions(catalog: Catalog, ids: Iterable[object], name: str) -> np.ndarray:
+    wanted = list(ids)
+    positions = catalog.items.find(wanted)
+    if np.any(positions < 0):
+        missing = wanted[int(np.argmin(positions))]
+        raise InputError(f"{name}: item {missing!r} is not in the catalog{catalog.items.explain_unknown(missing)}")
+    return positions
