@@ -1,0 +1,251 @@
+"""Private rows: whatever crashes whenever, they are those of an uninterrupted run."""
+
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from fedrec.errors import DamagedError
+from fedrec.federation.private_rows import PrivateRows
+from fedrec.record import durable
+
+CLIENTS = 5
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+def first():
+    return {"users": np.arange(2.0 * CLIENTS).reshape(CLIENTS, 2), "seen": np.zeros(CLIENTS, dtype=np.int64)}
+
+
+def changes(round, cohort, arrays):
+    """New rows of a cohort: applying them twice, or never, gives other numbers."""
+    return {"users": arrays["users"][cohort] * 1.5 + round, "seen": arrays["seen"][cohort] + 1}
+
+
+def uninterrupted(cohorts, kept):
+    """All arrays after round `kept`, in plain NumPy."""
+    arrays = first()
+    for round, cohort in enumerate(cohorts[: kept + 1]):
+        for name, rows in changes(round, cohort, arrays).items():
+            arrays[name][cohort] = rows
+    return arrays
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+class Node:
+    """What a node does with its rows at the calls of a coordinator."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.rows = None
+
+    def settled(self, committed):
+        if self.rows is None and self.folder is not None:
+            self.rows = PrivateRows.open(self.folder)
+        if self.rows is None:
+            self.rows = PrivateRows.create(first(), self.folder)
+        self.rows.settle(committed)
+        return self.rows
+
+    def contribute(self, round, cohort):
+        rows = self.settled(round - 1)
+        if len(cohort):
+            rows.stage(round, cohort, changes(round, cohort, rows.arrays))
+
+    def keep(self, round):
+        self.settled(round).keep()
+
+    def finish(self, committed, kept):
+        if self.rows is None and self.folder is not None:
+            self.rows = PrivateRows.open(self.folder)
+        if self.rows is None or self.rows.applied != kept:
+            self.settled(committed)
+        self.rows.finish(kept)
+
+
+def run(node, cohorts, best, dies=lambda: False):
+    """A coordinator that repeats the call during which the node died; `best`: rounds kept, `None`: the last."""
+    steps = []
+    for round, cohort in enumerate(cohorts):
+        steps.append(lambda round=round, cohort=cohort: node.contribute(round, cohort))
+        if best is not None:
+            steps.append(lambda round=round: node.settled(round))
+            if round in best:
+                steps.append(lambda round=round: node.keep(round))
+    kept = len(cohorts) - 1 if not best else max(best)
+    steps.append(lambda: node.finish(len(cohorts) - 1, kept))
+    for step in steps:
+        while True:
+            try:
+                step()
+                if dies():
+                    raise Crash
+                break
+            except Crash:
+                node.rows = None
+    return kept
+
+
+COHORTS = [np.array(cohort, dtype=np.int64) for cohort in ([0, 1, 4], [], [2, 1], [0, 1, 2, 3, 4], [3], [4, 0])]
+SCRIPTS = {"last": None, "validated, last": set(), "best in the middle": {0, 2}, "best is last": {1, 5}, "first": {0}}
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_crash_at_any_change_of_the_disk_changes_nothing(tmp_path, monkeypatch, script, moment):
+    best = SCRIPTS[script]
+    fuse = [0]
+
+    def armed(operation):
+        def call(*args, **kwargs):
+            fuse[0] -= 1
+            if fuse[0] == 0 and moment == "before":
+                raise Crash
+            result = operation(*args, **kwargs)
+            if fuse[0] == 0:
+                raise Crash
+            return result
+
+        return call
+
+    monkeypatch.setattr(durable.os, "replace", armed(durable.os.replace))
+    monkeypatch.setattr(Path, "unlink", armed(Path.unlink))
+    monkeypatch.setattr(durable.os, "fsync", lambda handle: None)
+    for crash_at in range(1, 100):
+        folder = tmp_path / str(crash_at)
+        fuse[0] = crash_at
+        kept = run(Node(folder), COHORTS, best)
+        crashed = fuse[0] <= 0
+        fuse[0] = 0
+        again = PrivateRows.open(folder)
+        assert again.applied == kept
+        assert equal(again.arrays, uninterrupted(COHORTS, kept))
+        assert [path.name for path in folder.iterdir()] == ["base.safetensors"]
+        if not crashed:
+            assert crash_at > 8
+            return
+    raise AssertionError("the run never ended without a crash")
+
+
+cohorts = st.lists(st.lists(st.integers(0, CLIENTS - 1), unique=True, max_size=CLIENTS), min_size=1, max_size=7).map(
+    lambda parts: [np.array(part, dtype=np.int64) for part in parts]
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(cohorts, st.data())
+def test_dying_after_any_calls_equals_memory_equals_the_twin(tmp_path_factory, cohorts, data):
+    best = data.draw(st.one_of(st.none(), st.sets(st.integers(0, len(cohorts) - 1))))
+    deaths = iter(data.draw(st.lists(st.booleans(), max_size=20)))
+    node = Node(tmp_path_factory.mktemp("node") / "private")
+    kept = run(node, cohorts, best, lambda: next(deaths, False))
+    memory = Node(None)
+    assert run(memory, cohorts, best) == kept
+    expected = uninterrupted(cohorts, kept)
+    assert equal(node.rows.arrays if node.rows else PrivateRows.open(node.folder).arrays, expected)
+    assert equal(memory.rows.arrays, expected)
+
+
+def node_in(kind, tmp_path):
+    return Node(None if kind == "memory" else tmp_path / "private")
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_rows_of_a_round_that_was_never_committed_are_thrown_away(tmp_path, kind):
+    node = node_in(kind, tmp_path)
+    node.contribute(0, COHORTS[0])
+    node.contribute(1, COHORTS[2])
+    assert equal(node.rows.arrays, uninterrupted(COHORTS, 0))
+    rows = node.settled(0)
+    assert equal(rows.arrays, uninterrupted(COHORTS, 0))
+    if kind == "disk":
+        assert not list(node.folder.glob("round-000001*"))
+    rows.settle(1)
+    assert equal(rows.arrays, uninterrupted(COHORTS, 0))
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_contributing_twice_counts_once(tmp_path, kind):
+    node = node_in(kind, tmp_path)
+    for _ in range(3):
+        node.contribute(0, COHORTS[0])
+    assert equal(node.settled(0).arrays, uninterrupted(COHORTS, 0))
+    assert equal(node.settled(0).arrays, uninterrupted(COHORTS, 0))
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_a_node_that_missed_rounds_still_applies_what_was_committed(tmp_path, kind):
+    node = node_in(kind, tmp_path)
+    node.contribute(0, COHORTS[0])
+    rows = node.settled(4)
+    assert rows.applied == 4
+    assert equal(rows.arrays, uninterrupted(COHORTS, 0))
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_a_coordinator_that_forgot_rounds_is_refused(tmp_path, kind):
+    node = node_in(kind, tmp_path)
+    for round in (0, 1):
+        node.contribute(round, COHORTS[0])
+    rows = node.settled(1)
+    with pytest.raises(DamagedError, match="of round 1, but only round 0 was committed"):
+        rows.settle(0)
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_only_the_kept_round_can_be_the_end(tmp_path, kind):
+    node = node_in(kind, tmp_path)
+    node.contribute(0, COHORTS[0])
+    node.keep(0)
+    node.contribute(1, COHORTS[2])
+    rows = node.settled(2)
+    with pytest.raises(DamagedError, match="private rows of round 1"):
+        rows.finish(1)
+    rows.finish(0)
+    rows.finish(0)
+    assert equal(rows.arrays, uninterrupted(COHORTS, 0))
+    assert rows.applied == 0
+
+
+def test_nothing_kept_cannot_be_the_end(tmp_path):
+    rows = PrivateRows.create(first(), None)
+    rows.settle(1)
+    with pytest.raises(DamagedError, match="private rows of round 0 were not kept"):
+        rows.finish(0)
+
+
+def test_taken_rows_are_copies_and_first_rows_are_not_shared():
+    given = first()
+    rows = PrivateRows.create(given, None)
+    taken = rows.take(np.array([3, 0]))
+    assert taken["users"].tolist() == [[6, 7], [0, 1]]
+    taken["users"][:] = -1
+    given["users"][:] = -1
+    assert equal(rows.arrays, first())
+
+
+def test_journals_are_folded_into_the_base_before_they_outgrow_it(tmp_path):
+    node = Node(tmp_path / "private")
+    for round in range(20):
+        node.contribute(round, np.arange(CLIENTS))
+        size = sum(path.stat().st_size for path in node.folder.glob("round-*"))
+        assert size < 4 * (node.folder / "base.safetensors").stat().st_size
+    assert equal(node.settled(19).arrays, uninterrupted([np.arange(CLIENTS)] * 20, 19))
+
+
+def test_other_arrays_are_not_private_rows(tmp_path):
+    assert PrivateRows.open(tmp_path) is None
+    durable.save_arrays(tmp_path / "base.safetensors", first())
+    with pytest.raises(DamagedError, match="not a table of private rows"):
+        PrivateRows.open(tmp_path)
+    (tmp_path / "base.safetensors").write_bytes(b"garbage")
+    with pytest.raises(DamagedError, match="is damaged"):
+        PrivateRows.open(tmp_path)
