@@ -29,9 +29,7 @@ class Crowd:
     def __init__(self, seed, clients, n_items, ring):
         rng = np.random.default_rng(seed)
         self.n, self.n_items = clients, n_items
-        self.items = [
-            rng.permutation(n_items)[: rng.integers(0, n_items + 1)].astype(np.int32) for _ in range(clients)
-        ]
+        self.items = [rng.permutation(n_items)[: rng.integers(0, n_items + 1)].astype(np.int32) for _ in range(clients)]
         self.updates = [numbers(rng, (len(items), WIDTH)).astype(np.float32) for items in self.items]
         self.vectors = numbers(rng, (clients, 3)).astype(np.float32)
         self.right = numbers(rng, (clients, WIDTH))
