@@ -42,7 +42,7 @@ def _main(
 def run() -> None:
     """Run the command line: exit code 0 done, 2 bad input or plan, 1 failure, 130 interrupted."""
     try:
-        app()
+        app(prog_name="fedrec")
     except (InputError, DamagedError) as error:
         _fail(str(error), 2)
     except FedrecError as error:

@@ -71,10 +71,11 @@ def build_plan(
     Raises:
         PlanError: if there is no data or no model, or a key or value is wrong.
     """
+    from fedrec.data.files import check_path
     from fedrec.federation.plan import Plan, read_settings
     from fedrec.models.registry import model_class
 
-    settings: dict[str, Any] = {} if plan is None else read_settings(plan)
+    settings: dict[str, Any] = {} if plan is None else read_settings(check_path(plan))
     if not isinstance(settings, dict):
         raise PlanError(f"{plan}: a plan is a mapping of keys to values")
     if data is not None:
@@ -100,7 +101,7 @@ def build_plan(
             raise PlanError(f"--set {assignment}: {path[0]!r} is no setting of {chosen['name']} or of a plan"
                             f"{suggestion(path[0], known)}")  # fmt: skip
         _assign(settings, path, _value(text), assignment)
-    return Plan.make(settings)
+    return Plan.make(settings, "plan" if plan is None else str(plan))
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

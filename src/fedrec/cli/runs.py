@@ -61,7 +61,7 @@ def train(
     output = Output(json_, quiet)
     if resume and out is None:
         raise InputError("--resume needs --out RUN, the run to go on with")
-    if resume and out is not None and is_run(out):
+    if resume and out is not None and (is_run(out) or not (data or plan)):
         if data or model or plan or set_ or split or seed is not None:
             raise RunError(
                 f"{out} goes on with its own plan; leave out --data, --model, --plan, --set, --split, --seed"
@@ -256,6 +256,8 @@ def _ids(text: str | None, items: Any, option: str) -> list[int | str] | None:
             listed = Path(text[1:]).read_text(encoding="utf-8").split()
         except OSError as error:
             raise InputError(f"{option} {text}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{option} {text}: is not UTF-8 text; write one id on each line") from None
     else:
         listed = split_list(text) or []
     return [items.parse(part) for part in listed]

@@ -46,17 +46,15 @@ def checkup() -> dict[str, Any]:
 
 
 def _check_kernels(facts: dict[str, Any], problems: list[str]) -> None:
-    from numba.np.ufunc.parallel import threading_layer
-
     from fedrec.kernels.scoring import dot_rows
-    from fedrec.kernels.threads import thread_count
+    from fedrec.kernels.threads import LAYER, thread_count
 
     left = np.arange(6, dtype=np.float32).reshape(2, 3)
     scores = np.empty((2, 4), dtype=np.float32)
     dot_rows(left, np.ones((3, 4), dtype=np.float32), np.zeros(4, dtype=np.float32), scores)
     if not np.array_equal(scores, np.repeat([[3.0], [12.0]], 4, axis=1)):
         problems.append("a kernel gives wrong results; clear Numba's cache and reinstall numba")
-    facts["threads"] = f"{thread_count()} ({threading_layer()})"
+    facts["threads"] = f"{thread_count()} ({LAYER})"
 
 
 def _check_blas(facts: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from fedrec.federation.node import Node
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, load_shared, read_plan, save_shared
 from fedrec.models.base import Private, Recommender
+from fedrec.record.durable import replace_file
 
 __all__ = ["OpenedRun", "open_run"]
 
@@ -98,15 +99,17 @@ class OpenedRun:
             RunError: if the folder is not empty.
         """
         source = {"source": _HISTORY}
-        plan = self.plan.model_copy(update={"split": "given", "refit": False})
-        run = Run.create(Plan.make({**plan.model_dump(), "data": source, "catalog": None}), folder)
+        plan = Plan.make(self.plan.model_dump() | {"data": source, "split": "given", "refit": False, "catalog": None})
+        run = Run.create(plan, folder)
         try:
             (folder / "private").mkdir()
             parts = [replace(node.data, part=node.split.part).to_frame() for node in self.engine.nodes]
             pl.concat(parts).sort("user_id", maintain_order=True).write_parquet(folder / _HISTORY)
             catalog = self.data.catalog
-            save_shared(folder / "model", self.model, self.trained.state, self.trained.round, catalog, self.plan)
-            data = load_plan_data(run.plan.data, folder, catalog).interactions
+            loaded = load_plan_data(plan.data, folder, catalog)
+            data, plan = loaded.interactions, plan.resolve(loaded.interactions, loaded.digest)
+            replace_file(folder / "plan.yaml", plan.to_yaml().encode())
+            save_shared(folder / "model", self.model, self.trained.state, self.trained.round, catalog, plan)
             rows = self.private()
             if rows is not None and data.part is not None:
                 places = self.data.users.find(data.users.series)
@@ -126,7 +129,7 @@ def open_run(folder: Path) -> OpenedRun:
         PlanError: if the data is not the one it was trained on.
     """
     plan = read_plan(folder)
-    model, state, round, catalog = load_shared(folder / "model")
+    model, state, round, catalog = load_shared(folder / "model", plan)
     source = load_plan_data(plan.data, folder, catalog)
     data = source.interactions
     if data.catalog.digest != catalog.digest:

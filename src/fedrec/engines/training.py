@@ -20,12 +20,12 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.interactions import Interactions
 from fedrec.data.sources import LoadedSource, load_source
 from fedrec.engines.local import LocalEngine
-from fedrec.errors import PlanError, RunError
+from fedrec.errors import DamagedError, FedrecError, PlanError
 from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.calls import HELD_OUT
 from fedrec.federation.coordinator import Coordinator, Progress, Trained
 from fedrec.federation.plan import DataPlan, Plan
-from fedrec.federation.run import Run, read_plan
+from fedrec.federation.run import Run, check_free, is_run, read_plan
 from fedrec.record.durable import arrays_digest, replace_file
 
 __all__ = ["Placement", "load_plan_data", "measured_bytes", "peak_rss_mb", "read_placement", "train_here", "train_run"]
@@ -90,20 +90,23 @@ def train_run(
 ) -> dict[str, Any]:
     """Train, evaluate and write the report of a run in `folder`.
 
-    With `resume`, a run that exists goes on where it stopped, with its own plan and placement; a finished one just says
+    An error before the first round is committed leaves no folder behind. With `resume`, a run that exists goes on where it stopped, with its own plan and placement; a finished one just says
     so again.
 
     Returns:
         The report (`report.json`).
     """
     began = time.perf_counter()
-    if resume and (folder / "plan.yaml").exists():
+    resume = resume and is_run(folder)
+    if resume:
         plan, placement = read_plan(folder), read_placement(folder, placement)
+    else:
+        check_free(folder)
     source = load_plan_data(plan.data, folder)
     loaded(source)
     data = source.interactions
     plan = plan.resolve(data, source.digest)
-    run = Run.open(folder) if resume and (folder / "plan.yaml").exists() else Run.create(plan, folder)
+    run = Run.open(folder) if resume else Run.create(plan, folder)
     try:
         private = folder / "private"
         private.mkdir(exist_ok=True)
@@ -117,6 +120,10 @@ def train_run(
         run.report(report)
         run.prune({trained.round})
         return report
+    except FedrecError:
+        if not resume:
+            run.discard()
+        raise
     finally:
         run.close()
 
@@ -209,14 +216,21 @@ def _report(
 
 
 def read_placement(folder: Path, default: Placement) -> Placement:
-    """The placement of a run; `default` where it has none."""
+    """The placement of a run; `default` where it has none.
+
+    Raises:
+        DamagedError: if the file does not hold one.
+    """
     path = folder / "private" / "placement.json"
     if not path.exists():
         return default
     try:
-        return Placement(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError):
-        raise RunError(f"{path} is damaged") from None
+        placement = Placement(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError, RecursionError):
+        raise DamagedError(f"{path} is damaged") from None
+    if not isinstance(placement.nodes, int) or not isinstance(placement.partition, str):
+        raise DamagedError(f"{path} is damaged: nodes must be a whole number, and partition text")
+    return placement
 
 
 def _memory() -> int:

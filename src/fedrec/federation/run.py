@@ -6,17 +6,18 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from fedrec.data.catalog import Catalog
-from fedrec.errors import DamagedError, RunError
+from fedrec.errors import DamagedError, RunError, suggestion
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Recommender, State
 from fedrec.models.registry import build_model
-from fedrec.record.durable import arrays_digest, load_arrays, replace_file, save_arrays
+from fedrec.record.durable import arrays_digest, load_arrays, remove_unfinished, replace_file, save_arrays
 from fedrec.record.ledger import Ledger
 
 __all__ = ["Run", "load_shared", "save_shared"]
@@ -39,7 +40,13 @@ class Run:
         self.plan = plan
         self.folder = folder
         self._lock = None if folder is None else _lock(folder)
-        self.ledger = Ledger(None if folder is None else folder / "ledger.jsonl")
+        try:
+            if folder is not None:
+                remove_unfinished(folder)
+            self.ledger = Ledger(None if folder is None else folder / "ledger.jsonl")
+        except BaseException:
+            self.close()
+            raise
         self._states: dict[int, State] = {}
 
     @classmethod
@@ -49,11 +56,17 @@ class Run:
         Raises:
             RunError: if something is there already.
         """
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise RunError(f"{folder} exists already; go on with it (--resume), or choose another folder (--out)")
-        folder.mkdir(parents=True, exist_ok=True)
+        check_free(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{folder} cannot be made ({error.strerror}); choose another folder (--out)") from None
         run = cls(plan, folder)
-        replace_file(folder / "plan.yaml", plan.to_yaml().encode())
+        try:
+            replace_file(folder / "plan.yaml", plan.to_yaml().encode())
+        except BaseException:
+            run.close()
+            raise
         return run
 
     @classmethod
@@ -64,6 +77,12 @@ class Run:
             RunError: if it is not a run, or another process works on it.
         """
         return cls(read_plan(folder), folder)
+
+    def discard(self) -> None:
+        """Close the run and, if no round was committed, remove all that was written of it."""
+        self.close()
+        if self.folder is not None and not self.ledger.of_kind("round"):
+            shutil.rmtree(self.folder)
 
     def close(self) -> None:
         """Let another process have the folder."""
@@ -137,8 +156,10 @@ def read_plan(folder: Path) -> Plan:
     Raises:
         RunError: if `folder` is not a run.
     """
-    if not (folder / "plan.yaml").is_file():
-        raise RunError(f"{folder} is not a run: it has no plan.yaml. 'fedrec train --out {folder}' makes one")
+    if not is_run(folder):
+        there = folder.parent.iterdir() if folder.parent.is_dir() and not folder.exists() else ()
+        near = suggestion(folder.name, [path.name for path in there if is_run(path)])
+        raise RunError(f"{folder} is not a run: it has no plan.yaml{near}. 'fedrec train --out {folder}' makes one")
     return Plan.read(folder / "plan.yaml")
 
 
@@ -163,12 +184,12 @@ def save_shared(folder: Path, model: Recommender, state: State, round: int, cata
     replace_file(folder / "model.json", json.dumps(description, indent=1).encode() + b"\n")
 
 
-def load_shared(folder: Path) -> tuple[Recommender, State, int, Catalog]:
+def load_shared(folder: Path, plan: Plan) -> tuple[Recommender, State, int, Catalog]:
     """Read a model folder: the model, its shared arrays, the round, the catalog.
 
     Raises:
         RunError: if there is none.
-        DamagedError: if a file is not what `model.json` says.
+        DamagedError: if a file is not what `model.json` says, or `plan` is not the plan of the model.
     """
     try:
         description = json.loads((folder / "model.json").read_bytes())
@@ -181,6 +202,10 @@ def load_shared(folder: Path) -> tuple[Recommender, State, int, Catalog]:
         raise DamagedError(f"{folder / 'model.json'} is damaged") from None
     if format != _FORMAT:
         raise DamagedError(f"{folder / 'model.json'} has format {format}; this fedrec reads format {_FORMAT}")
+    if description.get("plan") != plan.digest:
+        raise DamagedError(
+            f"{folder.parent / 'plan.yaml'} is not the plan that this model was trained with. Restore it, or train anew"
+        )
     shared = load_arrays(folder / "shared.safetensors")
     if arrays_digest(shared) != description.get("shared"):
         raise DamagedError(f"{folder / 'shared.safetensors'} is not the one that model.json describes")
@@ -202,6 +227,16 @@ def _lock(folder: Path) -> int:
         os.close(handle)
         raise RunError(f"another process is working on {folder}; wait for it, or choose another folder") from None
     return handle
+
+
+def check_free(folder: Path) -> None:
+    """Check that a run can begin in `folder`.
+
+    Raises:
+        RunError: if something is there already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(path.name[0] != "." for path in folder.iterdir())):
+        raise RunError(f"{folder} exists already; go on with it (--resume), or choose another folder (--out)")
 
 
 def is_run(folder: Path) -> bool:

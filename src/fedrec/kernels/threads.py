@@ -21,7 +21,8 @@ __all__ = ["kernel", "limit_threads", "thread_count"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
+LAYER = "workqueue"
+config.THREADING_LAYER = LAYER  # type: ignore[attr-defined]
 _lock = threading.RLock()
 _home = os.getpid()
 

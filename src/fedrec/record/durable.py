@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 
 from fedrec.errors import DamagedError, InputError
 
-__all__ = ["append_line", "arrays_digest", "load_arrays", "replace_file", "save_arrays"]
+__all__ = ["append_line", "arrays_digest", "load_arrays", "remove_unfinished", "replace_file", "save_arrays"]
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -25,6 +25,12 @@ def replace_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(aside, path)
     _sync_folder(path.parent)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a crash left of files that were being written below `folder`."""
+    for path in folder.rglob(".*.new"):
+        path.unlink()
 
 
 def append_line(path: Path, line: str) -> None:

@@ -1,0 +1,48 @@
+"""Small runs of every model, for tests that compare what runs leave behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedrec.engines.opened import open_run
+from fedrec.federation.plan import Plan
+
+DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3"
+MODELS: dict[str, dict[str, Any]] = {
+    "ease": {"name": "ease", "alpha": 0.3},
+    "itemknn": {"name": "itemknn", "neighbours": 20},
+    "mf": {"name": "mf", "embedding_size": 8, "rounds": 6},
+    "mf-bpr": {"name": "mf", "embedding_size": 8, "rounds": 4, "loss": "bpr", "denominator": "count"},
+    "popularity": {"name": "popularity"},
+}
+
+
+def small_plan(model: str, **changes: Any) -> Plan:
+    """A plan that uses cohorts, weights and validation where the model has rounds."""
+    settings: dict[str, Any] = {"data": {"source": DATA}, "model": MODELS[model], "seed": 5}
+    if "rounds" in MODELS[model]:
+        settings |= {
+            "cohort": 0.7,
+            "release": [{"step": "cap", "items": 12, "choose": "random"}, {"step": "weight", "by": "interactions"}],
+            "evaluation": {"every": 2, "keep": "best", "metrics": ["ndcg@10"]},
+        }
+    return Plan.make(settings | changes)
+
+
+def left_behind(folder: Path) -> tuple[dict[str, bytes], dict[str, np.ndarray]]:
+    """Bytes of every file in `model/`, and private rows of all users in the order of their ids."""
+    files = {path.name: path.read_bytes() for path in sorted((folder / "model").iterdir())}
+    return files, dict(open_run(folder).private() or {})
+
+
+def assert_same(folder: Path, other: Path) -> None:
+    """Both runs left the same model and the same private rows."""
+    files, private = left_behind(folder)
+    other_files, other_private = left_behind(other)
+    assert files == other_files
+    assert private.keys() == other_private.keys()
+    for name, array in private.items():
+        assert array.tobytes() == other_private[name].tobytes(), name

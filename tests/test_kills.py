@@ -1,0 +1,107 @@
+"""A run killed anywhere and resumed ends with the same bits and the same ledger as one that was never killed."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fedrec.record.durable as durable
+import kill_driver
+from fedrec.engines.training import Placement, train_run
+from runs_in_test import MODELS, assert_same, small_plan
+
+PLACEMENT = Placement(2)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs that were never killed."""
+    runs = {}
+    for model in MODELS:
+        runs[model] = tmp_path_factory.mktemp("whole") / model
+        train_run(small_plan(model), runs[model], PLACEMENT)
+    return runs
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    before = durable.os  # type: ignore[attr-defined]
+    yield
+    durable.os = before  # type: ignore[attr-defined]
+
+
+def die() -> None:
+    raise Killed
+
+
+def killed_at(folder: Path, model: str, write: int, half: bool) -> bool:
+    """Whether a run was killed at this write; it is not when it has fewer writes."""
+    before = durable.os  # type: ignore[attr-defined]
+    kill_driver.die_at_write(write, half, die)
+    try:
+        train_run(small_plan(model), folder, PLACEMENT, resume=True)
+    except Killed:
+        return True
+    finally:
+        durable.os = before  # type: ignore[attr-defined]
+    return False
+
+
+def assert_resumed_like(folder: Path, whole: Path, model: str) -> None:
+    train_run(small_plan(model), folder, PLACEMENT, resume=True)
+    assert_same(folder, whole)
+    assert (folder / "ledger.jsonl").read_bytes() == (whole / "ledger.jsonl").read_bytes()
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+    files = [sorted(path.name for path in (run / "private").rglob("*")) for run in (folder, whole)]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_killed_at_one_write_after_the_other(model: str, whole: dict[str, Path], tmp_path: Path) -> None:
+    tries = 0
+    stride = 1 if model in ("ease", "mf") else 5
+    while killed_at(tmp_path / "run", model, tries * stride, half=tries % 2 == 0):
+        assert_resumed_like(tmp_path / "run", whole[model], model)
+        shutil.rmtree(tmp_path / "run")
+        tries += 1
+    assert tries > 1
+
+
+def test_killed_again_and_again(whole: dict[str, Path], tmp_path: Path) -> None:
+    draws = random.Random(1)
+    for _ in range(12):
+        killed_at(tmp_path / "run", "mf", draws.randrange(30), draws.random() < 0.5)
+    assert_resumed_like(tmp_path / "run", whole["mf"], "mf")
+
+
+@pytest.mark.slow
+def test_processes_killed_with_signal_nine(whole: dict[str, Path], tmp_path: Path) -> None:
+    draws = random.Random(7)
+    died = 0
+    for attempt in range(20):
+        folder = tmp_path / str(attempt)
+        command = [sys.executable, kill_driver.__file__, str(folder), "mf", str(draws.randrange(60))]
+        done = subprocess.run(command + ["half"] * (attempt % 2), check=False, capture_output=True)
+        died += done.returncode == -9
+        assert done.returncode in (0, -9), done.stderr.decode()
+        assert_resumed_like(folder, whole["mf"], "mf")
+    assert died >= 15
+
+
+def test_a_finished_run_says_so_again(whole: dict[str, Path]) -> None:
+    report = train_run(small_plan("mf"), whole["mf"], PLACEMENT, resume=True)
+    assert report["rounds"] == 6
+    assert (
+        report["digests"]["model"]
+        == train_run(small_plan("mf"), whole["mf"], PLACEMENT, resume=True)["digests"]["model"]
+    )
