@@ -158,7 +158,9 @@ def _synthetic(text: str, options: dict[str, Any]) -> Loaded:
     return Loaded(data, ReadReport(text, "synthetic", {}, len(data), no_rows_left_out()))
 
 
-def _number(text: str, where: str) -> int | float:
+def _number(text: str, where: str) -> int | float | bool:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     plain = text.replace("_", "")
     try:
         return int(plain)
@@ -167,4 +169,4 @@ def _number(text: str, where: str) -> int | float:
     try:
         return float(plain)
     except ValueError:
-        raise InputError(f"{where} = {text!r} is not a number") from None
+        raise InputError(f"{where} = {text!r} is not a number, true or false") from None
