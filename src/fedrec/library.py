@@ -313,8 +313,9 @@ def _positions(users: Iterable[object] | None, known: Sequence[Identifiers], unk
         shown = ", ".join(repr(value) for value in missing.head(5).to_list()) + (", …" if len(missing) > 5 else "")
         message = f"{len(missing)} unknown user{'s' if len(missing) > 1 else ''}: {shown}"
         if unknown == "raise":
-            hint = known[0].explain_unknown(missing[0]) if len(known) == 1 else ""
-            raise InputError(f"{message}{hint}. Give their interactions as history to fold them in")
+            hints = (ids.explain_unknown(missing[0]) for ids in known)
+            hint = next(filter(None, hints), "")
+            raise InputError(f"{message}. Give their interactions as history to fold them in{hint}")
         if unknown == "warn":
             warnings.warn(f"{message}; left out", stacklevel=4)
     return [places[places >= 0] for places in found]

@@ -30,14 +30,12 @@ def list_sets(json_: Json = False, quiet: Quiet = False) -> None:
                 place: str | None = str(find_folder(entry, layout))
             except InputError:
                 place = None
-            sizes = [getattr(layout, size, None) or getattr(entry, size, None) for size in _SIZES]
-            answer.append({"name": full, **dict(zip(_SIZES, sizes, strict=True)), "folder": place})
-            where = "yes" if place else ("fetch" if getattr(entry, "url", None) else "no")
-            table.add_row(full, *(f"{size:,}" if size else "" for size in sizes), where)
+            sizes = dict(zip(("users", "items", "interactions"), entry.sizes[domain], strict=True))
+            fetchable = entry.archive is not None
+            answer.append({"name": full, **sizes, "folder": place, "fetchable": fetchable, "about": entry.about})
+            where = "yes" if place else ("fetch" if fetchable else "no")
+            table.add_row(full, *(f"{size:,}" for size in sizes.values()), where)
     Output(json_, quiet).answer({"sets": answer}, table, "and synthetic:users=2000,items=1000,seed=0, made on the spot")
-
-
-_SIZES = ("users", "items", "interactions")
 
 
 @app.command("describe")

@@ -16,13 +16,12 @@ from fedrec.cli.options import (
     Metrics,
     Protocol,
     Quiet,
-    Set,
     Split,
     data_settings,
     split_list,
 )
 from fedrec.cli.output import Output, rows_table
-from fedrec.errors import InputError
+from fedrec.errors import InputError, PlanError, suggestion
 
 __all__ = ["compare", "demo", "doctor"]
 
@@ -36,7 +35,10 @@ def compare(
     split: Split = None,
     protocol: Protocol = None,
     metrics: Metrics = None,
-    set_: Set = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="reg=200 for all models that have it, mf.rounds=50 for one; or a plan key."),
+    ] = None,
     columns: Columns = None,
     format: Format = None,
     encoding: Encoding = "utf-8",
@@ -51,12 +53,11 @@ def compare(
     output = Output(json_, quiet)
     settings = data_settings(data, columns, format, encoding, clean)
     changes = {"split": split, "evaluation.protocol": protocol, "evaluation.metrics": split_list(metrics)}
-    plans = [
-        build_plan(None, settings, model, changes, [text for text in set_ or [] if _concerns(text, model)])
-        for model in split_list(models) or []
-    ]
-    if not plans:
+    names = split_list(models) or []
+    if not names:
         raise InputError("--models names no model")
+    chosen = _by_model(names, set_ or [])
+    plans = [build_plan(None, settings, name, changes, chosen[name]) for name in names]
     rows = compare_plans(plans, seeds, lambda name, seed: output.remark(f"{name}, seed {seed}"))
     output.answer({"data": data, "models": rows}, comparison_table(data, rows))
 
@@ -141,10 +142,28 @@ def doctor(json_: Json = False, quiet: Quiet = False) -> None:
         raise typer.Exit(1)
 
 
-def _concerns(assignment: str, model: str) -> bool:
-    """Whether a `--set` is for this model: `mf.rounds=5` for one, `rounds=5` for all that have it."""
+def _by_model(models: list[str], assignments: list[str]) -> dict[str, list[str]]:
+    """The `--set` assignments of each model: `mf.rounds=5` is for one, `rounds=5` for all that have it.
+
+    Raises:
+        PlanError: for an assignment that concerns none of the models.
+    """
     from fedrec.federation.plan import Plan
     from fedrec.models.registry import model_class
 
-    key = assignment.partition("=")[0].split(".")[0].strip()
-    return key in model_class(model).model_fields or key in Plan.model_fields
+    settings = {model: set(model_class(model).model_fields) for model in models}
+    chosen: dict[str, list[str]] = {model: [] for model in models}
+    for assignment in assignments:
+        head, _, rest = assignment.partition(".")
+        if head.strip() in settings:
+            chosen[head.strip()].append(rest)
+            continue
+        key = assignment.partition("=")[0].split(".")[0].strip()
+        concerned = models if key in Plan.model_fields else [model for model in models if key in settings[model]]
+        if not concerned:
+            known = {*Plan.model_fields, *models, *(name for names in settings.values() for name in names)}
+            raise PlanError(f"--set {assignment}: {key!r} is no setting of {', '.join(models)} or of a plan"
+                            f"{suggestion(key, known)}")  # fmt: skip
+        for model in concerned:
+            chosen[model].append(assignment)
+    return chosen

@@ -40,16 +40,21 @@ class Output:
         if self.json:
             print(json.dumps(value, ensure_ascii=False))
             return
-        console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+        console = _console(error=False)
         for part in shown:
             console.print(part)
 
     def remark(self, *parts: Table | str) -> None:
         """Something by the way."""
         if self.talks:
-            console = Console(stderr=True, width=None if sys.stderr.isatty() else 120, highlight=False)
+            console = _console(error=True)
             for part in parts:
                 console.print(part)
+
+    def warn(self, message: str) -> None:
+        """Something that people must hear even beside JSON: it goes to standard error."""
+        if not self.quiet:
+            print(f"fedrec: {message}", file=sys.stderr)
 
     @contextmanager
     def rounds(self, title: str) -> Iterator[Callable[[Progress], None]]:
@@ -77,6 +82,12 @@ class Output:
                 bar.update(task, completed=progress.round + 1, total=progress.rounds, note=f"{rate} {scores}")
 
             yield watch
+
+
+def _console(error: bool) -> Console:
+    """Text as it is: titles and ids may hold brackets and colons, which are no markup."""
+    wide = None if (sys.stderr if error else sys.stdout).isatty() else 120
+    return Console(stderr=error, width=wide, highlight=False, markup=False, emoji=False)
 
 
 def rows_table(title: str, *columns: str) -> Table:

@@ -178,7 +178,7 @@ def recommend(
             answer = {"run": str(run), "recommendations": table.to_dicts()}
             output.answer(answer, shown if table.height else "nothing to recommend")
     for warning in caught:
-        output.remark(f"fedrec: {warning.message}")
+        output.warn(str(warning.message))
 
 
 def similar(
