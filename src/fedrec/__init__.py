@@ -28,6 +28,7 @@ _HOMES = {
     "ratio": "fedrec.data.splits",
     "temporal": "fedrec.data.splits",
     "EASE": "fedrec.library",
+    "IALS": "fedrec.library",
     "ItemKNN": "fedrec.library",
     "MF": "fedrec.library",
     "Popularity": "fedrec.library",

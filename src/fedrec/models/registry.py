@@ -15,6 +15,7 @@ __all__ = ["MODELS", "build_model", "model_class"]
 
 MODELS = {
     "ease": "fedrec.models.ease:EASE",
+    "ials": "fedrec.models.ials:IALS",
     "itemknn": "fedrec.models.itemknn:ItemKNN",
     "mf": "fedrec.models.mf:MF",
     "popularity": "fedrec.models.popularity:Popularity",
