@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, PositiveInt
 from scipy.linalg import lapack
 
-from fedrec.aggregation.contributions import Contributions
-from fedrec.aggregation.specs import SumSpec
+from fedrec.aggregation.contributions import Contributions, RankOne
+from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
@@ -18,66 +18,126 @@ from fedrec.errors import FedrecError
 from fedrec.kernels.scoring import sum_rows
 from fedrec.models.base import Arrays, Private, Recommender, State
 from fedrec.models.gram import gram_contributions, gram_matrix, gram_spec
+from fedrec.models.sketch import (
+    Sketched,
+    basis_table,
+    draw_signs,
+    leading_spectrum,
+    low_rank_arrays,
+    low_rank_scores,
+    low_rank_similarity,
+    sketch_contribution,
+    sketch_memory,
+    sketch_spec,
+)
 
 __all__ = ["EASE"]
 
 _AUTO = 6.0
+_AUTO_SKETCHED = 8.0
+_WEIGHT_BITS = 24
 
 
 class EASE(Recommender):
     """P = (G + λI)⁻¹, B = −P / diag(P) with a zero diagonal, score = x B. One round, exactly the pooled-data model.
 
-    Args:
-        reg: λ; `auto` is 6 × the mean item count, trace(G) / items.
-        alpha: users weigh n_u^−alpha in G; 0 counts them equally.
+    With a `rank`, G is replaced by its leading spectrum, sketched in `passes` rounds of items × rank numbers.
 
-    Memory at the coordinator: about 20 bytes × items².
+    Args:
+        reg: λ; `auto` is 6 × the mean item count, trace(G) / items, and 8 × with a rank.
+        alpha: users weigh n_u^−alpha in G; 0 counts them equally.
+        rank: eigenvectors of G that are kept; `None` keeps all of G.
+        passes: rounds of a sketch; the second sharpens the first, more add little. Unused without a rank.
+
+    Memory at the coordinator: about 20 bytes × items², or 24 bytes × items × rank.
     """
 
     reg: PositiveFloat | Literal["auto"] = "auto"
     alpha: float = Field(default=0.0, ge=0.0, le=2.0)
+    rank: PositiveInt | None = None
+    passes: PositiveInt = 2
 
     name: ClassVar[str] = "ease"
 
+    @property
+    def rounds(self) -> int:
+        """One, or as many as passes."""
+        return 1 if self.rank is None else self.passes
+
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
-        """No weights yet."""
-        return State({"weights": np.zeros((len(catalog), 0), dtype=np.float32)})
+        """No weights yet; random signs for a sketch."""
+        if self.rank is None:
+            return State({"weights": np.zeros((len(catalog), 0), dtype=np.float32)})
+        return State({"sketch": draw_signs(rng, len(catalog), self.rank).astype(np.float32)})
 
     def spec(self, state: State, round: int) -> SumSpec | None:
-        """The Gram matrix, once."""
-        return gram_spec(len(state.shared["weights"]), self.alpha) if round == 0 else None
+        """The Gram matrix, once; or a sketch in every pass, with item counts in the first."""
+        if round >= self.rounds:
+            return None
+        if self.rank is None:
+            return gram_spec(len(state.shared["weights"]), self.alpha)
+        table = state.shared["sketch"]
+        sketch = sketch_spec(table, self.alpha, round == 0, whole=round == 0 and self.alpha == 0)
+        if round > 0:
+            return SumSpec((sketch,))
+        bits = 0 if self.alpha == 0 else _WEIGHT_BITS
+        return SumSpec((ArraySpec("counts", "rank_one", (len(table), 1), bound=1.0, scale_bits=bits), sketch))
 
     def contribute(
         self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
     ) -> tuple[Contributions, Private | None]:
-        """w_u x_u x_uᵀ."""
-        return gram_contributions(clients, self.alpha), None
+        """w_u x_u x_uᵀ, or w_u x_u ⊗ Ωᵀx_u."""
+        if self.rank is None:
+            return gram_contributions(clients, self.alpha), None
+        sketch = sketch_contribution(clients, shared["sketch"], self.alpha)
+        if round > 0:
+            return Contributions({"sketch": sketch}), None
+        ones = np.ones((len(clients), 1))
+        counts = RankOne(clients.indptr, clients.items, sketch.weights, clients.n_items, ones)
+        return Contributions({"counts": counts, "sketch": sketch}), None
 
     def step(self, state: State, total: Sum, round: int) -> State:
-        """Solve for B by Cholesky in float64."""
+        """Solve for B by Cholesky in float64; or sharpen the basis, and at last solve in it."""
+        if self.rank is not None:
+            return self._sketched(state, total, round)
         gram = gram_matrix(total, len(state.shared["weights"]))
         reg = _AUTO * max(np.trace(gram) / len(gram), 1e-12) if self.reg == "auto" else self.reg
         return State({"weights": solve(gram, float(reg))})
 
     def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
         """x_u B: the sum of the rows of B at the client's items."""
+        if self.rank is not None:
+            return low_rank_scores(shared, clients)
         scores = np.zeros((len(clients), clients.n_items), dtype=np.float32)
         sum_rows(clients.indptr, clients.items, shared["weights"], scores)
         return scores
 
     def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
         """How much an item adds to every other item's score."""
-        return shared["weights"][items]
+        return shared["weights"][items] if self.rank is None else low_rank_similarity(shared, items)
 
     def memory(self, n_items: int) -> int:
-        """Triangle, float64 matrix and float32 weights."""
-        return 20 * n_items * n_items
+        """Triangle, float64 matrix and float32 weights; or sums and tables of the sketch."""
+        return 20 * n_items * n_items if self.rank is None else sketch_memory(n_items, self.rank)
+
+    @property
+    def chunk_floats(self) -> int:
+        """A client has at least one interaction and a right factor of `rank` floats."""
+        return max(2, self.rank or 0)
+
+    def _sketched(self, state: State, total: Sum, round: int) -> State:
+        mean = np.array([total.value("counts").mean()]) if round == 0 else state.server["mean"]
+        sketched = Sketched.of(state.shared["sketch"], total)
+        if round < self.passes - 1:
+            return State({"sketch": basis_table(sketched)}, {"mean": mean})
+        reg = _AUTO_SKETCHED * max(float(mean[0]), 1e-12) if self.reg == "auto" else self.reg
+        return State(low_rank_arrays(leading_spectrum(sketched), float(reg)))
 
 
 def solve(gram: np.ndarray, reg: float) -> np.ndarray:
     """B [items, items] float32 from G [items, items] float64, which is overwritten.
 
-    >>> solve(np.array([[2.0, 1.0], [1.0, 2.0]]), reg=1.0).round(4).tolist()
+    >>> solve(np.array([[2.0, 1.0], [1.0, 2.0]]), reg=1.0).astype(float).round(4).tolist()
     [[0.0, 0.3333], [0.3333, 0.0]]
     """
     n_items = len(gram)
