@@ -32,6 +32,7 @@ _HOMES = {
     "ItemKNN": "fedrec.library",
     "MF": "fedrec.library",
     "Popularity": "fedrec.library",
+    "Spectral": "fedrec.library",
     "evaluate": "fedrec.library",
     "load_model": "fedrec.library",
     "FedrecError": "fedrec.errors",

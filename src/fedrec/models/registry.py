@@ -19,6 +19,7 @@ MODELS = {
     "itemknn": "fedrec.models.itemknn:ItemKNN",
     "mf": "fedrec.models.mf:MF",
     "popularity": "fedrec.models.popularity:Popularity",
+    "spectral": "fedrec.models.spectral:Spectral",
 }
 """Name → module:class, imported when asked for."""
 
@@ -44,7 +45,7 @@ def build_model(name: str, settings: Mapping[str, Any]) -> Recommender:
 
     Example:
         >>> build_model("ease", {"reg": 200})
-        EASE(reg=200.0, alpha=0.0)
+        EASE(reg=200.0, alpha=0.0, rank=None, passes=2)
     """
     kind = model_class(name)
     try:
