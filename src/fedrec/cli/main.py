@@ -9,6 +9,8 @@ import typer
 from fedrec.cli import data, models, runs
 from fedrec.errors import DamagedError, FedrecError, InputError
 
+_INTERRUPTED = "interrupted; a training run goes on with --resume --out RUN"
+
 app = typer.Typer(
     name="fedrec",
     help="Train, check, deploy and serve recommenders on data that never leaves its owners.",
@@ -48,7 +50,11 @@ def run() -> None:
     except FedrecError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail("interrupted; a training run goes on with --resume --out RUN", 130)
+        _fail(_INTERRUPTED, 130)
+    except SystemExit as end:
+        if end.code == 130:
+            _fail(_INTERRUPTED, 130)
+        raise
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
 

@@ -90,8 +90,8 @@ def train_run(
 ) -> dict[str, Any]:
     """Train, evaluate and write the report of a run in `folder`.
 
-    An error before the first round is committed leaves no folder behind. With `resume`, a run that exists goes on where it stopped, with its own plan and placement; a finished one just says
-    so again.
+    An error before the first round is committed leaves no folder behind. With `resume`, a run that exists goes on where
+    it stopped, with its own plan and placement; a finished one just says so again.
 
     Returns:
         The report (`report.json`).

@@ -1,0 +1,52 @@
+"""What several test files share: real data where it is at hand, and the command line in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fedrec.cli import main
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command left: exit code, standard output and standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def real() -> Callable[[str], Path]:
+    """The folder of a real data set; skips the test where it is not on this machine."""
+
+    def folder(name: str) -> Path:
+        root = os.environ.get("FEDREC_DATA")
+        if root is None or not (Path(root) / name).is_dir():
+            pytest.skip(f"the data set {name} is not in FEDREC_DATA")
+        return Path(root) / name
+
+    return folder
+
+
+@pytest.fixture
+def fedrec(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Run the `fedrec` command in this process."""
+
+    def call(*arguments: object) -> Said:
+        monkeypatch.setattr("sys.argv", ["fedrec", *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            main.run()
+        except SystemExit as end:
+            code = 0 if end.code is None else int(end.code)
+        out, err = capfd.readouterr()
+        return Said(code, out, err)
+
+    return call
