@@ -163,7 +163,10 @@ class RankOne(Contribution):
             saturated = int((over * self._lengths * (self._lengths + 1) / 2).sum())
             kernels.add_triangle[spec.ring](out, self.indptr, ordered, item_indptr, holder, place, weights)
             return saturated
-        right, over = _fixed(self.right * self.weights[:, None], keep[:, None], spec)
+        kept = np.where(keep[:, None], self.right, 0.0)
+        with np.errstate(over="ignore"):  # what overflows saturates
+            kept = kept * np.where(keep, self.weights, 0.0)[:, None]
+        right, over = _fixed(kept, keep[:, None], spec)
         saturated = int((over.sum(axis=1) * self._lengths).sum())
         table = out.reshape(self.n_items, -1)
         kernels.add_rank_one[spec.ring](table, item_indptr, holder, keep.astype(np.int64), right)
