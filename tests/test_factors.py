@@ -79,10 +79,10 @@ def twin(items, excluded, seed, table, user, rate, reg, epochs, negatives, pairw
 
 
 def crowd(seed=0, clients=23, n_items=15, excluded=True):
-    """Clients with none, some, and all of the items."""
+    """Clients with none, some, all, and (with what is excluded) all but one of the items."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(0, n_items - 3, clients)
-    lengths[:2] = 0, n_items
+    lengths[:3] = 0, n_items, n_items - 3
     rows = [rng.permutation(n_items) for _ in range(clients)]
     others = [row[length : length + (2 if excluded else 0)] for row, length in zip(rows, lengths, strict=True)]
     rows = [row[:length] for row, length in zip(rows, lengths, strict=True)]
@@ -174,6 +174,15 @@ def test_a_client_with_every_item_trains_on_positives_only():
         untouched = np.array_equal(users[1], arrays(clients, 9)[1][1])
         assert untouched == pairwise  # a pair needs a negative
     assert changes[0] == {}
+
+
+def test_a_client_with_one_item_left_draws_only_that_one():
+    clients = crowd()
+    _, changes = train(clients)
+    items = clients.items[clients.indptr[2] : clients.indptr[3]]
+    excluded = clients.excluded_items[clients.excluded_indptr[2] : clients.excluded_indptr[3]]
+    assert (len(items), len(excluded)) == (clients.n_items - 3, 2)
+    assert set(changes[2]) == set(range(clients.n_items)) - set(excluded.tolist())
 
 
 @pytest.mark.parametrize("pairwise", [True, False])

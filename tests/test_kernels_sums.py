@@ -1,5 +1,7 @@
 """Summing kernels against plain NumPy, and the packed triangle against the full matrix."""
 
+from itertools import pairwise
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -125,14 +127,14 @@ def test_norms_and_finiteness_are_per_client(history, width, unfinite, seed):
     values = rng.normal(size=(len(items), width)).astype(np.float32)
     norms = np.full(len(indptr) - 1, 10.0)
     kernels.squared_norms(indptr, values, norms)
-    expected = [10 + np.sum(values[a:b].astype(np.float64) ** 2) for a, b in zip(indptr, indptr[1:], strict=False)]
+    expected = [10 + np.sum(values[a:b].astype(np.float64) ** 2) for a, b in pairwise(indptr)]
     assert np.allclose(norms, expected, rtol=1e-14)
     broken = rng.integers(0, max(len(items), 1), unfinite)
     if len(items):
         values[broken, 0] = [np.nan, np.inf, -np.inf][unfinite % 3]
     finite = np.ones(len(indptr) - 1, dtype=np.bool_)
     kernels.finite_rows(indptr, values, finite)
-    expected = [np.isfinite(values[a:b]).all() for a, b in zip(indptr, indptr[1:], strict=False)]
+    expected = [np.isfinite(values[a:b]).all() for a, b in pairwise(indptr)]
     assert finite.tolist() == expected
 
 

@@ -148,7 +148,8 @@ def test_children_differ_from_parents_siblings_and_grandchildren():
     source = KeyedSource.from_seed(0)
     keys = [source.key, source.child().key, source.child("a").key, source.child("b").key, source.child("a", "b").key,
             source.child("a").child("b").key, source.child("ab").key, source.child(1).key, source.child("1").key,
-            source.child("a", 1).key, source.child("a;int:1:1").key, KeyedSource.from_seed(1).child("a").key]  # fmt: skip
+            source.child("a", 1).key, source.child("a;int:1:1").key,
+            KeyedSource.from_seed(1).child("a").key]  # fmt: skip
     assert len(set(keys)) == len(keys)
     assert all(len(key) == 16 for key in keys)
 

@@ -172,6 +172,15 @@ def test_add_says_which_clients_were_summed():
     assert (total.clients, total.left_out, total.saturated) == (2, 2, 1)
 
 
+def test_products_that_overflow_saturate_and_unfinite_ones_are_left_out_in_silence():
+    indptr, items = np.array([0, 1, 2, 3]), np.zeros(3, dtype=np.int32)
+    weights, right = np.array([1e300, 0.0, np.inf]), np.array([[-1e300], [np.inf], [0.0]])
+    spec = SumSpec((ArraySpec("x", "rank_one", (1, 1), 1.0),)).fit(10)
+    total = Sum.zeros(spec)
+    assert total.add(Contributions({"x": RankOne(indptr, items, weights, 1, right)})).tolist() == [True, False, False]
+    assert (total.integers("x")[0, 0], total.saturated, total.left_out) == (-1, 1, 2)
+
+
 @pytest.mark.parametrize("ring", [32, 64])
 def test_rings_wrap_around(ring):
     spec = SumSpec((ArraySpec("x", "dense", (2,), 2.0 ** (ring - 3), ring=ring),)).fit(3)

@@ -15,8 +15,12 @@ from fedrec.aggregation.wire import decode_sum, encode_sum, encoded_size
 from fedrec.errors import DamagedError
 
 SPEC = SumSpec(
-    (ArraySpec("t", "rows", (6, 3), 1.0), ArraySpec("d", "dense", (5,), 1.0, ring=64), ArraySpec("s", "rows", (4, 1), 1.0))
-).fit(100)  # fmt: skip
+    (
+        ArraySpec("t", "rows", (6, 3), 1.0),
+        ArraySpec("d", "dense", (5,), 1.0, ring=64),
+        ArraySpec("s", "rows", (4, 1), 1.0),
+    )
+).fit(100)
 
 
 @st.composite
@@ -225,8 +229,20 @@ def test_wrong_header_lengths_are_refused(length):
 def test_rows_out_of_order_or_range_are_refused(touched):
     header, payload = parts()
     assert np.frombuffer(payload, "<u4", 2).tolist() == [1, 4]
-    with pytest.raises(DamagedError, match="'t'.*rows out of order or out of range"):
+    with pytest.raises(DamagedError, match=r"'t'.*rows out of order or out of range"):
         decode_sum(frame_of(header, np.array(touched, "<u4").tobytes() + payload[8:]), SPEC)
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_values_wider_than_their_ring_are_refused_even_where_the_length_fits(width):
+    _, payload = parts()
+    values = np.frombuffer(payload[8:14], "<i1").astype(f"<i{width}")
+    frame = frame_of(described(0, width=width), payload[:8] + values.tobytes() + payload[14:])
+    if width == 8:
+        with pytest.raises(DamagedError, match="'t' of a sum has an impossible width"):
+            decode_sum(frame, SPEC)
+    else:
+        assert same(decode_sum(frame, SPEC), example())
 
 
 json_like = st.recursive(
