@@ -11,9 +11,13 @@ from fedrec.kernels.threads import kernel
 __all__ = ["dot_items", "dot_rows", "gather_rows", "sum_neighbours", "sum_rows"]
 
 _COLUMNS = 128
+"""Items of a tile in `dot_items`."""
 _PADDED = 144
+"""Length of a row of its block: not a power of two, or writes down a column would share few cache sets."""
 _PLACES = 256
-_STEP = 4
+"""Rows of the block, transposed at once so that the table is read in long runs."""
+_PIECE = 32
+"""Rows of the block that stay in the first-level cache while all clients pass over them."""
 
 
 @kernel("void(int64[::1], int32[::1], float32[:, ::1], float32[:, ::1])", parallel=True)
@@ -76,7 +80,7 @@ def _four(left, row, start):  # type: ignore[no-untyped-def]
 def dot_items(left, table, scores):  # type: ignore[no-untyped-def]
     """scores [c, items] = left [c, d] · table [items, d]ᵀ, each entry added up in float32 in the order of d.
 
-    A tile of items is transposed, block by block, into a cache-sized piece that all clients pass over, four at a time.
+    A tile of items is transposed, block by block, and all clients pass over the block, four at a time.
     """
     n_clients, width = left.shape
     n_items = table.shape[0]
@@ -93,7 +97,7 @@ def dot_items(left, table, scores):  # type: ignore[no-untyped-def]
             for column in range(columns):
                 for place in range(places):
                     block[place, column] = table[low + column, start + place]
-            for sub in range(0, places, 32):
+            for piece in range(0, places, _PIECE):
                 for quad in range(0, n_clients, 4):
                     # Missing clients repeat the last one; missing places add zeros.
                     c0, c1 = quad, min(quad + 1, n_clients - 1)
@@ -103,7 +107,7 @@ def dot_items(left, table, scores):  # type: ignore[no-untyped-def]
                         totals[1, column] = scores[c1, low + column]
                         totals[2, column] = scores[c2, low + column]
                         totals[3, column] = scores[c3, low + column]
-                    for first in range(sub, min(sub + 32, places), 4):
+                    for first in range(piece, min(piece + _PIECE, places), 4):
                         a0, a1, a2, a3 = _four(left, c0, start + first)
                         b0, b1, b2, b3 = _four(left, c1, start + first)
                         d0, d1, d2, d3 = _four(left, c2, start + first)
