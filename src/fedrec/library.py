@@ -295,8 +295,8 @@ def _batches(
 ) -> Iterator[pl.DataFrame]:
     state = opened.trained
     for node, chosen in zip(nodes, positions, strict=True):
-        scored = node.scores(state.state.shared, state.round, node.data, chosen)
-        seen = None if include_seen else node.data
+        scored = node.scores(state.state.shared, state.round, node.known, chosen)
+        seen = None if include_seen else node.known
         yield from recommend_batches(scored, node.data.users, opened.data.catalog, n, seen, allowed)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedrec.data.interactions import Interactions, rows_of
+from fedrec.kernels.splitting import kept_offsets
 
 __all__ = ["Clients"]
 
@@ -73,11 +74,11 @@ class Clients:
 
     def where(self, keep: np.ndarray) -> Clients:
         """The same clients with only the interactions where `keep` [rows] is true."""
-        before = np.zeros(len(self.items) + 1, dtype=np.int64)
-        np.cumsum(keep, out=before[1:])
+        indptr = np.empty_like(self.indptr)
+        kept_offsets(self.indptr, keep, indptr)
         return replace(
             self,
-            indptr=before[self.indptr],
+            indptr=indptr,
             items=self.items[keep],
             values=None if self.values is None else self.values[keep],
             times=None if self.times is None else self.times[keep],

@@ -11,6 +11,7 @@ import polars as pl
 from fedrec.data.catalog import Catalog
 from fedrec.data.identifiers import Identifiers
 from fedrec.errors import InputError
+from fedrec.kernels.splitting import kept_offsets
 
 __all__ = ["PARTS", "Interactions"]
 
@@ -80,16 +81,20 @@ class Interactions:
 
     def where(self, keep: np.ndarray) -> Interactions:
         """Only the interactions where `keep` [interactions] is true; users and catalog stay as they are."""
-        counts = np.zeros(len(self.items) + 1, dtype=np.int64)
-        np.cumsum(keep, out=counts[1:])
+        indptr = np.empty_like(self.indptr)
+        kept_offsets(self.indptr, keep, indptr)
         return replace(
             self,
-            indptr=counts[self.indptr],
+            indptr=indptr,
             items=self.items[keep],
             values=None if self.values is None else self.values[keep],
             times=None if self.times is None else self.times[keep],
             part=None if self.part is None else self.part[keep],
         )
+
+    def without_times(self) -> Interactions:
+        """The same interactions with their order only."""
+        return self if self.times is None else replace(self, times=None)
 
     def take_users(self, positions: np.ndarray) -> Interactions:
         """Only the users at `positions` (ascending), with their rows; the catalog stays as it is."""

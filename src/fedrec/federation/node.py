@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +76,10 @@ class Node:
         self.small_sums = 0
         self.smallest_sum: int | None = None
         self.keys = client_keys(source, split.data.users)
-        held_out = split.data.where((split.part != TRAIN) & (split.part != HISTORY)) if leaky else None
-        self.clients = Clients.of(split.train, self.keys, held_out)
+        seen = split if model.reads_times else replace(split, data=split.data.without_times())
+        self._seen = seen
+        held_out = seen.data.where((seen.part != TRAIN) & (seen.part != HISTORY)) if leaky else None
+        self.clients = Clients.of(seen.train, self.keys, held_out)
         self.active = np.flatnonzero(self.clients.lengths > 0)
         self._private = None if folder is None else PrivateRows.open(folder)
 
@@ -85,6 +87,11 @@ class Node:
     def data(self) -> Interactions:
         """All interactions of the node."""
         return self.split.data
+
+    @property
+    def known(self) -> Interactions:
+        """All interactions of the node as the model reads them."""
+        return self._seen.data
 
     def contribute(self, call: RoundCall) -> Sum:
         """The node's sum for a round. Asking twice gives the same sum and changes nothing.
@@ -123,13 +130,13 @@ class Node:
         Raises:
             PlanError: if fewer users than the owner's floor would be in the sum.
         """
-        relevant = self.split.relevant(call.part)
-        history = self.split.history(call.part)
+        relevant = self._seen.relevant(call.part)
+        history = self._seen.history(call.part)
         total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max))
         for positions, clients, scores in self.scores(
             call.shared, call.committed, history, np.flatnonzero(relevant.lengths > 0)
         ):
-            wanted, touched = relevant.take_users(positions), self.data.take_users(positions)
+            wanted, touched = relevant.take_users(positions), self._seen.data.take_users(positions)
             result = user_metrics(
                 scores,
                 (clients.indptr, clients.items),
@@ -144,7 +151,7 @@ class Node:
 
     def everyone(self) -> Clients:
         """All users with all that the node knows of them."""
-        return Clients.of(self.data, self.keys)
+        return Clients.of(self.known, self.keys)
 
     def scores(
         self, shared: Arrays, committed: int, history: Interactions, positions: np.ndarray
@@ -217,12 +224,12 @@ class Node:
 
     def _chunks(self, cohort: np.ndarray) -> Iterator[np.ndarray]:
         """Clients in groups whose contributions fit in memory together."""
-        rows = np.cumsum(self.clients.lengths[cohort])
-        limit = max(1, _CHUNK_FLOATS // self.model.chunk_floats)
+        lengths = self.clients.lengths[cohort]
+        floats = np.cumsum(lengths * self.model.chunk_floats + self.model.client_floats)
         start = 0
         while start < len(cohort):
-            before = rows[start - 1] if start else 0
-            stop = max(start + 1, int(np.searchsorted(rows, before + limit, side="right")))
+            before = floats[start - 1] if start else 0
+            stop = max(start + 1, int(np.searchsorted(floats, before + _CHUNK_FLOATS, side="right")))
             yield cohort[start:stop]
             start = stop
 

@@ -7,7 +7,7 @@ import numpy as np
 from fedrec.kernels.keyed import below, next_word, sip_word
 from fedrec.kernels.threads import kernel
 
-__all__ = ["content_hashes", "draw_parts", "first_repeat", "latest_of_repeats"]
+__all__ = ["content_hashes", "draw_parts", "first_repeat", "kept_offsets", "latest_of_repeats"]
 
 
 @kernel("void(int64[::1], uint64[::1], int64[::1], int64[::1], int8, int8, int8[::1])")
@@ -37,6 +37,17 @@ def first_repeat(indptr, items, n_items):  # type: ignore[no-untyped-def]
                 return row
             owner[items[row]] = user
     return -1
+
+
+@kernel("void(int64[::1], boolean[::1], int64[::1])")
+def kept_offsets(indptr, keep, out):  # type: ignore[no-untyped-def]
+    """Row ranges `out` [users + 1] of what is left where only rows in `keep` stay."""
+    out[0] = 0
+    for user in range(len(indptr) - 1):
+        kept = 0
+        for row in range(indptr[user], indptr[user + 1]):
+            kept += keep[row]
+        out[user + 1] = out[user] + kept
 
 
 @kernel("void(int64[::1], int32[::1], int64, boolean[::1])")

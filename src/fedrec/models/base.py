@@ -53,8 +53,8 @@ class Recommender(BaseModel, ABC):
     """What the plan and the command line call it."""
     reads_history: ClassVar[bool] = True
     """Whether `score` reads the clients' interactions; otherwise it reads private arrays or neither."""
-    rows_per_interaction: ClassVar[int] = 0
-    """Rows of `RowUpdates` that one interaction may touch; chunks are sized by it."""
+    reads_times: ClassVar[bool] = False
+    """Whether it needs more than the order of interactions; `Clients.times` is `None` otherwise."""
 
     @abstractmethod
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
@@ -92,7 +92,7 @@ class Recommender(BaseModel, ABC):
         Raises:
             InputError: if the model knows no such thing.
         """
-        raise InputError(f"model {self.name!r} does not know similar items; ease, itemknn and mf do")
+        raise InputError(f"model {self.name!r} does not know similar items; ease, itemknn, ials and mf do")
 
     def memory(self, n_items: int) -> int:
         """Bytes that the coordinator needs at its peak for a catalog of `n_items`, to refuse impossible plans."""
@@ -102,3 +102,8 @@ class Recommender(BaseModel, ABC):
     def chunk_floats(self) -> int:
         """Floats that one interaction may add to a chunk of contributions."""
         return 2
+
+    @property
+    def client_floats(self) -> int:
+        """Floats that one client adds to a chunk of contributions besides those of its interactions."""
+        return 0

@@ -164,9 +164,9 @@ class IALS(Recommender):
         return n_items * (24 * self._width + 16 * self.embedding_size)
 
     @property
-    def chunk_floats(self) -> int:
-        """A client adds one row of equations, and has four interactions or more on average."""
-        return 2 + self._width // 4
+    def client_floats(self) -> int:
+        """A client adds one row of equations, in float64 and as integers."""
+        return 4 * self._width
 
     @property
     def _width(self) -> int:
