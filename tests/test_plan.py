@@ -217,3 +217,14 @@ def test_a_cohort_is_a_share_or_a_number_of_clients(cohort, share):
 def test_only_leaky_negatives_make_a_plan_leaky():
     assert Plan.make(FULL).leaky
     assert not Plan.make(BASE).leaky
+
+
+def test_a_key_that_appears_twice_is_an_error(tmp_path):
+    (tmp_path / "plan.yaml").write_text("data: {source: x}\nmodel: {name: ease}\nmodel: {name: mf}\n")
+    with pytest.raises(PlanError, match="line 1: key 'model' appears more than once"):
+        Plan.read(tmp_path / "plan.yaml")
+
+
+def test_an_unknown_key_is_named_before_a_missing_one():
+    with pytest.raises(PlanError, match="itms.*Did you mean 'items'"):
+        Plan.make({"data": {"source": "x"}, "model": {"name": "ease"}, "release": [{"step": "cap", "itms": 3}]})

@@ -35,6 +35,8 @@ def add_metrics(total: Sum, result: UserMetrics) -> None:
     part.add(Contributions({"metrics": Dense(rows.astype(np.float32), np.ones(len(rows)))}))
     total.arrays["metrics"] += part.arrays["metrics"]
     total.clients += part.clients
+    total.left_out += part.left_out
+    total.saturated += part.saturated
     if result.top_counts is not None:
         total.arrays[_TOP] += result.top_counts.astype(total.arrays[_TOP].dtype)
 

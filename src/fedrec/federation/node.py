@@ -110,11 +110,11 @@ class Node:
             rows = None if private is None else private.take(positions)
             try:
                 contributions, updated = self.model.contribute(call.shared, rows, clients, call.round, rng)
+                kept = total.add(self.release.after(contributions, clients))
             except (ValueError, IndexError, KeyError, ArithmeticError, AssertionError) as error:
                 raise FedrecError(
                     f"node {self.name}, round {call.round}, step contribute of {self.model.name}: {error!r}"
                 ) from error
-            kept = total.add(self.release.after(contributions, clients))
             if updated is not None:
                 changed.append((positions[kept], {name: array[kept] for name, array in updated.items()}))
         self._guard(total.clients)

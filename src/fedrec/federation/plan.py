@@ -18,7 +18,7 @@ from fedrec.errors import InputError, PlanError
 from fedrec.evaluation.metrics import DEFAULT_METRICS, parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
 from fedrec.models.base import Recommender
-from fedrec.models.registry import build_model, explain
+from fedrec.models.registry import build_model, explain, foremost
 
 __all__ = ["DataPlan", "EvaluationPlan", "Plan"]
 
@@ -211,7 +211,7 @@ def read_settings(path: Path) -> Any:
         PlanError: if the file is missing or is not YAML; says where.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)  # a safe loader
     except FileNotFoundError:
         raise PlanError(f"plan {path} does not exist") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -219,9 +219,22 @@ def read_settings(path: Path) -> Any:
         raise PlanError(f"plan {path} cannot be read: {reason}") from None
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """Refuses a mapping that says a key twice, where YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, once its keys are known to differ."""
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: key {name!r} appears more than once")
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
+
+
 def _keys(error: ValidationError) -> list[str]:
     kinds: dict[str, type[BaseModel]] = {
         "data": DataPlan, "evaluation": EvaluationPlan, "cleaning": Cleaning, "cap": Cap, "weight": Weight,
     }  # fmt: skip
-    parents = [str(part) for part in error.errors()[0]["loc"][:-1] if str(part) in kinds]
+    parents = [str(part) for part in foremost(error)["loc"][:-1] if str(part) in kinds]
     return list((kinds[parents[-1]] if parents else Plan).model_fields)

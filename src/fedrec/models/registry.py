@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from fedrec.errors import PlanError, suggestion
 from fedrec.models.base import Recommender
@@ -55,10 +56,16 @@ def build_model(name: str, settings: Mapping[str, Any]) -> Recommender:
 
 
 def explain(error: ValidationError, where: str, known: list[str]) -> str:
-    """The first thing wrong with a configuration, in one line, with a near name where there is one."""
-    first = error.errors()[0]
+    """One thing wrong with a configuration, in one line, with a near name where there is one."""
+    first = foremost(error)
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{where}: {key!r} is not a setting{suggestion(first['loc'][-1], known)}"
     given = "" if first["type"] == "missing" else f", not {first['input']!r}"
     return f"{where}: {key or 'settings'}: {first['msg'][:1].lower()}{first['msg'][1:]}{given}"
+
+
+def foremost(error: ValidationError) -> ErrorDetails:
+    """What to tell first: a key that is no setting, before anything else."""
+    found = error.errors()
+    return next((wrong for wrong in found if wrong["type"] == "extra_forbidden"), found[0])

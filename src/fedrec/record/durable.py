@@ -36,10 +36,14 @@ def remove_unfinished(folder: Path) -> None:
 def append_line(path: Path, line: str) -> None:
     """Append one line and flush it to the disk; after a crash it is there whole, or its torn end has no newline."""
     fresh = not path.exists()
-    with path.open("ab") as file:
-        file.write(line.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            file.write(line.encode() + b"\n")
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise
     if fresh:
         _sync_folder(path.parent)
 
