@@ -78,7 +78,7 @@ class Estimator:
         partition: str = "hash",
         watch: Callable[[Progress], None] = lambda _: None,
     ) -> Self:
-        """Train on interactions; everything in them is for training.
+        """Train on interactions; everything in them is for training, unless the plan has a `split`.
 
         Args:
             data: interactions, a table of them, or a `Split`, whose train part is trained on and whose validation part
@@ -86,14 +86,14 @@ class Estimator:
             nodes, partition: play so many nodes; the model does not depend on it.
             watch: called after each round.
         """
-        split = data if isinstance(data, Split) else unsplit(_interactions(data))
-        plan = self.plan.resolve(split.data, digest_of(split.data))
-        if isinstance(data, Split) or nodes == 1:
-            engine = LocalEngine.of_split(split, plan)
+        whole = data.data if isinstance(data, Split) else unsplit(_interactions(data)).data
+        plan = self.plan.resolve(whole, digest_of(whole))
+        if isinstance(data, Split):
+            engine = LocalEngine.of_split(data, plan, None, nodes, partition)
         else:
-            engine = LocalEngine.build(split.data, plan, nodes, partition)
-        coordinator, trained = train_here(engine, split.data, Run(plan, None), watch)
-        self._opened = OpenedRun(plan, coordinator.model, trained, engine, split.data)
+            engine = LocalEngine.build(whole, plan, nodes, partition)
+        coordinator, trained = train_here(engine, whole, Run(plan, None), watch)
+        self._opened = OpenedRun(plan, coordinator.model, trained, engine, whole)
         self._pandas = _is_pandas(data)
         return self
 

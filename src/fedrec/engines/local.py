@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +54,21 @@ class LocalEngine:
         return cls(built)
 
     @classmethod
-    def of_split(cls, split: Split, plan: Plan, private: Path | None = None) -> LocalEngine:
-        """One node with a split that was made outside."""
-        return cls([_node("node-0", split, plan, private)])
+    def of_split(
+        cls, split: Split, plan: Plan, private: Path | None = None, nodes: int = 1, how: str = "hash"
+    ) -> LocalEngine:
+        """Like `build`, with a split that was made outside."""
+        if nodes == 1:
+            return cls([_node("node-0", split, plan, private)])
+        places = partition(split.data, how, nodes, plan.seed)
+        of_rows = places[split.data.rows_of_users()]
+        built = []
+        for place in np.unique(places):
+            mine = split.data.take_users(np.flatnonzero(places == place))
+            built.append(
+                _node(f"node-{place}", replace(split, data=mine, part=split.part[of_rows == place]), plan, private)
+            )
+        return cls(built)
 
     def contribute(self, call: RoundCall) -> list[Sum]:
         """Each node's sum for a round."""

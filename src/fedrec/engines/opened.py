@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from fedrec.data.interactions import Interactions
-from fedrec.data.splits import HISTORY, Split
+from fedrec.data.splits import HISTORY, TRAIN, Split
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.training import Placement, load_plan_data, read_placement
 from fedrec.errors import DamagedError, InputError
@@ -55,18 +55,27 @@ class OpenedRun:
         return rows or None
 
     def with_split(self, split: Split) -> LocalEngine:
-        """Nodes with other interactions: users trained on keep their private rows, all others are folded in."""
-        engine = LocalEngine.of_split(split, self.plan.model_copy(update={"refit": False}))
-        node = engine.nodes[0]
-        folded = self.model.fold_in(self.trained.state.shared, node.everyone())
-        if folded is not None:
-            rows = {name: np.array(array) for name, array in folded.items()}
-            places = self.data.users.find(split.data.users.series)
-            trained = np.append(self.data.lengths > 0, False)[places]
-            for name, array in (self.private() or {}).items():
+        """Nodes with other interactions: users trained on keep their private rows; all others are folded in when they
+        are scored, from what is known before the part that is measured."""
+        places = self.data.users.find(split.data.users.series)
+        trained = np.append(self._trained_users(), False)[places]
+        part = split.part.copy()
+        part[(part == TRAIN) & ~trained[split.data.rows_of_users()]] = HISTORY
+        engine = LocalEngine.of_split(replace(split, part=part), self.plan.model_copy(update={"refit": False}))
+        private = self.private()
+        if private is not None:
+            rows = {name: np.zeros((len(places), *array.shape[1:]), array.dtype) for name, array in private.items()}
+            for name, array in private.items():
                 rows[name][trained] = array[places[trained]]
-            node.adopt(rows, self.trained.round)
+            engine.nodes[0].adopt(rows, self.trained.round)
         return engine
+
+    def _trained_users(self) -> np.ndarray:
+        """Which users [users] bool took part in the training."""
+        trained = np.zeros(self.data.n_users, dtype=np.bool_)
+        for node in self.engine.nodes:
+            trained[self.data.users.find(node.data.users.series)[node.active]] = True
+        return trained
 
     def with_visitors(self, visitors: Interactions) -> Node:
         """A node of users to be folded in from their history alone, whatever their ids."""

@@ -23,6 +23,8 @@ def allowed_items(
 ) -> np.ndarray | None:
     """A mask [items] bool of the items that may be recommended; `None` where all may.
 
+    Ids may be written as numbers or as text, whatever the type of the catalog's.
+
     Raises:
         InputError: for an id that the catalog does not hold.
     """
@@ -77,8 +79,8 @@ def similar_table(catalog: Catalog, position: int, scores: np.ndarray, n: int) -
 
 
 def _positions(catalog: Catalog, ids: Iterable[object], name: str) -> np.ndarray:
-    wanted = list(ids)
-    positions = catalog.items.find(wanted)
+    wanted = [ids] if isinstance(ids, str | int) else list(ids)
+    positions = catalog.items.look_up(wanted)
     if np.any(positions < 0):
         missing = wanted[int(np.argmin(positions))]
         raise InputError(f"{name}: item {missing!r} is not in the catalog{catalog.items.explain_unknown(missing)}")
