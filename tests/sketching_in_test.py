@@ -39,9 +39,9 @@ def long_tail(users, items, seed=0):
     return matrix
 
 
-def one_round(model, state, clients, round, parts=None, chunk=None, n_max=1 << 13):
+def one_round(model, state, clients, round, parts=None, chunk=None):
     """The sum of a round; `parts` are nodes, and each adds its clients `chunk` at a time."""
-    spec = model.spec(state, round).fit(n_max)
+    spec = model.spec(state, round).fit(1 << max(13, len(clients).bit_length()))
     total = Sum.zeros(spec, round)
     for positions in parts or [np.arange(len(clients))]:
         node = Sum.zeros(spec, round)
