@@ -168,6 +168,7 @@ CASES: dict[str, Case] = {
     "key below a value": train("--set seed.low=5", "seed"),
     "model by --set": train("--set model=ease", "model"),
     "unknown plan key": plan(GOOD + "splitt: none\n", "plan.yaml", "splitt", "did you mean 'split'"),
+    "unknown key of data": plan("data: {sauce: log.csv}\nmodel: {name: ease}\n", "plan.yaml", "data.sauce", "'source'"),
     "unknown key of evaluation": plan(GOOD + "evaluation: {metric: [hr@10]}\n", "evaluation.metric", "'metrics'"),
     "damaged YAML": plan("data: {source: log.csv\nmodel: [", "plan.yaml", "line"),
     "plan that is a list": plan("- data\n- model\n", "plan.yaml", "mapping"),
