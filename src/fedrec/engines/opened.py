@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from fedrec.data.interactions import Interactions
+from fedrec.data.own_rows import blank, placed
 from fedrec.data.splits import HISTORY, TRAIN, Split
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.training import Placement, load_plan_data, read_placement
@@ -47,11 +49,11 @@ class OpenedRun:
 
     def private(self) -> Private | None:
         """Private rows of all users, in the order of `data.users`; `None` for a model without."""
-        rows: dict[str, np.ndarray] = {}
+        rows: dict[str, Any] = {}
         for node in self.engine.nodes:
             places = self.data.users.find(node.data.users.series)
             for name, array in (node.private() or {}).items():
-                rows.setdefault(name, np.zeros((self.data.n_users, *array.shape[1:]), array.dtype))[places] = array
+                rows[name] = placed(rows.get(name, blank(array, self.data.n_users)), places, array)
         return rows or None
 
     def with_split(self, split: Split) -> LocalEngine:
@@ -66,7 +68,7 @@ class OpenedRun:
         if private is not None:
             rows = {name: np.zeros((len(places), *array.shape[1:]), array.dtype) for name, array in private.items()}
             for name, array in private.items():
-                rows[name][trained] = array[places[trained]]
+                rows[name] = placed(rows[name], np.flatnonzero(trained), array[places[trained]])
             engine.nodes[0].adopt(rows, self.trained.round)
         return engine
 

@@ -13,6 +13,7 @@ from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
 from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource, client_keys
+from fedrec.data.own_rows import joined, placed
 from fedrec.data.splits import HISTORY, TRAIN, VALID, Split
 from fedrec.errors import FedrecError, PlanError
 from fedrec.evaluation.ranks import user_metrics
@@ -121,7 +122,7 @@ class Node:
         if private is not None and changed:
             positions = np.concatenate([part for part, _ in changed])
             names = changed[0][1]
-            private.stage(call.round, positions, {n: np.concatenate([rows[n] for _, rows in changed]) for n in names})
+            private.stage(call.round, positions, {n: joined([rows[n] for _, rows in changed]) for n in names})
         return total
 
     def evaluate(self, call: EvaluationCall) -> Sum:
@@ -204,15 +205,15 @@ class Node:
         if len(strangers):
             folded = self.model.fold_in(shared, clients.take(strangers))
             for name, array in (folded or {}).items():
-                rows[name][strangers] = array
+                rows[name] = placed(rows[name], strangers, array)
         return rows
 
     def _settled(self, shared: Arrays, committed: int) -> PrivateRows | None:
         if self._private is None:
-            joined = self.model.join(shared, self.clients, self.source.child("join"))
-            if joined is None:
+            first = self.model.join(shared, self.clients, self.source.child("join"))
+            if first is None:
                 return None
-            self._private = PrivateRows.create(joined, self.folder)
+            self._private = PrivateRows.create(first, self.folder)
         self._private.settle(committed)
         return self._private
 

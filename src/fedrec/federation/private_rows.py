@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from fedrec.data.own_rows import flattened, placed, restored
 from fedrec.errors import DamagedError
 from fedrec.models.base import Private
 from fedrec.record.durable import load_arrays, save_arrays
@@ -23,19 +25,19 @@ _POSITIONS = "__positions"
 
 @dataclass(eq=False)
 class PrivateRows:
-    """Named arrays with one row per client, in step with committed rounds.
+    """Named arrays with one row per client, or with ranges of rows, in step with committed rounds.
 
     Args:
-        arrays: name → [clients, …].
+        arrays: name → [clients, …] or `OwnRows`.
         folder: where they are kept; `None` for in memory only.
         applied: the last round whose changes are in `arrays`; −1 before the first.
     """
 
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, Any]
     folder: Path | None = None
     applied: int = -1
     _pending: tuple[int, np.ndarray, Private] | None = field(default=None, init=False)
-    _kept: dict[str, np.ndarray] | None = field(default=None, init=False)
+    _kept: dict[str, Any] | None = field(default=None, init=False)
     _kept_round: int = field(default=-1, init=False)
     _journalled: int = field(default=0, init=False)
 
@@ -49,23 +51,23 @@ class PrivateRows:
         if _ROUND not in arrays:
             raise DamagedError(f"{base} is not a table of private rows")
         applied = int(arrays.pop(_ROUND)[0])
-        return cls(arrays, folder, applied)
+        return cls(restored(arrays), folder, applied)
 
     @classmethod
     def create(cls, private: Private, folder: Path | None, applied: int = -1) -> PrivateRows:
         """Rows of all clients as of round `applied`; −1 for their first rows."""
-        rows = cls({name: np.array(array) for name, array in private.items()}, folder, applied)
+        rows = cls({name: array.copy() for name, array in private.items()}, folder, applied)
         rows._save_base()
         return rows
 
-    def take(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """Copies of the rows of some clients."""
+    def take(self, positions: np.ndarray) -> dict[str, Any]:
+        """The rows of some clients; what is done to them changes nothing here."""
         return {name: array[positions] for name, array in self.arrays.items()}
 
     def stage(self, round: int, positions: np.ndarray, rows: Private) -> None:
         """Journal the rows that `round` changes; they count once `settle` hears that it was committed."""
         if self.folder is not None:
-            changed = dict(rows) | {_ROUND: np.array([round]), _POSITIONS: positions}
+            changed = flattened(rows) | {_ROUND: np.array([round]), _POSITIONS: positions}
             save_arrays(self._journal(round), changed)
         self._pending = (round, positions, rows)
 
@@ -84,7 +86,7 @@ class PrivateRows:
                 if self._journal(round).exists():
                     changed = load_arrays(self._journal(round))
                     changed.pop(_ROUND)
-                    self._apply(round, changed.pop(_POSITIONS), changed)
+                    self._apply(round, changed.pop(_POSITIONS), restored(changed))
         self.applied = committed
         if self.folder is not None:
             for path in self.folder.glob("round-*.safetensors"):
@@ -98,7 +100,7 @@ class PrivateRows:
         self._kept = {name: array.copy() for name, array in self.arrays.items()}
         self._kept_round = self.applied
         if self.folder is not None:
-            save_arrays(self.folder / "kept.safetensors", dict(self._kept) | {_ROUND: np.array([self.applied])})
+            save_arrays(self.folder / "kept.safetensors", flattened(self._kept) | {_ROUND: np.array([self.applied])})
 
     def finish(self, kept: int) -> None:
         """End with the rows of round `kept`, and only those on disk; may be called again after a crash."""
@@ -107,7 +109,7 @@ class PrivateRows:
                 arrays = load_arrays(self.folder / "kept.safetensors")
                 if int(arrays.pop(_ROUND)[0]) != kept:
                     raise DamagedError(f"private rows of round {kept} are not in {self.folder}")
-                self.arrays = arrays
+                self.arrays = restored(arrays)
             elif self._kept is None or self._kept_round != kept:
                 raise DamagedError(f"private rows of round {kept} were not kept")
             else:
@@ -120,7 +122,7 @@ class PrivateRows:
 
     def _apply(self, round: int, positions: np.ndarray, rows: Private) -> None:
         for name, array in self.arrays.items():
-            array[positions] = rows[name]
+            self.arrays[name] = placed(array, positions, rows[name])
             self._journalled += rows[name].nbytes
         self.applied = round
 
@@ -132,7 +134,7 @@ class PrivateRows:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_arrays(self.folder / "base.safetensors", self.arrays | {_ROUND: np.array([self.applied])})
+        save_arrays(self.folder / "base.safetensors", flattened(self.arrays) | {_ROUND: np.array([self.applied])})
         for path in self.folder.glob("round-*.safetensors"):
             if int(path.stem.removeprefix("round-")) <= self.applied:
                 path.unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -36,8 +36,8 @@ class State:
     server: Arrays = field(default_factory=dict)
 
 
-Private = Mapping[str, np.ndarray]
-"""Named arrays [clients, …] with one row per client; they never leave their node."""
+Private = Mapping[str, Any]
+"""Named arrays [clients, …] with one row per client, or `OwnRows`; they never leave their node."""
 
 
 class Recommender(BaseModel, ABC):
