@@ -163,6 +163,7 @@ CASES: dict[str, Case] = {
     "negative": Case("train --data log.csv --model ease --set reg=-1 --out new", ("ease", "reg", "-1")),
     "zero": Case("train --data log.csv --model mf --set embedding_size=0 --out new", ("embedding_size", "0")),
     "NaN": Case("train --data log.csv --model ease --set reg=.nan --out new", ("ease", "reg", "nan")),
+    "infinite": Case("train --data log.csv --model mf --set learning_rate=.inf --out new", ("learning_rate", "inf")),
     "null": Case("train --data log.csv --model mf --set rounds=null --out new", ("rounds", "none")),
     "no value": Case("train --data log.csv --model mf --set rounds --out new", ("--set", "'rounds'", "key=value")),
     "key below a value": train("--set seed.low=5", "seed"),

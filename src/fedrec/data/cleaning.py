@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fedrec.data.interactions import Interactions
 from fedrec.data.reports import LEFT_OUT, no_rows_left_out, reason_counts, write_left_out
 from fedrec.errors import InputError, suggestion
+from fedrec.kernels.splitting import count_items, latest_of_repeats
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -199,8 +200,9 @@ def _complete(data: Interactions) -> np.ndarray:
 
 
 def _last_of_pair(data: Interactions) -> np.ndarray:
-    pairs = data.rows_of_users() * data.n_items + data.items
-    return pl.Series(pairs).is_last_distinct().to_numpy()
+    keep = np.empty(len(data), dtype=np.bool_)
+    latest_of_repeats(data.indptr, data.items, data.n_items, keep)
+    return keep
 
 
 def _rated(bound: float, word: str) -> Callable[[Interactions], np.ndarray]:
@@ -232,7 +234,9 @@ def _frequent(least: int, *, users: bool = False, items: bool = False) -> Callab
 
 
 def _item_counts(data: Interactions) -> np.ndarray:
-    return np.bincount(data.items, minlength=data.n_items)
+    counts = np.zeros(data.n_items, dtype=np.int64)
+    count_items(data.items, counts)
+    return counts
 
 
 def _sizes(data: Interactions) -> tuple[int, int, int]:

@@ -24,7 +24,7 @@ __all__ = ["DataPlan", "EvaluationPlan", "Plan"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataPlan(_Part):

@@ -7,7 +7,7 @@ import numpy as np
 from fedrec.kernels.keyed import below, next_word, sip_word
 from fedrec.kernels.threads import kernel
 
-__all__ = ["content_hashes", "draw_parts", "first_repeat", "kept_offsets", "latest_of_repeats"]
+__all__ = ["content_hashes", "count_items", "draw_parts", "first_repeat", "kept_offsets", "latest_of_repeats"]
 
 
 @kernel("void(int64[::1], uint64[::1], int64[::1], int64[::1], int8, int8, int8[::1])")
@@ -25,6 +25,13 @@ def draw_parts(indptr, seeds, first_counts, second_counts, first, second, part):
             elif draw < wanted_first + wanted_second:
                 part[row] = second
                 wanted_second -= 1
+
+
+@kernel("void(int32[::1], int64[::1])")
+def count_items(items, out):  # type: ignore[no-untyped-def]
+    """Add one to `out` [items] for every row."""
+    for row in range(len(items)):
+        out[items[row]] += 1
 
 
 @kernel("int64(int64[::1], int32[::1], int64)")

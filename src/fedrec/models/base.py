@@ -47,7 +47,7 @@ class Recommender(BaseModel, ABC):
     client's key, whatever else is in the batch; `step` is a pure function of state and sums under one BLAS thread.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: ClassVar[str]
     """What the plan and the command line call it."""

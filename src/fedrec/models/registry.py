@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,11 +59,12 @@ def build_model(name: str, settings: Mapping[str, Any]) -> Recommender:
 def explain(error: ValidationError, where: str, known: list[str]) -> str:
     """One thing wrong with a configuration, in one line, with a near name where there is one."""
     first = foremost(error)
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(str(part) for part in first["loc"] if not re.search(r"[-\[]", str(part)))  # tags of unions
     if first["type"] == "extra_forbidden":
         return f"{where}: {key!r} is not a setting{suggestion(first['loc'][-1], known)}"
     given = "" if first["type"] == "missing" else f", not {first['input']!r}"
-    return f"{where}: {key or 'settings'}: {first['msg'][:1].lower()}{first['msg'][1:]}{given}"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {key or 'settings'}: {said[:1].lower()}{said[1:]}{given}"
 
 
 def foremost(error: ValidationError) -> ErrorDetails:
