@@ -35,6 +35,7 @@ _HOMES = {
     "Spectral": "fedrec.library",
     "evaluate": "fedrec.library",
     "load_model": "fedrec.library",
+    "tune": "fedrec.tuning",
     "FedrecError": "fedrec.errors",
     "InputError": "fedrec.errors",
     "PlanError": "fedrec.errors",

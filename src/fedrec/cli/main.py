@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from fedrec.cli import data, models, runs
+from fedrec.cli import data, models, runs, tune
 from fedrec.errors import DamagedError, FedrecError, InputError
 
 _INTERRUPTED = "interrupted; a training run goes on with --resume --out RUN"
@@ -25,6 +25,7 @@ app.command("evaluate")(runs.evaluate)
 app.command("recommend")(runs.recommend)
 app.command("similar")(runs.similar)
 app.command("compare")(models.compare)
+app.command("tune")(tune.tune)
 app.command("demo")(models.demo)
 app.command("doctor")(models.doctor)
 

@@ -70,6 +70,10 @@ class LocalEngine:
             )
         return cls(built)
 
+    def under(self, plan: Plan) -> LocalEngine:
+        """The same users, nodes and splits under another plan, in memory, with nothing trained yet."""
+        return LocalEngine([_node(node.name, node.split, plan, None) for node in self.nodes])
+
     def contribute(self, call: RoundCall) -> list[Sum]:
         """Each node's sum for a round."""
         return [node.contribute(call) for node in self.nodes]

@@ -9,55 +9,37 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedrec.data.catalog import Catalog
 from fedrec.data.interactions import Interactions
-from fedrec.data.sources import LoadedSource, load_source
+from fedrec.data.sources import LoadedSource
+from fedrec.engines.loading import Placement, load_plan_data, read_placement
 from fedrec.engines.local import LocalEngine
-from fedrec.errors import DamagedError, FedrecError, PlanError
+from fedrec.errors import FedrecError, PlanError
 from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.calls import HELD_OUT
 from fedrec.federation.coordinator import Coordinator, Progress, Trained
-from fedrec.federation.plan import DataPlan, Plan
+from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, check_free, is_run, read_plan
+from fedrec.models.base import Recommender
 from fedrec.record.durable import arrays_digest, replace_file
 
-__all__ = ["Placement", "load_plan_data", "measured_bytes", "peak_rss_mb", "read_placement", "train_here", "train_run"]
+__all__ = [
+    "Placement",
+    "check_memory",
+    "load_plan_data",
+    "measured_bytes",
+    "peak_rss_mb",
+    "read_placement",
+    "train_here",
+    "train_run",
+]
 
-
-@dataclass(frozen=True)
-class Placement:
-    """How many nodes this process plays, and who lives where. It never changes the model.
-
-    Args:
-        nodes: how many.
-        partition: see `fedrec.data.partitions.partition`.
-    """
-
-    nodes: int = 1
-    partition: str = "hash"
-
-
-def load_plan_data(data: DataPlan, folder: Path, catalog: Catalog | None = None) -> LoadedSource:
-    """Load and clean the data of a plan; `private/…` is inside the run's folder and has the model's `catalog`."""
-    options: dict[str, Any] = {}
-    if data.format is not None:
-        options["format"] = data.format
-    if data.columns is not None:
-        options["columns"] = data.columns
-    if data.encoding != "utf-8":
-        options["encoding"] = data.encoding
-    source = data.source
-    if source.startswith("private/"):
-        source = str(folder / source)
-        options["catalog"] = catalog
-    return load_source(source, cleaning=data.cleaning, **options)
+_ALONE = Placement()
 
 
 def train_here(
@@ -69,29 +51,40 @@ def train_here(
         PlanError: if the machine has not the memory that the model needs for this catalog.
     """
     model = run.plan.build_model()
-    needed, there = model.memory(data.n_items), _memory()
+    check_memory(model, data.n_items)
+    coordinator = Coordinator(model, data.catalog, engine, run, engine.has_valid, watch)
+    return coordinator, coordinator.train()
+
+
+def check_memory(model: Recommender, n_items: int) -> None:
+    """Check that a model of so many items fits in memory.
+
+    Raises:
+        PlanError: if it does not.
+    """
+    needed, there = model.memory(n_items), _memory()
     if needed > there:
         raise PlanError(
-            f"model {model.name!r} needs about {needed / 2**30:.1f} GiB for {data.n_items} items, and this machine has "
+            f"model {model.name!r} needs about {needed / 2**30:.1f} GiB for {n_items} items, and this machine has "
             f"{there / 2**30:.1f} GiB. Use a model whose memory does not grow with items² (mf, popularity), or drop "
             "rare items with cleaning: min_item_interactions"
         )
-    coordinator = Coordinator(model, data.catalog, engine, run, engine.has_valid, watch)
-    return coordinator, coordinator.train()
 
 
 def train_run(
     plan: Plan,
     folder: Path,
-    placement: Placement = Placement(),
+    placement: Placement = _ALONE,
     resume: bool = False,
     watch: Callable[[Progress], None] = lambda _: None,
     loaded: Callable[[LoadedSource], None] = lambda _: None,
+    source: LoadedSource | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate and write the report of a run in `folder`.
 
     An error before the first round is committed leaves no folder behind. With `resume`, a run that exists goes on where
-    it stopped, with its own plan and placement; a finished one just says so again.
+    it stopped, with its own plan and placement; a finished one just says so again. `source` is the plan's data where it
+    is loaded already.
 
     Returns:
         The report (`report.json`).
@@ -102,8 +95,9 @@ def train_run(
         plan, placement = read_plan(folder), read_placement(folder, placement)
     else:
         check_free(folder)
-    source = load_plan_data(plan.data, folder)
-    loaded(source)
+    if source is None:
+        source = load_plan_data(plan.data, folder)
+        loaded(source)
     data = source.interactions
     plan = plan.resolve(data, source.digest)
     run = Run.open(folder) if resume else Run.create(plan, folder)
@@ -213,24 +207,6 @@ def _report(
             **{name: version(name) for name in ("fedrec", "numpy", "numba", "polars")},
         },
     }
-
-
-def read_placement(folder: Path, default: Placement) -> Placement:
-    """The placement of a run; `default` where it has none.
-
-    Raises:
-        DamagedError: if the file does not hold one.
-    """
-    path = folder / "private" / "placement.json"
-    if not path.exists():
-        return default
-    try:
-        placement = Placement(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError, RecursionError):
-        raise DamagedError(f"{path} is damaged") from None
-    if not isinstance(placement.nodes, int) or not isinstance(placement.partition, str):
-        raise DamagedError(f"{path} is damaged: nodes must be a whole number, and partition text")
-    return placement
 
 
 def _memory() -> int:

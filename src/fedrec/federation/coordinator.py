@@ -102,11 +102,18 @@ class Coordinator:
         if run.plan.evaluation.every and not has_valid:
             raise PlanError("evaluation.every asks for validations, but the split leaves nothing for validation")
 
-    def train(self) -> Trained:
-        """Run rounds until the model is finished or validation stops improving; goes on where a run stopped."""
+    def train(self, until: int | None = None) -> Trained:
+        """Run rounds until the model is finished or validation stops improving; goes on where a run stopped.
+
+        Args:
+            until: pause before this round, 1 or more. Nothing is kept or published then, and calling again goes on as
+                if there had been no pause.
+        """
         began = time.perf_counter()
         round, state = self._resume()
         while not self._stopped() and (spec := self._spec(state, round)) is not None:
+            if round == until:
+                return Trained(state, round - 1, round)
             call = RoundCall(round, round - 1, state.shared, spec, self.plan.share())
             sums = self.engine.contribute(call)
             total = merged(spec, sums, round)

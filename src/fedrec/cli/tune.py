@@ -1,0 +1,191 @@
+"""The command that chooses hyperparameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from fedrec.cli.options import (
+    Clean,
+    Columns,
+    Encoding,
+    Format,
+    Json,
+    Metrics,
+    OnError,
+    Protocol,
+    Quiet,
+    Set,
+    Split,
+    build_plan,
+    data_settings,
+    split_list,
+)
+from fedrec.cli.output import Output, rows_table
+from fedrec.errors import InputError, suggestion
+
+__all__ = ["tune"]
+
+
+def tune(
+    model: Annotated[str | None, typer.Option("--model", help="popularity, ease, itemknn, mf, …")] = None,
+    grid: Annotated[
+        list[str] | None, typer.Option("--grid", help="Values to try: reg=10,100. Several keys make a product.")
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", help="A named set, a file or folder, or synthetic:…")] = None,
+    strategy: Annotated[str, typer.Option("--strategy", help="grid, or halving: cut the worse early.")] = "grid",
+    metric: Annotated[str, typer.Option("--metric", help="What decides, on validation.")] = "ndcg@10",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings per candidate; their mean counts.")] = 1,
+    set_: Set = None,
+    plan: Annotated[Path | None, typer.Option("--plan", help="A plan in YAML; options win over it.")] = None,
+    split: Split = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many nodes to play; never changes the model.")] = 1,
+    partition: Annotated[str, typer.Option("--partition", help="hash, by:COLUMN or dirichlet:0.5.")] = "hash",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of kernels; all by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the chosen run; runs/MODEL-N by default.")
+    ] = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Train the chosen plan on train and validation.")] = False,
+    protocol: Protocol = None,
+    metrics: Metrics = None,
+    columns: Columns = None,
+    format: Format = None,
+    encoding: Encoding = "utf-8",
+    on_error: OnError = "raise",
+    clean: Clean = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Choose hyperparameters on validation, then train the chosen plan and measure it on test, once."""
+    from fedrec.engines.local import LocalEngine
+    from fedrec.engines.training import Placement, load_plan_data, train_run
+    from fedrec.engines.tuning import STRATEGIES, choose, refit_plan
+    from fedrec.federation.run import check_free, next_folder
+    from fedrec.kernels.threads import limit_threads
+
+    output = Output(json_, quiet)
+    named = next((known for known in STRATEGIES if known == strategy), None)
+    if named is None:
+        raise InputError(f"--strategy {strategy!r} is not known{suggestion(strategy, STRATEGIES)}")
+    base = build_plan(
+        plan,
+        None if data is None else data_settings(data, columns, format, encoding, on_error, clean),
+        model,
+        {
+            "split": split,
+            "seed": seed,
+            "evaluation.protocol": protocol,
+            "evaluation.metrics": split_list(metrics),
+        },
+        set_ or [],
+    )
+    values = read_grid(grid or [])
+    folder = out or next_folder(Path("runs"), str(base.model["name"]))
+    check_free(folder)
+    source = load_plan_data(base.data, folder)
+    users = source.interactions
+    with limit_threads(threads):
+        tuned = choose(
+            base,
+            values,
+            users,
+            source.digest,
+            lambda chosen: LocalEngine.build(users, chosen, nodes, partition),
+            metric,
+            named,
+            seeds,
+            lambda settings, rounds, value: output.remark(
+                f"{shown(settings)}: {rounds} round{'s' if rounds > 1 else ''}, {metric} {value:.4f}"
+            ),
+        )
+        chosen = refit_plan(tuned.chosen) if refit else tuned.chosen.plan
+        report = train_run(chosen, folder, Placement(nodes, partition), source=source)
+    if tuned.remark:
+        output.warn(tuned.remark)
+    answer = {
+        "model": base.model["name"],
+        "leaky": base.leaky,
+        "strategy": tuned.strategy,
+        "remark": tuned.remark,
+        "metric": tuned.metric,
+        "split": chosen.split,
+        "protocol": chosen.evaluation.protocol,
+        "seeds": seeds,
+        "rungs": tuned.rungs,
+        "candidates": [candidate.row() for candidate in tuned.candidates],
+        "best": tuned.chosen.settings,
+        "refit": refit,
+        "run": report,
+    }
+    output.answer(answer, _table(base.data.source, answer, tuned.best), _closing(tuned.chosen.settings, report))
+
+
+def read_grid(texts: list[str]) -> dict[str, list[Any]]:
+    """`["reg=10,100", "rank=null,[64]"]` → values by key, read as in YAML.
+
+    Raises:
+        InputError: for anything that is not key=v1,v2, or a key given twice.
+
+    >>> read_grid(["reg=10,1e3,auto", "rank=null,64"])
+    {'reg': [10, 1000.0, 'auto'], 'rank': [None, 64]}
+    """
+    grid: dict[str, list[Any]] = {}
+    for text in texts:
+        key, equals, rest = (part.strip() for part in text.partition("="))
+        if not equals or not key or not rest:
+            raise InputError(f"--grid {text!r}: write it as key=v1,v2")
+        if key in grid:
+            raise InputError(f"--grid {text!r}: {key!r} is given twice; put all its values in one --grid")
+        try:
+            values = yaml.safe_load(f"[{rest}]")
+        except yaml.YAMLError:
+            raise InputError(f"--grid {text!r}: the values cannot be read; write it as key=v1,v2") from None
+        grid[key] = [_number(value) for value in values]
+    return grid
+
+
+def shown(settings: dict[str, Any]) -> str:
+    """Settings as they are written on the command line."""
+    return " ".join(f"{key}={'null' if value is None else value}" for key, value in settings.items())
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 1e3 as text; people mean a number."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value) if value[:1] in "0123456789.+-" else value
+    except ValueError:
+        return value
+
+
+def _table(data: str, answer: dict[str, Any], best: int) -> Any:
+    metric, keys = answer["metric"], list(answer["best"])
+    title = f"{answer['model']} on {data}, {answer['split']}, {answer['protocol']}, validation"
+    stamp = "  [LEAKY: trained knowing held-out items]" if answer["leaky"] else ""
+    columns = [metric, "± s.e.", *(["sd"] if answer["seeds"] > 1 else []), "rounds", "seconds", ""]
+    table = rows_table(title + stamp, *keys, *columns)
+    for place, row in enumerate(answer["candidates"]):
+        figures = [row["standard_error"], *([row["sd"]] if answer["seeds"] > 1 else [])]
+        table.add_row(
+            *("null" if row["settings"][key] is None else str(row["settings"][key]) for key in keys),
+            f"{row['validation'][metric]:.4f}",
+            *("" if figure is None else f"{figure:.4f}" for figure in figures),
+            str(row["rounds"]),
+            f"{row['seconds']:.2f}",
+            "chosen" if place == best else "",
+        )
+    return table
+
+
+def _closing(settings: dict[str, Any], report: dict[str, Any]) -> str:
+    test = report["metrics"].get("test", {})
+    error = report["standard_error"].get("test", {})
+    found = ", ".join(
+        f"{name} {value:.4f}" + ("" if error[name] is None else f" ± {error[name]:.4f}") for name, value in test.items()
+    )
+    return f"chosen: {shown(settings)}\ntest: {found or 'the split holds nothing out for test'}\nrun: {report['run']}"

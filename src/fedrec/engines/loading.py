@@ -1,0 +1,64 @@
+"""The data of a plan, and where a run in this process puts its users."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrec.data.catalog import Catalog
+from fedrec.data.sources import LoadedSource, load_source
+from fedrec.errors import DamagedError
+from fedrec.federation.plan import DataPlan
+
+__all__ = ["Placement", "load_plan_data", "read_placement"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How many nodes this process plays, and who lives where. It never changes the model.
+
+    Args:
+        nodes: how many.
+        partition: see `fedrec.data.partitions.partition`.
+    """
+
+    nodes: int = 1
+    partition: str = "hash"
+
+
+def load_plan_data(data: DataPlan, folder: Path, catalog: Catalog | None = None) -> LoadedSource:
+    """Load and clean the data of a plan; `private/…` is inside the run's folder and has the model's `catalog`."""
+    options: dict[str, Any] = {}
+    if data.format is not None:
+        options["format"] = data.format
+    if data.columns is not None:
+        options["columns"] = data.columns
+    if data.encoding != "utf-8":
+        options["encoding"] = data.encoding
+    if data.on_error != "raise":
+        options["on_error"] = data.on_error
+    source = data.source
+    if source.startswith("private/"):
+        source = str(folder / source)
+        options["catalog"] = catalog
+    return load_source(source, cleaning=data.cleaning, **options)
+
+
+def read_placement(folder: Path, default: Placement) -> Placement:
+    """The placement of a run; `default` where it has none.
+
+    Raises:
+        DamagedError: if the file does not hold one.
+    """
+    path = folder / "private" / "placement.json"
+    if not path.exists():
+        return default
+    try:
+        placement = Placement(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError, RecursionError):
+        raise DamagedError(f"{path} is damaged") from None
+    if not isinstance(placement.nodes, int) or not isinstance(placement.partition, str):
+        raise DamagedError(f"{path} is damaged: nodes must be a whole number, and partition text")
+    return placement

@@ -1,0 +1,124 @@
+"""The estimator face of tuning: hyperparameters chosen on validation, never on test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from fedrec.data.digests import digest_of
+from fedrec.data.frames import interactions_from
+from fedrec.data.interactions import Interactions
+from fedrec.data.splits import Split
+from fedrec.engines.local import LocalEngine
+from fedrec.engines.tuning import Strategy, choose
+from fedrec.federation.plan import Plan
+from fedrec.library import Estimator, Table
+
+__all__ = ["Tuning", "tune"]
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """What tuning found.
+
+    Args:
+        table: a row per candidate in the order of the grid: its settings, the deciding metric on validation,
+            `standard_error` over users, `sd` over seeds, `rounds`, `seconds` and whether it is `chosen`.
+        best: the chosen estimator, not fitted.
+        settings: its values of the grid's keys.
+        remark: why another strategy than the wanted one was used; empty otherwise.
+    """
+
+    table: pl.DataFrame
+    best: Estimator
+    settings: dict[str, Any]
+    remark: str = ""
+
+
+def tune(
+    kind: type[Estimator],
+    data: Table | Split,
+    grid: Mapping[str, Sequence[Any]],
+    *,
+    metric: str = "ndcg@10",
+    strategy: Strategy = "grid",
+    seeds: int = 1,
+    split: str = "leave-last-out",
+    protocol: str = "full",
+    seed: int = 0,
+    cohort: float = 1.0,
+    plan: dict[str, Any] | None = None,
+    told: Callable[[dict[str, Any], int, float], None] = lambda *_: None,
+    **hyperparameters: Any,
+) -> Tuning:
+    """Choose hyperparameters of a model on the validation part of a split; its test part is never measured.
+
+    Args:
+        kind: an estimator class, such as `fr.EASE`.
+        data: a `Split`, or interactions that are split as `split` says.
+        grid: values by hyperparameter; `cohort` may be among them.
+        metric: that decides; more is better.
+        strategy: `grid` trains every candidate in full; `halving` cuts the worse early, see
+            `fedrec.engines.tuning.choose`.
+        seeds: trainings per candidate; their mean counts.
+        split, protocol: how it is held out and measured.
+        seed, cohort, plan, hyperparameters: what all candidates have in common, as in `Estimator`.
+        told: called with settings, rounds and value whenever a candidate was measured.
+
+    Raises:
+        PlanError: if a candidate is impossible, or nothing is held out for validation; before any training.
+
+    Example:
+        >>> import fedrec as fr
+        >>> split = fr.leave_last_out(fr.synthetic(users=300, items=120, interactions_per_user=12))
+        >>> found = fr.tune(fr.EASE, split, grid={"reg": [1, 100]})
+        >>> found.table.columns
+        ['reg', 'ndcg@10', 'standard_error', 'sd', 'rounds', 'seconds', 'chosen']
+        >>> fr.evaluate(found.best.fit(split), split, ["ndcg@10"]).height
+        1
+    """
+    common = {**(plan or {}), "split": "none" if isinstance(data, Split) else split, "seed": seed}
+    evaluation = {**common.get("evaluation", {}), "protocol": protocol}
+    model = {"name": kind.model_name, **hyperparameters}
+    settings = {"data": {"source": "memory"}, **common, "evaluation": evaluation, "cohort": cohort, "model": model}
+    whole = data.data if isinstance(data, Split) else _interactions(data)
+
+    def nodes(resolved: Plan) -> LocalEngine:
+        return LocalEngine.of_split(data, resolved) if isinstance(data, Split) else LocalEngine.build(whole, resolved)
+
+    base = Plan.make(settings, f"tune {kind.__name__}")
+    tuned = choose(base, grid, whole, digest_of(whole), nodes, metric, strategy, seeds, told)
+    rows = [
+        {
+            **{
+                key: str(value) if mixed else value
+                for (key, value), mixed in zip(row.settings.items(), _mixed(grid), strict=True)
+            },
+            tuned.metric: row.value,
+            "standard_error": row.standard_error,
+            "sd": row.sd,
+            "rounds": row.rounds,
+            "seconds": row.seconds,
+            "chosen": place == tuned.best,
+        }
+        for place, row in enumerate(tuned.candidates)
+    ]
+    chosen = tuned.chosen.settings
+    own = {"seed": seed, "cohort": cohort, **hyperparameters, **chosen}
+    table = pl.DataFrame(
+        rows, schema_overrides={"standard_error": pl.Float64, "sd": pl.Float64}, infer_schema_length=None
+    )
+    return Tuning(table, kind(plan=plan, **own), chosen, tuned.remark)
+
+
+def _interactions(table: Table) -> Interactions:
+    return table if isinstance(table, Interactions) else interactions_from(table)
+
+
+def _mixed(grid: Mapping[str, Sequence[Any]]) -> list[bool]:
+    """Which keys have values that no one column type holds, such as numbers and `auto`."""
+    kinds = [{type(value) for value in values if value is not None} for values in grid.values()]
+    return [len(found - {int, float}) > 0 and len(found) > 1 for found in kinds]
