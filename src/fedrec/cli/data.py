@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedrec.cli.options import Clean, Columns, Encoding, Format, Json, Quiet, Split, data_settings
+from fedrec.cli.options import Clean, Columns, Encoding, Format, Json, OnError, Quiet, Split, data_settings
 from fedrec.cli.output import Output, rows_table
 
 __all__ = ["app"]
@@ -44,6 +44,7 @@ def describe(
     columns: Columns = None,
     format: Format = None,
     encoding: Encoding = "utf-8",
+    on_error: OnError = "raise",
     clean: Clean = None,
     split: Split = None,
     left_out: Annotated[Path | None, typer.Option("--left-out", help="Write what was left out to this file.")] = None,
@@ -59,7 +60,7 @@ def describe(
 
     output = Output(json_, quiet)
     method = None if split is None else SplitMethod.parse(split)
-    plan = DataPlan(**data_settings(source, columns, format, encoding, clean))
+    plan = DataPlan(**data_settings(source, columns, format, encoding, on_error, clean))
     loaded = load_plan_data(plan, Path())
     facts: dict[str, Any] = describe_data(loaded.interactions)
     facts["digest"] = loaded.digest

@@ -14,6 +14,7 @@ from fedrec.cli.options import (
     Format,
     Json,
     Metrics,
+    OnError,
     Protocol,
     Quiet,
     Split,
@@ -42,6 +43,7 @@ def compare(
     columns: Columns = None,
     format: Format = None,
     encoding: Encoding = "utf-8",
+    on_error: OnError = "raise",
     clean: Clean = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -51,7 +53,7 @@ def compare(
     from fedrec.engines.comparing import compare_plans
 
     output = Output(json_, quiet)
-    settings = data_settings(data, columns, format, encoding, clean)
+    settings = data_settings(data, columns, format, encoding, on_error, clean)
     changes = {"split": split, "evaluation.protocol": protocol, "evaluation.metrics": split_list(metrics)}
     names = split_list(models) or []
     if not names:

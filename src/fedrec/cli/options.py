@@ -25,6 +25,7 @@ Columns = Annotated[
 ]
 Format = Annotated[str | None, typer.Option("--format", help="File format, where detection does not do.")]
 Encoding = Annotated[str, typer.Option("--encoding", help="Text encoding of the file.")]
+OnError = Annotated[str, typer.Option("--on-error", help="raise at a row that cannot be used, or skip such rows.")]
 Clean = Annotated[
     list[str] | None, typer.Option("--clean", help="A cleaning step, such as rating_at_least=4 or k_core=5.")
 ]
@@ -50,10 +51,10 @@ def split_list(text: str | None) -> list[str] | None:
 
 
 def data_settings(
-    source: str, columns: str | None, format: str | None, encoding: str, clean: list[str] | None
+    source: str, columns: str | None, format: str | None, encoding: str, on_error: str, clean: list[str] | None
 ) -> dict[str, Any]:
     """The `data` part of a plan from options."""
-    settings: dict[str, Any] = {"source": source, "encoding": encoding}
+    settings: dict[str, Any] = {"source": source, "encoding": encoding, "on_error": on_error}
     if format is not None:
         settings["format"] = format
     if columns is not None:

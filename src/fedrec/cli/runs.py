@@ -15,6 +15,7 @@ from fedrec.cli.options import (
     Format,
     Json,
     Metrics,
+    OnError,
     Protocol,
     Quiet,
     Set,
@@ -49,6 +50,7 @@ def train(
     columns: Columns = None,
     format: Format = None,
     encoding: Encoding = "utf-8",
+    on_error: OnError = "raise",
     clean: Clean = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -70,7 +72,7 @@ def train(
     else:
         chosen = build_plan(
             plan,
-            None if data is None else data_settings(data, columns, format, encoding, clean),
+            None if data is None else data_settings(data, columns, format, encoding, on_error, clean),
             model,
             {
                 "split": split,

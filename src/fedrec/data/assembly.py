@@ -100,7 +100,8 @@ def _broken(broken: pl.DataFrame, rules: RowRules) -> pl.DataFrame:
         shown = value if len(value) <= 80 else value[:80] + "…"
         raise InputError(
             f"{rules.source}, {rules.unit} {line}: {shown!r} {reason}. "
-            f"Correct it, or leave out such rows (counted, and kept in the report) with on_error='skip'"
+            "Correct it, or leave out such rows (counted, and kept in the report) with on_error='skip' "
+            "(--on-error skip)"
         )
     added = {name: pl.lit(None, dtype=kind()) for name, kind in LEFT_OUT.items()}
     added |= {"step": pl.lit(rules.step), "reason": pl.col("reason"), "value": pl.col("value")}

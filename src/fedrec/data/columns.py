@@ -98,7 +98,7 @@ def resolve(
         if len(near) > 1:
             raise InputError(
                 f"{where}: columns {', '.join(map(repr, near))} could each be {field}. "
-                f"Say which with columns={{{field!r}: {near[0]!r}}}"
+                f"Say which with columns={{{field!r}: {near[0]!r}}} (--columns {field}={near[0]})"
             )
         if near:
             chosen[field] = near[0]
@@ -111,6 +111,7 @@ def resolve(
         if field not in chosen:
             shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
             raise InputError(
-                f"{where}: no column for {field} among {shown}. Say which it is with columns={{{field!r}: '…'}}"
+                f"{where}: no column for {field} among {shown}. Say which it is with columns={{{field!r}: '…'}} "
+                f"(--columns {field}=…)"
             )
     return {field: chosen[field] for field in fields if field in chosen}

@@ -16,7 +16,7 @@ from fedrec.errors import InputError
 __all__ = ["Fault", "RowRules", "check_rows", "integers_if_whole", "set_aside"]
 
 _PART_NAMES = {**{name: code for code, name in enumerate(PARTS)}, "validation": 1, "val": 1, "dev": 1}
-_ADVICE = "Correct it, or leave out such rows (counted, and kept in the report) with on_error='skip'"
+_ADVICE = "Correct it, or leave out such rows (counted, and kept in the report) with on_error='skip' (--on-error skip)"
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class DataPlan(_Part):
     Args:
         source: a registered name, a path, `synthetic:…`, or `memory` for a table given in the library.
         format, columns, encoding: how to read a file, where detection does not do.
+        on_error: `raise` stops at the first row that cannot be used, `skip` leaves such rows out, counted and kept.
         cleaning: named steps, in order.
         digest: SHA-256 of the cleaned data; filled in by the first run, checked by every later one.
     """
@@ -41,6 +42,7 @@ class DataPlan(_Part):
     format: str | None = None
     columns: dict[str, str] | None = None
     encoding: str = "utf-8"
+    on_error: Literal["raise", "skip"] = "raise"
     cleaning: Cleaning = Cleaning()
     digest: str | None = None
 
