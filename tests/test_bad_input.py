@@ -21,6 +21,12 @@ Files = dict[str, bytes]
 HEADER = "user_id,item_id,rating,timestamp"
 
 
+def forget_the_data() -> None:
+    """Remove the data, and where training was started."""
+    os.unlink("log.csv")
+    Path("run/private/placement.json").write_text('{"nodes": 1}')
+
+
 def log(users: int = 30, items: int = 12) -> str:
     """Every user has the seven items from theirs onwards, one a second."""
     rows = [
@@ -296,7 +302,7 @@ CASES: dict[str, Case] = {
     "data changed": Case(
         "evaluate run", ("digest", "data"), before=lambda: Path("log.csv").write_bytes(log(31).encode())
     ),
-    "data gone": Case("evaluate run", ("log.csv", "no such"), before=lambda: os.unlink("log.csv")),
+    "data gone": Case("evaluate run", ("log.csv", "no such"), before=lambda: forget_the_data()),
     "data changed before resuming": Case(
         "train --resume --out run", ("digest", "data"), before=lambda: Path("log.csv").write_bytes(log(31).encode())
     ),

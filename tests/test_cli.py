@@ -381,3 +381,17 @@ def test_real_data_from_the_command_line(
     shown = fedrec("recommend", "run", "--user", 196, "-n", 3)
     assert shown.code == 0
     assert len(shown.out.splitlines()) == 5
+
+
+def test_rows_left_out_are_kept_with_the_run_and_a_run_finds_its_data_from_elsewhere(fedrec, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{user},{item},1" for user in range(40) for item in range(user % 5, user % 5 + 6)]
+    (tmp_path / "clicks.csv").write_text("\n".join(["user,item,rating", *rows, "7,3,five"]) + "\n")
+    train = ("train", "--data", "clicks.csv", "--model", "popularity", "--out", "run", "--json")
+    assert "line 242: rating 'five'" in fedrec(*train).err
+    report = json.loads(fedrec(*train, "--on-error", "skip").out)
+    assert report["data"]["left_out"] == {"rating is not a number": 1}
+    assert pl.read_parquet("run/private/left_out.parquet")["value"].to_list() == ["five"]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert fedrec("evaluate", "../run", "--json").code == 0

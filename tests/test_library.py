@@ -305,3 +305,9 @@ def test_measuring_strangers_does_not_look_at_what_is_to_be_found(name: str) -> 
     newcomers = model.opened.with_visitors(split.history("test"))
     folded = newcomers.scores(shared, round, newcomers.data, np.arange(60))
     assert np.concatenate([batch for _, _, batch in folded]).tobytes() == scores[0].tobytes()
+
+
+def test_a_model_trained_on_what_is_held_out_is_warned_about():
+    split = fr.leave_last_out(fr.synthetic(users=200, items=80, interactions_per_user=10))
+    with pytest.warns(UserWarning, match="trained on 200 of the held-out interactions"):
+        fr.evaluate(fr.Popularity().fit(split.data), split, ["hr@10"])

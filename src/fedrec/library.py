@@ -218,6 +218,8 @@ def evaluate(
 ) -> pl.DataFrame:
     """Measure a fitted model on the held-out part of a split: columns `metric`, `value`, `standard_error`, `users`.
 
+    Warns where the model was trained on what is held out.
+
     Example:
         >>> import fedrec as fr
         >>> split = fr.leave_last_out(fr.synthetic(users=300, items=120, interactions_per_user=12))
@@ -227,6 +229,13 @@ def evaluate(
     opened = model.opened
     if not split.data.catalog.items.same_as(opened.data.catalog.items):
         raise InputError("evaluate: the split and the model have different catalogs; make both from the same data")
+    known = opened.trained_on(split.relevant(part))
+    if known:
+        warnings.warn(
+            f"the model was trained on {known} of the held-out interactions, so these figures say nothing about the "
+            "future; fit it on split.train",
+            stacklevel=2,
+        )
     names = metrics.split(",") if isinstance(metrics, str) else list(metrics)
     found = opened.measure(names, protocol, part, opened.with_split(split))
     return pl.DataFrame(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from fedrec.data.catalogs import describe, read_catalog, read_user_features, with_user_features
 from fedrec.data.cleaning import Cleaning, CleaningReport, clean
 from fedrec.data.datasets import DATASETS, DataSet, Layout, dataset, find_folder
@@ -39,6 +41,17 @@ class LoadedSource:
     name: str
     digest: str
     cleaning: CleaningReport | None = None
+
+    @property
+    def left_out(self) -> pl.DataFrame:
+        """Every row that reading and cleaning left out, with step and reason (columns of `reports.LEFT_OUT`)."""
+        cleaned = [] if self.cleaning is None else [self.cleaning.left_out]
+        return pl.concat([self.report.left_out, *cleaned])
+
+    @property
+    def left_out_counts(self) -> dict[str, int]:
+        """How many, by reason."""
+        return {**self.report.counts, **({} if self.cleaning is None else self.cleaning.counts)}
 
 
 def load_data(source: str | os.PathLike[str], **options: Any) -> Interactions:

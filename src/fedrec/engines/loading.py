@@ -22,10 +22,12 @@ class Placement:
     Args:
         nodes: how many.
         partition: see `fedrec.data.partitions.partition`.
+        folder: where training was started; a relative path of the data is looked for there too.
     """
 
     nodes: int = 1
     partition: str = "hash"
+    folder: str = ""
 
 
 def load_plan_data(data: DataPlan, folder: Path, catalog: Catalog | None = None) -> LoadedSource:
@@ -43,6 +45,9 @@ def load_plan_data(data: DataPlan, folder: Path, catalog: Catalog | None = None)
     if source.startswith("private/"):
         source = str(folder / source)
         options["catalog"] = catalog
+    elif not Path(source).exists():
+        started = Path(read_placement(folder, Placement()).folder) / source
+        source = str(started) if started.exists() else source
     return load_source(source, cleaning=data.cleaning, **options)
 
 
@@ -59,6 +64,7 @@ def read_placement(folder: Path, default: Placement) -> Placement:
         placement = Placement(**json.loads(path.read_bytes()))
     except (ValueError, TypeError, RecursionError):
         raise DamagedError(f"{path} is damaged") from None
-    if not isinstance(placement.nodes, int) or not isinstance(placement.partition, str):
-        raise DamagedError(f"{path} is damaged: nodes must be a whole number, and partition text")
+    words = (placement.partition, placement.folder)
+    if not isinstance(placement.nodes, int) or not all(isinstance(word, str) for word in words):
+        raise DamagedError(f"{path} is damaged: nodes must be a whole number, partition and folder text")
     return placement

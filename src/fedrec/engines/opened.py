@@ -22,6 +22,7 @@ from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.node import Node
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, load_shared, read_plan, save_shared
+from fedrec.kernels.splitting import count_shared
 from fedrec.models.base import Private, Recommender
 from fedrec.record.durable import replace_file
 
@@ -78,6 +79,16 @@ class OpenedRun:
         for node in self.engine.nodes:
             trained[self.data.users.find(node.data.users.series)[node.active]] = True
         return trained
+
+    def trained_on(self, held_out: Interactions) -> int:
+        """How many of these interactions training was handed."""
+        shared = 0
+        for node in self.engine.nodes:
+            places = node.data.users.find(held_out.users.series)
+            there = np.flatnonzero(places >= 0)
+            known, wanted = node.clients.take(places[there]), held_out.take_users(there)
+            shared += count_shared(known.indptr, known.items, wanted.indptr, wanted.items, self.data.n_items)
+        return shared
 
     def with_visitors(self, visitors: Interactions) -> Node:
         """A node of users to be folded in from their history alone, whatever their ids."""

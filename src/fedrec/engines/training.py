@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -101,16 +102,18 @@ def train_run(
     data = source.interactions
     plan = plan.resolve(data, source.digest)
     run = Run.open(folder) if resume else Run.create(plan, folder)
+    placement = replace(placement, folder=placement.folder or os.getcwd())
     try:
         private = folder / "private"
         private.mkdir(exist_ok=True)
         replace_file(private / "placement.json", json.dumps(vars(placement)).encode() + b"\n")
-        if source.cleaning is not None and source.cleaning.left_out.height:
-            source.cleaning.write_left_out(private / "left_out.parquet")
+        if source.left_out.height:
+            source.left_out.write_parquet(private / "left_out.parquet")
         engine = LocalEngine.build(data, plan, placement.nodes, placement.partition, private)
         coordinator, trained = train_here(engine, data, run, watch)
         seconds = time.perf_counter() - began
         report = _report(coordinator, trained, engine, data, run, folder, placement, seconds)
+        report["data"]["left_out"] = source.left_out_counts
         run.report(report)
         run.prune({trained.round})
         return report

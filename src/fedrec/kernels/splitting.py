@@ -7,7 +7,15 @@ import numpy as np
 from fedrec.kernels.keyed import below, next_word, sip_word
 from fedrec.kernels.threads import kernel
 
-__all__ = ["content_hashes", "count_items", "draw_parts", "first_repeat", "kept_offsets", "latest_of_repeats"]
+__all__ = [
+    "content_hashes",
+    "count_items",
+    "count_shared",
+    "draw_parts",
+    "first_repeat",
+    "kept_offsets",
+    "latest_of_repeats",
+]
 
 
 @kernel("void(int64[::1], uint64[::1], int64[::1], int64[::1], int8, int8, int8[::1])")
@@ -44,6 +52,19 @@ def first_repeat(indptr, items, n_items):  # type: ignore[no-untyped-def]
                 return row
             owner[items[row]] = user
     return -1
+
+
+@kernel("int64(int64[::1], int32[::1], int64[::1], int32[::1], int64)")
+def count_shared(indptr, items, other_indptr, other_items, n_items):  # type: ignore[no-untyped-def]
+    """How many of the second rows have an item that the same user has in the first."""
+    owner = np.full(n_items, -1, dtype=np.int64)
+    shared = 0
+    for user in range(len(indptr) - 1):
+        for row in range(indptr[user], indptr[user + 1]):
+            owner[items[row]] = user
+        for row in range(other_indptr[user], other_indptr[user + 1]):
+            shared += owner[other_items[row]] == user
+    return shared
 
 
 @kernel("void(int64[::1], boolean[::1], int64[::1])")
