@@ -16,6 +16,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "itemknn": {"name": "itemknn", "neighbours": 20},
     "mf": {"name": "mf", "embedding_size": 8, "rounds": 6},
     "mf-bpr": {"name": "mf", "embedding_size": 8, "rounds": 4, "loss": "bpr", "denominator": "count"},
+    "pfedrec": {"name": "pfedrec", "embedding_size": 8, "rounds": 4, "batch_size": 20},
     "popularity": {"name": "popularity"},
 }
 

@@ -31,6 +31,7 @@ _HOMES = {
     "IALS": "fedrec.library",
     "ItemKNN": "fedrec.library",
     "MF": "fedrec.library",
+    "PFedRec": "fedrec.library",
     "Popularity": "fedrec.library",
     "Spectral": "fedrec.library",
     "evaluate": "fedrec.library",

@@ -20,6 +20,7 @@ MODELS = {
     "ials": "fedrec.models.ials:IALS",
     "itemknn": "fedrec.models.itemknn:ItemKNN",
     "mf": "fedrec.models.mf:MF",
+    "pfedrec": "fedrec.models.pfedrec:PFedRec",
     "popularity": "fedrec.models.popularity:Popularity",
     "spectral": "fedrec.models.spectral:Spectral",
 }
