@@ -226,5 +226,5 @@ def test_a_key_that_appears_twice_is_an_error(tmp_path):
 
 
 def test_an_unknown_key_is_named_before_a_missing_one():
-    with pytest.raises(PlanError, match="itms.*Did you mean 'items'"):
+    with pytest.raises(PlanError, match=r"itms.*Did you mean 'items'"):
         Plan.make({"data": {"source": "x"}, "model": {"name": "ease"}, "release": [{"step": "cap", "itms": 3}]})
