@@ -19,13 +19,13 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.splits import Split, unsplit
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.opened import OpenedRun, open_run
-from fedrec.engines.training import train_here
+from fedrec.engines.training import open_earlier, train_here, warmed
 from fedrec.errors import InputError, suggestion
 from fedrec.evaluation.metrics import DEFAULT_METRICS
 from fedrec.federation.calls import Part
 from fedrec.federation.coordinator import Progress
 from fedrec.federation.node import Node
-from fedrec.federation.plan import Plan
+from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run
 from fedrec.models.registry import MODELS, model_class
 from fedrec.recommending.recommend import allowed_items, recommend_batches, similar_table
@@ -77,6 +77,7 @@ class Estimator:
         nodes: int = 1,
         partition: str = "hash",
         watch: Callable[[Progress], None] = lambda _: None,
+        warm_start: Estimator | None = None,
     ) -> Self:
         """Train on interactions; everything in them is for training, unless the plan has a `split`.
 
@@ -85,14 +86,21 @@ class Estimator:
                 serves early stopping.
             nodes, partition: play so many nodes; the model does not depend on it.
             watch: called after each round.
+            warm_start: a fitted model of the same kind to go on from: known items and users keep what it learned, new
+                ones join. See `fedrec.federation.warm_start.how_to_start` for what must be equal.
         """
         whole = data.data if isinstance(data, Split) else unsplit(_interactions(data)).data
         plan = self.plan.resolve(whole, digest_of(whole))
+        if warm_start is not None:
+            plan = plan.model_copy(update={"warm_start": WarmStart(run="memory")})
+        earlier = open_earlier(plan) if warm_start is None else warm_start.opened
+        if earlier is not None:
+            plan = warmed(plan, earlier)
         if isinstance(data, Split):
             engine = LocalEngine.of_split(data, plan, None, nodes, partition)
         else:
             engine = LocalEngine.build(whole, plan, nodes, partition)
-        coordinator, trained = train_here(engine, whole, Run(plan, None), watch)
+        coordinator, trained = train_here(engine, whole, Run(plan, None), watch, earlier)
         self._opened = OpenedRun(plan, coordinator.model, trained, engine, whole)
         self._pandas = _is_pandas(data)
         return self

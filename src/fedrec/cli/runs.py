@@ -44,6 +44,9 @@ def train(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of kernels; all by default.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; runs/MODEL-N by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    from_: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="A finished run to go on from (warm start).")
+    ] = None,
     refit: Annotated[bool | None, typer.Option("--refit", help="Train on train and validation together.")] = None,
     protocol: Protocol = None,
     metrics: Metrics = None,
@@ -78,6 +81,7 @@ def train(
                 "split": split,
                 "seed": seed,
                 "refit": refit,
+                "warm_start": None if from_ is None else str(from_),
                 "evaluation.protocol": protocol,
                 "evaluation.metrics": split_list(metrics),
             },

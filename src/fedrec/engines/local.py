@@ -17,6 +17,7 @@ from fedrec.data.splits import Split, SplitMethod
 from fedrec.federation.calls import EvaluationCall, RoundCall
 from fedrec.federation.node import Floors, Node, refitted
 from fedrec.federation.plan import Plan
+from fedrec.federation.warm_start import Remembered
 from fedrec.models.base import Arrays
 
 __all__ = ["LocalEngine"]
@@ -73,6 +74,13 @@ class LocalEngine:
     def under(self, plan: Plan) -> LocalEngine:
         """The same users, nodes and splits under another plan, in memory, with nothing trained yet."""
         return LocalEngine([_node(node.name, node.split, plan, None) for node in self.nodes])
+
+    def remember(self, before: Remembered) -> None:
+        """Let each node remember its own users' part of an earlier run; the first one, of users that are gone too."""
+        places = [node.data.users.find(before.train.users.series) >= 0 for node in self.nodes]
+        places[0] = places[0] | ~np.any(places, axis=0)
+        for node, mine in zip(self.nodes, places, strict=True):
+            node.remember(before.take(np.flatnonzero(mine)))
 
     def contribute(self, call: RoundCall) -> list[Sum]:
         """Each node's sum for a round."""

@@ -10,20 +10,21 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fedrec.data.interactions import Interactions
+from fedrec.data.interactions import Interactions, rows_of
 from fedrec.data.own_rows import blank, placed
 from fedrec.data.splits import HISTORY, TRAIN, Split
+from fedrec.engines.loading import Placement, load_plan_data, read_placement
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.training import Placement, load_plan_data, read_placement
 from fedrec.errors import DamagedError, InputError
 from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.calls import Part
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.node import Node
 from fedrec.federation.plan import Plan
-from fedrec.federation.run import Run, load_shared, read_plan, save_shared
+from fedrec.federation.run import Run, load_shared, read_plan, save_shared, server_arrays
+from fedrec.federation.warm_start import Earlier, Remembered
 from fedrec.kernels.splitting import count_shared
-from fedrec.models.base import Private, Recommender
+from fedrec.models.base import Private, Recommender, State
 from fedrec.record.durable import replace_file
 
 __all__ = ["OpenedRun", "open_run"]
@@ -56,6 +57,26 @@ class OpenedRun:
             for name, array in (node.private() or {}).items():
                 rows[name] = placed(rows.get(name, blank(array, self.data.n_users)), places, array)
         return rows or None
+
+    def training(self) -> Interactions:
+        """What all users were trained on, in the order of `data.users`."""
+        if len(self.engine.nodes) == 1:
+            return self.engine.nodes[0].split.train
+        parts = [node.split.train for node in self.engine.nodes]
+        places = np.concatenate([self.data.users.find(part.users.series) for part in parts])
+        lengths = np.concatenate([part.lengths for part in parts])
+        order = np.argsort(places)
+        indptr = np.zeros(self.data.n_users + 1, dtype=np.int64)
+        indptr[places + 1] = lengths
+        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        items = np.concatenate([part.items for part in parts])[rows_of(bounds, order)]
+        return Interactions(self.data.users, self.data.catalog, np.cumsum(indptr), items)
+
+    def as_earlier(self, name: str) -> tuple[Earlier, Remembered]:
+        """What a training that goes on from this one needs: the coordinator's part, and the nodes'."""
+        plan = self.plan
+        earlier = Earlier(name, self.model, self.data.catalog, self.trained.state, plan.release, plan.seed, plan.leaky)
+        return earlier, Remembered(self.training(), self.private())
 
     def with_split(self, split: Split) -> LocalEngine:
         """Nodes with other interactions: users trained on keep their private rows; all others are folded in when they
@@ -165,4 +186,5 @@ def open_run(folder: Path) -> OpenedRun:
                 raise DamagedError(
                     f"{folder / 'private' / node.name}: {len(array)} rows of {name!r} for {node.data.n_users} users"
                 )
+    state = State(state.shared, server_arrays(folder, round, state.shared))
     return OpenedRun(plan, model, Trained(state, round, round + 1), engine, data)

@@ -20,11 +20,12 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.sources import LoadedSource
 from fedrec.engines.loading import Placement, load_plan_data, read_placement
 from fedrec.engines.local import LocalEngine
+from fedrec.engines.opened import OpenedRun, open_run
 from fedrec.errors import FedrecError, PlanError
 from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.calls import HELD_OUT
 from fedrec.federation.coordinator import Coordinator, Progress, Trained
-from fedrec.federation.plan import Plan
+from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run, check_free, is_run, read_plan
 from fedrec.models.base import Recommender
 from fedrec.record.durable import arrays_digest, replace_file
@@ -44,16 +45,24 @@ _ALONE = Placement()
 
 
 def train_here(
-    engine: LocalEngine, data: Interactions, run: Run, watch: Callable[[Progress], None] = lambda _: None
+    engine: LocalEngine,
+    data: Interactions,
+    run: Run,
+    watch: Callable[[Progress], None] = lambda _: None,
+    earlier: OpenedRun | None = None,
 ) -> tuple[Coordinator, Trained]:
-    """Train the plan of `run` over an engine.
+    """Train the plan of `run` over an engine, from the beginning or from an `earlier` training.
 
     Raises:
         PlanError: if the machine has not the memory that the model needs for this catalog.
     """
     model = run.plan.build_model()
     check_memory(model, data.n_items)
-    coordinator = Coordinator(model, data.catalog, engine, run, engine.has_valid, watch)
+    known = None
+    if earlier is not None and run.plan.warm_start is not None:
+        known, remembered = earlier.as_earlier(run.plan.warm_start.run)
+        engine.remember(remembered)
+    coordinator = Coordinator(model, data.catalog, engine, run, engine.has_valid, watch, known)
     return coordinator, coordinator.train()
 
 
@@ -101,16 +110,21 @@ def train_run(
         loaded(source)
     data = source.interactions
     plan = plan.resolve(data, source.digest)
+    earlier = None if resume else open_earlier(plan)
+    if earlier is not None:
+        plan = warmed(plan, earlier)
     run = Run.open(folder) if resume else Run.create(plan, folder)
     placement = replace(placement, folder=placement.folder or os.getcwd())
     try:
+        if resume and not run.ledger.of_kind("round"):
+            earlier = open_earlier(plan)
         private = folder / "private"
         private.mkdir(exist_ok=True)
         replace_file(private / "placement.json", json.dumps(vars(placement)).encode() + b"\n")
         if source.left_out.height:
             source.left_out.write_parquet(private / "left_out.parquet")
         engine = LocalEngine.build(data, plan, placement.nodes, placement.partition, private)
-        coordinator, trained = train_here(engine, data, run, watch)
+        coordinator, trained = train_here(engine, data, run, watch, earlier)
         seconds = time.perf_counter() - began
         report = _report(coordinator, trained, engine, data, run, folder, placement, seconds)
         report["data"]["left_out"] = source.left_out_counts
@@ -123,6 +137,38 @@ def train_run(
         raise
     finally:
         run.close()
+
+
+def open_earlier(plan: Plan) -> OpenedRun | None:
+    """The finished run that a plan goes on from, where it names one.
+
+    Raises:
+        PlanError: if it is not the one that the plan was made with.
+    """
+    if plan.warm_start is None:
+        return None
+    earlier = open_run(Path(plan.warm_start.run))
+    warmed(plan, earlier)
+    return earlier
+
+
+def warmed(plan: Plan, earlier: OpenedRun) -> Plan:
+    """The plan with the digest of what it goes on from.
+
+    Raises:
+        PlanError: if the plan was made with another run, or the run knew held-out items and this plan may not.
+    """
+    assert plan.warm_start is not None
+    name, digest = plan.warm_start.run, arrays_digest(earlier.trained.state.shared)
+    if plan.warm_start.digest not in (None, digest):
+        raise PlanError(
+            f"warm_start: {name} is not the run that this plan was made with (digest {digest[:12]}…, expected "
+            f"{str(plan.warm_start.digest)[:12]}…). Restore it, or remove the digest to start anew"
+        )
+    if earlier.plan.leaky and not plan.leaky:
+        raise PlanError(f"warm_start: {name} was trained knowing held-out items, so what goes on from it does too; set "
+                        "negatives: paper-leaky, or choose another run")  # fmt: skip
+    return plan.model_copy(update={"warm_start": WarmStart(run=name, digest=digest)})
 
 
 def peak_rss_mb() -> float:
@@ -189,6 +235,9 @@ def _report(
         "cohort": round(float(np.mean([line["cohort"] for line in rounds])), 1),
         "left_out_clients": sum(line["left_out"] for line in rounds),
         "saturated": sum(line["saturated"] for line in rounds),
+        "warm_start": None
+        if plan.warm_start is None
+        else {**plan.warm_start.model_dump(), "how": run.ledger.of_kind("start")[0].get("warm_start")},
         "data": {
             "source": plan.data.source,
             "users": data.n_users,

@@ -27,6 +27,7 @@ class RoundCall:
         shared: the model's shared arrays.
         spec: what is summed, with rings.
         share: probability of a client to be drawn.
+        change: sum what changed since the earlier run that the node remembers, instead of everything.
     """
 
     round: int
@@ -34,6 +35,7 @@ class RoundCall:
     shared: Arrays
     spec: SumSpec
     share: float
+    change: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from fedrec.federation.calls import EvaluationCall, Part, RoundCall
 from fedrec.federation.measuring import summaries
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.federation.warm_start import Changed, Earlier, How, carried, how_to_start, kept_sums, places_of
 from fedrec.models.base import Arrays, Recommender, State
 
 __all__ = ["Coordinator", "Engine", "Progress", "Trained"]
@@ -81,6 +82,7 @@ class Coordinator:
         run: plan, ledger and checkpoints.
         has_valid: whether nodes hold a validation part.
         watch: called after every round.
+        earlier: the run that the plan's `warm_start` names; not needed once a round is committed.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Coordinator:
         run: Run,
         has_valid: bool,
         watch: Callable[[Progress], None] = lambda _: None,
+        earlier: Earlier | None = None,
     ) -> None:
         self.model = model
         self.catalog = catalog
@@ -99,6 +102,7 @@ class Coordinator:
         self.plan: Plan = run.plan
         self.has_valid = has_valid
         self.watch = watch
+        self.earlier = earlier
         if run.plan.evaluation.every and not has_valid:
             raise PlanError("evaluation.every asks for validations, but the split leaves nothing for validation")
 
@@ -114,11 +118,17 @@ class Coordinator:
         while not self._stopped() and (spec := self._spec(state, round)) is not None:
             if round == until:
                 return Trained(state, round - 1, round)
-            call = RoundCall(round, round - 1, state.shared, spec, self.plan.share())
+            change = self._change() if round == 0 else None
+            asked = spec if change is None else change.widened(spec)
+            call = RoundCall(round, round - 1, state.shared, asked, self.plan.share(), change is not None)
             sums = self.engine.contribute(call)
-            total = merged(spec, sums, round)
+            total = merged(asked, sums, round)
+            if change is not None and self.earlier is not None:
+                total = change.added(self.earlier.sums, total, spec)
             with threadpool_limits(1):
                 state = self.model.step(state, total, round)
+            if self.plan.keep_sums:
+                state = State(state.shared, {**state.server, **kept_sums(total)})
             digest = self.run.checkpoint(round, state)
             self.run.ledger.append("round", **_line(round, digest, total, call, sums))
             metrics = self._validate(state, round)
@@ -150,9 +160,40 @@ class Coordinator:
             state = self.run.state(last)
             self._validate(state, last)
             return last + 1, state
+        if self.plan.warm_start is not None and self.earlier is None:
+            raise PlanError(
+                "warm_start: the earlier run is not at hand; 'fedrec train --from RUN' and "
+                "fit(…, warm_start=model) go on from one"
+            )
         if not self.run.ledger.of_kind("start"):
-            self.run.ledger.append("start", plan=self.plan.digest, catalog=self.catalog.digest, leaky=self.plan.leaky)
-        return 0, self.model.start(self.catalog, KeyedSource.from_seed(self.plan.seed).child("start"))
+            how = {} if self.earlier is None else {"warm_start": self._how(self.earlier)}
+            self.run.ledger.append(
+                "start", plan=self.plan.digest, catalog=self.catalog.digest, leaky=self.plan.leaky, **how
+            )
+        return 0, self._first()
+
+    def _first(self) -> State:
+        """The state before round 0: fresh, or with what the earlier run ended with."""
+        fresh = self.model.start(self.catalog, KeyedSource.from_seed(self.plan.seed).child("start"))
+        earlier = self.earlier
+        if earlier is None or self._how(earlier) != "goes on":
+            return fresh
+        places = places_of(earlier.catalog, self.catalog, earlier.name)
+        items = (len(earlier.catalog), len(self.catalog))
+        shared, server = (
+            carried(new, old, places, items)
+            for new, old in ((fresh.shared, earlier.state.shared), (fresh.server, earlier.state.server))
+        )
+        return self.model.refreshed(State(shared, server))
+
+    def _how(self, earlier: Earlier) -> How:
+        return how_to_start(self.model, earlier, self.plan.cohort, self.plan.release, self.plan.seed)
+
+    def _change(self) -> Changed | None:
+        """What the first round sums where only the change since the earlier run is asked for."""
+        if self.earlier is None or self._how(self.earlier) != "adds the change":
+            return None
+        return Changed.of(self.earlier.catalog, self.catalog, self.earlier.name)
 
     def _spec(self, state: State, round: int) -> SumSpec | None:
         spec = self.model.spec(state, round)

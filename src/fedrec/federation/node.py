@@ -20,6 +20,7 @@ from fedrec.evaluation.ranks import user_metrics
 from fedrec.federation.calls import EvaluationCall, RoundCall
 from fedrec.federation.measuring import add_metrics, measuring_spec
 from fedrec.federation.private_rows import PrivateRows
+from fedrec.federation.warm_start import Changed, Remembered, first_rows
 from fedrec.models.base import Arrays, Private, Recommender
 
 __all__ = ["Floors", "Node"]
@@ -83,6 +84,7 @@ class Node:
         self.clients = Clients.of(seen.train, self.keys, held_out)
         self.active = np.flatnonzero(self.clients.lengths > 0)
         self._private = None if folder is None else PrivateRows.open(folder)
+        self._before: Remembered | None = None
 
     @property
     def data(self) -> Interactions:
@@ -101,12 +103,15 @@ class Node:
             PlanError: if fewer clients than the owner's floor would be in the sum.
             FedrecError: naming node, round and step, if the model fails.
         """
+        if call.change:
+            return self._contribute_change(call)
         rng = self.source.child("contribute", call.round)
         private = self._settled(call.shared, call.committed)
         cohort = self._cohort(call)
         total = Sum.zeros(call.spec, call.round)
         changed: list[tuple[np.ndarray, Private]] = []
-        for positions in self._chunks(cohort):
+        for chosen in chunks(self.clients.lengths[cohort], self.model):
+            positions = cohort[chosen]
             clients = self.release.before(self._take(positions), rng)
             rows = None if private is None else private.take(positions)
             try:
@@ -191,9 +196,38 @@ class Node:
         """Take over private rows from elsewhere, one per user of the node, as of round `committed`."""
         self._private = PrivateRows.create(private, self.folder, committed)
 
+    def remember(self, before: Remembered) -> None:
+        """Take over what an earlier run left at this node: private rows of known users, and what was summed of them.
+
+        Raises:
+            PlanError: if the split holds out what was trained on.
+        """
+        before.check_future(self.split)
+        self._before = before
+
     def fingerprint(self) -> int:
         """The node's share of the split's hash."""
         return self.split.hash(self.keys)
+
+    def _contribute_change(self, call: RoundCall) -> Sum:
+        """The sum of changed histories, less the sum of what they were; users that are gone are taken out."""
+        if self._before is None:
+            raise FedrecError(f"node {self.name}, round {call.round}: it remembers no earlier run to sum the change of")
+        rng = self.source.child("contribute", call.round)
+        both = Changed.of(self._before.train.catalog, self.data.catalog)
+        keys = client_keys(self.source, self._before.train.users)
+        now, former = both.clients(self._before, self.clients, self.data.users, keys)
+        total, taken_out = Sum.zeros(call.spec, call.round), Sum.zeros(call.spec, call.round)
+        for clients, out in ((now, total), (former, taken_out)):
+            for positions in chunks(clients.lengths, self.model):
+                chosen = self.release.before(clients.take(positions), rng)
+                contributions, _ = self.model.contribute(call.shared, None, chosen, call.round, rng)
+                out.add(self.release.after(contributions, chosen))
+        for name, array in total.arrays.items():
+            array -= taken_out.arrays[name]
+        total.clients = len(np.union1d(now.keys, former.keys))
+        self._guard(total.clients)
+        return total
 
     def _rows(
         self, shared: Arrays, private: PrivateRows | None, clients: Clients, chosen: np.ndarray
@@ -213,6 +247,8 @@ class Node:
             first = self.model.join(shared, self.clients, self.source.child("join"))
             if first is None:
                 return None
+            if self._before is not None:
+                first = first_rows(first, self.data.users, self.data.catalog, self._before)
             self._private = PrivateRows.create(first, self.folder)
         self._private.settle(committed)
         return self._private
@@ -222,17 +258,6 @@ class Node:
             return self.active
         draws = self.source.child("cohort", call.round).seeds(self.keys[self.active])
         return self.active[draws < np.uint64(int(call.share * 2**64))]
-
-    def _chunks(self, cohort: np.ndarray) -> Iterator[np.ndarray]:
-        """Clients in groups whose contributions fit in memory together."""
-        lengths = self.clients.lengths[cohort]
-        floats = np.cumsum(lengths * self.model.chunk_floats + self.model.client_floats)
-        start = 0
-        while start < len(cohort):
-            before = floats[start - 1] if start else 0
-            stop = max(start + 1, int(np.searchsorted(floats, before + _CHUNK_FLOATS, side="right")))
-            yield cohort[start:stop]
-            start = stop
 
     def _take(self, positions: np.ndarray) -> Clients:
         return self.clients if len(positions) == len(self.clients) else self.clients.take(positions)
@@ -248,6 +273,17 @@ class Node:
                 f"{self.floors.min_clients}. Use the secure sum, or draw a larger cohort"
             )
         self.small_sums += 1
+
+
+def chunks(lengths: np.ndarray, model: Recommender) -> Iterator[np.ndarray]:
+    """Positions of clients with so many interactions, in groups whose contributions fit in memory together."""
+    floats = np.cumsum(lengths * model.chunk_floats + model.client_floats)
+    start = 0
+    while start < len(lengths):
+        before = floats[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(floats, before + _CHUNK_FLOATS, side="right")))
+        yield np.arange(start, stop)
+        start = stop
 
 
 def refitted(split: Split) -> Split:

@@ -20,7 +20,7 @@ from fedrec.evaluation.protocols import parse_protocol
 from fedrec.models.base import Recommender
 from fedrec.models.registry import build_model, explain, foremost
 
-__all__ = ["DataPlan", "EvaluationPlan", "Plan"]
+__all__ = ["DataPlan", "EvaluationPlan", "Plan", "WarmStart"]
 
 
 class _Part(BaseModel):
@@ -44,6 +44,18 @@ class DataPlan(_Part):
     encoding: str = "utf-8"
     on_error: Literal["raise", "skip"] = "raise"
     cleaning: Cleaning = Cleaning()
+    digest: str | None = None
+
+
+class WarmStart(_Part):
+    """Which finished run the training goes on from.
+
+    Args:
+        run: its folder, or `memory` for a model given in the library.
+        digest: SHA-256 of its shared arrays; filled in by the first run, checked by every later one.
+    """
+
+    run: str
     digest: str | None = None
 
 
@@ -91,6 +103,9 @@ class Plan(_Part):
         n_max: most clients a sum may hold; filled in by the first run.
         catalog: digest of the catalog; filled in by the first run.
         min_clients: a sum over fewer clients leaves a node only masked.
+        warm_start: a finished run to go on from: its folder, or `{run: FOLDER, digest: …}`.
+        keep_sums: keep the sums of `ease`, `itemknn` or `popularity` with the coordinator, so that a later run can add
+            what changed instead of summing everybody again.
     """
 
     version: Literal[1] = 1
@@ -106,6 +121,13 @@ class Plan(_Part):
     n_max: int | None = Field(default=None, ge=1, lt=2**48)
     catalog: str | None = None
     min_clients: int = Field(default=32, ge=1)
+    warm_start: WarmStart | None = None
+    keep_sums: bool = False
+
+    @field_validator("warm_start", mode="before")
+    @classmethod
+    def _folder(cls, value: Any) -> Any:
+        return {"run": value} if isinstance(value, str) else value
 
     @field_validator("cohort", mode="before")
     @classmethod
@@ -118,7 +140,14 @@ class Plan(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> Plan:
-        self.build_model()
+        model = self.build_model()
+        if self.keep_sums and not model.additive:
+            raise PlanError(
+                f"keep_sums: {self.model['name']} has no sum that later interactions can be added to; ease (without "
+                "rank), itemknn and popularity have one"
+            )
+        if self.keep_sums and self.cohort != 1:
+            raise PlanError("keep_sums: a kept sum is over all clients; set cohort to 1.0")
         SplitMethod.parse(self.split)
         Release(self.release)
         if self.refit and (self.evaluation.every or self.evaluation.keep == "best"):
@@ -237,6 +266,7 @@ class _EachKeyOnce(yaml.SafeLoader):
 def _keys(error: ValidationError) -> list[str]:
     kinds: dict[str, type[BaseModel]] = {
         "data": DataPlan, "evaluation": EvaluationPlan, "cleaning": Cleaning, "cap": Cap, "weight": Weight,
+        "warm_start": WarmStart,
     }  # fmt: skip
     parents = [str(part) for part in foremost(error)["loc"][:-1] if str(part) in kinds]
     return list((kinds[parents[-1]] if parents else Plan).model_fields)

@@ -10,12 +10,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from fedrec.data.catalog import Catalog
 from fedrec.errors import DamagedError, RunError, suggestion
 from fedrec.federation.plan import Plan
-from fedrec.models.base import Recommender, State
+from fedrec.models.base import Arrays, Recommender, State
 from fedrec.models.registry import build_model
 from fedrec.record.durable import arrays_digest, load_arrays, remove_unfinished, replace_file, save_arrays
 from fedrec.record.ledger import Ledger
@@ -109,12 +110,7 @@ class Run:
         """
         if self.folder is None:
             return self._states[round]
-        arrays = load_arrays(self._checkpoint(round))
-        split: dict[str, dict[str, Any]] = {"shared": {}, "server": {}}
-        for name, array in arrays.items():
-            kind, _, rest = name.partition(".")
-            split[kind][rest] = array
-        state = State(split["shared"], split["server"])
+        state = unpacked(load_arrays(self._checkpoint(round)))
         committed = [line for line in self.ledger.of_kind("round") if line["round"] == round]
         if not committed or committed[-1]["model"] != arrays_digest(state.shared):
             raise DamagedError(f"{self._checkpoint(round)} is not the model that the ledger committed")
@@ -147,7 +143,7 @@ class Run:
 
     def _checkpoint(self, round: int) -> Path:
         assert self.folder is not None
-        return self.folder / "checkpoint" / f"round-{round:06d}.safetensors"
+        return _checkpoint(self.folder, round)
 
 
 def read_plan(folder: Path) -> Plan:
@@ -217,6 +213,34 @@ def load_shared(folder: Path, plan: Plan) -> tuple[Recommender, State, int, Cata
     if catalog.digest != digest or len(catalog) != items:
         raise DamagedError(f"{folder / 'catalog.jsonl'} is not the catalog that model.json describes")
     return build_model(settings.pop("name"), settings), State(shared), round, catalog
+
+
+def server_arrays(folder: Path, round: int, shared: Arrays) -> dict[str, np.ndarray]:
+    """The coordinator's own arrays of a finished run, from its last checkpoint; none where there is none.
+
+    Raises:
+        DamagedError: if the checkpoint is of another model.
+    """
+    path = _checkpoint(folder, round)
+    if not path.exists():
+        return {}
+    state = unpacked(load_arrays(path))
+    if arrays_digest(state.shared) != arrays_digest(shared):
+        raise DamagedError(f"{path} is not of the model in {folder / 'model'}")
+    return dict(state.server)
+
+
+def unpacked(arrays: Arrays) -> State:
+    """A state from the arrays of its checkpoint, named `shared.…` and `server.…`."""
+    split: dict[str, dict[str, np.ndarray]] = {"shared": {}, "server": {}}
+    for name, array in arrays.items():
+        kind, _, rest = name.partition(".")
+        split[kind][rest] = array
+    return State(split["shared"], split["server"])
+
+
+def _checkpoint(folder: Path, round: int) -> Path:
+    return folder / "checkpoint" / f"round-{round:06d}.safetensors"
 
 
 def _lock(folder: Path) -> int:

@@ -94,6 +94,23 @@ class Recommender(BaseModel, ABC):
         """
         raise InputError(f"model {self.name!r} does not know similar items; ease, itemknn, ials and mf do")
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether a training can go on from what another one ended with; otherwise the sums are computed anew."""
+        return "rounds" in type(self).model_fields
+
+    def refreshed(self, state: State) -> State:
+        """A state with arrays carried over from an earlier training, after computing anew what follows from them."""
+        return state
+
+    @property
+    def additive(self) -> bool:
+        """Whether the model follows from one sum over clients of what depends on nothing but their own history.
+
+        Then changed histories can be added to a kept sum, and old ones taken out of it.
+        """
+        return False
+
     def memory(self, n_items: int) -> int:
         """Bytes that the coordinator needs at its peak for a catalog of `n_items`, to refuse impossible plans."""
         return 64 * n_items

@@ -64,6 +64,11 @@ class EASE(Recommender):
         """One, or as many as passes."""
         return 1 if self.rank is None else self.passes
 
+    @property
+    def additive(self) -> bool:
+        """The Gram matrix is a sum over clients; passes of a sketch depend on the pass before."""
+        return self.rank is None
+
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """No weights yet; random signs for a sketch."""
         if self.rank is None:

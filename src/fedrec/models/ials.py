@@ -135,6 +135,10 @@ class IALS(Recommender):
             )
         return _state(table)
 
+    def refreshed(self, state: State) -> State:
+        """YᵀY of the carried factors."""
+        return _state(state.shared["items"])
+
     def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
         """⟨user, item⟩ with the user's factor solved from its history; zeros without one."""
         table = np.ascontiguousarray(shared["items"].T)

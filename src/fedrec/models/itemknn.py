@@ -39,6 +39,11 @@ class ItemKNN(Recommender):
 
     name: ClassVar[str] = "itemknn"
 
+    @property
+    def additive(self) -> bool:
+        """Its one sum is of what each client has."""
+        return True
+
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """No neighbours yet."""
         return State(_neighbours(np.zeros((len(catalog), 0)), 0))

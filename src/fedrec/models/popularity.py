@@ -23,6 +23,11 @@ class Popularity(Recommender):
     name: ClassVar[str] = "popularity"
     reads_history: ClassVar[bool] = False
 
+    @property
+    def additive(self) -> bool:
+        """Its one sum is of what each client has."""
+        return True
+
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """Counts of zero."""
         return State({"counts": np.zeros(len(catalog), dtype=np.float32)})
