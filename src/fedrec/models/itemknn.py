@@ -33,7 +33,7 @@ class ItemKNN(Recommender):
     Memory at the coordinator: about 16 bytes × items².
     """
 
-    neighbours: PositiveInt = 100
+    neighbours: PositiveInt = 50
     shrink: NonNegativeFloat = 10.0
     alpha: float = Field(default=0.0, ge=0.0, le=2.0)
 
