@@ -63,12 +63,12 @@ class Clients:
         excluded = rows_of(self.excluded_indptr, positions)
         return replace(
             self,
-            indptr=_offsets(np.diff(self.indptr)[positions]),
+            indptr=_offsets(self.indptr[positions + 1] - self.indptr[positions]),
             items=self.items[rows],
             values=None if self.values is None else self.values[rows],
             times=None if self.times is None else self.times[rows],
             keys=self.keys[positions],
-            excluded_indptr=_offsets(np.diff(self.excluded_indptr)[positions]),
+            excluded_indptr=_offsets(self.excluded_indptr[positions + 1] - self.excluded_indptr[positions]),
             excluded_items=self.excluded_items[excluded],
         )
 

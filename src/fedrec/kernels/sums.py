@@ -86,22 +86,31 @@ def _fixed(value, factor, bound, unit):  # type: ignore[no-untyped-def]
     return np.int64(np.rint(scaled * unit)), over
 
 
+@numba.njit(error_model="numpy", nogil=True)
+def _add_row(target, source, factor, bound, unit):  # type: ignore[no-untyped-def]
+    """target += fixed(source · factor); returns how many saturated. Without branches, so that it runs on vectors."""
+    beyond = np.int32(0)
+    for column in range(len(target)):
+        scaled = np.float64(source[column]) * factor
+        kept = min(max(scaled, -bound), bound)
+        beyond += np.int32(kept != scaled)
+        target[column] += target.dtype.type(np.rint(kept * unit))
+    return np.int64(beyond)
+
+
 def _add_rows(out, indptr, rows, values, factors, bound, unit, over):  # type: ignore[no-untyped-def]
     workers = len(over)
     for worker in prange(workers):
-        saturated = 0
+        saturated = np.int64(0)
         for client in range(len(indptr) - 1):
             factor = factors[client]
             if factor == 0.0:
                 continue
             for entry in range(indptr[client], indptr[client + 1]):
-                row = rows[entry]
-                if row % workers != worker:
+                row = np.uint32(rows[entry])
+                if row % np.uint32(workers) != worker:
                     continue
-                for column in range(values.shape[1]):
-                    amount, beyond = _fixed(values[entry, column], factor, bound, unit)
-                    out[row, column] += out.dtype.type(amount)
-                    saturated += beyond
+                saturated += _add_row(out[row], values[entry], factor, bound, unit)
         over[worker] += saturated
 
 
@@ -141,22 +150,26 @@ add_rows = {
 }
 """out [m, d] += Σ fixed(values · factors[c]) at the rows each client touched; `over` [workers] counts saturations."""
 add_dense = {
-    ring: kernel(
-        f"void(int{ring}[::1], float32[:, ::1], float64[::1], float64, float64, int64[::1])", parallel=True
-    )(_add_dense)
+    ring: kernel(f"void(int{ring}[::1], float32[:, ::1], float64[::1], float64, float64, int64[::1])", parallel=True)(
+        _add_dense
+    )
     for ring in (32, 64)
 }
 """out [n] += Σ fixed(values[c] · factors[c]); `over` [workers] counts saturations."""
 
 
-@kernel("void(int64[::1], float32[:, ::1], boolean[::1])")
+@kernel("void(int64[::1], float32[:, ::1], boolean[::1])", parallel=True)
 def finite_rows(indptr, values, out):  # type: ignore[no-untyped-def]
-    """Clear `out` [c] where any of a client's values is NaN or infinite."""
-    for client in range(len(indptr) - 1):
-        for entry in range(indptr[client], indptr[client + 1]):
-            for column in range(values.shape[1]):
-                if not np.isfinite(values[entry, column]):
-                    out[client] = False
+    """Clear `out` [c] where any of a client's values is NaN or infinite: where all bits of its exponent are set."""
+    ones = np.uint32(0x7F800000)
+    width = values.shape[1]
+    bits = values.reshape(-1).view(np.uint32)
+    for client in prange(len(indptr) - 1):
+        unfinite = np.int32(0)
+        for place in range(indptr[client] * width, indptr[client + 1] * width):
+            unfinite |= np.int32((bits[place] & ones) == ones)
+        if unfinite != 0:
+            out[client] = False
 
 
 @kernel("void(int64[::1], float32[:, ::1], float64[::1])")
