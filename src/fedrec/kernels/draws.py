@@ -8,7 +8,7 @@ import numpy as np
 from fedrec.kernels.keyed import below, next_word
 from fedrec.kernels.threads import kernel
 
-__all__ = ["draw_unmarked", "mark_items", "newest_or_drawn", "shuffle"]
+__all__ = ["draw_halves", "draw_unmarked", "mark_items", "newest_or_drawn", "shuffle"]
 
 
 @kernel("void(int64[::1], int64, boolean, uint64[::1], boolean[::1])")
@@ -22,6 +22,20 @@ def newest_or_drawn(indptr, limit, drawn, seeds, keep):  # type: ignore[no-untyp
             continue
         state = seeds[client]
         wanted = limit
+        for row in range(start, stop):
+            state, word = next_word(state)
+            if below(word, stop - row) < wanted:
+                keep[row] = True
+                wanted -= 1
+
+
+@kernel("void(int64[::1], uint64[::1], boolean[::1])")
+def draw_halves(indptr, seeds, keep):  # type: ignore[no-untyped-def]
+    """Mark a uniform draw of half of each client's rows, rounded down, in `keep`."""
+    for client in range(len(indptr) - 1):
+        start, stop = indptr[client], indptr[client + 1]
+        state = seeds[client]
+        wanted = (stop - start) // 2
         for row in range(start, stop):
             state, word = next_word(state)
             if below(word, stop - row) < wanted:

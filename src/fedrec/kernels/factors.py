@@ -1,6 +1,7 @@
-"""Local training of matrix factorisation: every client's own SGD over its own interactions and drawn negatives.
+"""Local training of matrix factorisation by plain SGD: one step for each term of a client's loss.
 
-A worker keeps the rows its client touches in a compact table of its own; a client's arithmetic has one fixed order.
+A client's rows are trained in place where its contribution lies, side by side and small enough for the cache; its
+arithmetic has one fixed order.
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ import numba
 import numpy as np
 from numba import prange
 
-from fedrec.kernels.draws import draw_unmarked, mark_items, shuffle
 from fedrec.kernels.threads import kernel
 
-__all__ = ["local_sgd"]
+__all__ = ["BCE", "BPR", "SOFTMAX", "SQUARED", "dot", "fetch_rows", "local_sgd", "pointwise_error", "softmax_errors"]
+
+BCE, SQUARED, BPR, SOFTMAX = 0, 1, 2, 3
+"""Losses of a score s: log(1 + e^(∓s)), (s − y)² / 2, log(1 + e^(s_negative − s_positive)), and −s_positive +
+log Σ e^s over the positive and its negatives."""
 
 
 @numba.njit(inline="always")
-def _dot(left, right, length):  # type: ignore[no-untyped-def]
-    """Inner product of the first `length` entries with eight accumulators, added in one fixed order."""
+def dot(left, right, length):  # type: ignore[no-untyped-def]
+    """Inner product of the first `length` entries with sixteen accumulators, added in one fixed order."""
     a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = np.float32(0.0)
-    whole = length - length % 8
-    for k in range(0, whole, 8):
+    b0 = b1 = b2 = b3 = b4 = b5 = b6 = b7 = np.float32(0.0)
+    whole = length - length % 16
+    for k in range(0, whole, 16):
         a0 += left[k] * right[k]
         a1 += left[k + 1] * right[k + 1]
         a2 += left[k + 2] * right[k + 2]
@@ -31,125 +36,158 @@ def _dot(left, right, length):  # type: ignore[no-untyped-def]
         a5 += left[k + 5] * right[k + 5]
         a6 += left[k + 6] * right[k + 6]
         a7 += left[k + 7] * right[k + 7]
+        b0 += left[k + 8] * right[k + 8]
+        b1 += left[k + 9] * right[k + 9]
+        b2 += left[k + 10] * right[k + 10]
+        b3 += left[k + 11] * right[k + 11]
+        b4 += left[k + 12] * right[k + 12]
+        b5 += left[k + 13] * right[k + 13]
+        b6 += left[k + 14] * right[k + 14]
+        b7 += left[k + 15] * right[k + 15]
     rest = np.float32(0.0)
     for k in range(whole, length):
         rest += left[k] * right[k]
-    return ((a0 + a4) + (a2 + a6)) + ((a1 + a5) + (a3 + a7)) + rest
+    low = ((a0 + b0) + (a4 + b4)) + ((a2 + b2) + (a6 + b6))
+    high = ((a1 + b1) + (a5 + b5)) + ((a3 + b3) + (a7 + b7))
+    return low + high + rest
 
 
 @numba.njit(inline="always")
-def _sigmoid(x):  # type: ignore[no-untyped-def]
+def sigmoid(x):  # type: ignore[no-untyped-def]
+    """1 / (1 + e^−x)."""
     return np.float32(1.0) / (np.float32(1.0) + np.float32(math.exp(-x)))
 
 
 @numba.njit(inline="always")
-def _fetch(table, local, slot_of, owner, rows, mark, item, used):  # type: ignore[no-untyped-def]
-    """The client's own copy of an item's row: (slot, rows used so far)."""
-    if owner[item] == mark:
-        return slot_of[item], used
-    owner[item] = mark
-    slot_of[item] = used
-    rows[used] = item
-    for column in range(table.shape[1]):
-        local[used, column] = table[item, column]
-    return used, used + 1
+def pointwise_error(score, label, loss):  # type: ignore[no-untyped-def]
+    """∂loss / ∂score of `BCE` or `SQUARED`."""
+    if loss == BCE:
+        return sigmoid(score) - label
+    return score - label
 
 
 @numba.njit(inline="always")
-def _move(user, row, error, rate, reg, d, learn_items):  # type: ignore[no-untyped-def]
-    """One SGD step on a user factor and an item row whose score has gradient `error`."""
-    for k in range(d):
-        u, v = user[k], row[k]
-        user[k] = u - rate * (error * v + reg * u)
-        if learn_items:
-            row[k] = v - rate * (error * u + reg * v)
-    if learn_items:
-        row[d] -= rate * (error + reg * row[d])
+def softmax_errors(errors, count):  # type: ignore[no-untyped-def]
+    """Overwrite scores [count], the positive's first, with ∂loss / ∂score of `SOFTMAX`."""
+    most = errors[0]
+    for place in range(1, count):
+        most = max(most, errors[place])
+    total = np.float32(0.0)
+    for place in range(count):
+        errors[place] = np.float32(math.exp(errors[place] - most))
+        total += errors[place]
+    for place in range(count):
+        errors[place] /= total
+    errors[0] -= np.float32(1.0)
+
+
+@numba.njit(inline="always")
+def fetch_rows(table, rows, values, start, stop):  # type: ignore[no-untyped-def]
+    """values[e] = table[rows[e]] for entries `start` to `stop`."""
+    for entry in range(start, stop):
+        source = table[rows[entry]]
+        target = values[entry]
+        for column in range(len(target)):
+            target[column] = source[column]
 
 
 @kernel(
-    "void(int64[::1], int32[::1], int64[::1], int32[::1], uint64[::1], float32[:, ::1], float32[:, ::1], float32,"
-    " float32, int64, int64, boolean, boolean, int64[::1], int64[::1], int32[::1], float32[:, ::1], int64[::1])",
+    "void(int64[::1], int32[::1], int64[::1], int32[::1], int64, float32[:, ::1], float32[:, ::1], float32, float32,"
+    " int64, boolean, boolean, int64[::1], float32[:, ::1])",
     parallel=True,
 )
 def local_sgd(  # type: ignore[no-untyped-def]
     indptr,
-    items,
-    excluded_indptr,
-    excluded_items,
-    seeds,
+    rows,
+    sample_indptr,
+    samples,
+    width,
     table,
     users,
     rate,
     reg,
-    epochs,
-    negatives,
-    pairwise,
+    loss,
+    learn_users,
     learn_items,
     bounds,
-    out_indptr,
-    out_rows,
-    out_values,
-    out_counts,
+    values,
 ):
-    """Train every client on its own rows; users [c, d] are updated in place.
+    """Train every client on its samples; users [c, d] in place, the change of its rows in `values`.
 
-    Args: CSR rows and excluded items of the clients; `seeds` [c]; `table` [items, d + 1] (factors and bias);
-    `negatives` drawn per positive, outside history and excluded items; `pairwise` BPR instead of BCE; workers take the
-    clients `bounds[w]:bounds[w + 1]`. With `learn_items`, client c's touched rows and changes go to
-    `out_rows`, `out_values` from `out_indptr[c]` on, `out_counts[c]` of them, in order of first touch.
+    Args: `rows` [touched] of client c at `indptr[c]:indptr[c + 1]`; `samples` (slots) at `sample_indptr[c]:…`, `width`
+    for each positive; `table` [items, d + 1] (factors and bias); worker w takes clients `bounds[w]:bounds[w + 1]`; `values`
+    [touched, d + 1] out. The pull `reg` of a negative that is drawn twice for one softmax compounds.
     """
-    n_items, width = table.shape
-    d = width - 1
+    d = table.shape[1] - 1
+    decay = rate * reg
     for worker in prange(len(bounds) - 1):
-        most = 0
+        errors = np.empty(width, dtype=np.float32)
+        step = np.empty(d, dtype=np.float32)
         for client in range(bounds[worker], bounds[worker + 1]):
-            length = indptr[client + 1] - indptr[client]
-            most = max(most, min(n_items, length * (1 + epochs * negatives)))
-        local = np.empty((most, width), dtype=np.float32)
-        rows = np.empty(most, dtype=np.int64)
-        slot_of = np.empty(n_items, dtype=np.int64)
-        owner = np.full(n_items, -1, dtype=np.int64)
-        marks = np.full(n_items, -1, dtype=np.int64)
-        order = np.empty(n_items, dtype=np.int64)
-        for client in range(bounds[worker], bounds[worker + 1]):
-            start, stop = indptr[client], indptr[client + 1]
+            base = indptr[client]
+            fetch_rows(table, rows, values, base, indptr[client + 1])
             user = users[client]
-            state = seeds[client]
-            used = 0
-            seen = mark_items(marks, client, items, start, stop)
-            seen += mark_items(marks, client, excluded_items, excluded_indptr[client], excluded_indptr[client + 1])
-            draws = negatives if seen < n_items else 0
-            for _ in range(epochs):
-                state = shuffle(state, order, stop - start)
-                for place in range(stop - start):
-                    item = items[start + order[place]]
-                    positive, used = _fetch(table, local, slot_of, owner, rows, client, item, used)
-                    if not pairwise:
-                        score = _dot(user, local[positive], d) + local[positive, d]
-                        _move(user, local[positive], _sigmoid(score) - np.float32(1.0), rate, reg, d, learn_items)
-                    for _ in range(draws):
-                        state, item = draw_unmarked(state, marks, client)
-                        negative, used = _fetch(table, local, slot_of, owner, rows, client, item, used)
-                        score = _dot(user, local[negative], d) + local[negative, d]
-                        if not pairwise:
-                            _move(user, local[negative], _sigmoid(score), rate, reg, d, learn_items)
-                            continue
-                        score -= _dot(user, local[positive], d) + local[positive, d]
-                        error = _sigmoid(score)
-                        for k in range(d):
-                            u, p, n = user[k], local[positive, k], local[negative, k]
-                            user[k] = u - rate * (error * (n - p) + reg * u)
-                            if learn_items:
-                                local[positive, k] = p - rate * (reg * p - error * u)
-                                local[negative, k] = n - rate * (reg * n + error * u)
+            for first in range(sample_indptr[client], sample_indptr[client + 1], width):
+                count = width
+                if width > 1 and samples[first + 1] < 0:
+                    count = 1
+                if loss <= SQUARED:
+                    for place in range(count):
+                        row = values[base + samples[first + place]]
+                        label = np.float32(1.0) if place == 0 else np.float32(0.0)
+                        error = rate * pointwise_error(dot(user, row, d) + row[d], label, loss)
+                        if learn_users and learn_items:
+                            for k in range(d):
+                                u, v = user[k], row[k]
+                                user[k] = (u - decay * u) - error * v
+                                row[k] = (v - decay * v) - error * u
+                        elif learn_users:
+                            for k in range(d):
+                                user[k] = (user[k] - decay * user[k]) - error * row[k]
+                        else:
+                            for k in range(d):
+                                row[k] = (row[k] - decay * row[k]) - error * user[k]
                         if learn_items:
-                            local[positive, d] -= rate * (reg * local[positive, d] - error)
-                            local[negative, d] -= rate * (reg * local[negative, d] + error)
-            if learn_items:
-                base = out_indptr[client]
-                for slot in range(used):
-                    out_rows[base + slot] = rows[slot]
-                    for column in range(width):
-                        out_values[base + slot, column] = local[slot, column] - table[rows[slot], column]
-                out_counts[client] = used
+                            row[d] = (row[d] - decay * row[d]) - error
+                elif loss == BPR:
+                    good = values[base + samples[first]]
+                    for place in range(1, count):
+                        bad = values[base + samples[first + place]]
+                        error = rate * sigmoid((dot(user, bad, d) + bad[d]) - (dot(user, good, d) + good[d]))
+                        for k in range(d):
+                            u, p, n = user[k], good[k], bad[k]
+                            if learn_users:
+                                user[k] = (u - decay * u) - error * (n - p)
+                            if learn_items:
+                                good[k] = (p - decay * p) + error * u
+                                bad[k] = (n - decay * n) - error * u
+                        if learn_items:
+                            good[d] = (good[d] - decay * good[d]) + error
+                            bad[d] = (bad[d] - decay * bad[d]) - error
+                elif count > 1:
+                    for place in range(count):
+                        row = values[base + samples[first + place]]
+                        errors[place] = dot(user, row, d) + row[d]
+                    softmax_errors(errors, count)
+                    for k in range(d):
+                        step[k] = decay * user[k]
+                    for place in range(count):
+                        row = values[base + samples[first + place]]
+                        error = rate * errors[place]
+                        for k in range(d):
+                            step[k] += error * row[k]
+                    if learn_items:
+                        for place in range(count):
+                            row = values[base + samples[first + place]]
+                            error = rate * errors[place]
+                            for k in range(d):
+                                row[k] = (row[k] - decay * row[k]) - error * user[k]
+                            row[d] = (row[d] - decay * row[d]) - error
+                    if learn_users:
+                        for k in range(d):
+                            user[k] -= step[k]
+            for entry in range(base, indptr[client + 1]):
+                source = table[rows[entry]]
+                target = values[entry]
+                for column in range(d + 1):
+                    target[column] -= source[column]
