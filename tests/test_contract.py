@@ -24,7 +24,7 @@ from fedrec.library import Estimator, estimator
 from fedrec.models.base import Private, Recommender
 from fedrec.models.registry import MODELS, build_model, model_class
 
-SETTINGS: dict[str, dict[str, Any]] = {"mf": {"embedding_size": 4, "learning_rate": 0.2, "rounds": 80, "reg": 0.05}}
+SETTINGS: dict[str, dict[str, Any]] = {"fedrecon": {"embedding_size": 4, "reg": 0.02}}
 """Where the defaults are for larger data."""
 NO_TASTE = {"popularity"}
 """Models that recommend the same to everybody."""

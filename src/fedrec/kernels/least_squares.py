@@ -11,7 +11,7 @@ from numba import prange
 
 from fedrec.kernels.threads import kernel
 
-__all__ = ["gram_of_rows", "outer_rows", "solve_items", "solve_users"]
+__all__ = ["gram_of_rows", "item_pulls", "outer_rows", "solve_items", "solve_users"]
 
 _BLOCK = 8
 
@@ -105,6 +105,22 @@ def outer_rows(users, out):  # type: ignore[no-untyped-def]
             base += d - k
         for k in range(d):
             row[base + k] = user[k]
+
+
+@kernel("void(int64[::1], int32[::1], float32[:, ::1], float64[:, ::1], float64, float32[:, ::1])", parallel=True)
+def item_pulls(indptr, items, table, users, alpha, out):  # type: ignore[no-untyped-def]
+    """out[e] = [(1 + alpha) − alpha ⟨u, y⟩] u for the row y [d] of `table` at entry e of the client with factor u."""
+    d = table.shape[1]
+    for client in prange(len(indptr) - 1):
+        user = users[client]
+        for entry in range(indptr[client], indptr[client + 1]):
+            row = table[items[entry]]
+            score = 0.0
+            for k in range(d):
+                score += user[k] * row[k]
+            weight = 1.0 + alpha - alpha * score
+            for k in range(d):
+                out[entry, k] = np.float32(weight * user[k])
 
 
 def _solve_items(equations, counts, grid, base, offset, reg, nu, table):  # type: ignore[no-untyped-def]
