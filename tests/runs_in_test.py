@@ -13,9 +13,26 @@ from fedrec.federation.plan import Plan
 DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3"
 MODELS: dict[str, dict[str, Any]] = {
     "ease": {"name": "ease", "alpha": 0.3},
+    "fedncf": {"name": "fedncf", "embedding_size": 8, "rounds": 3},
+    "fcf": {"name": "fcf", "embedding_size": 8, "rounds": 4},
+    "fedrecon": {"name": "fedrecon", "embedding_size": 8, "rounds": 4},
     "itemknn": {"name": "itemknn", "neighbours": 20},
     "mf": {"name": "mf", "embedding_size": 8, "rounds": 6},
-    "mf-bpr": {"name": "mf", "embedding_size": 8, "rounds": 4, "loss": "bpr", "denominator": "count"},
+    "mf-adam": {"name": "mf", "embedding_size": 8, "rounds": 4, "server_optimiser": "adam", "batch_size": 7},
+    "mf-bpr": {"name": "mf", "embedding_size": 8, "rounds": 4, "loss": "bpr", "denominator": "per_row"},
+    "mf-scaffold": {"name": "mf", "embedding_size": 8, "rounds": 4, "scaffold": True, "control_rows": 20},
+    "mf-softmax": {"name": "mf", "embedding_size": 8, "rounds": 4, "loss": "softmax", "local_optimiser": "adam"},
+    "mf-squared": {
+        "name": "mf",
+        "embedding_size": 8,
+        "rounds": 4,
+        "loss": "squared",
+        "proximal": 0.5,
+        "denominator": "fixed",
+        "expected_clients": 160,
+        "server_optimiser": "momentum",
+        "server_learning_rate": 1.0,
+    },
     "pfedrec": {"name": "pfedrec", "embedding_size": 8, "rounds": 4, "batch_size": 20},
     "popularity": {"name": "popularity"},
 }

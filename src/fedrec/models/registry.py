@@ -17,6 +17,9 @@ __all__ = ["MODELS", "build_model", "model_class"]
 
 MODELS = {
     "ease": "fedrec.models.ease:EASE",
+    "fcf": "fedrec.models.fcf:FCF",
+    "fedrecon": "fedrec.models.fedrecon:FedRecon",
+    "fedncf": "fedrec.models.fedncf:FedNCF",
     "ials": "fedrec.models.ials:IALS",
     "itemknn": "fedrec.models.itemknn:ItemKNN",
     "mf": "fedrec.models.mf:MF",
