@@ -67,7 +67,8 @@ class FedRecon(MF):
 
     def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
         """⟨user, item⟩ + bias with the user's factor rebuilt from its history."""
-        return super().score(shared, {"users": self._rebuilt(shared, clients, clients.keys)}, clients)
+        same = np.zeros(len(clients), dtype=np.uint64)  # equal histories have equal draws, and so equal scores
+        return super().score(shared, {"users": self._rebuilt(shared, clients, same)}, clients)
 
     def _rebuilt(self, shared: Arrays, clients: Clients, seeds: np.ndarray) -> np.ndarray:
         """User factors [clients, d] float32 from zero."""
