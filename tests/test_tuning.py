@@ -259,3 +259,16 @@ def test_the_library_returns_the_table_and_an_unfitted_estimator() -> None:
     fitted = found.best.fit(split)
     value = fr.evaluate(fitted, split, ["ndcg@10"], part="valid")["value"][0]
     assert value == pytest.approx(found.table.filter("chosen")["ndcg@10"][0], abs=1e-12)
+
+
+def test_compare_shows_how_quality_is_spread_over_simulated_nodes(fedrec: Callable[..., Said]) -> None:
+    options = ("compare", "--data", SOURCE, "--models", "popularity,ease", "--metrics", "ndcg@10", "--json")
+    alone = json.loads(fedrec(*options).out)["models"]
+    spread = json.loads(fedrec(*options, "--nodes", 4, "--partition", "dirichlet:0.3").out)["models"]
+    for one, many in zip(alone, spread, strict=True):
+        assert "per_node" not in one
+        assert one["metrics"] == many["metrics"]
+        assert one["digests"] == many["digests"]
+        assert many["per_node"]["simulated"]
+        assert many["per_node"]["min"]["ndcg@10"] <= many["metrics"]["ndcg@10"]
+        assert many["per_node"]["min"]["ndcg@10"] <= many["per_node"]["mean"]["ndcg@10"]

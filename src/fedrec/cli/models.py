@@ -40,6 +40,8 @@ def compare(
         list[str] | None,
         typer.Option("--set", help="reg=200 for all models that have it, mf.rounds=50 for one; or a plan key."),
     ] = None,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many nodes to play; never changes the model.")] = 1,
+    partition: Annotated[str, typer.Option("--partition", help="hash, by:COLUMN or dirichlet:0.5.")] = "hash",
     columns: Columns = None,
     format: Format = None,
     encoding: Encoding = "utf-8",
@@ -51,6 +53,7 @@ def compare(
     """Train several models on the same split: one table of quality ± sd over seeds, rounds, bytes and seconds."""
     from fedrec.cli.options import build_plan
     from fedrec.engines.comparing import compare_plans
+    from fedrec.engines.loading import Placement
 
     output = Output(json_, quiet)
     settings = data_settings(data, columns, format, encoding, on_error, clean)
@@ -60,8 +63,10 @@ def compare(
         raise InputError("--models names no model")
     chosen = _by_model(names, set_ or [])
     plans = [build_plan(None, settings, name, changes, chosen[name]) for name in names]
-    rows = compare_plans(plans, seeds, lambda name, seed: output.remark(f"{name}, seed {seed}"))
-    output.answer({"data": data, "models": rows}, comparison_table(data, rows))
+    placement = Placement(nodes, partition)
+    rows = compare_plans(plans, seeds, lambda name, seed: output.remark(f"{name}, seed {seed}"), placement)
+    shown = [comparison_table(data, rows), *([_node_table(rows, partition)] if "per_node" in rows[0] else [])]
+    output.answer({"data": data, "nodes": nodes, "partition": partition, "models": rows}, *shown)
 
 
 def comparison_table(data: str, rows: list[dict[str, Any]]) -> Any:
@@ -82,6 +87,17 @@ def comparison_table(data: str, rows: list[dict[str, Any]]) -> Any:
             f"{moved['down'] / 2**20:.2f}",
             f"{row['seconds']:.2f}",
         )
+    return table
+
+
+def _node_table(rows: list[dict[str, Any]], partition: str) -> Any:
+    """How quality is spread over nodes, where they are simulated."""
+    names = list(rows[0]["metrics"])
+    title = f"over {rows[0]['per_node']['nodes']} nodes ({partition}); simulated: a node's own figures do not leave it"
+    table = rows_table(title, "model", *(f"{name} {kind}" for name in names for kind in ("mean", "min")))
+    for row in rows:
+        spread = row["per_node"]
+        table.add_row(row["model"], *(f"{spread[kind][name]:.4f}" for name in names for kind in ("mean", "min")))
     return table
 
 

@@ -12,17 +12,23 @@ import numpy as np
 
 from fedrec.data.sources import LoadedSource
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.training import load_plan_data, measured_bytes, train_here
+from fedrec.engines.training import Placement, load_plan_data, measured_bytes, train_here
 from fedrec.errors import InputError
+from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.record.durable import arrays_digest
 
 __all__ = ["compare_plans"]
 
+_ALONE = Placement()
+
 
 def compare_plans(
-    plans: Sequence[Plan], seeds: int, told: Callable[[str, int], None] = lambda *_: None
+    plans: Sequence[Plan],
+    seeds: int,
+    told: Callable[[str, int], None] = lambda *_: None,
+    placement: Placement = _ALONE,
 ) -> list[dict[str, Any]]:
     """Train every plan with seeds 0, 1, … and measure it on test.
 
@@ -30,12 +36,15 @@ def compare_plans(
         plans: of the same data.
         seeds: how many; drawn splits (`ratio`, `new-users`) change with the seed too.
         told: called with model and seed before each training.
+        placement: nodes and partition. They do not change the model, but show how quality is spread over nodes.
 
     Returns:
-        A row per plan: means over seeds in `metrics`, sample standard deviations in `sd`.
+        A row per plan: means over seeds in `metrics`, sample standard deviations in `sd`. With several nodes also
+        `per_node`: of each metric the `mean` and the `min` over nodes, means over seeds. Only a simulation can tell
+        these: in a federation a node's own figures do not leave it.
     """
     source = load_plan_data(plans[0].data, Path())
-    return [_row(plan, [_trained(plan, seed, source, told) for seed in range(plan.seed, plan.seed + seeds)])
+    return [_row(plan, [_trained(plan, seed, source, told, placement) for seed in range(plan.seed, plan.seed + seeds)])
             for plan in plans]  # fmt: skip
 
 
@@ -48,13 +57,16 @@ class _Result:
     seconds: float
     bytes: dict[str, dict[str, int]]
     digest: str
+    nodes: dict[str, list[float]]
 
 
-def _trained(plan: Plan, seed: int, source: LoadedSource, told: Callable[[str, int], None]) -> _Result:
+def _trained(
+    plan: Plan, seed: int, source: LoadedSource, told: Callable[[str, int], None], placement: Placement
+) -> _Result:
     told(str(plan.model["name"]), seed)
     resolved = plan.model_copy(update={"seed": seed}).resolve(source.interactions, source.digest)
     began = time.perf_counter()
-    engine = LocalEngine.build(source.interactions, resolved)
+    engine = LocalEngine.build(source.interactions, resolved, placement.nodes, placement.partition)
     run = Run(resolved, None)
     coordinator, trained = train_here(engine, source.interactions, run)
     seconds = time.perf_counter() - began
@@ -63,7 +75,24 @@ def _trained(plan: Plan, seed: int, source: LoadedSource, told: Callable[[str, i
     if not found:
         raise InputError(f"the split {plan.split!r} leaves nothing in 'test' to compare on")
     metrics = {name: summary.value for name, summary in found.items()}
-    return _Result(metrics, trained.rounds, seconds, measured_bytes(run, trained), arrays_digest(trained.state.shared))
+    digest = arrays_digest(trained.state.shared)
+    return _Result(
+        metrics, trained.rounds, seconds, measured_bytes(run, trained), digest, _by_node(coordinator, trained, engine)
+    )
+
+
+def _by_node(coordinator: Coordinator, trained: Trained, engine: LocalEngine) -> dict[str, list[float]]:
+    """Each metric on test at every node that holds something out; nothing for a single node."""
+    found: dict[str, list[float]] = {}
+    measured = coordinator.plan.evaluation
+    for node in engine.nodes if len(engine.nodes) > 1 else []:
+        alone = Coordinator(
+            coordinator.model, coordinator.catalog, LocalEngine([node]), coordinator.run, engine.has_valid
+        )
+        values = alone.evaluate(trained.state, trained.round, "test", measured.metrics, measured.protocol)
+        for name, summary in values.items():
+            found.setdefault(name, []).append(summary.value)
+    return found
 
 
 def _row(plan: Plan, results: Sequence[_Result]) -> dict[str, Any]:
@@ -79,6 +108,20 @@ def _row(plan: Plan, results: Sequence[_Result]) -> dict[str, Any]:
         "sd": spread,
         "rounds": float(np.mean([result.rounds for result in results])),
         "seconds": round(float(np.mean([result.seconds for result in results])), 3),
+        **({"per_node": _spread(results)} if results[0].nodes else {}),
         "bytes": results[-1].bytes,
         "digests": [result.digest for result in results],
     }
+
+
+def _spread(results: Sequence[_Result]) -> dict[str, Any]:
+    return {
+        "simulated": True,
+        "nodes": len(next(iter(results[0].nodes.values()))),
+        "mean": {name: _mean([np.mean(result.nodes[name]) for result in results]) for name in results[0].nodes},
+        "min": {name: _mean([np.min(result.nodes[name]) for result in results]) for name in results[0].nodes},
+    }
+
+
+def _mean(values: Sequence[np.floating[Any]]) -> float:
+    return round(float(np.mean(values)), 6)
