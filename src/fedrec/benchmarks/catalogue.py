@@ -1,0 +1,102 @@
+"""The benchmarks by name: what each one times, on which data, with which plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fedrec.data.datasets import dataset, find_folder
+from fedrec.errors import InputError, suggestion
+
+__all__ = ["BENCHMARKS", "Benchmark", "benchmark", "default_source"]
+
+_SAME_SIZE = "synthetic:users=943,items=1682,interactions_per_user=106"
+_MILLION = "synthetic:users=1000000,items=50000,interactions_per_user=100,timestamps=false"
+_SAMPLED = {"protocol": "sampled:99", "metrics": ["hr@10", "ndcg@10"]}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Something to time.
+
+    Args:
+        says: what it times, in one line.
+        kind: `round` (rounds one by one), `training` (a whole training), `sum` or `evaluation`.
+        settings: the plan but for its data.
+        source: data of its own; `None` for MovieLens 100K or data of its size.
+        evaluate: whether a round includes measuring the validation and the test part.
+        warmup, repeats: repetitions that are not counted, and those that are.
+    """
+
+    says: str
+    kind: Literal["round", "training", "sum", "evaluation"]
+    settings: dict[str, Any]
+    source: str | None = None
+    evaluate: bool = False
+    warmup: int = 1
+    repeats: int = 5
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "ease": Benchmark(
+        "training of ease: one round, one solve", "training", {"model": {"name": "ease"}, "evaluation": _SAMPLED}
+    ),
+    "evaluation": Benchmark(
+        "measuring the test part under full and sampled:99, with ease",
+        "evaluation",
+        {"model": {"name": "ease"}},
+        repeats=11,
+    ),
+    "ials": Benchmark("training of ials: all sweeps", "training", {"model": {"name": "ials"}, "evaluation": _SAMPLED}),
+    "mf-round": Benchmark(
+        "a round of mf: 1,000,000 users of 100 interactions, 50,000 items, 10,000 clients drawn",
+        "round",
+        {"model": {"name": "mf", "embedding_size": 64}, "split": "none", "cohort": 10_000},
+        source=_MILLION,
+        repeats=5,
+    ),
+    "pfedrec-round": Benchmark(
+        "a round of pfedrec over all clients: sampling, training, validation and test",
+        "round",
+        {"model": {"name": "pfedrec"}, "evaluation": _SAMPLED},
+        evaluate=True,
+        warmup=3,
+        repeats=21,
+    ),
+    "sum": Benchmark(
+        "adding contributions to a sum: an item triangle (ease) and rows of a table (mf)",
+        "sum",
+        {"model": {"name": "mf", "embedding_size": 64}},
+        repeats=11,
+    ),
+}
+"""Every benchmark."""
+
+
+def benchmark(name: str) -> Benchmark:
+    """The benchmark of that name.
+
+    Raises:
+        InputError: if there is none.
+
+    Example:
+        >>> benchmark("mf-round").kind
+        'round'
+        >>> benchmark("mf-rounds")
+        Traceback (most recent call last):
+        fedrec.errors.InputError: no benchmark is called 'mf-rounds'. Did you mean 'mf-round'?
+    """
+    if name not in BENCHMARKS:
+        raise InputError(f"no benchmark is called {name!r}{suggestion(name, BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
+def default_source(chosen: Benchmark) -> tuple[str, str | None]:
+    """The data of a benchmark where none is named, and what to tell people about it."""
+    if chosen.source is not None:
+        return chosen.source, None
+    try:
+        find_folder(dataset("ml-100k"))
+    except InputError:
+        return _SAME_SIZE, "ml-100k is not on this machine; this is synthetic data of its size"
+    return "ml-100k", None
