@@ -1,7 +1,7 @@
 """One figure of docs/literature.md: `python benchmarks/literature.py DATA MODEL [key=value …] [--leaky]`.
 
-MODEL is a model of fedrec, `constant` (every item scores the same: chance), or `leak` (learns nothing, and ranks items by
-how rarely the user drew them as a negative in so many `rounds`). Prints one JSON object.
+MODEL is a model of fedrec, `constant` (every item scores the same: chance), or `leak` (learns nothing, and ranks items
+by how rarely the user drew them as a negative in so many `rounds`). Prints one JSON object.
 """
 
 from __future__ import annotations

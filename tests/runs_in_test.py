@@ -14,6 +14,7 @@ DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3"
 MODELS: dict[str, dict[str, Any]] = {
     "ease": {"name": "ease", "alpha": 0.3},
     "fedncf": {"name": "fedncf", "embedding_size": 8, "rounds": 3},
+    "fedrap": {"name": "fedrap", "embedding_size": 8, "rounds": 3, "epochs": 2, "batch_size": 20},
     "fcf": {"name": "fcf", "embedding_size": 8, "rounds": 4},
     "fedrecon": {"name": "fedrecon", "embedding_size": 8, "rounds": 4},
     "itemknn": {"name": "itemknn", "neighbours": 20},

@@ -31,6 +31,7 @@ _HOMES = {
     "FCF": "fedrec.library",
     "FedRecon": "fedrec.library",
     "FedNCF": "fedrec.library",
+    "FedRAP": "fedrec.library",
     "IALS": "fedrec.library",
     "ItemKNN": "fedrec.library",
     "MF": "fedrec.library",

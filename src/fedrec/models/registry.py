@@ -20,6 +20,7 @@ MODELS = {
     "fcf": "fedrec.models.fcf:FCF",
     "fedrecon": "fedrec.models.fedrecon:FedRecon",
     "fedncf": "fedrec.models.fedncf:FedNCF",
+    "fedrap": "fedrec.models.fedrap:FedRAP",
     "ials": "fedrec.models.ials:IALS",
     "itemknn": "fedrec.models.itemknn:ItemKNN",
     "mf": "fedrec.models.mf:MF",

@@ -1,0 +1,104 @@
+"""A round of generalised matrix factorisation for many clients: a private user vector, shared item rows and output."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from fedrec.kernels.draws import mark_items
+from fedrec.kernels.personal_draws import drawn_samples, residual
+from fedrec.kernels.threads import kernel
+
+__all__ = ["gmf_round"]
+
+
+@kernel(
+    "void(int64[::1], int32[::1], int64[::1], int32[::1], uint64[::1], float32[:, ::1], float32[::1],"
+    " float32[:, ::1], float32, float32, int64, int64[::1], int64[::1], boolean, int64[::1], int32[::1],"
+    " float32[:, ::1], int64[::1], float32[:, ::1])",
+    parallel=True,
+)
+def gmf_round(  # type: ignore[no-untyped-def]
+    indptr,
+    items,
+    excluded_indptr,
+    excluded_items,
+    seeds,
+    table,
+    output,
+    users,
+    rate,
+    reg,
+    epochs,
+    bounds,
+    sample_indptr,
+    learn_shared,
+    out_indptr,
+    out_rows,
+    out_values,
+    out_counts,
+    out_output,
+):
+    """SGD, sample by sample, on σ(⟨output, user ⊙ item⟩ + bias); users [c, d] change in place.
+
+    Args: CSR rows and excluded items; `table` [items, d]; `output` [d weights, bias]; `sample_indptr` has the samples
+    that a client draws in an epoch; workers take the clients `bounds[w]:bounds[w + 1]`. With `learn_shared`, the
+    touched rows and their changes go to `out_rows`, `out_values` from `out_indptr[c]` on, `out_counts[c]` of them, and
+    the change of the output to `out_output` [c, d + 1].
+    """
+    n_items, d = table.shape
+    for worker in prange(len(bounds) - 1):
+        most = 0
+        for client in range(bounds[worker], bounds[worker + 1]):
+            most = max(most, sample_indptr[client + 1] - sample_indptr[client])
+        marks, owner = np.full(n_items, -1, dtype=np.int32), np.full(n_items, -1, dtype=np.int32)
+        slot_of, drawn = np.empty(n_items, dtype=np.int32), np.empty(most, dtype=np.int32)
+        rows = np.empty((min(most * epochs, n_items), d), dtype=np.float32)
+        order, head, bias = np.empty(len(rows), dtype=np.int32), np.empty(d, dtype=np.float32), np.float32(0.0)
+        for client in range(bounds[worker], bounds[worker + 1]):
+            start, stop = indptr[client], indptr[client + 1]
+            if start == stop:
+                continue
+            mark_items(marks, client, items, start, stop)
+            mark_items(marks, client, excluded_items, excluded_indptr[client], excluded_indptr[client + 1])
+            samples = sample_indptr[client + 1] - sample_indptr[client]
+            draws = samples // (stop - start) - 1
+            state, used, user = seeds[client], 0, users[client]
+            bias = output[d]
+            for k in range(d):
+                head[k] = output[k]
+            for _ in range(epochs):
+                state = drawn_samples(state, marks, client, items, start, stop, draws, drawn)
+                for i in range(samples):
+                    positive = drawn[i] >= 0
+                    item = drawn[i] if positive else ~drawn[i]
+                    if owner[item] != client:
+                        owner[item] = client
+                        slot_of[item] = used
+                        order[used] = item
+                        for k in range(d):
+                            rows[used, k] = table[item, k]
+                        used += 1
+                    slot = slot_of[item]
+                    logit = bias
+                    for k in range(d):
+                        logit += head[k] * (user[k] * rows[slot, k])
+                    error = residual(logit, positive)
+                    for k in range(d):
+                        u, v, h = user[k], rows[slot, k], head[k]
+                        user[k] = u - rate * (error * h * v + reg * u)
+                        if learn_shared:
+                            rows[slot, k] = v - rate * (error * h * u + reg * v)
+                            head[k] = h - rate * (error * u * v + reg * h)
+                    if learn_shared:
+                        bias -= rate * error
+            if learn_shared:
+                base = out_indptr[client]
+                out_counts[client] = used
+                for slot in range(used):
+                    out_rows[base + slot] = order[slot]
+                    for k in range(d):
+                        out_values[base + slot, k] = rows[slot, k] - table[order[slot], k]
+                for k in range(d):
+                    out_output[client, k] = head[k] - output[k]
+                out_output[client, d] = bias - output[d]
