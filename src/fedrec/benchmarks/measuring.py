@@ -100,6 +100,7 @@ def _rounds(source: LoadedSource, plan: Plan, warmup: int, repeats: int, evaluat
         "spread": whole.facts(),
         "training": Timing(tuple(time.training for time in times), warmup).facts(),
         "evaluation": Timing(tuple(time.evaluation for time in times), warmup).facts() if evaluate else None,
+        "cpu_seconds_per_round": round(float(np.median([time.cpu for time in times])), 6),
         "rounds_timed": repeats,
         "clients": clients,
         "cohort": round(cohort, 1),

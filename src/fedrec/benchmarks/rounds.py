@@ -27,11 +27,13 @@ class RoundTimes:
         training: cohort, private rows, negatives, local training, sum, step and the ledger line.
         evaluation: metrics of the validation part and of the test part; 0 without.
         cohort: clients in the sum.
+        cpu: processor seconds of the whole round, over all threads; other work on the machine disturbs them less.
     """
 
     training: float
     evaluation: float
     cohort: int
+    cpu: float
 
     @property
     def seconds(self) -> float:
@@ -80,14 +82,15 @@ class Rounds:
 
     def next(self) -> RoundTimes:
         """Run one more round."""
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         self._done += 1
         self._trained = self._coordinator.train(until=self._done)
         trained = time.perf_counter()
         if self.evaluate:
             for part in HELD_OUT:
                 self._measure(part)
-        return RoundTimes(trained - began, time.perf_counter() - trained if self.evaluate else 0.0, self._cohort)
+        evaluated = time.perf_counter() - trained if self.evaluate else 0.0
+        return RoundTimes(trained - began, evaluated, self._cohort, time.process_time() - cpu)
 
     def metrics(self) -> dict[str, float]:
         """Metrics of the test part after the last round."""

@@ -53,7 +53,7 @@ def bench(
     with limit_threads(threads):
         found = measure(name, plan, warmup, rounds, evaluation, output.remark)
     found["data"]["stand_in"] = remark
-    output.answer(found, _table(found))
+    output.answer(found, _header(found), _table(found))
 
 
 def _flat(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
@@ -64,15 +64,20 @@ def _flat(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
     return flat
 
 
+def _header(found: dict[str, Any]) -> str:
+    """Task and machine, for people."""
+    data, place = found["data"], found["machine"]
+    return (
+        f"{found['benchmark']}: {data['users']:,} users, {data['items']:,} items, {data['interactions']:,} "
+        f"interactions\n{place['processor']}, threads: {found['threads']}, load: {place['load']} to "
+        f"{found['load_after']}, peak memory: {found['peak_rss_mb']:,.0f} MiB\n"
+    )
+
+
 def _table(found: dict[str, Any]) -> Any:
     """Timings for people, in milliseconds."""
-    data, place = found["data"], found["machine"]
-    title = (
-        f"{found['benchmark']}: {data['users']:,} users, {data['items']:,} items, {data['interactions']:,} "
-        f"interactions\n{place['processor']}, {found['threads']} threads, load {place['load']} to "
-        f"{found['load_after']}, peak memory {found['peak_rss_mb']:,.0f} MiB"
-    )
-    table = rows_table(title, "", "median ms", "min", "25 %", "75 %", "max", "timed")
+    table = rows_table("", "", "median ms", "min", "25 %", "75 %", "max", "timed")
+    table.title = None
     rows = {"whole": found.get("spread")}
     rows |= {
         part: facts.get("spread", facts) for part, facts in found.items() if isinstance(facts, dict) and _timed(facts)
