@@ -34,7 +34,6 @@ class FedRecon(MF):
         rebuild_rate: learning rate of that.
     """
 
-    rounds: PositiveInt = 100
     rebuild_epochs: PositiveInt = 5
     rebuild_rate: PositiveFloat = 0.1
 
