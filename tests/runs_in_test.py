@@ -17,6 +17,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "fedrap": {"name": "fedrap", "embedding_size": 8, "rounds": 3, "epochs": 2, "batch_size": 20},
     "fcf": {"name": "fcf", "embedding_size": 8, "rounds": 4},
     "fedrecon": {"name": "fedrecon", "embedding_size": 8, "rounds": 4},
+    "gpfedrec": {"name": "gpfedrec", "embedding_size": 8, "rounds": 3, "groups": 3, "batch_size": 20},
     "itemknn": {"name": "itemknn", "neighbours": 20},
     "mf": {"name": "mf", "embedding_size": 8, "rounds": 6},
     "mf-adam": {"name": "mf", "embedding_size": 8, "rounds": 4, "server_optimiser": "adam", "batch_size": 7},

@@ -24,10 +24,14 @@ from fedrec.library import Estimator, estimator
 from fedrec.models.base import Private, Recommender
 from fedrec.models.registry import MODELS, build_model, model_class
 
-SETTINGS: dict[str, dict[str, Any]] = {"fedrecon": {"embedding_size": 4, "reg": 0.02}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "fedncf": {"learning_rate": 0.2, "rounds": 80, "reg": 0.02},
+    "fedrecon": {"embedding_size": 4, "reg": 0.02},
+}
 """Where the defaults are for larger data."""
-NO_TASTE = {"popularity"}
-"""Models that recommend the same to everybody."""
+NO_TASTE = {"popularity", "fedrap", "gpfedrec", "pfedrec"}
+"""Models that recommend the same to everybody, or that rank by rows of a client's own: on so small a catalog every item
+that it does not have was its negative, so what is missing of its own group is at the bottom with all others."""
 USERS, ITEMS, HELD = 80, 24, 9
 
 

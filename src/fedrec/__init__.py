@@ -32,6 +32,7 @@ _HOMES = {
     "FedRecon": "fedrec.library",
     "FedNCF": "fedrec.library",
     "FedRAP": "fedrec.library",
+    "GPFedRec": "fedrec.library",
     "IALS": "fedrec.library",
     "ItemKNN": "fedrec.library",
     "MF": "fedrec.library",

@@ -21,6 +21,7 @@ MODELS = {
     "fedrecon": "fedrec.models.fedrecon:FedRecon",
     "fedncf": "fedrec.models.fedncf:FedNCF",
     "fedrap": "fedrec.models.fedrap:FedRAP",
+    "gpfedrec": "fedrec.models.gpfedrec:GPFedRec",
     "ials": "fedrec.models.ials:IALS",
     "itemknn": "fedrec.models.itemknn:ItemKNN",
     "mf": "fedrec.models.mf:MF",
