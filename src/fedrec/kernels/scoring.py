@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba import prange
 
+from fedrec.kernels.lanes import TILE, lane_tile
 from fedrec.kernels.threads import kernel
 
 __all__ = ["dot_items", "dot_rows", "gather_rows", "sum_neighbours", "sum_rows"]
 
-_COLUMNS = 128
-"""Items of a tile in `dot_items`."""
-_PADDED = 144
-"""Length of a row of its block: not a power of two, or writes down a column would share few cache sets."""
 _PLACES = 256
-"""Rows of the block, transposed at once so that the table is read in long runs."""
-_PIECE = 32
-"""Rows of the block that stay in the first-level cache while all clients pass over them."""
+"""Rows of the block of `dot_items`, transposed at once so that the table is read in long runs."""
 
 
 @kernel("void(int64[::1], int32[::1], float32[:, ::1], float32[:, ::1])", parallel=True)
@@ -66,16 +60,6 @@ def gather_rows(indptr, items, table, out):  # type: ignore[no-untyped-def]
                 out[client, column] += np.float64(table[row, column])
 
 
-@numba.njit(inline="always")
-def _four(left, row, start):  # type: ignore[no-untyped-def]
-    """Four entries of a row, zeros beyond its end."""
-    zero, width = np.float32(0.0), left.shape[1]
-    first = left[row, start] if start < width else zero
-    second = left[row, start + 1] if start + 1 < width else zero
-    third = left[row, start + 2] if start + 2 < width else zero
-    return first, second, third, left[row, start + 3] if start + 3 < width else zero
-
-
 @kernel("void(float32[:, ::1], float32[:, ::1], float32[:, ::1])", parallel=True)
 def dot_items(left, table, scores):  # type: ignore[no-untyped-def]
     """scores [c, items] = left [c, d] · table [items, d]ᵀ, each entry added up in float32 in the order of d.
@@ -84,11 +68,11 @@ def dot_items(left, table, scores):  # type: ignore[no-untyped-def]
     """
     n_clients, width = left.shape
     n_items = table.shape[0]
-    for tile in prange((n_items + _COLUMNS - 1) // _COLUMNS):
-        low = tile * _COLUMNS
-        columns = min(_COLUMNS, n_items - low)
-        block = np.zeros((_PLACES, _PADDED), dtype=np.float32)
-        totals = np.zeros((4, _COLUMNS), dtype=np.float32)
+    for tile in prange((n_items + TILE - 1) // TILE):
+        low = tile * TILE
+        columns = min(TILE, n_items - low)
+        block = np.zeros((_PLACES, TILE), dtype=np.float32)
+        totals = np.zeros((4, TILE), dtype=np.float32)
         for client in range(n_clients):
             for column in range(columns):
                 scores[client, low + column] = np.float32(0.0)
@@ -97,30 +81,18 @@ def dot_items(left, table, scores):  # type: ignore[no-untyped-def]
             for column in range(columns):
                 for place in range(places):
                     block[place, column] = table[low + column, start + place]
-            for piece in range(0, places, _PIECE):
-                for quad in range(0, n_clients, 4):
-                    # Missing clients repeat the last one; missing places add zeros.
-                    c0, c1 = quad, min(quad + 1, n_clients - 1)
-                    c2, c3 = min(quad + 2, n_clients - 1), min(quad + 3, n_clients - 1)
-                    for column in range(columns):
-                        totals[0, column] = scores[c0, low + column]
-                        totals[1, column] = scores[c1, low + column]
-                        totals[2, column] = scores[c2, low + column]
-                        totals[3, column] = scores[c3, low + column]
-                    for first in range(piece, min(piece + _PIECE, places), 4):
-                        a0, a1, a2, a3 = _four(left, c0, start + first)
-                        b0, b1, b2, b3 = _four(left, c1, start + first)
-                        d0, d1, d2, d3 = _four(left, c2, start + first)
-                        e0, e1, e2, e3 = _four(left, c3, start + first)
-                        for column in range(_COLUMNS):
-                            w, x, y, z = (block[first, column], block[first + 1, column],
-                                          block[first + 2, column], block[first + 3, column])  # fmt: skip
-                            totals[0, column] = (((totals[0, column] + a0 * w) + a1 * x) + a2 * y) + a3 * z
-                            totals[1, column] = (((totals[1, column] + b0 * w) + b1 * x) + b2 * y) + b3 * z
-                            totals[2, column] = (((totals[2, column] + d0 * w) + d1 * x) + d2 * y) + d3 * z
-                            totals[3, column] = (((totals[3, column] + e0 * w) + e1 * x) + e2 * y) + e3 * z
-                    for column in range(columns):
-                        scores[c0, low + column] = totals[0, column]
-                        scores[c1, low + column] = totals[1, column]
-                        scores[c2, low + column] = totals[2, column]
-                        scores[c3, low + column] = totals[3, column]
+            for quad in range(0, n_clients, 4):
+                # Missing clients repeat the last one.
+                c0, c1 = quad, min(quad + 1, n_clients - 1)
+                c2, c3 = min(quad + 2, n_clients - 1), min(quad + 3, n_clients - 1)
+                for column in range(columns):
+                    totals[0, column] = scores[c0, low + column]
+                    totals[1, column] = scores[c1, low + column]
+                    totals[2, column] = scores[c2, low + column]
+                    totals[3, column] = scores[c3, low + column]
+                lane_tile(left, c0, c1, c2, c3, start, block, places, totals)
+                for column in range(columns):
+                    scores[c0, low + column] = totals[0, column]
+                    scores[c1, low + column] = totals[1, column]
+                    scores[c2, low + column] = totals[2, column]
+                    scores[c3, low + column] = totals[3, column]
