@@ -129,7 +129,7 @@ def train_run(
         report = _report(coordinator, trained, engine, data, run, folder, placement, seconds)
         report["data"]["left_out"] = source.left_out_counts
         run.report(report)
-        run.prune({trained.round})
+        run.prune({trained.round, trained.rounds - 1})
         return report
     except FedrecError:
         if not resume:
