@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from fedrec.data.own_rows import OwnRows, flattened, joined, restored
 from fedrec.errors import DamagedError
 from fedrec.federation.private_rows import PrivateRows
 from fedrec.record import durable
@@ -249,3 +250,87 @@ def test_other_arrays_are_not_private_rows(tmp_path):
     (tmp_path / "base.safetensors").write_bytes(b"garbage")
     with pytest.raises(DamagedError, match="is damaged"):
         PrivateRows.open(tmp_path)
+
+
+def own(seed, clients, width=2):
+    """`OwnRows` of some clients, none of them with more than four rows, with gaps between ranges."""
+    rng = np.random.default_rng(seed)
+    room = rng.integers(0, 5, clients)
+    indptr = np.concatenate([[0], np.cumsum(room)])
+    items = np.concatenate([rng.permutation(9)[:n] for n in room] + [np.empty(0, dtype=int)])
+    return OwnRows.of(indptr, items, rng.normal(size=(len(items), width)), rng.integers(0, room + 1))
+
+
+def listed(rows):
+    """What every client owns, in plain Python."""
+    out = []
+    for start, length in zip(rows.starts.tolist(), rows.lengths.tolist(), strict=True):
+        part = slice(start, start + length)
+        out.append((rows.items[part].tolist(), rows.values[part].tolist()))
+    return out
+
+
+@settings(deadline=None, max_examples=60)
+@given(cohorts, st.integers(0, 1000))
+def test_ranges_of_rows_are_replaced_client_by_client_and_never_written_over(parts, seed):
+    rows = own(seed, CLIENTS)
+    expected = listed(rows)
+    for turn, cohort in enumerate(parts):
+        before, fresh = rows, own(seed + turn + 1, len(cohort))
+        rows = rows.replaced(cohort, fresh)
+        assert listed(before) == expected
+        for client, mine in zip(cohort.tolist(), listed(fresh), strict=True):
+            expected = [mine if place == client else theirs for place, theirs in enumerate(expected)]
+        assert listed(rows) == listed(rows.packed()) == listed(rows.copy()) == expected
+        assert listed(rows[cohort]) == [expected[client] for client in cohort]
+        assert listed(joined([rows[cohort], rows])) == [expected[client] for client in cohort] + expected
+        assert rows.tobytes() == rows.packed().tobytes() == rows.copy().tobytes()
+        assert rows.nbytes == sum(12 * len(items) for items, _ in expected)
+        assert len(rows.items) <= max(len(own(seed, CLIENTS).items), 2 * 4 * CLIENTS + 4 * CLIENTS)
+        back = restored(flattened({"own": rows, "users": np.ones(3)}))
+        assert listed(back["own"]) == expected
+        assert back["users"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_ranges_of_rows_live_through_rounds_and_a_new_process(tmp_path, kind):
+    folder = None if kind == "memory" else tmp_path / "private"
+    first_rows = {"own": own(0, CLIENTS), "users": np.zeros((CLIENTS, 1))}
+    rows, expected = PrivateRows.create(first_rows, folder), listed(first_rows["own"])
+    for round, cohort in enumerate(COHORTS):
+        fresh = own(round + 1, len(cohort))
+        rows.stage(round, cohort, {"own": fresh, "users": np.full((len(cohort), 1), round)})
+        if folder is not None:
+            size = (folder / f"round-{round:06d}.safetensors").stat().st_size
+            assert size < 1000 + 40 * len(cohort)
+            rows = PrivateRows.open(folder)
+        rows.settle(round)
+        for client, mine in zip(cohort.tolist(), listed(fresh), strict=True):
+            expected[client] = mine
+        assert listed(rows.arrays["own"]) == expected
+        assert listed(rows.take(cohort)["own"]) == [expected[client] for client in cohort]
+        if round == 2:
+            rows.keep()
+            best = list(expected)
+    rows.finish(2)
+    assert listed(rows.arrays["own"]) == best
+    if folder is not None:
+        assert listed(PrivateRows.open(folder).arrays["own"]) == best
+
+
+def test_rows_taken_and_added_to_leave_those_they_were_taken_from_alone():
+    rows = own(0, CLIENTS).replaced(np.array([1]), own(5, 1))
+    later = rows.replaced(np.array([2]), own(6, 1))
+    expected = listed(later)
+    taken = rows[np.arange(CLIENTS)].replaced(np.array([3]), own(7, 1))
+    assert listed(later) == expected
+    assert listed(taken)[3] == listed(own(7, 1))[0]
+
+
+def test_ranges_that_do_not_fit_their_rows_are_damage():
+    good = flattened({"own": own(3, CLIENTS)})
+    for name, value in (("own.lengths", good["own.lengths"] + 1), ("own.items", good["own.items"][:-1])):
+        with pytest.raises(DamagedError, match="ranges of"):
+            restored(good | {name: value})
+    with pytest.raises(DamagedError, match="lack"):
+        restored({name: array for name, array in good.items() if name != "own.values"})

@@ -64,7 +64,8 @@ class OwnRows:
         return len(self.starts)
 
     def __getitem__(self, clients: Any) -> OwnRows:
-        return OwnRows(self.starts[clients], self.lengths[clients], self.items, self.values, self.used)
+        # Nothing may be written behind rows that two hold: whoever adds to these makes room of its own.
+        return OwnRows(self.starts[clients], self.lengths[clients], self.items, self.values, len(self.items))
 
     @property
     def width(self) -> int:
