@@ -88,9 +88,10 @@ class OpenedRun:
         engine = LocalEngine.of_split(replace(split, part=part), self.plan.model_copy(update={"refit": False}))
         private = self.private()
         if private is not None:
-            rows = {name: np.zeros((len(places), *array.shape[1:]), array.dtype) for name, array in private.items()}
-            for name, array in private.items():
-                rows[name] = placed(rows[name], np.flatnonzero(trained), array[places[trained]])
+            known = np.flatnonzero(trained)
+            rows = {
+                name: placed(blank(array, len(places)), known, array[places[known]]) for name, array in private.items()
+            }
             engine.nodes[0].adopt(rows, self.trained.round)
         return engine
 
