@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ Layers = list[tuple[np.ndarray, np.ndarray]]
 
 def layers_of(flat: np.ndarray, d: int = D) -> Layers:
     widths, out, at = (2 * d, d, d // 2, d // 4, 1), [], 0
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         weights = flat[at : at + before * after].reshape(before, after)
         out.append((weights.astype(float), flat[at + before * after : at + (before + 1) * after].astype(float)))
         at += (before + 1) * after

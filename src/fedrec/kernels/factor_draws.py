@@ -47,8 +47,8 @@ def draw_samples(  # type: ignore[no-untyped-def]
 
     Args: CSR histories (distinct items), barred items and rows that are to have a slot besides (`more`); `seeds` [c];
     worker w takes clients `bounds[w]:bounds[w + 1]`. Out: client c's touched items at `rows[room[c]:]`, `counts[c]` of
-    them, `sampled[c]` without those of `more`; `samples` from `indptr[c] · epochs · (1 + negatives)` on; `more_slots` beside `more_items`. A negative's slot
-    is −1 where the client has every item.
+    them, `sampled[c]` without those of `more`; `samples` from `indptr[c] · epochs · (1 + negatives)` on; `more_slots`
+    beside `more_items`. A negative's slot is −1 where the client has every item.
     """
     width = 1 + negatives
     for worker in prange(len(bounds) - 1):

@@ -115,8 +115,8 @@ def local_sgd(  # type: ignore[no-untyped-def]
     """Train every client on its samples; users [c, d] in place, the change of its rows in `values`.
 
     Args: `rows` [touched] of client c at `indptr[c]:indptr[c + 1]`; `samples` (slots) at `sample_indptr[c]:…`, `width`
-    for each positive; `table` [items, d + 1] (factors and bias); worker w takes clients `bounds[w]:bounds[w + 1]`; `values`
-    [touched, d + 1] out. The pull `reg` of a negative that is drawn twice for one softmax compounds.
+    for each positive; `table` [items, d + 1] (factors and bias); worker w takes clients `bounds[w]:bounds[w + 1]`;
+    `values` [touched, d + 1] out. The pull `reg` of a negative that is drawn twice for one softmax compounds.
     """
     d = table.shape[1] - 1
     decay = rate * reg

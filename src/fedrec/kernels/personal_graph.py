@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numba
 import numpy as np
 from numba import prange
@@ -16,7 +18,7 @@ __all__ = ["graph_round", "graph_scores", "network_size"]
 def network_size(d: int) -> int:
     """Numbers of a network 2d → d → d / 2 → d / 4 → 1, biases included."""
     widths = (2 * d, d, d // 2, d // 4, 1)
-    return sum((before + 1) * after for before, after in zip(widths, widths[1:], strict=False))
+    return sum((before + 1) * after for before, after in pairwise(widths))
 
 
 @numba.njit(inline="always")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -74,8 +75,7 @@ class GPFedRec(Recommender):
         items = draws.normal(size=(len(catalog), d)).astype(np.float32)
         widths = (2 * d, d, d // 2, d // 4, 1)
         layers = [
-            draws.uniform(-1.0, 1.0, (before + 1) * after) / np.sqrt(before)
-            for before, after in zip(widths, widths[1:], strict=False)
+            draws.uniform(-1.0, 1.0, (before + 1) * after) / np.sqrt(before) for before, after in pairwise(widths)
         ]
         shared = {"items": items, "centres": np.repeat(items[None], self.groups, axis=0)}
         shared |= {"user": draws.normal(size=d).astype(np.float32)}

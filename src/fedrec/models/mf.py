@@ -54,8 +54,8 @@ class MF(Recommender):
         scaffold: correct clients' drift by control variates (Karimireddy et al. 2020; `fedrec.models.scaffold`).
         control_rows: rows on which a client keeps its control variate.
         server_optimiser: `sgd`, `momentum`, `adam`, `yogi` or `adagrad` (`fedrec.models.server_optimisers`).
-        server_learning_rate: its step on the average change. Over all clients (`count`) an item's average is small where
-            few clients have it, so steps are far above 1; with `per_row` about 1 is right.
+        server_learning_rate: its step on the average change. Over all clients (`count`) an item's average is small
+            where few clients have it, so steps are far above 1; with `per_row` about 1 is right.
         server_momentum: β₁.
         server_decay: β₂.
         server_floor: τ.
