@@ -186,6 +186,13 @@ CENTRAL: list[tuple[str, str, dict[str, Any], dict[str, Any], bool]] = [
         False,
     ),
     (
+        "ALS, implicit 0.7.3 (d 32, 8 iterations)",
+        "als",
+        {"settings": {"factors": 32, "regularization": 10.0, "alpha": 2.0, "iterations": 8}},
+        {"name": "ials", "embedding_size": 32},
+        False,
+    ),
+    (
         "BPR, implicit 0.7.3 (d 64, 100 iterations)",
         "bpr",
         {"settings": {"factors": 63, "iterations": 100}},
