@@ -18,7 +18,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import InputError
 
-__all__ = ["Arrays", "Private", "Recommender", "State"]
+__all__ = ["Arrays", "Private", "Recommender", "State", "cosines"]
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -124,3 +124,13 @@ class Recommender(BaseModel, ABC):
     def client_floats(self) -> int:
         """Floats that one client adds to a chunk of contributions besides those of its interactions."""
         return 0
+
+
+def cosines(table: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Cosine of the rows at `items` [n] of a table [items, d] with every row: [n, items] float32.
+
+    >>> cosines(np.array([[2.0, 0.0], [3.0, 4.0], [0.0, 0.0]]), np.array([0])).round(2).tolist()
+    [[1.0, 0.6000000238418579, 0.0]]
+    """
+    unit = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
+    return np.ascontiguousarray(unit[items] @ unit.T, dtype=np.float32)

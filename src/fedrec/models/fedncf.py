@@ -18,7 +18,7 @@ from fedrec.kernels.keyed import normal_rows
 from fedrec.kernels.personal_factors import gmf_round
 from fedrec.kernels.scoring import dot_items
 from fedrec.kernels.threads import thread_count
-from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.base import Arrays, Private, Recommender, State, cosines
 
 __all__ = ["FedNCF"]
 
@@ -127,9 +127,7 @@ class FedNCF(Recommender):
 
     def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
         """Cosine of the item rows."""
-        table = shared["items"]
-        unit = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
-        return np.ascontiguousarray(unit[items] @ unit.T, dtype=np.float32)
+        return cosines(shared["items"], items)
 
     @property
     def chunk_floats(self) -> int:

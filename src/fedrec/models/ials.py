@@ -16,7 +16,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import FedrecError
 from fedrec.kernels.least_squares import gram_of_rows, outer_rows, solve_items, solve_users
 from fedrec.kernels.scoring import dot_rows
-from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.base import Arrays, Private, Recommender, State, cosines
 from fedrec.models.gram import unpack_triangle
 
 __all__ = ["IALS"]
@@ -159,9 +159,7 @@ class IALS(Recommender):
 
     def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
         """Cosine of the item factors."""
-        factors = shared["items"]
-        unit = factors / np.maximum(np.linalg.norm(factors, axis=1, keepdims=True), 1e-12)
-        return np.ascontiguousarray(unit[items] @ unit.T, dtype=np.float32)
+        return cosines(shared["items"], items)
 
     def memory(self, n_items: int) -> int:
         """Three sums, and the factors."""

@@ -16,7 +16,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.keyed import normal_rows
 from fedrec.kernels.scoring import dot_rows
-from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.base import Arrays, Private, Recommender, State, cosines
 from fedrec.models.local_training import LocalOptimiser, LocalTraining, Loss, draw
 from fedrec.models.scaffold import first_controls, stored_rows, used_controls
 from fedrec.models.server_optimisers import ServerOptimiser, ServerRule
@@ -201,9 +201,7 @@ class MF(Recommender):
 
     def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
         """Cosine of the item factors."""
-        factors = shared["items"][:, :-1]
-        unit = factors / np.maximum(np.linalg.norm(factors, axis=1, keepdims=True), 1e-12)
-        return np.ascontiguousarray(unit[items] @ unit.T, dtype=np.float32)
+        return cosines(shared["items"][:, :-1], items)
 
     def memory(self, n_items: int) -> int:
         """Table, sum, weights and the step in float64; moments and control variates where there are any."""

@@ -19,7 +19,7 @@ from fedrec.kernels.lanes import LANES
 from fedrec.kernels.personal import overwrite_scores, personal_round
 from fedrec.kernels.scoring import dot_items
 from fedrec.kernels.threads import thread_count
-from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.base import Arrays, Private, Recommender, State, cosines
 
 __all__ = ["PFedRec"]
 
@@ -132,9 +132,7 @@ class PFedRec(Recommender):
 
     def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
         """Cosine of the item rows."""
-        table = shared["items"]
-        unit = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
-        return np.ascontiguousarray(unit[items] @ unit.T, dtype=np.float32)
+        return cosines(shared["items"], items)
 
     @property
     def chunk_floats(self) -> int:
