@@ -395,3 +395,13 @@ def test_rows_left_out_are_kept_with_the_run_and_a_run_finds_its_data_from_elsew
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert fedrec("evaluate", "../run", "--json").code == 0
+
+
+def test_a_key_of_both_model_and_plan_is_told_by_its_value(fedrec, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = "synthetic:users=60,items=50,interactions_per_user=8"
+    train = ("train", "--data", source, "--model", "mf", "--set", "rounds=2", "--set", "embedding_size=4", "--json")
+    leaky = json.loads(fedrec(*train, "--set", "negatives=paper-leaky", "--set", "negatives=2").out)
+    assert leaky["leaky"]
+    plan = yaml.safe_load((Path(leaky["run"]) / "plan.yaml").read_text())
+    assert (plan["negatives"], plan["model"]["negatives"]) == ("paper-leaky", 2)

@@ -94,14 +94,15 @@ def build_plan(
     own = model_class(str(chosen["name"])).model_fields
     for assignment in assignments:
         key, text = _pair(assignment, "--set")
-        path = key.split(".")
-        if path[0] in own and len(path) == 1:
+        path, value = key.split("."), _value(text)
+        # Where both have the key, a word is for the plan and a number for the model: negatives=paper-leaky, negatives=4.
+        if path[0] in own and len(path) == 1 and not (path[0] in Plan.model_fields and isinstance(value, str)):
             path = ["model", path[0]]
         elif path[0] not in Plan.model_fields:
             known = [*own, *Plan.model_fields]
             raise PlanError(f"--set {assignment}: {path[0]!r} is no setting of {chosen['name']} or of a plan"
                             f"{suggestion(path[0], known)}")  # fmt: skip
-        _assign(settings, path, _value(text), assignment)
+        _assign(settings, path, value, assignment)
     return Plan.make(settings, "plan" if plan is None else str(plan))
 
 
