@@ -95,7 +95,7 @@ def build_plan(
     for assignment in assignments:
         key, text = _pair(assignment, "--set")
         path, value = key.split("."), _value(text)
-        # Where both have the key, a word is for the plan and a number for the model: negatives=paper-leaky, negatives=4.
+        # Where both have the key, a word is the plan's and a number the model's: negatives=paper-leaky, negatives=4.
         if path[0] in own and len(path) == 1 and not (path[0] in Plan.model_fields and isinstance(value, str)):
             path = ["model", path[0]]
         elif path[0] not in Plan.model_fields:
