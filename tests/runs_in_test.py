@@ -13,11 +13,13 @@ from fedrec.federation.plan import Plan
 DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3"
 MODELS: dict[str, dict[str, Any]] = {
     "ease": {"name": "ease", "alpha": 0.3},
+    "ease-sketch": {"name": "ease", "rank": 12},
     "fedncf": {"name": "fedncf", "embedding_size": 8, "rounds": 3},
     "fedrap": {"name": "fedrap", "embedding_size": 8, "rounds": 3, "epochs": 2, "batch_size": 20},
     "fcf": {"name": "fcf", "embedding_size": 8, "rounds": 4},
     "fedrecon": {"name": "fedrecon", "embedding_size": 8, "rounds": 4},
     "gpfedrec": {"name": "gpfedrec", "embedding_size": 8, "rounds": 3, "groups": 3, "batch_size": 20},
+    "ials": {"name": "ials", "embedding_size": 6, "rounds": 3},
     "itemknn": {"name": "itemknn", "neighbours": 20},
     "mf": {"name": "mf", "embedding_size": 8, "rounds": 6},
     "mf-adam": {"name": "mf", "embedding_size": 8, "rounds": 4, "server_optimiser": "adam", "batch_size": 7},
@@ -37,6 +39,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "pfedrec": {"name": "pfedrec", "embedding_size": 8, "rounds": 4, "batch_size": 20},
     "popularity": {"name": "popularity"},
+    "spectral": {"name": "spectral", "rank": 12, "passes": 3},
 }
 
 

@@ -69,7 +69,7 @@ def assert_resumed_like(folder: Path, whole: Path, model: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_killed_at_one_write_after_the_other(model: str, whole: dict[str, Path], tmp_path: Path) -> None:
     tries = 0
-    stride = 1 if model in ("ease", "mf") else 5
+    stride = 1 if model in ("ease", "mf") else 11
     while killed_at(tmp_path / "run", model, tries * stride, half=tries % 2 == 0):
         assert_resumed_like(tmp_path / "run", whole[model], model)
         shutil.rmtree(tmp_path / "run")
