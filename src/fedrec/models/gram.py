@@ -41,9 +41,8 @@ def unpack_triangle(packed: np.ndarray, n: int, factor: float = 1.0) -> np.ndarr
     start = 0
     for row in range(n):
         stop = start + n - row
-        matrix[row, row:] = packed[start:stop]
+        np.multiply(packed[start:stop], factor, out=matrix[row, row:])
         start = stop
-    matrix *= factor
     for low in range(0, n, 512):
         high = min(low + 512, n)
         matrix[high:, low:high] = matrix[low:high, high:].T
