@@ -13,6 +13,8 @@ from fedrec.kernels.threads import thread_count
 
 __all__ = ["Products"]
 
+_PARTS_BYTES = 1 << 27
+
 
 @dataclass(frozen=True, eq=False)
 class Products(Contribution):
@@ -64,7 +66,7 @@ class Products(Contribution):
         return out
 
     def add_to(self, out: np.ndarray, spec: ArraySpec, keep: np.ndarray) -> int:
-        """Scatter-add; a thread owns whole rows of the sum."""
+        """Scatter-add; a thread has a sum of its own for some of the clients, while those fit in memory."""
         n_rows = out.shape[0]
         if len(self.factors) != self.n_clients or len(self.indptr) != len(self.vectors) + 1:
             raise ValueError(f"array {spec.name!r}: {len(self.vectors)} vectors, {len(self.indptr) - 1} pieces")
@@ -77,10 +79,14 @@ class Products(Contribution):
         bounded = np.clip(np.where(kept, self.vectors, np.float32(0.0)), -most, most)
         pieces = np.count_nonzero(kept & (np.abs(self.vectors) > most), axis=1)
         saturated = int((pieces * np.diff(self.indptr)).sum())
-        workers = thread_count()
+        entries = self.indptr[self.client_indptr]
+        workers = max(1, min(thread_count(), _PARTS_BYTES // out.nbytes))
+        bounds = np.searchsorted(entries, np.linspace(0, entries[-1], workers + 1)).astype(np.int64)
+        bounds[0], bounds[-1] = 0, self.n_clients
+        parts = np.zeros((workers, n_rows, self.vectors.shape[1]), dtype=out.dtype)
         over = np.zeros(workers, dtype=np.int64)
         kernels.add_products[spec.ring](
-            out.reshape(n_rows, -1),
+            parts,
             self.client_indptr,
             self.indptr,
             self.rows,
@@ -89,7 +95,9 @@ class Products(Contribution):
             float(2**self.weight_bits),
             int(self.weight_bound * 2**self.weight_bits),
             np.rint(bounded * np.float64(unit)).astype(np.int32),
-            np.arange(n_rows, dtype=np.int64) % workers,
+            bounds,
             over,
         )
+        for part in parts:
+            out += part.reshape(out.shape)
         return saturated + int(over.sum())

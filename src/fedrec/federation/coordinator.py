@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from fedrec.aggregation.release import Release
 from fedrec.aggregation.specs import SumSpec
@@ -103,6 +103,7 @@ class Coordinator:
         self.has_valid = has_valid
         self.watch = watch
         self.earlier = earlier
+        self._blas = ThreadpoolController()  # of the libraries that the model has loaded by now
         if run.plan.evaluation.every and not has_valid:
             raise PlanError("evaluation.every asks for validations, but the split leaves nothing for validation")
 
@@ -125,7 +126,7 @@ class Coordinator:
             total = merged(asked, sums, round)
             if change is not None and self.earlier is not None:
                 total = change.added(self.earlier.sums, total, spec)
-            with threadpool_limits(1):
+            with self._blas.limit(limits=1):
                 state = self.model.step(state, total, round)
             if self.plan.keep_sums:
                 state = State(state.shared, {**state.server, **kept_sums(total)})

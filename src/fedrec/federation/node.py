@@ -11,12 +11,12 @@ import numpy as np
 from fedrec.aggregation.release import Release
 from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
-from fedrec.data.interactions import Interactions
+from fedrec.data.interactions import Interactions, rows_of
 from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.data.own_rows import joined, placed
 from fedrec.data.splits import HISTORY, TRAIN, VALID, Split
 from fedrec.errors import FedrecError, PlanError
-from fedrec.evaluation.ranks import user_metrics
+from fedrec.evaluation.ranks import ItemLists, user_metrics
 from fedrec.federation.calls import EvaluationCall, RoundCall
 from fedrec.federation.measuring import add_metrics, measuring_spec
 from fedrec.federation.private_rows import PrivateRows
@@ -142,15 +142,9 @@ class Node:
         for positions, clients, scores in self.scores(
             call.shared, call.committed, history, np.flatnonzero(relevant.lengths > 0)
         ):
-            wanted, touched = relevant.take_users(positions), self._seen.data.take_users(positions)
-            result = user_metrics(
-                scores,
-                (clients.indptr, clients.items),
-                (wanted.indptr, wanted.items),
-                (touched.indptr, touched.items),
-                call.metrics,
-                call.protocol,
-            )
+            history_lists = (clients.indptr, clients.items)
+            wanted, touched = (lists_of(data, positions) for data in (relevant, self._seen.data))
+            result = user_metrics(scores, history_lists, wanted, touched, call.metrics, call.protocol)
             add_metrics(total, result)
         self._guard(total.clients)
         return total
@@ -273,6 +267,13 @@ class Node:
                 f"{self.floors.min_clients}. Use the secure sum, or draw a larger cohort"
             )
         self.small_sums += 1
+
+
+def lists_of(data: Interactions, positions: np.ndarray) -> ItemLists:
+    """The items of some users, one list after the other."""
+    indptr = np.zeros(len(positions) + 1, dtype=np.int64)
+    np.cumsum(data.lengths[positions], out=indptr[1:])
+    return indptr, data.items[rows_of(data.indptr, positions)]
 
 
 def chunks(lengths: np.ndarray, model: Recommender) -> Iterator[np.ndarray]:

@@ -11,23 +11,22 @@ __all__ = ["add_products", "finite_products", "product_norms"]
 
 
 def _add_products(  # type: ignore[no-untyped-def]
-    out, client_indptr, indptr, rows, weights, factors, unit, limit, vectors, owner, over
+    parts, client_indptr, indptr, rows, weights, factors, unit, limit, vectors, bounds, over
 ):
     """Client c has the pieces from `client_indptr[c]` on, piece p the entries from `indptr[p]` on."""
     width = vectors.shape[1]
     for worker in prange(len(over)):
+        out = parts[worker]
         spent = np.zeros(out.shape[0], dtype=np.int64)
         holder = np.full(out.shape[0], -1, dtype=np.int64)
         saturated = 0
-        for client in range(len(client_indptr) - 1):
+        for client in range(bounds[worker], bounds[worker + 1]):
             factor = factors[client]
             if factor == 0.0:
                 continue
             for piece in range(client_indptr[client], client_indptr[client + 1]):
                 for entry in range(indptr[piece], indptr[piece + 1]):
                     row = rows[entry]
-                    if owner[row] != worker:
-                        continue
                     scaled = np.float64(weights[entry]) * factor * unit
                     amount = np.int64(np.rint(min(max(scaled, -np.float64(limit)), np.float64(limit))))
                     used = spent[row] if holder[row] == client else np.int64(0)
@@ -44,14 +43,15 @@ def _add_products(  # type: ignore[no-untyped-def]
 
 add_products = {
     ring: kernel(
-        f"void(int{ring}[:, ::1], int64[::1], int64[::1], int32[::1], float32[::1], float64[::1], float64, int64,"
+        f"void(int{ring}[:, :, ::1], int64[::1], int64[::1], int32[::1], float32[::1], float64[::1], float64, int64,"
         " int32[:, ::1], int64[::1], int64[::1])",
         parallel=True,
     )(_add_products)
     for ring in (32, 64)
 }
-"""out [m, d] += Σ rint(weights · factors[c] · unit) ⊗ vectors[piece], integers; a client's weights on a row come to at
-most `limit`. `owner` [m] says which worker adds a row; `over` [workers] counts saturated coordinates."""
+"""parts[w] [m, d] += Σ rint(weights · factors[c] · unit) ⊗ vectors[piece], integers, over worker w's clients
+`bounds[w]:bounds[w + 1]`; a client's weights on a row come to at most `limit`. `over` [workers] counts saturated
+coordinates."""
 
 
 @kernel("void(int64[::1], int64[::1], float32[::1], float32[:, ::1], boolean[::1])")
