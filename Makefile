@@ -10,6 +10,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@echo 'Set up. The first run of a command compiles its kernels, once: about a minute.'
 	touch $(READY)
 
 demo: $(READY)
