@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from fedrec.aggregation.queries import PLAIN, Metric
 from fedrec.aggregation.specs import ArraySpec, triangle_size
 from fedrec.kernels import sums as kernels
 from fedrec.kernels.threads import thread_count
@@ -28,8 +29,16 @@ class Contribution(ABC):
         """Clients in the chunk."""
 
     @abstractmethod
-    def sq_norms(self) -> np.ndarray:
-        """Squared L2 norm of each client's contribution in the released layout [clients] float64."""
+    def sq_norms(self, metric: Metric = PLAIN) -> np.ndarray:
+        """Squared L2 norm of each client's contribution in the released layout [clients] float64.
+
+        Args:
+            metric: weights of the coordinates.
+        """
+
+    @abstractmethod
+    def clip_rows(self, limit: float) -> Contribution:
+        """The same with no row of a client's contribution longer than `limit`."""
 
     @abstractmethod
     def scale(self, factors: np.ndarray) -> Contribution:
@@ -72,11 +81,19 @@ class RowUpdates(Contribution):
         """Clients in the chunk."""
         return len(self.indptr) - 1
 
-    def sq_norms(self) -> np.ndarray:
+    def sq_norms(self, metric: Metric = PLAIN) -> np.ndarray:
         """Squared norms; untouched rows are zero."""
         out = np.zeros(self.n_clients)
-        kernels.squared_norms(self.indptr, self.values, out)
-        return out * self.factors**2
+        values = self.values
+        if metric.rows is not None:
+            values = (values * metric.rows[self.rows, None]).astype(np.float32)
+        kernels.squared_norms(self.indptr, values, out)
+        return out * (metric.weight * self.factors) ** 2
+
+    def clip_rows(self, limit: float) -> RowUpdates:
+        """Shorten the rows that are too long."""
+        norms = np.linalg.norm(self.values.astype(np.float64), axis=1) * np.repeat(self.factors, np.diff(self.indptr))
+        return replace(self, values=(self.values * _shrunk(norms, limit)[:, None]).astype(np.float32))
 
     def scale(self, factors: np.ndarray) -> RowUpdates:
         """Weight each client."""
@@ -129,11 +146,25 @@ class RankOne(Contribution):
     def _lengths(self) -> np.ndarray:
         return np.diff(self.indptr).astype(np.float64)
 
-    def sq_norms(self) -> np.ndarray:
-        """w² n (n + 1) / 2 for a triangle, w² n ‖s‖² otherwise."""
-        if self.right is None:
-            return self.weights**2 * self._lengths * (self._lengths + 1) / 2
-        return self.weights**2 * self._lengths * np.einsum("cr,cr->c", self.right, self.right)
+    def sq_norms(self, metric: Metric = PLAIN) -> np.ndarray:
+        """w² n (n + 1) / 2 for a triangle, w² n ‖s‖² otherwise; with d² instead of 1 for an item that weighs d."""
+        squares = self._lengths if metric.rows is None else self._summed(metric.rows**2)
+        scale = (metric.weight * self.weights) ** 2
+        if self.right is not None:
+            return scale * squares * np.einsum("cr,cr->c", self.right, self.right)
+        fourths = self._lengths if metric.rows is None else self._summed(metric.rows**4)
+        return scale * ((squares**2 - fourths) / 2 + metric.diagonal**2 * fourths)
+
+    def clip_rows(self, limit: float) -> RankOne:
+        """Scale clients whose rows are too long: all rows of a client are s, but a triangle's, of which the first is
+        the longest."""
+        longest = np.sqrt(self._lengths) if self.right is None else np.linalg.norm(self.right, axis=1)
+        return self.scale(_shrunk(longest * self.weights, limit))
+
+    def _summed(self, values: np.ndarray) -> np.ndarray:
+        """Σ of a value per item over each client's items."""
+        clients = np.repeat(np.arange(self.n_clients), np.diff(self.indptr))
+        return np.bincount(clients, weights=values[self.items], minlength=self.n_clients)
 
     def scale(self, factors: np.ndarray) -> RankOne:
         """Weight each client."""
@@ -190,11 +221,16 @@ class Dense(Contribution):
         """Clients in the chunk."""
         return len(self.values)
 
-    def sq_norms(self) -> np.ndarray:
+    def sq_norms(self, metric: Metric = PLAIN) -> np.ndarray:
         """Squared norms."""
         out = np.zeros(self.n_clients)
-        kernels.squared_norms(np.arange(self.n_clients + 1), self.values, out)
-        return out * self.factors**2
+        values = self.values if metric.rows is None else (self.values * metric.rows).astype(np.float32)
+        kernels.squared_norms(np.arange(self.n_clients + 1), values, out)
+        return out * (metric.weight * self.factors) ** 2
+
+    def clip_rows(self, limit: float) -> Dense:
+        """A vector is one row."""
+        return self.scale(_shrunk(np.sqrt(self.sq_norms()), limit))
 
     def scale(self, factors: np.ndarray) -> Dense:
         """Weight each client."""
@@ -222,6 +258,13 @@ def _check(spec: ArraySpec, clients: int, factors: int, positions: np.ndarray, l
         raise ValueError(f"array {spec.name!r}: positions {positions.min()} … {positions.max()} of {limit} rows")
 
 
+def _shrunk(norms: np.ndarray, limit: float) -> np.ndarray:
+    """Factors that bring norms down to `limit`; 1 for those below, and for what is not finite, which a sum leaves
+    out."""
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        return np.where(norms > limit, limit / norms, 1.0)
+
+
 def _fixed(values: np.ndarray, keep: np.ndarray, spec: ArraySpec) -> tuple[np.ndarray, np.ndarray]:
     kept = np.where(keep, values, 0.0)
     over = np.abs(kept) > spec.bound
@@ -246,6 +289,17 @@ class Contributions:
     def scale(self, factors: np.ndarray) -> Contributions:
         """Weight each client in every array by `factors` [clients] float64."""
         return Contributions({name: array.scale(factors) for name, array in self.arrays.items()})
+
+    def clip(self, metrics: Mapping[str, Metric], limit: float) -> Contributions:
+        """Scale down the arrays in `metrics` of each client whose joint norm over them exceeds `limit`."""
+        norms = np.sqrt(np.sum([self.arrays[name].sq_norms(metric) for name, metric in metrics.items()], axis=0))
+        factors = _shrunk(norms, limit)
+        clipped = {name: self.arrays[name].scale(factors) for name in metrics}
+        return Contributions({**self.arrays, **clipped})
+
+    def clip_rows(self, limit: float) -> Contributions:
+        """Shorten rows of every array that are longer than `limit`."""
+        return Contributions({name: array.clip_rows(limit) for name, array in self.arrays.items()})
 
     def sq_norms(self) -> np.ndarray:
         """Squared norm of each client over all arrays together [clients] float64."""

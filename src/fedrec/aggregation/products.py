@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedrec.aggregation.contributions import Contribution
+from fedrec.aggregation.queries import PLAIN, Metric
 from fedrec.aggregation.specs import ArraySpec
 from fedrec.kernels import products as kernels
 from fedrec.kernels.threads import thread_count
@@ -48,12 +49,19 @@ class Products(Contribution):
         """Clients in the chunk."""
         return len(self.client_indptr) - 1
 
-    def sq_norms(self) -> np.ndarray:
-        """Squared norm of each client's sum over its pieces."""
+    def sq_norms(self, metric: Metric = PLAIN) -> np.ndarray:
+        """Squared norm of each client's sum over its pieces; rows weigh alike."""
+        if metric.rows is not None:
+            raise ValueError("products have no norm with weights per row")
         out = np.zeros(self.n_clients)
         n_rows = int(self.rows.max(initial=0)) + 1
         kernels.product_norms(self.client_indptr, self.indptr, self.rows, self.weights, self.vectors, n_rows, out)
-        return out * self.factors**2
+        return out * (metric.weight * self.factors) ** 2
+
+    def clip_rows(self, limit: float) -> Products:
+        """Scale clients whose whole sum is longer than `limit`, and so all of its rows."""
+        norms = np.sqrt(self.sq_norms())
+        return self.scale(np.minimum(1.0, limit / np.maximum(norms, limit)))
 
     def scale(self, factors: np.ndarray) -> Products:
         """Weight each client."""

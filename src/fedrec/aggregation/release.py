@@ -10,16 +10,17 @@ from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
 from fedrec.aggregation.contributions import Contributions
+from fedrec.aggregation.queries import PLAIN
 from fedrec.aggregation.specs import SumSpec
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.draws import newest_or_drawn
 
-__all__ = ["Cap", "Release", "ReleaseStep", "Weight"]
+__all__ = ["Cap", "Clip", "Release", "ReleaseStep", "Step", "Weight"]
 
 _WEIGHT_BITS = 20
 
@@ -76,29 +77,67 @@ class Weight(ReleaseStep):
         return np.minimum(clients.lengths / most, 1.0)
 
 
+class Clip(ReleaseStep):
+    """Bound what one client can add, whatever its data are.
+
+    Args:
+        norm: longest L2 norm of a client's contribution over all arrays; longer ones are scaled down to it.
+        row: longest norm of a row of a table; see `Contribution.clip_rows` for other kinds of arrays.
+    """
+
+    step: Literal["clip"] = "clip"
+    norm: PositiveFloat | None = None
+    row: PositiveFloat | None = None
+    linear: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Clip:
+        if self.norm is None and self.row is None:
+            raise PlanError("release: clip needs a norm, a row, or both")
+        return self
+
+    def apply(self, contributions: Contributions) -> Contributions:
+        """The contributions within their bounds: rows first, then the whole."""
+        if self.row is not None:
+            contributions = contributions.clip_rows(self.row)
+        if self.norm is not None:
+            contributions = contributions.clip(dict.fromkeys(contributions.arrays, PLAIN), self.norm)
+        return contributions
+
+
+Step = Annotated[Cap | Weight | Clip, Field(discriminator="step")]
+"""A step of a plan's release."""
+
+_ORDER = ("cap", "weight", "clip")
+
+
 class Release:
     """The ordered steps of a plan, checked.
 
     Args:
-        steps: at most one `Cap`, then at most one `Weight`.
+        steps: at most one each of `Cap`, `Weight` and `Clip`, in this order.
 
     Raises:
         PlanError: for an order or a mix that cannot keep its promise.
     """
 
-    def __init__(self, steps: Sequence[Annotated[Cap | Weight, Field(discriminator="step")]] = ()) -> None:
+    def __init__(self, steps: Sequence[Step] = ()) -> None:
         kinds = [step.step for step in steps]
         for kind in kinds:
             if kinds.count(kind) > 1:
                 raise PlanError(f"release: step {kind!r} appears more than once")
-        if kinds == ["weight", "cap"]:
-            raise PlanError("release: 'cap' must come before 'weight', which would count capped interactions")
+        if kinds != sorted(kinds, key=_ORDER.index):
+            raise PlanError(
+                "release: 'cap' must come before 'weight', which would count capped interactions, and 'clip' last, or "
+                "weights would undo it"
+            )
         self.cap = next((step for step in steps if isinstance(step, Cap)), None)
         self.weight = next((step for step in steps if isinstance(step, Weight)), Weight())
+        self.clip = next((step for step in steps if isinstance(step, Clip)), None)
 
     def adjust(self, spec: SumSpec) -> SumSpec:
-        """The spec with a grid fine enough for the weights."""
-        if self.weight.by == "uniform":
+        """The spec with a grid fine enough for weights and factors of clipping."""
+        if self.weight.by == "uniform" and self.clip is None:
             return spec
         arrays = [replace(array, scale_bits=max(array.scale_bits, _WEIGHT_BITS)) for array in spec.arrays]
         return SumSpec(tuple(arrays), spec.n_max)
@@ -108,8 +147,8 @@ class Release:
         return clients if self.cap is None else self.cap.apply(clients, rng)
 
     def after(self, contributions: Contributions, clients: Clients) -> Contributions:
-        """Contributions ready to be summed."""
-        if self.weight.by == "uniform":
-            return contributions
-        most = clients.n_items if self.cap is None else min(self.cap.items, clients.n_items)
-        return contributions.scale(self.weight.factors(clients, most))
+        """Contributions ready to be summed, or to be clipped for privacy."""
+        if self.weight.by == "interactions":
+            most = clients.n_items if self.cap is None else min(self.cap.items, clients.n_items)
+            contributions = contributions.scale(self.weight.factors(clients, most))
+        return contributions if self.clip is None else self.clip.apply(contributions)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -69,15 +71,15 @@ class SumSpec:
     arrays: tuple[ArraySpec, ...]
     n_max: int = 0
 
-    def fit(self, n_max: int) -> SumSpec:
-        """Choose rings for at most `n_max` clients.
+    def fit(self, n_max: int, room: Mapping[str, float] = MappingProxyType({})) -> SumSpec:
+        """Choose rings for at most `n_max` clients, with `room` to spare by name: values that noise may add.
 
         Raises:
             PlanError: if n_max · bound · 2^scale_bits does not stay below half of the ring.
         """
         if n_max < 1:
             raise PlanError(f"n_max must be at least 1, not {n_max}")
-        return SumSpec(tuple(_fit(array, n_max) for array in self.arrays), n_max)
+        return SumSpec(tuple(_fit(array, n_max, room.get(array.name, 0.0)) for array in self.arrays), n_max)
 
     def __getitem__(self, name: str) -> ArraySpec:
         for array in self.arrays:
@@ -101,12 +103,13 @@ class SumSpec:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-def _fit(array: ArraySpec, n_max: int) -> ArraySpec:
+def _fit(array: ArraySpec, n_max: int, room: float) -> ArraySpec:
     if not (array.bound > 0 and math.isfinite(array.bound)):
         raise PlanError(f"array {array.name!r}: the bound must be positive and finite, not {array.bound}")
     if not array.shape or min(array.shape) < 1:
         raise PlanError(f"array {array.name!r}: shape {array.shape} holds nothing to sum; is the catalog empty?")
     largest = n_max * math.ceil(Fraction(array.bound) * Fraction(2) ** array.scale_bits)
+    largest += math.ceil(Fraction(room) * Fraction(2) ** array.scale_bits)
     rings: tuple[Literal[32, 64], ...] = (32, 64) if array.ring == 0 else (array.ring,)
     for ring in rings:
         if largest < 2 ** (ring - 1):

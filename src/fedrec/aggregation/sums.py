@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +25,8 @@ class Sum:
         clients: clients summed.
         left_out: clients left out because something they contributed was not finite.
         saturated: coordinates that were cut to their bound.
+        noise: of a sum released under privacy, the deviation of each array's noise in its weighted space (see
+            `fedrec.aggregation.queries`); its other counts are then public ones.
 
     Example:
         >>> import numpy as np
@@ -43,6 +46,7 @@ class Sum:
     clients: int = 0
     left_out: int = 0
     saturated: int = 0
+    noise: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def zeros(cls, spec: SumSpec, round: int = 0) -> Sum:

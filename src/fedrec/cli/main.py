@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from fedrec.cli import bench, data, models, runs, tune
+from fedrec.cli import bench, data, models, privacy, runs, tune
 from fedrec.errors import DamagedError, FedrecError, InputError
 
 _INTERRUPTED = "interrupted; a training run goes on with --resume --out RUN"
@@ -20,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(privacy.app, name="privacy")
 app.command("train")(runs.train)
 app.command("evaluate")(runs.evaluate)
 app.command("recommend")(runs.recommend)

@@ -48,6 +48,11 @@ def train(
         Path | None, typer.Option("--from", metavar="RUN", help="A finished run to go on from (warm start).")
     ] = None,
     refit: Annotated[bool | None, typer.Option("--refit", help="Train on train and validation together.")] = None,
+    epsilon: Annotated[
+        float | None, typer.Option("--epsilon", help="Differential privacy of users: the most that they may lose.")
+    ] = None,
+    delta: Annotated[float | None, typer.Option("--delta", help="With --epsilon; well below 1 / users.")] = None,
+    budget: Annotated[Path | None, typer.Option("--budget", help="The owner's budget over all private runs.")] = None,
     protocol: Protocol = None,
     metrics: Metrics = None,
     columns: Columns = None,
@@ -62,6 +67,7 @@ def train(
     from fedrec.engines.training import Placement, train_run
     from fedrec.federation.run import is_run, next_folder, read_plan
     from fedrec.kernels.threads import limit_threads
+    from fedrec.privacy.budget import Budget
 
     output = Output(json_, quiet)
     if resume and out is None:
@@ -82,6 +88,8 @@ def train(
                 "seed": seed,
                 "refit": refit,
                 "warm_start": None if from_ is None else str(from_),
+                "privacy.epsilon": epsilon,
+                "privacy.delta": delta,
                 "evaluation.protocol": protocol,
                 "evaluation.metrics": split_list(metrics),
             },
@@ -89,7 +97,8 @@ def train(
         )
     folder = out or next_folder(Path("runs"), str(chosen.model["name"]))
     with limit_threads(threads), output.rounds(f"training {chosen.model['name']}") as watch:
-        report = train_run(chosen, folder, Placement(nodes, partition), resume, watch, _told(output))
+        owned = None if budget is None else Budget.open(budget)
+        report = train_run(chosen, folder, Placement(nodes, partition), resume, watch, _told(output), budget=owned)
     output.answer(report, _report_table(report), _closing(report))
 
 
@@ -246,8 +255,20 @@ def _closing(report: dict[str, Any]) -> str:
             f"{report['saturated']} values were cut to their bound, {report['left_out_clients']} contributions were "
             "not finite and left out"
         )
+    if "privacy" in report:
+        cost = report["privacy"]["epsilons"]
+        lines.append(
+            f"users' loss at delta {cost['delta']:g}: epsilon {_short(cost['release'])} against who sees the model, "
+            f"{_short(cost['cohort'])} against who sees all noised sums, {_short(cost['server'])} against the "
+            f"coordinator; "
+            f"the figures above are exact and not covered (fedrec privacy show {report['run']})"
+        )
     lines.append(f"run: {report['run']}    next: fedrec recommend {report['run']} --user ID")
     return "\n".join(lines)
+
+
+def _short(epsilon: float | str) -> str:
+    return epsilon if isinstance(epsilon, str) else f"{epsilon:.3g}"
 
 
 def _stamp(leaky: bool) -> str:

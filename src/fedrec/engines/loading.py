@@ -10,9 +10,10 @@ from typing import Any
 from fedrec.data.catalog import Catalog
 from fedrec.data.sources import LoadedSource, load_source
 from fedrec.errors import DamagedError
-from fedrec.federation.plan import DataPlan
+from fedrec.federation.plan import DataPlan, Plan
+from fedrec.privacy.chance import SYSTEM, Chance, blinded, kept_secret
 
-__all__ = ["Placement", "load_plan_data", "read_placement"]
+__all__ = ["Placement", "load_plan_data", "public_digest", "read_placement"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,13 @@ def load_plan_data(data: DataPlan, folder: Path, catalog: Catalog | None = None)
         started = Path(read_placement(folder, Placement()).folder) / source
         source = str(started) if started.exists() else source
     return load_source(source, cleaning=data.cleaning, **options)
+
+
+def public_digest(plan: Plan, source: LoadedSource, folder: Path, chance: Chance = SYSTEM) -> str:
+    """The digest of a plan's data as the plan may show it: of a private run in `folder`, blinded with its secret."""
+    if plan.privacy is None:
+        return source.digest
+    return blinded(source.digest, kept_secret(folder / "private", "digest", chance))
 
 
 def read_placement(folder: Path, default: Placement) -> Placement:

@@ -19,6 +19,9 @@ from fedrec.federation.node import Floors, Node, refitted
 from fedrec.federation.plan import Plan
 from fedrec.federation.warm_start import Remembered
 from fedrec.models.base import Arrays
+from fedrec.privacy.budget import Budget
+from fedrec.privacy.chance import SYSTEM, Chance, kept_secret
+from fedrec.privacy.guard import Guard
 
 __all__ = ["LocalEngine"]
 
@@ -35,7 +38,14 @@ class LocalEngine:
 
     @classmethod
     def build(
-        cls, data: Interactions, plan: Plan, nodes: int = 1, how: str = "hash", private: Path | None = None
+        cls,
+        data: Interactions,
+        plan: Plan,
+        nodes: int = 1,
+        how: str = "hash",
+        private: Path | None = None,
+        chance: Chance = SYSTEM,
+        budget: Budget | None = None,
     ) -> LocalEngine:
         """Spread the users over nodes; each splits its own.
 
@@ -44,6 +54,8 @@ class LocalEngine:
             plan: resolved.
             nodes, how: see `fedrec.data.partitions.partition`. Nodes without users are left out.
             private: folder for the nodes' private rows, or `None` for in memory.
+            chance: where the nodes of a private run get their secrets from.
+            budget: the owner's, for a private run; without one each node keeps a journal without limits.
         """
         method = SplitMethod.parse(plan.split)
         source = KeyedSource.from_seed(plan.seed)
@@ -51,24 +63,30 @@ class LocalEngine:
         built = []
         for place in np.unique(places):
             mine = data if nodes == 1 else data.take_users(np.flatnonzero(places == place))
-            built.append(_node(f"node-{place}", method.apply(mine, source), plan, private))
+            built.append(_node(f"node-{place}", method.apply(mine, source), plan, private, chance, budget))
         return cls(built)
 
     @classmethod
     def of_split(
-        cls, split: Split, plan: Plan, private: Path | None = None, nodes: int = 1, how: str = "hash"
+        cls,
+        split: Split,
+        plan: Plan,
+        private: Path | None = None,
+        nodes: int = 1,
+        how: str = "hash",
+        chance: Chance = SYSTEM,
+        budget: Budget | None = None,
     ) -> LocalEngine:
         """Like `build`, with a split that was made outside."""
         if nodes == 1:
-            return cls([_node("node-0", split, plan, private)])
+            return cls([_node("node-0", split, plan, private, chance, budget)])
         places = partition(split.data, how, nodes, plan.seed)
         of_rows = places[split.data.rows_of_users()]
         built = []
         for place in np.unique(places):
             mine = split.data.take_users(np.flatnonzero(places == place))
-            built.append(
-                _node(f"node-{place}", replace(split, data=mine, part=split.part[of_rows == place]), plan, private)
-            )
+            part = replace(split, data=mine, part=split.part[of_rows == place])
+            built.append(_node(f"node-{place}", part, plan, private, chance, budget))
         return cls(built)
 
     def under(self, plan: Plan) -> LocalEngine:
@@ -115,14 +133,23 @@ class LocalEngine:
         return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 
-def _node(name: str, split: Split, plan: Plan, private: Path | None) -> Node:
+def _node(
+    name: str, split: Split, plan: Plan, private: Path | None, chance: Chance = SYSTEM, budget: Budget | None = None
+) -> Node:
+    folder = None if private is None else private / name
+    source, guard = KeyedSource.from_seed(plan.seed), None
+    if plan.privacy is not None:
+        source = kept_secret(folder, name, chance)
+        journal = budget or Budget(None if folder is None else folder / "budget.jsonl")
+        guard = Guard(name, plan.privacy, plan.build_model(), plan.share(), journal)
     return Node(
         name,
         refitted(split) if plan.refit else split,
         plan.build_model(),
         Release(plan.release),
-        KeyedSource.from_seed(plan.seed),
-        folder=None if private is None else private / name,
+        source,
+        folder=folder,
         floors=Floors(plan.min_clients, simulated=True),
         leaky=plan.leaky,
+        guard=guard,
     )

@@ -13,7 +13,7 @@ import polars as pl
 from fedrec.data.interactions import Interactions, rows_of
 from fedrec.data.own_rows import blank, placed
 from fedrec.data.splits import HISTORY, TRAIN, Split
-from fedrec.engines.loading import Placement, load_plan_data, read_placement
+from fedrec.engines.loading import Placement, load_plan_data, public_digest, read_placement
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError, InputError
 from fedrec.evaluation.metrics import MetricSummary
@@ -151,7 +151,7 @@ class OpenedRun:
             pl.concat(parts).sort("user_id", maintain_order=True).write_parquet(folder / _HISTORY)
             catalog = self.data.catalog
             loaded = load_plan_data(plan.data, folder, catalog)
-            data, plan = loaded.interactions, plan.resolve(loaded.interactions, loaded.digest)
+            data, plan = loaded.interactions, plan.resolve(loaded.interactions, public_digest(plan, loaded, folder))
             replace_file(folder / "plan.yaml", plan.to_yaml().encode())
             save_shared(folder / "model", self.model, self.trained.state, self.trained.round, catalog, plan)
             rows = self.private()
@@ -178,7 +178,7 @@ def open_run(folder: Path) -> OpenedRun:
     data = source.interactions
     if data.catalog.digest != catalog.digest:
         raise DamagedError(f"{folder}: the catalog of the model is not the catalog of the data")
-    plan = plan.resolve(data, source.digest)
+    plan = plan.resolve(data, public_digest(plan, source, folder))
     placement = read_placement(folder, Placement())
     engine = LocalEngine.build(data, plan, placement.nodes, placement.partition, folder / "private")
     for node in engine.nodes:

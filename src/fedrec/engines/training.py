@@ -18,7 +18,7 @@ import numpy as np
 
 from fedrec.data.interactions import Interactions
 from fedrec.data.sources import LoadedSource
-from fedrec.engines.loading import Placement, load_plan_data, read_placement
+from fedrec.engines.loading import Placement, load_plan_data, public_digest, read_placement
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.opened import OpenedRun, open_run
 from fedrec.errors import FedrecError, PlanError
@@ -28,6 +28,10 @@ from fedrec.federation.coordinator import Coordinator, Progress, Trained
 from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run, check_free, is_run, read_plan
 from fedrec.models.base import Recommender
+from fedrec.privacy.accounting import Charge, epsilons
+from fedrec.privacy.budget import Budget
+from fedrec.privacy.chance import SYSTEM, Chance, blinded, keep_secret
+from fedrec.privacy.terms import schedule
 from fedrec.record.durable import arrays_digest, replace_file
 
 __all__ = [
@@ -50,8 +54,11 @@ def train_here(
     run: Run,
     watch: Callable[[Progress], None] = lambda _: None,
     earlier: OpenedRun | None = None,
+    chance: Chance = SYSTEM,
 ) -> tuple[Coordinator, Trained]:
     """Train the plan of `run` over an engine, from the beginning or from an `earlier` training.
+
+    The noise of a private plan comes from `chance`.
 
     Raises:
         PlanError: if the machine has not the memory that the model needs for this catalog.
@@ -62,7 +69,7 @@ def train_here(
     if earlier is not None and run.plan.warm_start is not None:
         known, remembered = earlier.as_earlier(run.plan.warm_start.run)
         engine.remember(remembered)
-    coordinator = Coordinator(model, data.catalog, engine, run, engine.has_valid, watch, known)
+    coordinator = Coordinator(model, data.catalog, engine, run, engine.has_valid, watch, known, chance)
     return coordinator, coordinator.train()
 
 
@@ -89,12 +96,14 @@ def train_run(
     watch: Callable[[Progress], None] = lambda _: None,
     loaded: Callable[[LoadedSource], None] = lambda _: None,
     source: LoadedSource | None = None,
+    budget: Budget | None = None,
+    chance: Chance = SYSTEM,
 ) -> dict[str, Any]:
     """Train, evaluate and write the report of a run in `folder`.
 
     An error before the first round is committed leaves no folder behind. With `resume`, a run that exists goes on where
     it stopped, with its own plan and placement; a finished one just says so again. `source` is the plan's data where it
-    is loaded already.
+    is loaded already. A private plan over its own or the owner's `budget` is refused before any data is read.
 
     Returns:
         The report (`report.json`).
@@ -105,11 +114,15 @@ def train_run(
         plan, placement = read_plan(folder), read_placement(folder, placement)
     else:
         check_free(folder)
+        plan = plan.with_noise()
+        check_budget(plan, placement, budget)
     if source is None:
         source = load_plan_data(plan.data, folder)
         loaded(source)
     data = source.interactions
-    plan = plan.resolve(data, source.digest)
+    secret = chance.secret("digest") if plan.privacy is not None and not resume else None
+    digest = public_digest(plan, source, folder, chance) if secret is None else blinded(source.digest, secret)
+    plan = plan.resolve(data, digest)
     earlier = None if resume else open_earlier(plan)
     if earlier is not None:
         plan = warmed(plan, earlier)
@@ -120,11 +133,13 @@ def train_run(
             earlier = open_earlier(plan)
         private = folder / "private"
         private.mkdir(exist_ok=True)
+        if secret is not None:
+            keep_secret(private, secret)
         replace_file(private / "placement.json", json.dumps(vars(placement)).encode() + b"\n")
         if source.left_out.height:
             source.left_out.write_parquet(private / "left_out.parquet")
-        engine = LocalEngine.build(data, plan, placement.nodes, placement.partition, private)
-        coordinator, trained = train_here(engine, data, run, watch, earlier)
+        engine = LocalEngine.build(data, plan, placement.nodes, placement.partition, private, chance, budget)
+        coordinator, trained = train_here(engine, data, run, watch, earlier, chance)
         seconds = time.perf_counter() - began
         report = _report(coordinator, trained, engine, data, run, folder, placement, seconds)
         report["data"]["left_out"] = source.left_out_counts
@@ -137,6 +152,23 @@ def train_run(
         raise
     finally:
         run.close()
+
+
+def check_budget(plan: Plan, placement: Placement, budget: Budget | None) -> None:
+    """Check that the owner's budget allows for a plan, at every node.
+
+    Raises:
+        PlanError: if it does not, or a budget is given to a plan that promises nothing.
+    """
+    if budget is None:
+        return
+    if plan.privacy is None:
+        raise PlanError("a budget is for private plans, and this plan has no privacy; set privacy.epsilon and "
+                        "privacy.delta (--epsilon, --delta)")  # fmt: skip
+    charges = schedule(plan.privacy, plan.build_model().budget_shares, plan.share())
+    for node in range(placement.nodes):
+        multipliers = [charge.noise_multiplier for charge in charges]
+        budget.admit(f"node-{node}", multipliers, plan.privacy.participations, plan.privacy.clip)
 
 
 def open_earlier(plan: Plan) -> OpenedRun | None:
@@ -233,8 +265,9 @@ def _report(
         "bytes": measured_bytes(run, trained),
         "peak_rss_mb": peak_rss_mb(),
         "cohort": round(float(np.mean([line["cohort"] for line in rounds])), 1),
-        "left_out_clients": sum(line["left_out"] for line in rounds),
-        "saturated": sum(line["saturated"] for line in rounds),
+        "left_out_clients": sum(line["left_out"] or 0 for line in rounds),
+        "saturated": sum(line["saturated"] or 0 for line in rounds),
+        **_privacy(plan, run),
         "warm_start": None
         if plan.warm_start is None
         else {**plan.warm_start.model_dump(), "how": run.ledger.of_kind("start")[0].get("warm_start")},
@@ -258,6 +291,23 @@ def _report(
             "python": platform.python_version(),
             **{name: version(name) for name in ("fedrec", "numpy", "numba", "polars")},
         },
+    }
+
+
+def _privacy(plan: Plan, run: Run) -> dict[str, Any]:
+    """What a private run has cost, and what of the report its promise does not cover."""
+    if plan.privacy is None:
+        return {}
+    charges = [Charge.from_json(line["charge"]) for line in run.ledger.of_kind("round")]
+    cost = epsilons(charges, plan.privacy.delta, plan.privacy.participations)
+    return {
+        "privacy": {
+            **plan.privacy.model_dump(mode="json"),
+            "epsilons": cost.to_json(),
+            "noise_is_secret": run.ledger.of_kind("start")[0]["noise_is_secret"],
+            "not_covered": "metrics, users, interactions and split counts of this report are exact; publish model/ and "
+            "ledger.jsonl, not this file",
+        }
     }
 
 

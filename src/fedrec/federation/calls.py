@@ -9,6 +9,7 @@ from fedrec.aggregation.specs import SumSpec
 from fedrec.evaluation.metrics import Metric
 from fedrec.evaluation.protocols import Protocol
 from fedrec.models.base import Arrays
+from fedrec.privacy.guard import RoundTerms
 
 __all__ = ["HELD_OUT", "EvaluationCall", "Part", "RoundCall"]
 
@@ -28,6 +29,7 @@ class RoundCall:
         spec: what is summed, with rings.
         share: probability of a client to be drawn.
         change: sum what changed since the earlier run that the node remembers, instead of everything.
+        privacy: what is promised of this round, in a private run.
     """
 
     round: int
@@ -36,6 +38,7 @@ class RoundCall:
     spec: SumSpec
     share: float
     change: bool = False
+    privacy: RoundTerms | None = None
 
 
 @dataclass(frozen=True, eq=False)

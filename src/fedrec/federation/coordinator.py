@@ -24,6 +24,8 @@ from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.warm_start import Changed, Earlier, How, carried, how_to_start, kept_sums, places_of
 from fedrec.models.base import Arrays, Recommender, State
+from fedrec.privacy.chance import SYSTEM, Chance
+from fedrec.privacy.protection import Protection
 
 __all__ = ["Coordinator", "Engine", "Progress", "Trained"]
 
@@ -83,6 +85,7 @@ class Coordinator:
         has_valid: whether nodes hold a validation part.
         watch: called after every round.
         earlier: the run that the plan's `warm_start` names; not needed once a round is committed.
+        chance: where the noise of a private run comes from.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Coordinator:
         has_valid: bool,
         watch: Callable[[Progress], None] = lambda _: None,
         earlier: Earlier | None = None,
+        chance: Chance = SYSTEM,
     ) -> None:
         self.model = model
         self.catalog = catalog
@@ -103,6 +107,7 @@ class Coordinator:
         self.has_valid = has_valid
         self.watch = watch
         self.earlier = earlier
+        self.protection = self._protection(chance)
         self._blas = ThreadpoolController()  # of the libraries that the model has loaded by now
         if run.plan.evaluation.every and not has_valid:
             raise PlanError("evaluation.every asks for validations, but the split leaves nothing for validation")
@@ -121,9 +126,9 @@ class Coordinator:
                 return Trained(state, round - 1, round)
             change = self._change() if round == 0 else None
             asked = spec if change is None else change.widened(spec)
-            call = RoundCall(round, round - 1, state.shared, asked, self.plan.share(), change is not None)
-            sums = self.engine.contribute(call)
-            total = merged(asked, sums, round)
+            terms = None if self.protection is None else self.protection.round_terms(round)
+            call = RoundCall(round, round - 1, state.shared, asked, self.plan.share(), change is not None, terms)
+            total, line = self._summed(call)
             if change is not None and self.earlier is not None:
                 total = change.added(self.earlier.sums, total, spec)
             with self._blas.limit(limits=1):
@@ -131,7 +136,7 @@ class Coordinator:
             if self.plan.keep_sums:
                 state = State(state.shared, {**state.server, **kept_sums(total)})
             digest = self.run.checkpoint(round, state)
-            self.run.ledger.append("round", **_line(round, digest, total, call, sums))
+            self.run.ledger.append("round", round=round, model=digest, **line)
             metrics = self._validate(state, round)
             self.run.prune({round, self._best()})
             progress = Progress(
@@ -141,6 +146,31 @@ class Coordinator:
             self.watch(progress)
             round += 1
         return self._finish(state, round)
+
+    def _summed(self, call: RoundCall) -> tuple[Sum, dict[str, Any]]:
+        """The sum of a round as it may be used, and what the ledger says of it.
+
+        In a private run that is the sum with noise, kept on the disk until the round is committed: a resumed run uses
+        the same noise again. What the ledger says is public, so it has no exact count.
+        """
+        protection = self.protection
+        if protection is None:
+            sums = self.engine.contribute(call)
+            total = merged(call.spec, sums, call.round)
+            return total, _line(total, call, sums)
+        kept = self.run.noised(call.round, call.spec, call.shared)
+        if kept is None:
+            total = merged(call.spec, self.engine.contribute(call), call.round)
+            kept = protection.release(total, call.shared).arrays
+            self.run.keep_noised(call.round, call.spec, call.shared, kept)
+        total = Sum(call.spec, call.round, kept, protection.clients, noise=protection.scales(call.shared, call.round))
+        return total, {
+            "cohort": protection.clients,
+            "left_out": None,
+            "saturated": None,
+            "bytes": _bytes(call, call.spec.nbytes),
+            **protection.line(call.round),
+        }
 
     def evaluate(
         self, state: State, committed: int, part: Part, metrics: Sequence[str], protocol: str
@@ -167,11 +197,22 @@ class Coordinator:
                 "fit(…, warm_start=model) go on from one"
             )
         if not self.run.ledger.of_kind("start"):
-            how = {} if self.earlier is None else {"warm_start": self._how(self.earlier)}
+            how: dict[str, Any] = {} if self.earlier is None else {"warm_start": self._how(self.earlier)}
+            if self.protection is not None:
+                how = {"run": self.protection.run, "noise_is_secret": self.protection.chance.secure}
             self.run.ledger.append(
                 "start", plan=self.plan.digest, catalog=self.catalog.digest, leaky=self.plan.leaky, **how
             )
         return 0, self._first()
+
+    def _protection(self, chance: Chance) -> Protection | None:
+        """Noise and charges of a private plan, under the run's own number."""
+        if self.plan.privacy is None:
+            return None
+        assert self.plan.n_max is not None
+        started = self.run.ledger.of_kind("start")
+        number = started[0]["run"] if started else chance.secret("run").key.hex()
+        return Protection(self.plan.privacy, self.model, self.plan.share(), self.plan.n_max, number, chance)
 
     def _first(self) -> State:
         """The state before round 0: fresh, or with what the earlier run ended with."""
@@ -201,6 +242,8 @@ class Coordinator:
         if spec is None:
             return None
         assert self.plan.n_max is not None
+        if self.protection is not None:
+            return self.protection.spec(Release(self.plan.release).adjust(spec), state.shared, round)
         return Release(self.plan.release).adjust(spec).fit(self.plan.n_max)
 
     def _validate(self, state: State, round: int) -> dict[str, float]:
@@ -257,17 +300,19 @@ def merged(spec: SumSpec, sums: Sequence[Sum], round: int) -> Sum:
     return total
 
 
-def _line(round: int, digest: str, total: Sum, call: RoundCall, sums: Sequence[Sum]) -> dict[str, Any]:
+def _line(total: Sum, call: RoundCall, sums: Sequence[Sum]) -> dict[str, Any]:
     """What the ledger says of a round. Bytes up are of the largest node's encoded sum."""
-    down = sum(array.nbytes for array in call.shared.values())
     return {
-        "round": round,
-        "model": digest,
         "cohort": total.clients,
         "left_out": total.left_out,
         "saturated": total.saturated,
-        "bytes": {
-            "plain_per_node": {"up": max(encoded_size(part) for part in sums), "down": down},
-            "secure_per_party": {"up": total.spec.nbytes, "down": down},
-        },
+        "bytes": _bytes(call, max(encoded_size(part) for part in sums)),
+    }
+
+
+def _bytes(call: RoundCall, plain: int) -> dict[str, dict[str, int]]:
+    down = sum(array.nbytes for array in call.shared.values())
+    return {
+        "plain_per_node": {"up": plain, "down": down},
+        "secure_per_party": {"up": call.spec.nbytes, "down": down},
     }

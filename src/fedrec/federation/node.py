@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedrec.aggregation.queries import Query
 from fedrec.aggregation.release import Release
 from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
@@ -18,10 +19,12 @@ from fedrec.data.splits import HISTORY, TRAIN, VALID, Split
 from fedrec.errors import FedrecError, PlanError
 from fedrec.evaluation.ranks import ItemLists, user_metrics
 from fedrec.federation.calls import EvaluationCall, RoundCall
+from fedrec.federation.cohorts import cohort
 from fedrec.federation.measuring import add_metrics, measuring_spec
 from fedrec.federation.private_rows import PrivateRows
 from fedrec.federation.warm_start import Changed, Remembered, first_rows
 from fedrec.models.base import Arrays, Private, Recommender
+from fedrec.privacy.guard import Guard
 
 __all__ = ["Floors", "Node"]
 
@@ -55,6 +58,7 @@ class Node:
         folder: where private rows are kept; `None` for in memory only.
         floors: the owner's.
         leaky: tell training about held-out items (`negatives: paper-leaky`).
+        guard: of a private run: clips contributions, checks calls and keeps the owner's budget.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Node:
         folder: Path | None = None,
         floors: Floors = Floors(),
         leaky: bool = False,
+        guard: Guard | None = None,
     ) -> None:
         self.name = name
         self.split = split
@@ -75,6 +80,7 @@ class Node:
         self.source = source
         self.folder = folder
         self.floors = floors
+        self.guard = guard
         self.small_sums = 0
         self.smallest_sum: int | None = None
         self.keys = client_keys(source, split.data.users)
@@ -100,23 +106,27 @@ class Node:
         """The node's sum for a round. Asking twice gives the same sum and changes nothing.
 
         Raises:
-            PlanError: if fewer clients than the owner's floor would be in the sum.
+            PlanError: if fewer clients than the owner's floor would be in the sum, or a private run breaks its terms.
             FedrecError: naming node, round and step, if the model fails.
         """
         if call.change:
             return self._contribute_change(call)
+        queries = self._admitted(call)
         rng = self.source.child("contribute", call.round)
         private = self._settled(call.shared, call.committed)
-        cohort = self._cohort(call)
+        drawn = self._cohort(call)
         total = Sum.zeros(call.spec, call.round)
         changed: list[tuple[np.ndarray, Private]] = []
-        for chosen in chunks(self.clients.lengths[cohort], self.model):
-            positions = cohort[chosen]
+        for chosen in chunks(self.clients.lengths[drawn], self.model):
+            positions = drawn[chosen]
             clients = self.release.before(self._take(positions), rng)
             rows = None if private is None else private.take(positions)
             try:
                 contributions, updated = self.model.contribute(call.shared, rows, clients, call.round, rng)
-                kept = total.add(self.release.after(contributions, clients))
+                contributions = self.release.after(contributions, clients)
+                if self.guard is not None:
+                    contributions = self.guard.clip(contributions, queries, call.spec)
+                kept = total.add(contributions)
             except (ValueError, IndexError, KeyError, ArithmeticError, AssertionError) as error:
                 raise FedrecError(
                     f"node {self.name}, round {call.round}, step contribute of {self.model.name}: {error!r}"
@@ -247,11 +257,16 @@ class Node:
         self._private.settle(committed)
         return self._private
 
+    def _admitted(self, call: RoundCall) -> tuple[Query, ...]:
+        if self.guard is not None:
+            return self.guard.admit(call.privacy, call.round, call.committed, call.shared, call.spec, call.share)
+        if call.privacy is not None:
+            raise PlanError(f"node {self.name}: round {call.round} promises privacy, which the plan does not know of")
+        return ()
+
     def _cohort(self, call: RoundCall) -> np.ndarray:
-        if call.share >= 1:
-            return self.active
-        draws = self.source.child("cohort", call.round).seeds(self.keys[self.active])
-        return self.active[draws < np.uint64(int(call.share * 2**64))]
+        terms = None if self.guard is None else self.guard.terms
+        return cohort(self.source, self.keys, self.active, call.round, call.share, terms)
 
     def _take(self, positions: np.ndarray) -> Clients:
         return self.clients if len(positions) == len(self.clients) else self.clients.take(positions)

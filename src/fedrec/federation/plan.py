@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from fedrec.aggregation.release import Cap, Release, Weight
+from fedrec.aggregation.release import Cap, Clip, Release, Step, Weight
 from fedrec.data.cleaning import Cleaning
 from fedrec.data.interactions import Interactions
 from fedrec.data.splits import SplitMethod
@@ -19,6 +19,7 @@ from fedrec.evaluation.metrics import DEFAULT_METRICS, parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
 from fedrec.models.base import Recommender
 from fedrec.models.registry import build_model, explain, foremost
+from fedrec.privacy.terms import Privacy
 
 __all__ = ["DataPlan", "EvaluationPlan", "Plan", "WarmStart"]
 
@@ -97,6 +98,7 @@ class Plan(_Part):
         negatives: `clean` draws negatives from outside the training history; `paper-leaky` also keeps them off held-out
             items, as published code does, so that its inflated figures can be reproduced. Such a run is stamped leaky.
         release: ordered steps before the sum.
+        privacy: what is promised to users, such as `{epsilon: 4, delta: 1e-5}`; nothing without it.
         evaluation: what is measured.
         refit: train on train and validation together.
         seed: of every draw in reproducible mode.
@@ -114,7 +116,8 @@ class Plan(_Part):
     model: dict[str, Any]
     cohort: float = Field(default=1.0, gt=0)
     negatives: Literal["clean", "paper-leaky"] = "clean"
-    release: tuple[Annotated[Cap | Weight, Field(discriminator="step")], ...] = ()
+    release: tuple[Step, ...] = ()
+    privacy: Privacy | None = None
     evaluation: EvaluationPlan = EvaluationPlan()
     refit: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -150,18 +153,54 @@ class Plan(_Part):
             raise PlanError("keep_sums: a kept sum is over all clients; set cohort to 1.0")
         SplitMethod.parse(self.split)
         Release(self.release)
+        if self.privacy is not None:
+            self._check_private(model)
         if self.refit and (self.evaluation.every or self.evaluation.keep == "best"):
             raise PlanError(
                 "refit trains on the validation part, so nothing can be validated; set evaluation.every to 0"
             )
         return self
 
+    def _check_private(self, model: Recommender) -> None:
+        """What would undo the promise of privacy."""
+        wrong = {
+            "evaluation.every: validations are exact figures of users' data, and would decide what is "
+            "released; train a "
+            "fixed number of rounds": self.evaluation.every,
+            "keep_sums: the kept sums are exact": self.keep_sums,
+            "warm_start: what the earlier run learned is not in this run's budget": self.warm_start is not None,
+            "negatives: paper-leaky: it reads held-out interactions": self.leaky,
+            f"split: {self.split} is cut at a time that is computed from everybody's data, exactly; use leave-last-out "
+            "or ratio": self.split.startswith("temporal") and not self.split.partition("@")[2],
+        }  # fmt: skip
+        for reason, found in wrong.items():
+            if found:
+                raise PlanError(f"privacy does not go with {reason}")
+        assert self.privacy is not None
+        if self.cohort > 1 and self.privacy.users is None:
+            raise PlanError("privacy: a cohort as a number of clients needs privacy.users, the public number of users")
+        self.privacy.check_plan(self.share(), len(model.budget_shares))
+
+    def with_noise(self) -> Plan:
+        """The plan with the noise that its privacy needs; the same without privacy. Needs no data.
+
+        Raises:
+            PlanError: if the noise that it names is too little for its epsilon.
+        """
+        if self.privacy is None:
+            return self
+        terms = self.privacy.resolve(self.build_model().budget_shares, self.share())
+        return self.model_copy(update={"privacy": terms})
+
     def build_model(self) -> Recommender:
         """The recommender of the plan."""
         if "name" not in self.model:
             raise PlanError("plan: model needs a name, as in model: {name: ease}")
         settings = {key: value for key, value in self.model.items() if key != "name"}
-        return build_model(str(self.model["name"]), settings)
+        model = build_model(str(self.model["name"]), settings)
+        if self.privacy is None:
+            return model
+        return model.privately(self.privacy.clip, max(1, round(self.share() * (self.privacy.users or self.n_max or 1))))
 
     @property
     def leaky(self) -> bool:
@@ -170,7 +209,10 @@ class Plan(_Part):
 
     def share(self) -> float:
         """Probability q of a client to be drawn for a round; a count N of clients counts as N / users up to n_max."""
-        return self.cohort if self.cohort <= 1 else min(1.0, self.cohort / (self.n_max or self.cohort))
+        if self.cohort <= 1:
+            return self.cohort
+        public = None if self.privacy is None else self.privacy.users
+        return min(1.0, self.cohort / (public or self.n_max or self.cohort))
 
     def resolve(self, data: Interactions, digest: str) -> Plan:
         """Fill in what depends on the data (digests, `n_max`, times of a temporal split, the share), and all defaults.
@@ -187,18 +229,25 @@ class Plan(_Part):
                                 f"expected {mine[:12]}…). Restore it, or remove the digest to start anew")  # fmt: skip
         if data.n_users == 0 or len(data) == 0:
             raise PlanError(f"plan: data {self.data.source!r} has no interactions left to train on")
-        n_max = self.n_max or 1 << max(10, (data.n_users - 1).bit_length())
+        users = data.n_users if self.privacy is None else self.privacy.users or data.n_users
+        n_max = self.n_max or 1 << max(10, (users - 1).bit_length())
         if data.n_users > n_max:
             raise PlanError(f"plan: {data.n_users} users, more than n_max = {n_max}")
+        if self.privacy is not None and self.privacy.delta * users >= 1:
+            raise PlanError(f"privacy: delta = {self.privacy.delta:g} allows for one of {users} users to be exposed "
+                            f"outright; take at most {0.1 / users:.1g}, a tenth of 1 / users")  # fmt: skip
+        public = self
+        if self.privacy is not None:
+            public = self.model_copy(update={"privacy": self.privacy.model_copy(update={"users": users})})
         changes: dict[str, Any] = {
             "data": self.data.model_copy(update={"digest": digest}),
             "split": str(SplitMethod.parse(self.split).resolve(data)),
-            "model": {"name": self.model["name"], **self.build_model().model_dump(mode="json")},
+            "model": {"name": self.model["name"], **public.build_model().model_dump(mode="json")},
             "catalog": data.catalog.digest,
             "n_max": n_max,
-            "cohort": self.cohort if self.cohort <= 1 else min(1.0, self.cohort / data.n_users),
+            "cohort": self.cohort if self.cohort <= 1 else min(1.0, self.cohort / users),
         }
-        return self.model_copy(update=changes)
+        return public.model_copy(update=changes).with_noise()
 
     @property
     def digest(self) -> str:
@@ -266,6 +315,7 @@ class _EachKeyOnce(yaml.SafeLoader):
 def _keys(error: ValidationError) -> list[str]:
     kinds: dict[str, type[BaseModel]] = {
         "data": DataPlan, "evaluation": EvaluationPlan, "cleaning": Cleaning, "cap": Cap, "weight": Weight,
+        "clip": Clip, "privacy": Privacy,
         "warm_start": WarmStart,
     }  # fmt: skip
     parents = [str(part) for part in foremost(error)["loc"][:-1] if str(part) in kinds]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fedrec.aggregation.specs import SumSpec
 from fedrec.data.catalog import Catalog
 from fedrec.errors import DamagedError, RunError, suggestion
 from fedrec.federation.plan import Plan
@@ -24,6 +25,7 @@ from fedrec.record.ledger import Ledger
 __all__ = ["Run", "load_shared", "save_shared"]
 
 _FORMAT = 1
+_CALL = "call"
 
 
 class Run:
@@ -102,6 +104,26 @@ class Run:
         save_arrays(path, packed | {f"server.{name}": array for name, array in state.server.items()})
         return arrays_digest(state.shared)
 
+    def keep_noised(self, round: int, spec: SumSpec, shared: Arrays, arrays: Arrays) -> None:
+        """Put the noised sum of a round that is not yet committed on the disk."""
+        if self.folder is not None:
+            path = self._noised(round)
+            path.parent.mkdir(exist_ok=True)
+            save_arrays(path, {**arrays, _CALL: _call(spec, shared)})
+
+    def noised(self, round: int, spec: SumSpec, shared: Arrays) -> dict[str, np.ndarray] | None:
+        """The noised sum that a crash left of a round.
+
+        Raises:
+            DamagedError: if it is of another call.
+        """
+        if self.folder is None or not self._noised(round).exists():
+            return None
+        arrays = load_arrays(self._noised(round))
+        if not np.array_equal(arrays.pop(_CALL, np.zeros(0)), _call(spec, shared)):
+            raise DamagedError(f"{self._noised(round)} is not the noised sum of this round; the run was changed")
+        return arrays
+
     def state(self, round: int) -> State:
         """The state after a committed round.
 
@@ -121,6 +143,8 @@ class Run:
         if self.folder is None:
             self._states = {round: state for round, state in self._states.items() if round in keep}
             return
+        for path in (self.folder / "checkpoint").glob("noised-*.safetensors"):
+            path.unlink()
         for path in (self.folder / "checkpoint").glob("round-*.safetensors"):
             if int(path.stem.removeprefix("round-")) not in keep:
                 path.unlink()
@@ -141,9 +165,18 @@ class Run:
             with (self.folder / "progress.jsonl").open("a") as file:
                 file.write(json.dumps(entry) + "\n")
 
+    def _noised(self, round: int) -> Path:
+        assert self.folder is not None
+        return self.folder / "checkpoint" / f"noised-{round:06d}.safetensors"
+
     def _checkpoint(self, round: int) -> Path:
         assert self.folder is not None
         return _checkpoint(self.folder, round)
+
+
+def _call(spec: SumSpec, shared: Arrays) -> np.ndarray:
+    """What identifies the call that a noised sum answers."""
+    return np.frombuffer(f"{spec.digest}{arrays_digest(shared)}".encode(), dtype=np.uint8)
 
 
 def read_plan(folder: Path) -> Plan:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from fedrec.aggregation.contributions import Contributions
+from fedrec.aggregation.queries import Query
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
-from fedrec.errors import InputError
+from fedrec.errors import InputError, PlanError
 
 __all__ = ["Arrays", "Private", "Recommender", "State", "cosines"]
 
@@ -41,7 +42,7 @@ Private = Mapping[str, Any]
 
 
 class Recommender(BaseModel, ABC):
-    """A recommender trained from sums. Subclasses are the hyperparameters, and nothing else is stored in them.
+    """A recommender trained from sums. Subclasses are the hyperparameters; besides, a private form knows its clip.
 
     Bits (every subclass keeps these): `contribute` is a pure function of the shared arrays, one client's rows and that
     client's key, whatever else is in the batch; `step` is a pure function of state and sums under one BLAS thread.
@@ -55,6 +56,9 @@ class Recommender(BaseModel, ABC):
     """Whether `score` reads the clients' interactions; otherwise it reads private arrays or neither."""
     reads_times: ClassVar[bool] = False
     """Whether it needs more than the order of interactions; `Clients.times` is `None` otherwise."""
+
+    _clip: float | None = PrivateAttr(default=None)
+    """Bound on a client's contribution in the private form; `None` in the plain one."""
 
     @abstractmethod
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
@@ -81,6 +85,42 @@ class Recommender(BaseModel, ABC):
     def fold_in(self, shared: Arrays, clients: Clients) -> Private | None:
         """Private arrays of users that never took part, from their history alone."""
         return None
+
+    def privately(self, clip: float | None, clients: int) -> Recommender:
+        """The model as it is trained under differential privacy: hyperparameters that were not set take values fit for
+        noise, and every round has `queries`.
+
+        Args:
+            clip: the plan's bound on a client's contribution, where the model lets people choose it.
+            clients: a public number of clients expected in a round.
+
+        Raises:
+            PlanError: if the model has no private form.
+        """
+        raise PlanError(
+            f"model {self.name!r} has no form under differential privacy; popularity, ease, itemknn, spectral, ials "
+            "and mf have one"
+        )
+
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """How each client's contribution to `round` is measured and clipped, and how noise is spread over the arrays.
+
+        Asked of what `privately` returned only. Depends on public things alone: shared arrays and the round.
+        """
+        raise NotImplementedError(f"{self.name} has no private form")
+
+    def _private_form(self, clip: float, **defaults: Any) -> Self:
+        """A copy with a clip, and with `defaults` for hyperparameters that were not set."""
+        unset = {key: value for key, value in defaults.items() if key not in self.model_fields_set}
+        copy = self.model_copy(update=unset)
+        copy._clip = clip
+        return copy
+
+    @property
+    def budget_shares(self) -> tuple[float, ...]:
+        """Share of the privacy budget (of 1 / z²) that each round may use."""
+        rounds = int(getattr(self, "rounds", 1))
+        return (1.0 / rounds,) * rounds
 
     @abstractmethod
     def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:

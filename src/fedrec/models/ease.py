@@ -9,13 +9,15 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from scipy.linalg import lapack
 
 from fedrec.aggregation.contributions import Contributions, RankOne
+from fedrec.aggregation.queries import Query
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
-from fedrec.errors import FedrecError
+from fedrec.errors import FedrecError, PlanError
 from fedrec.kernels.scoring import sum_rows
+from fedrec.models import private_gram
 from fedrec.models.base import Arrays, Private, Recommender, State
 from fedrec.models.gram import gram_contributions, gram_matrix, gram_spec
 from fedrec.models.sketch import (
@@ -35,6 +37,7 @@ __all__ = ["EASE"]
 
 _AUTO = 6.0
 _AUTO_SKETCHED = 8.0
+_AUTO_PRIVATE = 3.0
 _WEIGHT_BITS = 24
 
 
@@ -61,7 +64,9 @@ class EASE(Recommender):
 
     @property
     def rounds(self) -> int:
-        """One, or as many as passes."""
+        """One, or as many as passes; counts and Gram matrix in the private form."""
+        if self._clip is not None:
+            return len(private_gram.SHARES)
         return 1 if self.rank is None else self.passes
 
     @property
@@ -71,12 +76,16 @@ class EASE(Recommender):
 
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """No weights yet; random signs for a sketch."""
+        if self._clip is not None:
+            return private_gram.start(len(catalog))
         if self.rank is None:
             return State({"weights": np.zeros((len(catalog), 0), dtype=np.float32)})
         return State({"sketch": draw_signs(rng, len(catalog), self.rank).astype(np.float32)})
 
     def spec(self, state: State, round: int) -> SumSpec | None:
         """The Gram matrix, once; or a sketch in every pass, with item counts in the first."""
+        if self._clip is not None:
+            return private_gram.spec(state.shared, round)
         if round >= self.rounds:
             return None
         if self.rank is None:
@@ -92,6 +101,8 @@ class EASE(Recommender):
         self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
     ) -> tuple[Contributions, Private | None]:
         """w_u x_u x_uᵀ, or w_u x_u ⊗ Ωᵀx_u."""
+        if self._clip is not None:
+            return private_gram.contribute(shared, clients, round), None
         if self.rank is None:
             return gram_contributions(clients, self.alpha), None
         sketch = sketch_contribution(clients, shared["sketch"], self.alpha)
@@ -103,15 +114,41 @@ class EASE(Recommender):
 
     def step(self, state: State, total: Sum, round: int) -> State:
         """Solve for B by Cholesky in float64; or sharpen the basis, and at last solve in it."""
+        if self._clip is not None:
+            return self._private_step(state, total, round)
         if self.rank is not None:
             return self._sketched(state, total, round)
         gram = gram_matrix(total, len(state.shared["weights"]))
         reg = _AUTO * max(np.trace(gram) / len(gram), 1e-12) if self.reg == "auto" else self.reg
         return State({"weights": solve(gram, float(reg))})
 
+    def privately(self, clip: float | None, clients: int) -> EASE:
+        """A noisy Gram matrix of the items that many have, see `fedrec.models.private_gram`.
+
+        Raises:
+            PlanError: with settings that have no meaning there.
+        """
+        chosen = {name: getattr(self, name) for name in self.model_fields_set}
+        if self.rank is not None or chosen.get("passes", 2) != 2 or chosen.get("alpha", 1.0) != 1.0:
+            raise PlanError(
+                "ease under privacy finds its rank by itself, in one pass, and users weigh 1 / n_u: leave out rank, "
+                "passes and alpha; spectral has passes"
+            )
+        return self._private_form(clip or private_gram.DEFAULT_CLIP, alpha=1.0)
+
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """Counts, then the Gram matrix."""
+        assert self._clip is not None
+        return private_gram.queries(round, self._clip)
+
+    @property
+    def budget_shares(self) -> tuple[float, ...]:
+        """Of the private form."""
+        return private_gram.SHARES
+
     def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
         """x_u B: the sum of the rows of B at the client's items."""
-        if self.rank is not None:
+        if "factors" in shared:
             return low_rank_scores(shared, clients)
         scores = np.zeros((len(clients), clients.n_items), dtype=np.float32)
         sum_rows(clients.indptr, clients.items, shared["weights"], scores)
@@ -119,7 +156,7 @@ class EASE(Recommender):
 
     def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
         """How much an item adds to every other item's score."""
-        return shared["weights"][items] if self.rank is None else low_rank_similarity(shared, items)
+        return low_rank_similarity(shared, items) if "factors" in shared else shared["weights"][items]
 
     def memory(self, n_items: int) -> int:
         """Triangle, float64 matrix and float32 weights; or sums and tables of the sketch."""
@@ -129,6 +166,14 @@ class EASE(Recommender):
     def chunk_floats(self) -> int:
         """A client has at least one interaction and a right factor of `rank` floats."""
         return max(2, self.rank or 0)
+
+    def _private_step(self, state: State, total: Sum, round: int) -> State:
+        if round == 0:
+            assert self._clip is not None
+            return private_gram.head_of(total, self._clip)
+        found = private_gram.denoised(state.shared, total)
+        reg = _AUTO_PRIVATE * found.mean if self.reg == "auto" else float(self.reg)
+        return State(private_gram.extended(found, state.shared["counts"], reg))
 
     def _sketched(self, state: State, total: Sum, round: int) -> State:
         mean = np.array([total.value("counts").mean()]) if round == 0 else state.server["mean"]

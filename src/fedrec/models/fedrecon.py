@@ -50,6 +50,14 @@ class FedRecon(MF):
         """Nothing is kept."""
         return None
 
+    def privately(self, clip: float | None, clients: int) -> FedRecon:
+        """It has no private form.
+
+        Raises:
+            PlanError: always.
+        """
+        raise PlanError("model 'fedrecon' has no form under differential privacy; mf has one")
+
     def contribute(
         self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
     ) -> tuple[Contributions, Private | None]:

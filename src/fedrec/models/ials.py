@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from fedrec.aggregation.contributions import Contributions, Dense, RankOne
+from fedrec.aggregation.queries import Query
 from fedrec.aggregation.specs import ArraySpec, SumSpec, triangle_size
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
@@ -17,7 +18,17 @@ from fedrec.errors import FedrecError
 from fedrec.kernels.least_squares import gram_of_rows, outer_rows, solve_items, solve_users
 from fedrec.kernels.scoring import dot_rows
 from fedrec.models.base import Arrays, Private, Recommender, State, cosines
+from fedrec.models.counts import count_spec, counted
 from fedrec.models.gram import unpack_triangle
+from fedrec.models.private_ials import (
+    COUNTS,
+    DEFAULT_CLIP,
+    bounded,
+    noisy_counts,
+    noisy_factors,
+    round_queries,
+    shares,
+)
 
 __all__ = ["IALS"]
 
@@ -75,19 +86,24 @@ class IALS(Recommender):
         """Random item factors."""
         shape = (len(catalog), self.embedding_size)
         table = rng.generator().normal(0.0, self.init_sd / np.sqrt(self.embedding_size), shape)
-        return _state(table.astype(np.float32))
+        state = _state(table.astype(np.float32))
+        if self._clip is None:
+            return state
+        return State({**state.shared, "counts": np.zeros(len(catalog))})
 
     def spec(self, state: State, round: int) -> SumSpec | None:
         """[Σ vech(u uᵀ), Σ u] and the count of clients that have each item; [Σ vech(u uᵀ), count] of all clients."""
+        n_items = len(state.shared["items"])
+        if self._clip is not None:
+            return self._private_spec(n_items, round)
         if round >= self.rounds:
             return None
-        n_items = len(state.shared["items"])
         bound = max(1.0, self.largest_factor(n_items)) if self.bound == "auto" else self.bound
         grid: dict[str, Any] = {"bound": bound, "scale_bits": self.scale_bits}
         return SumSpec(
             (
                 ArraySpec("equations", "rank_one", (n_items, self._width), **grid),
-                ArraySpec("counts", "rank_one", (n_items, 1), bound=1.0),
+                count_spec(n_items),
                 ArraySpec("everyone", "dense", (triangle_size(self.embedding_size) + 1,), **grid),
             )
         )
@@ -97,14 +113,23 @@ class IALS(Recommender):
     ) -> tuple[Contributions, Private | None]:
         """The client's factor, as equations of its items and of everyone."""
         right = np.empty((len(clients), self._width))
-        outer_rows(self._users(shared, clients), right)
+        if self._clip is not None and round == 0:
+            return Contributions({"counts": counted(clients)}), None
+        users = self._users(shared, clients)
+        outer_rows(users if self._clip is None else bounded(users), right)
         size = triangle_size(self.embedding_size)
+        if self._clip is not None:
+            ones = np.ones(len(clients))
+            equations = RankOne(clients.indptr, clients.items, ones, clients.n_items, right)
+            mine = Dense(right[:, :size].astype(np.float32), ones)
+            return Contributions({"equations": equations, "everyone": mine}), None
         everyone = np.ones((len(clients), size + 1), dtype=np.float32)
         everyone[:, :size] = right[:, :size]
         ones = np.ones(len(clients))
         equations = RankOne(clients.indptr, clients.items, ones, clients.n_items, right)
-        counts = RankOne(clients.indptr, clients.items, ones, clients.n_items, ones[:, None])
-        return Contributions({"equations": equations, "counts": counts, "everyone": Dense(everyone, ones)}), None
+        return Contributions(
+            {"equations": equations, "counts": counted(clients), "everyone": Dense(everyone, ones)}
+        ), None
 
     def step(self, state: State, total: Sum, round: int) -> State:
         """Solve every item's normal equations in float64.
@@ -115,6 +140,8 @@ class IALS(Recommender):
         Raises:
             FedrecError: if an item's equations have no solution, because contributions saturated.
         """
+        if self._clip is not None:
+            return self._private_step(state, total, round)
         everyone = total.value("everyone")
         if everyone[-1] <= 0.0:
             return state
@@ -134,6 +161,20 @@ class IALS(Recommender):
                 f"reg (now {self.reg:g})"
             )
         return _state(table)
+
+    def privately(self, clip: float | None, clients: int) -> IALS:
+        """Noisy normal equations, see `fedrec.models.private_ials`; small factors and few sweeps, because both cost."""
+        return self._private_form(clip or DEFAULT_CLIP, embedding_size=8, rounds=3, init_sd=1.0)
+
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """Counts of items, then normal equations."""
+        assert self._clip is not None
+        return (COUNTS,) if round == 0 else round_queries(shared["counts"], self._clip)
+
+    @property
+    def budget_shares(self) -> tuple[float, ...]:
+        """Of the private form."""
+        return shares(self.rounds)
 
     def refreshed(self, state: State) -> State:
         """YᵀY of the carried factors."""
@@ -169,6 +210,26 @@ class IALS(Recommender):
     def client_floats(self) -> int:
         """A client adds one row of equations, in float64 and as integers."""
         return 4 * self._width
+
+    def _private_spec(self, n_items: int, round: int) -> SumSpec | None:
+        if round > self.rounds:
+            return None
+        if round == 0:
+            return SumSpec((count_spec(n_items),))
+        size = triangle_size(self.embedding_size)
+        return SumSpec(
+            (
+                ArraySpec("equations", "rank_one", (n_items, self._width), bound=1.0),
+                ArraySpec("everyone", "dense", (size,), bound=1.0),
+            )
+        )
+
+    def _private_step(self, state: State, total: Sum, round: int) -> State:
+        if round == 0:
+            return State({**state.shared, "counts": noisy_counts(total)})
+        counts = state.shared["counts"]
+        table = noisy_factors(total, counts, total.clients, self.unobserved_weight, self.reg, self.nu)
+        return State({**_state(table).shared, "counts": counts})
 
     @property
     def _width(self) -> int:

@@ -8,12 +8,15 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from fedrec.aggregation.contributions import Contributions
+from fedrec.aggregation.queries import Query
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
+from fedrec.errors import PlanError
 from fedrec.kernels.scoring import sum_neighbours
+from fedrec.models import private_gram
 from fedrec.models.base import Arrays, Private, Recommender, State
 from fedrec.models.gram import gram_contributions, gram_matrix, gram_spec
 
@@ -46,22 +49,50 @@ class ItemKNN(Recommender):
 
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """No neighbours yet."""
+        if self._clip is not None:
+            return private_gram.start(len(catalog))
         return State(_neighbours(np.zeros((len(catalog), 0)), 0))
 
     def spec(self, state: State, round: int) -> SumSpec | None:
-        """The Gram matrix, once."""
+        """The Gram matrix, once; counts before it in the private form."""
+        if self._clip is not None:
+            return private_gram.spec(state.shared, round)
         return gram_spec(len(state.shared["neighbours"]), self.alpha) if round == 0 else None
 
     def contribute(
         self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
     ) -> tuple[Contributions, Private | None]:
         """w_u x_u x_uᵀ."""
+        if self._clip is not None:
+            return private_gram.contribute(shared, clients, round), None
         return gram_contributions(clients, self.alpha), None
 
     def step(self, state: State, total: Sum, round: int) -> State:
         """Keep each item's nearest neighbours."""
+        if self._clip is not None:
+            return self._private_step(state, total, round)
         similarity = cosine(gram_matrix(total, len(state.shared["neighbours"])), self.shrink)
         return State(_neighbours(similarity, self.neighbours))
+
+    def privately(self, clip: float | None, clients: int) -> ItemKNN:
+        """Cosines of the cleaned Gram matrix that `ease` has under privacy; items of the tail have no neighbours.
+
+        Raises:
+            PlanError: with weights of users other than 1 / n_u.
+        """
+        if "alpha" in self.model_fields_set and self.alpha != 1.0:
+            raise PlanError("itemknn under privacy: users weigh 1 / n_u; leave out alpha")
+        return self._private_form(clip or private_gram.DEFAULT_CLIP, alpha=1.0, shrink=0.1)
+
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """Counts, then the Gram matrix."""
+        assert self._clip is not None
+        return private_gram.queries(round, self._clip)
+
+    @property
+    def budget_shares(self) -> tuple[float, ...]:
+        """Of the private form."""
+        return private_gram.SHARES
 
     def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
         """Similarities to the client's items, summed."""
@@ -76,6 +107,16 @@ class ItemKNN(Recommender):
         out[np.nonzero(kept)[0], shared["neighbours"][items][kept]] = shared["similarities"][items][kept]
         return out
 
+    def _private_step(self, state: State, total: Sum, round: int) -> State:
+        if round == 0:
+            assert self._clip is not None
+            return private_gram.head_of(total, self._clip)
+        found = private_gram.denoised(state.shared, total)
+        similarity = np.zeros((len(state.shared["counts"]),) * 2)
+        part = cosine((found.vectors * found.values) @ found.vectors.T, self.shrink)
+        similarity[np.ix_(found.head, found.head)] = part
+        return State(_neighbours(similarity, self.neighbours))
+
     def memory(self, n_items: int) -> int:
         """Triangle and float64 matrix."""
         return 16 * n_items * n_items
@@ -83,7 +124,7 @@ class ItemKNN(Recommender):
 
 def cosine(gram: np.ndarray, shrink: float) -> np.ndarray:
     """Cosine similarities [items, items] float64 with a zero diagonal, from G, which is overwritten."""
-    norms = np.sqrt(np.diag(gram))
+    norms = np.sqrt(np.maximum(np.diag(gram), 0.0))
     for row in range(len(gram)):
         lengths = norms[row] * norms + shrink
         np.divide(gram[row], lengths, out=gram[row], where=lengths > 0)

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from fedrec.aggregation.contributions import Contribution, Contributions, Dense, RowUpdates
+from fedrec.aggregation.queries import PLAIN, Query
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
@@ -16,6 +17,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.keyed import normal_rows
 from fedrec.kernels.scoring import dot_rows
+from fedrec.models.adaptive_clip import BIT_SHARE, adapted
 from fedrec.models.base import Arrays, Private, Recommender, State, cosines
 from fedrec.models.local_training import LocalOptimiser, LocalTraining, Loss, draw
 from fedrec.models.scaffold import first_controls, stored_rows, used_controls
@@ -115,6 +117,8 @@ class MF(Recommender):
         table = rng.generator().normal(0.0, self.init_sd, (len(catalog), self.embedding_size + 1)).astype(np.float32)
         table[:, -1] = 0.0
         server = self._server.start(table)
+        if self._clip is not None:
+            return State({"items": table, "clip": np.array([self._clip])}, server)
         if not self.scaffold:
             return State({"items": table}, server)
         sums = {"control_sum": np.zeros(table.shape), "control_clients": np.zeros(1)}
@@ -128,6 +132,8 @@ class MF(Recommender):
         arrays = [
             ArraySpec("items", "rows", shape, bound=self.bound, scale_bits=_SCALE_BITS, denominator=self.denominator)
         ]
+        if self._clip is not None:
+            return SumSpec((*arrays, ArraySpec("within", "dense", (1,), bound=0.5)))
         if self.denominator == "count":
             arrays.append(ArraySpec("weight", "dense", (1,), bound=1.0))
         elif self.denominator == "per_row":
@@ -157,6 +163,8 @@ class MF(Recommender):
         if not self.scaffold:
             drawn = draw(clients, seeds, self.epochs, self.negatives)
             changes, _ = self._local.run(drawn, shared["items"], users)
+            if self._clip is not None:
+                return Contributions(self._within(drawn.indptr, drawn.rows, changes, shared)), {"users": users}
             return Contributions(self._weighed(drawn.indptr, drawn.rows, changes)), {"users": users}
         stored = stored_rows(private)
         drawn = draw(clients, seeds, self.epochs, self.negatives, stored)
@@ -184,8 +192,30 @@ class MF(Recommender):
             shared["control"] = (server["control_sum"] / server["control_clients"]).astype(np.float32)
         elif self.scaffold:
             return state
+        elif self._clip is not None:
+            shared["clip"] = adapted(state.shared["clip"], total)
         shared["items"], moved = self._server.step(state.shared["items"], change, moments)
         return State(shared, server | moved)
+
+    def privately(self, clip: float | None, clients: int) -> MF:
+        """DP-FedAvg with adaptive clipping (McMahan et al. 2018; Andrew et al. 2021): a fixed divisor, and a clip that
+        follows the median norm of what clients add, as told by noisy bits that are paid for.
+
+        `clip` is where the clip starts; 1 by default.
+
+        Raises:
+            PlanError: with settings whose sums have no bound or a divisor that depends on who takes part.
+        """
+        if self.scaffold:
+            raise PlanError(f"model {self.name}: scaffold sums control variates that no clip bounds; leave it out")
+        if self.denominator == "per_row" or ("denominator" in self.model_fields_set and self.denominator == "count"):
+            raise PlanError(f"model {self.name}: under privacy the divisor is fixed; leave denominator out")
+        return self._private_form(clip or 1.0, rounds=20, denominator="fixed", expected_clients=clients)
+
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """The item rows, clipped to the current clip; and a bit about it."""
+        clip = float(shared["clip"][0])
+        return (Query({"items": PLAIN}, clip, 1.0 - BIT_SHARE), Query({"within": PLAIN}, 0.5, BIT_SHARE))
 
     def fold_in(self, shared: Arrays, clients: Clients) -> Private | None:
         """A factor from the history alone: training of the user's side with the item table fixed."""
@@ -250,6 +280,15 @@ class MF(Recommender):
         elif self.denominator == "per_row":
             arrays["weight"] = RowUpdates(indptr, rows, np.ones((len(rows), 1), dtype=np.float32), ones)
         return arrays
+
+    def _within(
+        self, indptr: np.ndarray, rows: np.ndarray, changes: np.ndarray, shared: Arrays
+    ) -> dict[str, Contribution]:
+        """The changes of touched rows, and whether they are within the clip."""
+        arrays = self._weighed(indptr, rows, changes)
+        within = np.sqrt(arrays["items"].sq_norms()) <= float(shared["clip"][0])
+        bits = (within[:, None] - 0.5).astype(np.float32)
+        return {**arrays, "within": Dense(bits, np.ones(len(bits)))}
 
     def _average(self, total: Sum) -> np.ndarray:
         change = total.value("items")

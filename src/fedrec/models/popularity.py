@@ -6,13 +6,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedrec.aggregation.contributions import Contributions, RankOne
-from fedrec.aggregation.specs import ArraySpec, SumSpec
+from fedrec.aggregation.contributions import Contributions
+from fedrec.aggregation.queries import PLAIN, Query
+from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.counts import count_spec, counted
 
 __all__ = ["Popularity"]
 
@@ -36,19 +38,26 @@ class Popularity(Recommender):
         """Item counts, once."""
         if round > 0:
             return None
-        return SumSpec((ArraySpec("counts", "rank_one", (len(state.shared["counts"]), 1), bound=1.0),))
+        return SumSpec((count_spec(len(state.shared["counts"])),))
 
     def contribute(
         self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
     ) -> tuple[Contributions, Private | None]:
         """One for every item a client has."""
-        ones = np.ones(len(clients))
-        counts = RankOne(clients.indptr, clients.items, ones, clients.n_items, ones[:, None])
-        return Contributions({"counts": counts}), None
+        return Contributions({"counts": counted(clients)}), None
 
     def step(self, state: State, total: Sum, round: int) -> State:
         """Keep the counts."""
         return State({"counts": total.value("counts")[:, 0].astype(np.float32)})
+
+    def privately(self, clip: float | None, clients: int) -> Popularity:
+        """Counts of clients, each of whom is scaled down to a norm of `clip`, √20 by default: 20 items in full."""
+        return self._private_form(clip or 20.0**0.5)
+
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """One count per item, clipped together."""
+        assert self._clip is not None
+        return (Query({"counts": PLAIN}, self._clip),)
 
     def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
         """The same counts for every client."""

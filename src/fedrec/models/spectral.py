@@ -8,13 +8,18 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from fedrec.aggregation.contributions import Contributions, RankOne
-from fedrec.aggregation.specs import ArraySpec, SumSpec
+from fedrec.aggregation.contributions import Contributions
+from fedrec.aggregation.queries import Query
+from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
+from fedrec.errors import PlanError
+from fedrec.models import private_sketch
 from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.counts import count_spec, counted
+from fedrec.models.private_gram import extended
 from fedrec.models.sketch import (
     Sketched,
     basis_table,
@@ -70,10 +75,12 @@ class Spectral(Recommender):
 
     def spec(self, state: State, round: int) -> SumSpec | None:
         """Counts, then sketches."""
-        if round == 0:
-            return SumSpec((ArraySpec("counts", "rank_one", (len(state.shared["counts"]), 1), bound=1.0),))
         if round > self.passes:
             return None
+        if self._clip is not None:
+            return private_sketch.spec(state.shared, round)
+        if round == 0:
+            return SumSpec((count_spec(len(state.shared["counts"])),))
         whole = self.alpha == 0 and self.beta == 0 and round == 1
         return SumSpec((sketch_spec(state.shared["sketch"], 2 * self.alpha, round == 1, whole),))
 
@@ -81,15 +88,16 @@ class Spectral(Recommender):
         self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
     ) -> tuple[Contributions, Private | None]:
         """One for every item; then x_u ⊗ n_u^−2α Tᵀx_u."""
+        if self._clip is not None:
+            return private_sketch.contribute(shared, clients, round), None
         if round == 0:
-            ones = np.ones(len(clients))
-            return Contributions(
-                {"counts": RankOne(clients.indptr, clients.items, ones, clients.n_items, ones[:, None])}
-            ), None
+            return Contributions({"counts": counted(clients)}), None
         return Contributions({"sketch": sketch_contribution(clients, shared["sketch"], 2 * self.alpha)}), None
 
     def step(self, state: State, total: Sum, round: int) -> State:
         """Weigh the signs by item counts, then sharpen the basis, at last filter the spectrum."""
+        if self._clip is not None:
+            return self._private_step(state, total, round)
         if round == 0:
             counts = total.value("counts")[:, 0]
             weights = _weights(counts, self.beta)
@@ -101,6 +109,29 @@ class Spectral(Recommender):
             return State({"sketch": basis_table(sketched)}, {"counts": counts})
         return State(low_rank_arrays(leading_spectrum(sketched), self.reg if self.filter == "ridge" else None))
 
+    def privately(self, clip: float | None, clients: int) -> Spectral:
+        """Noise in every pass, see `fedrec.models.private_sketch`; a small rank, because noise grows with it.
+
+        `clip` multiplies the norm that a client is expected to have, 1 by default; `reg` counts in mean
+        diagonal entries of the Gram matrix.
+
+        Raises:
+            PlanError: with weights of users other than 1 / n_u.
+        """
+        if "alpha" in self.model_fields_set and self.alpha != 0.5:
+            raise PlanError("spectral under privacy: users weigh 1 / n_u, which is alpha = 0.5; leave out alpha")
+        return self._private_form(clip or 1.0, alpha=0.5, beta=0.0, rank=64, reg=3.0)
+
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """Counts, then sketches."""
+        assert self._clip is not None
+        return private_sketch.queries(shared, round, self._clip)
+
+    @property
+    def budget_shares(self) -> tuple[float, ...]:
+        """Of the private form."""
+        return private_sketch.shares(self.passes)
+
     def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
         """The filtered history."""
         return low_rank_scores(shared, clients)
@@ -108,6 +139,16 @@ class Spectral(Recommender):
     def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
         """How much an item adds to every other item's score."""
         return low_rank_similarity(shared, items)
+
+    def _private_step(self, state: State, total: Sum, round: int) -> State:
+        assert self._clip is not None
+        if round == 0:
+            return private_sketch.first_pass(total, state.server["signs"], self.beta, self._clip)
+        if round < self.passes:
+            return private_sketch.next_pass(state.shared, total)
+        found = private_sketch.last_pass(state.shared, total)
+        reg = None if self.filter == "low-pass" else self.reg * found.mean
+        return State(extended(found, state.shared["counts"], reg, state.shared["weights"]))
 
     def memory(self, n_items: int) -> int:
         """Sums, tables and the small matrices of the solver."""

@@ -1,0 +1,113 @@
+"""Commands about privacy: what a run promises, what noise costs, and an owner's budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedrec.cli.options import Json, Quiet
+from fedrec.cli.output import Output, rows_table
+from fedrec.errors import InputError, RunError
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="What a run promises to users, what noise it takes, and an owner's budget.", no_args_is_help=True
+)
+
+Delta = Annotated[float, typer.Option("--delta", help="Chance of a worse loss; well below 1 / users.")]
+
+
+@app.command("show")
+def show(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say in words what a run promises to users, recomputed from its ledger."""
+    from fedrec.federation.run import read_plan
+    from fedrec.privacy.accounting import Charge, epsilons
+    from fedrec.privacy.words import explain
+    from fedrec.record.ledger import Ledger
+
+    plan = read_plan(run)
+    if plan.privacy is None:
+        raise RunError(
+            f"{run} promises nothing: its plan has no privacy, so all its sums are exact. Train with --epsilon "
+            f"and --delta"
+        )
+    ledger = Ledger(run / "ledger.jsonl")
+    charges = [Charge.from_json(line.get("charge")) for line in ledger.of_kind("round")]
+    if not charges:
+        raise RunError(f"{run} has released nothing yet: no round is committed")
+    cost = epsilons(charges, plan.privacy.delta, plan.privacy.participations)
+    secret = bool(ledger.of_kind("start")[0].get("noise_is_secret"))
+    words = explain(plan.privacy, cost, charges, plan.share(), secret)
+    answer = {"run": str(run), "epsilons": cost.to_json(), "rounds": len(charges), "terms": plan.privacy.model_dump(),
+              "noise_is_secret": secret, "words": words}  # fmt: skip
+    Output(json_, quiet).answer(answer, f"{run}: {plan.model['name']}, user-level differential privacy\n", *words)
+
+
+@app.command("plan")
+def plan(
+    epsilon: Annotated[float | None, typer.Option("--epsilon", help="Find the noise for this epsilon.")] = None,
+    noise: Annotated[float | None, typer.Option("--noise", help="Find the epsilon of this noise multiplier.")] = None,
+    delta: Delta = 1e-6,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds that each user may take part in.")] = 1,
+    sampling: Annotated[
+        float | None, typer.Option("--sampling", help="Probability of a draw for a round that nobody learns of.")
+    ] = None,
+    participations: Annotated[
+        int | None, typer.Option("--participations", min=1, help="Most rounds that one user takes part in.")
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """What noise an epsilon takes, or what epsilon a noise gives. Reads no data.
+
+    The noise multiplier is the deviation of the noise per unit of clip: of a single release, or, over several rounds
+    without sampling, of the whole run's budget; each of R equal rounds then gets √R times as much.
+    """
+    from fedrec.privacy.accounting import epsilon_of, noise_for
+
+    if (epsilon is None) == (noise is None):
+        raise InputError("give --epsilon to find the noise, or --noise to find the epsilon")
+    if noise is None:
+        assert epsilon is not None
+        noise = noise_for(epsilon, delta, rounds, sampling=sampling, participations=participations)
+    reached = epsilon_of(noise, delta, rounds, sampling=sampling, participations=participations)
+    table = rows_table(f"{rounds} rounds, delta {delta:g}", "epsilon", "noise multiplier", "per round")
+    per_round = noise if sampling is not None else noise * rounds**0.5
+    table.add_row(f"{reached:.4f}", f"{noise:.5f}", f"{per_round:.5f}")
+    answer: dict[str, Any] = {
+        "epsilon": reached, "delta": delta, "rounds": rounds, "sampling": sampling, "participations": participations,
+        "noise_multiplier": noise, "noise_multiplier_per_round": per_round,
+        "view": "cohort" if sampling is None else "release",
+    }  # fmt: skip
+    Output(json_, quiet).answer(answer, table)
+
+
+@app.command("budget")
+def budget(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The owner's journal, made if it is not there.")],
+    epsilon: Annotated[float | None, typer.Option("--epsilon", help="The most over all runs.")] = None,
+    delta: Delta = 1e-6,
+    min_noise: Annotated[float | None, typer.Option("--min-noise", help="Least noise multiplier of a round.")] = None,
+    max_clip: Annotated[float | None, typer.Option("--max-clip", help="Largest clip of a plan.")] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make an owner's budget, or show what is left of it. Give it to runs with `fedrec train --budget FILE`."""
+    from fedrec.privacy.budget import Budget, Limits
+
+    opened = Budget(file, Limits(epsilon, delta, min_noise, max_clip)) if epsilon is not None else Budget.open(file)
+    assert opened.limits is not None
+    table = rows_table(f"{file}: epsilon {opened.limits.epsilon:g} at delta {opened.limits.delta:g}", "node", "spent",
+                       "left", "runs")  # fmt: skip
+    spent = {node: opened.epsilon(node) for node in opened.nodes()}
+    for node, used in spent.items():
+        table.add_row(node, f"{used:.4f}", f"{max(0.0, opened.limits.epsilon - used):.4f}", str(opened.runs(node)))
+    answer = {"file": str(file), "limits": vars(opened.limits), "spent": spent}
+    Output(json_, quiet).answer(answer, table)

@@ -1,0 +1,73 @@
+"""The coordinator's side of a private run: fine grids, noise before anything is used, and the charge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedrec.aggregation.queries import private_spec
+from fedrec.aggregation.specs import SumSpec
+from fedrec.aggregation.sums import Sum
+from fedrec.errors import PlanError
+from fedrec.models.base import Arrays, Recommender
+from fedrec.privacy.accounting import cohort_epsilon
+from fedrec.privacy.chance import Chance
+from fedrec.privacy.guard import RoundTerms
+from fedrec.privacy.noise import noised
+from fedrec.privacy.terms import Privacy, schedule
+
+__all__ = ["Protection"]
+
+
+class Protection:
+    """Noise and charges of a run.
+
+    Args:
+        terms: of the plan, resolved.
+        model: the plan's, in its private form.
+        share: probability of a client to be drawn.
+        n_max: most clients of a sum; public.
+        run: the run's own number.
+        chance: where noise comes from.
+    """
+
+    def __init__(self, terms: Privacy, model: Recommender, share: float, n_max: int, run: str, chance: Chance) -> None:
+        self.terms = terms
+        self.model = model
+        self.n_max = n_max
+        self.run = run
+        self.chance = chance
+        self.clients = max(1, round(share * (terms.users or n_max)))
+        self.charges = schedule(terms, model.budget_shares, share)
+
+    def spec(self, spec: SumSpec, shared: Arrays, round: int) -> SumSpec:
+        """The spec of a round with its grid, bounds and rings.
+
+        Raises:
+            PlanError: if the model sums more rounds than the budget was spread over.
+        """
+        if round >= len(self.charges):
+            raise PlanError(
+                f"privacy: round {round} has no share of the budget, which is for {len(self.charges)} rounds"
+            )
+        return private_spec(spec, self.model.queries(shared, round), self.charges[round].noise_multiplier, self.n_max)
+
+    def round_terms(self, round: int) -> RoundTerms:
+        """What nodes are told."""
+        charge = self.charges[round]
+        return RoundTerms(self.run, charge.noise_multiplier, self.terms.clip, self.terms.delta)
+
+    def release(self, total: Sum, shared: Arrays) -> Sum:
+        """The sum with noise."""
+        queries = self.model.queries(shared, total.round)
+        return noised(total, queries, self.charges[total.round].noise_multiplier, self.clients, self.chance)
+
+    def scales(self, shared: Arrays, round: int) -> dict[str, float]:
+        """Deviation of each array's noise in its weighted space: `Sum.noise` of a sum that was noised before."""
+        multiplier = self.charges[round].noise_multiplier
+        queries = self.model.queries(shared, round)
+        return {name: query.deviation(multiplier) for query in queries for name in query.metrics}
+
+    def line(self, round: int) -> dict[str, Any]:
+        """What the ledger says of the privacy of a round: its charge, and what the run has cost with it."""
+        cost = cohort_epsilon(self.charges[: round + 1], self.terms.delta, self.terms.participations)
+        return {"charge": self.charges[round].to_json(), "epsilon_cohort": cost}
