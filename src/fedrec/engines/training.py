@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from fedrec.federation.run import Run, check_free, is_run, read_plan
 from fedrec.models.base import Recommender
 from fedrec.privacy.accounting import Charge, epsilons
 from fedrec.privacy.budget import Budget
-from fedrec.privacy.chance import SYSTEM, Chance, blinded, keep_secret
+from fedrec.privacy.chance import SYSTEM, Chance, blinded, has_secret, keep_secret
 from fedrec.privacy.terms import schedule
 from fedrec.record.durable import arrays_digest, replace_file
 
@@ -112,6 +113,8 @@ def train_run(
     resume = resume and is_run(folder)
     if resume:
         plan, placement = read_plan(folder), read_placement(folder, placement)
+        if plan.privacy is not None and not has_secret(folder / "private"):
+            plan, resume = _not_begun(plan, folder), False
     else:
         check_free(folder)
         plan = plan.with_noise()
@@ -292,6 +295,13 @@ def _report(
             **{name: version(name) for name in ("fedrec", "numpy", "numba", "polars")},
         },
     }
+
+
+def _not_begun(plan: Plan, folder: Path) -> Plan:
+    """The plan of a private run that ended before its secret was kept: it begins anew, with another secret."""
+    shutil.rmtree(folder / "private", ignore_errors=True)
+    (folder / "plan.yaml").unlink()
+    return plan.model_copy(update={"data": plan.data.model_copy(update={"digest": None})})
 
 
 def _privacy(plan: Plan, run: Run) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Round 0 releases item counts and chooses the head, as `fedrec.models.private_gra
 Σ_u (1 / n_u) x_u ⊗ (Tᵀ x_u) over the head's items, T = DΩ: first with random signs, then with a basis of what the
 pass before showed. The clip follows from public things: for signs a client's norm is near √rank times the mean weight
 of its items, d² on average; for a basis, that without the root, and about half of it, because a basis of a few
-directions holds a part of a history only. The last pass is cleaned as a rectangular matrix plus noise (Gavish & Donoho 2017).
+directions holds a part of a history only. The last pass is cleaned as a rectangular matrix plus noise (Gavish & Donoho
+2017).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import DamagedError
 from fedrec.record.durable import replace_file
 
-__all__ = ["SYSTEM", "Chance", "SeededChance", "SystemChance", "blinded", "keep_secret", "kept_secret"]
+__all__ = ["SYSTEM", "Chance", "SeededChance", "SystemChance", "blinded", "has_secret", "keep_secret", "kept_secret"]
 
 
 class Chance(Protocol):
@@ -74,6 +74,11 @@ def keep_secret(folder: Path, secret: KeyedSource) -> None:
     path = folder / _FILE
     replace_file(path, secret.key.hex().encode())
     path.chmod(0o600)
+
+
+def has_secret(folder: Path) -> bool:
+    """Whether a secret was put in `folder`."""
+    return (folder / _FILE).exists()
 
 
 def kept_secret(folder: Path | None, purpose: str, chance: Chance) -> KeyedSource:
