@@ -112,7 +112,7 @@ def test_calibrated_noise_of_sampled_rounds(epsilon, pld, rdp):
     by_library = dpa.calibrate_dp_mechanism(
         lambda: dpa.pld.PLDAccountant(value_discretization_interval=1e-3), made, epsilon, 1e-5, bracket, tol=1e-4
     )
-    # The expected values were searched for in steps whose ends differ by up to 1e-3, so their last digits depend on the search.
+    # The expected values come from a search that ends within 1e-3, so their last digits depend on its path.
     assert (with_rdp, by_library) == pytest.approx((rdp, pld), rel=1e-3)
     found = noise_for(epsilon, 1e-5, 1000, sampling=0.01)
     assert found == pytest.approx(by_library, abs=2e-4)
@@ -136,7 +136,7 @@ def test_epsilon_grows_with_rounds_and_sampling_and_falls_with_noise(z, rounds, 
     assert epsilon_of_event(sampled(q, z, rounds + 5), 1e-5, step=1e-3) >= base - 1e-6
     assert epsilon_of_event(sampled(q, 1.2 * z, rounds), 1e-5, step=1e-3) <= base + 1e-6
     assert epsilon_of_event(sampled(min(1.0, 1.2 * q), z, rounds), 1e-5, step=1e-3) >= base - 1e-6
-    assert base <= epsilon_of_event(sampled(q, z, rounds), 1e-5, "rdp") + 1e-3
+    assert base <= epsilon_of_event(sampled(q, z, rounds), 1e-5, "rdp") + 0.01  # the grid of a coarse step costs some
 
 
 @PROPERTY

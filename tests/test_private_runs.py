@@ -265,7 +265,7 @@ def test_arrays_that_clipping_does_not_cover_are_not_summed(tmp_path):
 
 def test_a_node_without_such_a_plan_refuses_a_private_call(tmp_path):
     asked = _Asked(tmp_path)
-    data, resolved, engine = built(Plan.make({"data": {"source": DATA}, "model": MODELS["mf"]}))
+    _, _, engine = built(Plan.make({"data": {"source": DATA}, "model": MODELS["mf"]}))
     with pytest.raises(PlanError, match="does not know of"):
         engine.nodes[0].contribute(asked.call())
 

@@ -19,6 +19,7 @@ from fedrec.errors import FedrecError, PlanError
 from fedrec.kernels.scoring import sum_rows
 from fedrec.models import private_gram
 from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.denoising import ridge_arrays
 from fedrec.models.gram import gram_contributions, gram_matrix, gram_spec
 from fedrec.models.sketch import (
     Sketched,
@@ -37,7 +38,7 @@ __all__ = ["EASE"]
 
 _AUTO = 6.0
 _AUTO_SKETCHED = 8.0
-_AUTO_PRIVATE = 3.0
+_AUTO_PRIVATE = 4.0
 _WEIGHT_BITS = 24
 
 
@@ -64,7 +65,7 @@ class EASE(Recommender):
 
     @property
     def rounds(self) -> int:
-        """One, or as many as passes; counts and Gram matrix in the private form."""
+        """One, or as many as passes; Gram matrix and pass in the private form."""
         if self._clip is not None:
             return len(private_gram.SHARES)
         return 1 if self.rank is None else self.passes
@@ -123,7 +124,10 @@ class EASE(Recommender):
         return State({"weights": solve(gram, float(reg))})
 
     def privately(self, clip: float | None, clients: int) -> EASE:
-        """A noisy Gram matrix of the items that many have, see `fedrec.models.private_gram`.
+        """A noisy Gram matrix, then a pass over what stands out of it, see `fedrec.models.private_gram`.
+
+        `clip` is the norm of a client's part, 1 by default, which is what everybody has. `reg` is λ; `auto` is 4 times
+        the mean diagonal entry.
 
         Raises:
             PlanError: with settings that have no meaning there.
@@ -134,10 +138,10 @@ class EASE(Recommender):
                 "ease under privacy finds its rank by itself, in one pass, and users weigh 1 / n_u: leave out rank, "
                 "passes and alpha; spectral has passes"
             )
-        return self._private_form(clip or private_gram.DEFAULT_CLIP, alpha=1.0)
+        return self._private_form(clip or 1.0, alpha=1.0)
 
     def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
-        """Counts, then the Gram matrix."""
+        """The Gram matrix, then the pass."""
         assert self._clip is not None
         return private_gram.queries(round, self._clip)
 
@@ -168,12 +172,11 @@ class EASE(Recommender):
         return max(2, self.rank or 0)
 
     def _private_step(self, state: State, total: Sum, round: int) -> State:
-        if round == 0:
-            assert self._clip is not None
-            return private_gram.head_of(total, self._clip)
-        found = private_gram.denoised(state.shared, total)
+        found = private_gram.step(state, total, round)
+        if isinstance(found, State):
+            return found
         reg = _AUTO_PRIVATE * found.mean if self.reg == "auto" else float(self.reg)
-        return State(private_gram.extended(found, state.shared["counts"], reg))
+        return State(ridge_arrays(found.factors, reg))
 
     def _sketched(self, state: State, total: Sum, round: int) -> State:
         mean = np.array([total.value("counts").mean()]) if round == 0 else state.server["mean"]

@@ -164,7 +164,7 @@ class IALS(Recommender):
 
     def privately(self, clip: float | None, clients: int) -> IALS:
         """Noisy normal equations, see `fedrec.models.private_ials`; small factors and few sweeps, because both cost."""
-        return self._private_form(clip or DEFAULT_CLIP, embedding_size=8, rounds=3, init_sd=1.0)
+        return self._private_form(clip or DEFAULT_CLIP, embedding_size=16, rounds=3, init_sd=1.0)
 
     def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
         """Counts of items, then normal equations."""

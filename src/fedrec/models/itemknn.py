@@ -54,7 +54,7 @@ class ItemKNN(Recommender):
         return State(_neighbours(np.zeros((len(catalog), 0)), 0))
 
     def spec(self, state: State, round: int) -> SumSpec | None:
-        """The Gram matrix, once; counts before it in the private form."""
+        """The Gram matrix, once; a pass after it in the private form."""
         if self._clip is not None:
             return private_gram.spec(state.shared, round)
         return gram_spec(len(state.shared["neighbours"]), self.alpha) if round == 0 else None
@@ -75,17 +75,18 @@ class ItemKNN(Recommender):
         return State(_neighbours(similarity, self.neighbours))
 
     def privately(self, clip: float | None, clients: int) -> ItemKNN:
-        """Cosines of the cleaned Gram matrix that `ease` has under privacy; items of the tail have no neighbours.
+        """Cosines of the cleaned Gram matrix that `ease` has under privacy; `shrink` counts in
+        mean diagonal entries of that matrix.
 
         Raises:
             PlanError: with weights of users other than 1 / n_u.
         """
         if "alpha" in self.model_fields_set and self.alpha != 1.0:
             raise PlanError("itemknn under privacy: users weigh 1 / n_u; leave out alpha")
-        return self._private_form(clip or private_gram.DEFAULT_CLIP, alpha=1.0, shrink=0.1)
+        return self._private_form(clip or 1.0, alpha=1.0, shrink=0.3, neighbours=200)
 
     def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
-        """Counts, then the Gram matrix."""
+        """The Gram matrix, then the pass."""
         assert self._clip is not None
         return private_gram.queries(round, self._clip)
 
@@ -108,14 +109,10 @@ class ItemKNN(Recommender):
         return out
 
     def _private_step(self, state: State, total: Sum, round: int) -> State:
-        if round == 0:
-            assert self._clip is not None
-            return private_gram.head_of(total, self._clip)
-        found = private_gram.denoised(state.shared, total)
-        similarity = np.zeros((len(state.shared["counts"]),) * 2)
-        part = cosine((found.vectors * found.values) @ found.vectors.T, self.shrink)
-        similarity[np.ix_(found.head, found.head)] = part
-        return State(_neighbours(similarity, self.neighbours))
+        found = private_gram.step(state, total, round)
+        if isinstance(found, State):
+            return found
+        return State(_neighbours(cosine(found.factors @ found.factors.T, self.shrink * found.mean), self.neighbours))
 
     def memory(self, n_items: int) -> int:
         """Triangle and float64 matrix."""

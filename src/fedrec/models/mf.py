@@ -210,7 +210,9 @@ class MF(Recommender):
             raise PlanError(f"model {self.name}: scaffold sums control variates that no clip bounds; leave it out")
         if self.denominator == "per_row" or ("denominator" in self.model_fields_set and self.denominator == "count"):
             raise PlanError(f"model {self.name}: under privacy the divisor is fixed; leave denominator out")
-        return self._private_form(clip or 1.0, rounds=20, denominator="fixed", expected_clients=clients)
+        return self._private_form(
+            clip or 1.0, embedding_size=16, rounds=20, denominator="fixed", expected_clients=clients
+        )
 
     def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
         """The item rows, clipped to the current clip; and a bit about it."""

@@ -27,8 +27,8 @@ __all__ = [
 
 COUNTS = Query({"counts": PLAIN}, 20.0**0.5)
 """A client counts 20 items in full, more of them less each."""
-DEFAULT_CLIP = 7.0
-"""√(2 · 25): 25 items of weight 1 in full."""
+DEFAULT_CLIP = 2.0
+"""Two items of weight 1 in full: most clients are scaled down, so all have about the same say."""
 _COUNT_SHARE = 0.1
 _EVERYONE_SHARE = 0.05
 _MU = 1.0 / 3.0

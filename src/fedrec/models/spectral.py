@@ -16,10 +16,10 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
-from fedrec.models import private_sketch
+from fedrec.models import private_gram, private_sketch
 from fedrec.models.base import Arrays, Private, Recommender, State
 from fedrec.models.counts import count_spec, counted
-from fedrec.models.private_gram import extended
+from fedrec.models.denoising import ridge_arrays
 from fedrec.models.sketch import (
     Sketched,
     basis_table,
@@ -65,20 +65,22 @@ class Spectral(Recommender):
 
     @property
     def rounds(self) -> int:
-        """Item counts, then the passes."""
-        return 1 + self.passes
+        """Item counts, then the passes; the passes alone in the private form."""
+        return self.passes + (self._clip is None)
 
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """Random signs, kept back until the counts are known."""
         n_items = len(catalog)
+        if self._clip is not None:
+            return private_sketch.start(draw_signs(rng, n_items, self.rank))
         return State({"counts": np.zeros(n_items)}, {"signs": draw_signs(rng, n_items, self.rank)})
 
     def spec(self, state: State, round: int) -> SumSpec | None:
         """Counts, then sketches."""
-        if round > self.passes:
+        if round >= self.rounds:
             return None
         if self._clip is not None:
-            return private_sketch.spec(state.shared, round)
+            return private_gram.pass_spec(state.shared["table"])
         if round == 0:
             return SumSpec((count_spec(len(state.shared["counts"])),))
         whole = self.alpha == 0 and self.beta == 0 and round == 1
@@ -89,7 +91,7 @@ class Spectral(Recommender):
     ) -> tuple[Contributions, Private | None]:
         """One for every item; then x_u ⊗ n_u^−2α Tᵀx_u."""
         if self._clip is not None:
-            return private_sketch.contribute(shared, clients, round), None
+            return private_sketch.contribute(shared, clients), None
         if round == 0:
             return Contributions({"counts": counted(clients)}), None
         return Contributions({"sketch": sketch_contribution(clients, shared["sketch"], 2 * self.alpha)}), None
@@ -116,16 +118,21 @@ class Spectral(Recommender):
         diagonal entries of the Gram matrix.
 
         Raises:
-            PlanError: with weights of users other than 1 / n_u.
+            PlanError: with settings that have no meaning there.
         """
-        if "alpha" in self.model_fields_set and self.alpha != 0.5:
-            raise PlanError("spectral under privacy: users weigh 1 / n_u, which is alpha = 0.5; leave out alpha")
-        return self._private_form(clip or 1.0, alpha=0.5, beta=0.0, rank=64, reg=3.0)
+        fixed = {"alpha": 0.5, "beta": 0.0, "filter": "ridge"}
+        odd = sorted(name for name in self.model_fields_set & set(fixed) if getattr(self, name) != fixed[name])
+        if odd:
+            raise PlanError(
+                "spectral under privacy: users weigh 1 / n_u, which is alpha = 0.5, items weigh 1, which is beta = 0, "
+                f"and the filter is ridge; leave out {', '.join(odd)}"
+            )
+        return self._private_form(clip or 1.0, alpha=0.5, beta=0.0, rank=128, reg=4.0)
 
     def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
-        """Counts, then sketches."""
+        """The sketch, then passes."""
         assert self._clip is not None
-        return private_sketch.queries(shared, round, self._clip)
+        return private_sketch.queries(round, self._clip)
 
     @property
     def budget_shares(self) -> tuple[float, ...]:
@@ -141,14 +148,8 @@ class Spectral(Recommender):
         return low_rank_similarity(shared, items)
 
     def _private_step(self, state: State, total: Sum, round: int) -> State:
-        assert self._clip is not None
-        if round == 0:
-            return private_sketch.first_pass(total, state.server["signs"], self.beta, self._clip)
-        if round < self.passes:
-            return private_sketch.next_pass(state.shared, total)
-        found = private_sketch.last_pass(state.shared, total)
-        reg = None if self.filter == "low-pass" else self.reg * found.mean
-        return State(extended(found, state.shared["counts"], reg, state.shared["weights"]))
+        found = private_sketch.step(state, total, round, self.passes)
+        return found if isinstance(found, State) else State(ridge_arrays(found.factors, self.reg * found.mean))
 
     def memory(self, n_items: int) -> int:
         """Sums, tables and the small matrices of the solver."""

@@ -1,0 +1,122 @@
+"""A plan carried out in this process, with everything written down that leaves the coordinator or reaches it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from fedrec.aggregation.contributions import Contributions
+from fedrec.aggregation.sums import Sum
+from fedrec.data.interactions import Interactions
+from fedrec.engines.local import LocalEngine
+from fedrec.federation.calls import RoundCall
+from fedrec.federation.coordinator import Coordinator
+from fedrec.federation.plan import Plan
+from fedrec.federation.run import Run
+from fedrec.models.base import Arrays, State
+from fedrec.privacy.chance import SYSTEM, Chance
+
+__all__ = ["Observed", "contribution_of", "observe"]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One round: what nodes were asked, the exact sum, and the sum as it was released."""
+
+    call: RoundCall
+    exact: Sum
+    released: Sum
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """A whole run.
+
+    Args:
+        plan: resolved.
+        data: of all users.
+        engine: the nodes.
+        state: the end.
+        rounds: what was seen of each.
+    """
+
+    plan: Plan
+    data: Interactions
+    engine: LocalEngine
+    state: State
+    rounds: list[Seen] = field(default_factory=list)
+
+    @property
+    def shared(self) -> Arrays:
+        """The released model."""
+        return self.state.shared
+
+    @property
+    def private(self) -> bool:
+        """Whether the plan promises anything."""
+        return self.plan.privacy is not None
+
+
+class _Watched(Coordinator):
+    """Writes down every call and every sum."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.seen: list[Seen] = []
+
+    def _summed(self, call: RoundCall) -> tuple[Sum, dict[str, Any]]:
+        exact: list[Sum] = []
+        engine, this = self.engine, self
+
+        class Between:
+            def contribute(self, asked: RoundCall) -> list[Sum]:
+                sums = list(engine.contribute(asked))
+                exact.extend(replace(part, arrays={n: a.copy() for n, a in part.arrays.items()}) for part in sums)
+                return sums
+
+        this.engine = Between()  # type: ignore[assignment]
+        try:
+            total, line = super()._summed(call)
+        finally:
+            this.engine = engine
+        whole = Sum.zeros(call.spec, call.round)
+        for part in exact:
+            whole.merge(part)
+        kept = replace(total, arrays={name: array.copy() for name, array in total.arrays.items()})
+        self.seen.append(Seen(call, whole, kept))
+        return total, line
+
+
+def observe(
+    plan: Plan, data: Interactions, digest: str, chance: Chance = SYSTEM, rounds: int | None = None
+) -> Observed:
+    """Train a plan on users in memory and write down what was seen.
+
+    Args:
+        plan: not resolved for other data.
+        data, digest: the users, and the digest of their data.
+        chance: where the noise of a private plan comes from.
+        rounds: stop after so many.
+    """
+    resolved = plan.resolve(data, digest)
+    engine = LocalEngine.build(data, resolved, chance=chance)
+    model = resolved.build_model()
+    coordinator = _Watched(model, data.catalog, engine, Run(resolved, None), engine.has_valid, chance=chance)
+    trained = coordinator.train(until=rounds)
+    return Observed(resolved, data, engine, trained.state, coordinator.seen)
+
+
+def contribution_of(observed: Observed, positions: np.ndarray, seen: Seen) -> Contributions:
+    """What some users of the first node alone added to a round, after every step of the release."""
+    node, call = observed.engine.nodes[0], seen.call
+    rng = node.source.child("contribute", call.round)
+    private = node.model.join(call.shared, node.clients, node.source.child("join"))
+    rows = None if private is None else {name: array[positions] for name, array in private.items()}
+    clients = node.release.before(node.clients.take(positions), rng)
+    contributions, _ = node.model.contribute(call.shared, rows, clients, call.round, rng)
+    contributions = node.release.after(contributions, clients)
+    if node.guard is not None:
+        contributions = node.guard.clip(contributions, node.model.queries(call.shared, call.round), call.spec)
+    return contributions

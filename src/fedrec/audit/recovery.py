@@ -1,0 +1,180 @@
+"""Recovering interactions from what is released: exact co-occurrences from a model, a user from two sums, and a user
+behind a count of one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.stats import beta
+
+from fedrec.aggregation.sums import Sum
+from fedrec.audit.findings import Finding
+from fedrec.audit.observe import Observed, observe
+from fedrec.models.gram import gram_matrix, unpack_triangle
+from fedrec.privacy.chance import SYSTEM, Chance
+
+__all__ = ["co_occurrences", "counts_from_ease", "differencing", "singletons"]
+
+_CONFIDENCE = 0.95
+_SLACK = 0.05
+
+
+def counts_from_ease(weights: np.ndarray, reg: float | None) -> np.ndarray:
+    """Every co-occurrence count [items, items] from published EASE weights, by algebra.
+
+    B = I − P / diag(P) with P = (G + λI)⁻¹ symmetric. So P = (I − B) diag(p), its symmetry gives p up to a factor, and
+    the factor follows from λ: where λ = 6 · trace(G) / items (`reg: auto`, given as `None`), from its own definition;
+    where it is known, from the smallest off-diagonal entry being a whole number.
+    """
+    inverse_part = np.eye(len(weights)) - weights.astype(np.float64)
+    ratio = _symmetrising(inverse_part)
+    product = np.linalg.inv(inverse_part) / ratio[:, None]
+    product = (product + product.T) / 2
+    off = np.abs(product[~np.eye(len(product), dtype=bool)])
+    unit = off[off > 1e-4 * off.max()].min()  # a count of 1, up to the factor
+    gram: np.ndarray = product / unit
+    diagonal = np.diag(gram).copy()
+    shift = diagonal.sum() / len(gram) * 6.0 / 7.0 if reg is None else reg
+    gram[np.diag_indices(len(gram))] = diagonal - shift
+    return gram
+
+
+def _symmetrising(matrix: np.ndarray) -> np.ndarray:
+    """p with matrix · diag(p) symmetric, p[most connected] = 1, from its row and column there."""
+    strength = np.abs(matrix).sum(axis=0) + np.abs(matrix).sum(axis=1)
+    found = np.full(len(matrix), np.nan)
+    start = int(np.argmax(strength))
+    found[start] = 1.0
+    known = [start]
+    # Ratios p_i = p_j · M_ij⁻¹ M_ji along the strongest link to what is known already.
+    link = np.minimum(np.abs(matrix), np.abs(matrix.T))
+    best = link[start].copy()
+    via = np.full(len(matrix), start)
+    while len(known) < len(matrix):
+        best[known] = -1.0
+        item = int(np.argmax(best))
+        near = via[item]
+        if best[item] <= 0.0:
+            found[item] = 1.0
+        else:
+            found[item] = found[near] * matrix[item, near] / matrix[near, item]
+        known.append(item)
+        better = link[item] > best
+        via[better] = item
+        best = np.maximum(best, link[item])
+    return found
+
+
+def co_occurrences(observed: Observed) -> Finding:
+    """How many of the pairs that anybody has are recovered exactly from the released model."""
+    clients = observed.engine.nodes[0].clients
+    dense = np.zeros((len(clients), clients.n_items), dtype=np.float32)
+    dense[np.repeat(np.arange(len(clients)), clients.lengths), clients.items] = 1.0
+    truth = dense.T @ dense
+    upper = np.triu_indices(len(truth), 1)
+    pairs = truth[upper] > 0
+    if "weights" in observed.shared:
+        reg = observed.plan.model["reg"]
+        guess = counts_from_ease(observed.shared["weights"], None if reg == "auto" else float(reg))
+    else:
+        guess = _from_noise(observed)
+    exact = float((np.rint(guess[upper][pairs]) == truth[upper][pairs]).mean())
+    likeliest = float(np.bincount(truth[upper][pairs].astype(np.int64)).max() / pairs.sum())
+    limit = likeliest + _SLACK if observed.private else None
+    works = exact > likeliest + _SLACK
+    return Finding(
+        "co-occurrences", "release", "share of co-occurring pairs whose count is recovered exactly", exact, limit,
+        "fail" if works else "pass",
+        f"from the released model {exact:.1%} of {int(pairs.sum()):,} counts follow exactly; always guessing the most "
+        f"frequent count gets {likeliest:.1%}",
+    )  # fmt: skip
+
+
+def _from_noise(observed: Observed) -> np.ndarray:
+    """The best guess from a noisy, user-normalised Gram matrix: scaled to the mean history."""
+    typical = observed.engine.nodes[0].clients.lengths.mean()
+    return np.maximum(gram_matrix(observed.rounds[0].released, observed.data.n_items) * typical, 1.0)
+
+
+def differencing(observed: Observed, digest: str, chance: Chance = SYSTEM, users: int = 5) -> Finding:
+    """Whoever sees the sums of a run with a user and of one without subtracts them."""
+    node, hits = observed.engine.nodes[0], []
+    rng = np.random.Generator(np.random.Philox(7))
+    victims = rng.choice(node.active, min(users, len(node.active)), replace=False)
+    for victim in victims:
+        rest = observed.data.take_users(np.delete(np.arange(observed.data.n_users), victim))
+        without = observe(
+            observed.plan.model_copy(update={"data": _any_data(observed)}), rest, digest, chance, rounds=1
+        )
+        change = _per_item(observed.rounds[0].released, without.rounds[0].released)
+        truth = node.clients.take(np.array([victim])).items
+        hits.append(_f1(change, truth))
+    found, base = float(np.mean(hits)), _guessing(observed)
+    limit = base + _SLACK if observed.private else None
+    return Finding(
+        "differencing", "cohort", "F1 of a user's items from two sums that differ by that user", found, limit,
+        "fail" if found > base + _SLACK else "pass",
+        f"subtracting the first sums of two runs finds a user's items with F1 {found:.3f}; guessing the most popular "
+        f"items finds {base:.3f}",
+    )  # fmt: skip
+
+
+def _any_data(observed: Observed) -> object:
+    return observed.plan.data.model_copy(update={"digest": None})
+
+
+def _per_item(first: Sum, second: Sum) -> np.ndarray:
+    """How much every item's part of a sum changed [items]."""
+    for name, array in first.arrays.items():
+        change = (array.astype(np.float64) - second.arrays[name]) / first.spec[name].unit
+        if array.ndim == 2:
+            return np.abs(change).sum(axis=1)
+        if name == "gram":
+            n = (math.isqrt(8 * len(array) + 1) - 1) // 2
+            return np.diag(unpack_triangle(change, n))
+    raise ValueError("no array of the round has a row per item")
+
+
+def _f1(change: np.ndarray, truth: np.ndarray) -> float:
+    """F1 of predicting as many items as there are, those that changed most."""
+    picked = np.argsort(-change, kind="stable")[: len(truth)]
+    return float(np.isin(picked, truth).mean())
+
+
+def _guessing(observed: Observed) -> float:
+    """The same F1 for whoever predicts the most popular items."""
+    clients = observed.engine.nodes[0].clients
+    counts = np.bincount(clients.items, minlength=clients.n_items)
+    rank = np.empty(len(counts), dtype=np.int64)
+    rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+    inside = rank[clients.items] < np.repeat(clients.lengths, clients.lengths)
+    owners = np.repeat(np.arange(len(clients)), clients.lengths)
+    mine = np.bincount(owners, inside, len(clients))[clients.lengths > 0]
+    return float((mine / clients.lengths[clients.lengths > 0]).mean())
+
+
+def singletons(observed: Observed) -> Finding:
+    """Items that one client alone has stand out in a sum of counts: telling a count of 1 from one of 0."""
+    first = observed.rounds[0].released
+    clients = observed.engine.nodes[0].clients
+    truth = np.bincount(clients.items, minlength=clients.n_items)
+    seen = _per_item(first, Sum.zeros(first.spec, first.round))
+    ones, zeros = seen[truth == 1], seen[truth == 0]
+    if len(ones) == 0:
+        return Finding("singletons", "cohort", "items of one client", 0.0, None, "pass", "no item has one client only")
+    terms = observed.plan.privacy
+    if terms is None:
+        return Finding(
+            "singletons", "cohort", "items of one client alone in a sum", float(len(ones)), None, "fail",
+            f"{len(ones)} of {len(truth)} items have one client each and show it in the first sum",
+        )  # fmt: skip
+    threshold = np.quantile(zeros, 0.99) if len(zeros) >= 100 else np.quantile(seen, 0.99)
+    above = int((ones > threshold).sum())
+    rate, least = above / len(ones), float(beta.ppf(1 - _CONFIDENCE, above, len(ones) - above + 1)) if above else 0.0
+    bound = min(1.0, math.exp(terms.epsilon) * 0.01 + terms.delta)
+    return Finding(
+        "singletons", "cohort", "share of items of one client that are told from items of none, at 1 % false alarms",
+        rate, bound, "fail" if least > bound else "pass",
+        f"{rate:.1%} of {len(ones)} items of one client are told apart; the promise allows {bound:.1%}",
+    )  # fmt: skip

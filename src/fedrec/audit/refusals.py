@@ -1,0 +1,33 @@
+"""A coordinator that asks for a round again, to average noise away or to subtract two answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fedrec.audit.findings import Finding
+from fedrec.audit.observe import Observed
+from fedrec.errors import PlanError
+
+__all__ = ["repeated_round"]
+
+
+def repeated_round(observed: Observed) -> Finding:
+    """Ask the first node for its last round again, with other parameters."""
+    call = observed.rounds[-1].call
+    node = observed.engine.nodes[0]
+    other = {name: array + array.dtype.type(1) for name, array in call.shared.items()}
+    answered = 0
+    try:
+        node.contribute(replace(call, shared=other))
+        answered = 1
+    except (PlanError, IndexError, ValueError):
+        answered = 0
+    except Exception:
+        answered = 1
+    return Finding(
+        "repeated-round", "cohort", "answers to one round for two models", float(answered),
+        0.0 if observed.private else None, "fail" if answered else "pass",
+        "a node answered one round for two models, so the answers can be subtracted"
+        if answered
+        else "the node refused to answer a round again for another model",
+    )  # fmt: skip

@@ -1,0 +1,104 @@
+"""All attacks on a plan or a run, one finding each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedrec.audit.canaries import canaries
+from fedrec.audit.findings import Finding
+from fedrec.audit.membership import membership
+from fedrec.audit.observe import Observed, observe
+from fedrec.audit.recovery import co_occurrences, differencing, singletons
+from fedrec.audit.refusals import repeated_round
+from fedrec.audit.updates import single_updates
+from fedrec.engines.loading import load_plan_data
+from fedrec.errors import InputError, suggestion
+from fedrec.federation.plan import Plan
+from fedrec.privacy.chance import SYSTEM, Chance
+
+__all__ = ["ATTACKS", "audit"]
+
+Attack = Callable[[Observed, str, Chance], Finding | None]
+
+
+def _co_occurrences(observed: Observed, digest: str, chance: Chance) -> Finding | None:
+    return co_occurrences(observed) if observed.plan.model["name"] == "ease" else None
+
+
+def _differencing(observed: Observed, digest: str, chance: Chance) -> Finding | None:
+    return differencing(observed, digest, chance)
+
+
+def _singletons(observed: Observed, digest: str, chance: Chance) -> Finding | None:
+    return singletons(observed)
+
+
+def _repeated(observed: Observed, digest: str, chance: Chance) -> Finding | None:
+    return repeated_round(observed)
+
+
+def _updates(name: str) -> Attack:
+    def attack(observed: Observed, digest: str, chance: Chance) -> Finding | None:
+        return single_updates(observed, name) if observed.plan.model["name"] == "mf" else None
+
+    return attack
+
+
+def _canaries(observed: Observed, digest: str, chance: Chance) -> Finding | None:
+    return canaries(observed, chance)
+
+
+def _membership(observed: Observed, digest: str, chance: Chance) -> Finding | None:
+    has_rows = observed.plan.model["name"] in ("popularity", "ease", "itemknn")
+    return membership(observed.plan, chance) if has_rows else None
+
+
+ATTACKS: dict[str, Attack] = {
+    "co-occurrences": _co_occurrences,
+    "differencing": _differencing,
+    "repeated-round": _repeated,
+    "singletons": _singletons,
+    "touched": _updates("touched"),
+    "row-sign": _updates("row-sign"),
+    "imia": _updates("imia"),
+    "canaries": _canaries,
+    "membership": _membership,
+}
+"""By name; one that has nothing to attack in a plan's model gives no finding."""
+
+
+def audit(
+    plan: Plan,
+    attacks: Sequence[str] | None = None,
+    chance: Chance = SYSTEM,
+    told: Callable[[str], None] = lambda _: None,
+    folder: Path = Path(),
+) -> list[Finding]:
+    """Carry a plan out in this process, in memory, and attack what it releases.
+
+    Args:
+        plan: its data are read; nothing is written.
+        attacks: by name; all by default.
+        chance: where the noise of a private plan comes from.
+        told: called with each attack's name before it starts.
+        folder: of the run that the plan is of, where its data may lie.
+
+    Raises:
+        InputError: for an attack that there is not.
+    """
+    chosen = list(ATTACKS) if attacks is None else list(attacks)
+    for name in chosen:
+        if name not in ATTACKS:
+            raise InputError(f"attack {name!r} is not known{suggestion(name, ATTACKS)}")
+    source = load_plan_data(plan.data, folder)
+    fresh: dict[str, Any] = {"data": plan.data.model_copy(update={"digest": None})}
+    observed = observe(plan.model_copy(update=fresh), source.interactions, source.digest, chance)
+    findings = []
+    for name in chosen:
+        told(name)
+        found = ATTACKS[name](observed, source.digest, chance)
+        if found is not None:
+            findings.append(found)
+    return findings

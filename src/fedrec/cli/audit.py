@@ -1,0 +1,56 @@
+"""The audit command: attacks on our own runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedrec.cli.options import Json, Quiet
+from fedrec.cli.output import Output, rows_table
+
+__all__ = ["audit"]
+
+
+def audit(
+    target: Annotated[Path, typer.Argument(metavar="RUN|PLAN", help="Folder of a run, or a plan in YAML.")],
+    attack: Annotated[
+        list[str] | None, typer.Option("--attack", help="One attack; may be given several times.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw the findings into this PNG file.")] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Carry a plan out again in memory and attack all that it releases; exit code 1 if an attack beats a promise."""
+    from fedrec.audit.picture import draw
+    from fedrec.audit.running import audit as attacked
+    from fedrec.federation.plan import Plan
+    from fedrec.federation.run import read_plan
+
+    output = Output(json_, quiet)
+    plan = Plan.read(target) if target.is_file() else read_plan(target)
+    found = attacked(plan, attack, told=lambda name: output.remark(f"attack: {name}"), folder=target)
+    title = f"{target}: {plan.model['name']}" + (
+        ", no privacy"
+        if plan.privacy is None
+        else f", epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g}"
+    )
+    table = rows_table(title, "attack", "against", "reached", "allowed", "verdict")
+    for finding in found:
+        allowed = "" if finding.limit is None else f"{finding.limit:.4g}"
+        table.add_row(finding.attack, finding.against, f"{finding.value:.4g}", allowed, finding.verdict)
+    if plot is not None:
+        draw(found, title, plot)
+    answer = {
+        "target": str(target),
+        "model": plan.model["name"],
+        "privacy": None if plan.privacy is None else plan.privacy.model_dump(),
+        "findings": [
+            {key: None if value == float("inf") else value for key, value in finding.to_json().items()}
+            for finding in found
+        ],
+    }
+    output.answer(answer, table, *(f"{finding.attack}: {finding.says}." for finding in found))
+    if plan.privacy is not None and any(finding.verdict == "fail" for finding in found):
+        raise typer.Exit(1)
