@@ -9,25 +9,29 @@ but the canaries, so the exact sum is taken off first: the worst case that the p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from fedrec.aggregation.queries import Query, deviations
 from fedrec.aggregation.sums import Sum
 from fedrec.audit.findings import Finding
-from fedrec.audit.observe import Observed, Seen
+from fedrec.audit.observe import Observed
 from fedrec.privacy.accounting import cohort_epsilon, epsilon_of
 from fedrec.privacy.chance import Chance
 from fedrec.privacy.noise import noised
 
-__all__ = ["Mechanism", "canaries", "epsilon_between", "one_shot", "sparse_canary"]
+__all__ = ["Mechanism", "canaries", "epsilon_between", "mean_cosine", "one_shot"]
 
 Mechanism = Callable[[Sum, Sequence[Query], float, int, Chance], Sum]
 """What adds noise: `fedrec.privacy.noise.noised`, or a broken variant of it."""
 
-_COUNT = 200
+_COUNT = 1000
+_TOTAL = 2000
+_PER_CANARY = 20
+_BLOCK = 32
 _LARGEST = 1 << 18
 _MARGIN = 0.75
 
@@ -47,56 +51,63 @@ def one_shot(
     noise_multiplier: float,
     delta: float,
     chance: Chance,
-    seed: int,
+    seeds: Sequence[int],
     mechanism: Mechanism = noised,
-    count: int = _COUNT,
 ) -> float:
-    """ε that `count` canaries measure of one release.
+    """ε that canaries measure of releases of a sum.
 
     Args:
         exact: the sum without canaries.
         queries, noise_multiplier: of the round.
         delta: δ.
         chance: where noise comes from.
-        seed: of the canaries.
+        seeds: of the canaries, for a release each.
         mechanism: what releases the sum.
-        count: canaries.
     """
-    parts = [(query, name, metric) for query in queries for name, metric in query.metrics.items()]
-    weights = {name: _weights(metric, exact, name) for _, name, metric in parts}
-    total = replace(exact, arrays={name: array.copy() for name, array in exact.arrays.items()})
-    for canary in range(count):
-        for name, vector in _canary(queries, weights, seed, canary).items():
-            step = np.trunc(vector / weights[name] * exact.spec[name].unit).astype(np.int64)
-            total.arrays[name].reshape(-1)[: len(step)] += step.astype(total.arrays[name].dtype)
-    released = mechanism(total, queries, noise_multiplier, 1, chance)
-    change = {}
-    for query, name, _ in parts:
-        size = len(weights[name])
-        left = released.arrays[name].reshape(-1)[:size] - exact.arrays[name].reshape(-1)[:size].astype(np.float64)
-        scale = math.sqrt(query.share) / query.clip  # parts count by how little noise they have
-        change[name] = left / exact.spec[name].unit * weights[name] * scale
-    length = math.sqrt(sum(float(part @ part) for part in change.values()))
-    cosines = np.array([
-        sum(float(vector @ change[name]) * math.sqrt(_share(queries, name)) / _clip(queries, name)
-            for name, vector in _canary(queries, weights, seed, canary).items()) / length
-        for canary in range(count)
-    ])  # fmt: skip
-    deviation = 1.0 / math.sqrt(sum(len(weight) for weight in weights.values()))
-    return epsilon_between(float(cosines.mean()) / deviation, delta)
+    means = [mean_cosine(exact, queries, noise_multiplier, chance, seed, mechanism) for seed in seeds]
+    return epsilon_between(float(np.mean(means)), delta)
 
 
-def sparse_canary(
-    exact: Sum, queries: Sequence[Query], noise_multiplier: float, chance: Chance, mechanism: Mechanism
+def mean_cosine(
+    exact: Sum,
+    queries: Sequence[Query],
+    noise_multiplier: float,
+    chance: Chance,
+    seed: int,
+    mechanism: Mechanism = noised,
 ) -> float:
-    """Share of coordinates that come out exactly 0: noise on touched rows only leaves the others bare, and a client who
-    touches one is seen at once. A sound release leaves as many as the grid gives."""
-    released = mechanism(exact, queries, noise_multiplier, 1, chance)
-    bare = [np.mean(released.arrays[name] == 0) for query in queries for name in query.metrics]
-    return float(np.max(bare))
+    """Mean cosine of canaries with a release they are in, in standard deviations of canaries that are not.
+
+    Canaries crowd each other: with k of them among d coordinates it falls from 1 / z to 1 / √(z² + k / d). So there is
+    one per 20 coordinates, and 1,000 at most.
+    """
+    layout = [_Part.of(query, name, exact) for query in queries for name in query.metrics]
+    size = sum(part.size for part in layout)
+    count = _count(size)
+    crowd = np.zeros(size, dtype=np.int64)
+    for signs in _signs(seed, count, size):
+        crowd += signs.sum(axis=0, dtype=np.int64)
+    total = replace(exact, arrays={name: array.copy() for name, array in exact.arrays.items()})
+    start = 0
+    for part in layout:
+        step = np.trunc(part.entry / part.weights * part.unit).astype(np.int64)
+        flat = total.arrays[part.name].reshape(-1)
+        flat[: part.size] += (step * crowd[start : start + part.size]).astype(flat.dtype)
+        start += part.size
+    released = mechanism(total, queries, noise_multiplier, 1, chance)
+    changes = []
+    for part in layout:
+        after, before = (found.arrays[part.name].reshape(-1)[: part.size] for found in (released, exact))
+        moved = (after - before.astype(np.float64)) / part.unit * part.weights
+        changes.append(moved * part.entry * part.gain**2)
+    length = math.sqrt(sum(float(np.square(change / (part.entry * part.gain)).sum())
+                           for part, change in zip(layout, changes, strict=True)))  # fmt: skip
+    change = np.concatenate(changes)
+    cosines = np.concatenate([signs @ change for signs in _signs(seed, count, size)]) / length
+    return float(cosines.mean()) * math.sqrt(size)
 
 
-def canaries(observed: Observed, chance: Chance, seeds: Sequence[int] = (0, 1, 2)) -> Finding:
+def canaries(observed: Observed, chance: Chance) -> Finding:
     """The empirical epsilon of a plan's last round, against what that round was charged."""
     terms = observed.plan.privacy
     if terms is None:
@@ -104,45 +115,59 @@ def canaries(observed: Observed, chance: Chance, seeds: Sequence[int] = (0, 1, 2
             "canaries", "cohort", "empirical epsilon", math.inf, None, "fail",
             "sums are exact: one canary is told with certainty",
         )  # fmt: skip
-    seen: Seen = observed.rounds[-1]
-    node = observed.engine.nodes[0]
-    assert node.guard is not None
-    charge = node.guard.charges[seen.call.round]
-    queries = node.model.queries(seen.call.shared, seen.call.round)
-    found = [one_shot(seen.exact, queries, charge.noise_multiplier, terms.delta, chance, seed) for seed in seeds]
-    promised = cohort_epsilon([charge], terms.delta)
+    last = observed.last_release()
+    size = sum(min(last.exact.spec[name].size, _LARGEST) for query in last.queries for name in query.metrics)
+    releases = max(3, -(-_TOTAL // _count(size)))
+    value = one_shot(last.exact, last.queries, last.charge.noise_multiplier, terms.delta, chance, range(releases))
+    promised = cohort_epsilon([last.charge], terms.delta)
     limit = promised + _MARGIN
-    value = float(np.mean(found))
     return Finding(
         "canaries", "cohort", f"empirical epsilon of the last of {len(observed.rounds)} rounds", value, limit,
         "fail" if value > limit else "pass",
-        f"{_COUNT} canaries measure epsilon {value:.2f} (from {min(found):.2f} to {max(found):.2f}); the round was "
-        f"charged {promised:.2f}",
+        f"{releases * _count(size):,} canaries measure epsilon {value:.2f}; the round was charged {promised:.2f}",
     )  # fmt: skip
 
 
-def _weights(metric: object, exact: Sum, name: str) -> np.ndarray:
-    """Weight per coordinate, of at most the first 2^18."""
-    flat = np.empty(exact.spec[name].size)
-    for part, sd in deviations(metric, exact.spec[name], 1.0):  # type: ignore[arg-type]
-        flat[part] = 1.0 / sd
-    return flat[:_LARGEST]
+def _count(size: int) -> int:
+    """Canaries for one release of `size` coordinates."""
+    return min(_COUNT, max(size // _PER_CANARY, 1))
 
 
-def _canary(queries: Sequence[Query], weights: dict[str, np.ndarray], seed: int, number: int) -> dict[str, np.ndarray]:
-    """A random direction with norm C in every query's weighted space; the same for the same numbers."""
-    rng = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
-    made: dict[str, np.ndarray] = {}
-    for query in queries:
-        drawn = {name: rng.normal(size=len(weights[name])) for name in query.metrics}
-        length = math.sqrt(sum(float(vector @ vector) for vector in drawn.values()))
-        made |= {name: vector * (query.clip / length) for name, vector in drawn.items()}
-    return made
+class _Part(NamedTuple):
+    """The part of a query's canaries that lies in one array.
+
+    Args:
+        name: of the array.
+        weights: the metric's, of at most the first 2^18 coordinates.
+        entry: ± what a canary has at each coordinate of the weighted space; all of a query's add up to norm C.
+        gain: √share / C, so that after multiplication all queries have the same noise.
+        unit: integer steps per 1.0.
+    """
+
+    name: str
+    weights: np.ndarray
+    entry: float
+    gain: float
+    unit: float
+
+    @property
+    def size(self) -> int:
+        return len(self.weights)
+
+    @classmethod
+    def of(cls, query: Query, name: str, exact: Sum) -> _Part:
+        sizes = sum(min(exact.spec[each].size, _LARGEST) for each in query.metrics)
+        flat = np.empty(exact.spec[name].size)
+        for part, deviation in deviations(query.metrics[name], exact.spec[name], 1.0):
+            flat[part] = 1.0 / deviation
+        gain = math.sqrt(query.share) / query.clip
+        return cls(name, flat[:_LARGEST], query.clip / math.sqrt(sizes), gain, exact.spec[name].unit)
 
 
-def _share(queries: Sequence[Query], name: str) -> float:
-    return next(query.share for query in queries if name in query.metrics)
-
-
-def _clip(queries: Sequence[Query], name: str) -> float:
-    return next(query.clip for query in queries if name in query.metrics)
+def _signs(seed: int, count: int, size: int) -> Iterator[np.ndarray]:
+    """Canaries as random signs, a few at a time: [n, size] int8; the same for the same numbers."""
+    for first in range(0, count, _BLOCK):
+        bits = np.random.Philox(key=np.array([seed, first], dtype=np.uint64))
+        rows = min(_BLOCK, count - first)
+        words = bits.random_raw(rows * (-(-size // 64))).reshape(rows, -1)
+        yield 2 * np.unpackbits(words.view(np.uint8), axis=1, count=size).view(np.int8) - np.int8(1)

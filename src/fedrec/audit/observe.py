@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedrec.aggregation.contributions import Contributions
+from fedrec.aggregation.queries import Query
 from fedrec.aggregation.sums import Sum
 from fedrec.data.interactions import Interactions
 from fedrec.engines.local import LocalEngine
@@ -16,9 +17,10 @@ from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.models.base import Arrays, State
+from fedrec.privacy.accounting import Charge
 from fedrec.privacy.chance import SYSTEM, Chance
 
-__all__ = ["Observed", "contribution_of", "observe"]
+__all__ = ["Observed", "Release", "contribution_of", "observe"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,27 @@ class Observed:
     def private(self) -> bool:
         """Whether the plan promises anything."""
         return self.plan.privacy is not None
+
+    def last_release(self) -> Release:
+        """The last round of a private run."""
+        seen, node = self.rounds[-1], self.engine.nodes[0]
+        assert node.guard is not None
+        queries = node.model.queries(seen.call.shared, seen.call.round)
+        return Release(seen.exact, queries, node.guard.charges[seen.call.round])
+
+
+class Release(NamedTuple):
+    """What noise was added to in one round of a private run.
+
+    Args:
+        exact: the sum before.
+        queries: of the round.
+        charge: what the round cost.
+    """
+
+    exact: Sum
+    queries: tuple[Query, ...]
+    charge: Charge
 
 
 class _Watched(Coordinator):

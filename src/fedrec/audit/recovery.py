@@ -11,6 +11,7 @@ from scipy.stats import beta
 from fedrec.aggregation.sums import Sum
 from fedrec.audit.findings import Finding
 from fedrec.audit.observe import Observed, observe
+from fedrec.audit.updates import row_sign
 from fedrec.models.gram import gram_matrix, unpack_triangle
 from fedrec.privacy.chance import SYSTEM, Chance
 
@@ -107,9 +108,8 @@ def differencing(observed: Observed, digest: str, chance: Chance = SYSTEM, users
         without = observe(
             observed.plan.model_copy(update={"data": _any_data(observed)}), rest, digest, chance, rounds=1
         )
-        change = _per_item(observed.rounds[0].released, without.rounds[0].released)
         truth = node.clients.take(np.array([victim])).items
-        hits.append(_f1(change, truth))
+        hits.append(_f1(_missing_user(observed.rounds[0].released, without.rounds[0].released, len(truth)), truth))
     found, base = float(np.mean(hits)), _guessing(observed)
     limit = base + _SLACK if observed.private else None
     return Finding(
@@ -136,10 +136,20 @@ def _per_item(first: Sum, second: Sum) -> np.ndarray:
     raise ValueError("no array of the round has a row per item")
 
 
-def _f1(change: np.ndarray, truth: np.ndarray) -> float:
-    """F1 of predicting as many items as there are, those that changed most."""
-    picked = np.argsort(-change, kind="stable")[: len(truth)]
-    return float(np.isin(picked, truth).mean())
+def _missing_user(first: Sum, second: Sum, length: int) -> np.ndarray:
+    """Positions of items that the user is taken to have: those that changed most; where not all rows of factors
+    changed, the side of them that a row-sign attack picks."""
+    if "items" in first.arrays:
+        change = (first.arrays["items"].astype(np.float64) - second.arrays["items"]) / first.spec["items"].unit
+        rows = np.flatnonzero(np.abs(change).sum(axis=1) > 0)
+        if 0 < len(rows) < len(change):
+            return rows[row_sign(change[rows], change[rows], 0.0)]
+    return np.argsort(-_per_item(first, second), kind="stable")[:length]
+
+
+def _f1(guess: np.ndarray, truth: np.ndarray) -> float:
+    """F1 of two sets of positions."""
+    return 2.0 * float(np.isin(guess, truth).sum()) / max(len(guess) + len(truth), 1)
 
 
 def _guessing(observed: Observed) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from fedrec.audit.canaries import canaries
 from fedrec.audit.findings import Finding
 from fedrec.audit.membership import membership
+from fedrec.audit.neighbours import denominator, untouched
 from fedrec.audit.observe import Observed, observe
 from fedrec.audit.recovery import co_occurrences, differencing, singletons
 from fedrec.audit.refusals import repeated_round
@@ -20,11 +21,18 @@ from fedrec.privacy.chance import SYSTEM, Chance
 
 __all__ = ["ATTACKS", "audit"]
 
+_COUNTING = ("popularity", "ease", "itemknn", "spectral")
+"""Models whose first sum has a number per item that counts clients."""
+
 Attack = Callable[[Observed, str, Chance], Finding | None]
 
 
 def _co_occurrences(observed: Observed, digest: str, chance: Chance) -> Finding | None:
-    return co_occurrences(observed) if observed.plan.model["name"] == "ease" else None
+    return co_occurrences(observed) if observed.plan.model["name"] == "ease" and "gram" in _first(observed) else None
+
+
+def _first(observed: Observed) -> tuple[str, ...]:
+    return observed.rounds[0].exact.spec.names
 
 
 def _differencing(observed: Observed, digest: str, chance: Chance) -> Finding | None:
@@ -32,7 +40,7 @@ def _differencing(observed: Observed, digest: str, chance: Chance) -> Finding | 
 
 
 def _singletons(observed: Observed, digest: str, chance: Chance) -> Finding | None:
-    return singletons(observed)
+    return singletons(observed) if observed.plan.model["name"] in _COUNTING else None
 
 
 def _repeated(observed: Observed, digest: str, chance: Chance) -> Finding | None:
@@ -50,9 +58,16 @@ def _canaries(observed: Observed, digest: str, chance: Chance) -> Finding | None
     return canaries(observed, chance)
 
 
+def _untouched(observed: Observed, digest: str, chance: Chance) -> Finding | None:
+    return untouched(observed, chance)
+
+
+def _denominator(observed: Observed, digest: str, chance: Chance) -> Finding | None:
+    return denominator(observed, chance)
+
+
 def _membership(observed: Observed, digest: str, chance: Chance) -> Finding | None:
-    has_rows = observed.plan.model["name"] in ("popularity", "ease", "itemknn")
-    return membership(observed.plan, chance) if has_rows else None
+    return membership(observed.plan, chance) if observed.plan.model["name"] in _COUNTING else None
 
 
 ATTACKS: dict[str, Attack] = {
@@ -64,6 +79,8 @@ ATTACKS: dict[str, Attack] = {
     "row-sign": _updates("row-sign"),
     "imia": _updates("imia"),
     "canaries": _canaries,
+    "untouched": _untouched,
+    "denominator": _denominator,
     "membership": _membership,
 }
 """By name; one that has nothing to attack in a plan's model gives no finding."""

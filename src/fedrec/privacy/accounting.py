@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from fedrec.errors import DamagedError, InputError, PlanError
 
 if TYPE_CHECKING:
@@ -259,7 +261,8 @@ def _smallest(cost: Callable[[float], float], target: float, low: float, high: f
 
 
 def _gaussian_epsilon(noise_multiplier: float, delta: float) -> float:
-    return float(_library().get_epsilon_gaussian(noise_multiplier, delta))
+    with np.errstate(divide="ignore"):  # log(1 - 1) = -inf at the ends of its bracket is what it takes
+        return float(_library().get_epsilon_gaussian(noise_multiplier, delta))
 
 
 def _sampled(noise: float, rounds: int, sampling: float, truncated: tuple[int, int] | None) -> DpEvent:
