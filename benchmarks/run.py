@@ -1,6 +1,6 @@
 """fedrec against named peers, in turns, on the same task and in the same minutes: prints ratios.
 
-    python benchmarks/run.py --peers loop,pfl,flwr,implicit --quick
+    python benchmarks/run.py --quick
 
 Run it with an interpreter that has fedrec. Each peer gets a virtual environment of its own under `benchmarks/.venvs`,
 made from `benchmarks/constraints-PEER.txt` the first time. Results go to `benchmarks/.work/results.json` and `.md`.
@@ -33,9 +33,16 @@ from tables import markdown
 
 HERE = Path(__file__).parent
 ANSWER = "ANSWER "
-SCRIPTS = {"loop": "loop.py", "pfl": "pfl_rounds.py", "flwr": "flwr_rounds.py", "implicit": "central.py"}
+SCRIPTS = {
+    "loop": "loop.py",
+    "loop-lean": "loop.py",
+    "pfl": "pfl_rounds.py",
+    "flwr": "flwr_rounds.py",
+    "implicit": "central.py",
+}
 NAMES = {
-    "loop": "PyTorch, one client after the other",
+    "loop": "PyTorch, one client after the other, as published",
+    "loop-lean": "the same, drawing negatives from one copy",
     "pfl": "pfl 0.6.0",
     "flwr": "flwr[simulation] 1.41.0",
 }
@@ -88,8 +95,9 @@ def talking(command: list[str]) -> Iterator[Talk]:
 
 def environment(peer: str) -> Path:
     """The interpreter of a peer, in an environment that is made anew when its constraints change."""
-    wanted = HERE / f"constraints-{peer}.txt"
-    folder = HERE / ".venvs" / peer
+    name = peer.partition("-")[0]
+    wanted = HERE / f"constraints-{name}.txt"
+    folder = HERE / ".venvs" / name
     digest = hashlib.sha256(wanted.read_bytes()).hexdigest()
     ready, python = folder / ".ready", folder / "bin" / "python"
     if not ready.exists() or ready.read_text() != digest:
@@ -131,6 +139,8 @@ def race_rounds(peer: str, ours: Talk, task: Path, turns: int, clients: int) -> 
     command = [str(environment(peer)), str(HERE / "peers" / SCRIPTS[peer]), str(task)]
     if peer == "flwr":
         command += ["--clients", str(clients)]
+    if peer == "loop-lean":
+        command.append("--lean")
     everyone = json.loads((task / "task.json").read_text())["users"]
     load = os.getloadavg()[0]
     with talking(command) as theirs:
@@ -254,7 +264,7 @@ def race_trainings(ours: Talk, task: Path, turns: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", default=",".join(SCRIPTS), help="which, of loop,pfl,flwr,implicit")
+    parser.add_argument("--peers", default=",".join(SCRIPTS), help="which, of loop,loop-lean,pfl,flwr,implicit")
     parser.add_argument("--quick", action="store_true", help="few turns: under eight minutes in all")
     parser.add_argument("--data", help="ml-100k, or data of its size where that is not on this machine")
     parser.add_argument("--clients", type=int, help="Flower runs so many clients instead of all; their time is scaled")
@@ -275,7 +285,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         task = Path(folder)
         with talking([sys.executable, str(HERE / "peers" / "ours.py"), str(task), "--data", source]) as ours:
-            turns = {"loop": 3, "pfl": 5, "flwr": 2} if given.quick else {"loop": 7, "pfl": 15, "flwr": 5}
+            turns = {"loop": 3, "loop-lean": 3, "pfl": 5, "flwr": 2}
+            if not given.quick:
+                turns = {"loop": 7, "loop-lean": 7, "pfl": 15, "flwr": 5}
             settings = json.loads((task / "task.json").read_text())
             for peer in peers:
                 if peer != "implicit":

@@ -1,8 +1,9 @@
 """One client after the other in PyTorch, the way published code of personalised federated recommenders does it.
 
-Written from the published recipe: negatives drawn one by one in Python, a data loader of single samples, a copy of the
-whole model for every client, two optimisers, the upload as a copy of the state, an average key by key, and an
-evaluation that goes through users and their 100 candidates in Python.
+Written from the published recipe: negatives drawn in Python from a fresh copy of the user's untouched items for every
+interaction, a data loader of single samples, a copy of the whole model for every client, two optimisers, the upload as
+a copy of the state, an average key by key, and an evaluation that goes through users and their 100 candidates in
+Python. With `--lean` the untouched items are copied once per user and round.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Samples(Dataset):
 
 
 class Loop:
-    def __init__(self, task: Task) -> None:
-        self.task, self.settings = task, task.settings
+    def __init__(self, task: Task, lean: bool) -> None:
+        self.task, self.settings, self.lean = task, task.settings, lean
         torch.manual_seed(0)
         torch.set_num_threads(1)  # tensors of one client are small: a second thread costs more than it brings
         self.model = PFedRec(self.settings["items"], self.settings["d"])
@@ -86,7 +87,7 @@ class Loop:
         for item in self.train[user]:
             items.append(item)
             labels.append(1.0)
-            for negative in random.sample(pool, self.settings["negatives"]):
+            for negative in random.sample(pool if self.lean else list(self.pools[user]), self.settings["negatives"]):
                 items.append(negative)
                 labels.append(0.0)
         return items, labels
@@ -112,4 +113,6 @@ class Loop:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("task", type=Path)
-    serve(Loop(Task(parser.parse_args().task)).round)
+    parser.add_argument("--lean", action="store_true")
+    given = parser.parse_args()
+    serve(Loop(Task(given.task), given.lean).round)

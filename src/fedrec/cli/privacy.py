@@ -78,7 +78,9 @@ def plan(
         assert epsilon is not None
         noise = noise_for(epsilon, delta, rounds, sampling=sampling, participations=participations)
     reached = epsilon_of(noise, delta, rounds, sampling=sampling, participations=participations)
-    table = rows_table(f"{rounds} rounds, delta {delta:g}", "epsilon", "noise multiplier", "per round")
+    table = rows_table(
+        f"{rounds} round{'s' if rounds > 1 else ''}, delta {delta:g}", "epsilon", "noise multiplier", "per round"
+    )
     per_round = noise if sampling is not None else noise * rounds**0.5
     table.add_row(f"{reached:.4f}", f"{noise:.5f}", f"{per_round:.5f}")
     answer: dict[str, Any] = {

@@ -24,7 +24,7 @@ from fedrec.models.sketch import sketch_contribution
 
 __all__ = ["SHARES", "Found", "contribute", "pass_query", "pass_spec", "passed", "queries", "spec", "start", "step"]
 
-SHARES = (2 / 3, 1 / 3)
+SHARES = (0.5, 0.5)
 """Of the budget: for the Gram matrix and the pass."""
 _FROBENIUS = Metric(weight=2.0**0.5, diagonal=0.5**0.5)
 """Of a triangle: an entry off the diagonal stands for two of the matrix."""
