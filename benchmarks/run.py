@@ -189,6 +189,13 @@ CENTRAL: list[tuple[str, str, dict[str, Any], dict[str, Any], bool]] = [
         False,
     ),
     (
+        "ALS, implicit 0.7.3 (d 64, 8 iterations), ours of d 24",
+        "als",
+        {"settings": {"factors": 64, "regularization": 20.0, "alpha": 2.0, "iterations": 8}},
+        {"name": "ials", "embedding_size": 24, "rounds": 5},
+        False,
+    ),
+    (
         "ALS, implicit 0.7.3 (d 32, 15 iterations)",
         "als",
         {"settings": {"factors": 32, "regularization": 10.0, "alpha": 2.0, "iterations": 15}},

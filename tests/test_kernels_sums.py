@@ -82,15 +82,23 @@ def test_rank_one_is_the_transposed_product(history, ring, r, threads, seed):
     indptr, _, n_items = history
     rng = np.random.default_rng(seed)
     limit = 2 ** (ring - 2)
-    right = rng.integers(-limit, limit, (len(indptr) - 1, r))
-    keep = rng.integers(0, 2, len(indptr) - 1)
+    right = rng.integers(-limit, limit, (len(indptr) - 1, r), dtype=f"i{ring // 8}")
     item_indptr, holder, _, _ = columns(*history)
     out = np.zeros((n_items, r), dtype=f"i{ring // 8}")
     with limit_threads(threads):
-        kernels.add_rank_one[ring](out, item_indptr, holder, keep, right)
-    X = matrix(*history).astype(object) * keep[:, None]
+        kernels.add_rank_one[ring](out, item_indptr, holder, right)
+    X = matrix(*history).astype(object)
     expected = X.T @ right.astype(object) if len(X) else np.zeros((n_items, r), dtype=object)
     assert out.tolist() == [[wrapped(value, ring) for value in row] for row in expected]
+
+
+@pytest.mark.parametrize("ring", [32, 64])
+def test_rows_are_rounded_halves_to_even_cut_and_counted(ring):
+    values = np.array([[0.5, 1.5, -2.5], [9.0, -9.0, np.inf], [np.nan, 1.0, 1.0], [1.0, 2.0, 3.0]])
+    out, over = np.full((4, 3), 7, dtype=f"i{ring // 8}"), np.full(4, 7)
+    kernels.fixed_rows[ring](out, values, np.array([1.0, 0.5, 0.0, 1.0]), 4.0, 1.0, over)
+    assert out.tolist() == [[0, 2, -2], [4, -4, 4], [0, 0, 0], [1, 2, 3]]
+    assert over.tolist() == [0, 3, 0, 0]
 
 
 def test_triangle_of_a_larger_matrix_equals_the_product():

@@ -194,14 +194,14 @@ class RankOne(Contribution):
             saturated = int((over * self._lengths * (self._lengths + 1) / 2).sum())
             kernels.add_triangle[spec.ring](out, self.indptr, ordered, item_indptr, holder, place, weights)
             return saturated
-        kept = np.where(keep[:, None], self.right, 0.0)
-        with np.errstate(over="ignore"):  # what overflows saturates
-            kept = kept * np.where(keep, self.weights, 0.0)[:, None]
-        right, over = _fixed(kept, keep[:, None], spec)
-        saturated = int((over.sum(axis=1) * self._lengths).sum())
         table = out.reshape(self.n_items, -1)
-        kernels.add_rank_one[spec.ring](table, item_indptr, holder, keep.astype(np.int64), right)
-        return saturated
+        right = np.empty((self.n_clients, table.shape[1]), dtype=out.dtype)
+        over = np.empty(self.n_clients, dtype=np.int64)
+        values = np.ascontiguousarray(self.right, dtype=np.float64)
+        factors = np.where(keep, self.weights, 0.0)
+        kernels.fixed_rows[spec.ring](right, values, factors, spec.bound, spec.unit, over)
+        kernels.add_rank_one[spec.ring](table, item_indptr, holder, right)
+        return int((over * self._lengths).sum())
 
 
 @dataclass(frozen=True, eq=False)

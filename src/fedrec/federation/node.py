@@ -29,7 +29,7 @@ from fedrec.privacy.guard import Guard
 __all__ = ["Floors", "Node"]
 
 _CHUNK_FLOATS = 1 << 23
-_SCORE_FLOATS = 1 << 23
+_SCORE_FLOATS = 1 << 21
 
 
 @dataclass(frozen=True)

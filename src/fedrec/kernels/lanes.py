@@ -1,4 +1,4 @@
-"""Inner products whose accumulators are whole vector registers: a fixed order of additions, and no fastmath."""
+"""Products whose accumulators are whole vector registers: a fixed order of additions, and no fastmath."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["LANES", "TILE", "lane_dot", "lane_tile"]
+__all__ = ["EIGHT", "LANES", "TILE", "lane_dot", "lane_tile", "rank_tile", "row_step"]
 
 LANES = 16
 TILE = 64
 """Columns of a tile in `lane_tile`."""
+EIGHT = 8
+"""Columns of a tile in `rank_tile` and of a step in `row_step`."""
 
 
 @intrinsic
@@ -103,3 +105,77 @@ def _lane_tile(
 
 
 lane_tile: Any = intrinsic(_lane_tile)
+
+
+def _doubles(builder: Any, data: Any, place: Any) -> Any:
+    return builder.bitcast(builder.gep(data, [place]), ir.VectorType(ir.DoubleType(), EIGHT).as_pointer())
+
+
+def _spread(builder: Any, one: Any) -> Any:
+    """A number in all eight lanes."""
+    lanes = ir.VectorType(ir.DoubleType(), EIGHT)
+    first = builder.insert_element(ir.Constant(lanes, ir.Undefined), one, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), EIGHT), [0] * EIGHT))
+
+
+def _table(context: Any, builder: Any, signature: Any, arguments: Any, kind: int) -> tuple[Any, Any]:
+    array = context.make_array(signature.args[kind])(context, builder, arguments[kind])
+    return array.data, cgutils.unpack_tuple(builder, array.shape, 2)[1]  # type: ignore[no-untyped-call]
+
+
+def _rank_tile(
+    typing_context: Any, out: Any, row: Any, column: Any, rows: Any, first: Any, places: Any, sign: Any
+) -> Any:
+    """out[row : row + 4, column : column + 8] += sign · Σ_p rows[p, row : row + 4]ᵀ rows[p, column : column + 8].
+
+    Over the `places` rows from `first` on, in their order. Tables are float64 in C order; nothing is fused.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (target, width), (source, wide) = (_table(context, builder, signature, arguments, kind) for kind in (0, 3))
+        number = arguments[1].type
+        sums, homes = [], []
+        for c in range(4):
+            at = builder.add(builder.mul(builder.add(arguments[1], ir.Constant(number, c)), width), arguments[2])
+            homes.append(_doubles(builder, target, at))
+            start = builder.load(homes[c], align=8)
+            sums.append(cgutils.alloca_once_value(builder, start))  # type: ignore[no-untyped-call]
+        with cgutils.for_range(builder, arguments[5]) as loop:
+            base = builder.mul(builder.add(arguments[4], loop.index), wide)
+            part = builder.load(_doubles(builder, source, builder.add(base, arguments[2])), align=8)
+            left = builder.add(base, arguments[1])
+            for c in range(4):
+                one = builder.load(builder.gep(source, [builder.add(left, ir.Constant(number, c))]))
+                many = _spread(builder, builder.fmul(one, arguments[6]))
+                builder.store(builder.fadd(builder.load(sums[c]), builder.fmul(many, part)), sums[c])
+        for home, total in zip(homes, sums, strict=True):
+            builder.store(builder.load(total), home, align=8)
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(out, whole, whole, rows, whole, whole, types.float64), generate
+
+
+def _row_step(typing_context: Any, out: Any, row: Any, rows: Any, other: Any, factor: Any, start: Any) -> Any:
+    """out[row, start:] += factor · rows[other, start:], eight columns at a time; the width and `start` are multiples of
+    eight. Tables are float64 in C order; nothing is fused."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (target, width), (source, wide) = (_table(context, builder, signature, arguments, kind) for kind in (0, 2))
+        number = arguments[1].type
+        to, origin = builder.mul(arguments[1], width), builder.mul(arguments[3], wide)
+        many = _spread(builder, arguments[4])
+        steps = builder.sdiv(builder.sub(width, arguments[5]), ir.Constant(number, EIGHT))
+        with cgutils.for_range(builder, steps) as loop:
+            at = builder.add(builder.mul(loop.index, ir.Constant(number, EIGHT)), arguments[5])
+            home = _doubles(builder, target, builder.add(to, at))
+            part = builder.load(_doubles(builder, source, builder.add(origin, at)), align=8)
+            builder.store(builder.fadd(builder.load(home, align=8), builder.fmul(many, part)), home, align=8)
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(out, whole, rows, whole, types.float64, whole), generate
+
+
+rank_tile: Any = intrinsic(_rank_tile)
+row_step: Any = intrinsic(_row_step)

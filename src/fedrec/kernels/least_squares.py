@@ -9,45 +9,47 @@ import numba
 import numpy as np
 from numba import prange
 
+from fedrec.kernels.lanes import EIGHT, rank_tile, row_step
 from fedrec.kernels.threads import kernel
 
 __all__ = ["gram_of_rows", "item_pulls", "outer_rows", "solve_items", "solve_users"]
 
-_BLOCK = 8
+_BLOCK = 64
 
 
 @numba.njit(inline="always")
 def _solve(matrix, vector):  # type: ignore[no-untyped-def]
-    """Overwrite `vector` [d] with matrix⁻¹ vector, and the upper triangle of `matrix` with its Cholesky factor.
+    """Overwrite row 0 of `vector` [1, D] with matrix⁻¹ vector, and the upper triangle of `matrix` [D, D] with its
+    Cholesky factor; D is a multiple of eight. What is below the diagonal becomes scratch.
 
     NaN where the matrix is not positive definite.
     """
-    d = len(vector)
-    for k in range(d):
-        row = matrix[k]
-        if not row[k] > 0.0:
-            vector[:] = np.nan
-            return
-        inverse = 1.0 / np.sqrt(row[k])
-        for j in range(k, d):
-            row[j] *= inverse
-        for i in range(k + 1, d):
-            factor = row[i]
-            below = matrix[i]
-            for j in range(i, d):
-                below[j] -= factor * row[j]
-    for k in range(d):
-        row = matrix[k]
-        value = vector[k] / row[k]
-        vector[k] = value
-        for j in range(k + 1, d):
-            vector[j] -= row[j] * value
-    for k in range(d - 1, -1, -1):
-        row = matrix[k]
-        total = vector[k]
-        for j in range(k + 1, d):
-            total -= row[j] * vector[j]
-        vector[k] = total / row[k]
+    width = matrix.shape[0]
+    for panel in range(0, width, EIGHT):
+        for k in range(panel, panel + EIGHT):
+            pivot = matrix[k, k]
+            if not pivot > 0.0:
+                vector[:] = np.nan
+                return
+            inverse = 1.0 / np.sqrt(pivot)
+            for j in range(panel, k):
+                matrix[k, j] = 0.0  # so that steps over whole blocks leave alone what is solved
+            for j in range(k, width):
+                matrix[k, j] *= inverse
+            for i in range(k + 1, panel + EIGHT):
+                row_step(matrix, i, matrix, k, -matrix[k, i], panel)
+        for i in range(panel + EIGHT, width, 4):
+            for j in range(i - i % EIGHT, width, EIGHT):
+                rank_tile(matrix, i, j, matrix, panel, EIGHT, -1.0)
+    for k in range(width):
+        value = vector[0, k] / matrix[k, k]
+        row_step(vector, 0, matrix, k, -value, k - k % EIGHT)
+        vector[0, k] = value
+    for k in range(width - 1, -1, -1):
+        total = vector[0, k]
+        for j in range(k + 1, width):
+            total -= matrix[k, j] * vector[0, j]
+        vector[0, k] = total / matrix[k, k]
 
 
 @kernel(
@@ -60,35 +62,29 @@ def solve_users(indptr, items, table, base, offset, reg, nu, users):  # type: ig
     A client without items gets zeros, one whose matrix is not positive definite NaN.
     """
     d = table.shape[1]
+    width = -(-d // EIGHT) * EIGHT
     for client in prange(len(indptr) - 1):
         start, stop = indptr[client], indptr[client + 1]
-        vector = users[client]
-        vector[:] = 0.0
+        users[client] = 0.0
         if stop > start:
-            matrix = base.copy()
-            rows = np.empty((_BLOCK, d))
-            y0, y1, y2, y3, y4, y5, y6, y7 = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7]
+            matrix, vector, rows = np.zeros((width, width)), np.zeros((1, width)), np.zeros((_BLOCK, width))
+            matrix[:d, :d] = base
             for low in range(start, stop, _BLOCK):
-                for place in range(_BLOCK):
-                    row = rows[place]
-                    if low + place < stop:
-                        source = table[items[low + place]]
-                        for k in range(d):
-                            row[k] = source[k]
-                            vector[k] += row[k]
-                    else:
-                        row[:] = 0.0
-                for k in range(d):
-                    a0, a1, a2, a3, a4, a5, a6, a7 = y0[k], y1[k], y2[k], y3[k], y4[k], y5[k], y6[k], y7[k]
-                    target = matrix[k]
-                    for j in range(k, d):
-                        low_half = (a0 * y0[j] + a1 * y1[j]) + (a2 * y2[j] + a3 * y3[j])
-                        high_half = (a4 * y4[j] + a5 * y5[j]) + (a6 * y6[j] + a7 * y7[j])
-                        target[j] += low_half + high_half
+                places = min(_BLOCK, stop - low)
+                for place in range(places):
+                    source = table[items[low + place]]
+                    for k in range(d):
+                        rows[place, k] = source[k]
+                    row_step(vector, 0, rows, place, 1.0, 0)
+                for k in range(0, width, 4):
+                    for j in range(k - k % EIGHT, width, EIGHT):
+                        rank_tile(matrix, k, j, rows, 0, places, 1.0)
             pull = reg * (np.float64(stop - start) + offset) ** nu
-            for k in range(d):
+            for k in range(width):
                 matrix[k, k] += pull
             _solve(matrix, vector)
+            for k in range(d):
+                users[client, k] = vector[0, k]
 
 
 @kernel("void(float64[:, ::1], float64[:, ::1])", parallel=True)
@@ -126,23 +122,23 @@ def item_pulls(indptr, items, table, users, alpha, out):  # type: ignore[no-unty
 def _solve_items(equations, counts, grid, base, offset, reg, nu, table):  # type: ignore[no-untyped-def]
     d = table.shape[1]
     size = d * (d + 1) // 2
+    width = -(-d // EIGHT) * EIGHT
     for item in prange(equations.shape[0]):
         if counts[item] > 0.0:
             row = equations[item]
-            matrix = np.empty((d, d))
-            vector = np.empty(d)
+            matrix, vector = np.zeros((width, width)), np.zeros((1, width))
             place = 0
             for k in range(d):
                 for j in range(k, d):
                     matrix[k, j] = base[k, j] + row[place + j - k] * grid
                 place += d - k
-                vector[k] = row[size + k] * grid
+                vector[0, k] = row[size + k] * grid
             pull = reg * (counts[item] + offset) ** nu
-            for k in range(d):
+            for k in range(width):
                 matrix[k, k] += pull
             _solve(matrix, vector)
             for k in range(d):
-                table[item, k] = np.float32(vector[k])
+                table[item, k] = np.float32(vector[0, k])
 
 
 solve_items = {

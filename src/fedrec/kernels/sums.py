@@ -18,6 +18,7 @@ __all__ = [
     "add_triangle",
     "by_item",
     "finite_rows",
+    "fixed_rows",
     "squared_norms",
 ]
 
@@ -63,13 +64,21 @@ def _add_triangle(out, indptr, ordered, item_indptr, holder, place, weights):  #
                 out[base + ordered[other]] += weight
 
 
-def _add_rank_one(out, item_indptr, holder, weights, right):  # type: ignore[no-untyped-def]
+def _add_rank_one(out, item_indptr, holder, right):  # type: ignore[no-untyped-def]
     for item in prange(len(item_indptr) - 1):
+        target = out[item]
         for entry in range(item_indptr[item], item_indptr[item + 1]):
-            client = holder[entry]
-            weight = out.dtype.type(weights[client])
-            for column in range(right.shape[1]):
-                out[item, column] += weight * out.dtype.type(right[client, column])
+            source = right[holder[entry]]
+            for column in range(len(target)):
+                target[column] += source[column]
+
+
+def _fixed_rows(out, values, factors, bound, unit, over):  # type: ignore[no-untyped-def]
+    for row in prange(len(values)):
+        out[row] = 0
+        over[row] = 0
+        if factors[row] != 0.0:
+            over[row] = _add_row(out[row], values[row], factors[row], bound, unit)
 
 
 @numba.njit(inline="always")
@@ -138,10 +147,17 @@ add_triangle = {
 }
 """out [m (m + 1) / 2] += Σ weights[c] · x_c x_cᵀ, upper triangle by rows; `weights` [c] are integers."""
 add_rank_one = {
-    ring: kernel(f"void(int{ring}[:, ::1], {_COLUMNS}, int64[::1], int64[:, ::1])", parallel=True)(_add_rank_one)
+    ring: kernel(f"void(int{ring}[:, ::1], {_COLUMNS}, int{ring}[:, ::1])", parallel=True)(_add_rank_one)
     for ring in (32, 64)
 }
-"""out [m, r] += Σ weights[c] · x_c ⊗ right[c], all integers."""
+"""out [m, r] += Σ x_c ⊗ right[c], all integers."""
+fixed_rows = {
+    ring: kernel(
+        f"void(int{ring}[:, ::1], float64[:, ::1], float64[::1], float64, float64, int64[::1])", parallel=True
+    )(_fixed_rows)
+    for ring in (32, 64)
+}
+"""out [c, r] = fixed(values[c] · factors[c]), 0 where the factor is 0; `over` [c] counts saturations."""
 add_rows = {
     ring: kernel(
         f"void(int{ring}[:, ::1], {_CSR}, float32[:, ::1], float64[::1], float64, float64, int64[::1])", parallel=True
