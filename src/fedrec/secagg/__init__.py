@@ -1,1 +1,1 @@
-"""The secure sum: client and server as pure state machines, message in, messages out. Imports aggregation and errors only."""
+"""The secure sum: client and server as pure state machines, frames in and out. Imports aggregation and errors only."""

@@ -1,9 +1,9 @@
 """Who masks with whom, and how many shares open a secret.
 
-Up to 50 parties everybody is everybody's neighbour, and t = ⌊2n/3⌋ + 1. Above, parties stand on a circle in an order that
-is drawn anew for each sum, and a party's neighbours are the k/2 before and the k/2 after it (a Harary graph): masks and
-shares then cost O(log n) instead of O(n). The smallest k and its t follow from Bell et al., "Secure Single-Server
-Aggregation with (Poly)Logarithmic Overhead", CCS 2020, with exact hypergeometric tails in integers.
+Up to 50 parties everybody is everybody's neighbour, and t = ⌊2n/3⌋ + 1. Above, parties stand on a circle in an order
+that is drawn anew for each sum, and a party's neighbours are the k/2 before and the k/2 after it (a Harary graph), so
+that masks and shares cost O(log n) instead of O(n). The smallest k and its t follow from Bell et al., "Secure
+Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS 2020. A party checks what it is offered in exact integers.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def degree_and_threshold(
 ) -> tuple[int, int] | None:
     """Smallest even number of neighbours k of a Harary graph, and its threshold t; `None` if there is no such graph.
 
-    The surviving honest parties are connected and no party's colluding neighbours can open its secrets, up to 2^-40;
+    The surviving honest parties are connected, and no party's colluding neighbours can open its secrets, up to 2^-40;
     every party keeps t neighbours, up to 2^-20. Against a `semi_malicious` coordinator, which may tell parties unlike
     things about who dropped out, 2t exceeds k plus the colluding neighbours, so that no secret opens twice.
 
@@ -98,11 +98,15 @@ def degree_and_threshold(
     ((32, 22), (22, 11))
     """
     _check(parties, colluding, dropping)
+    from scipy.stats import hypergeom
+
+    marked, alive = _floor(colluding, parties), parties - _floor(dropping, parties)
     for degree in range(2, parties - 1, 2):
         if not _connected(parties, degree, colluding, dropping):
             continue
-        threshold = _least_threshold(parties, degree, colluding, semi_malicious)
-        if threshold <= _surely_surviving(parties, degree, dropping):
+        near = int(hypergeom.isf(2.0 ** -(_SECURITY_BITS + 1) / parties, parties, marked, degree))
+        threshold = max(2, (near + degree) // 2 + 1 if semi_malicious else near + 1)
+        if parties * hypergeom.cdf(threshold - 1, parties, alive, degree) < 2.0**-_FAILURE_BITS:
             return degree, threshold
     return None
 
@@ -115,9 +119,14 @@ def is_safe(shape: Topology, colluding: float, dropping: float) -> bool:
     n, k, t = shape.parties, shape.neighbours, shape.threshold
     if k == n - 1:
         return complete_threshold(n) <= t <= n and 2 * t > n + min(_floor(colluding, n), n - 2)
-    if n <= _COMPLETE_UP_TO or k % 2 or not 2 <= k < n - 1 or t > k:
+    if n <= _COMPLETE_UP_TO or k % 2 or not 2 <= k < n - 1 or not 2 <= t <= k:
         return False
-    return _connected(n, k, colluding, dropping) and t >= _least_threshold(n, k, colluding, True)
+    marked, bearable = _floor(colluding, n), 2 * t - k - 1
+    tail = sum(
+        math.comb(marked, near) * math.comb(n - marked, k - near)
+        for near in range(max(0, bearable + 1), min(k, marked) + 1)
+    )
+    return bearable >= 0 and _connected(n, k, colluding, dropping) and n * tail << _SECURITY_BITS <= math.comb(n, k)
 
 
 @functools.lru_cache(maxsize=8)
@@ -170,27 +179,3 @@ def _connected(n: int, k: int, colluding: float, dropping: float) -> bool:
         return True
     pairs = n * (n - k - 1)
     return pairs * math.perm(bad, k) << (_SECURITY_BITS + 1) < 2 * math.perm(n, k)
-
-
-@functools.lru_cache(maxsize=1024)
-def _least_threshold(n: int, k: int, colluding: float, semi_malicious: bool) -> int:
-    """One more than the colluding neighbours anybody has, up to 2^-41; half of k more if the coordinator lies."""
-    marked, ways = _floor(colluding, n), math.comb(n, k)
-    most, tail = min(k, marked), 0
-    while most > 0:
-        tail += math.comb(marked, most) * math.comb(n - marked, k - most)
-        if n * tail << (_SECURITY_BITS + 1) > ways:
-            break
-        most -= 1
-    return max(2, (most + k) // 2 + 1 if semi_malicious else most + 1)
-
-
-def _surely_surviving(n: int, k: int, dropping: float) -> int:
-    """Neighbours that everybody keeps, up to 2^-20."""
-    alive, ways = n - _floor(dropping, n), math.comb(n, k)
-    kept, tail = max(0, k - (n - alive)), 0
-    while True:
-        tail += math.comb(alive, kept) * math.comb(n - alive, k - kept)
-        if n * tail << _FAILURE_BITS >= ways or kept == k:
-            return kept
-        kept += 1

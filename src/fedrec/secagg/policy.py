@@ -1,0 +1,149 @@
+"""What a party insists on, whatever the coordinator offers, and what it remembers of earlier sums."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fedrec.errors import DamagedError, PlanError
+from fedrec.secagg.graph import complete_threshold, is_safe
+from fedrec.secagg.layout import Layout
+from fedrec.secagg.manifest import Manifest
+from fedrec.secagg.reasons import AbortError, Reason
+
+__all__ = ["Attempts", "Floors"]
+
+
+@dataclass(frozen=True)
+class Floors:
+    """A party's own conditions. Fingerprints come from the other owners by other means than the coordinator.
+
+    Args:
+        coordinator: its pinned Ed25519 public key.
+        pinned: Ed25519 public keys of the parties this one knows, itself included.
+        parties: fewest pinned parties, in the manifest and among the survivors; at least 3.
+        clients: fewest clients that the survivors vouch for together.
+        strangers: most parties that are not pinned.
+        threshold: lowest threshold, besides what the graph needs.
+        noise: smallest noise multiplier.
+        colluding, dropping: shares of parties that may collude with the coordinator or drop out; above 50 parties the
+            graph must bear them.
+        layout: the vectors this party agreed to sum; `None` leaves that to whoever hands over the values.
+
+    Raises:
+        PlanError: for floors that protect nothing.
+    """
+
+    coordinator: bytes
+    pinned: frozenset[bytes]
+    parties: int = 3
+    clients: int = 32
+    strangers: int = 0
+    threshold: int = 2
+    noise: float = 0.0
+    colluding: float = 0.1
+    dropping: float = 0.1
+    layout: Layout | None = None
+
+    def __post_init__(self) -> None:
+        if self.parties < 3:
+            raise PlanError(f"a secure sum protects nobody among fewer than 3 parties; the floor is {self.parties}")
+        if min(self.clients, self.strangers, self.noise) < 0 or self.threshold < 2:
+            raise PlanError("floors of a secure sum are not negative, and the threshold is at least 2")
+
+    def check(self, manifest: Manifest) -> None:
+        """Compare a manifest with the floors.
+
+        Raises:
+            AbortError: with the first reason why it is refused.
+        """
+        if manifest.coordinator != self.coordinator:
+            raise AbortError(Reason.UNKNOWN_COORDINATOR, f"it names {manifest.coordinator.hex()}")
+        n = len(manifest.parties)
+        self.check_parties(manifest.parties)
+        if manifest.min_parties < self.parties:
+            raise AbortError(Reason.TOO_FEW_PARTIES, f"{manifest.min_parties} survivors would do, of {self.parties}")
+        if manifest.min_clients < self.clients:
+            raise AbortError(Reason.TOO_FEW_CLIENTS, f"{manifest.min_clients} clients would do, of {self.clients}")
+        shape = manifest.topology
+        needed = max(self.threshold, complete_threshold(n) if shape.complete else 2)
+        if manifest.threshold < needed:
+            raise AbortError(Reason.LOW_THRESHOLD, f"{manifest.threshold}, where {n} parties need {needed}")
+        if not is_safe(shape, self.colluding, self.dropping):
+            raise AbortError(Reason.WEAK_GRAPH, str(shape))
+        if manifest.noise < self.noise:
+            raise AbortError(Reason.LOW_NOISE, f"{manifest.noise:g}, where {self.noise:g} is the least")
+        if self.layout is not None and manifest.layout != self.layout:
+            raise AbortError(Reason.OTHER_LAYOUT)
+
+    def check_parties(self, parties: tuple[bytes, ...]) -> None:
+        """Check a list of parties, which is all of them or the survivors: enough, and enough of them known.
+
+        Raises:
+            AbortError: if there are too few.
+        """
+        if len(parties) < self.parties:
+            raise AbortError(Reason.TOO_FEW_PARTIES, f"{len(parties)}, where {self.parties} are the least")
+        known = sum(key in self.pinned for key in parties)
+        if known < self.parties or len(parties) - known > self.strangers:
+            raise AbortError(Reason.UNPINNED_PARTIES, f"{known} of {len(parties)} are pinned")
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """The highest round of each run that a party has begun, and of which it has revealed shares.
+
+    Plain data: `to_data` is for a file, and a party that lost it has to take a new identity.
+
+    >>> attempts = Attempts().begin("run", 4)
+    >>> attempts.to_data()
+    {'begun': {'run': 4}, 'answered': {}}
+    >>> Attempts.from_data(attempts.to_data()) == attempts
+    True
+    """
+
+    begun: Mapping[str, int] = field(default_factory=dict)
+    answered: Mapping[str, int] = field(default_factory=dict)
+
+    def begin(self, run: str, round: int) -> Attempts:
+        """With a round begun.
+
+        Raises:
+            AbortError: if it, or a later one, was begun before.
+        """
+        if round <= self.begun.get(run, -1):
+            raise AbortError(Reason.ROUND_REUSED, f"round {round}, where {self.begun[run]} was begun")
+        return replace(self, begun={**self.begun, run: round})
+
+    def answer(self, run: str, round: int) -> Attempts:
+        """With the shares of a round revealed.
+
+        Raises:
+            AbortError: if they were revealed before.
+        """
+        if round <= self.answered.get(run, -1):
+            raise AbortError(Reason.ALREADY_ANSWERED, f"round {round}")
+        return replace(self, answered={**self.answered, run: round})
+
+    def to_data(self) -> dict[str, dict[str, int]]:
+        """As dictionaries of text and numbers."""
+        return {"begun": dict(self.begun), "answered": dict(self.answered)}
+
+    @classmethod
+    def from_data(cls, data: Any) -> Attempts:
+        """From what `to_data` gave.
+
+        Raises:
+            DamagedError: if it is anything else.
+        """
+        kinds = ("begun", "answered")
+        if not isinstance(data, dict) or set(data) != set(kinds):
+            raise DamagedError("the record of begun rounds does not have the form that it must have")
+        for kind in kinds:
+            rounds = data[kind]
+            if not isinstance(rounds, dict) or not all(
+                isinstance(run, str) and type(number) is int and number >= 0 for run, number in rounds.items()
+            ):
+                raise DamagedError(f"the record of {kind} rounds holds something else than rounds by run")
+        return cls(dict(data["begun"]), dict(data["answered"]))

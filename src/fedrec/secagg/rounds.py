@@ -1,0 +1,165 @@
+"""A secure sum between parties in one process: the same frames as over a network, handed over directly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedrec.errors import PlanError, RunError
+from fedrec.secagg.client import Client
+from fedrec.secagg.layout import Layout, Slot
+from fedrec.secagg.manifest import invite
+from fedrec.secagg.policy import Attempts, Floors
+from fedrec.secagg.primitives import Identity
+from fedrec.secagg.reasons import Abort
+from fedrec.secagg.server import Frames, Server
+from fedrec.secagg.uploading import Values
+
+__all__ = ["Outcome", "Party", "run_round", "secure_sum"]
+
+
+@dataclass(repr=False)
+class Party:
+    """One party of sums in this process, with its record of attempts from sum to sum.
+
+    Args:
+        identity: its lasting key pair.
+        clients: how many clients it vouches for; a public number.
+        attempts: the record of attempts.
+        persist: called with each new record; it returns when the record is safe.
+    """
+
+    identity: Identity
+    clients: int = 0
+    attempts: Attempts | None = None
+    persist: Callable[[Attempts], None] | None = None
+
+    def keep(self, attempts: Attempts) -> None:
+        """Take a new record of attempts."""
+        if self.persist is not None:
+            self.persist(attempts)
+        self.attempts = attempts
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a secure sum.
+
+    Args:
+        arrays: the sum by name, unsigned and flat; `None` after an abort.
+        aborted: why there is none.
+        survivors: indices of the parties that were summed.
+        left: why parties left on their own account.
+        upload_bytes, download_bytes: of the party that sent, or got, most.
+    """
+
+    arrays: dict[str, np.ndarray] | None
+    aborted: Abort | None
+    survivors: tuple[int, ...]
+    left: Mapping[int, Abort]
+    upload_bytes: int
+    download_bytes: int
+
+
+def secure_sum(
+    vectors: Sequence[Mapping[str, np.ndarray]],
+    *,
+    run: str,
+    round: int,
+    parties: Sequence[Party],
+    coordinator: Identity,
+    min_clients: int = 32,
+    noise: float = 0.0,
+    colluding: float = 0.1,
+    dropping: float = 0.1,
+    model: bytes = bytes(32),
+) -> dict[str, np.ndarray]:
+    """Add up the vectors of parties in this process through a whole secure sum.
+
+    Args:
+        vectors: per party, contiguous arrays of 32- or 64-bit integers by name, of the same names and shapes.
+        run, round: what the sum is; a party begins a round of a run once.
+        parties: in the order of the vectors; all of them know and pin all others.
+        coordinator: its key pair.
+        min_clients: fewest clients that the parties vouch for together.
+        noise: the noise multiplier that the vectors carry together.
+        colluding, dropping: see `fedrec.secagg.graph.topology`.
+        model: SHA-256 of the model that the vectors were computed from.
+
+    Returns:
+        The sums modulo 2^32 or 2^64, with the names, shapes and types that were given.
+
+    Raises:
+        PlanError: for fewer than 3 parties, or not as many vectors as parties.
+        RunError: if the sum ended without an outcome; it says why.
+
+    Example:
+        >>> parties = [Party(Identity(), clients=20) for _ in range(3)]
+        >>> vectors = [{"x": np.array([index, -index], dtype=np.int32)} for index in range(3)]
+        >>> secure_sum(vectors, run="r", round=0, parties=parties, coordinator=Identity())
+        {'x': array([ 3, -3], dtype=int32)}
+    """
+    if len(vectors) != len(parties) or len(parties) < 3:
+        raise PlanError(f"a secure sum is among 3 or more parties with one vector each, not {len(parties)}")
+    first = vectors[0]
+    layout = Layout(tuple(Slot(name, array.size, 8 * array.itemsize) for name, array in first.items()))
+    keys = [party.identity.public for party in parties]
+    manifest = invite(
+        run,
+        round,
+        coordinator.public,
+        keys,
+        layout,
+        model=model,
+        min_clients=min_clients,
+        noise=noise,
+        colluding=colluding,
+        dropping=dropping,
+    )
+    floors = Floors(
+        coordinator.public,
+        frozenset(keys),
+        clients=min_clients,
+        noise=noise,
+        colluding=colluding,
+        dropping=dropping,
+        layout=layout,
+    )
+    clients = [Client(party.identity, floors, party.keep, party.attempts, party.clients) for party in parties]
+    outcome = run_round(Server(manifest, coordinator), clients, vectors)
+    if outcome.arrays is None:
+        reasons = "; ".join(str(abort) for abort in (outcome.aborted, *outcome.left.values()) if abort is not None)
+        raise RunError(f"the secure sum of round {round} has no outcome: {reasons}")
+    return {name: outcome.arrays[name].view(array.dtype).reshape(array.shape) for name, array in first.items()}
+
+
+def run_round(server: Server, clients: Sequence[Client], values: Sequence[Values]) -> Outcome:
+    """Run one sum among clients of this process; nobody is waited for after having had a turn.
+
+    Args:
+        server: fresh.
+        clients: fresh, in any order.
+        values: what each one uploads, in the order of the clients.
+    """
+    at = {server.manifest.parties.index(client.public): place for place, client in enumerate(clients)}
+    sent, got = [0] * len(clients), [0] * len(clients)
+
+    def hand_over(place: int, frames: Iterable[bytes | bytearray]) -> None:
+        for frame in frames:
+            sent[place] += len(frame)
+            server.receive(frame)
+
+    frames: Frames = server.invite()
+    while frames:
+        for index, frame in frames:
+            if index not in at:
+                continue
+            place = at[index]
+            got[place] += len(frame)
+            hand_over(place, clients[place].receive(frame))
+            if clients[place].wants_values:
+                hand_over(place, clients[place].upload(values[place]))
+        frames = server.close()
+    return Outcome(server.result, server.aborted, server.survivors, server.left, max(sent), max(got))

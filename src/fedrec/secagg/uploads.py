@@ -1,0 +1,90 @@
+"""Masked vectors as they arrive: blocks in any order, twice or never; a vector counts when all of it fits its root."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import MutableMapping
+
+import numpy as np
+
+from fedrec.errors import DamagedError
+from fedrec.secagg.layout import Layout
+from fedrec.secagg.uploading import root_of
+
+__all__ = ["Uploads"]
+
+
+class Uploads:
+    """The sum of all whole masked vectors, and the blocks of those still under way.
+
+    Args:
+        layout: of the vectors.
+        total: unsigned arrays by name to add to, for instance mapped from a file; zeros by default.
+        spool: keeps the blocks of unfinished vectors, by party and block; a dictionary by default.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        total: dict[str, np.ndarray] | None = None,
+        spool: MutableMapping[tuple[int, int], bytes] | None = None,
+    ) -> None:
+        self.total = layout.zeros() if total is None else layout.flat(total)
+        self.roots: dict[int, bytes] = {}
+        self.refused: set[int] = set()
+        self._layout = layout
+        self._spool: MutableMapping[tuple[int, int], bytes] = {} if spool is None else spool
+        self._digests: dict[int, dict[int, bytes]] = {}
+        self._claims: dict[int, bytes] = {}
+
+    def add_block(self, party: int, body: memoryview) -> None:
+        """Take one block; the same block again is no harm.
+
+        Raises:
+            DamagedError: if there is no such block, its size is another, another one came before, or the vector that it
+                completes is not the one whose root was signed.
+        """
+        index = int.from_bytes(body[:8], "little")
+        if len(body) < 8 or index >= len(self._layout) or len(body) - 8 != self._layout[index].nbytes:
+            raise DamagedError(f"party {party} sent a block that the layout does not have")
+        digest = hashlib.sha256(body[8:]).digest()
+        known = self._digests.setdefault(party, {})
+        if known.setdefault(index, digest) != digest:
+            raise DamagedError(f"party {party} sent two versions of block {index}")
+        if party in self.roots or party in self.refused or (party, index) in self._spool:
+            return
+        self._spool[party, index] = bytes(body[8:])
+        self._finish(party)
+
+    def close_vector(self, party: int, root: bytes) -> None:
+        """Take the signed root that ends a vector; blocks may still be on their way.
+
+        Raises:
+            DamagedError: if all blocks are there and do not fit it.
+        """
+        if party in self.refused:
+            raise DamagedError(f"the masked vector of party {party} was refused before")
+        self._claims[party] = root
+        self._finish(party)
+
+    def drop_unfinished(self) -> None:
+        """Forget the blocks of vectors that never became whole."""
+        self._spool.clear()
+
+    def _finish(self, party: int) -> None:
+        known = self._digests.get(party, {})
+        if party not in self._claims or len(known) < len(self._layout):
+            return
+        root = root_of(hashlib.sha256(b"".join(known[index] for index in range(len(self._layout)))).digest())
+        if root != self._claims[party]:
+            self._discard(party)
+            self.refused.add(party)
+            raise DamagedError(f"the masked vector of party {party} is not the one whose root it signed")
+        for block in self._layout:
+            piece = self.total[block.slot.name][block.start : block.stop]
+            piece += np.frombuffer(self._spool.pop((party, block.index)), block.slot.dtype)
+        self.roots[party] = root
+
+    def _discard(self, party: int) -> None:
+        for block in self._layout:
+            self._spool.pop((party, block.index), None)

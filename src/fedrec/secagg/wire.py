@@ -1,0 +1,150 @@
+"""The frame that every message of a secure sum travels in: one header, a body of known size, one signature.
+
+A frame is a header of 48 bytes (`FRSA`, version, stage, sender, length, digest of the manifest), the body, and the
+sender's Ed25519 signature of both. Blocks of masked values carry none: the message that ends an upload signs a digest
+of them all. The length is compared with what the stage allows before anything else is read.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedrec.errors import DamagedError
+from fedrec.secagg.layout import BLOCK_BYTES
+from fedrec.secagg.manifest import MANIFEST_LIMIT, Manifest
+from fedrec.secagg.primitives import SIGNATURE_BYTES, Identity, verify
+
+__all__ = ["COORDINATOR", "HEADER_BYTES", "Message", "Stage", "compose", "limits", "parse", "signed_by"]
+
+Data = bytes | bytearray
+
+COORDINATOR = 0xFFFF_FFFF
+ADVERT_BYTES = 104
+SEALED_BYTES = 148
+_MAGIC = b"FRSA"
+_VERSION = 1
+_HEADER = struct.Struct("<4sBBHII32s")
+HEADER_BYTES = _HEADER.size
+
+
+class Stage(enum.IntEnum):
+    """Kinds of messages, in the order of a sum."""
+
+    MANIFEST = 1
+    ADVERT = 2
+    ROSTER = 3
+    SHARES = 4
+    DELIVERY = 5
+    BLOCK = 6
+    MASKED = 7
+    SURVIVORS = 8
+    CONSENT = 9
+    UNMASK = 10
+    REVEAL = 11
+    ABORT = 12
+
+
+@dataclass(frozen=True)
+class Message:
+    """A frame that was read; only its form is known to be right.
+
+    Args:
+        stage: its kind.
+        sender: index of the party, or `COORDINATOR`.
+        context: digest of the manifest that it belongs to.
+        body: without header and signature.
+        signature: of header and body; empty for a block.
+        signed: header and body; empty for a block.
+    """
+
+    stage: Stage
+    sender: int
+    context: bytes
+    body: memoryview = field(repr=False)
+    signature: bytes = field(repr=False)
+    signed: bytes = field(repr=False)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Tells one version of a message from another."""
+        return hashlib.sha256(self.signed or self.body).digest()
+
+
+def header(stage: Stage, sender: int, context: bytes, length: int) -> bytes:
+    """The header of a frame."""
+    return _HEADER.pack(_MAGIC, _VERSION, stage, 0, sender, length, context)
+
+
+def compose(stage: Stage, sender: int, context: bytes, body: bytes, identity: Identity) -> bytes:
+    """A signed frame."""
+    text = header(stage, sender, context, len(body)) + body
+    return text + identity.sign(text)
+
+
+def signed_by(public: bytes, message: Message) -> bool:
+    """Whether the frame bears the signature of this key."""
+    return verify(public, message.signature, message.signed)
+
+
+def limits(manifest: Manifest | None) -> Mapping[Stage, int]:
+    """Longest body of each stage under a manifest; without one only a manifest is read."""
+    if manifest is None:
+        return {Stage.MANIFEST: MANIFEST_LIMIT}
+    n, near = len(manifest.parties), manifest.neighbours
+    bits = (n + 7) // 8
+    return {
+        Stage.MANIFEST: len(manifest.body),
+        Stage.ADVERT: ADVERT_BYTES,
+        Stage.ROSTER: bits + n * (ADVERT_BYTES + SIGNATURE_BYTES),
+        Stage.SHARES: near * SEALED_BYTES,
+        Stage.DELIVERY: bits + near * SEALED_BYTES,
+        Stage.BLOCK: 8 + BLOCK_BYTES,
+        Stage.MASKED: 32,
+        Stage.SURVIVORS: 2 * bits + 32 * n,
+        Stage.CONSENT: 32,
+        Stage.UNMASK: bits + (near + 1) * SIGNATURE_BYTES,
+        Stage.REVEAL: (near + 1) * 66,
+        Stage.ABORT: 1,
+    }
+
+
+def parse(data: Data, allowed: Mapping[Stage, int], context: bytes | None) -> Message:
+    """Read a frame.
+
+    Args:
+        data: the frame; of a block, the body is not copied.
+        allowed: longest body by stage; other stages are refused.
+        context: digest of the manifest it must belong to; `None` for any.
+
+    Raises:
+        DamagedError: if it is not a frame of these stages, is longer than allowed, was cut, or belongs elsewhere.
+    """
+    if len(data) < HEADER_BYTES:
+        raise DamagedError("these bytes are not a message of a secure sum: too short")
+    magic, version, number, zero, sender, length, found = _HEADER.unpack_from(data)
+    if magic != _MAGIC or zero:
+        raise DamagedError("these bytes are not a message of a secure sum")
+    if version != _VERSION:
+        raise DamagedError(f"a message of a secure sum has version {version}, this side speaks {_VERSION}")
+    try:
+        stage = Stage(number)
+    except ValueError:
+        raise DamagedError(f"a message of a secure sum is of an unknown stage {number}") from None
+    if stage not in allowed:
+        raise DamagedError(f"a message of stage {stage.name} is not expected here")
+    if length > allowed[stage]:
+        raise DamagedError(f"a message of stage {stage.name} claims {length} bytes, {allowed[stage]} are allowed")
+    tail = 0 if stage is Stage.BLOCK else SIGNATURE_BYTES
+    if len(data) != HEADER_BYTES + length + tail:
+        raise DamagedError(f"a message of stage {stage.name} was cut, or goes on after its end")
+    if context is not None and found != context:
+        raise DamagedError(f"a message of stage {stage.name} belongs to another secure sum")
+    end = HEADER_BYTES + length
+    body = memoryview(data)[HEADER_BYTES:end]
+    if stage is Stage.BLOCK:
+        return Message(stage, sender, found, body, b"", b"")
+    return Message(stage, sender, found, body, bytes(data[end:]), bytes(data[:end]))
