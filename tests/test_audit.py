@@ -217,12 +217,6 @@ def test_membership_stays_below_the_bound(name):
     assert found.value <= found.limit
 
 
-def test_less_noise_tells_more_members():
-    weak = membership(plan({"name": "ease"}, 200.0), SeededChance(1))
-    strong = membership(plan({"name": "ease"}, 1.0), SeededChance(1))
-    assert weak.value > strong.value
-
-
 # --- the command ------------------------------------------------------------------------------------------------------
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.audit.canaries import canaries
+from fedrec.audit.exposure import exposed, poisoned
 from fedrec.audit.findings import Finding
 from fedrec.audit.membership import membership
 from fedrec.audit.neighbours import denominator, untouched
 from fedrec.audit.observe import Observed, observe
+from fedrec.audit.poisoning import POISONS
 from fedrec.audit.recovery import co_occurrences, differencing, singletons
 from fedrec.audit.refusals import repeated_round
 from fedrec.audit.updates import single_updates
@@ -92,30 +94,50 @@ def audit(
     chance: Chance = SYSTEM,
     told: Callable[[str], None] = lambda _: None,
     folder: Path = Path(),
+    malicious: float = 0.01,
 ) -> list[Finding]:
     """Carry a plan out in this process, in memory, and attack what it releases.
 
     Args:
         plan: its data are read; nothing is written.
-        attacks: by name; all by default.
+        attacks: by name; `poisoning` stands for all of `POISONS`. By default all of `ATTACKS`.
         chance: where the noise of a private plan comes from.
         told: called with each attack's name before it starts.
         folder: of the run that the plan is of, where its data may lie.
+        malicious: malicious clients per user, for attacks that poison.
 
     Raises:
-        InputError: for an attack that there is not.
+        InputError: for an attack that there is not, or poison for a model that does not sum changes of rows.
     """
-    chosen = list(ATTACKS) if attacks is None else list(attacks)
-    for name in chosen:
-        if name not in ATTACKS:
-            raise InputError(f"attack {name!r} is not known{suggestion(name, ATTACKS)}")
+    chosen = list(ATTACKS) if attacks is None else _named(attacks)
+    if plan.model["name"] != "mf" and not set(POISONS).isdisjoint(chosen):
+        raise InputError(
+            f"attacks that poison change rows of a table, which {plan.model['name']} does not sum; mf does"
+        )
+    if not 0.0 < malicious <= 1.0:
+        raise InputError(f"{malicious:g} malicious clients per user; give a share above 0 and up to 1")
     source = load_plan_data(plan.data, folder)
     fresh: dict[str, Any] = {"data": plan.data.model_copy(update={"digest": None})}
-    observed = observe(plan.model_copy(update=fresh), source.interactions, source.digest, chance)
-    findings = []
+    anew = plan.model_copy(update=fresh)
+    findings: list[Finding | None] = []
+    if not set(ATTACKS).isdisjoint(chosen):
+        observed = observe(anew, source.interactions, source.digest, chance)
+    if not set(POISONS).isdisjoint(chosen):
+        told("nobody")
+        clean = exposed(anew, source.interactions, source.digest, chance=chance)
     for name in chosen:
         told(name)
-        found = ATTACKS[name](observed, source.digest, chance)
-        if found is not None:
-            findings.append(found)
-    return findings
+        if name in ATTACKS:
+            findings.append(ATTACKS[name](observed, source.digest, chance))
+        else:
+            findings.append(poisoned(anew, source.interactions, source.digest, name, malicious, clean, chance))
+    return [found for found in findings if found is not None]
+
+
+def _named(attacks: Sequence[str]) -> list[str]:
+    names: list[str] = []
+    for name in attacks:
+        if name not in (*ATTACKS, *POISONS, "poisoning"):
+            raise InputError(f"attack {name!r} is not known{suggestion(name, [*ATTACKS, *POISONS, 'poisoning'])}")
+        names += list(POISONS) if name == "poisoning" else [name]
+    return list(dict.fromkeys(names))

@@ -16,8 +16,12 @@ __all__ = ["audit"]
 def audit(
     target: Annotated[Path, typer.Argument(metavar="RUN|PLAN", help="Folder of a run, or a plan in YAML.")],
     attack: Annotated[
-        list[str] | None, typer.Option("--attack", help="One attack; may be given several times.")
+        list[str] | None,
+        typer.Option("--attack", help="One attack, or poisoning for all that poison; may be given several times."),
     ] = None,
+    malicious: Annotated[
+        float, typer.Option("--malicious", help="Malicious clients per user, for attacks that poison.")
+    ] = 0.01,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the findings into this PNG file.")] = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -30,7 +34,9 @@ def audit(
 
     output = Output(json_, quiet)
     plan = Plan.read(target) if target.is_file() else read_plan(target)
-    found = attacked(plan, attack, told=lambda name: output.remark(f"attack: {name}"), folder=target)
+    found = attacked(
+        plan, attack, told=lambda name: output.remark(f"attack: {name}"), folder=target, malicious=malicious
+    )
     title = f"{target}: {plan.model['name']}" + (
         ", no privacy"
         if plan.privacy is None

@@ -1,0 +1,134 @@
+"""Malicious clients that push items into recommendations, or the model out of shape, and what the plan lets them do.
+
+Attackers see what every client sees: the item table of each round. Their updates pass the steps of the plan's release
+and are cut to the bounds of the sum, as everybody's; within those they send what they like, as large as they can.
+
+`a-hum` (Rong et al. 2022, "Poisoning deep learning based recommender model in federated learning scenarios"): gradients
+that raise the targets for made-up users who like them least. `fedrecattack` (Rong et al. 2022, "FedRecAttack"): the
+same for users fitted to a hundredth of all interactions, which is public. `pieck-ipe` (Zhang et al. 2025): targets move
+towards the items whose rows changed most, which are the popular ones. `cluster` (Yu et al. 2023, "Untargeted attack
+against federated recommendation systems"): all rows move towards one of two centres. `label-flip`: popular items are
+called negative. `scaled`: a random update a million times too large. `nan`: not a number. `count-inflation`: `a-hum`
+with a claimed weight of a million.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["POISONS", "Poison", "Told"]
+
+_MADE_UP_USERS = 30
+_HARDENING = 30
+_STEP = 0.5
+_SPREAD = 0.3
+_RANK = 10
+_POPULAR = 10
+_FLIPPED = 60
+_RIDGE = 0.1
+_HUGE = 1e6
+
+
+class Told(NamedTuple):
+    """What the attackers of a round know.
+
+    Args:
+        table: item factors and biases [items, d + 1] float64.
+        first: the same before round 0.
+        targets: positions of the items to push.
+        public: interactions that are public, [users, items] of 0 and 1, a hundredth of all.
+        rng: randomness of the round.
+    """
+
+    table: np.ndarray
+    first: np.ndarray
+    targets: np.ndarray
+    public: np.ndarray
+    rng: np.random.Generator
+
+
+Poison = Callable[[Told], tuple[np.ndarray, np.ndarray]]
+"""What is told → positions of item rows [n], and the direction in which each attacker moves them [n, d + 1]."""
+
+
+def a_hum(told: Told) -> tuple[np.ndarray, np.ndarray]:
+    """Raise targets for made-up users that were first moved to like them least."""
+    factors, biases = told.table[told.targets, :-1], told.table[told.targets, -1]
+    users = told.rng.normal(0.0, _SPREAD, (_MADE_UP_USERS, factors.shape[1]))
+    for _ in range(_HARDENING):
+        users -= _STEP * (_sigmoid(users @ factors.T + biases) @ factors)
+    return told.targets, _raising(users, factors, biases)
+
+
+def fedrecattack(told: Told) -> tuple[np.ndarray, np.ndarray]:
+    """Raise targets where they are below the tenth item of users who are fitted to public interactions."""
+    items = told.table[:, :-1]
+    known = told.public[told.public.any(axis=1)]
+    gram = items.T @ items + _RIDGE * np.eye(items.shape[1])
+    users = np.linalg.solve(gram, (known @ items).T).T
+    scores = users @ items.T + told.table[:, -1]
+    scores[known > 0] = -np.inf
+    last = np.partition(scores, -_RANK, axis=1)[:, -_RANK]
+    below = scores[:, told.targets] < last[:, None]
+    pulls = below * _sigmoid(last[:, None] - np.where(np.isfinite(scores), scores, 0.0)[:, told.targets])
+    return told.targets, np.hstack([pulls.T @ users, pulls.sum(axis=0)[:, None]])
+
+
+def pieck_ipe(told: Told) -> tuple[np.ndarray, np.ndarray]:
+    """Move targets towards the mean of the rows that changed most since the start."""
+    popular = np.argsort(-np.linalg.norm(told.table - told.first, axis=1), kind="stable")[:_POPULAR]
+    return told.targets, told.table[popular].mean(axis=0) - told.table[told.targets]
+
+
+def cluster(told: Told) -> tuple[np.ndarray, np.ndarray]:
+    """Move all rows towards the nearer of two of them, so that items can no longer be told apart."""
+    centres = told.table[told.rng.choice(len(told.table), 2, replace=False)]
+    distances = np.linalg.norm(told.table[:, None] - centres, axis=2)
+    return np.arange(len(told.table)), centres[distances.argmin(axis=1)] - told.table
+
+
+def label_flip(told: Told) -> tuple[np.ndarray, np.ndarray]:
+    """A step of a random user with the labels the wrong way round: popular items negative, targets positive."""
+    popular = np.argsort(-np.linalg.norm(told.table - told.first, axis=1), kind="stable")[:_FLIPPED]
+    rows = np.concatenate([told.targets, popular[~np.isin(popular, told.targets)]])
+    user = told.rng.normal(0.0, _SPREAD, told.table.shape[1] - 1)
+    labels = np.arange(len(rows)) < len(told.targets)
+    errors = labels - _sigmoid(told.table[rows, :-1] @ user + told.table[rows, -1])
+    return rows, np.outer(errors, np.append(user, 1.0))
+
+
+def scaled(told: Told) -> tuple[np.ndarray, np.ndarray]:
+    """Random rows, a million times too large."""
+    rows = np.sort(told.rng.choice(len(told.table), _FLIPPED, replace=False))
+    return rows, _HUGE * told.rng.normal(size=(len(rows), told.table.shape[1]))
+
+
+def nan(told: Told) -> tuple[np.ndarray, np.ndarray]:
+    """Not a number."""
+    return told.targets, np.full((len(told.targets), told.table.shape[1]), np.nan)
+
+
+POISONS: dict[str, Poison] = {
+    "a-hum": a_hum,
+    "fedrecattack": fedrecattack,
+    "pieck-ipe": pieck_ipe,
+    "cluster": cluster,
+    "label-flip": label_flip,
+    "scaled": scaled,
+    "nan": nan,
+    "count-inflation": a_hum,
+}
+"""By name."""
+
+
+def _raising(users: np.ndarray, factors: np.ndarray, biases: np.ndarray) -> np.ndarray:
+    """Gradients of Σ log σ(score) with respect to the rows of the targets [targets, d + 1]."""
+    errors = 1.0 - _sigmoid(users @ factors.T + biases)
+    return np.hstack([errors.T @ users, errors.sum(axis=0)[:, None]])
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-np.clip(values, -500.0, 500.0)))
