@@ -3,7 +3,7 @@
 Up to 50 parties everybody is everybody's neighbour, and t = ⌊2n/3⌋ + 1. Above, parties stand on a circle in an order
 that is drawn anew for each sum, and a party's neighbours are the k/2 before and the k/2 after it (a Harary graph), so
 that masks and shares cost O(log n) instead of O(n). The smallest k and its t follow from Bell et al., "Secure
-Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS 2020. A party checks what it is offered in exact integers.
+Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS 2020. A party checks an offer in exact integers.
 """
 
 from __future__ import annotations
