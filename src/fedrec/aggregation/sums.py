@@ -27,6 +27,7 @@ class Sum:
         saturated: coordinates that were cut to their bound.
         noise: of a sum released under privacy, the deviation of each array's noise in its weighted space (see
             `fedrec.aggregation.queries`); its other counts are then public ones.
+        commitment: of the node that keeps a receipt of it (see `fedrec.record.receipts`); travels beside the frame.
 
     Example:
         >>> import numpy as np
@@ -47,6 +48,7 @@ class Sum:
     left_out: int = 0
     saturated: int = 0
     noise: Mapping[str, float] = field(default_factory=dict)
+    commitment: str | None = None
 
     @classmethod
     def zeros(cls, spec: SumSpec, round: int = 0) -> Sum:

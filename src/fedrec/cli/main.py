@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from fedrec.cli import audit, bench, data, models, privacy, runs, tune
+from fedrec.cli import audit, bench, data, models, privacy, runs, tune, verify
 from fedrec.errors import DamagedError, FedrecError, InputError
 
 _INTERRUPTED = "interrupted; a training run goes on with --resume --out RUN"
@@ -28,6 +28,8 @@ app.command("similar")(runs.similar)
 app.command("compare")(models.compare)
 app.command("tune")(tune.tune)
 app.command("audit")(audit.audit)
+app.command("verify")(verify.verify)
+app.command("sign")(verify.sign)
 app.command("bench")(bench.bench)
 app.command("demo")(models.demo)
 app.command("doctor")(models.doctor)

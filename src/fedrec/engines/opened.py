@@ -160,6 +160,7 @@ class OpenedRun:
                 LocalEngine.of_split(Split(data, data.part, "given"), plan, folder / "private").nodes[0].adopt(
                     {name: array[places] for name, array in rows.items()}, self.trained.round
                 )
+            run.seal()
         finally:
             run.close()
 

@@ -148,6 +148,7 @@ def train_run(
         report["data"]["left_out"] = source.left_out_counts
         run.report(report)
         run.prune({trained.round, trained.rounds - 1})
+        run.seal()
         return report
     except FedrecError:
         if not resume:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from fedrec.aggregation.specs import SumSpec
@@ -10,6 +11,7 @@ from fedrec.evaluation.metrics import Metric
 from fedrec.evaluation.protocols import Protocol
 from fedrec.models.base import Arrays
 from fedrec.privacy.guard import RoundTerms
+from fedrec.record.durable import arrays_digest
 
 __all__ = ["HELD_OUT", "EvaluationCall", "Part", "RoundCall"]
 
@@ -39,6 +41,11 @@ class RoundCall:
     share: float
     change: bool = False
     privacy: RoundTerms | None = None
+
+    @cached_property
+    def model(self) -> str:
+        """Digest of the shared arrays."""
+        return arrays_digest(self.shared)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,7 @@ from fedrec.federation.warm_start import Changed, Earlier, How, carried, how_to_
 from fedrec.models.base import Arrays, Recommender, State
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.privacy.protection import Protection
+from fedrec.record.ledger import Ledger
 
 __all__ = ["Coordinator", "Engine", "Progress", "Trained"]
 
@@ -135,8 +136,8 @@ class Coordinator:
                 state = self.model.step(state, total, round)
             if self.plan.keep_sums:
                 state = State(state.shared, {**state.server, **kept_sums(total)})
-            digest = self.run.checkpoint(round, state)
-            self.run.ledger.append("round", round=round, model=digest, **line)
+            digests = self.run.checkpoint(round, state)
+            self.run.ledger.append("round", round=round, **digests, **line)
             metrics = self._validate(state, round)
             self.run.prune({round, self._best()})
             progress = Progress(
@@ -160,15 +161,18 @@ class Coordinator:
             return total, _line(total, call, sums)
         kept = self.run.noised(call.round, call.spec, call.shared)
         if kept is None:
-            total = merged(call.spec, self.engine.contribute(call), call.round)
-            kept = protection.release(total, call.shared).arrays
-            self.run.keep_noised(call.round, call.spec, call.shared, kept)
-        total = Sum(call.spec, call.round, kept, protection.clients, noise=protection.scales(call.shared, call.round))
+            sums = self.engine.contribute(call)
+            total = merged(call.spec, sums, call.round)
+            kept = protection.release(total, call.shared).arrays, _commitments(sums)
+            self.run.keep_noised(call.round, call.spec, call.shared, *kept)
+        arrays, parts = kept
+        total = Sum(call.spec, call.round, arrays, protection.clients, noise=protection.scales(call.shared, call.round))
         return total, {
             "cohort": protection.clients,
             "left_out": None,
             "saturated": None,
             "bytes": _bytes(call, call.spec.nbytes),
+            **({"sums": parts} if parts else {}),
             **protection.line(call.round),
         }
 
@@ -189,6 +193,7 @@ class Coordinator:
         if lines:
             last = int(lines[-1]["round"])
             state = self.run.state(last)
+            self.run.unseal()
             self._validate(state, last)
             return last + 1, state
         if self.plan.warm_start is not None and self.earlier is None:
@@ -263,17 +268,10 @@ class Coordinator:
         return metrics
 
     def _scores(self) -> list[tuple[int, float]]:
-        """(round, deciding metric) of every validation."""
-        first = self.plan.evaluation.metrics[0]
-        lines = self.run.ledger.of_kind("validation")
-        return [(line["round"], line["metrics"][first]) for line in lines if first in line["metrics"]]
+        return _scores(self.plan, self.run.ledger)
 
     def _best(self) -> int:
-        """The round to keep: the best on validation (the earliest of equals), or the last."""
-        scores = self._scores()
-        if self.plan.evaluation.keep == "best" and scores:
-            return max(scores, key=lambda score: (score[1], -score[0]))[0]
-        return int(self.run.ledger.of_kind("round")[-1]["round"])
+        return kept_round(self.plan, self.run.ledger)
 
     def _stopped(self) -> bool:
         """Whether the last `patience` validations brought nothing better."""
@@ -300,6 +298,26 @@ def merged(spec: SumSpec, sums: Sequence[Sum], round: int) -> Sum:
     return total
 
 
+def kept_round(plan: Plan, ledger: Ledger) -> int:
+    """The round to keep: the best on validation (the earliest of equals), or the last."""
+    scores = _scores(plan, ledger)
+    if plan.evaluation.keep == "best" and scores:
+        return max(scores, key=lambda score: (score[1], -score[0]))[0]
+    return int(ledger.of_kind("round")[-1]["round"])
+
+
+def _scores(plan: Plan, ledger: Ledger) -> list[tuple[int, float]]:
+    """(round, deciding metric) of every validation."""
+    first = plan.evaluation.metrics[0]
+    lines = ledger.of_kind("validation")
+    return [(line["round"], line["metrics"][first]) for line in lines if first in line["metrics"]]
+
+
+def _commitments(sums: Sequence[Sum]) -> list[str]:
+    """What nodes that keep receipts commit to, in the order of the nodes."""
+    return [part.commitment for part in sums if part.commitment]
+
+
 def _line(total: Sum, call: RoundCall, sums: Sequence[Sum]) -> dict[str, Any]:
     """What the ledger says of a round. Bytes up are of the largest node's encoded sum."""
     return {
@@ -307,6 +325,7 @@ def _line(total: Sum, call: RoundCall, sums: Sequence[Sum]) -> dict[str, Any]:
         "left_out": total.left_out,
         "saturated": total.saturated,
         "bytes": _bytes(call, max(encoded_size(part) for part in sums)),
+        **({"sums": parts} if (parts := _commitments(sums)) else {}),
     }
 
 

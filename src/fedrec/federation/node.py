@@ -25,6 +25,7 @@ from fedrec.federation.private_rows import PrivateRows
 from fedrec.federation.warm_start import Changed, Remembered, first_rows
 from fedrec.models.base import Arrays, Private, Recommender
 from fedrec.privacy.guard import Guard
+from fedrec.record.receipts import RECEIPTS, Receipt, Receipts, sum_digest
 
 __all__ = ["Floors", "Node"]
 
@@ -91,6 +92,7 @@ class Node:
         self.active = np.flatnonzero(self.clients.lengths > 0)
         self._private = None if folder is None else PrivateRows.open(folder)
         self._before: Remembered | None = None
+        self._receipts: Receipts | None = None
 
     @property
     def data(self) -> Interactions:
@@ -105,12 +107,18 @@ class Node:
     def contribute(self, call: RoundCall) -> Sum:
         """The node's sum for a round. Asking twice gives the same sum and changes nothing.
 
+        A node with a folder keeps a receipt of the sum there before it lets it out, and commits to it.
+
         Raises:
             PlanError: if fewer clients than the owner's floor would be in the sum, or a private run breaks its terms.
             FedrecError: naming node, round and step, if the model fails.
         """
-        if call.change:
-            return self._contribute_change(call)
+        total = self._contribute_change(call) if call.change else self._contribute(call)
+        if self.folder is not None:
+            total.commitment = self._keep_receipt(call, total, self.folder)
+        return total
+
+    def _contribute(self, call: RoundCall) -> Sum:
         queries = self._admitted(call)
         rng = self.source.child("contribute", call.round)
         private = self._settled(call.shared, call.committed)
@@ -139,6 +147,15 @@ class Node:
             names = changed[0][1]
             private.stage(call.round, positions, {n: joined([rows[n] for _, rows in changed]) for n in names})
         return total
+
+    def _keep_receipt(self, call: RoundCall, total: Sum, folder: Path) -> str:
+        if self._receipts is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._receipts = Receipts(folder / RECEIPTS)
+        counts = (total.round, total.clients, total.left_out, total.saturated)
+        digest = sum_digest(call.spec.digest, counts, total.arrays)
+        salt = self.source.child("receipt", self.name, call.round).key.hex()
+        return self._receipts.keep(Receipt(call.round, call.model, call.spec.digest, digest, salt))
 
     def evaluate(self, call: EvaluationCall) -> Sum:
         """Metrics of the node's users as a sum.

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,26 @@ from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, Recommender, State
 from fedrec.models.registry import build_model
 from fedrec.record.durable import arrays_digest, load_arrays, remove_unfinished, replace_file, save_arrays
+from fedrec.record.files import FILES, LEDGER, file_digest, list_files
 from fedrec.record.ledger import Ledger
+from fedrec.record.signing import FILES_NOTE
 
-__all__ = ["Run", "load_shared", "save_shared"]
+__all__ = ["PUBLIC", "Run", "load_shared", "save_shared"]
+
+PUBLIC = ("plan.yaml", "model/catalog.jsonl", "model/model.json", "model/shared.safetensors")
+"""What a finished run publishes besides its ledger, whose last line has the digests."""
 
 _FORMAT = 1
 _CALL = "call"
+_SUMS = "commitments"
 
 
 class Run:
     """Plan, ledger, checkpoints and results of one training run; in memory only where there is no folder.
 
     A round is committed by its ledger line. Before that line its state is on the disk as a checkpoint; after it, older
-    checkpoints go, but for the best round's.
+    checkpoints go, but for the best round's. The lines are the entries of a Merkle log; the last one has the digests of
+    what is published. When all is done, the run is closed with a list of its files.
 
     Args:
         plan: the resolved plan.
@@ -46,7 +54,7 @@ class Run:
         try:
             if folder is not None:
                 remove_unfinished(folder)
-            self.ledger = Ledger(None if folder is None else folder / "ledger.jsonl")
+            self.ledger = Ledger(None if folder is None else folder / LEDGER, rooted=True)
         except BaseException:
             self.close()
             raise
@@ -93,26 +101,28 @@ class Run:
             os.close(self._lock)
             self._lock = None
 
-    def checkpoint(self, round: int, state: State) -> str:
-        """Put the state after `round` on the disk, not yet committed; returns the digest of the shared arrays."""
+    def checkpoint(self, round: int, state: State) -> dict[str, str]:
+        """Put the state after `round` on the disk, not yet committed; returns the digests of the shared arrays and, on
+        a disk, of the whole checkpoint."""
         if self.folder is None:
             self._states[round] = state
-            return arrays_digest(state.shared)
+            return {"model": arrays_digest(state.shared)}
         path = self._checkpoint(round)
         path.parent.mkdir(exist_ok=True)
         packed = {f"shared.{name}": array for name, array in state.shared.items()}
-        save_arrays(path, packed | {f"server.{name}": array for name, array in state.server.items()})
-        return arrays_digest(state.shared)
+        whole = save_arrays(path, packed | {f"server.{name}": array for name, array in state.server.items()})
+        return {"model": arrays_digest(state.shared), "checkpoint": whole}
 
-    def keep_noised(self, round: int, spec: SumSpec, shared: Arrays, arrays: Arrays) -> None:
-        """Put the noised sum of a round that is not yet committed on the disk."""
+    def keep_noised(self, round: int, spec: SumSpec, shared: Arrays, arrays: Arrays, sums: Sequence[str]) -> None:
+        """Put the noised sum of a round that is not yet committed on the disk, with the commitments of its parts."""
         if self.folder is not None:
             path = self._noised(round)
             path.parent.mkdir(exist_ok=True)
-            save_arrays(path, {**arrays, _CALL: _call(spec, shared)})
+            parts = np.frombuffer(" ".join(sums).encode(), dtype=np.uint8)
+            save_arrays(path, {**arrays, _CALL: _call(spec, shared), _SUMS: parts})
 
-    def noised(self, round: int, spec: SumSpec, shared: Arrays) -> dict[str, np.ndarray] | None:
-        """The noised sum that a crash left of a round.
+    def noised(self, round: int, spec: SumSpec, shared: Arrays) -> tuple[dict[str, np.ndarray], list[str]] | None:
+        """The noised sum that a crash left of a round, and the commitments of its parts.
 
         Raises:
             DamagedError: if it is of another call.
@@ -122,7 +132,7 @@ class Run:
         arrays = load_arrays(self._noised(round))
         if not np.array_equal(arrays.pop(_CALL, np.zeros(0)), _call(spec, shared)):
             raise DamagedError(f"{self._noised(round)} is not the noised sum of this round; the run was changed")
-        return arrays
+        return arrays, arrays.pop(_SUMS, np.zeros(0, np.uint8)).tobytes().decode("ascii", "replace").split()
 
     def state(self, round: int) -> State:
         """The state after a committed round.
@@ -134,7 +144,7 @@ class Run:
             return self._states[round]
         state = unpacked(load_arrays(self._checkpoint(round)))
         committed = [line for line in self.ledger.of_kind("round") if line["round"] == round]
-        if not committed or committed[-1]["model"] != arrays_digest(state.shared):
+        if not committed or committed[-1]["checkpoint"] != file_digest(self._checkpoint(round)):
             raise DamagedError(f"{self._checkpoint(round)} is not the model that the ledger committed")
         return state
 
@@ -150,9 +160,32 @@ class Run:
                 path.unlink()
 
     def publish(self, model: Recommender, state: State, round: int, catalog: Catalog) -> None:
-        """Write `model/`: the kept round's shared arrays, the model's settings, the catalog."""
+        """Write `model/` (shared arrays of the kept round, settings, catalog) and the last line of the ledger.
+
+        Raises:
+            DamagedError: if the ledger ended with another model.
+        """
+        if self.folder is None:
+            return
+        save_shared(self.folder / "model", model, state, round, catalog, self.plan)
+        files = {name: file_digest(self.folder / name) for name in PUBLIC}
+        ended = self.ledger.of_kind("end")
+        if not ended:
+            self.ledger.append("end", kept=round, files=files)
+        elif ended[0].get("files") != files:
+            changed = next((name for name in PUBLIC if ended[0]["files"].get(name) != files[name]), PUBLIC[0])
+            raise DamagedError(f"{self.folder / changed} is not the one that the run's ledger ended with")
+
+    def seal(self) -> None:
+        """Close the run with a list of its files."""
         if self.folder is not None:
-            save_shared(self.folder / "model", model, state, round, catalog, self.plan)
+            list_files(self.folder)
+
+    def unseal(self) -> None:
+        """Take the list of files away, with its signatures, before files change."""
+        if self.folder is not None:
+            for name in (FILES_NOTE, FILES):
+                (self.folder / name).unlink(missing_ok=True)
 
     def report(self, report: dict[str, Any]) -> None:
         """Write `report.json`."""

@@ -1,1 +1,1 @@
-"""Durable files and the ledger of a run. Imports errors only."""
+"""Durable files, the ledger of a run as a Merkle log, signatures, receipts. Imports errors only."""

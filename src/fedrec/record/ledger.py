@@ -3,61 +3,110 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from fedrec.errors import DamagedError
 from fedrec.record.durable import append_line
+from fedrec.record.merkle import Tree, leaf_hash
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "read_lines", "rooted_line"]
+
+_ROOT = re.compile(rb',"root":"([0-9a-f]{64})"\}')
+_ROOT_BYTES = len(b',"root":""}') + 64
 
 
 class Ledger:
     """Lines of JSON, appended and flushed one by one; in memory only where there is no file.
 
-    A line that a crash cut short was never committed: it is removed when the ledger is opened.
+    A line that a crash cut short was never committed: it is removed when the ledger is opened. With `rooted`, the lines
+    are the entries of an append-only Merkle log: each ends with the root over all lines up to itself, so that a line
+    which was changed, moved, added or taken out between others does not fit.
 
     Args:
         path: `ledger.jsonl` of a run, or `None`.
+        rooted: whether the lines are the entries of a log.
 
     Example:
-        >>> ledger = Ledger(None)
+        >>> ledger = Ledger(None, rooted=True)
         >>> ledger.append("round", round=0, model="ab12")
         >>> ledger.of_kind("round")
         [{'kind': 'round', 'round': 0, 'model': 'ab12'}]
+        >>> ledger.tree.size, len(ledger.tree.root())
+        (1, 32)
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, rooted: bool = False) -> None:
         self.path = path
+        self.rooted = rooted
         self.lines: list[dict[str, Any]] = []
+        self.tree = Tree()
         if path is not None and path.exists():
-            self.lines = _read(path)
+            data = path.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):
+                with path.open("r+b") as file:
+                    file.truncate(whole)
+            self.lines, leaves = read_lines(data[:whole], str(path), rooted)
+            for leaf in leaves:
+                self.tree.append(leaf)
 
     def append(self, kind: str, **fields: Any) -> None:
         """Commit a line."""
         line = {"kind": kind, **fields}
+        text, tree = json.dumps(line, separators=(",", ":")), self.tree.copy()
+        if self.rooted:
+            text = rooted_line(text, tree)
         if self.path is not None:
-            append_line(self.path, json.dumps(line, separators=(",", ":")))
+            append_line(self.path, text)
         self.lines.append(line)
+        self.tree = tree
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         """The lines of one kind, in order."""
         return [line for line in self.lines if line["kind"] == kind]
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        with path.open("r+b") as file:
-            file.truncate(whole)
-    lines = []
-    for number, text in enumerate(data[:whole].splitlines(), 1):
+def rooted_line(text: str, tree: Tree) -> str:
+    """Add an entry to `tree`, and the root up to it to its line."""
+    tree.append(leaf_hash(text.encode()))
+    return f'{text[:-1]},"root":"{tree.root().hex()}"}}'
+
+
+def read_lines(data: bytes, name: str, rooted: bool) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """The lines of a ledger without their roots, and, where it is `rooted`, the hashes of the entries.
+
+    Args:
+        data: the file.
+        name: of the file, for messages.
+        rooted: whether every line must fit the root that it ends with.
+
+    Raises:
+        DamagedError: naming the first line that is not whole, or does not fit.
+    """
+    lines, leaves, tree = [], [], Tree()
+    *texts, rest = data.split(b"\n")
+    for number, text in enumerate(texts, 1):
+        root = None
+        if rooted:
+            found = _ROOT.fullmatch(text[-_ROOT_BYTES:])
+            root, text = (found[1].decode(), text[:-_ROOT_BYTES] + b"}") if found else (None, text)
         try:
             line = json.loads(text)
             if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
                 raise ValueError
         except (ValueError, RecursionError):
-            raise DamagedError(f"{path}, line {number}: not a line of a ledger; the file was changed") from None
+            raise DamagedError(f"{name}, line {number}: not a line of a ledger; the file was changed") from None
         lines.append(line)
-    return lines
+        if rooted:
+            leaves.append(leaf_hash(text))
+            tree.append(leaves[-1])
+            if root != tree.root().hex():
+                raise DamagedError(
+                    f"{name}, line {number}: the {line['kind']!r} entry does not fit the root it ends with; it was "
+                    "changed, or lines before it were taken out or put in"
+                )
+    if rest:
+        raise DamagedError(f"{name}, line {len(texts) + 1}: not a whole line; it was cut short")
+    return lines, leaves

@@ -1,0 +1,83 @@
+"""Commands about the record of a run: verify it, sign it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedrec.cli.options import Json, Quiet
+from fedrec.cli.output import Output
+
+if TYPE_CHECKING:
+    from fedrec.privacy.accounting import Epsilons
+
+__all__ = ["sign", "verify"]
+
+_Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+
+def verify(
+    run: _Run,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option("--trust", help="Public key (name+hash+base64) of somebody who must have signed the ledger."),
+    ] = None,
+    checkpoint: Annotated[
+        list[Path] | None, typer.Option("--checkpoint", help="An earlier signed checkpoint that you kept.")
+    ] = None,
+    receipts: Annotated[
+        list[Path] | None, typer.Option("--receipts", help="Receipts that a node kept outside of the run.")
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="The folder has only plan, ledger, model/ and signatures.")
+    ] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Recompute hashes, signatures, epsilon and the chain of models; exit code 1 names the first thing that is off."""
+    from fedrec.federation.verifying import verify_run
+    from fedrec.record.keys import PublicKey
+
+    keys = [PublicKey.parse(text) for text in trust or ()]
+    found = verify_run(run, keys, checkpoint or (), receipts or (), published)
+    words = [
+        f"{run}: {'does not fit its record' if found.wrong else 'fits its record'}",
+        *([f"first thing that is off: {found.wrong}"] if found.wrong else []),
+        f"ledger: {found.entries} entries, {found.rounds} rounds, root {found.root}",
+        *([f"files: {found.files}"] if found.files else []),
+        *([f"receipts of nodes: {found.receipts}"] if found.receipts else []),
+        *([f"{_cost(found.epsilons)}, recomputed from the charges"] if found.epsilons else []),
+        *(f"signed: {line}" for line in found.signatures),
+        *(f"{remark[0].upper()}{remark[1:]}." for remark in found.remarks),
+    ]
+    Output(json_, quiet).answer({"run": str(run), **found.to_json()}, *words)
+    if found.wrong:
+        raise typer.Exit(1)
+
+
+def _cost(found: Epsilons) -> str:
+    return f"epsilon_cohort {found.cohort:.4g}, epsilon_release {found.release:.4g} at delta {found.delta:g}"
+
+
+def sign(
+    run: _Run,
+    key: Annotated[Path, typer.Option("--key", help="File with the signing key.")],
+    name: Annotated[str | None, typer.Option("--name", help="Whose key it is; the file's name by default.")] = None,
+    new_key: Annotated[bool, typer.Option("--new-key", help="Make the key file first.")] = False,
+    witness: Annotated[
+        bool, typer.Option("--witness", help="Sign as a node that saw the ledger, after its coordinator.")
+    ] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Sign the record of a run that verifies, and print the public key that others need to check it."""
+    from fedrec.federation.verifying import sign_run
+    from fedrec.record.keys import SigningKey
+
+    owner = name or key.stem
+    signer = SigningKey.make(owner, key) if new_key else SigningKey.load(owner, key)
+    public = str(sign_run(run, signer, witness))
+    answer = {"run": str(run), "public_key": public, "witness": witness}
+    Output(json_, quiet).answer(answer, f"{run}: signed by {owner}. Who checks it needs this public key:", public)

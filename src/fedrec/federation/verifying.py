@@ -1,0 +1,358 @@
+"""The record of a run held against all that it covers: the first thing that does not fit is named."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import time
+from typing import Any
+
+from fedrec.errors import DamagedError, FedrecError, InputError
+from fedrec.federation.coordinator import kept_round
+from fedrec.federation.plan import Plan
+from fedrec.federation.run import PUBLIC, is_run, load_shared, unpacked
+from fedrec.privacy.accounting import Charge, Epsilons, cohort_epsilon, epsilons
+from fedrec.privacy.terms import schedule
+from fedrec.record.durable import arrays_digest, load_arrays
+from fedrec.record.files import FILES, LEDGER, check_file, check_files, file_digest, read_files
+from fedrec.record.keys import PublicKey, SigningKey
+from fedrec.record.ledger import Ledger, read_lines
+from fedrec.record.notes import Checkpoint, Note
+from fedrec.record.receipts import Receipt, read_receipts
+from fedrec.record.signing import FILES_NOTE, LEDGER_NOTE, check_against, checkpoint_of, keys_in, sign_notes, signed_in
+
+__all__ = ["Verdict", "sign_run", "verify_run"]
+
+_CLOSE = 1e-9
+_SLACK = 1.0 + 1e-6
+_FIELDS: dict[str, dict[str, type]] = {
+    "start": {"plan": str, "catalog": str, "leaky": bool},
+    "round": {"round": int, "model": str, "checkpoint": str, "sums": list},
+    "validation": {"round": int, "metrics": dict},
+    "end": {"kept": int, "files": dict},
+}
+
+
+@dataclass
+class Verdict:
+    """What verifying found.
+
+    Args:
+        wrong: the first thing that does not fit; `None` where all fits.
+        entries: of the ledger.
+        root: over them, in hexadecimal.
+        rounds: committed.
+        finished: whether the run ended.
+        files: checked against the list of files.
+        receipts: of nodes, checked.
+        signatures: who signed what.
+        epsilons: of a private run, recomputed.
+        remarks: what was not checked, or rests on trust.
+    """
+
+    wrong: str | None = None
+    entries: int = 0
+    root: str = ""
+    rounds: int = 0
+    finished: bool = False
+    files: int = 0
+    receipts: int = 0
+    signatures: list[str] = field(default_factory=list)
+    epsilons: Epsilons | None = None
+    remarks: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """For a machine."""
+        cost = None if self.epsilons is None else self.epsilons.to_json()
+        return {"fits": self.wrong is None, **vars(self), "epsilons": cost}
+
+
+def verify_run(
+    folder: Path,
+    keys: Sequence[PublicKey] = (),
+    checkpoints: Sequence[Path] = (),
+    receipts: Sequence[Path] = (),
+    published: bool = False,
+) -> Verdict:
+    """Hold a run folder against its record. Nothing is written.
+
+    Args:
+        folder: the run.
+        keys: of those who must have signed the ledger.
+        checkpoints: notes of earlier checkpoints that somebody kept.
+        receipts: files of receipts that nodes kept elsewhere.
+        published: the folder has only what is published: plan, ledger, `model/` and signatures.
+
+    Raises:
+        InputError: if there is no run, a file that was named is not there, or a library is missing.
+    """
+    if not folder.is_dir() or not (is_run(folder) or (folder / LEDGER).exists() or (folder / FILES).exists()):
+        raise InputError(f"{folder} is not a run: there is neither a plan nor a ledger")
+    for path in (*checkpoints, *receipts):
+        if not path.is_file():
+            raise InputError(f"{path} does not exist")
+    check = _Check(folder, Verdict())
+    try:
+        check.ledger()
+        check.files(published)
+        check.notes(keys, checkpoints, published)
+        check.training()
+        check.model()
+        check.receipts(receipts)
+    except DamagedError as error:
+        check.verdict.wrong = str(error)
+    return check.verdict
+
+
+def sign_run(folder: Path, key: SigningKey, witness: bool = False) -> PublicKey:
+    """Sign the ledger and, as its operator, the list of files of a run that verifies.
+
+    Args:
+        folder: the run.
+        key: whose signature.
+        witness: sign as a node or anybody else who saw the ledger, after its operator.
+
+    Raises:
+        DamagedError: if the run does not verify; nothing is signed then.
+    """
+    verdict = verify_run(folder)
+    if verdict.wrong is not None:
+        raise DamagedError(f"{folder} is not signed: {verdict.wrong}")
+    check = _Check(folder, Verdict())
+    check.ledger()
+    checkpoints = {LEDGER_NOTE: check.log} if check.leaves else {}
+    if (folder / FILES).exists() and not witness:
+        checkpoints[FILES_NOTE] = check.of_files(read_files(folder)[1])
+    return sign_notes(folder, checkpoints, key, int(time()) if witness else None)
+
+
+class _Check:
+    """The steps of verifying, each on what the ones before it found to fit."""
+
+    def __init__(self, folder: Path, verdict: Verdict) -> None:
+        self.folder = folder
+        self.verdict = verdict
+        self.lines: list[dict[str, Any]] = []
+        self.leaves: list[bytes] = []
+
+    @property
+    def log(self) -> Checkpoint:
+        return checkpoint_of(self.leaves, self.leaves[0], "ledger")
+
+    def of_files(self, leaves: list[bytes]) -> Checkpoint:
+        return checkpoint_of(leaves, (self.leaves or leaves)[0], "files")
+
+    def of_kind(self, kind: str) -> list[tuple[str, dict[str, Any]]]:
+        """(where, line) of the lines of one kind."""
+        return [(f"{LEDGER}, line {n}", line) for n, line in enumerate(self.lines, 1) if line["kind"] == kind]
+
+    def ledger(self) -> None:
+        path = self.folder / LEDGER
+        if not path.exists():
+            return
+        self.lines, self.leaves = read_lines(path.read_bytes(), LEDGER, rooted=True)
+        if not self.lines:
+            raise DamagedError(f"{LEDGER}: empty")
+        for number, line in enumerate(self.lines, 1):
+            for key, kind in _FIELDS.get(line["kind"], {"kind": type(None)}).items():
+                if not isinstance(line.get(key), kind):
+                    raise DamagedError(f"{LEDGER}, line {number}: {key} is missing or wrong")
+        self.verdict.entries, self.verdict.root = len(self.lines), self.log.root.hex()
+        self.verdict.rounds = len(self.of_kind("round"))
+        self.verdict.finished = bool(self.of_kind("end"))
+
+    def files(self, published: bool) -> None:
+        """Digests of what is published, in the ledger's last line; and the list of all files."""
+        for where, line in self.of_kind("end"):
+            known = line["files"]
+            if sorted(known) != sorted(PUBLIC):
+                raise DamagedError(f"{where}: no digests of {', '.join(PUBLIC)}")
+            for name in PUBLIC:
+                check_file(self.folder, name, known[name], "the ledger")
+        if published or (self.lines and not self.verdict.finished and not (self.folder / FILES).exists()):
+            if not self.verdict.finished:
+                self.verdict.remarks.append(
+                    "the run has not ended: private files, reports and progress are covered once it has"
+                )
+            return
+        files, _ = read_files(self.folder)
+        strangers = check_files(self.folder, files)
+        self.verdict.files = len(files)
+        if LEDGER not in files:
+            self.verdict.remarks.append("a saved model without a ledger: nothing is recorded of its training")
+        if strangers:
+            self.verdict.remarks.append(f"not part of the run: {', '.join(strangers)}")
+
+    def notes(self, required: Sequence[PublicKey], checkpoints: Sequence[Path], published: bool) -> None:
+        """Signatures, and that the ledger goes on from every checkpoint that is known."""
+        keys = keys_in(self.folder)
+        if self.leaves:
+            signed = signed_in(self.folder, LEDGER_NOTE, keys, required)
+            if signed is not None:
+                check_against(LEDGER_NOTE, signed.checkpoint, self.leaves, self.log, LEDGER)
+                self.verdict.signatures += [f"{LEDGER}, first {signed.checkpoint.size}: {one}" for one in signed.by]
+        files = None if published else signed_in(self.folder, FILES_NOTE, keys)
+        if files is not None:
+            leaves = read_files(self.folder)[1]
+            if files.checkpoint != self.of_files(leaves):
+                raise DamagedError(f"{FILES_NOTE}: it is of another list of files")
+            self.verdict.signatures += [f"{FILES}: {one}" for one in files.by]
+        for path in checkpoints:
+            self._known(path, [*keys, *required])
+        if not self.verdict.signatures:
+            self.verdict.remarks.append(
+                "not signed: hashes show slips and changes of parts, not a record that was rewritten as a whole"
+            )
+        elif not required:
+            self.verdict.remarks.append(
+                "keys are those in the folder itself: compare them with what you know, or give --trust"
+            )
+
+    def _known(self, path: Path, keys: Sequence[PublicKey]) -> None:
+        try:
+            note = Note.parse(path.read_bytes())
+            known = Checkpoint.parse(note.text)
+            by = note.signed_by(keys)
+        except DamagedError as error:
+            raise DamagedError(f"{path}: {error}") from None
+        if not self.leaves:
+            raise DamagedError(f"{LEDGER}: missing, and {path} knows {known.size} entries of it")
+        check_against(str(path), known, self.leaves, self.log, LEDGER)
+        if not by:
+            self.verdict.remarks.append(f"{path} is not signed by a known key; it was taken as it is")
+
+    def training(self) -> None:
+        """The plan, the chain of rounds, charges and epsilon."""
+        if not self.lines:
+            return
+        plan = self._plan()
+        start = self.lines[0]
+        if start["kind"] != "start" or len(self.of_kind("start")) != 1:
+            raise DamagedError(f"{LEDGER}, line 1: a ledger has one start, in its first line")
+        if start.get("plan") != plan.digest:
+            raise DamagedError("plan.yaml: changed; it is not the plan that the ledger began with")
+        if (start.get("catalog"), start.get("leaky")) != (plan.catalog, plan.leaky):
+            raise DamagedError(f"{LEDGER}, line 1: its catalog or stamp is not the plan's")
+        rounds = self.of_kind("round")
+        for number, (where, line) in enumerate(rounds):
+            if line.get("round") != number:
+                raise DamagedError(f"{where}: round {line.get('round')} where round {number} must be")
+        for where, line in self.of_kind("validation"):
+            if not 0 <= line["round"] < len(rounds):
+                raise DamagedError(f"{where}: a validation of a round that was not committed")
+        self._checkpoints()
+        if plan.privacy is not None:
+            self._charges(plan, rounds)
+        ends = self.of_kind("end")
+        if ends:
+            where, line = ends[0]
+            ledger = Ledger(None)
+            ledger.lines = self.lines
+            if len(ends) > 1 or self.lines[-1] is not line:
+                raise DamagedError(f"{where}: the end must be the last line")
+            if not rounds or line["kept"] != kept_round(plan, ledger):
+                raise DamagedError(f"{where}: round {line['kept']} is not the one that the plan keeps")
+
+    def _plan(self) -> Plan:
+        try:
+            return Plan.read(self.folder / "plan.yaml")
+        except FedrecError as error:
+            raise DamagedError(f"plan.yaml: {error}") from None
+
+    def _checkpoints(self) -> None:
+        """Checkpoints that are on the disk are those that rounds committed."""
+        rounds = {line["round"]: (where, line) for where, line in self.of_kind("round")}
+        for path in sorted((self.folder / "checkpoint").glob("*.safetensors")):
+            name = path.relative_to(self.folder).as_posix()
+            kind, _, number = path.stem.partition("-")
+            where, line = rounds.get(int(number) if number.isdigit() else -1, ("", {}))
+            if kind != "round" or not line:
+                self.verdict.remarks.append(f"{name} is of a round that was not committed; nothing covers it")
+                continue
+            if file_digest(path) != line["checkpoint"]:
+                raise DamagedError(f"{name}: changed; it is not the checkpoint that the ledger committed")
+            if arrays_digest(unpacked(load_arrays(path)).shared) != line["model"]:
+                raise DamagedError(f"{where}: its model is not the one in {name}")
+        if rounds and not self.verdict.finished:
+            newest = f"checkpoint/round-{max(rounds):06d}.safetensors"
+            if not (self.folder / newest).exists():
+                raise DamagedError(f"{newest}: missing; the run cannot go on without it")
+
+    def _charges(self, plan: Plan, rounds: list[tuple[str, dict[str, Any]]]) -> None:
+        """Charges are the plan's, and epsilon is what they add up to."""
+        terms = plan.privacy
+        assert terms is not None
+        agreed = schedule(terms, plan.build_model().budget_shares, plan.share())
+        charges: list[Charge] = []
+        for where, line in rounds:
+            try:
+                charge = Charge.from_json(line.get("charge"))
+            except DamagedError as error:
+                raise DamagedError(f"{where}: {error}") from None
+            if charge.round >= len(agreed) or charge != agreed[line["round"]]:
+                raise DamagedError(f"{where}: its charge is not the plan's")
+            charges.append(charge)
+            so_far, said = cohort_epsilon(charges, terms.delta, terms.participations), line.get("epsilon_cohort")
+            if not isinstance(said, float) or not math.isclose(said, so_far, rel_tol=_CLOSE):
+                raise DamagedError(f"{where}: it says epsilon_cohort {said}; its charges add up to {so_far:.6g}")
+        if charges:
+            cost = epsilons(charges, terms.delta, terms.participations)
+            self.verdict.epsilons = cost
+            if getattr(cost, terms.view) > terms.epsilon * _SLACK:
+                raise DamagedError(f"{rounds[-1][0]}: epsilon {getattr(cost, terms.view):.6g} is above the plan's")
+        self._report()
+
+    def _report(self) -> None:
+        path, cost = self.folder / "report.json", self.verdict.epsilons
+        if not path.exists() or cost is None:
+            return
+        try:
+            said = json.loads(path.read_bytes())["privacy"]["epsilons"]
+            same = said.keys() == cost.to_json().keys() and all(
+                value == said[key] or math.isclose(float(value), float(said[key]), rel_tol=_CLOSE)
+                for key, value in cost.to_json().items()
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            same = False
+        if not same:
+            raise DamagedError("report.json: its epsilons are not what the ledger's charges add up to")
+
+    def model(self) -> None:
+        """The model is the one of the round that was kept."""
+        if not (self.folder / "model" / "model.json").exists():
+            return
+        try:
+            _, state, round, _ = load_shared(self.folder / "model", self._plan())
+        except FedrecError as error:
+            raise DamagedError(f"model: {error}") from None
+        for where, line in self.of_kind("end"):
+            committed = self.of_kind("round")[line["kept"]][1]
+            if (round, arrays_digest(state.shared)) != (line["kept"], committed["model"]):
+                raise DamagedError(f"{where}: model/ is not the model of round {line['kept']}")
+
+    def receipts(self, paths: Sequence[Path]) -> None:
+        """Every sum that a node has a receipt for is in the line of its round, which went on from what it was shown."""
+        found = [
+            (path, path.relative_to(self.folder).as_posix()) for path in self.folder.glob("private/*/receipts.jsonl")
+        ]
+        for path, name in [*sorted(found), *((path, str(path)) for path in paths)]:
+            for number, receipt in enumerate(read_receipts(path, name), 1):
+                self._receipt(receipt, f"{name}, line {number}", path in paths)
+                self.verdict.receipts += 1
+
+    def _receipt(self, receipt: Receipt, name: str, kept_elsewhere: bool) -> None:
+        rounds = self.of_kind("round")
+        if receipt.round >= len(rounds):
+            if kept_elsewhere or self.verdict.finished:
+                raise DamagedError(f"{LEDGER}: round {receipt.round} is missing, and there is a receipt in {name}")
+            return
+        where, line = rounds[receipt.round]
+        if receipt.commitment not in line["sums"]:
+            raise DamagedError(f"{where}: it was recorded without the sum of the receipt in {name}")
+        if receipt.round and rounds[receipt.round - 1][1]["model"] != receipt.model:
+            raise DamagedError(
+                f"{name}: the node was shown another model in round {receipt.round} than the one recorded before it"
+            )

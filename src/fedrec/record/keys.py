@@ -1,0 +1,188 @@
+"""Ed25519 keys that sign records, under a name, as C2SP signed notes know them.
+
+A public key is text, `name+hash+base64`: the hash is 4 bytes over name and key, the base64 holds the kind of signature
+(1: of a log, 4: of who saw a log) and the 32 bytes of the key. A key file holds the 32 secret bytes in hexadecimal and
+is readable by its owner only. Signing needs `cryptography`, which is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedrec.errors import DamagedError, InputError
+
+__all__ = ["COSIGNATURE", "LOG", "PublicKey", "SigningKey"]
+
+LOG = 1
+"""Signatures of the log's own operator."""
+COSIGNATURE = 4
+"""Signatures of a witness: somebody who saw the log, with the time."""
+_KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A key that signatures are checked with.
+
+    Args:
+        name: whose it is; no spaces, no plus sign.
+        key: 32 bytes.
+        kind: `LOG` or `COSIGNATURE`.
+
+    Example:
+        >>> text = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
+        >>> key = PublicKey.parse(text)
+        >>> key.name, key.kind, str(key) == text
+        ('PeterNeumann', 1, True)
+    """
+
+    name: str
+    key: bytes
+    kind: int = LOG
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if len(self.key) != _KEY_BYTES or self.kind not in (LOG, COSIGNATURE):
+            raise InputError(f"public key of {self.name!r}: not {_KEY_BYTES} bytes of Ed25519, or of an unknown kind")
+
+    @classmethod
+    def parse(cls, text: str) -> PublicKey:
+        """Read `name+hash+base64`.
+
+        Raises:
+            InputError: if it is not a public key, or the hash does not fit.
+        """
+        parts = text.strip().split("+", 2)
+        data = from_base64(parts[2]) if len(parts) == 3 else None
+        if not data:
+            raise InputError(f"{text.strip()[:80]!r} is not a public key; one looks like name+hash+base64")
+        key = cls(parts[0], data[1:], data[0])
+        if key.hash.hex() != parts[1]:
+            raise InputError(f"public key of {key.name!r}: its hash is {key.hash.hex()}, the text says {parts[1]!r}")
+        return key
+
+    @property
+    def hash(self) -> bytes:
+        """The 4 bytes by which signatures name the key."""
+        return hashlib.sha256(self.name.encode() + b"\n" + bytes([self.kind]) + self.key).digest()[:4]
+
+    def check(self, message: bytes, signature: bytes) -> None:
+        """Check a signature of 64 bytes.
+
+        Raises:
+            DamagedError: if it is not this key's signature of `message`.
+        """
+        invalid, ed25519 = _library()
+        try:
+            ed25519.Ed25519PublicKey.from_public_bytes(self.key).verify(signature, message)
+        except (invalid, ValueError):
+            raise DamagedError(f"the signature is not one of {self.name} for this text") from None
+
+    def __str__(self) -> str:
+        return f"{self.name}+{self.hash.hex()}+{base64.b64encode(bytes([self.kind]) + self.key).decode()}"
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """A key that signs.
+
+    Args:
+        name: whose it is; no spaces, no plus sign.
+        secret: 32 bytes, the seed of RFC 8032.
+    """
+
+    name: str
+    secret: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if len(self.secret) != _KEY_BYTES:
+            raise InputError(f"signing key of {self.name!r}: a secret has {_KEY_BYTES} bytes, not {len(self.secret)}")
+
+    @classmethod
+    def make(cls, name: str, path: Path) -> SigningKey:
+        """Make a key from the system's randomness and keep it in a new file that only its owner may read.
+
+        Raises:
+            InputError: if there is a file already, or none can be made.
+        """
+        key = cls(name, secrets.token_bytes(_KEY_BYTES))
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            raise InputError(f"{path} exists already; a key is never written over") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be made ({error.strerror}); choose another file") from None
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(key.secret.hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return key
+
+    @classmethod
+    def load(cls, name: str, path: Path) -> SigningKey:
+        """Read the key in a file.
+
+        Raises:
+            InputError: if there is none, it is not a key, or others may read it.
+        """
+        try:
+            with path.open("rb") as file:
+                mode, data = os.fstat(file.fileno()).st_mode, file.read(1024)
+        except OSError as error:
+            raise InputError(f"key {path} cannot be read ({error.strerror}); --new-key makes one") from None
+        if mode & 0o077:
+            raise InputError(f"key {path} may be read by others (mode {mode & 0o777:o}); chmod 600 {path}")
+        try:
+            secret = bytes.fromhex(data.decode("ascii"))
+        except ValueError:
+            secret = b""
+        if len(secret) != _KEY_BYTES:
+            raise InputError(f"{path} is not a key: it must hold {2 * _KEY_BYTES} hexadecimal digits")
+        return cls(name, secret)
+
+    def public(self, kind: int = LOG) -> PublicKey:
+        """The key that others check signatures with."""
+        _, ed25519 = _library()
+        key = ed25519.Ed25519PrivateKey.from_private_bytes(self.secret).public_key()
+        return PublicKey(self.name, key.public_bytes_raw(), kind)
+
+    def sign(self, message: bytes) -> bytes:
+        """A signature of 64 bytes; the same whenever the message is the same."""
+        _, ed25519 = _library()
+        signature: bytes = ed25519.Ed25519PrivateKey.from_private_bytes(self.secret).sign(message)
+        return signature
+
+
+def check_name(name: str) -> None:
+    """Check the name of a key.
+
+    Raises:
+        InputError: if it is empty, or has spaces or a plus sign.
+    """
+    if not name or "+" in name or any(letter.isspace() or not letter.isprintable() for letter in name):
+        raise InputError(f"the name of a key must be printable, without spaces and plus signs, not {name!r}")
+
+
+def from_base64(text: str) -> bytes | None:
+    """The bytes of base64 written in the one standard way; `None` if it is not."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+    return data if base64.b64encode(data).decode() == text else None
+
+
+def _library() -> tuple[type[Exception], Any]:
+    try:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError:
+        raise InputError("signatures need cryptography; pip install 'fedrec[privacy]'") from None
+    return InvalidSignature, ed25519

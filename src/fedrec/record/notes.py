@@ -1,0 +1,204 @@
+"""Signed notes and checkpoints of a log, in the formats of C2SP (signed-note, tlog-checkpoint, tlog-cosignature).
+
+A note is text, an empty line, and signature lines `— name base64`. A checkpoint's text is three lines: the origin
+(which log), the number of entries, the root in base64. The log's operator signs the text; a witness signs the text with
+a time before it, and does so only after it has checked that the log goes on from the checkpoint that it signed before.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedrec.errors import DamagedError, InputError
+from fedrec.record.keys import COSIGNATURE, PublicKey, SigningKey, from_base64
+from fedrec.record.merkle import HASH_BYTES, check_consistency
+
+__all__ = ["Checkpoint", "Note", "Signature", "cosign", "sign", "witness"]
+
+_HASH = 4
+_TIME = 8
+_SIGNATURE = 64
+_LARGEST_NOTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A log at some moment.
+
+    Args:
+        origin: which log.
+        size: how many entries it had.
+        root: over them, 32 bytes.
+
+    Example:
+        >>> checkpoint = Checkpoint("example.org/log", 1, bytes(32))
+        >>> Checkpoint.parse(checkpoint.text) == checkpoint
+        True
+    """
+
+    origin: str
+    size: int
+    root: bytes
+
+    @property
+    def text(self) -> str:
+        """The lines that are signed."""
+        return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
+
+    @classmethod
+    def parse(cls, text: str) -> Checkpoint:
+        """Read the lines of a checkpoint.
+
+        Raises:
+            DamagedError: naming the line that is not as it must be.
+        """
+        lines = text.split("\n")
+        if len(lines) != 4 or lines[3] or not lines[0]:
+            raise DamagedError("a checkpoint has three lines: origin, number of entries, root")
+        if not re.fullmatch("0|[1-9][0-9]{0,18}", lines[1]):
+            raise DamagedError(f"a checkpoint's number of entries is {lines[1][:20]!r}")
+        root = from_base64(lines[2])
+        if root is None or len(root) != HASH_BYTES:
+            raise DamagedError("a checkpoint's root is not 32 bytes in base64")
+        return cls(lines[0], int(lines[1]), root)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One signature line: the key's name, its hash of 4 bytes, and the signature (of a witness: time and signature)."""
+
+    name: str
+    key_hash: bytes
+    data: bytes
+
+    @property
+    def time(self) -> int:
+        """Seconds since 1970 that a witness gives."""
+        return int.from_bytes(self.data[:_TIME], "big")
+
+
+@dataclass(frozen=True)
+class Note:
+    """Text and who signed it.
+
+    Example:
+        >>> text = "— PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6R"
+        >>> body = "If you think cryptography is the answer to your problem,\\n"
+        >>> body += "then you don't know what your problem is.\\n"
+        >>> note = Note.parse((body + "\\n" + text + "yyBwJnAM=\\n").encode())
+        >>> key = PublicKey.parse("PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW")
+        >>> [signature.name for signature in note.signed_by([key])]
+        ['PeterNeumann']
+    """
+
+    text: str
+    signatures: tuple[Signature, ...] = ()
+
+    @classmethod
+    def parse(cls, data: bytes) -> Note:
+        """Read a note.
+
+        Raises:
+            DamagedError: if it is not one, naming the line.
+        """
+        try:
+            text, end, lines = data[:_LARGEST_NOTE].decode().rpartition("\n\n")
+        except UnicodeDecodeError:
+            raise DamagedError("not a signed note: not text") from None
+        if not end or not lines.endswith("\n") or len(data) > _LARGEST_NOTE:
+            raise DamagedError("not a signed note: it has text, an empty line, and lines of signatures")
+        signatures = tuple(_signature(line) for line in lines[:-1].split("\n"))
+        return cls(text + "\n", signatures)
+
+    def encode(self) -> bytes:
+        """The bytes of the note."""
+        lines = (f"— {one.name} {base64.b64encode(one.key_hash + one.data).decode()}\n" for one in self.signatures)
+        return (self.text + "\n" + "".join(lines)).encode()
+
+    def signed_by(self, keys: Sequence[PublicKey]) -> list[Signature]:
+        """The signatures of known keys, all of them checked. Those of unknown keys say nothing and are passed over.
+
+        Raises:
+            DamagedError: naming the first known key whose signature does not fit.
+        """
+        known = {(key.name, key.hash): key for key in keys}
+        found = []
+        for one in self.signatures:
+            key = known.get((one.name, one.key_hash))
+            if key is not None:
+                cosigned = key.kind == COSIGNATURE
+                message = _cosigned(self.text, one.time) if cosigned else self.text.encode()
+                if len(one.data) != _SIGNATURE + _TIME * cosigned:
+                    raise DamagedError(f"the signature of {one.name} has {len(one.data)} bytes")
+                key.check(message, one.data[_TIME * cosigned :])
+                found.append(one)
+        return found
+
+    def with_signature(self, one: Signature) -> Note:
+        """The note with a signature, in the place of an earlier one of the same key."""
+        others = (old for old in self.signatures if (old.name, old.key_hash) != (one.name, one.key_hash))
+        return Note(self.text, (*others, one))
+
+
+def sign(note: Note, key: SigningKey) -> Note:
+    """The note with the signature of the log's operator."""
+    return note.with_signature(Signature(key.name, key.public().hash, key.sign(note.text.encode())))
+
+
+def cosign(note: Note, key: SigningKey, time: int) -> Note:
+    """The note with a witness's signature.
+
+    Args:
+        note: of a checkpoint.
+        key: the witness's.
+        time: seconds since 1970.
+
+    Raises:
+        DamagedError: if the text is not a checkpoint.
+    """
+    Checkpoint.parse(note.text)
+    if not 0 <= time < 1 << 63:
+        raise InputError(f"a cosignature needs a time in seconds since 1970, not {time}")
+    data = time.to_bytes(_TIME, "big") + key.sign(_cosigned(note.text, time))
+    return note.with_signature(Signature(key.name, key.public(COSIGNATURE).hash, data))
+
+
+def witness(
+    known: Checkpoint | None, note: Note, proof: Sequence[bytes], log: PublicKey, key: SigningKey, time: int
+) -> Note:
+    """Cosign a new checkpoint, if it is the log's own and goes on from the one that the witness knows.
+
+    Args:
+        known: the last checkpoint that this witness signed; `None` at first.
+        note: the new checkpoint, signed by the log's operator.
+        proof: that it goes on from `known` (`fedrec.record.merkle.consistency_proof`).
+        log: the operator's key.
+        key: the witness's.
+        time: seconds since 1970.
+
+    Raises:
+        DamagedError: if the operator did not sign it, or the log was rewritten.
+    """
+    new = Checkpoint.parse(note.text)
+    if not note.signed_by([log]):
+        raise DamagedError(f"the checkpoint of {new.origin} is not signed by {log.name}")
+    if known is not None:
+        if known.origin != new.origin:
+            raise DamagedError(f"the checkpoint is of {new.origin}, the one known of {known.origin}")
+        check_consistency(known.size, new.size, proof, known.root, new.root)
+    return cosign(note, key, time)
+
+
+def _cosigned(text: str, time: int) -> bytes:
+    return f"cosignature/v1\ntime {time}\n{text}".encode()
+
+
+def _signature(line: str) -> Signature:
+    parts = line.split(" ")
+    data = from_base64(parts[2]) if len(parts) == 3 and parts[0] == "—" and parts[1] else None
+    if data is None or len(data) <= _HASH:
+        raise DamagedError(f"not a line of a signature: {line[:60]!r}")
+    return Signature(parts[1], data[:_HASH], data[_HASH:])

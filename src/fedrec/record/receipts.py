@@ -1,0 +1,178 @@
+"""Receipts: what a node writes down of every sum that it lets out, to hold the record to it later.
+
+A receipt has the round, the digests of the model and of the spec that the node was shown, the digest of the sum, and a
+commitment, SHA-256(salt ‖ digest of the sum), with a salt that only the node knows. The commitment goes with the sum
+and into the ledger line of the round: it says nothing about the sum, and nobody can find another sum for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedrec.errors import DamagedError
+from fedrec.record.ledger import Ledger, read_lines
+from fedrec.record.merkle import HASH_BYTES, check_inclusion, inclusion_proof, leaf_hash
+from fedrec.record.notes import Checkpoint
+
+__all__ = [
+    "RECEIPTS",
+    "Receipt",
+    "ReceiptProof",
+    "Receipts",
+    "commitment",
+    "prove_receipt",
+    "read_receipts",
+    "sum_digest",
+]
+
+RECEIPTS = "receipts.jsonl"
+"""In the private folder of a node."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a node keeps of one sum.
+
+    Args:
+        round: of the training.
+        model: digest of the shared arrays that the node was shown.
+        spec: digest of what was asked for.
+        sum: digest of the sum that left the node.
+        salt: of the commitment, in hexadecimal; known to the node alone.
+    """
+
+    round: int
+    model: str
+    spec: str
+    sum: str
+    salt: str
+
+    @property
+    def commitment(self) -> str:
+        """What the ledger line of the round holds."""
+        return commitment(bytes.fromhex(self.salt), bytes.fromhex(self.sum))
+
+    @classmethod
+    def from_line(cls, line: Mapping[str, Any], where: str) -> Receipt:
+        """From a line of a receipts file.
+
+        Raises:
+            DamagedError: if it is not a receipt.
+        """
+        texts = [line.get(key) for key in ("model", "spec", "sum", "salt")]
+        try:
+            if line.get("kind") != "receipt" or type(line.get("round")) is not int:
+                raise ValueError
+            receipt = cls(line["round"], *(str(text) for text in texts))
+            if len(bytes.fromhex(receipt.sum)) != HASH_BYTES or not bytes.fromhex(receipt.salt):
+                raise ValueError
+        except ValueError:
+            raise DamagedError(f"{where}: not a receipt") from None
+        return receipt
+
+
+class Receipts:
+    """A node's receipts, one line each, on the disk before the sum leaves; in memory only where there is no file.
+
+    Example:
+        >>> receipts = Receipts(None)
+        >>> receipt = Receipt(0, "ab", "cd", "00" * 32, "11" * 16)
+        >>> receipts.keep(receipt) == receipts.keep(receipt) == receipt.commitment
+        True
+        >>> len(receipts.of_round(0))
+        1
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._lines = Ledger(path, rooted=True)
+
+    def keep(self, receipt: Receipt) -> str:
+        """Write a receipt down, once; returns its commitment."""
+        if receipt not in self.of_round(receipt.round):
+            self._lines.append("receipt", **vars(receipt))
+        return receipt.commitment
+
+    def of_round(self, round: int) -> list[Receipt]:
+        """The receipts of one round."""
+        lines = (line for line in self._lines.of_kind("receipt") if line["round"] == round)
+        return [Receipt.from_line(line, str(self._lines.path)) for line in lines]
+
+
+@dataclass(frozen=True)
+class ReceiptProof:
+    """That the line of a round is in the log.
+
+    Args:
+        index: of the entry, from 0.
+        entry: its bytes, without the root that the line ends with.
+        proof: of its inclusion.
+    """
+
+    index: int
+    entry: bytes
+    proof: tuple[bytes, ...]
+
+    def check(self, receipt: Receipt, checkpoint: Checkpoint) -> None:
+        """Check that the log of a checkpoint, which one trusts, holds the sum of a receipt.
+
+        Raises:
+            DamagedError: if it does not.
+        """
+        check_inclusion(leaf_hash(self.entry), self.index, checkpoint.size, self.proof, checkpoint.root)
+        line = json.loads(self.entry)
+        if line.get("kind") != "round" or line.get("round") != receipt.round:
+            raise DamagedError(f"entry {self.index + 1} of the log is not of round {receipt.round}")
+        if receipt.commitment not in line.get("sums", []):
+            raise DamagedError(f"round {receipt.round} was recorded without the sum of this receipt")
+
+
+def prove_receipt(ledger: bytes, receipt: Receipt) -> ReceiptProof:
+    """The proof for a receipt, from the bytes of `ledger.jsonl`.
+
+    Raises:
+        DamagedError: if the ledger does not fit, or has no such round.
+    """
+    lines, leaves = read_lines(ledger, "ledger.jsonl", rooted=True)
+    for index, line in enumerate(lines):
+        if line["kind"] == "round" and line["round"] == receipt.round:
+            text = ledger.split(b"\n")[index]
+            entry = text[: text.rindex(b',"root":"')] + b"}"
+            return ReceiptProof(index, entry, tuple(inclusion_proof(leaves, index)))
+    raise DamagedError(f"ledger.jsonl: round {receipt.round} is not there, and there is a receipt for it")
+
+
+def read_receipts(path: Path, name: str) -> list[Receipt]:
+    """All receipts in a file, which is not changed.
+
+    Raises:
+        DamagedError: naming the line that does not fit.
+    """
+    lines, _ = read_lines(path.read_bytes(), name, rooted=True)
+    return [Receipt.from_line(line, f"{name}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def commitment(salt: bytes, digest: bytes) -> str:
+    """SHA-256(salt ‖ digest) in hexadecimal."""
+    return hashlib.sha256(salt + digest).hexdigest()
+
+
+def sum_digest(spec: str, counts: Sequence[int], arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of a sum: of its spec, its counts, and its integers, little endian, by name.
+
+    Args:
+        spec: digest of the spec, which has all shapes.
+        counts: round, clients and whatever else belongs to it.
+        arrays: integers of any shape.
+    """
+    digest = hashlib.sha256(f"{spec} {' '.join(map(str, counts))} {' '.join(sorted(arrays))}\n".encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
+    return digest.hexdigest()

@@ -1,0 +1,164 @@
+"""Signatures in a run folder: `record/ledger.note` over the log, `record/files.note` over the list of files, and the
+public keys of both in `record/keys`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedrec.errors import DamagedError, FedrecError, InputError
+from fedrec.record.durable import replace_file
+from fedrec.record.keys import COSIGNATURE, LOG, PublicKey, SigningKey
+from fedrec.record.merkle import root_of
+from fedrec.record.notes import Checkpoint, Note, Signature, cosign, sign
+
+__all__ = ["FILES_NOTE", "KEYS", "LEDGER_NOTE", "Signed", "check_against", "checkpoint_of", "sign_notes", "signed_in"]
+
+LEDGER_NOTE = "record/ledger.note"
+FILES_NOTE = "record/files.note"
+KEYS = "record/keys"
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What a note in a run folder says.
+
+    Args:
+        file: which note.
+        checkpoint: how many entries it is over, and their root.
+        by: who signed, as `name+hash`, witnesses with their time.
+    """
+
+    file: str
+    checkpoint: Checkpoint
+    by: tuple[str, ...]
+
+
+def checkpoint_of(leaves: Sequence[bytes], first: bytes, what: str) -> Checkpoint:
+    """The checkpoint of a run's log.
+
+    Args:
+        leaves: hashes of all entries.
+        first: hash of the first entry of the ledger (of the list of files, where there is no ledger), which names the
+            run.
+        what: `ledger` or `files`.
+    """
+    return Checkpoint(f"fedrec/{what}/{first.hex()[:32]}", len(leaves), root_of(leaves))
+
+
+def check_against(name: str, known: Checkpoint, leaves: Sequence[bytes], mine: Checkpoint, what: str) -> None:
+    """Check that a log goes on from a checkpoint that is known.
+
+    Args:
+        name: of the file with the checkpoint.
+        known: the checkpoint.
+        leaves: hashes of the entries that are there.
+        mine: their checkpoint.
+        what: file with the entries.
+
+    Raises:
+        DamagedError: if it is of another run, entries are gone, or were rewritten.
+    """
+    if known.origin != mine.origin:
+        raise DamagedError(f"{name}: a checkpoint of {known.origin}, but this is {mine.origin}")
+    if known.size > mine.size:
+        raise DamagedError(
+            f"{what}, line {mine.size + 1}: missing; {name} knows {known.size} entries, so the last "
+            f"{known.size - mine.size} were taken away"
+        )
+    if root_of(leaves[: known.size]) != known.root:
+        raise DamagedError(f"{what}: its first {known.size} entries are not those that {name} knows; it was rewritten")
+
+
+def signed_in(folder: Path, name: str, keys: Sequence[PublicKey], required: Sequence[PublicKey] = ()) -> Signed | None:
+    """Read a note of a run folder and check all its signatures; `None` where there is no note.
+
+    Args:
+        folder: the run.
+        name: of the note.
+        keys: of everybody who may have signed, most often those in the folder.
+        required: keys of those who must have signed.
+
+    Raises:
+        DamagedError: if it is not a note, a signature does not fit or is of nobody known, or a required one is missing.
+    """
+    path = folder / name
+    if not path.exists():
+        if required:
+            raise DamagedError(f"{name}: missing, and {required[0].name} must have signed it")
+        return None
+    try:
+        note = Note.parse(path.read_bytes())
+        checkpoint = Checkpoint.parse(note.text)
+        found = note.signed_by([*keys, *required])
+    except DamagedError as error:
+        raise DamagedError(f"{name}: {error}") from None
+    hashes = {(one.name, one.key_hash) for one in found}
+    for one in note.signatures:
+        if (one.name, one.key_hash) not in hashes:
+            raise DamagedError(f"{name}: signed by {one.name}+{one.key_hash.hex()}, whose key is not in {KEYS}")
+    for key in required:
+        if (key.name, key.hash) not in hashes:
+            raise DamagedError(f"{name}: not signed by {key.name}+{key.hash.hex()}")
+    known = {(key.name, key.hash): key for key in (*keys, *required)}
+    return Signed(name, checkpoint, tuple(_words(one, known[one.name, one.key_hash]) for one in found))
+
+
+def keys_in(folder: Path) -> list[PublicKey]:
+    """The public keys in a run folder. They are what the folder says of itself: compare them with what you know.
+
+    Raises:
+        DamagedError: if the file is not a list of keys.
+    """
+    try:
+        data = (folder / KEYS).read_bytes()
+    except FileNotFoundError:
+        return []
+    try:
+        keys = [PublicKey.parse(line) for line in data.decode().split("\n")[:-1]]
+    except (FedrecError, UnicodeDecodeError) as error:
+        raise DamagedError(f"{KEYS}: {error}") from None
+    if data != _keys(keys):
+        raise DamagedError(f"{KEYS}: not written in the one way that keys are")
+    return keys
+
+
+def sign_notes(folder: Path, checkpoints: dict[str, Checkpoint], key: SigningKey, witness_at: int | None) -> PublicKey:
+    """Write notes of a run folder, or add a signature to those that are there.
+
+    Args:
+        folder: the run, which was verified.
+        checkpoints: what to sign, by the name of the note.
+        key: whose signature.
+        witness_at: seconds since 1970 where a witness signs, who signs no more than what the operator signed.
+
+    Raises:
+        InputError: if a witness is to sign what the operator has not signed.
+    """
+    public = key.public(LOG if witness_at is None else COSIGNATURE)
+    notes = {}
+    for name, checkpoint in checkpoints.items():
+        there = Note.parse((folder / name).read_bytes()) if (folder / name).exists() else Note("")
+        note = there if there.text == checkpoint.text else Note(checkpoint.text)
+        if witness_at is None:
+            notes[name] = sign(note, key)
+        elif note.signatures:
+            notes[name] = cosign(note, key, witness_at)
+        else:
+            raise InputError(f"{name}: there is no signature of all entries yet; a witness signs after the coordinator")
+    keys = keys_in(folder)
+    (folder / KEYS).parent.mkdir(exist_ok=True)
+    replace_file(folder / KEYS, _keys(keys if public in keys else [*keys, public]))
+    for name, note in notes.items():
+        replace_file(folder / name, note.encode())
+    return public
+
+
+def _keys(keys: Sequence[PublicKey]) -> bytes:
+    return "".join(f"{key}\n" for key in keys).encode()
+
+
+def _words(one: Signature, key: PublicKey) -> str:
+    seen = f" (witness, at {one.time})" if key.kind == COSIGNATURE else ""
+    return f"{one.name}+{one.key_hash.hex()}{seen}"
