@@ -6,7 +6,7 @@ Frames may come twice, late, in any order, or damaged; what cannot be used is re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, MutableMapping
+from collections.abc import Callable, Collection, Container, Iterable
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from fedrec.secagg.manifest import Manifest
 from fedrec.secagg.opening import masks_left, take_off
 from fedrec.secagg.primitives import ExchangeKey, Identity
 from fedrec.secagg.reasons import Abort, AbortError, Reason
-from fedrec.secagg.uploads import Uploads
+from fedrec.secagg.uploads import Spool, Uploads
 from fedrec.secagg.wire import COORDINATOR, Data, Message, Stage, compose, limits, parse, signed_by
 
 __all__ = ["Frames", "Server"]
@@ -41,7 +41,7 @@ class Server:
         manifest: Manifest,
         identity: Identity,
         total: dict[str, np.ndarray] | None = None,
-        spool: MutableMapping[tuple[int, int], bytes] | None = None,
+        spool: Spool | None = None,
     ) -> None:
         if identity.public != manifest.coordinator:
             raise InputError("the manifest names another coordinator than the one whose key is given")
@@ -87,7 +87,7 @@ class Server:
         return self._to(range(len(self.manifest.parties)), Stage.MANIFEST, self.manifest.body)
 
     def receive(self, frame: Data) -> None:
-        """Take a frame of a party; a frame that came before is no harm.
+        """Take a frame of a party, which must not be changed afterwards; a frame that came before is no harm.
 
         Raises:
             DamagedError: for a frame that is damaged, forged, of another sum, out of its turn, or at odds with one that

@@ -11,7 +11,9 @@ from fedrec.errors import DamagedError
 from fedrec.secagg.layout import Layout
 from fedrec.secagg.uploading import root_of
 
-__all__ = ["Uploads"]
+__all__ = ["Spool", "Uploads"]
+
+Spool = MutableMapping[tuple[int, int], bytes | memoryview]
 
 
 class Uploads:
@@ -27,13 +29,13 @@ class Uploads:
         self,
         layout: Layout,
         total: dict[str, np.ndarray] | None = None,
-        spool: MutableMapping[tuple[int, int], bytes] | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self.total = layout.zeros() if total is None else layout.flat(total)
         self.roots: dict[int, bytes] = {}
         self.refused: set[int] = set()
         self._layout = layout
-        self._spool: MutableMapping[tuple[int, int], bytes] = {} if spool is None else spool
+        self._spool: Spool = {} if spool is None else spool
         self._digests: dict[int, dict[int, bytes]] = {}
         self._claims: dict[int, bytes] = {}
 
@@ -53,7 +55,7 @@ class Uploads:
             raise DamagedError(f"party {party} sent two versions of block {index}")
         if party in self.roots or party in self.refused or (party, index) in self._spool:
             return
-        self._spool[party, index] = bytes(body[8:])
+        self._spool[party, index] = body[8:]
         self._finish(party)
 
     def close_vector(self, party: int, root: bytes) -> None:
