@@ -27,7 +27,9 @@ class Sum:
         saturated: coordinates that were cut to their bound.
         noise: of a sum released under privacy, the deviation of each array's noise in its weighted space (see
             `fedrec.aggregation.queries`); its other counts are then public ones.
-        commitment: of the node that keeps a receipt of it (see `fedrec.record.receipts`); travels beside the frame.
+        commitments: of the nodes that keep receipts of their parts (see `fedrec.record.receipts`); they travel beside
+            the frame.
+        masked_bytes: what the node that sent most let out of a secure sum; `None` of a plain one.
 
     Example:
         >>> import numpy as np
@@ -48,7 +50,8 @@ class Sum:
     left_out: int = 0
     saturated: int = 0
     noise: Mapping[str, float] = field(default_factory=dict)
-    commitment: str | None = None
+    commitments: tuple[str, ...] = ()
+    masked_bytes: int | None = None
 
     @classmethod
     def zeros(cls, spec: SumSpec, round: int = 0) -> Sum:

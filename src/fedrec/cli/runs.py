@@ -41,6 +41,9 @@ def train(
     seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many nodes to play; never changes the model.")] = 1,
     partition: Annotated[str, typer.Option("--partition", help="hash, by:COLUMN or dirichlet:0.5.")] = "hash",
+    secure: Annotated[
+        bool, typer.Option("--secure", help="Nodes mask their sums; takes three nodes. Never changes the model.")
+    ] = False,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of kernels; all by default.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; runs/MODEL-N by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -98,7 +101,9 @@ def train(
     folder = out or next_folder(Path("runs"), str(chosen.model["name"]))
     with limit_threads(threads), output.rounds(f"training {chosen.model['name']}") as watch:
         owned = None if budget is None else Budget.open(budget)
-        report = train_run(chosen, folder, Placement(nodes, partition), resume, watch, _told(output), budget=owned)
+        report = train_run(
+            chosen, folder, Placement(nodes, partition, secure=secure), resume, watch, _told(output), budget=owned
+        )
     output.answer(report, _report_table(report), _closing(report))
 
 
@@ -246,9 +251,10 @@ def _report_table(report: dict[str, Any]) -> Any:
 
 
 def _closing(report: dict[str, Any]) -> str:
-    moved = report["bytes"]["plain_per_node"]
+    moved = report["bytes"]["secure_per_party" if report["secure"] else "plain_per_node"]
     rounds = f"{report['rounds']} round{'s' if report['rounds'] > 1 else ''} in {report['seconds']:.1f} s"
-    traffic = f"a node sent {moved['up'] / 2**20:.2f} MiB and received {moved['down'] / 2**20:.2f} MiB"
+    sent = "sent, masked," if report["secure"] else "sent"
+    traffic = f"a node {sent} {moved['up'] / 2**20:.2f} MiB and received {moved['down'] / 2**20:.2f} MiB"
     lines = [f"{rounds}; {traffic}; peak memory {report['peak_rss_mb']:.0f} MiB"]
     if report["saturated"] or report["left_out_clients"]:
         lines.append(

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedrec.data.catalog import Catalog
 from fedrec.data.sources import LoadedSource, load_source
+from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError
 from fedrec.federation.plan import DataPlan, Plan
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, kept_secret
@@ -24,11 +25,22 @@ class Placement:
         nodes: how many.
         partition: see `fedrec.data.partitions.partition`.
         folder: where training was started; a relative path of the data is looked for there too.
+        secure: whether nodes mask their sums.
     """
 
     nodes: int = 1
     partition: str = "hash"
     folder: str = ""
+    secure: bool = False
+
+    @property
+    def engine(self) -> type[LocalEngine]:
+        """What plays the nodes."""
+        if not self.secure:
+            return LocalEngine
+        from fedrec.engines.secure import SecureEngine
+
+        return SecureEngine
 
 
 def load_plan_data(data: DataPlan, folder: Path, catalog: Catalog | None = None) -> LoadedSource:
@@ -73,6 +85,9 @@ def read_placement(folder: Path, default: Placement) -> Placement:
     except (ValueError, TypeError, RecursionError):
         raise DamagedError(f"{path} is damaged") from None
     words = (placement.partition, placement.folder)
-    if not isinstance(placement.nodes, int) or not all(isinstance(word, str) for word in words):
-        raise DamagedError(f"{path} is damaged: nodes must be a whole number, partition and folder text")
+    flags = type(placement.nodes) is int and type(placement.secure) is bool
+    if not flags or not all(isinstance(word, str) for word in words):
+        raise DamagedError(
+            f"{path} is damaged: nodes must be a whole number, partition and folder text, secure yes or no"
+        )
     return placement

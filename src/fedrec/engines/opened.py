@@ -181,7 +181,7 @@ def open_run(folder: Path) -> OpenedRun:
         raise DamagedError(f"{folder}: the catalog of the model is not the catalog of the data")
     plan = plan.resolve(data, public_digest(plan, source, folder))
     placement = read_placement(folder, Placement())
-    engine = LocalEngine.build(data, plan, placement.nodes, placement.partition, folder / "private")
+    engine = placement.engine.build(data, plan, placement.nodes, placement.partition, folder / "private")
     for node in engine.nodes:
         for name, array in (node.private() or {}).items():
             if len(array) != node.data.n_users:

@@ -141,7 +141,7 @@ def train_run(
         replace_file(private / "placement.json", json.dumps(vars(placement)).encode() + b"\n")
         if source.left_out.height:
             source.left_out.write_parquet(private / "left_out.parquet")
-        engine = LocalEngine.build(data, plan, placement.nodes, placement.partition, private, chance, budget)
+        engine = placement.engine.build(data, plan, placement.nodes, placement.partition, private, chance, budget)
         coordinator, trained = train_here(engine, data, run, watch, earlier, chance)
         seconds = time.perf_counter() - began
         report = _report(coordinator, trained, engine, data, run, folder, placement, seconds)
@@ -266,6 +266,7 @@ def _report(
         "metrics": {part: in_words(found)[0] for part, found in parts.items()},
         "standard_error": {part: in_words(found)[1] for part, found in parts.items()},
         "users": {part: next((summary.users for summary in found.values()), 0) for part, found in parts.items()},
+        "secure": placement.secure,
         "bytes": measured_bytes(run, trained),
         "peak_rss_mb": peak_rss_mb(),
         "cohort": round(float(np.mean([line["cohort"] for line in rounds])), 1),

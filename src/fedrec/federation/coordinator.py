@@ -171,7 +171,7 @@ class Coordinator:
             "cohort": protection.clients,
             "left_out": None,
             "saturated": None,
-            "bytes": _bytes(call, call.spec.nbytes),
+            "bytes": _dense_bytes(call),
             **({"sums": parts} if parts else {}),
             **protection.line(call.round),
         }
@@ -315,7 +315,7 @@ def _scores(plan: Plan, ledger: Ledger) -> list[tuple[int, float]]:
 
 def _commitments(sums: Sequence[Sum]) -> list[str]:
     """What nodes that keep receipts commit to, in the order of the nodes."""
-    return [part.commitment for part in sums if part.commitment]
+    return [commitment for part in sums for commitment in part.commitments]
 
 
 def _line(total: Sum, call: RoundCall, sums: Sequence[Sum]) -> dict[str, Any]:
@@ -324,14 +324,22 @@ def _line(total: Sum, call: RoundCall, sums: Sequence[Sum]) -> dict[str, Any]:
         "cohort": total.clients,
         "left_out": total.left_out,
         "saturated": total.saturated,
-        "bytes": _bytes(call, max(encoded_size(part) for part in sums)),
+        "bytes": _bytes(call, sums),
         **({"sums": parts} if (parts := _commitments(sums)) else {}),
     }
 
 
-def _bytes(call: RoundCall, plain: int) -> dict[str, dict[str, int]]:
+def _bytes(call: RoundCall, sums: Sequence[Sum]) -> dict[str, dict[str, int]]:
+    """What the node that sent most sent: plainly, and masked; the kind that did not happen is of dense arrays."""
+    found = _dense_bytes(call)
+    for part in sums:
+        if part.masked_bytes is not None:
+            found["secure_per_party"]["up"] = part.masked_bytes
+            return found
+    found["plain_per_node"]["up"] = max(encoded_size(part) for part in sums)
+    return found
+
+
+def _dense_bytes(call: RoundCall) -> dict[str, dict[str, int]]:
     down = sum(array.nbytes for array in call.shared.values())
-    return {
-        "plain_per_node": {"up": plain, "down": down},
-        "secure_per_party": {"up": call.spec.nbytes, "down": down},
-    }
+    return {kind: {"up": call.spec.nbytes, "down": down} for kind in ("plain_per_node", "secure_per_party")}

@@ -115,7 +115,7 @@ class Node:
         """
         total = self._contribute_change(call) if call.change else self._contribute(call)
         if self.folder is not None:
-            total.commitment = self._keep_receipt(call, total, self.folder)
+            total.commitments = (self._keep_receipt(call, total, self.folder),)
         return total
 
     def _contribute(self, call: RoundCall) -> Sum:

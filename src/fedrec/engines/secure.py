@@ -1,0 +1,92 @@
+"""All nodes in this process, as parties of a secure sum: the coordinator gets the total and no node's part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedrec.aggregation.sums import Sum
+from fedrec.engines.local import LocalEngine
+from fedrec.errors import PlanError, RunError
+from fedrec.federation.calls import EvaluationCall, RoundCall
+from fedrec.federation.node import Node
+from fedrec.secagg.client import Client
+from fedrec.secagg.layout import Layout, Slot
+from fedrec.secagg.manifest import invite
+from fedrec.secagg.policy import Floors
+from fedrec.secagg.primitives import Identity
+from fedrec.secagg.rounds import Outcome, Party, run_round
+from fedrec.secagg.server import Server
+
+__all__ = ["FEWEST_NODES", "SecureEngine"]
+
+FEWEST_NODES = 3
+_COUNTERS = "#counters"
+"""Clients, left out, saturated: summed with the arrays, under a name that no array has."""
+
+
+class SecureEngine(LocalEngine):
+    """Nodes whose sums are masked before they leave them, in training and in evaluation.
+
+    Every call is one attempt of one secure sum with the next number. Keys are made anew in each process, and so are the
+    records of attempts; all nodes know all others' keys, as nodes of one process do.
+
+    Args:
+        nodes: at least three.
+
+    Raises:
+        PlanError: for fewer.
+    """
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        super().__init__(nodes)
+        if len(self.nodes) < FEWEST_NODES:
+            raise PlanError(
+                f"the secure sum hides a node among others, and takes {FEWEST_NODES} nodes that have users; there "
+                f"{'is' if len(self.nodes) == 1 else 'are'} {len(self.nodes)}. Give --nodes {FEWEST_NODES} or more"
+            )
+        self._coordinator = Identity()
+        self._parties = [Party(Identity(), clients=node.data.n_users) for node in self.nodes]
+        self._number = 0
+
+    def contribute(self, call: RoundCall) -> list[Sum]:
+        """The total over nodes, alone."""
+        parts = super().contribute(call)
+        total = self._summed(parts, bytes.fromhex(call.model))
+        total.commitments = tuple(commitment for part in parts for commitment in part.commitments)
+        return [total]
+
+    def evaluate(self, call: EvaluationCall) -> list[Sum]:
+        """The total of metrics over nodes, alone."""
+        return [self._summed(super().evaluate(call), bytes(32))]
+
+    def _summed(self, parts: Sequence[Sum], model: bytes) -> Sum:
+        spec, round = parts[0].spec, parts[0].round
+        layout = Layout((*Layout.of(spec).slots, Slot(_COUNTERS, 3, 64)))
+        keys = [party.identity.public for party in self._parties]
+        least = min(node.floors.min_clients for node in self.nodes)
+        manifest = invite(
+            "run", self._number, self._coordinator.public, keys, layout, model=model, min_clients=least
+        )  # fmt: skip
+        self._number += 1
+        floors = Floors(self._coordinator.public, frozenset(keys), clients=least, layout=layout)
+        clients = [Client(party.identity, floors, party.keep, party.attempts, party.clients) for party in self._parties]
+        outcome = run_round(Server(manifest, self._coordinator), clients, [_vectors(part) for part in parts])
+        if outcome.arrays is None:
+            raise RunError(f"the secure sum of round {round} has no outcome: {_reasons(outcome)}")
+        arrays = {
+            array.name: outcome.arrays[array.name].view(f"i{array.ring // 8}").reshape(array.shape)
+            for array in spec.arrays
+        }
+        clients_in, left_out, saturated = (int(number) for number in outcome.arrays[_COUNTERS].view(np.int64))
+        return Sum(spec, round, arrays, clients_in, left_out, saturated, masked_bytes=outcome.upload_bytes)
+
+
+def _vectors(part: Sum) -> dict[str, np.ndarray]:
+    counters = np.array([part.clients, part.left_out, part.saturated], dtype=np.int64)
+    return {**{name: np.ascontiguousarray(array) for name, array in part.arrays.items()}, _COUNTERS: counters}
+
+
+def _reasons(outcome: Outcome) -> str:
+    return "; ".join(str(abort) for abort in (outcome.aborted, *outcome.left.values()) if abort is not None)
