@@ -463,26 +463,21 @@ def test_what_is_published_verifies_by_itself(made, tmp_path):
     assert verify_run(copy, published=True).wrong.startswith("model/shared.safetensors: changed")
 
 
-def call(*words):
-    code = "from fedrec.cli.main import run; run()"
-    return subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True)
-
-
-def test_the_commands(copied, tmp_path):
+def test_the_commands(copied, tmp_path, fedrec):
     folder = copied("plain")
-    signed = call("sign", folder, "--key", tmp_path / "me.key", "--new-key", "--json")
-    assert signed.returncode == 0, signed.stderr
-    key = json.loads(signed.stdout)["public_key"]
-    found = call("verify", folder, "--trust", key, "--json")
-    assert found.returncode == 0, found.stderr
-    assert json.loads(found.stdout)["fits"] is True
+    signed = fedrec("sign", folder, "--key", tmp_path / "me.key", "--new-key", "--json")
+    assert signed.code == 0, signed.err
+    key = json.loads(signed.out)["public_key"]
+    found = fedrec("verify", folder, "--trust", key, "--json")
+    assert found.code == 0, found.err
+    assert json.loads(found.out)["fits"] is True
     (folder / "progress.jsonl").write_text("{}\n")
-    found = call("verify", folder)
-    assert found.returncode == 1
-    assert "first thing that is off: progress.jsonl: changed" in found.stdout
-    assert call("verify", tmp_path / "nothing").returncode == 2
-    assert call("verify", folder, "--trust", "nonsense").returncode == 2
-    assert call("sign", folder, "--key", tmp_path / "me.key").returncode == 2
+    found = fedrec("verify", folder)
+    assert found.code == 1
+    assert "first thing that is off: progress.jsonl: changed" in found.out
+    assert fedrec("verify", tmp_path / "nothing").code == 2
+    assert fedrec("verify", folder, "--trust", "nonsense").code == 2
+    assert fedrec("sign", folder, "--key", tmp_path / "me.key").code == 2
 
 
 def test_a_run_is_trained_and_verified_without_cryptography(tmp_path):

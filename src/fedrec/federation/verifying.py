@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,29 +9,26 @@ from time import time
 from typing import Any
 
 from fedrec.errors import DamagedError, FedrecError, InputError
-from fedrec.federation.coordinator import kept_round
+from fedrec.federation.chain import (
+    check_chain,
+    check_charges,
+    check_checkpoints,
+    check_fields,
+    check_model,
+    check_report,
+    of_kind,
+)
 from fedrec.federation.plan import Plan
-from fedrec.federation.run import PUBLIC, is_run, load_shared, unpacked
-from fedrec.privacy.accounting import Charge, Epsilons, cohort_epsilon, epsilons
-from fedrec.privacy.terms import schedule
-from fedrec.record.durable import arrays_digest, load_arrays
-from fedrec.record.files import FILES, LEDGER, check_file, check_files, file_digest, read_files
+from fedrec.federation.run import PUBLIC, is_run
+from fedrec.privacy.accounting import Epsilons
+from fedrec.record.files import FILES, LEDGER, check_file, check_files, read_files
 from fedrec.record.keys import PublicKey, SigningKey
-from fedrec.record.ledger import Ledger, read_lines
+from fedrec.record.ledger import read_lines
 from fedrec.record.notes import Checkpoint, Note
-from fedrec.record.receipts import Receipt, read_receipts
+from fedrec.record.receipts import RECEIPTS, Receipt, read_receipts
 from fedrec.record.signing import FILES_NOTE, LEDGER_NOTE, check_against, checkpoint_of, keys_in, sign_notes, signed_in
 
 __all__ = ["Verdict", "sign_run", "verify_run"]
-
-_CLOSE = 1e-9
-_SLACK = 1.0 + 1e-6
-_FIELDS: dict[str, dict[str, type]] = {
-    "start": {"plan": str, "catalog": str, "leaky": bool},
-    "round": {"round": int, "model": str, "checkpoint": str, "sums": list},
-    "validation": {"round": int, "metrics": dict},
-    "end": {"kept": int, "files": dict},
-}
 
 
 @dataclass
@@ -100,7 +95,6 @@ def verify_run(
         check.files(published)
         check.notes(keys, checkpoints, published)
         check.training()
-        check.model()
         check.receipts(receipts)
     except DamagedError as error:
         check.verdict.wrong = str(error)
@@ -145,10 +139,6 @@ class _Check:
     def of_files(self, leaves: list[bytes]) -> Checkpoint:
         return checkpoint_of(leaves, (self.leaves or leaves)[0], "files")
 
-    def of_kind(self, kind: str) -> list[tuple[str, dict[str, Any]]]:
-        """(where, line) of the lines of one kind."""
-        return [(f"{LEDGER}, line {n}", line) for n, line in enumerate(self.lines, 1) if line["kind"] == kind]
-
     def ledger(self) -> None:
         path = self.folder / LEDGER
         if not path.exists():
@@ -156,17 +146,14 @@ class _Check:
         self.lines, self.leaves = read_lines(path.read_bytes(), LEDGER, rooted=True)
         if not self.lines:
             raise DamagedError(f"{LEDGER}: empty")
-        for number, line in enumerate(self.lines, 1):
-            for key, kind in _FIELDS.get(line["kind"], {"kind": type(None)}).items():
-                if not isinstance(line.get(key), kind):
-                    raise DamagedError(f"{LEDGER}, line {number}: {key} is missing or wrong")
+        check_fields(self.lines)
         self.verdict.entries, self.verdict.root = len(self.lines), self.log.root.hex()
-        self.verdict.rounds = len(self.of_kind("round"))
-        self.verdict.finished = bool(self.of_kind("end"))
+        self.verdict.rounds = len(of_kind(self.lines, "round"))
+        self.verdict.finished = bool(of_kind(self.lines, "end"))
 
     def files(self, published: bool) -> None:
         """Digests of what is published, in the ledger's last line; and the list of all files."""
-        for where, line in self.of_kind("end"):
+        for where, line in of_kind(self.lines, "end"):
             known = line["files"]
             if sorted(known) != sorted(PUBLIC):
                 raise DamagedError(f"{where}: no digests of {', '.join(PUBLIC)}")
@@ -225,126 +212,31 @@ class _Check:
             self.verdict.remarks.append(f"{path} is not signed by a known key; it was taken as it is")
 
     def training(self) -> None:
-        """The plan, the chain of rounds, charges and epsilon."""
-        if not self.lines:
-            return
-        plan = self._plan()
-        start = self.lines[0]
-        if start["kind"] != "start" or len(self.of_kind("start")) != 1:
-            raise DamagedError(f"{LEDGER}, line 1: a ledger has one start, in its first line")
-        if start.get("plan") != plan.digest:
-            raise DamagedError("plan.yaml: changed; it is not the plan that the ledger began with")
-        if (start.get("catalog"), start.get("leaky")) != (plan.catalog, plan.leaky):
-            raise DamagedError(f"{LEDGER}, line 1: its catalog or stamp is not the plan's")
-        rounds = self.of_kind("round")
-        for number, (where, line) in enumerate(rounds):
-            if line.get("round") != number:
-                raise DamagedError(f"{where}: round {line.get('round')} where round {number} must be")
-        for where, line in self.of_kind("validation"):
-            if not 0 <= line["round"] < len(rounds):
-                raise DamagedError(f"{where}: a validation of a round that was not committed")
-        self._checkpoints()
-        if plan.privacy is not None:
-            self._charges(plan, rounds)
-        ends = self.of_kind("end")
-        if ends:
-            where, line = ends[0]
-            ledger = Ledger(None)
-            ledger.lines = self.lines
-            if len(ends) > 1 or self.lines[-1] is not line:
-                raise DamagedError(f"{where}: the end must be the last line")
-            if not rounds or line["kept"] != kept_round(plan, ledger):
-                raise DamagedError(f"{where}: round {line['kept']} is not the one that the plan keeps")
-
-    def _plan(self) -> Plan:
+        """The plan, the chain of rounds and models, charges and epsilon."""
+        if not is_run(self.folder):
+            raise DamagedError("plan.yaml: missing")
         try:
-            return Plan.read(self.folder / "plan.yaml")
+            plan = Plan.read(self.folder / "plan.yaml")
         except FedrecError as error:
             raise DamagedError(f"plan.yaml: {error}") from None
-
-    def _checkpoints(self) -> None:
-        """Checkpoints that are on the disk are those that rounds committed."""
-        rounds = {line["round"]: (where, line) for where, line in self.of_kind("round")}
-        for path in sorted((self.folder / "checkpoint").glob("*.safetensors")):
-            name = path.relative_to(self.folder).as_posix()
-            kind, _, number = path.stem.partition("-")
-            where, line = rounds.get(int(number) if number.isdigit() else -1, ("", {}))
-            if kind != "round" or not line:
-                self.verdict.remarks.append(f"{name} is of a round that was not committed; nothing covers it")
-                continue
-            if file_digest(path) != line["checkpoint"]:
-                raise DamagedError(f"{name}: changed; it is not the checkpoint that the ledger committed")
-            if arrays_digest(unpacked(load_arrays(path)).shared) != line["model"]:
-                raise DamagedError(f"{where}: its model is not the one in {name}")
-        if rounds and not self.verdict.finished:
-            newest = f"checkpoint/round-{max(rounds):06d}.safetensors"
-            if not (self.folder / newest).exists():
-                raise DamagedError(f"{newest}: missing; the run cannot go on without it")
-
-    def _charges(self, plan: Plan, rounds: list[tuple[str, dict[str, Any]]]) -> None:
-        """Charges are the plan's, and epsilon is what they add up to."""
-        terms = plan.privacy
-        assert terms is not None
-        agreed = schedule(terms, plan.build_model().budget_shares, plan.share())
-        charges: list[Charge] = []
-        for where, line in rounds:
-            try:
-                charge = Charge.from_json(line.get("charge"))
-            except DamagedError as error:
-                raise DamagedError(f"{where}: {error}") from None
-            if charge.round >= len(agreed) or charge != agreed[line["round"]]:
-                raise DamagedError(f"{where}: its charge is not the plan's")
-            charges.append(charge)
-            so_far, said = cohort_epsilon(charges, terms.delta, terms.participations), line.get("epsilon_cohort")
-            if not isinstance(said, float) or not math.isclose(said, so_far, rel_tol=_CLOSE):
-                raise DamagedError(f"{where}: it says epsilon_cohort {said}; its charges add up to {so_far:.6g}")
-        if charges:
-            cost = epsilons(charges, terms.delta, terms.participations)
-            self.verdict.epsilons = cost
-            if getattr(cost, terms.view) > terms.epsilon * _SLACK:
-                raise DamagedError(f"{rounds[-1][0]}: epsilon {getattr(cost, terms.view):.6g} is above the plan's")
-        self._report()
-
-    def _report(self) -> None:
-        path, cost = self.folder / "report.json", self.verdict.epsilons
-        if not path.exists() or cost is None:
-            return
-        try:
-            said = json.loads(path.read_bytes())["privacy"]["epsilons"]
-            same = said.keys() == cost.to_json().keys() and all(
-                value == said[key] or math.isclose(float(value), float(said[key]), rel_tol=_CLOSE)
-                for key, value in cost.to_json().items()
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            same = False
-        if not same:
-            raise DamagedError("report.json: its epsilons are not what the ledger's charges add up to")
-
-    def model(self) -> None:
-        """The model is the one of the round that was kept."""
-        if not (self.folder / "model" / "model.json").exists():
-            return
-        try:
-            _, state, round, _ = load_shared(self.folder / "model", self._plan())
-        except FedrecError as error:
-            raise DamagedError(f"model: {error}") from None
-        for where, line in self.of_kind("end"):
-            committed = self.of_kind("round")[line["kept"]][1]
-            if (round, arrays_digest(state.shared)) != (line["kept"], committed["model"]):
-                raise DamagedError(f"{where}: model/ is not the model of round {line['kept']}")
+        if self.lines:
+            check_chain(plan, self.lines)
+            self.verdict.remarks += check_checkpoints(self.folder, self.lines)
+            if plan.privacy is not None:
+                self.verdict.epsilons = check_charges(plan, self.lines)
+                check_report(self.folder, self.verdict.epsilons)
+        check_model(self.folder, plan, self.lines)
 
     def receipts(self, paths: Sequence[Path]) -> None:
         """Every sum that a node has a receipt for is in the line of its round, which went on from what it was shown."""
-        found = [
-            (path, path.relative_to(self.folder).as_posix()) for path in self.folder.glob("private/*/receipts.jsonl")
-        ]
+        found = [(path, path.relative_to(self.folder).as_posix()) for path in self.folder.glob(f"private/*/{RECEIPTS}")]
         for path, name in [*sorted(found), *((path, str(path)) for path in paths)]:
             for number, receipt in enumerate(read_receipts(path, name), 1):
                 self._receipt(receipt, f"{name}, line {number}", path in paths)
                 self.verdict.receipts += 1
 
     def _receipt(self, receipt: Receipt, name: str, kept_elsewhere: bool) -> None:
-        rounds = self.of_kind("round")
+        rounds = of_kind(self.lines, "round")
         if receipt.round >= len(rounds):
             if kept_elsewhere or self.verdict.finished:
                 raise DamagedError(f"{LEDGER}: round {receipt.round} is missing, and there is a receipt in {name}")

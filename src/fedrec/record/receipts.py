@@ -92,17 +92,21 @@ class Receipts:
 
     def __init__(self, path: Path | None) -> None:
         self._lines = Ledger(path, rooted=True)
+        self._known: dict[int, list[Receipt]] = {}
+        for number, line in enumerate(self._lines.lines, 1):
+            receipt = Receipt.from_line(line, f"{path}, line {number}")
+            self._known.setdefault(receipt.round, []).append(receipt)
 
     def keep(self, receipt: Receipt) -> str:
         """Write a receipt down, once; returns its commitment."""
         if receipt not in self.of_round(receipt.round):
             self._lines.append("receipt", **vars(receipt))
+            self._known.setdefault(receipt.round, []).append(receipt)
         return receipt.commitment
 
     def of_round(self, round: int) -> list[Receipt]:
         """The receipts of one round."""
-        lines = (line for line in self._lines.of_kind("receipt") if line["round"] == round)
-        return [Receipt.from_line(line, str(self._lines.path)) for line in lines]
+        return self._known.get(round, [])
 
 
 @dataclass(frozen=True)

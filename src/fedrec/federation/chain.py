@@ -1,0 +1,187 @@
+"""What a ledger says of a training, held against the plan, the checkpoints, the charges and the model."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from fedrec.errors import DamagedError, FedrecError
+from fedrec.federation.coordinator import kept_round
+from fedrec.federation.plan import Plan
+from fedrec.federation.run import load_shared, unpacked
+from fedrec.privacy.accounting import Charge, Epsilons, cohort_epsilon, epsilons
+from fedrec.privacy.terms import schedule
+from fedrec.record.durable import arrays_digest, load_arrays
+from fedrec.record.files import LEDGER, file_digest
+from fedrec.record.ledger import Ledger
+
+__all__ = [
+    "check_chain",
+    "check_charges",
+    "check_checkpoints",
+    "check_fields",
+    "check_model",
+    "check_report",
+    "of_kind",
+]
+
+Lines = list[dict[str, Any]]
+_CLOSE = 1e-9
+_SLACK = 1.0 + 1e-6
+_FIELDS: dict[str, dict[str, type]] = {
+    "start": {"plan": str, "catalog": str, "leaky": bool},
+    "round": {"round": int, "model": str, "checkpoint": str, "sums": list},
+    "validation": {"round": int, "metrics": dict},
+    "end": {"kept": int, "files": dict},
+}
+
+
+def of_kind(lines: Lines, kind: str) -> list[tuple[str, dict[str, Any]]]:
+    """(where, line) of the lines of one kind.
+
+    >>> of_kind([{"kind": "start"}, {"kind": "round", "round": 0}], "round")
+    [('ledger.jsonl, line 2', {'kind': 'round', 'round': 0})]
+    """
+    return [(f"{LEDGER}, line {number}", line) for number, line in enumerate(lines, 1) if line["kind"] == kind]
+
+
+def check_fields(lines: Lines) -> None:
+    """Check that lines have the fields of their kinds.
+
+    Raises:
+        DamagedError: naming the line and the field.
+    """
+    for number, line in enumerate(lines, 1):
+        for key, kind in _FIELDS.get(line["kind"], {"of a known kind": type(None)}).items():
+            if key not in line or not isinstance(line[key], kind):
+                raise DamagedError(f"{LEDGER}, line {number}: {key} is missing or wrong")
+
+
+def check_chain(plan: Plan, lines: Lines) -> None:
+    """Check that the lines are those of one training of the plan, in order.
+
+    Raises:
+        DamagedError: naming the first line that is not.
+    """
+    start = lines[0]
+    if start["kind"] != "start" or len(of_kind(lines, "start")) != 1:
+        raise DamagedError(f"{LEDGER}, line 1: a ledger has one start, in its first line")
+    if start["plan"] != plan.digest:
+        raise DamagedError("plan.yaml: changed; it is not the plan that the ledger began with")
+    if (start["catalog"], start["leaky"]) != (plan.catalog, plan.leaky):
+        raise DamagedError(f"{LEDGER}, line 1: its catalog or stamp is not the plan's")
+    rounds = of_kind(lines, "round")
+    for number, (where, line) in enumerate(rounds):
+        if line["round"] != number:
+            raise DamagedError(f"{where}: round {line['round']} where round {number} must be")
+    for where, line in of_kind(lines, "validation"):
+        if not 0 <= line["round"] < len(rounds) or not _are_numbers(line["metrics"]):
+            raise DamagedError(f"{where}: not a validation of a round that was committed")
+    for where, line in of_kind(lines, "end")[:1]:
+        ledger = Ledger(None)
+        ledger.lines = lines
+        if lines[-1] is not line:
+            raise DamagedError(f"{where}: the end must be the last line")
+        if not rounds or line["kept"] != kept_round(plan, ledger):
+            raise DamagedError(f"{where}: round {line['kept']} is not the one that the plan keeps")
+
+
+def check_checkpoints(folder: Path, lines: Lines) -> list[str]:
+    """Check that checkpoints on the disk are those that rounds committed; says which are of no committed round.
+
+    Raises:
+        DamagedError: naming the checkpoint that was changed or is missing, or the line that tells another model.
+    """
+    rounds = {line["round"]: (where, line) for where, line in of_kind(lines, "round")}
+    remarks = []
+    for path in sorted((folder / "checkpoint").glob("*.safetensors")):
+        name = path.relative_to(folder).as_posix()
+        kind, _, number = path.stem.partition("-")
+        where, line = rounds.get(int(number) if number.isdecimal() else -1, ("", {}))
+        if kind != "round" or not line:
+            remarks.append(f"{name} is of a round that was not committed; nothing covers it")
+            continue
+        if file_digest(path) != line["checkpoint"]:
+            raise DamagedError(f"{name}: changed; it is not the checkpoint that the ledger committed")
+        if arrays_digest(unpacked(load_arrays(path)).shared) != line["model"]:
+            raise DamagedError(f"{where}: its model is not the one in {name}")
+    if rounds and not of_kind(lines, "end"):
+        newest = f"checkpoint/round-{max(rounds):06d}.safetensors"
+        if not (folder / newest).exists():
+            raise DamagedError(f"{newest}: missing; the run cannot go on without it")
+    return remarks
+
+
+def check_charges(plan: Plan, lines: Lines) -> Epsilons | None:
+    """Check that charges are the plan's and every epsilon is what they add up to; what the run cost, if anything.
+
+    Raises:
+        DamagedError: naming the first line with another charge or epsilon.
+    """
+    terms = plan.privacy
+    assert terms is not None
+    agreed = schedule(terms, plan.build_model().budget_shares, plan.share())
+    charges: list[Charge] = []
+    rounds = of_kind(lines, "round")
+    for where, line in rounds:
+        try:
+            charge = Charge.from_json(line.get("charge"))
+        except DamagedError as error:
+            raise DamagedError(f"{where}: {error}") from None
+        if line["round"] >= len(agreed) or charge != agreed[line["round"]]:
+            raise DamagedError(f"{where}: its charge is not the plan's")
+        charges.append(charge)
+        cost, said = cohort_epsilon(charges, terms.delta, terms.participations), line.get("epsilon_cohort")
+        if not isinstance(said, float) or not math.isclose(said, cost, rel_tol=_CLOSE):
+            raise DamagedError(f"{where}: it says epsilon_cohort {said}; its charges add up to {cost:.6g}")
+    if not charges:
+        return None
+    whole = epsilons(charges, terms.delta, terms.participations)
+    if getattr(whole, terms.view) > terms.epsilon * _SLACK:
+        raise DamagedError(f"{rounds[-1][0]}: epsilon {getattr(whole, terms.view):.6g} is above the plan's")
+    return whole
+
+
+def check_report(folder: Path, cost: Epsilons | None) -> None:
+    """Check that a private run's report says the epsilons that it cost.
+
+    Raises:
+        DamagedError: if it says others.
+    """
+    path = folder / "report.json"
+    if cost is None or not path.exists():
+        return
+    try:
+        said, known = json.loads(path.read_bytes())["privacy"]["epsilons"], cost.to_json()
+        same = said.keys() == known.keys() and all(
+            value == said[key] or math.isclose(float(value), float(said[key]), rel_tol=_CLOSE)
+            for key, value in known.items()
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        same = False
+    if not same:
+        raise DamagedError("report.json: its epsilons are not what the ledger's charges add up to")
+
+
+def check_model(folder: Path, plan: Plan, lines: Lines) -> None:
+    """Check that `model/` is whole, of the plan, and the model of the round that was kept.
+
+    Raises:
+        DamagedError: if it is not.
+    """
+    if not (folder / "model" / "model.json").exists():
+        return
+    try:
+        _, state, round, _ = load_shared(folder / "model", plan)
+    except FedrecError as error:
+        raise DamagedError(f"model: {error}") from None
+    for where, line in of_kind(lines, "end"):
+        committed = of_kind(lines, "round")[line["kept"]][1]
+        if (round, arrays_digest(state.shared)) != (line["kept"], committed["model"]):
+            raise DamagedError(f"{where}: model/ is not the model of round {line['kept']}")
+
+
+def _are_numbers(metrics: dict[str, Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in metrics.values())
