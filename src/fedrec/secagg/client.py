@@ -22,7 +22,7 @@ from fedrec.secagg.policy import Attempts, Floors
 from fedrec.secagg.primitives import ExchangeKey, Identity
 from fedrec.secagg.reasons import Abort, AbortError, Reason
 from fedrec.secagg.uploading import Values, masked_blocks, reader
-from fedrec.secagg.wire import COORDINATOR, Data, Message, Stage, compose, header, limits, parse, signed_by
+from fedrec.secagg.wire import ANYBODY, COORDINATOR, Data, Message, Stage, compose, header, limits, parse, signed_by
 
 __all__ = ["Client"]
 
@@ -105,6 +105,9 @@ class Client:
         manifest = self.manifest or _read_manifest(message)
         if message.sender != COORDINATOR or not signed_by(manifest.coordinator, message):
             raise DamagedError(f"a message of stage {message.stage.name} does not bear the coordinator's signature")
+        own = message.stage in (Stage.DELIVERY, Stage.UNMASK)
+        if message.recipient != (self._index if own else ANYBODY):
+            raise DamagedError(f"a message of stage {message.stage.name} is for another party")
         try:
             return self._take(manifest, message)
         except AbortError as error:

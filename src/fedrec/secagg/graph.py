@@ -74,14 +74,14 @@ def topology(parties: int, colluding: float = 0.1, dropping: float = 0.1) -> Top
     _check(parties, colluding, dropping)
     found = None if parties <= _COMPLETE_UP_TO else degree_and_threshold(parties, colluding, dropping)
     if found is None:
-        threshold = complete_threshold(parties)
+        threshold = complete_threshold(parties, colluding)
         return Topology(parties, parties - 1, threshold, min(2 * threshold - parties - 1, parties - 2))
     return Topology(parties, *found, _floor(colluding, parties))
 
 
-def complete_threshold(parties: int) -> int:
-    """⌊2n/3⌋ + 1: the smallest that the complete graph may have."""
-    return 2 * parties // 3 + 1
+def complete_threshold(parties: int, colluding: float) -> int:
+    """The smallest that the complete graph may have: ⌊2n/3⌋ + 1, and 2t > n + colluders if there are many of them."""
+    return max(2 * parties // 3, (parties + min(_floor(colluding, parties), parties - 2)) // 2) + 1
 
 
 @functools.lru_cache(maxsize=256)
@@ -118,7 +118,7 @@ def is_safe(shape: Topology, colluding: float, dropping: float) -> bool:
     """
     n, k, t = shape.parties, shape.neighbours, shape.threshold
     if k == n - 1:
-        return complete_threshold(n) <= t <= n and 2 * t > n + min(_floor(colluding, n), n - 2)
+        return complete_threshold(n, colluding) <= t <= n
     if n <= _COMPLETE_UP_TO or k % 2 or not 2 <= k < n - 1 or not 2 <= t <= k:
         return False
     marked, bearable = _floor(colluding, n), 2 * t - k - 1

@@ -67,7 +67,7 @@ class Floors:
         if manifest.min_clients < self.clients:
             raise AbortError(Reason.TOO_FEW_CLIENTS, f"{manifest.min_clients} clients would do, of {self.clients}")
         shape = manifest.topology
-        needed = max(self.threshold, complete_threshold(n) if shape.complete else 2)
+        needed = max(self.threshold, complete_threshold(n, self.colluding) if shape.complete else 2)
         if manifest.threshold < needed:
             raise AbortError(Reason.LOW_THRESHOLD, f"{manifest.threshold}, where {n} parties need {needed}")
         if not is_safe(shape, self.colluding, self.dropping):

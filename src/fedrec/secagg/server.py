@@ -191,7 +191,7 @@ class Server:
         frames: Frames = []
         for party in self._sharing:
             texts = [self._sealed[other][party] for other in self._near[party] if other in self._sealed]
-            frames += self._to([party], Stage.DELIVERY, bits + b"".join(texts))
+            frames.append(self._for(party, Stage.DELIVERY, bits + b"".join(texts)))
         return self._go_on(Stage.MASKED, frames, self._sharing)
 
     def _end_vectors(self) -> Frames:
@@ -218,7 +218,7 @@ class Server:
         for party, near in asked.items():
             texts = [self._consents[other] for other in near]
             body = bodies.encode_set(near, len(self.manifest.parties)) + b"".join(texts)
-            frames += self._to([party], Stage.UNMASK, body)
+            frames.append(self._for(party, Stage.UNMASK, body))
         return self._go_on(Stage.REVEAL, frames, asked)
 
     def _end_shares_revealed(self) -> Frames:
@@ -248,6 +248,9 @@ class Server:
             held = sum(other in present for other in holders(self._shape, self._near[owner], owner))
             if held < self.manifest.threshold:
                 raise AbortError(reason, f"party {owner}: {held} of {self.manifest.threshold}")
+
+    def _for(self, party: int, stage: Stage, body: bytes) -> tuple[int, bytes]:
+        return party, compose(stage, COORDINATOR, self.manifest.digest, body, self._identity, party)
 
     def _to(self, parties: Iterable[int], stage: Stage, body: bytes) -> Frames:
         frame = compose(stage, COORDINATOR, self.manifest.digest, body, self._identity)

@@ -1,8 +1,8 @@
 """The frame that every message of a secure sum travels in: one header, a body of known size, one signature.
 
-A frame is a header of 48 bytes (`FRSA`, version, stage, sender, length, digest of the manifest), the body, and the
-sender's Ed25519 signature of both. Blocks of masked values carry none: the message that ends an upload signs a digest
-of them all. The length is compared with what the stage allows before anything else is read.
+A frame is a header of 48 bytes (`FRSA`, version, stage, recipient, sender, length, digest of the manifest), the body,
+and the sender's Ed25519 signature of both. Blocks of masked values carry none: the message that ends an upload signs a
+digest of them all. The length is compared with what the stage allows before anything else is read.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = ["COORDINATOR", "HEADER_BYTES", "Message", "Stage", "compose", "limits
 Data = bytes | bytearray
 
 COORDINATOR = 0xFFFF_FFFF
+ANYBODY = 0xFFFF
 ADVERT_BYTES = 104
 SEALED_BYTES = 148
 _MAGIC = b"FRSA"
@@ -55,6 +56,7 @@ class Message:
     Args:
         stage: its kind.
         sender: index of the party, or `COORDINATOR`.
+        recipient: index of the party, or `ANYBODY`.
         context: digest of the manifest that it belongs to.
         body: without header and signature.
         signature: of header and body; empty for a block.
@@ -63,6 +65,7 @@ class Message:
 
     stage: Stage
     sender: int
+    recipient: int
     context: bytes
     body: memoryview = field(repr=False)
     signature: bytes = field(repr=False)
@@ -74,14 +77,16 @@ class Message:
         return hashlib.sha256(self.signed or self.body).digest()
 
 
-def header(stage: Stage, sender: int, context: bytes, length: int) -> bytes:
+def header(stage: Stage, sender: int, context: bytes, length: int, recipient: int = ANYBODY) -> bytes:
     """The header of a frame."""
-    return _HEADER.pack(_MAGIC, _VERSION, stage, 0, sender, length, context)
+    return _HEADER.pack(_MAGIC, _VERSION, stage, recipient, sender, length, context)
 
 
-def compose(stage: Stage, sender: int, context: bytes, body: bytes, identity: Identity) -> bytes:
+def compose(
+    stage: Stage, sender: int, context: bytes, body: bytes, identity: Identity, recipient: int = ANYBODY
+) -> bytes:
     """A signed frame."""
-    text = header(stage, sender, context, len(body)) + body
+    text = header(stage, sender, context, len(body), recipient) + body
     return text + identity.sign(text)
 
 
@@ -125,8 +130,8 @@ def parse(data: Data, allowed: Mapping[Stage, int], context: bytes | None) -> Me
     """
     if len(data) < HEADER_BYTES:
         raise DamagedError("these bytes are not a message of a secure sum: too short")
-    magic, version, number, zero, sender, length, found = _HEADER.unpack_from(data)
-    if magic != _MAGIC or zero:
+    magic, version, number, recipient, sender, length, found = _HEADER.unpack_from(data)
+    if magic != _MAGIC:
         raise DamagedError("these bytes are not a message of a secure sum")
     if version != _VERSION:
         raise DamagedError(f"a message of a secure sum has version {version}, this side speaks {_VERSION}")
@@ -146,5 +151,5 @@ def parse(data: Data, allowed: Mapping[Stage, int], context: bytes | None) -> Me
     end = HEADER_BYTES + length
     body = memoryview(data)[HEADER_BYTES:end]
     if stage is Stage.BLOCK:
-        return Message(stage, sender, found, body, b"", b"")
-    return Message(stage, sender, found, body, bytes(data[end:]), bytes(data[:end]))
+        return Message(stage, sender, recipient, found, body, b"", b"")
+    return Message(stage, sender, recipient, found, body, bytes(data[end:]), bytes(data[:end]))
