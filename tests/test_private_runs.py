@@ -137,7 +137,6 @@ def test_what_is_public_has_no_exact_count(tmp_path):
         ({"model": {"name": "mf", "denominator": "per_row"}}, "divisor is fixed"),
         ({"model": {"name": "ease", "rank": 5}}, "leave out rank"),
         ({"cohort": 50}, "users"),
-        ({"privacy": TERMS | {"noise": "distributed"}}, "secure sum"),
         ({"privacy": TERMS | {"sampling": "poisson"}}, "cohort below 1"),
         ({"privacy": TERMS | {"participations": 9}}, "bind nobody"),
         ({"privacy": TERMS | {"epsilon": 0}}, "epsilon"),

@@ -72,9 +72,11 @@ class Query:
         return noise_multiplier * self.clip / math.sqrt(self.share)
 
 
-def private_spec(spec: SumSpec, queries: tuple[Query, ...], noise_multiplier: float, n_max: int) -> SumSpec:
+def private_spec(
+    spec: SumSpec, queries: tuple[Query, ...], noise_multiplier: float, n_max: int, excess: float = 1.0
+) -> SumSpec:
     """The spec with bounds that clipping gives, a grid on which rounding costs at most 1/1024 of the clip and noise is
-    smooth, and rings with room for the noise.
+    smooth, and rings with room for the noise, of which there may be `excess` times as much.
 
     Raises:
         PlanError: if an array is in no query or in several, shares do not add up to 1, or nothing fits.
@@ -93,7 +95,7 @@ def private_spec(spec: SumSpec, queries: tuple[Query, ...], noise_multiplier: fl
         most = max(float(np.max(sd)) for _, sd in deviations(metric, array, deviation))
         bits = math.ceil(math.log2(max(coarse / (query.clip * _ROUNDING), 2.0**_GRID / least, 1.0)))
         bits = max(bits, array.scale_bits)
-        room[array.name] = 10.0 * most
+        room[array.name] = 10.0 * most * excess
         bound = min(array.bound, query.clip / metric.smallest())
         fine.append(replace(array, bound=bound, scale_bits=bits, ring=0))
     return SumSpec(tuple(fine)).fit(n_max, room)

@@ -28,7 +28,7 @@ def show(
 ) -> None:
     """Say in words what a run promises to users, recomputed from its ledger."""
     from fedrec.federation.run import read_plan
-    from fedrec.privacy.accounting import Charge, epsilons
+    from fedrec.privacy.accounting import Charge
     from fedrec.privacy.words import explain
     from fedrec.record.ledger import Ledger
 
@@ -42,7 +42,7 @@ def show(
     charges = [Charge.from_json(line.get("charge")) for line in ledger.of_kind("round")]
     if not charges:
         raise RunError(f"{run} has released nothing yet: no round is committed")
-    cost = epsilons(charges, plan.privacy.delta, plan.privacy.participations)
+    cost = plan.privacy.cost(charges)
     secret = bool(ledger.of_kind("start")[0].get("noise_is_secret"))
     words = explain(plan.privacy, cost, charges, plan.share(), secret)
     answer = {"run": str(run), "epsilons": cost.to_json(), "rounds": len(charges), "terms": plan.privacy.model_dump(),

@@ -13,7 +13,7 @@ from fedrec.federation.calls import EvaluationCall, RoundCall
 from fedrec.federation.node import Node
 from fedrec.secagg.client import Client
 from fedrec.secagg.layout import Layout, Slot
-from fedrec.secagg.manifest import invite
+from fedrec.secagg.manifest import Manifest, invite
 from fedrec.secagg.policy import Floors
 from fedrec.secagg.primitives import Identity
 from fedrec.secagg.rounds import Outcome, Party, run_round
@@ -49,11 +49,26 @@ class SecureEngine(LocalEngine):
         self._coordinator = Identity()
         self._parties = [Party(Identity(), clients=node.data.n_users) for node in self.nodes]
         self._number = 0
+        shape = self._invite(Layout((Slot(_COUNTERS, 1, 64),)), bytes(32), 0.0)
+        self._honest = shape.min_parties - shape.colluders
+
+    @property
+    def parties(self) -> tuple[int, int]:
+        """How many nodes there are, and how many are honest and left in a sum at least."""
+        return len(self.nodes), self._honest
 
     def contribute(self, call: RoundCall) -> list[Sum]:
         """The total over nodes, alone."""
         parts = super().contribute(call)
-        total = self._summed(parts, bytes.fromhex(call.model))
+        noise = 0.0
+        if call.privacy is not None and call.privacy.honest is not None:
+            if call.privacy.honest > self._honest:
+                raise PlanError(
+                    f"round {call.round}: shares of noise for {call.privacy.honest} honest nodes, where the secure sum "
+                    f"opens with {self._honest}"
+                )
+            noise = call.privacy.noise_multiplier
+        total = self._summed(parts, bytes.fromhex(call.model), noise)
         total.commitments = tuple(commitment for part in parts for commitment in part.commitments)
         return [total]
 
@@ -61,16 +76,22 @@ class SecureEngine(LocalEngine):
         """The total of metrics over nodes, alone."""
         return [self._summed(super().evaluate(call), bytes(32))]
 
-    def _summed(self, parts: Sequence[Sum], model: bytes) -> Sum:
+    def _invite(self, layout: Layout, model: bytes, noise: float) -> Manifest:
+        keys, least = [party.identity.public for party in self._parties], self._least_clients
+        public = self._coordinator.public
+        return invite("run", self._number, public, keys, layout, model=model, min_clients=least, noise=noise)
+
+    @property
+    def _least_clients(self) -> int:
+        return min(node.floors.min_clients for node in self.nodes)
+
+    def _summed(self, parts: Sequence[Sum], model: bytes, noise: float = 0.0) -> Sum:
         spec, round = parts[0].spec, parts[0].round
         layout = Layout((*Layout.of(spec).slots, Slot(_COUNTERS, 3, 64)))
-        keys = [party.identity.public for party in self._parties]
-        least = min(node.floors.min_clients for node in self.nodes)
-        manifest = invite(
-            "run", self._number, self._coordinator.public, keys, layout, model=model, min_clients=least
-        )  # fmt: skip
+        manifest = self._invite(layout, model, noise)
         self._number += 1
-        floors = Floors(self._coordinator.public, frozenset(keys), clients=least, layout=layout)
+        pinned = frozenset(manifest.parties)
+        floors = Floors(self._coordinator.public, pinned, clients=self._least_clients, noise=noise, layout=layout)
         clients = [Client(party.identity, floors, party.keep, party.attempts, party.clients) for party in self._parties]
         outcome = run_round(Server(manifest, self._coordinator), clients, [_vectors(part) for part in parts])
         if outcome.arrays is None:

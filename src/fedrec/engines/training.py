@@ -29,7 +29,7 @@ from fedrec.federation.coordinator import Coordinator, Progress, Trained
 from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run, check_free, is_run, read_plan
 from fedrec.models.base import Recommender
-from fedrec.privacy.accounting import Charge, epsilons
+from fedrec.privacy.accounting import Charge
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, has_secret, keep_secret
 from fedrec.privacy.terms import schedule
@@ -311,7 +311,7 @@ def _privacy(plan: Plan, run: Run) -> dict[str, Any]:
     if plan.privacy is None:
         return {}
     charges = [Charge.from_json(line["charge"]) for line in run.ledger.of_kind("round")]
-    cost = epsilons(charges, plan.privacy.delta, plan.privacy.participations)
+    cost = plan.privacy.cost(charges)
     return {
         "privacy": {
             **plan.privacy.model_dump(mode="json"),

@@ -11,7 +11,7 @@ from fedrec.errors import DamagedError, FedrecError
 from fedrec.federation.coordinator import kept_round
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import load_shared, unpacked
-from fedrec.privacy.accounting import Charge, Epsilons, cohort_epsilon, epsilons
+from fedrec.privacy.accounting import Charge, Epsilons, cohort_epsilon
 from fedrec.privacy.terms import schedule
 from fedrec.record.durable import arrays_digest, load_arrays
 from fedrec.record.files import LEDGER, file_digest
@@ -138,7 +138,7 @@ def check_charges(plan: Plan, lines: Lines) -> Epsilons | None:
             raise DamagedError(f"{where}: it says epsilon_cohort {said}; its charges add up to {cost:.6g}")
     if not charges:
         return None
-    whole = epsilons(charges, terms.delta, terms.participations)
+    whole = terms.cost(charges)
     if getattr(whole, terms.view) > terms.epsilon * _SLACK:
         raise DamagedError(f"{rounds[-1][0]}: epsilon {getattr(whole, terms.view):.6g} is above the plan's")
     return whole

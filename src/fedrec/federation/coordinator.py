@@ -40,6 +40,10 @@ class Engine(Protocol):
     def evaluate(self, call: EvaluationCall) -> Sequence[Sum]:
         """Each node's sum of metrics."""
 
+    @property
+    def parties(self) -> tuple[int, int] | None:
+        """Of a secure sum: its nodes, and how many of them are honest and left in it at least."""
+
     def keep(self, shared: Arrays, committed: int) -> None:
         """Remember private rows as they are after round `committed`."""
 
@@ -217,7 +221,8 @@ class Coordinator:
         assert self.plan.n_max is not None
         started = self.run.ledger.of_kind("start")
         number = started[0]["run"] if started else chance.secret("run").key.hex()
-        return Protection(self.plan.privacy, self.model, self.plan.share(), self.plan.n_max, number, chance)
+        share, parties = self.plan.share(), self.engine.parties
+        return Protection(self.plan.privacy, self.model, share, self.plan.n_max, number, chance, parties)
 
     def _first(self) -> State:
         """The state before round 0: fresh, or with what the earlier run ended with."""

@@ -142,6 +142,8 @@ class Node:
             if updated is not None:
                 changed.append((positions[kept], {name: array[kept] for name, array in updated.items()}))
         self._guard(total.clients)
+        if self.guard is not None:
+            total = self.guard.with_noise(total, queries, call.privacy, rng.child("noise").key)
         if private is not None and changed:
             positions = np.concatenate([part for part, _ in changed])
             names = changed[0][1]

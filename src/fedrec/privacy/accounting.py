@@ -98,7 +98,7 @@ class Epsilons:
     Args:
         release: who sees released models only.
         cohort: who also knows the cohorts and sees every noised sum.
-        server: the coordinator; infinite where it adds the noise itself.
+        server: the coordinator; infinite where it adds the noise itself, that of `cohort` where nodes do.
         delta: δ.
     """
 
@@ -112,8 +112,10 @@ class Epsilons:
         return {key: "infinite" if math.isinf(value) else value for key, value in vars(self).items()}
 
 
-def epsilons(charges: Sequence[Charge], delta: float, participations: int | None = None) -> Epsilons:
-    """The three epsilons of some rounds with central noise.
+def epsilons(
+    charges: Sequence[Charge], delta: float, participations: int | None = None, distributed: bool = False
+) -> Epsilons:
+    """The three epsilons of some rounds.
 
     Amplification by sampling is counted for `release` only, and only where no cap on participations ties the draws of a
     client's rounds together.
@@ -122,12 +124,13 @@ def epsilons(charges: Sequence[Charge], delta: float, participations: int | None
         charges: of the rounds.
         delta: δ.
         participations: most rounds that one client takes part in; `None` for all.
+        distributed: nodes add the noise, under a secure sum.
     """
     cohort = cohort_epsilon(charges, delta, participations)
     release = cohort
     if charges and participations is None and all(charge.sampling is not None for charge in charges):
         release = min(cohort, epsilon_of_event(_composed([charge.event() for charge in charges]), delta))
-    return Epsilons(release, cohort, math.inf, delta)
+    return Epsilons(release, cohort, cohort if distributed else math.inf, delta)
 
 
 def cohort_epsilon(charges: Sequence[Charge], delta: float, participations: int | None = None) -> float:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from fedrec.aggregation.contributions import Contributions
 from fedrec.aggregation.queries import Query, clip_limit
 from fedrec.aggregation.specs import SumSpec
+from fedrec.aggregation.sums import Sum
 from fedrec.errors import PlanError
 from fedrec.models.base import Arrays, Recommender
 from fedrec.privacy.budget import Budget
+from fedrec.privacy.shares import with_share
 from fedrec.privacy.terms import Privacy, schedule
 from fedrec.record.durable import arrays_digest
 
@@ -26,12 +28,15 @@ class RoundTerms:
         noise_multiplier: deviation of the noise it will add, per unit of clip.
         clip: the plan's, where it has one.
         delta: the plan's.
+        honest: how many nodes' shares of noise make up the whole, where nodes add it: those that may be left in the
+            sum, less those that may be in league with the coordinator.
     """
 
     run: str
     noise_multiplier: float
     clip: float | None
     delta: float
+    honest: int | None = None
 
 
 class Guard:
@@ -76,6 +81,11 @@ class Guard:
         ):
             if asked != agreed:
                 raise PlanError(f"node {self.node}: round {round} is asked for with {key} {asked}; agreed was {agreed}")
+        if self.terms.distributed and terms.honest is None:
+            raise PlanError(
+                f"node {self.node}: the plan has nodes add noise, and round {round} does not say how many shares make "
+                "up the whole"
+            )
         queries = self.model.queries(shared, round)
         if sorted(name for query in queries for name in query.metrics) != sorted(spec.names):
             raise PlanError(
@@ -92,6 +102,19 @@ class Guard:
         for query in queries:
             contributions = contributions.clip(query.metrics, clip_limit(query, spec))
         return contributions
+
+    def with_noise(self, total: Sum, queries: tuple[Query, ...], terms: RoundTerms | None, key: bytes) -> Sum:
+        """The node's sum as it may be masked: with its share of the noise, and without exact counts.
+
+        Args:
+            total: exact; its arrays are overwritten.
+            queries: of the round.
+            terms: of the call.
+            key: from which the share is made, the same for the same round.
+        """
+        if not self.terms.distributed or terms is None or terms.honest is None:
+            return total
+        return with_share(total, queries, terms.noise_multiplier, terms.honest, key)
 
     def _charge(self, run: str, round: int, shared: Arrays, spec: SumSpec, noise_multiplier: float) -> None:
         opened = {

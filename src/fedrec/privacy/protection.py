@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fedrec.aggregation.queries import private_spec
@@ -28,9 +29,27 @@ class Protection:
         n_max: most clients of a sum; public.
         run: the run's own number.
         chance: where noise comes from.
+        parties: nodes of a secure sum, and how many of them are honest and left in it at least; `None` of a plain sum.
+
+    Raises:
+        PlanError: if nodes are to add the noise, and their sums are plain.
     """
 
-    def __init__(self, terms: Privacy, model: Recommender, share: float, n_max: int, run: str, chance: Chance) -> None:
+    def __init__(
+        self,
+        terms: Privacy,
+        model: Recommender,
+        share: float,
+        n_max: int,
+        run: str,
+        chance: Chance,
+        parties: tuple[int, int] | None = None,
+    ) -> None:
+        if terms.distributed and parties is None:
+            raise PlanError(
+                "privacy: noise: distributed is noise that nodes add before they mask their sums; give --secure and "
+                "--nodes 3 or more. With noise: central the coordinator is trusted with exact sums"
+            )
         self.terms = terms
         self.model = model
         self.n_max = n_max
@@ -38,6 +57,9 @@ class Protection:
         self.chance = chance
         self.clients = max(1, round(share * (terms.users or n_max)))
         self.charges = schedule(terms, model.budget_shares, share)
+        self.honest = parties[1] if terms.distributed and parties is not None else None
+        self.excess = math.sqrt(parties[0] / parties[1]) if terms.distributed and parties is not None else 1.0
+        """Deviation of all shares of noise together, over that which is promised."""
 
     def spec(self, spec: SumSpec, shared: Arrays, round: int) -> SumSpec:
         """The spec of a round with its grid, bounds and rings.
@@ -49,21 +71,24 @@ class Protection:
             raise PlanError(
                 f"privacy: round {round} has no share of the budget, which is for {len(self.charges)} rounds"
             )
-        return private_spec(spec, self.model.queries(shared, round), self.charges[round].noise_multiplier, self.n_max)
+        queries = self.model.queries(shared, round)
+        return private_spec(spec, queries, self.charges[round].noise_multiplier, self.n_max, self.excess)
 
     def round_terms(self, round: int) -> RoundTerms:
         """What nodes are told."""
         charge = self.charges[round]
-        return RoundTerms(self.run, charge.noise_multiplier, self.terms.clip, self.terms.delta)
+        return RoundTerms(self.run, charge.noise_multiplier, self.terms.clip, self.terms.delta, self.honest)
 
     def release(self, total: Sum, shared: Arrays) -> Sum:
-        """The sum with noise."""
+        """The sum with noise, which is in it already where nodes add it."""
+        if self.terms.distributed:
+            return total
         queries = self.model.queries(shared, total.round)
         return noised(total, queries, self.charges[total.round].noise_multiplier, self.clients, self.chance)
 
     def scales(self, shared: Arrays, round: int) -> dict[str, float]:
         """Deviation of each array's noise in its weighted space: `Sum.noise` of a sum that was noised before."""
-        multiplier = self.charges[round].noise_multiplier
+        multiplier = self.charges[round].noise_multiplier * self.excess
         queries = self.model.queries(shared, round)
         return {name: query.deviation(multiplier) for query in queries for name in query.metrics}
 

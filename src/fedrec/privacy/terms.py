@@ -29,7 +29,8 @@ class Privacy(BaseModel):
         sampling: `poisson` claims, for who sees released models only, that nobody knows who took part in a round; needs
             a `cohort` below 1. `none` claims nothing of the kind.
         participations: most rounds that one client takes part in; `None` for all.
-        noise: who adds it: `central`, the coordinator, which then sees exact sums.
+        noise: who adds it: `central`, the coordinator, which then sees exact sums, or `distributed`, every node a share
+            before it masks its sum, so that nobody ever sees an exact one; that takes the secure sum.
         users: a public upper estimate of the number of users; the data's own number is taken to be public without it.
         max_cohort: most clients of a node in a round; who is beyond it is drawn away at random.
         view: whose ε is limited: of somebody who sees the `cohort` of every round and all noised sums, or of
@@ -56,11 +57,6 @@ class Privacy(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Privacy:
-        if self.noise == "distributed":
-            raise PlanError(
-                "privacy: noise: distributed is noise that nodes add under a secure sum, which this version does not "
-                "have; with noise: central the coordinator is trusted with exact sums"
-            )
         if self.users is not None and self.delta * self.users >= 1.0:
             raise PlanError(
                 f"privacy: delta = {self.delta:g} allows for one of {self.users} users to be exposed outright; take at "
@@ -82,6 +78,15 @@ class Privacy(BaseModel):
             raise PlanError(
                 f"privacy: participations {self.participations} of {rounds} rounds bind nobody; leave them out"
             )
+
+    @property
+    def distributed(self) -> bool:
+        """Whether nodes add the noise."""
+        return self.noise == "distributed"
+
+    def cost(self, charges: Sequence[Charge]) -> Epsilons:
+        """The three epsilons of some rounds under these terms."""
+        return epsilons(charges, self.delta, self.participations, self.distributed)
 
     def truncated(self) -> tuple[int, int] | None:
         """(users, largest cohort) of truncated Poisson cohorts."""
@@ -130,4 +135,4 @@ def schedule(terms: Privacy, shares: Sequence[float], share: float) -> tuple[Cha
 
 def total_cost(terms: Privacy, shares: Sequence[float], share: float) -> Epsilons:
     """The three epsilons of a whole run."""
-    return epsilons(schedule(terms, shares, share), terms.delta, terms.participations)
+    return terms.cost(schedule(terms, shares, share))

@@ -34,6 +34,14 @@ def explain(terms: Privacy, cost: Epsilons, charges: Sequence[Charge], share: fl
         else ""
     )
     users = f" ({terms.users:,})" if terms.users else ""
+    against = (
+        f", {_factor(cost.server)}. Each node adds a share of the noise before it masks its sum, and shares are so wide "
+        "that those of the honest nodes left in a sum make up the whole. This counts on the secure sum: on its "
+        "cryptography, and on no more nodes being in league with the coordinator than its manifest says."
+        if terms.distributed
+        else ". It adds the noise itself, so it sees exact sums and must be trusted with them."
+    )
+    least = " or more" if terms.distributed else ""
     texts = {
         "What is protected": "all interactions of any one user. Whether a user's whole history is in the data or not "
         "changes the probability of anything that was released by at most a factor of e^epsilon, but for a chance of "
@@ -42,12 +50,11 @@ def explain(terms: Privacy, cost: Epsilons, charges: Sequence[Charge], share: fl
         + (" This counts on it that nobody learns who was drawn." if cost.release < cost.cohort else ""),
         "Against who also sees every noised sum and who took part": f"epsilon_cohort = {number(cost.cohort)}, "
         f"{_factor(cost.cohort)}.",
-        "Against the coordinator": f"epsilon_server = {number(cost.server)}. It adds the noise itself, so it sees "
-        "exact sums and must be trusted with them.",
+        "Against the coordinator": f"epsilon_server = {number(cost.server)}{against}",
         "How": f"{rounds} of sums over users. What one user adds is cut to a fixed length, and Gaussian noise of "
-        f"{min(noise):.4g} to {max(noise):.4g} times that length is added to every coordinate before anything else is "
-        f"done with a sum.{drawn}{capped} Neighbours: adding or removing one user. Divisors are fixed; nothing is "
-        "divided by the true size of a cohort.",
+        f"{min(noise):.4g} to {max(noise):.4g} times that length{least} is added to every coordinate before anything "
+        f"else is done with a sum.{drawn}{capped} Neighbours: adding or removing one user. Divisors are fixed; nothing "
+        "is divided by the true size of a cohort.",
         "Taken to be public": f"the catalog of items, the settings of the plan and the number of users{users}.",
         "Covered": "this run: its model/ folder and its ledger. A user with data at two nodes is two users here, and "
         "its losses add up. Every further run on the same users adds to their loss; a node's budget file keeps count.",

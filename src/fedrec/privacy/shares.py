@@ -1,0 +1,103 @@
+"""A node's share of the noise, added before its sum is masked, so that nobody ever sees the sum without noise.
+
+Shares are discrete Gaussians (Canonne, Kamath & Steinke 2020, "The discrete Gaussian for differential privacy"), drawn
+by their rejection from discrete Laplace variables, with 53-bit words for probabilities. The sum of shares is not a
+discrete Gaussian, but with a deviation of four steps of the grid or more it is one up to a factor of e^τ, τ < 10⁻⁶⁰
+(Kairouz et al. 2021, "The distributed discrete Gaussian mechanism", theorem 1), and a discrete Gaussian costs no more
+than a continuous one of its deviation. Each share has the deviation of the whole over √h, where h is how many honest
+nodes are in the sum at least; more make more noise, never less privacy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fedrec.aggregation.queries import Query, deviations
+from fedrec.aggregation.sums import Sum
+from fedrec.errors import PlanError
+
+__all__ = ["Stream", "discrete_gaussian", "with_share"]
+
+_BLOCK = 1 << 20
+_LEAST = 4.0
+_UNIT = 2.0**-53
+
+
+class Stream:
+    """Words that follow from a key and that nobody without it can tell from random ones: SHAKE-256 in counter mode."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key, self._count = key, 0
+
+    def words(self, count: int) -> np.ndarray:
+        """The next words [count] uint64."""
+        self._count += 1
+        text = self._key + self._count.to_bytes(8, "little")
+        return np.frombuffer(hashlib.shake_256(text).digest(8 * count), dtype="<u8")
+
+
+def discrete_gaussian(deviations: np.ndarray, words: Callable[[int], np.ndarray]) -> np.ndarray:
+    """One draw per deviation: whole numbers k with probability in proportion to exp(−k² / 2σ²).
+
+    Args:
+        deviations: σ [n] float64, above 0.
+        words: gives random uint64.
+
+    Returns:
+        [n] int64.
+    """
+    out = np.zeros(len(deviations), dtype=np.int64)
+    left = np.arange(len(deviations))
+    while len(left):
+        sd = deviations[left]
+        scale = np.floor(sd) + 1.0
+        drawn = words(2 * len(left)).reshape(2, -1)
+        uniform = ((drawn[0] >> np.uint64(11)).astype(np.float64) + 1.0) * _UNIT
+        size = np.floor(-np.log(uniform) * scale)
+        negative = (drawn[0] & np.uint64(1)).astype(np.bool_)
+        chance = np.exp(-((size - sd * sd / scale) ** 2) / (2.0 * sd * sd))
+        kept = (drawn[1] >> np.uint64(11)).astype(np.float64) * _UNIT < chance
+        kept &= ~(negative & (size == 0))
+        out[left[kept]] = np.where(negative, -size, size)[kept].astype(np.int64)
+        left = left[~kept]
+    return out
+
+
+def with_share(total: Sum, queries: Sequence[Query], noise_multiplier: float, honest: int, key: bytes) -> Sum:
+    """A node's sum with its share of the noise on every coordinate, and without exact counts.
+
+    Args:
+        total: the exact sum of the node; its arrays are overwritten.
+        queries: of the round.
+        noise_multiplier: of the whole noise.
+        honest: shares that make up the whole.
+        key: of the share; the same key gives the same share.
+
+    Raises:
+        PlanError: if shares would be too narrow for the grid.
+    """
+    if honest < 1:
+        raise PlanError(f"privacy: {honest} honest nodes in a sum; shares of noise need at least 1")
+    stream = Stream(key)
+    for query in queries:
+        deviation = query.deviation(noise_multiplier) / math.sqrt(honest)
+        for name, metric in query.metrics.items():
+            spec, flat = total.spec[name], total.arrays[name].reshape(-1)
+            for tile, sds in deviations(metric, spec, deviation):
+                steps = sds * spec.unit
+                if float(steps.min()) < _LEAST:
+                    raise PlanError(
+                        f"privacy: a share of the noise of {name!r} has a deviation of {float(steps.min()):.2g} steps "
+                        f"of the grid, below {_LEAST:g}; use fewer nodes or a finer grid"
+                    )
+                for start in range(tile.start, tile.stop, _BLOCK):
+                    stop = min(start + _BLOCK, tile.stop)
+                    mine = steps[start - tile.start : stop - tile.start] if len(steps) > 1 else steps
+                    drawn = discrete_gaussian(np.broadcast_to(mine, (stop - start,)), stream.words)
+                    flat[start:stop] += drawn.astype(flat.dtype)
+    return replace(total, clients=0, left_out=0, saturated=0)

@@ -1,0 +1,176 @@
+"""Noise that nodes add before they mask their sums: its law, its size, and a coordinator that sees no exact sum."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import fedrec as fr
+from fedrec.aggregation.queries import PLAIN, Metric, Query, private_spec
+from fedrec.aggregation.specs import ArraySpec, SumSpec
+from fedrec.aggregation.sums import Sum
+from fedrec.engines.loading import Placement
+from fedrec.engines.local import LocalEngine
+from fedrec.engines.secure import SecureEngine
+from fedrec.engines.training import train_run
+from fedrec.errors import PlanError
+from fedrec.federation.coordinator import Coordinator
+from fedrec.federation.plan import Plan
+from fedrec.federation.run import Run
+from fedrec.privacy.shares import Stream, discrete_gaussian, with_share
+
+DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3"
+TERMS = {"epsilon": 20.0, "delta": 1e-4, "noise": "distributed"}
+SECURE = Placement(4, "hash", secure=True)
+
+
+def plan(model=None, **changes):
+    return Plan.make({"data": {"source": DATA}, "model": model or {"name": "ease"}, "privacy": TERMS} | changes)
+
+
+@pytest.mark.parametrize("sd", [0.7, 1.0, 3.3, 40.0])
+def test_draws_have_the_law_of_the_discrete_gaussian(sd):
+    draws = discrete_gaussian(np.full(200_000, sd), Stream(b"key").words)
+    reach = int(4 * sd) + 1
+    values = np.arange(-reach, reach + 1)
+    chances = np.exp(-(values**2) / (2 * sd * sd))
+    chances /= chances.sum()
+    seen = np.array([np.count_nonzero(draws == value) for value in values])
+    enough = chances * len(draws) > 5
+    expected = chances[enough] * seen[enough].sum() / chances[enough].sum()
+    assert stats.chisquare(seen[enough], expected).pvalue > 1e-4
+    assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 5 / math.sqrt(len(draws))
+
+
+def test_a_stream_repeats_itself_under_its_key_only():
+    one, same, other = (Stream(key).words(1000) for key in (b"a", b"a", b"b"))
+    assert np.array_equal(one, same)
+    assert not np.any(one == other)
+    stream = Stream(b"a")
+    assert not np.array_equal(stream.words(10), stream.words(10))
+
+
+def exact(n=4000, z=2.0):
+    queries = (Query({"x": PLAIN, "y": Metric(weight=2.0)}, 1.5),)
+    spec = SumSpec((ArraySpec("x", "dense", (n,), 1.0), ArraySpec("y", "dense", (n,), 1.0)))
+    return Sum.zeros(private_spec(spec, queries, z, 1000, excess=2.0)), queries
+
+
+def test_shares_of_the_honest_nodes_make_up_the_noise():
+    whole = Sum.zeros(exact()[0].spec)
+    for node in range(3):
+        total, queries = exact()
+        total.clients = 50
+        share = with_share(total, queries, 2.0, 3, b"key" + bytes([node]))
+        assert (share.clients, share.left_out, share.saturated) == (0, 0, 0)
+        whole.merge(share)
+    for name, weight in (("x", 1.0), ("y", 2.0)):
+        draws = whole.value(name).reshape(-1) * weight / (2.0 * 1.5)
+        assert stats.kstest(draws, "norm").pvalue > 1e-4
+
+
+def test_shares_too_narrow_for_the_grid_are_refused():
+    queries = (Query({"x": PLAIN}, 1.0),)
+    spec = SumSpec((ArraySpec("x", "dense", (4,), 1.0, scale_bits=2),)).fit(100)
+    with pytest.raises(PlanError, match="steps of the grid"):
+        with_share(Sum.zeros(spec), queries, 1.0, 9, b"k")
+
+
+def test_the_coordinator_sees_noise_only_and_the_ledger_says_what_it_costs(tmp_path):
+    seen = []
+    made = plan()
+    data = fr.load_data(DATA)
+    resolved = made.resolve(data, "0" * 64)
+    engine = SecureEngine.build(data, resolved, 4)
+
+    class Watching(Coordinator):
+        def _summed(self, call):
+            total, line = super()._summed(call)
+            seen.append((call, {name: array.copy() for name, array in total.arrays.items()}, dict(total.noise)))
+            return total, line
+
+    Watching(resolved.build_model(), data.catalog, engine, Run(resolved, None), engine.has_valid).train()
+    call, arrays, noise = seen[0]
+    parties, honest = engine.parties
+    assert (parties, honest) == (4, 2)
+    charge = engine.nodes[0].guard.charges[0]
+    assert noise["gram"] == pytest.approx(charge.noise_multiplier * math.sqrt(parties / honest))
+    parts = []
+    for node in engine.nodes:
+        node.guard.terms = node.guard.terms.model_copy(update={"noise": "central"})
+        parts.append(node._contribute(call))
+    difference = arrays["gram"] - sum(part.arrays["gram"].astype(np.int64) for part in parts)
+    off = difference / call.spec["gram"].unit * math.sqrt(2) / noise["gram"]
+    n = data.n_items
+    diagonal = np.cumsum([0, *range(n, 1, -1)])
+    assert stats.kstest(np.delete(off, diagonal), "norm").pvalue > 1e-4
+
+
+def test_a_run_promises_something_against_the_coordinator(tmp_path, fedrec):
+    report = train_run(plan(), tmp_path / "run", SECURE)
+    cost = report["privacy"]["epsilons"]
+    assert cost["server"] == cost["cohort"] == pytest.approx(20.0, rel=1e-3)
+    said = fedrec("privacy", "show", tmp_path / "run", "--json")
+    assert "shares are so wide" in " ".join(json.loads(said.out)["words"])
+    assert fedrec("verify", tmp_path / "run").code == 0
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_same_shares(tmp_path):
+    made = plan({"name": "mf", "embedding_size": 4, "rounds": 4})
+
+    def stop(progress):
+        if progress.round == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(made, tmp_path / "run", SECURE, watch=stop)
+    kept = (tmp_path / "run" / "ledger.jsonl").read_bytes()
+    train_run(made, tmp_path / "run", SECURE, resume=True)
+    assert (tmp_path / "run" / "ledger.jsonl").read_bytes().startswith(kept)
+
+
+def test_asked_twice_a_node_adds_the_same_share():
+    data = fr.load_data(DATA)
+    resolved = plan().resolve(data, "0" * 64)
+    engine = SecureEngine.build(data, resolved, 4)
+    coordinator = Coordinator(resolved.build_model(), data.catalog, engine, Run(resolved, None), engine.has_valid)
+    calls = []
+
+    class StopError(Exception):
+        pass
+
+    def contribute(call):
+        calls.append(call)
+        raise StopError
+
+    engine.contribute = contribute
+    with pytest.raises(StopError):
+        coordinator.train()
+    node = engine.nodes[0]
+    first, second = (node.contribute(calls[0]).arrays["gram"] for _ in range(2))
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, engine.nodes[1].contribute(calls[0]).arrays["gram"])
+
+
+def test_plain_sums_cannot_carry_shares(tmp_path):
+    with pytest.raises(PlanError, match="--secure"):
+        train_run(plan(), tmp_path / "run", Placement(4, "hash"))
+    assert not (tmp_path / "run").exists()
+    data = fr.load_data(DATA)
+    resolved = plan().resolve(data, "0" * 64)
+    engine = LocalEngine.build(data, resolved, 4)
+    with pytest.raises(PlanError, match="--secure"):
+        Coordinator(resolved.build_model(), data.catalog, engine, Run(resolved, None), engine.has_valid)
+
+
+def test_more_honest_nodes_than_the_secure_sum_has_are_refused():
+    data = fr.load_data(DATA)
+    resolved = plan().resolve(data, "0" * 64)
+    engine = SecureEngine.build(data, resolved, 4)
+    engine._honest = 4
+    coordinator = Coordinator(resolved.build_model(), data.catalog, engine, Run(resolved, None), engine.has_valid)
+    engine._honest = 2
+    with pytest.raises(PlanError, match="opens with 2"):
+        coordinator.train()
