@@ -35,7 +35,7 @@ def explain(terms: Privacy, cost: Epsilons, charges: Sequence[Charge], share: fl
     )
     users = f" ({terms.users:,})" if terms.users else ""
     against = (
-        f", {_factor(cost.server)}. Each node adds a share of the noise before it masks its sum, and shares are so wide "
+        f", {_factor(cost.server)}. Each node adds a share of the noise before it masks its sum; shares are so wide "
         "that those of the honest nodes left in a sum make up the whole. This counts on the secure sum: on its "
         "cryptography, and on no more nodes being in league with the coordinator than its manifest says."
         if terms.distributed
