@@ -111,7 +111,7 @@ class Client:
         try:
             return self._take(manifest, message)
         except AbortError as error:
-            return self._abort(error.abort)
+            return self._abort(manifest, error.abort)
 
     def upload(self, values: Values) -> Iterator[Data]:
         """Mask this party's values and yield the frames to send, block by block; memory does not grow with them.
@@ -297,12 +297,15 @@ class Client:
         assert self.manifest is not None
         return compose(stage, self._index, self.manifest.digest, body, self._identity)
 
-    def _abort(self, abort: Abort) -> list[bytes]:
+    def _abort(self, manifest: Manifest, abort: Abort) -> list[bytes]:
         self.aborted = abort
         self._next = None
         self._answers = {}
         self._kept = _Kept()
-        return [] if self.manifest is None else [self._say(Stage.ABORT, bytes([abort.reason]))]
+        if self.public not in manifest.parties:
+            return []
+        index = manifest.parties.index(self.public)
+        return [compose(Stage.ABORT, index, manifest.digest, bytes([abort.reason]), self._identity)]
 
 
 def _read_manifest(message: Message) -> Manifest:
