@@ -49,7 +49,7 @@ class SecureEngine(LocalEngine):
         self._coordinator = Identity()
         self._parties = [Party(Identity(), clients=node.data.n_users) for node in self.nodes]
         self._number = 0
-        shape = self._invite(Layout((Slot(_COUNTERS, 1, 64),)), bytes(32), 0.0)
+        shape = self._invite(self._parties, Layout((Slot(_COUNTERS, 1, 64),)), bytes(32), 0.0)
         self._honest = shape.min_parties - shape.colluders
 
     @property
@@ -58,7 +58,17 @@ class SecureEngine(LocalEngine):
         return len(self.nodes), self._honest
 
     def contribute(self, call: RoundCall) -> list[Sum]:
-        """The total over nodes, alone."""
+        """The total over nodes, or over each of the groups that are asked for, alone.
+
+        Raises:
+            PlanError: for groups of fewer than three nodes.
+            RunError: if a secure sum ends without an outcome.
+        """
+        if call.groups > 1 and len(self.nodes) < FEWEST_NODES * call.groups:
+            raise PlanError(
+                f"{call.groups} groups of {FEWEST_NODES} nodes or more take {FEWEST_NODES * call.groups} nodes; there "
+                f"are {len(self.nodes)}"
+            )
         parts = super().contribute(call)
         noise = 0.0
         if call.privacy is not None and call.privacy.honest is not None:
@@ -68,16 +78,16 @@ class SecureEngine(LocalEngine):
                     f"opens with {self._honest}"
                 )
             noise = call.privacy.noise_multiplier
-        total = self._summed(parts, bytes.fromhex(call.model), noise)
-        total.commitments = tuple(commitment for part in parts for commitment in part.commitments)
-        return [total]
+        return [
+            self._summed(parts, bytes.fromhex(call.model), noise, group, call.groups) for group in range(call.groups)
+        ]
 
     def evaluate(self, call: EvaluationCall) -> list[Sum]:
         """The total of metrics over nodes, alone."""
         return [self._summed(super().evaluate(call), bytes(32))]
 
-    def _invite(self, layout: Layout, model: bytes, noise: float) -> Manifest:
-        keys, least = [party.identity.public for party in self._parties], self._least_clients
+    def _invite(self, parties: Sequence[Party], layout: Layout, model: bytes, noise: float) -> Manifest:
+        keys, least = [party.identity.public for party in parties], self._least_clients
         public = self._coordinator.public
         return invite("run", self._number, public, keys, layout, model=model, min_clients=least, noise=noise)
 
@@ -85,14 +95,16 @@ class SecureEngine(LocalEngine):
     def _least_clients(self) -> int:
         return min(node.floors.min_clients for node in self.nodes)
 
-    def _summed(self, parts: Sequence[Sum], model: bytes, noise: float = 0.0) -> Sum:
+    def _summed(self, parts: Sequence[Sum], model: bytes, noise: float = 0.0, group: int = 0, groups: int = 1) -> Sum:
+        """The sum over every `groups`-th node from the `group`-th on."""
+        parts, parties = parts[group::groups], self._parties[group::groups]
         spec, round = parts[0].spec, parts[0].round
         layout = Layout((*Layout.of(spec).slots, Slot(_COUNTERS, 3, 64)))
-        manifest = self._invite(layout, model, noise)
+        manifest = self._invite(parties, layout, model, noise)
         self._number += 1
         pinned = frozenset(manifest.parties)
         floors = Floors(self._coordinator.public, pinned, clients=self._least_clients, noise=noise, layout=layout)
-        clients = [Client(party.identity, floors, party.keep, party.attempts, party.clients) for party in self._parties]
+        clients = [Client(party.identity, floors, party.keep, party.attempts, party.clients) for party in parties]
         outcome = run_round(Server(manifest, self._coordinator), clients, [_vectors(part) for part in parts])
         if outcome.arrays is None:
             raise RunError(f"the secure sum of round {round} has no outcome: {_reasons(outcome)}")
@@ -101,7 +113,9 @@ class SecureEngine(LocalEngine):
             for array in spec.arrays
         }
         clients_in, left_out, saturated = (int(number) for number in outcome.arrays[_COUNTERS].view(np.int64))
-        return Sum(spec, round, arrays, clients_in, left_out, saturated, masked_bytes=outcome.upload_bytes)
+        commitments = tuple(commitment for part in parts for commitment in part.commitments)
+        sent = outcome.upload_bytes
+        return Sum(spec, round, arrays, clients_in, left_out, saturated, commitments=commitments, masked_bytes=sent)
 
 
 def _vectors(part: Sum) -> dict[str, np.ndarray]:

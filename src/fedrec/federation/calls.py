@@ -32,6 +32,7 @@ class RoundCall:
         share: probability of a client to be drawn.
         change: sum what changed since the earlier run that the node remembers, instead of everything.
         privacy: what is promised of this round, in a private run.
+        groups: into how many groups nodes are divided, whose sums are opened apart, under the secure sum.
     """
 
     round: int
@@ -41,6 +42,7 @@ class RoundCall:
     share: float
     change: bool = False
     privacy: RoundTerms | None = None
+    groups: int = 1
 
     @cached_property
     def model(self) -> str:

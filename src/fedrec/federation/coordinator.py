@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from threadpoolctl import ThreadpoolController
 
 from fedrec.aggregation.release import Release
+from fedrec.aggregation.robust import robust_sum
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.aggregation.wire import encoded_size
@@ -132,7 +133,9 @@ class Coordinator:
             change = self._change() if round == 0 else None
             asked = spec if change is None else change.widened(spec)
             terms = None if self.protection is None else self.protection.round_terms(round)
-            call = RoundCall(round, round - 1, state.shared, asked, self.plan.share(), change is not None, terms)
+            call = RoundCall(
+                round, round - 1, state.shared, asked, self.plan.share(), change is not None, terms, self._groups()
+            )  # fmt: skip
             total, line = self._summed(call)
             if change is not None and self.earlier is not None:
                 total = change.added(self.earlier.sums, total, spec)
@@ -161,7 +164,11 @@ class Coordinator:
         protection = self.protection
         if protection is None:
             sums = self.engine.contribute(call)
-            total = merged(call.spec, sums, call.round)
+            robust = self.plan.robust
+            if robust is None:
+                total = merged(call.spec, sums, call.round)
+            else:
+                total = robust_sum(call.spec, sums, call.round, robust)
             return total, _line(total, call, sums)
         kept = self.run.noised(call.round, call.spec, call.shared)
         if kept is None:
@@ -223,6 +230,19 @@ class Coordinator:
         number = started[0]["run"] if started else chance.secret("run").key.hex()
         share, parties = self.plan.share(), self.engine.parties
         return Protection(self.plan.privacy, self.model, share, self.plan.n_max, number, chance, parties)
+
+    def _groups(self) -> int:
+        """Groups of nodes whose sums are opened apart."""
+        robust, secure = self.plan.robust, self.engine.parties is not None
+        if robust is None:
+            return 1
+        if secure != (robust.over == "groups"):
+            raise PlanError(
+                "robust: over: nodes takes every node's part in the clear, which the secure sum hides; use over: groups"
+                if secure
+                else "robust: over: groups is of groups of nodes under the secure sum; give --secure, or over: nodes"
+            )
+        return robust.groups or 1
 
     def _first(self) -> State:
         """The state before round 0: fresh, or with what the earlier run ended with."""

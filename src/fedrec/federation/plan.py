@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedrec.aggregation.release import Cap, Clip, Release, Step, Weight
+from fedrec.aggregation.robust import Robust
 from fedrec.data.cleaning import Cleaning
 from fedrec.data.interactions import Interactions
 from fedrec.data.splits import SplitMethod
@@ -98,6 +99,8 @@ class Plan(_Part):
         negatives: `clean` draws negatives from outside the training history; `paper-leaky` also keeps them off held-out
             items, as published code does, so that its inflated figures can be reproduced. Such a run is stamped leaky.
         release: ordered steps before the sum.
+        robust: how nodes' parts are added up where some may be hostile, such as `{rule: trimmed-mean}`; a plain sum
+            without it.
         privacy: what is promised to users, such as `{epsilon: 4, delta: 1e-5}`; nothing without it.
         evaluation: what is measured.
         refit: train on train and validation together.
@@ -117,6 +120,7 @@ class Plan(_Part):
     cohort: float = Field(default=1.0, gt=0)
     negatives: Literal["clean", "paper-leaky"] = "clean"
     release: tuple[Step, ...] = ()
+    robust: Robust | None = None
     privacy: Privacy | None = None
     evaluation: EvaluationPlan = EvaluationPlan()
     refit: bool = False
@@ -153,6 +157,11 @@ class Plan(_Part):
             raise PlanError("keep_sums: a kept sum is over all clients; set cohort to 1.0")
         SplitMethod.parse(self.split)
         Release(self.release)
+        if self.robust is not None and (self.privacy is not None or self.keep_sums or self.warm_start is not None):
+            raise PlanError(
+                "robust: a robust mean is not a sum, so one client's pull on it has no bound that noise could cover, "
+                "and nothing can be added to it later; leave out privacy, keep_sums and warm_start"
+            )
         if self.privacy is not None:
             self._check_private(model)
         if self.refit and (self.evaluation.every or self.evaluation.keep == "best"):
