@@ -64,8 +64,13 @@ class Cohort:
             Client(owners[key], self.floors, self.kept[index].append, attempts, clients)
             for index, key in enumerate(self.manifest.parties)
         ]
-        self.values = [some_values(layout, 100 * round + index) for index in range(n)]
         self.server = Server(self.manifest, COORDINATOR_KEY)
+
+    @functools.cached_property
+    def values(self) -> list[dict[str, Array]]:
+        """What each party adds."""
+        n, round = len(self.manifest.parties), self.manifest.round
+        return [some_values(self.manifest.layout, 100 * round + index) for index in range(n)]
 
     def sign(self, stage: Stage, body: bytes, recipient: int = ANYBODY) -> bytes:
         """A frame that the coordinator signed."""
@@ -238,4 +243,30 @@ def check_schedule(seed: int) -> str:
     return "sum"
 
 
-__all__ = ["GATHERED", "HEADER_BYTES", "Cohort", "Network", "Schedule", "check_schedule", "identity", "oracle", "play"]
+def machines() -> list[tuple[object, list[bytes]]]:
+    """A party and a coordinator at every stage, each with the fair frames that it is due."""
+    found: list[tuple[object, list[bytes]]] = []
+    for stage in (Stage.MANIFEST, Stage.ROSTER, Stage.DELIVERY, Stage.SURVIVORS, Stage.UNMASK):
+        cohort = Cohort(4)
+        frames = cohort.until(stage)
+        found.append((cohort.clients[0], [frames[0][1]]))
+        cohort = Cohort(4)
+        sent = [part for index, frame in cohort.until(stage) for part in cohort.answers(index, frame)]
+        found.append((cohort.server, sent))
+    return found
+
+
+def spoil(frame: bytes, dice: random.Random) -> bytes:
+    """A frame with some bytes changed, put in, or cut."""
+    data = bytearray(frame)
+    for _ in range(dice.randint(1, 4)):
+        kind, place = dice.randrange(4), dice.randrange(len(data) + 1)
+        if kind == 0 and data:
+            data[place % len(data)] = dice.randrange(256)
+        elif kind == 1 and data:
+            data[place % min(len(data), HEADER_BYTES)] ^= 1 << dice.randrange(8)
+        elif kind == 2:
+            data[place:place] = dice.randbytes(dice.randint(1, 9))
+        else:
+            del data[place : place + dice.randint(1, 9)]
+    return bytes(data)

@@ -18,8 +18,8 @@ from fedrec.secagg.client import Client
 from fedrec.secagg.layout import Layout, Slot
 from fedrec.secagg.manifest import MANIFEST_LIMIT, decode_manifest, invite
 from fedrec.secagg.policy import Attempts
-from fedrec.secagg.wire import HEADER_BYTES, Stage, limits, parse
-from secagg_in_test import COORDINATOR_KEY, SMALL, Cohort, identity
+from fedrec.secagg.wire import Stage, limits, parse
+from secagg_in_test import COORDINATOR_KEY, SMALL, Cohort, identity, machines, spoil
 
 KEYS = [identity(number).public for number in range(5)]
 MANIFEST = invite("run", 3, COORDINATOR_KEY.public, KEYS, SMALL)
@@ -109,38 +109,9 @@ def test_random_bytes_are_refused_by_every_reader(data: bytes) -> None:
 MANIFEST_FRAME = Cohort(5, round=3).server.invite()[0][1]
 
 
-def machines() -> list[tuple[object, list[bytes]]]:
-    """A party and a coordinator at every stage, each with the fair frames that it is due."""
-    found: list[tuple[object, list[bytes]]] = []
-    for stage in (Stage.MANIFEST, Stage.ROSTER, Stage.DELIVERY, Stage.SURVIVORS, Stage.UNMASK):
-        cohort = Cohort(4)
-        frames = cohort.until(stage)
-        found.append((cohort.clients[0], [frames[0][1]]))
-        cohort = Cohort(4)
-        sent = [part for index, frame in cohort.until(stage) for part in cohort.answers(index, frame)]
-        found.append((cohort.server, sent))
-    return found
-
-
 @pytest.fixture(scope="module")
 def stages() -> list[tuple[object, list[bytes]]]:
     return machines()
-
-
-def spoil(frame: bytes, dice: random.Random) -> bytes:
-    """A frame with some bytes changed, put in, or cut."""
-    data = bytearray(frame)
-    for _ in range(dice.randint(1, 4)):
-        kind, place = dice.randrange(4), dice.randrange(len(data) + 1)
-        if kind == 0 and data:
-            data[place % len(data)] = dice.randrange(256)
-        elif kind == 1 and data:
-            data[place % min(len(data), HEADER_BYTES)] ^= 1 << dice.randrange(8)
-        elif kind == 2:
-            data[place:place] = dice.randbytes(dice.randint(1, 9))
-        else:
-            del data[place : place + dice.randint(1, 9)]
-    return bytes(data)
 
 
 @given(st.integers(0, 2**32))
