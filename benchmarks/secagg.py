@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import random
+import re
 import resource
 import sys
 import time
@@ -127,7 +128,7 @@ def fuzz(count: int) -> None:
             machine.receive(frame)
         except DamagedError as error:
             refused += 1
-            kinds[str(error)[:40]] += 1
+            kinds[re.sub(r"\d+", "n", str(error))] += 1
         largest = max(largest, tracemalloc.get_traced_memory()[1] - held)
     tracemalloc.stop()
     print(

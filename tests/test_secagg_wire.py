@@ -159,7 +159,9 @@ def test_blocks_that_do_not_belong() -> None:
     index, frame = cohort.until(Stage.DELIVERY)[0]
     blocks = cohort.answers(index, frame)
     server = cohort.server
-    server.receive(blocks[0])
+    with pytest.raises(DamagedError, match="in the name of another"):
+        server.receive(blocks[0], sender=index + 1)
+    server.receive(blocks[0], sender=index)
     server.receive(blocks[0])
     for changed in (
         blocks[0][:56] + bytes(20),

@@ -7,14 +7,14 @@ that breaks a rule, ends the sum for this party.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
 import numpy as np
 
 from fedrec.errors import DamagedError, RunError
 from fedrec.secagg import bodies, primitives, shamir
 from fedrec.secagg.graph import holders, neighbours
+from fedrec.secagg.kept import Kept
 from fedrec.secagg.layout import Block
 from fedrec.secagg.manifest import Manifest, decode_manifest
 from fedrec.secagg.masks import pair_key, pair_sign, self_key
@@ -25,26 +25,6 @@ from fedrec.secagg.uploading import Values, masked_blocks, reader
 from fedrec.secagg.wire import ANYBODY, COORDINATOR, Data, Message, Stage, compose, header, limits, parse, signed_by
 
 __all__ = ["Client"]
-
-
-@dataclass(repr=False)
-class _Kept:
-    """What a party keeps during a sum; most of it is secret, and all of it is dropped at an abort."""
-
-    secret: bytes = b""
-    seed: bytes = b""
-    channel: ExchangeKey | None = None
-    advert: bytes = b""
-    roster: bytes = b""
-    consent: bytes = b""
-    near: tuple[int, ...] = ()
-    holders: tuple[int, ...] = ()
-    sharing: tuple[int, ...] = ()
-    alive: frozenset[int] = frozenset()
-    adverts: dict[int, bodies.Advert] = field(default_factory=dict)
-    held: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
-    masks: list[tuple[int, bytes]] | None = None
-    root: bytes | None = None
 
 
 class Client:
@@ -75,7 +55,7 @@ class Client:
         self._index = COORDINATOR
         self._next: Stage | None = Stage.MANIFEST
         self._answers: dict[Stage, tuple[bytes, list[bytes]]] = {}
-        self._kept = _Kept()
+        self._kept = Kept()
 
     def __repr__(self) -> str:
         place = f"aborted: {self.aborted}" if self.aborted else f"waits for {self._next.name if self._next else 'none'}"
@@ -185,7 +165,7 @@ class Client:
             raise AbortError(Reason.LEFT_OUT, "the roster")
         if adverts[self._index].body != self._kept.advert:
             raise AbortError(Reason.KEYS_SWAPPED, f"party {self._index}, which is this one")
-        self._check_cohort(manifest, tuple(adverts), adverts)
+        self._check_cohort(manifest, adverts, adverts)
         shape = manifest.topology
         near = neighbours(shape, primitives.digest(b"graph", manifest.digest, body), self._index)
         self._kept.near = tuple(index for index in near if index in adverts)
@@ -273,13 +253,8 @@ class Client:
         self._next = None
         return [self._say(Stage.REVEAL, b"".join(shares))]
 
-    def _check_cohort(self, manifest: Manifest, present: tuple[int, ...], adverts: Mapping[int, bodies.Advert]) -> None:
-        if len(present) < manifest.min_parties:
-            raise AbortError(Reason.TOO_FEW_PARTIES, f"{len(present)} of {manifest.min_parties}")
-        self._floors.check_parties(tuple(manifest.parties[index] for index in present))
-        clients = sum(adverts[index].clients for index in present)
-        if clients < manifest.min_clients:
-            raise AbortError(Reason.TOO_FEW_CLIENTS, f"{clients} of {manifest.min_clients}")
+    def _check_cohort(self, manifest: Manifest, present: Iterable[int], adverts: Mapping[int, bodies.Advert]) -> None:
+        self._floors.check_present(manifest, {index: adverts[index].clients for index in present})
 
     def _check_neighbours(self, manifest: Manifest, present: Container[int]) -> None:
         left = sum(index in present for index in self._kept.holders)
@@ -301,7 +276,7 @@ class Client:
         self.aborted = abort
         self._next = None
         self._answers = {}
-        self._kept = _Kept()
+        self._kept = Kept()
         if self.public not in manifest.parties:
             return []
         index = manifest.parties.index(self.public)

@@ -4,6 +4,9 @@ Up to 50 parties everybody is everybody's neighbour, and t = ⌊2n/3⌋ + 1. Abo
 that is drawn anew for each sum, and a party's neighbours are the k/2 before and the k/2 after it (a Harary graph), so
 that masks and shares cost O(log n) instead of O(n). The smallest k and its t follow from Bell et al., "Secure
 Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS 2020. A party checks an offer in exact integers.
+
+The order follows from the manifest and everybody's fresh keys. A coordinator alone cannot choose it; one that colludes
+with a party can have that party try keys until the order suits it, and each trial costs a little of the 2^-40.
 """
 
 from __future__ import annotations

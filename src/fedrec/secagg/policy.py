@@ -77,6 +77,19 @@ class Floors:
         if self.layout is not None and manifest.layout != self.layout:
             raise AbortError(Reason.OTHER_LAYOUT)
 
+    def check_present(self, manifest: Manifest, present: Mapping[int, int]) -> None:
+        """Compare those who are still there, and the clients they vouch for, with manifest and floors.
+
+        Raises:
+            AbortError: if there are too few.
+        """
+        if len(present) < manifest.min_parties:
+            raise AbortError(Reason.TOO_FEW_PARTIES, f"{len(present)} of {manifest.min_parties}")
+        self.check_parties(tuple(manifest.parties[index] for index in present))
+        clients = sum(present.values())
+        if clients < manifest.min_clients:
+            raise AbortError(Reason.TOO_FEW_CLIENTS, f"{clients} of {manifest.min_clients}")
+
     def check_parties(self, parties: tuple[bytes, ...]) -> None:
         """Check a list of parties, which is all of them or the survivors: enough, and enough of them known.
 

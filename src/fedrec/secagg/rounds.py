@@ -146,10 +146,10 @@ def run_round(server: Server, clients: Sequence[Client], values: Sequence[Values
     at = {server.manifest.parties.index(client.public): place for place, client in enumerate(clients)}
     sent, got = [0] * len(clients), [0] * len(clients)
 
-    def hand_over(place: int, frames: Iterable[bytes | bytearray]) -> None:
+    def hand_over(sender: int, place: int, frames: Iterable[bytes | bytearray]) -> None:
         for frame in frames:
             sent[place] += len(frame)
-            server.receive(frame)
+            server.receive(frame, sender)
 
     frames: Frames = server.invite()
     while frames:
@@ -158,8 +158,8 @@ def run_round(server: Server, clients: Sequence[Client], values: Sequence[Values
                 continue
             place = at[index]
             got[place] += len(frame)
-            hand_over(place, clients[place].receive(frame))
+            hand_over(index, place, clients[place].receive(frame))
             if clients[place].wants_values:
-                hand_over(place, clients[place].upload(values[place]))
+                hand_over(index, place, clients[place].upload(values[place]))
         frames = server.close()
     return Outcome(server.result, server.aborted, server.survivors, server.left, max(sent), max(got))

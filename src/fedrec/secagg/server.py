@@ -86,8 +86,13 @@ class Server:
         """The manifest, for every party."""
         return self._to(range(len(self.manifest.parties)), Stage.MANIFEST, self.manifest.body)
 
-    def receive(self, frame: Data) -> None:
+    def receive(self, frame: Data, sender: int | None = None) -> None:
         """Take a frame of a party, which must not be changed afterwards; a frame that came before is no harm.
+
+        Args:
+            frame: as it arrived.
+            sender: the party that the connection belongs to, where that is known. Blocks are not signed one by one, so
+                without it anybody who reaches the coordinator can spoil somebody's upload (never the sum).
 
         Raises:
             DamagedError: for a frame that is damaged, forged, of another sum, out of its turn, or at odds with one that
@@ -95,6 +100,8 @@ class Server:
         """
         message = parse(frame, self._limits, self.manifest.digest)
         party, stage = message.sender, message.stage
+        if sender is not None and party != sender:
+            raise DamagedError(f"a message of stage {stage.name} comes from party {sender} in the name of another")
         if party >= len(self.manifest.parties):
             raise DamagedError(f"a message of stage {stage.name} comes from nobody in the manifest")
         if stage is not Stage.BLOCK and not signed_by(self.manifest.parties[party], message):
