@@ -19,6 +19,7 @@ from fedrec.errors import PlanError
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.kernels.noise import discrete_gaussians
 from fedrec.privacy.shares import Stream, discrete_gaussian, with_share
 
 DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3"
@@ -42,6 +43,22 @@ def test_draws_have_the_law_of_the_discrete_gaussian(sd):
     expected = chances[enough] * seen[enough].sum() / chances[enough].sum()
     assert stats.chisquare(seen[enough], expected).pvalue > 1e-4
     assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 5 / math.sqrt(len(draws))
+
+
+def test_tries_equal_their_plain_twin():
+    words = Stream(b"twin").words(4000)
+    deviations = np.linspace(0.6, 900.0, 2000)
+    out, kept = np.empty(2000, dtype=np.int64), np.empty(2000, dtype=np.bool_)
+    discrete_gaussians(words, deviations, out, kept)
+    first, second = words.reshape(-1, 2).T
+    scale = np.floor(deviations) + 1
+    size = np.floor(-np.log(((first >> np.uint64(11)).astype(float) + 1) * 2.0**-53) * scale)
+    chance = np.exp(-((size - deviations**2 / scale) ** 2) / (2 * deviations**2))
+    negative = (first & np.uint64(1)).astype(bool)
+    assert np.array_equal(out, np.where(negative, -size, size))
+    assert np.array_equal(
+        kept, ((second >> np.uint64(11)).astype(float) * 2.0**-53 < chance) & ~(negative & (size == 0))
+    )
 
 
 def test_a_stream_repeats_itself_under_its_key_only():

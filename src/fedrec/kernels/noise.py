@@ -1,4 +1,4 @@
-"""Gaussian noise from random words (Box & Muller 1958)."""
+"""Gaussian noise from random words: continuous (Box & Muller 1958), and discrete by rejection (Canonne et al. 2020)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numba import prange
 
 from fedrec.kernels.threads import kernel
 
-__all__ = ["normals"]
+__all__ = ["discrete_gaussians", "normals"]
 
 
 @kernel("void(uint64[::1], float64[::1])", parallel=True)
@@ -21,3 +21,22 @@ def normals(words, out):  # type: ignore[no-untyped-def]
         radius = math.sqrt(-2.0 * math.log(u))
         out[2 * pair] = radius * math.cos(2.0 * math.pi * v)
         out[2 * pair + 1] = radius * math.sin(2.0 * math.pi * v)
+
+
+@kernel("void(uint64[::1], float64[::1], int64[::1], boolean[::1])", parallel=True)
+def discrete_gaussians(words, deviations, out, kept):  # type: ignore[no-untyped-def]
+    """One try per deviation σ [n] from two words each: `kept` says which tries gave a draw of exp(−k² / 2σ²) in `out`.
+
+    A try is a discrete Laplace variable of scale ⌊σ⌋ + 1, kept with probability exp(−(|k| − σ² / scale)² / 2σ²).
+    """
+    unit = 1.0 / 9007199254740992.0
+    for place in prange(len(out)):
+        first, second = words[2 * place], words[2 * place + 1]
+        deviation = deviations[place]
+        scale = np.floor(deviation) + 1.0
+        size = np.floor(-math.log((np.float64(first >> np.uint64(11)) + 1.0) * unit) * scale)
+        off = size - deviation * deviation / scale
+        fits = np.float64(second >> np.uint64(11)) * unit < math.exp(-off * off / (2.0 * deviation * deviation))
+        negative = (first & np.uint64(1)) != 0
+        kept[place] = fits and not (negative and size == 0.0)
+        out[place] = np.int64(-size if negative else size)

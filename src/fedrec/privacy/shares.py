@@ -20,12 +20,12 @@ import numpy as np
 from fedrec.aggregation.queries import Query, deviations
 from fedrec.aggregation.sums import Sum
 from fedrec.errors import PlanError
+from fedrec.kernels.noise import discrete_gaussians
 
 __all__ = ["Stream", "discrete_gaussian", "with_share"]
 
 _BLOCK = 1 << 20
 _LEAST = 4.0
-_UNIT = 2.0**-53
 
 
 class Stream:
@@ -38,7 +38,7 @@ class Stream:
         """The next words [count] uint64."""
         self._count += 1
         text = self._key + self._count.to_bytes(8, "little")
-        return np.frombuffer(hashlib.shake_256(text).digest(8 * count), dtype="<u8")
+        return np.frombuffer(bytearray(hashlib.shake_256(text).digest(8 * count)), dtype="<u8")
 
 
 def discrete_gaussian(deviations: np.ndarray, words: Callable[[int], np.ndarray]) -> np.ndarray:
@@ -54,16 +54,9 @@ def discrete_gaussian(deviations: np.ndarray, words: Callable[[int], np.ndarray]
     out = np.zeros(len(deviations), dtype=np.int64)
     left = np.arange(len(deviations))
     while len(left):
-        sd = deviations[left]
-        scale = np.floor(sd) + 1.0
-        drawn = words(2 * len(left)).reshape(2, -1)
-        uniform = ((drawn[0] >> np.uint64(11)).astype(np.float64) + 1.0) * _UNIT
-        size = np.floor(-np.log(uniform) * scale)
-        negative = (drawn[0] & np.uint64(1)).astype(np.bool_)
-        chance = np.exp(-((size - sd * sd / scale) ** 2) / (2.0 * sd * sd))
-        kept = (drawn[1] >> np.uint64(11)).astype(np.float64) * _UNIT < chance
-        kept &= ~(negative & (size == 0))
-        out[left[kept]] = np.where(negative, -size, size)[kept].astype(np.int64)
+        tried, kept = np.empty(len(left), dtype=np.int64), np.empty(len(left), dtype=np.bool_)
+        discrete_gaussians(words(2 * len(left)), np.ascontiguousarray(deviations[left]), tried, kept)
+        out[left[kept]] = tried[kept]
         left = left[~kept]
     return out
 
