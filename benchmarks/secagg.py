@@ -48,7 +48,7 @@ def costs(parties: int, coordinates: int, dropped: int, ring: int) -> None:
     """One whole sum; each party's and the coordinator's own time."""
     layout = Layout((Slot("x", coordinates, ring),))
     cohort = Cohort(parties, layout=layout)
-    shape, server, on_server = cohort.manifest.topology, cohort.server, Watch()
+    shape, values, server, on_server = cohort.manifest.topology, cohort.values, cohort.server, Watch()
     own = [Watch() for _ in range(parties)]
     sent = [0] * parties
     got = [0] * parties
@@ -65,7 +65,7 @@ def costs(parties: int, coordinates: int, dropped: int, ring: int) -> None:
                 continue
             if client.wants_values:
                 with own[index]:
-                    answers = list(client.upload(cohort.values[index]))
+                    answers = list(client.upload(values[index]))
             sent[index] += sum(map(len, answers))
             for answer in answers:
                 with on_server:

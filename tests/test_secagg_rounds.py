@@ -137,6 +137,17 @@ def test_upload_happens_once() -> None:
     assert not client.wants_values
 
 
+def test_an_abort_stops_an_upload() -> None:
+    cohort = Cohort(3)
+    (index, frame), *_ = cohort.until(Stage.DELIVERY)
+    client = cohort.clients[index]
+    client.receive(frame)
+    blocks = client.upload(cohort.values[index])
+    next(blocks)
+    client.receive(cohort.sign(Stage.ABORT, bytes([Reason.CANCELLED])))
+    assert [part[5] for part in blocks if part[5] != Stage.BLOCK] == [], "no root is signed"
+
+
 def test_values_that_do_not_fit_a_block() -> None:
     cohort = Cohort(3)
     (index, frame), *_ = cohort.until(Stage.DELIVERY)

@@ -115,6 +115,8 @@ class Client:
     ) -> Iterator[Data]:
         root = yield from masked_blocks(manifest, self._index, masks, read)
         masks.clear()
+        if self.aborted is not None:
+            return
         self._kept.root = root
         yield self._say(Stage.MASKED, root)
 
