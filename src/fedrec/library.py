@@ -24,6 +24,7 @@ from fedrec.errors import InputError, suggestion
 from fedrec.evaluation.metrics import DEFAULT_METRICS
 from fedrec.federation.calls import Part
 from fedrec.federation.coordinator import Progress
+from fedrec.federation.item_floor import SERVED
 from fedrec.federation.node import Node
 from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run
@@ -204,7 +205,10 @@ class Estimator:
         position = int(catalog.items.look_up([item])[0])
         if position < 0:
             raise InputError(f"item {item!r} is not in the catalog{catalog.items.explain_unknown(item)}")
-        scores = opened.model.similarity(opened.trained.state.shared, np.array([position]))
+        shared = opened.trained.state.shared
+        scores = opened.model.similarity(shared, np.array([position]))
+        if SERVED in shared:
+            scores[:, ~shared[SERVED]] = -np.inf
         return similar_table(catalog, position, scores[0], n)
 
     def save(self, folder: str | Path) -> None:

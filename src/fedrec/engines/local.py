@@ -14,7 +14,7 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
 from fedrec.data.partitions import partition
 from fedrec.data.splits import Split, SplitMethod
-from fedrec.federation.calls import EvaluationCall, RoundCall
+from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.node import Floors, Node, refitted
 from fedrec.federation.plan import Plan
 from fedrec.federation.warm_start import Remembered
@@ -103,6 +103,10 @@ class LocalEngine:
     def contribute(self, call: RoundCall) -> list[Sum]:
         """Each node's sum for a round."""
         return [node.contribute(call) for node in self.nodes]
+
+    def count_items(self, call: CountCall) -> list[Sum]:
+        """Each node's counts of items."""
+        return [node.count_items(call) for node in self.nodes]
 
     def evaluate(self, call: EvaluationCall) -> list[Sum]:
         """Each node's sum of metrics."""

@@ -9,7 +9,7 @@ import numpy as np
 from fedrec.aggregation.sums import Sum
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import PlanError, RunError
-from fedrec.federation.calls import EvaluationCall, RoundCall
+from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.node import Node
 from fedrec.secagg.client import Client
 from fedrec.secagg.layout import Layout, Slot
@@ -81,6 +81,10 @@ class SecureEngine(LocalEngine):
         return [
             self._summed(parts, bytes.fromhex(call.model), noise, group, call.groups) for group in range(call.groups)
         ]
+
+    def count_items(self, call: CountCall) -> list[Sum]:
+        """The total of counts, alone."""
+        return [self._summed(super().count_items(call), bytes(32))]
 
     def evaluate(self, call: EvaluationCall) -> list[Sum]:
         """The total of metrics over nodes, alone."""

@@ -13,7 +13,7 @@ from fedrec.models.base import Arrays
 from fedrec.privacy.guard import RoundTerms
 from fedrec.record.durable import arrays_digest
 
-__all__ = ["HELD_OUT", "EvaluationCall", "Part", "RoundCall"]
+__all__ = ["HELD_OUT", "CountCall", "EvaluationCall", "Part", "RoundCall"]
 
 Part = Literal["valid", "test"]
 HELD_OUT: tuple[Part, ...] = ("valid", "test")
@@ -48,6 +48,19 @@ class RoundCall:
     def model(self) -> str:
         """Digest of the shared arrays."""
         return arrays_digest(self.shared)
+
+
+@dataclass(frozen=True, eq=False)
+class CountCall:
+    """Count the clients of every item.
+
+    Args:
+        spec: of the counts.
+        noise: deviation of the noise that the node adds.
+    """
+
+    spec: SumSpec
+    noise: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from fedrec.aggregation.release import Release
@@ -19,7 +20,8 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.evaluation.metrics import MetricSummary, parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
-from fedrec.federation.calls import EvaluationCall, Part, RoundCall
+from fedrec.federation.calls import CountCall, EvaluationCall, Part, RoundCall
+from fedrec.federation.item_floor import SERVED, ItemFloor, floor_spec
 from fedrec.federation.measuring import summaries
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
@@ -40,6 +42,9 @@ class Engine(Protocol):
 
     def evaluate(self, call: EvaluationCall) -> Sequence[Sum]:
         """Each node's sum of metrics."""
+
+    def count_items(self, call: CountCall) -> Sequence[Sum]:
+        """Each node's counts of items."""
 
     @property
     def parties(self) -> tuple[int, int] | None:
@@ -140,7 +145,7 @@ class Coordinator:
             if change is not None and self.earlier is not None:
                 total = change.added(self.earlier.sums, total, spec)
             with self._blas.limit(limits=1):
-                state = self.model.step(state, total, round)
+                state = self._floored(self.model.step(state, total, round), state.shared)
             if self.plan.keep_sums:
                 state = State(state.shared, {**state.server, **kept_sums(total)})
             digests = self.run.checkpoint(round, state)
@@ -219,7 +224,8 @@ class Coordinator:
             self.run.ledger.append(
                 "start", plan=self.plan.digest, catalog=self.catalog.digest, leaky=self.plan.leaky, **how
             )
-        return 0, self._first()
+        first = self._first()
+        return 0, first if self.plan.items is None else self._floored(first, {SERVED: self._served(self.plan.items)})
 
     def _protection(self, chance: Chance) -> Protection | None:
         """Noise and charges of a private plan, under the run's own number."""
@@ -230,6 +236,21 @@ class Coordinator:
         number = started[0]["run"] if started else chance.secret("run").key.hex()
         share, parties = self.plan.share(), self.engine.parties
         return Protection(self.plan.privacy, self.model, share, self.plan.n_max, number, chance, parties)
+
+    def _served(self, floor: ItemFloor) -> np.ndarray:
+        """Which items have enough clients [items] bool."""
+        assert self.plan.n_max is not None
+        spec = floor_spec(len(self.catalog), floor, self.plan.n_max)
+        honest = 1 if self.engine.parties is None else self.engine.parties[1]
+        sums = self.engine.count_items(CountCall(spec, floor.noise / honest**0.5))
+        served: np.ndarray = merged(spec, sums, 0).value("counts")[:, 0] >= floor.least
+        if not served.any():
+            raise PlanError(f"items: no item has {floor.least} clients; lower items.least")
+        return served
+
+    def _floored(self, state: State, shared: Arrays) -> State:
+        """The state with what `shared` says of the items that take part."""
+        return State({**state.shared, SERVED: shared[SERVED]}, state.server) if SERVED in shared else state
 
     def _groups(self) -> int:
         """Groups of nodes whose sums are opened apart."""

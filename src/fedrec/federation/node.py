@@ -18,8 +18,9 @@ from fedrec.data.own_rows import joined, placed
 from fedrec.data.splits import HISTORY, TRAIN, VALID, Split
 from fedrec.errors import FedrecError, PlanError
 from fedrec.evaluation.ranks import ItemLists, user_metrics
-from fedrec.federation.calls import EvaluationCall, RoundCall
+from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.cohorts import cohort
+from fedrec.federation.item_floor import SERVED, add_noise, count_chunk, only_served, rows_served
 from fedrec.federation.measuring import add_metrics, measuring_spec
 from fedrec.federation.private_rows import PrivateRows
 from fedrec.federation.warm_start import Changed, Remembered, first_rows
@@ -127,7 +128,7 @@ class Node:
         changed: list[tuple[np.ndarray, Private]] = []
         for chosen in chunks(self.clients.lengths[drawn], self.model):
             positions = drawn[chosen]
-            clients = self.release.before(self._take(positions), rng)
+            clients = self.release.before(only_served(self._take(positions), call.shared), rng)
             rows = None if private is None else private.take(positions)
             try:
                 contributions, updated = self.model.contribute(call.shared, rows, clients, call.round, rng)
@@ -142,6 +143,7 @@ class Node:
             if updated is not None:
                 changed.append((positions[kept], {name: array[kept] for name, array in updated.items()}))
         self._guard(total.clients)
+        rows_served(total, call.shared)
         if self.guard is not None:
             total = self.guard.with_noise(total, queries, call.privacy, rng.child("noise").key)
         if private is not None and changed:
@@ -158,6 +160,15 @@ class Node:
         digest = sum_digest(call.spec.digest, counts, total.arrays)
         salt = self.source.child("receipt", self.name, call.round).key.hex()
         return self._receipts.keep(Receipt(call.round, call.model, call.spec.digest, digest, salt))
+
+    def count_items(self, call: CountCall) -> Sum:
+        """How many of the node's clients have each item, with noise; the same whenever it is asked."""
+        total = Sum.zeros(call.spec)
+        for chosen in chunks(self.clients.lengths[self.active], self.model):
+            total.add(count_chunk(self.clients.take(self.active[chosen])))
+        self._guard(total.clients)
+        add_noise(total, call.noise, self.source.child("item floor", self.name))
+        return total
 
     def evaluate(self, call: EvaluationCall) -> Sum:
         """Metrics of the node's users as a sum.
@@ -196,7 +207,10 @@ class Node:
             chosen = positions[start : start + size]
             clients = everyone.take(chosen)
             rows = self._rows(shared, private, clients, chosen)
-            yield chosen, clients, self.model.score(shared, rows, clients)
+            scores = self.model.score(shared, rows, clients)
+            if SERVED in shared:
+                scores[:, ~shared[SERVED]] = -np.inf
+            yield chosen, clients, scores
 
     def keep(self, shared: Arrays, committed: int) -> None:
         """Remember the private rows of the best round so far."""

@@ -18,6 +18,7 @@ from fedrec.data.splits import SplitMethod
 from fedrec.errors import InputError, PlanError
 from fedrec.evaluation.metrics import DEFAULT_METRICS, parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
+from fedrec.federation.item_floor import ItemFloor
 from fedrec.models.base import Recommender
 from fedrec.models.registry import build_model, explain, foremost
 from fedrec.privacy.terms import Privacy
@@ -99,6 +100,7 @@ class Plan(_Part):
         negatives: `clean` draws negatives from outside the training history; `paper-leaky` also keeps them off held-out
             items, as published code does, so that its inflated figures can be reproduced. Such a run is stamped leaky.
         release: ordered steps before the sum.
+        items: which items take part, such as `{least: 5}`: those that so many clients have; all without it.
         robust: how nodes' parts are added up where some may be hostile, such as `{rule: trimmed-mean}`; a plain sum
             without it.
         privacy: what is promised to users, such as `{epsilon: 4, delta: 1e-5}`; nothing without it.
@@ -120,6 +122,7 @@ class Plan(_Part):
     cohort: float = Field(default=1.0, gt=0)
     negatives: Literal["clean", "paper-leaky"] = "clean"
     release: tuple[Step, ...] = ()
+    items: ItemFloor | None = None
     robust: Robust | None = None
     privacy: Privacy | None = None
     evaluation: EvaluationPlan = EvaluationPlan()
@@ -162,6 +165,11 @@ class Plan(_Part):
                 "robust: a robust mean is not a sum, so one client's pull on it has no bound that noise could cover, "
                 "and nothing can be added to it later; leave out privacy, keep_sums and warm_start"
             )
+        if self.items is not None and (self.keep_sums or self.warm_start is not None):
+            raise PlanError(
+                "items: which items take part changes with the data, so sums and models of other data do not go on "
+                "from there; leave out keep_sums and warm_start"
+            )
         if self.privacy is not None:
             self._check_private(model)
         if self.refit and (self.evaluation.every or self.evaluation.keep == "best"):
@@ -178,6 +186,7 @@ class Plan(_Part):
             "fixed number of rounds": self.evaluation.every,
             "keep_sums: the kept sums are exact": self.keep_sums,
             "warm_start: what the earlier run learned is not in this run's budget": self.warm_start is not None,
+            "items: its counts would have to be paid for, and noise lies on every row anyway": self.items is not None,
             "negatives: paper-leaky: it reads held-out interactions": self.leaky,
             f"split: {self.split} is cut at a time that is computed from everybody's data, exactly; use leave-last-out "
             "or ratio": self.split.startswith("temporal") and not self.split.partition("@")[2],

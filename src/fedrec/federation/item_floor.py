@@ -1,0 +1,76 @@
+"""Items of too few clients stay out of sums and of recommendations.
+
+A sum hides who added what, not that an item was touched by one client alone; and an item that few clients have is what
+a few hostile ones can push. So counts come first, by a sum of their own, with noise, and only items with enough clients
+take part in what follows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedrec.aggregation.contributions import Contributions
+from fedrec.aggregation.specs import SumSpec
+from fedrec.aggregation.sums import Sum
+from fedrec.data.clients import Clients
+from fedrec.data.keys import KeyedSource
+from fedrec.models.base import Arrays
+from fedrec.models.counts import count_spec, counted
+from fedrec.privacy.shares import Stream, discrete_gaussian
+
+__all__ = ["SERVED", "ItemFloor", "add_noise", "count_chunk", "floor_spec", "only_served", "rows_served"]
+
+SERVED = "served"
+"""Name of the shared array [items] bool that says which items take part."""
+
+
+class ItemFloor(BaseModel):
+    """Which items take part.
+
+    Args:
+        least: fewest clients.
+        noise: deviation of the noise on counts, in clients: nodes add it, so that a count that just reaches `least` or
+            just misses it tells of no single client for sure. It is no differential privacy; that is the plan's
+            `privacy`, whose noise lies on every row anyway.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    least: int = Field(ge=2)
+    noise: float = Field(default=2.0, ge=0.0, le=1000.0)
+
+
+def floor_spec(n_items: int, floor: ItemFloor, n_max: int) -> SumSpec:
+    """Counts of items, with room for the noise of many nodes."""
+    return SumSpec((count_spec(n_items),)).fit(n_max, {"counts": 100.0 * floor.noise})
+
+
+def count_chunk(clients: Clients) -> Contributions:
+    """One for every item of every client."""
+    return Contributions({"counts": counted(clients)})
+
+
+def add_noise(total: Sum, deviation: float, key: KeyedSource) -> None:
+    """Add a discrete Gaussian of `deviation` to every count, the same whenever the key is the same."""
+    if deviation > 0:
+        counts = total.arrays["counts"].reshape(-1)
+        drawn = discrete_gaussian(np.full(len(counts), deviation), Stream(key.key).words)
+        counts += (drawn * int(total.spec["counts"].unit)).astype(counts.dtype)
+
+
+def only_served(clients: Clients, shared: Arrays) -> Clients:
+    """The clients with the items that take part; negatives avoid the others that they have."""
+    if SERVED not in shared:
+        return clients
+    kept = shared[SERVED][clients.items]
+    return clients.where(kept).avoiding(clients.where(~kept))
+
+
+def rows_served(total: Sum, shared: Arrays) -> None:
+    """Clear the rows of items that take no part, which negatives may have touched."""
+    if SERVED in shared:
+        out = ~shared[SERVED]
+        for array in total.arrays.values():
+            if array.ndim == 2 and len(array) == len(out):
+                array[out] = 0
