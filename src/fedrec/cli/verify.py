@@ -45,7 +45,7 @@ def verify(
     words = [
         f"{run}: {'does not fit its record' if found.wrong else 'fits its record'}",
         *([f"first thing that is off: {found.wrong}"] if found.wrong else []),
-        f"ledger: {found.entries} entries, {found.rounds} rounds, root {found.root}",
+        f"ledger: {found.entries} entries, {found.rounds} round{'s' if found.rounds != 1 else ''}, root {found.root}",
         *([f"files: {found.files}"] if found.files else []),
         *([f"receipts of nodes: {found.receipts}"] if found.receipts else []),
         *([f"{_cost(found.epsilons)}, recomputed from the charges"] if found.epsilons else []),
