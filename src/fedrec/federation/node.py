@@ -93,6 +93,7 @@ class Node:
         self.active = np.flatnonzero(self.clients.lengths > 0)
         self._private = None if folder is None else PrivateRows.open(folder)
         self._before: Remembered | None = None
+        self._scored: _Scored | None = None
         self._receipts: Receipts | None = None
 
     @property
@@ -206,11 +207,15 @@ class Node:
         for start in range(0, len(positions), size):
             chosen = positions[start : start + size]
             clients = everyone.take(chosen)
-            rows = self._rows(shared, private, clients, chosen)
-            scores = self.model.score(shared, rows, clients)
-            if SERVED in shared:
-                scores[:, ~shared[SERVED]] = -np.inf
-            yield chosen, clients, scores
+            kept = self._scored
+            if kept is None or not kept.serves(shared, committed, chosen):
+                scores = self.model.score(shared, self._rows(shared, private, clients, chosen), clients)
+                if SERVED in shared:
+                    scores[:, ~shared[SERVED]] = -np.inf
+                same = not self.model.reads_history and bool(self.clients.lengths[chosen].all())
+                kept = _Scored(shared, committed, chosen, scores)
+                self._scored = kept if same else None
+            yield chosen, clients, kept.scores
 
     def keep(self, shared: Arrays, committed: int) -> None:
         """Remember the private rows of the best round so far."""
@@ -220,6 +225,7 @@ class Node:
 
     def finish(self, shared: Arrays, committed: int, kept: int) -> None:
         """End with the private rows of round `kept`; may be called again after a crash."""
+        self._scored = None
         if self._private is None or self._private.applied != kept:
             self._settled(shared, committed)
         if self._private is not None:
@@ -231,6 +237,7 @@ class Node:
 
     def adopt(self, private: Private, committed: int) -> None:
         """Take over private rows from elsewhere, one per user of the node, as of round `committed`."""
+        self._scored = None
         self._private = PrivateRows.create(private, self.folder, committed)
 
     def remember(self, before: Remembered) -> None:
@@ -315,6 +322,21 @@ class Node:
                 f"{self.floors.min_clients}. Use the secure sum, or draw a larger cohort"
             )
         self.small_sums += 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """The last scores of a model that reads no history: validation and test rank the same ones."""
+
+    shared: Arrays
+    committed: int
+    positions: np.ndarray
+    scores: np.ndarray
+
+    def serves(self, shared: Arrays, committed: int, positions: np.ndarray) -> bool:
+        """Whether they are those of the same users under the same model."""
+        same = self.shared is shared and self.committed == committed
+        return same and np.array_equal(self.positions, positions)
 
 
 def lists_of(data: Interactions, positions: np.ndarray) -> ItemLists:
