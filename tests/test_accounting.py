@@ -164,6 +164,8 @@ def test_secret_draws_help_who_sees_models_only_and_only_without_a_cap():
     assert capped.release == capped.cohort < free.cohort
     assert epsilons([], 1e-5) == Epsilons(0.0, 0.0, math.inf, 1e-5)
     truncated = [Charge(t, 2.0, 0.1, (1000, 120)) for t in range(20)]
+    halved = [Charge(t, 1.0, 0.1) for t in range(20)]  # who is drawn may push somebody out: twice the clip
+    assert epsilons(truncated, 1e-5) == epsilons(halved, 1e-5)
     assert free.release <= epsilons(truncated, 1e-5).release
 
 
@@ -187,3 +189,25 @@ def test_charges_survive_the_ledger_and_damage_is_named():
 def test_impossible_values_name_the_key(arguments, message):
     with pytest.raises(PlanError, match=message):
         noise_for(*arguments)
+
+
+def test_a_cap_on_participations_with_sampling_is_met_by_training():
+    from fedrec.privacy.terms import Privacy, schedule
+
+    for more in ({}, {"view": "release"}, {"users": 1000, "max_cohort": 150}):
+        terms = Privacy(epsilon=4.0, delta=1e-5, sampling="poisson", participations=5, **more)
+        resolved = terms.resolve((0.05,) * 20, 0.1)
+        cost = resolved.cost(schedule(resolved, (0.05,) * 20, 0.1))
+        assert cost.cohort == pytest.approx(4.0, rel=1e-3)
+        assert cost.release <= 4.0 * (1 + 1e-6)
+
+
+def test_truncated_cohorts_are_calibrated_for_twice_the_clip():
+    from fedrec.privacy.terms import Privacy, schedule
+
+    for view in ("cohort", "release"):
+        terms = Privacy(epsilon=2.0, delta=1e-5, sampling="poisson", users=943, max_cohort=400, view=view)
+        resolved = terms.resolve((0.1,) * 10, 0.5)
+        cost = resolved.cost(schedule(resolved, (0.1,) * 10, 0.5))
+        assert getattr(cost, view) == pytest.approx(2.0, rel=2e-2)
+        assert cost.cohort >= cost.release

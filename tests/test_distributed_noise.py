@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def test_the_coordinator_sees_noise_only_and_the_ledger_says_what_it_costs(tmp_p
 
     Watching(resolved.build_model(), data.catalog, engine, Run(resolved, None), engine.has_valid).train()
     call, arrays, noise = seen[0]
-    parties, honest = engine.parties
+    parties, honest, _ = engine.parties
     assert (parties, honest) == (4, 2)
     charge = engine.nodes[0].guard.charges[0]
     assert noise["gram"] == pytest.approx(charge.noise_multiplier * math.sqrt(parties / honest))
@@ -182,12 +183,50 @@ def test_plain_sums_cannot_carry_shares(tmp_path):
         Coordinator(resolved.build_model(), data.catalog, engine, Run(resolved, None), engine.has_valid)
 
 
-def test_more_honest_nodes_than_the_secure_sum_has_are_refused():
+def asked(engine, data, resolved):
+    """The first call that the coordinator makes."""
+    coordinator = Coordinator(resolved.build_model(), data.catalog, engine, Run(resolved, None), engine.has_valid)
+    calls = []
+
+    def contribute(call):
+        calls.append(call)
+        raise KeyboardInterrupt
+
+    engine.contribute = contribute
+    with pytest.raises(KeyboardInterrupt):
+        coordinator.train()
+    return calls[0]
+
+
+@pytest.mark.parametrize("change", [{"honest": 100_000}, {"honest": None}, {"parties": "others"}, {"parties": None}])
+def test_a_node_gives_no_share_for_another_secure_sum_than_its_own(change):
     data = fr.load_data(DATA)
     resolved = plan().resolve(data, "0" * 64)
     engine = SecureEngine.build(data, resolved, 4)
-    engine._honest = 4
-    coordinator = Coordinator(resolved.build_model(), data.catalog, engine, Run(resolved, None), engine.has_valid)
-    engine._honest = 2
-    with pytest.raises(PlanError, match="opens with 2"):
-        coordinator.train()
+    call = asked(engine, data, resolved)
+    with pytest.raises(PlanError, match="another secure sum"):
+        engine.nodes[0].contribute(replace(call, privacy=replace(call.privacy, **change)))
+    with pytest.raises(PlanError, match="another secure sum"):
+        LocalEngine.build(data, resolved, 4).nodes[0].contribute(call)
+
+
+def test_shares_of_two_calls_do_not_cancel():
+    """The same round for another run, whose model differs a little: without fresh noise the difference were exact."""
+    data = fr.load_data(DATA)
+    resolved = plan().resolve(data, "0" * 64)
+    engine = SecureEngine.build(data, resolved, 4)
+    call = asked(engine, data, resolved)
+    node = engine.nodes[0]
+    first = node.contribute(call)
+    second = node.contribute(replace(call, privacy=replace(call.privacy, run="ff" * 16)))
+    difference = (first.arrays["gram"] - second.arrays["gram"]) / call.spec["gram"].unit
+    expected = node.guard.charges[0].noise_multiplier / math.sqrt(2 * node.guard.parties[1])
+    assert np.median(np.abs(difference)) > 0.5 * math.sqrt(2) * expected
+
+
+def test_what_the_coordinator_is_not_told(tmp_path):
+    report = train_run(plan(), tmp_path / "run", SECURE)
+    assert report["metrics"] == {}
+    data = fr.load_data(DATA)
+    engine = SecureEngine.build(data, plan().resolve(data, "0" * 64), 4)
+    assert {party.clients for party in engine._parties} == {32}

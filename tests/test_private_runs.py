@@ -144,6 +144,8 @@ def test_what_is_public_has_no_exact_count(tmp_path):
         ({"privacy": {"epsilon": 1}}, "delta"),
         ({"privacy": TERMS | {"unit": "event"}}, "unit"),
         ({"privacy": TERMS | {"max_cohort": 5}}, "poisson"),
+        ({"data": {"source": DATA, "cleaning": {"k_core": 3}}}, "k_core"),
+        ({"data": {"source": DATA, "cleaning": {"min_item_interactions": 3}}}, "other users' histories"),
     ],
 )
 def test_plans_that_cannot_keep_the_promise_are_refused(changes, message):
@@ -161,6 +163,16 @@ def test_a_plan_over_its_budget_is_refused_before_data_is_read(tmp_path):
 def test_a_delta_for_more_users_than_there_are_is_refused():
     with pytest.raises(PlanError, match="of 240 users"):
         built(plan(privacy={"epsilon": 1.0, "delta": 0.5}))
+
+
+def test_more_users_than_the_public_number_are_refused(tmp_path):
+    with pytest.raises(PlanError, match="fewer than there are"):
+        train_run(plan("popularity", privacy=TERMS | {"users": 200}), tmp_path / "run")
+
+
+def test_choosing_hyperparameters_under_privacy_is_refused():
+    with pytest.raises(PlanError, match="not covered"):
+        fr.tune(fr.EASE, fr.load_data(DATA), {"reg": [1.0, 2.0]}, plan={"privacy": TERMS})
 
 
 # --- the owner's budget ---------------------------------------------------------------------------------------------
@@ -267,6 +279,45 @@ def test_a_node_without_such_a_plan_refuses_a_private_call(tmp_path):
     _, _, engine = built(Plan.make({"data": {"source": DATA}, "model": MODELS["mf"]}))
     with pytest.raises(PlanError, match="does not know of"):
         engine.nodes[0].contribute(asked.call())
+
+
+def test_a_stopped_run_keeps_its_reservation_and_its_budget(tmp_path):
+    """Stopped after one of its rounds, a run has reserved all of them; and it goes on with the owner's journal."""
+    journal = tmp_path / "budget.jsonl"
+    Budget(journal, Limits(50.0, 1e-4))
+    first = plan("mf")
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(first, tmp_path / "first", watch=stop, budget=Budget.open(journal))
+    with pytest.raises(PlanError, match="budget over all runs is 50"):
+        train_run(first, tmp_path / "second", budget=Budget.open(journal))
+    with pytest.raises(PlanError, match="goes on with it"):
+        train_run(first, tmp_path / "first", resume=True, budget=Budget(tmp_path / "other", Limits(99.0, 1e-4)))
+    train_run(first, tmp_path / "first", resume=True)
+    assert Budget.open(journal).epsilon("node-0") == pytest.approx(40.0, rel=1e-3)
+    assert journal.read_text().count('"charge"') == 3
+
+
+def test_two_processes_with_one_journal_take_turns(tmp_path):
+    journal = tmp_path / "budget.jsonl"
+    Budget(journal, Limits(1.3, 1e-4))
+    one, other = Budget.open(journal), Budget.open(journal)
+    one.begin("a" * 32, "node-0", {"participations": None}, [3.0], None, None)
+    with pytest.raises(PlanError, match="budget over all runs is 1.3"):
+        other.begin("b" * 32, "node-0", {"participations": None}, [3.0], None, None)
+    one.charge("a" * 32, "node-0", 0, 3.0, "x")
+    with pytest.raises(PlanError, match="answered already"):
+        other.charge("a" * 32, "node-0", 0, 3.0, "y")
+
+
+@pytest.mark.parametrize("model", ["popularity", "mf"])
+def test_the_owners_largest_clip_binds_plans_that_name_none(model, tmp_path):
+    budget = Budget(tmp_path / "budget", Limits(100.0, 1e-3, max_clip=0.01))
+    with pytest.raises(PlanError, match="above the owner's largest"):
+        train_run(plan(model), tmp_path / "run", budget=budget)
 
 
 def test_budgets_are_strict_about_their_files(tmp_path):

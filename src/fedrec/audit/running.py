@@ -98,6 +98,9 @@ def audit(
 ) -> list[Finding]:
     """Carry a plan out in this process, in memory, and attack what it releases.
 
+    A plan whose nodes add the noise is audited with central noise: what is released has the same law with a little less
+    of it, and what the coordinator sees of a secure sum is not attacked.
+
     Args:
         plan: its data are read; nothing is written.
         attacks: by name; `poisoning` stands for all of `POISONS`. By default all of `ATTACKS`.
@@ -118,6 +121,9 @@ def audit(
         raise InputError(f"{malicious:g} malicious clients per user; give a share above 0 and up to 1")
     source = load_plan_data(plan.data, folder)
     fresh: dict[str, Any] = {"data": plan.data.model_copy(update={"digest": None})}
+    if plan.privacy is not None and plan.privacy.distributed:
+        told("noise of the same law, added by the coordinator")
+        fresh["privacy"] = plan.privacy.model_copy(update={"noise": "central"})
     anew = plan.model_copy(update=fresh)
     findings: list[Finding | None] = []
     if not set(ATTACKS).isdisjoint(chosen):

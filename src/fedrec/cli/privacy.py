@@ -81,7 +81,8 @@ def plan(
     table = rows_table(
         f"{rounds} round{'s' if rounds > 1 else ''}, delta {delta:g}", "epsilon", "noise multiplier", "per round"
     )
-    per_round = noise if sampling is not None else noise * rounds**0.5
+    amplified = sampling is not None and participations is None
+    per_round = noise if amplified else noise * rounds**0.5
     table.add_row(f"{reached:.4f}", f"{noise:.5f}", f"{per_round:.5f}")
     answer: dict[str, Any] = {
         "epsilon": reached, "delta": delta, "rounds": rounds, "sampling": sampling, "participations": participations,

@@ -266,8 +266,13 @@ def _closing(report: dict[str, Any]) -> str:
         lines.append(
             f"users' loss at delta {cost['delta']:g}: epsilon {_short(cost['release'])} against who sees the model, "
             f"{_short(cost['cohort'])} against who sees all noised sums, {_short(cost['server'])} against the "
-            f"coordinator; "
-            f"the figures above are exact and not covered (fedrec privacy show {report['run']})"
+            "coordinator; "
+            + (
+                "figures of users' data were not asked for (fedrec evaluate asks for them, exactly)"
+                if report["secure"] and not report["metrics"]
+                else "the figures above are exact and not covered"
+            )
+            + f" (fedrec privacy show {report['run']})"
         )
     lines.append(f"run: {report['run']}    next: fedrec recommend {report['run']} --user ID")
     return "\n".join(lines)

@@ -26,12 +26,14 @@ class Placement:
         partition: see `fedrec.data.partitions.partition`.
         folder: where training was started; a relative path of the data is looked for there too.
         secure: whether nodes mask their sums.
+        budget: the owner's journal, which a run that goes on keeps.
     """
 
     nodes: int = 1
     partition: str = "hash"
     folder: str = ""
     secure: bool = False
+    budget: str | None = None
 
     @property
     def engine(self) -> type[LocalEngine]:
@@ -86,7 +88,7 @@ def read_placement(folder: Path, default: Placement) -> Placement:
         raise DamagedError(f"{path} is damaged") from None
     words = (placement.partition, placement.folder)
     flags = type(placement.nodes) is int and type(placement.secure) is bool
-    if not flags or not all(isinstance(word, str) for word in words):
+    if not isinstance(placement.budget, str | None) or not flags or not all(isinstance(word, str) for word in words):
         raise DamagedError(
             f"{path} is damaged: nodes must be a whole number, partition and folder text, secure yes or no"
         )

@@ -113,7 +113,7 @@ class LocalEngine:
         return [node.evaluate(call) for node in self.nodes]
 
     @property
-    def parties(self) -> tuple[int, int] | None:
+    def parties(self) -> tuple[int, int, str] | None:
         """Sums are plain."""
         return None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,15 +49,20 @@ class SecureEngine(LocalEngine):
                 f"{'is' if len(self.nodes) == 1 else 'are'} {len(self.nodes)}. Give --nodes {FEWEST_NODES} or more"
             )
         self._coordinator = Identity()
-        self._parties = [Party(Identity(), clients=node.data.n_users) for node in self.nodes]
+        # A node vouches for what the floor asks for, and says no more of how many users it has.
+        self._parties = [Party(Identity(), clients=min(node.data.n_users, self._least_clients)) for node in self.nodes]
         self._number = 0
         shape = self._invite(self._parties, Layout((Slot(_COUNTERS, 1, 64),)), bytes(32), 0.0)
         self._honest = shape.min_parties - shape.colluders
+        self._who = hashlib.sha256(json.dumps(sorted(node.name for node in self.nodes)).encode()).hexdigest()
+        for node in self.nodes:
+            if node.guard is not None:
+                node.guard.parties = self._who, self._honest
 
     @property
-    def parties(self) -> tuple[int, int]:
-        """How many nodes there are, and how many are honest and left in a sum at least."""
-        return len(self.nodes), self._honest
+    def parties(self) -> tuple[int, int, str]:
+        """How many nodes there are, how many are honest and left in a sum at least, and a digest of who they are."""
+        return len(self.nodes), self._honest, self._who
 
     def contribute(self, call: RoundCall) -> list[Sum]:
         """The total over nodes, or over each of the groups that are asked for, alone.
@@ -70,14 +77,9 @@ class SecureEngine(LocalEngine):
                 f"are {len(self.nodes)}"
             )
         parts = super().contribute(call)
-        noise = 0.0
-        if call.privacy is not None and call.privacy.honest is not None:
-            if call.privacy.honest > self._honest:
-                raise PlanError(
-                    f"round {call.round}: shares of noise for {call.privacy.honest} honest nodes, where the secure sum "
-                    f"opens with {self._honest}"
-                )
-            noise = call.privacy.noise_multiplier
+        guard = self.nodes[0].guard
+        shares = guard is not None and guard.terms.distributed
+        noise = guard.charges[call.round].noise_multiplier if shares and guard is not None else 0.0
         return [
             self._summed(parts, bytes.fromhex(call.model), noise, group, call.groups) for group in range(call.groups)
         ]

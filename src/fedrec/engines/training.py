@@ -113,6 +113,8 @@ def train_run(
     resume = resume and is_run(folder)
     if resume:
         plan, placement = read_plan(folder), read_placement(folder, placement)
+        if placement.budget is not None:
+            budget = kept_budget(Path(placement.budget), budget)
         if plan.privacy is not None and not has_secret(folder / "private"):
             plan, resume = _not_begun(plan, folder), False
     else:
@@ -131,6 +133,8 @@ def train_run(
         plan = warmed(plan, earlier)
     run = Run.open(folder) if resume else Run.create(plan, folder)
     placement = replace(placement, folder=placement.folder or os.getcwd())
+    if budget is not None and budget.path is not None:
+        placement = replace(placement, budget=str(budget.path.resolve()))
     try:
         if resume and not run.ledger.of_kind("round"):
             earlier = open_earlier(plan)
@@ -173,6 +177,17 @@ def check_budget(plan: Plan, placement: Placement, budget: Budget | None) -> Non
     for node in range(placement.nodes):
         multipliers = [charge.noise_multiplier for charge in charges]
         budget.admit(f"node-{node}", multipliers, plan.privacy.participations, plan.privacy.clip)
+
+
+def kept_budget(path: Path, given: Budget | None) -> Budget:
+    """The owner's budget that a run began with.
+
+    Raises:
+        PlanError: if another one is given.
+    """
+    if given is not None and (given.path is None or given.path.resolve() != path):
+        raise PlanError(f"this run began with the budget {path} and goes on with it; leave out --budget")
+    return given or Budget.open(path)
 
 
 def open_earlier(plan: Plan) -> OpenedRun | None:
@@ -248,10 +263,11 @@ def _report(
     seconds: float,
 ) -> dict[str, Any]:
     plan, measured = run.plan, run.plan.evaluation
+    silent = plan.privacy is not None and plan.privacy.distributed  # metrics are exact sums of users' data
     parts = {
         part: coordinator.evaluate(trained.state, trained.round, part, measured.metrics, measured.protocol)
         for part in HELD_OUT
-        if engine.counts()[part]
+        if engine.counts()[part] and not silent
     }
     rounds = run.ledger.of_kind("round")
     small = sum(node.small_sums for node in engine.nodes)
@@ -287,7 +303,8 @@ def _report(
         "nodes": len(engine.nodes),
         "partition": placement.partition,
         "simulation": {
-            "says": "nodes were played in one process; nothing left it and nothing was masked",
+            "says": "nodes were played in one process; nothing left it, and "
+            + ("sums were masked between them" if placement.secure else "nothing was masked"),
             "sums_below_min_clients": small,
             "min_clients": plan.min_clients,
         },

@@ -187,6 +187,11 @@ def choose(
     Raises:
         PlanError: if a candidate is impossible, or nothing is held out for validation; before any training.
     """
+    if base.privacy is not None:
+        raise PlanError(
+            "tune: choosing by figures of the same users is not covered by a plan's privacy. Tune without privacy on "
+            "other users, or leave hyperparameters at their defaults"
+        )
     if strategy not in STRATEGIES:
         raise InputError(f"strategy {strategy!r} is not known{suggestion(strategy, STRATEGIES)}")
     if seeds < 1:

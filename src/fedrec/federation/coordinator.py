@@ -47,8 +47,8 @@ class Engine(Protocol):
         """Each node's counts of items."""
 
     @property
-    def parties(self) -> tuple[int, int] | None:
-        """Of a secure sum: its nodes, and how many of them are honest and left in it at least."""
+    def parties(self) -> tuple[int, int, str] | None:
+        """Of a secure sum: its nodes, how many are honest and left in it at least, and a digest of who they are."""
 
     def keep(self, shared: Arrays, committed: int) -> None:
         """Remember private rows as they are after round `committed`."""

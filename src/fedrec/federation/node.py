@@ -146,7 +146,8 @@ class Node:
         self._guard(total.clients)
         rows_served(total, call.shared)
         if self.guard is not None:
-            total = self.guard.with_noise(total, queries, call.privacy, rng.child("noise").key)
+            said = self.guard.fingerprint(call.privacy, call.shared, call.spec)
+            total = self.guard.with_noise(total, queries, call.privacy, rng.child("share", said))
         if private is not None and changed:
             positions = np.concatenate([part for part, _ in changed])
             names = changed[0][1]

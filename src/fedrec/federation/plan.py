@@ -185,6 +185,9 @@ class Plan(_Part):
             "released; train a "
             "fixed number of rounds": self.evaluation.every,
             "keep_sums: the kept sums are exact": self.keep_sums,
+            "cleaning: k_core and min_item_interactions: one user's absence would change other users' histories, and "
+            "move the sums by more than the clip": bool(self.data.cleaning.k_core)
+            or bool(self.data.cleaning.min_item_interactions),
             "warm_start: what the earlier run learned is not in this run's budget": self.warm_start is not None,
             "items: its counts would have to be paid for, and noise lies on every row anyway": self.items is not None,
             "negatives: paper-leaky: it reads held-out interactions": self.leaky,
@@ -249,6 +252,10 @@ class Plan(_Part):
             raise PlanError(f"plan: data {self.data.source!r} has no interactions left to train on")
         users = data.n_users if self.privacy is None else self.privacy.users or data.n_users
         n_max = self.n_max or 1 << max(10, (users - 1).bit_length())
+        if self.privacy is not None and data.n_users > users:
+            raise PlanError(
+                f"privacy: users = {users} is fewer than there are; give a public number that is not exceeded"
+            )
         if data.n_users > n_max:
             raise PlanError(f"plan: {data.n_users} users, more than n_max = {n_max}")
         if self.privacy is not None and self.privacy.delta * users >= 1:

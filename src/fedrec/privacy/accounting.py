@@ -80,15 +80,19 @@ class Charge:
         assert noise is not None
         return cls(round, float(noise), sampling, None if truncated is None else (truncated[0], truncated[1]))
 
+    @property
+    def effective(self) -> float:
+        """Noise multiplier as far as it protects: half of it in a truncated cohort, where a user who is drawn may push
+        another one out, and so move the sum by twice the clip."""
+        return self.noise_multiplier / (1.0 if self.truncated is None else 2.0)
+
     def event(self) -> DpEvent:
         """What dp-accounting composes."""
         dpa = _library()
+        gaussian = dpa.GaussianDpEvent(self.effective)
         if self.sampling is None or self.sampling >= 1:
-            return dpa.GaussianDpEvent(self.noise_multiplier)
-        if self.truncated is not None:
-            users, largest = self.truncated
-            return dpa.TruncatedSubsampledGaussianDpEvent(users, self.sampling, largest, self.noise_multiplier)
-        return dpa.PoissonSampledDpEvent(self.sampling, dpa.GaussianDpEvent(self.noise_multiplier))
+            return gaussian
+        return dpa.PoissonSampledDpEvent(self.sampling, gaussian)
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ def epsilons(
 
 def cohort_epsilon(charges: Sequence[Charge], delta: float, participations: int | None = None) -> float:
     """ε of the dearest rounds that one client may take part in, without sampling: Gaussians compose exactly."""
-    noise = sorted(charge.noise_multiplier for charge in charges)[:participations]
+    noise = sorted(charge.effective for charge in charges)[:participations]
     return _gaussian_epsilon(1.0 / math.sqrt(sum(z**-2 for z in noise)), delta) if noise else 0.0
 
 
@@ -159,7 +163,8 @@ def epsilon_of(
         raise PlanError(f"privacy: a noise multiplier must be above 0, not {noise_multiplier}")
     if sampling is not None and sampling < 1 and participations is None:
         return epsilon_of_event(_sampled(noise_multiplier, rounds, sampling, truncated), delta, step=_step(rounds))
-    return _gaussian_epsilon(noise_multiplier / math.sqrt(_worst(rounds, participations, shares)), delta)
+    effective = Charge(0, noise_multiplier, sampling, truncated).effective
+    return _gaussian_epsilon(effective / math.sqrt(_worst(rounds, participations, shares)), delta)
 
 
 def noise_for(
@@ -196,7 +201,8 @@ def noise_for(
         raise PlanError(f"privacy: epsilon must be above 0, not {epsilon}")
     if sampling is None or sampling >= 1 or participations is not None:
         sigma: float = _library().get_sigma_gaussian(epsilon, delta)
-        return sigma * math.sqrt(_worst(rounds, participations, shares)) * (1.0 + 1e-9)
+        needed = sigma * math.sqrt(_worst(rounds, participations, shares)) * (1.0 + 1e-9)
+        return needed if truncated is None else 2.0 * needed
     return _calibrated(epsilon, delta, rounds, sampling, truncated)
 
 
@@ -236,8 +242,7 @@ def _calibrated(epsilon: float, delta: float, rounds: int, sampling: float, trun
     """Bisection between bounds that Rényi accounting brackets, on privacy-loss distributions."""
 
     def cost(noise: float, accountant: Literal["pld", "rdp"]) -> float:
-        cut = None if accountant == "rdp" else truncated  # Rényi accounting knows no truncation; it only brackets
-        return epsilon_of_event(_sampled(noise, rounds, sampling, cut), delta, accountant, step=_COARSE)
+        return epsilon_of_event(_sampled(noise, rounds, sampling, truncated), delta, accountant, step=_COARSE)
 
     high = _smallest(lambda noise: cost(noise, "rdp"), epsilon, 0.1, 1.0)
     while cost(high, "pld") > epsilon:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ __all__ = ["Budget", "Limits"]
 _SLACK = 1.0 + 1e-6
 _FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "limits": {"epsilon": (int, float), "delta": float},
-    "open": {"run": str, "node": str, "terms": dict},
+    "open": {"run": str, "node": str, "reserved": (int, float), "terms": dict},
     "charge": {"run": str, "node": str, "round": int, "noise_multiplier": (int, float), "call": str},
 }
 
@@ -45,8 +47,10 @@ class Limits:
 class Budget:
     """A journal of charges with the owner's limits in its first line; in memory only where there is no file.
 
-    A charge is on the disk before the sum it pays for leaves the node. Users of different nodes are different clients,
-    so each node's charges add up by themselves.
+    A run reserves all that it may cost when it begins, so that runs which are stopped and go on cannot exceed the
+    limits together. A charge is on the disk before the sum it pays for leaves the node. Users of different nodes are
+    different clients, so each node's charges add up by themselves. Several processes may use one journal: they take
+    turns.
 
     Args:
         path: the journal, or `None`.
@@ -98,12 +102,8 @@ class Budget:
         return sum(line["node"] == node for line in self._journal.of_kind("open"))
 
     def spent(self, node: str) -> float:
-        """Σ 1 / z² over all runs at a node, of each run over the dearest rounds that one client may take part in."""
-        total = 0.0
-        for opened in self._journal.of_kind("open"):
-            if opened["node"] == node:
-                total += _cost(self._charged(opened["run"], node), opened["terms"]["participations"])
-        return total
+        """Σ 1 / z² that the runs at a node reserved, each for the dearest rounds that one client may take part in."""
+        return sum(line["reserved"] for line in self._journal.of_kind("open") if line["node"] == node)
 
     def epsilon(self, node: str, further: float = 0.0) -> float:
         """ε of all runs at a node, with `further` Σ 1 / z² on top, at the δ of the limits."""
@@ -128,8 +128,8 @@ class Budget:
                 f"{limits.min_noise_multiplier:g}; "
                 "lower the plan's epsilon or ask for fewer rounds"
             )
-        if limits.max_clip is not None and clip is not None and clip > limits.max_clip:
-            raise PlanError(f"node {node}: clip {clip:g} is above the owner's largest, {limits.max_clip:g}")
+        if clip is not None:
+            self.check_clip(node, clip)
         epsilon = self.epsilon(node, _cost(multipliers, participations))
         if epsilon > limits.epsilon * _SLACK:
             raise PlanError(
@@ -139,27 +139,43 @@ class Budget:
                 "Ask for a smaller epsilon, or ask the owner"
             )
 
-    def began(self, run: str, node: str) -> bool:
-        """Whether a node takes part in a run already."""
-        return any((line["run"], line["node"]) == (run, node) for line in self._journal.of_kind("open"))
-
-    def open_run(self, run: str, node: str, terms: dict[str, Any]) -> None:
-        """Note under which terms a run takes place; once.
+    def check_clip(self, node: str, clip: float) -> None:
+        """Check a clip, of a plan or of a round.
 
         Raises:
-            PlanError: if the run was begun under other terms.
+            PlanError: if it is above the owner's largest.
         """
-        for line in self._journal.of_kind("open"):
-            if (line["run"], line["node"]) == (run, node):
-                changed = [key for key in terms if line["terms"].get(key) != terms[key]]
-                if changed:
-                    key = changed[0]
-                    raise PlanError(
-                        f"node {node}: run {run[:8]} began with {key} = {line['terms'].get(key)}, now it says "
-                        f"{terms[key]}; a run keeps its terms"
-                    )
-                return
-        self._journal.append("open", run=run, node=node, terms=terms)
+        if self.limits is not None and self.limits.max_clip is not None and clip > self.limits.max_clip:
+            raise PlanError(f"node {node}: clip {clip:g} is above the owner's largest, {self.limits.max_clip:g}")
+
+    def begin(
+        self,
+        run: str,
+        node: str,
+        terms: dict[str, Any],
+        multipliers: Sequence[float],
+        participations: int | None,
+        clip: float | None,
+    ) -> None:
+        """Note under which terms a run takes place, and reserve what it may cost; once.
+
+        Raises:
+            PlanError: if the run was begun under other terms, or is more than the limits allow.
+        """
+        with self._turn():
+            for line in self._journal.of_kind("open"):
+                if (line["run"], line["node"]) == (run, node):
+                    changed = [key for key in terms if line["terms"].get(key) != terms[key]]
+                    if changed:
+                        key = changed[0]
+                        raise PlanError(
+                            f"node {node}: run {run[:8]} began with {key} = {line['terms'].get(key)}, now it says "
+                            f"{terms[key]}; a run keeps its terms"
+                        )
+                    return
+            self.admit(node, multipliers, participations, clip)
+            reserved = _cost(multipliers, participations)
+            self._journal.append("open", run=run, node=node, reserved=reserved, terms=terms)
 
     def charge(self, run: str, node: str, round: int, noise_multiplier: float, call: str) -> None:
         """Charge a round, before its sum is made. The same call again is not charged again.
@@ -167,6 +183,10 @@ class Budget:
         Raises:
             PlanError: if the round was charged for another call, or a later round was.
         """
+        with self._turn():
+            self._charge(run, node, round, noise_multiplier, call)
+
+    def _charge(self, run: str, node: str, round: int, noise_multiplier: float, call: str) -> None:
         lines = [line for line in self._journal.of_kind("charge") if (line["run"], line["node"]) == (run, node)]
         for line in lines:
             if line["round"] == round:
@@ -180,9 +200,18 @@ class Budget:
             raise PlanError(f"node {node}: round {round} of run {run[:8]} is over; a later one was answered already")
         self._journal.append("charge", run=run, node=node, round=round, noise_multiplier=noise_multiplier, call=call)
 
-    def _charged(self, run: str, node: str) -> list[float]:
-        lines = self._journal.of_kind("charge")
-        return [line["noise_multiplier"] for line in lines if (line["run"], line["node"]) == (run, node)]
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Nobody else writes meanwhile, and what others wrote is read."""
+        if self.path is None:
+            yield
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_name(self.path.name + ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._journal = Ledger(self.path)
+            _check_lines(self._journal, self.path)
+            yield
 
 
 def _cost(multipliers: Sequence[float], participations: int | None) -> float:

@@ -72,8 +72,7 @@ _FILE = "secret"
 def keep_secret(folder: Path, secret: KeyedSource) -> None:
     """Put a secret in `folder`, for its owner's eyes."""
     path = folder / _FILE
-    replace_file(path, secret.key.hex().encode())
-    path.chmod(0o600)
+    replace_file(path, secret.key.hex().encode(), secret=True)
 
 
 def has_secret(folder: Path) -> bool:

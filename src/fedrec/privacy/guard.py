@@ -9,6 +9,7 @@ from fedrec.aggregation.contributions import Contributions
 from fedrec.aggregation.queries import Query, clip_limit
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
+from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.models.base import Arrays, Recommender
 from fedrec.privacy.budget import Budget
@@ -30,6 +31,7 @@ class RoundTerms:
         delta: the plan's.
         honest: how many nodes' shares of noise make up the whole, where nodes add it: those that may be left in the
             sum, less those that may be in league with the coordinator.
+        parties: digest of who takes part in the secure sum, where nodes add the noise.
     """
 
     run: str
@@ -37,6 +39,7 @@ class RoundTerms:
     clip: float | None
     delta: float
     honest: int | None = None
+    parties: str | None = None
 
 
 class Guard:
@@ -48,6 +51,9 @@ class Guard:
         model: the plan's, in its private form.
         share: probability of a client to be drawn.
         budget: the owner's.
+
+    Where nodes add the noise, whoever puts the node into a secure sum sets `parties`: a digest of who takes part, and
+    how many of them are honest and left in a sum at least. A node answers for no others.
     """
 
     def __init__(self, node: str, terms: Privacy, model: Recommender, share: float, budget: Budget) -> None:
@@ -57,6 +63,7 @@ class Guard:
         self.share = share
         self.budget = budget
         self.charges = schedule(terms, model.budget_shares, share)
+        self.parties: tuple[str, int] | None = None
 
     def admit(
         self, terms: RoundTerms | None, round: int, committed: int, shared: Arrays, spec: SumSpec, share: float
@@ -81,10 +88,10 @@ class Guard:
         ):
             if asked != agreed:
                 raise PlanError(f"node {self.node}: round {round} is asked for with {key} {asked}; agreed was {agreed}")
-        if self.terms.distributed and terms.honest is None:
+        if self.terms.distributed and (self.parties is None or (terms.parties, terms.honest) != self.parties):
             raise PlanError(
-                f"node {self.node}: the plan has nodes add noise, and round {round} does not say how many shares make "
-                "up the whole"
+                f"node {self.node}: round {round} asks for a share of noise for another secure sum than the one this "
+                "node is in"
             )
         queries = self.model.queries(shared, round)
         if sorted(name for query in queries for name in query.metrics) != sorted(spec.names):
@@ -92,9 +99,10 @@ class Guard:
                 f"node {self.node}: round {round} asks for arrays {spec.names}, which clipping does not cover"
             )
         for query in queries:
+            self.budget.check_clip(self.node, query.clip)
             if clip_limit(query, spec) <= 0:
                 raise PlanError(f"node {self.node}: round {round}: the grid of the sum is coarser than the clip")
-        self._charge(terms.run, round, shared, spec, charge.noise_multiplier)
+        self._charge(terms, round, shared, spec)
         return queries
 
     def clip(self, contributions: Contributions, queries: tuple[Query, ...], spec: SumSpec) -> Contributions:
@@ -103,20 +111,28 @@ class Guard:
             contributions = contributions.clip(query.metrics, clip_limit(query, spec))
         return contributions
 
-    def with_noise(self, total: Sum, queries: tuple[Query, ...], terms: RoundTerms | None, key: bytes) -> Sum:
+    def with_noise(self, total: Sum, queries: tuple[Query, ...], call: RoundTerms | None, key: KeyedSource) -> Sum:
         """The node's sum as it may be masked: with its share of the noise, and without exact counts.
 
         Args:
             total: exact; its arrays are overwritten.
             queries: of the round.
-            terms: of the call.
-            key: from which the share is made, the same for the same round.
+            call: what the coordinator said.
+            key: of the node and the call; the same call gets the same share, any other one another.
         """
-        if not self.terms.distributed or terms is None or terms.honest is None:
+        if not self.terms.distributed or call is None or self.parties is None:
             return total
-        return with_share(total, queries, terms.noise_multiplier, terms.honest, key)
+        multiplier = self.charges[total.round].noise_multiplier
+        return with_share(total, queries, multiplier, self.parties[1], key.child("noise", call.run).key)
 
-    def _charge(self, run: str, round: int, shared: Arrays, spec: SumSpec, noise_multiplier: float) -> None:
+    @staticmethod
+    def fingerprint(terms: RoundTerms | None, shared: Arrays, spec: SumSpec) -> str:
+        """A digest of all that a call of a round says."""
+        said = None if terms is None else (terms.run, terms.parties, terms.honest)
+        return hashlib.sha256(f"{arrays_digest(shared)} {spec.digest} {said}".encode()).hexdigest()
+
+    def _charge(self, call: RoundTerms, round: int, shared: Arrays, spec: SumSpec) -> None:
+        every = [charge.effective for charge in self.charges]
         opened = {
             "epsilon": self.terms.epsilon,
             "delta": self.terms.delta,
@@ -126,9 +142,5 @@ class Guard:
             "sampling": self.terms.sampling,
             "rounds": len(self.charges),
         }
-        if not self.budget.began(run, self.node):
-            every = [charge.noise_multiplier for charge in self.charges]
-            self.budget.admit(self.node, every, self.terms.participations, self.terms.clip)
-        self.budget.open_run(run, self.node, opened)
-        call = hashlib.sha256(f"{arrays_digest(shared)} {spec.digest}".encode()).hexdigest()
-        self.budget.charge(run, self.node, round, noise_multiplier, call)
+        self.budget.begin(call.run, self.node, opened, every, self.terms.participations, self.terms.clip)
+        self.budget.charge(call.run, self.node, round, every[round], self.fingerprint(call, shared, spec))

@@ -29,7 +29,8 @@ class Protection:
         n_max: most clients of a sum; public.
         run: the run's own number.
         chance: where noise comes from.
-        parties: nodes of a secure sum, and how many of them are honest and left in it at least; `None` of a plain sum.
+        parties: nodes of a secure sum, how many of them are honest and left in it at least, and a digest of who they
+            are; `None` of a plain sum.
 
     Raises:
         PlanError: if nodes are to add the noise, and their sums are plain.
@@ -43,7 +44,7 @@ class Protection:
         n_max: int,
         run: str,
         chance: Chance,
-        parties: tuple[int, int] | None = None,
+        parties: tuple[int, int, str] | None = None,
     ) -> None:
         if terms.distributed and parties is None:
             raise PlanError(
@@ -57,8 +58,8 @@ class Protection:
         self.chance = chance
         self.clients = max(1, round(share * (terms.users or n_max)))
         self.charges = schedule(terms, model.budget_shares, share)
-        self.honest = parties[1] if terms.distributed and parties is not None else None
-        self.excess = math.sqrt(parties[0] / parties[1]) if terms.distributed and parties is not None else 1.0
+        self.parties = parties if terms.distributed else None
+        self.excess = 1.0 if self.parties is None else math.sqrt(self.parties[0] / self.parties[1])
         """Deviation of all shares of noise together, over that which is promised."""
 
     def spec(self, spec: SumSpec, shared: Arrays, round: int) -> SumSpec:
@@ -77,7 +78,8 @@ class Protection:
     def round_terms(self, round: int) -> RoundTerms:
         """What nodes are told."""
         charge = self.charges[round]
-        return RoundTerms(self.run, charge.noise_multiplier, self.terms.clip, self.terms.delta, self.honest)
+        _, honest, who = self.parties or (0, None, None)
+        return RoundTerms(self.run, charge.noise_multiplier, self.terms.clip, self.terms.delta, honest, who)
 
     def release(self, total: Sum, shared: Arrays) -> Sum:
         """The sum with noise, which is in it already where nodes add it."""

@@ -107,7 +107,8 @@ class Privacy(BaseModel):
             sampling = share if self.sampling == "poisson" and self.view == "release" else None
             noise = noise_for(
                 self.epsilon, self.delta, len(shares), sampling=sampling, truncated=self.truncated(),
-                participations=self.participations, shares=None if sampling is not None else shares,
+                participations=self.participations,
+                shares=None if sampling is not None and self.participations is None else shares,
             )  # fmt: skip
             return self.model_copy(update={"noise_multiplier": noise})
         cost = getattr(total_cost(self, shares, share), self.view)
@@ -125,7 +126,7 @@ def schedule(terms: Privacy, shares: Sequence[float], share: float) -> tuple[Cha
     """What each round costs: a Gaussian with multiplier z / √(share of the budget)."""
     assert terms.noise_multiplier is not None
     sampling = share if terms.sampling == "poisson" else None
-    if sampling is not None and terms.view == "release":
+    if sampling is not None and terms.view == "release" and terms.participations is None:
         return tuple(Charge(round, terms.noise_multiplier, sampling, terms.truncated()) for round in range(len(shares)))
     return tuple(
         Charge(round, terms.noise_multiplier / math.sqrt(part), sampling, terms.truncated() if sampling else None)

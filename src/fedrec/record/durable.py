@@ -16,9 +16,15 @@ from fedrec.errors import DamagedError, InputError
 __all__ = ["append_line", "arrays_digest", "load_arrays", "remove_unfinished", "replace_file", "save_arrays"]
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: after a crash the file is the old one or the new one, never a part."""
+def replace_file(path: Path, data: bytes, secret: bool = False) -> None:
+    """Put `data` at `path`: after a crash the file is the old one or the new one, never a part.
+
+    A `secret` is for its owner's eyes from the first byte on.
+    """
     aside = path.with_name(f".{path.name}.new")
+    if secret:
+        aside.unlink(missing_ok=True)
+        aside.touch(mode=0o600)
     with aside.open("wb") as file:
         file.write(data)
         file.flush()
