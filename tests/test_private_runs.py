@@ -306,7 +306,7 @@ def test_two_processes_with_one_journal_take_turns(tmp_path):
     Budget(journal, Limits(1.3, 1e-4))
     one, other = Budget.open(journal), Budget.open(journal)
     one.begin("a" * 32, "node-0", {"participations": None}, [3.0], None, None)
-    with pytest.raises(PlanError, match="budget over all runs is 1.3"):
+    with pytest.raises(PlanError, match=r"budget over all runs is 1\.3"):
         other.begin("b" * 32, "node-0", {"participations": None}, [3.0], None, None)
     one.charge("a" * 32, "node-0", 0, 3.0, "x")
     with pytest.raises(PlanError, match="answered already"):
