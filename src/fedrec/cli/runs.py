@@ -104,7 +104,8 @@ def train(
         report = train_run(
             chosen, folder, Placement(nodes, partition, secure=secure), resume, watch, _told(output), budget=owned
         )
-    output.answer(report, _report_table(report), _closing(report))
+    shown = [_report_table(report)] if report["metrics"] else []
+    output.answer(report, *shown, _closing(report))
 
 
 def evaluate(
@@ -268,7 +269,7 @@ def _closing(report: dict[str, Any]) -> str:
             f"{_short(cost['cohort'])} against who sees all noised sums, {_short(cost['server'])} against the "
             "coordinator; "
             + (
-                "figures of users' data were not asked for (fedrec evaluate asks for them, exactly)"
+                "no figures of users' data were asked for; fedrec evaluate asks, exactly"
                 if report["secure"] and not report["metrics"]
                 else "the figures above are exact and not covered"
             )
