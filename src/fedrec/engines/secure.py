@@ -26,6 +26,7 @@ __all__ = ["FEWEST_NODES", "SecureEngine"]
 FEWEST_NODES = 3
 _COUNTERS = "#counters"
 """Clients, left out, saturated: summed with the arrays, under a name that no array has."""
+_COUNTS = Slot(_COUNTERS, 3, 64)
 
 
 class SecureEngine(LocalEngine):
@@ -80,9 +81,8 @@ class SecureEngine(LocalEngine):
         guard = self.nodes[0].guard
         shares = guard is not None and guard.terms.distributed
         noise = guard.charges[call.round].noise_multiplier if shares and guard is not None else 0.0
-        return [
-            self._summed(parts, bytes.fromhex(call.model), noise, group, call.groups) for group in range(call.groups)
-        ]
+        model, groups = bytes.fromhex(call.model), call.groups
+        return [self._summed(parts, model, noise, group, groups, call.rows) for group in range(groups)]
 
     def count_items(self, call: CountCall) -> list[Sum]:
         """The total of counts, alone."""
@@ -101,32 +101,49 @@ class SecureEngine(LocalEngine):
     def _least_clients(self) -> int:
         return min(node.floors.min_clients for node in self.nodes)
 
-    def _summed(self, parts: Sequence[Sum], model: bytes, noise: float = 0.0, group: int = 0, groups: int = 1) -> Sum:
-        """The sum over every `groups`-th node from the `group`-th on."""
+    def _summed(
+        self,
+        parts: Sequence[Sum],
+        model: bytes,
+        noise: float = 0.0,
+        group: int = 0,
+        groups: int = 1,
+        rows: np.ndarray | None = None,
+    ) -> Sum:
+        """The sum over every `groups`-th node from the `group`-th on; of changes of rows, of `rows` only."""
         parts, parties = parts[group::groups], self._parties[group::groups]
         spec, round = parts[0].spec, parts[0].round
-        layout = Layout((*Layout.of(spec).slots, Slot(_COUNTERS, 3, 64)))
+        sizes = {name: array.size for name, array in _vectors(parts[0], rows).items()}
+        layout = Layout((*(Slot(array.name, sizes[array.name], array.ring) for array in spec.arrays), _COUNTS))
         manifest = self._invite(parties, layout, model, noise)
         self._number += 1
         pinned = frozenset(manifest.parties)
         floors = Floors(self._coordinator.public, pinned, clients=self._least_clients, noise=noise, layout=layout)
         clients = [Client(party.identity, floors, party.keep, party.attempts, party.clients) for party in parties]
-        outcome = run_round(Server(manifest, self._coordinator), clients, [_vectors(part) for part in parts])
+        outcome = run_round(Server(manifest, self._coordinator), clients, [_vectors(part, rows) for part in parts])
         if outcome.arrays is None:
             raise RunError(f"the secure sum of round {round} has no outcome: {_reasons(outcome)}")
-        arrays = {
-            array.name: outcome.arrays[array.name].view(f"i{array.ring // 8}").reshape(array.shape)
-            for array in spec.arrays
-        }
-        clients_in, left_out, saturated = (int(number) for number in outcome.arrays[_COUNTERS].view(np.int64))
-        commitments = tuple(commitment for part in parts for commitment in part.commitments)
-        sent = outcome.upload_bytes
-        return Sum(spec, round, arrays, clients_in, left_out, saturated, commitments=commitments, masked_bytes=sent)
+        total = Sum.zeros(spec, round)
+        for array in spec.arrays:
+            found, home = outcome.arrays[array.name].view(f"i{array.ring // 8}"), total.arrays[array.name]
+            if rows is None or array.kind != "rows":
+                home[...] = found.reshape(array.shape)
+            else:
+                home[rows] = found.reshape(len(rows), -1)
+        counts = outcome.arrays[_COUNTERS].view(np.int64)
+        total.clients, total.left_out, total.saturated = (int(number) for number in counts)
+        total.commitments = tuple(commitment for part in parts for commitment in part.commitments)
+        total.masked_bytes = outcome.upload_bytes
+        return total
 
 
-def _vectors(part: Sum) -> dict[str, np.ndarray]:
+def _vectors(part: Sum, rows: np.ndarray | None) -> dict[str, np.ndarray]:
     counters = np.array([part.clients, part.left_out, part.saturated], dtype=np.int64)
-    return {**{name: np.ascontiguousarray(array) for name, array in part.arrays.items()}, _COUNTERS: counters}
+    kept = {
+        array.name: part.arrays[array.name] if rows is None or array.kind != "rows" else part.arrays[array.name][rows]
+        for array in part.spec.arrays
+    }
+    return {**{name: np.ascontiguousarray(array) for name, array in kept.items()}, _COUNTERS: counters}
 
 
 def _reasons(outcome: Outcome) -> str:

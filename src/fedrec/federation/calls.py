@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
+
 from fedrec.aggregation.specs import SumSpec
 from fedrec.evaluation.metrics import Metric
 from fedrec.evaluation.protocols import Protocol
@@ -32,6 +34,7 @@ class RoundCall:
         share: probability of a client to be drawn.
         change: sum what changed since the earlier run that the node remembers, instead of everything.
         privacy: what is promised of this round, in a private run.
+        rows: item rows that are summed in this round, ascending; all by default.
         groups: into how many groups nodes are divided, whose sums are opened apart, under the secure sum.
     """
 
@@ -43,6 +46,7 @@ class RoundCall:
     change: bool = False
     privacy: RoundTerms | None = None
     groups: int = 1
+    rows: np.ndarray | None = None
 
     @cached_property
     def model(self) -> str:

@@ -23,6 +23,7 @@ from fedrec.evaluation.protocols import parse_protocol
 from fedrec.federation.calls import CountCall, EvaluationCall, Part, RoundCall
 from fedrec.federation.item_floor import SERVED, ItemFloor, floor_spec
 from fedrec.federation.measuring import summaries
+from fedrec.federation.partial_rows import check_rows, drawn_rows
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.warm_start import Changed, Earlier, How, carried, how_to_start, kept_sums, places_of
@@ -138,9 +139,9 @@ class Coordinator:
             change = self._change() if round == 0 else None
             asked = spec if change is None else change.widened(spec)
             terms = None if self.protection is None else self.protection.round_terms(round)
-            call = RoundCall(
-                round, round - 1, state.shared, asked, self.plan.share(), change is not None, terms, self._groups()
-            )  # fmt: skip
+            rows, change_only = self._rows(asked, round), change is not None
+            share, groups = self.plan.share(), self._groups()
+            call = RoundCall(round, round - 1, state.shared, asked, share, change_only, terms, groups, rows)
             total, line = self._summed(call)
             if change is not None and self.earlier is not None:
                 total = change.added(self.earlier.sums, total, spec)
@@ -251,6 +252,13 @@ class Coordinator:
     def _floored(self, state: State, shared: Arrays) -> State:
         """The state with what `shared` says of the items that take part."""
         return State({**state.shared, SERVED: shared[SERVED]}, state.server) if SERVED in shared else state
+
+    def _rows(self, spec: SumSpec, round: int) -> np.ndarray | None:
+        """Item rows that a round sums."""
+        if self.plan.rows == 1:
+            return None
+        check_rows(spec, self.model.name)
+        return drawn_rows(KeyedSource.from_seed(self.plan.seed), round, len(self.catalog), self.plan.rows)
 
     def _groups(self) -> int:
         """Groups of nodes whose sums are opened apart."""

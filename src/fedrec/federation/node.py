@@ -22,6 +22,7 @@ from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.cohorts import cohort
 from fedrec.federation.item_floor import SERVED, add_noise, count_chunk, only_served, rows_served
 from fedrec.federation.measuring import add_metrics, measuring_spec
+from fedrec.federation.partial_rows import only_rows
 from fedrec.federation.private_rows import PrivateRows
 from fedrec.federation.warm_start import Changed, Remembered, first_rows
 from fedrec.models.base import Arrays, Private, Recommender
@@ -145,6 +146,7 @@ class Node:
                 changed.append((positions[kept], {name: array[kept] for name, array in updated.items()}))
         self._guard(total.clients)
         rows_served(total, call.shared)
+        only_rows(total, call.rows)
         if self.guard is not None:
             said = self.guard.fingerprint(call.privacy, call.shared, call.spec)
             total = self.guard.with_noise(total, queries, call.privacy, rng.child("share", said))

@@ -101,6 +101,7 @@ class Plan(_Part):
             items, as published code does, so that its inflated figures can be reproduced. Such a run is stamped leaky.
         release: ordered steps before the sum.
         items: which items take part, such as `{least: 5}`: those that so many clients have; all without it.
+        rows: share of the item rows that a round sums, drawn anew for every round in public; all by default.
         robust: how nodes' parts are added up where some may be hostile, such as `{rule: trimmed-mean}`; a plain sum
             without it.
         privacy: what is promised to users, such as `{epsilon: 4, delta: 1e-5}`; nothing without it.
@@ -123,6 +124,7 @@ class Plan(_Part):
     negatives: Literal["clean", "paper-leaky"] = "clean"
     release: tuple[Step, ...] = ()
     items: ItemFloor | None = None
+    rows: float = Field(default=1.0, gt=0.0, le=1.0)
     robust: Robust | None = None
     privacy: Privacy | None = None
     evaluation: EvaluationPlan = EvaluationPlan()
@@ -190,6 +192,7 @@ class Plan(_Part):
             or bool(self.data.cleaning.min_item_interactions),
             "warm_start: what the earlier run learned is not in this run's budget": self.warm_start is not None,
             "items: its counts would have to be paid for, and noise lies on every row anyway": self.items is not None,
+            "rows: noise lies on every row, and costs the same however few are summed": self.rows < 1,
             "negatives: paper-leaky: it reads held-out interactions": self.leaky,
             f"split: {self.split} is cut at a time that is computed from everybody's data, exactly; use leave-last-out "
             "or ratio": self.split.startswith("temporal") and not self.split.partition("@")[2],
