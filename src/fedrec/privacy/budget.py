@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -207,11 +208,14 @@ class Budget:
             yield
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_name(self.path.name + ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
             self._journal = Ledger(self.path)
             _check_lines(self._journal, self.path)
             yield
+        finally:
+            os.close(folder)
 
 
 def _cost(multipliers: Sequence[float], participations: int | None) -> float:
