@@ -33,6 +33,14 @@ def test_table_of_degrees_and_thresholds(parties: int, column: int) -> None:
         assert shape.colluders == math.floor(colluding * parties + 1e-9)
 
 
+@pytest.mark.parametrize("parties", [8_000, 8_500, 10_000])
+def test_neighbours_grow_with_the_logarithm_to_the_largest_sum(parties: int) -> None:
+    """The chance per party is below the spacing of floats next to 1 from 8,192 parties on."""
+    degree, threshold = degree_and_threshold(parties, 0.1, 0.1) or (0, 0)
+    assert degree <= 130
+    assert is_safe(Topology(parties, degree, threshold, parties // 10), 0.1, 0.1)
+
+
 @pytest.mark.parametrize("parties", [100, 200, 1000])
 @pytest.mark.parametrize(("colluding", "dropping"), RATES)
 def test_party_accepts_what_is_found_and_nothing_weaker(parties: int, colluding: float, dropping: float) -> None:

@@ -11,12 +11,14 @@ with a party can have that party try keys until the order suits it, and each tri
 
 from __future__ import annotations
 
+import bisect
 import functools
 import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from fedrec.errors import PlanError
 
@@ -107,7 +109,7 @@ def degree_and_threshold(
     for degree in range(2, parties - 1, 2):
         if not _connected(parties, degree, colluding, dropping):
             continue
-        near = int(hypergeom.isf(2.0 ** -(_SECURITY_BITS + 1) / parties, parties, marked, degree))
+        near = _exceeded(2.0 ** -(_SECURITY_BITS + 1) / parties, hypergeom(parties, marked, degree), degree)
         threshold = max(2, (near + degree) // 2 + 1 if semi_malicious else near + 1)
         if parties * hypergeom.cdf(threshold - 1, parties, alive, degree) < 2.0**-_FAILURE_BITS:
             return degree, threshold
@@ -169,6 +171,13 @@ def _check(parties: int, colluding: float, dropping: float) -> None:
     for name, share in (("colluding", colluding), ("dropping", dropping)):
         if not 0 <= share < 1:
             raise PlanError(f"the share of {name} parties must be at least 0 and below 1, not {share}")
+
+
+def _exceeded(chance: float, law: Any, most: int) -> int:
+    """The smallest number that is exceeded with no more than this chance."""
+    if 1.0 - chance < 1.0:
+        return int(law.isf(chance))
+    return bisect.bisect_left(range(most), -chance, key=lambda count: -float(law.sf(count)))  # isf goes by 1 - chance
 
 
 def _floor(share: float, parties: int) -> int:
