@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from fedrec.data.identifiers import Identifiers
-from fedrec.errors import InputError
+from fedrec.errors import DamagedError, InputError
 
 __all__ = ["Catalog"]
 
@@ -50,6 +50,25 @@ class Catalog:
         ids = Identifiers.of(table["item_id"])
         ordered = table.with_columns(pl.col("item_id").cast(ids.series.dtype)).sort("item_id").drop("item_id")
         return cls(ids, ordered if ordered.width else None)
+
+    def to_json_lines(self) -> bytes:
+        """Ids and features as JSON lines, an item a line."""
+        table = pl.DataFrame({"item_id": self.items.series})
+        if self.features is not None:
+            table = table.hstack(self.features)
+        return table.write_ndjson().encode()
+
+    @classmethod
+    def from_json_lines(cls, text: bytes, where: str) -> Catalog:
+        """Read what `to_json_lines` wrote.
+
+        Raises:
+            DamagedError: if it is not a catalog.
+        """
+        try:
+            return cls.of(pl.read_ndjson(text, infer_schema_length=None))
+        except (OSError, InputError, pl.exceptions.PolarsError) as error:
+            raise DamagedError(f"{where} is not a catalog: {error}") from None
 
     def __len__(self) -> int:
         return len(self.items)

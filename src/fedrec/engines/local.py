@@ -8,20 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from fedrec.aggregation.release import Release
 from fedrec.aggregation.sums import Sum
 from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
 from fedrec.data.partitions import partition
 from fedrec.data.splits import Split, SplitMethod
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
-from fedrec.federation.node import Floors, Node, refitted
+from fedrec.federation.founding import found_node
+from fedrec.federation.node import Floors, Node
 from fedrec.federation.plan import Plan
 from fedrec.federation.warm_start import Remembered
 from fedrec.models.base import Arrays
 from fedrec.privacy.budget import Budget
-from fedrec.privacy.chance import SYSTEM, Chance, kept_secret
-from fedrec.privacy.guard import Guard
+from fedrec.privacy.chance import SYSTEM, Chance
 
 __all__ = ["LocalEngine"]
 
@@ -146,19 +145,4 @@ def _node(
     name: str, split: Split, plan: Plan, private: Path | None, chance: Chance = SYSTEM, budget: Budget | None = None
 ) -> Node:
     folder = None if private is None else private / name
-    source, guard = KeyedSource.from_seed(plan.seed), None
-    if plan.privacy is not None:
-        source = kept_secret(folder, name, chance)
-        journal = budget or Budget(None if folder is None else folder / "budget.jsonl")
-        guard = Guard(name, plan.privacy, plan.build_model(), plan.share(), journal)
-    return Node(
-        name,
-        refitted(split) if plan.refit else split,
-        plan.build_model(),
-        Release(plan.release),
-        source,
-        folder=folder,
-        floors=Floors(plan.min_clients, simulated=True),
-        leaky=plan.leaky,
-        guard=guard,
-    )
+    return found_node(name, split, plan, folder, Floors(plan.min_clients, simulated=True), chance, budget)

@@ -12,9 +12,10 @@ from fedrec.aggregation.sums import Sum
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import PlanError, RunError
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
+from fedrec.federation.masked import COUNTS, layout_of, unmasked, vectors_of
 from fedrec.federation.node import Node
 from fedrec.secagg.client import Client
-from fedrec.secagg.layout import Layout, Slot
+from fedrec.secagg.layout import Layout
 from fedrec.secagg.manifest import Manifest, invite
 from fedrec.secagg.policy import Floors
 from fedrec.secagg.primitives import Identity
@@ -24,9 +25,6 @@ from fedrec.secagg.server import Server
 __all__ = ["FEWEST_NODES", "SecureEngine"]
 
 FEWEST_NODES = 3
-_COUNTERS = "#counters"
-"""Clients, left out, saturated: summed with the arrays, under a name that no array has."""
-_COUNTS = Slot(_COUNTERS, 3, 64)
 
 
 class SecureEngine(LocalEngine):
@@ -53,7 +51,7 @@ class SecureEngine(LocalEngine):
         # A node vouches for what the floor asks for, and says no more of how many users it has.
         self._parties = [Party(Identity(), clients=min(node.data.n_users, self._least_clients)) for node in self.nodes]
         self._number = 0
-        shape = self._invite(self._parties, Layout((Slot(_COUNTERS, 1, 64),)), bytes(32), 0.0)
+        shape = self._invite(self._parties, Layout((COUNTS,)), bytes(32), 0.0)
         self._honest = shape.min_parties - shape.colluders
         self._who = hashlib.sha256(json.dumps(sorted(node.name for node in self.nodes)).encode()).hexdigest()
         for node in self.nodes:
@@ -113,37 +111,19 @@ class SecureEngine(LocalEngine):
         """The sum over every `groups`-th node from the `group`-th on; of changes of rows, of `rows` only."""
         parts, parties = parts[group::groups], self._parties[group::groups]
         spec, round = parts[0].spec, parts[0].round
-        sizes = {name: array.size for name, array in _vectors(parts[0], rows).items()}
-        layout = Layout((*(Slot(array.name, sizes[array.name], array.ring) for array in spec.arrays), _COUNTS))
+        layout = layout_of(spec, rows)
         manifest = self._invite(parties, layout, model, noise)
         self._number += 1
         pinned = frozenset(manifest.parties)
         floors = Floors(self._coordinator.public, pinned, clients=self._least_clients, noise=noise, layout=layout)
         clients = [Client(party.identity, floors, party.keep, party.attempts, party.clients) for party in parties]
-        outcome = run_round(Server(manifest, self._coordinator), clients, [_vectors(part, rows) for part in parts])
+        outcome = run_round(Server(manifest, self._coordinator), clients, [vectors_of(part, rows) for part in parts])
         if outcome.arrays is None:
             raise RunError(f"the secure sum of round {round} has no outcome: {_reasons(outcome)}")
-        total = Sum.zeros(spec, round)
-        for array in spec.arrays:
-            found, home = outcome.arrays[array.name].view(f"i{array.ring // 8}"), total.arrays[array.name]
-            if rows is None or array.kind != "rows":
-                home[...] = found.reshape(array.shape)
-            else:
-                home[rows] = found.reshape(len(rows), -1)
-        counts = outcome.arrays[_COUNTERS].view(np.int64)
-        total.clients, total.left_out, total.saturated = (int(number) for number in counts)
+        total = unmasked(spec, round, rows, outcome.arrays)
         total.commitments = tuple(commitment for part in parts for commitment in part.commitments)
         total.masked_bytes = outcome.upload_bytes
         return total
-
-
-def _vectors(part: Sum, rows: np.ndarray | None) -> dict[str, np.ndarray]:
-    counters = np.array([part.clients, part.left_out, part.saturated], dtype=np.int64)
-    kept = {
-        array.name: part.arrays[array.name] if rows is None or array.kind != "rows" else part.arrays[array.name][rows]
-        for array in part.spec.arrays
-    }
-    return {**{name: np.ascontiguousarray(array) for name, array in kept.items()}, _COUNTERS: counters}
 
 
 def _reasons(outcome: Outcome) -> str:

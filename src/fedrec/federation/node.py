@@ -41,11 +41,13 @@ class Floors:
 
     Args:
         min_clients: the fewest clients in a sum that leaves the node unmasked.
+        masked: sums leave the node through the secure sum only, which has a floor of its own.
         simulated: the node only plays a part in one process, where nothing leaves: smaller sums are let out, counted in
             `Node.small_sums` and stated in the report of the run.
     """
 
     min_clients: int = 32
+    masked: bool = False
     simulated: bool = False
 
 
@@ -317,7 +319,7 @@ class Node:
     def _guard(self, clients: int) -> None:
         """Hold back a sum over too few clients."""
         self.smallest_sum = clients if self.smallest_sum is None else min(self.smallest_sum, clients)
-        if clients >= self.floors.min_clients or clients == 0:
+        if clients >= self.floors.min_clients or clients == 0 or self.floors.masked:
             return
         if not self.floors.simulated:
             raise PlanError(

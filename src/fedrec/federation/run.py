@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from fedrec.aggregation.specs import SumSpec
 from fedrec.data.catalog import Catalog
@@ -229,10 +228,7 @@ def save_shared(folder: Path, model: Recommender, state: State, round: int, cata
     """Write a model folder: `shared.safetensors`, `catalog.jsonl` and, last, `model.json` with their digests."""
     folder.mkdir(parents=True, exist_ok=True)
     digest = save_arrays(folder / "shared.safetensors", state.shared)
-    table = pl.DataFrame({"item_id": catalog.items.series})
-    if catalog.features is not None:
-        table = table.hstack(catalog.features)
-    replace_file(folder / "catalog.jsonl", table.write_ndjson().encode())
+    replace_file(folder / "catalog.jsonl", catalog.to_json_lines())
     description = {
         "format": _FORMAT,
         "model": {"name": model.name, **model.model_dump(mode="json")},
@@ -273,9 +269,9 @@ def load_shared(folder: Path, plan: Plan) -> tuple[Recommender, State, int, Cata
         raise DamagedError(f"{folder / 'shared.safetensors'} is not the one that model.json describes")
     try:
         text = (folder / "catalog.jsonl").read_bytes()
-        catalog = Catalog.of(pl.read_ndjson(text, infer_schema_length=None))
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except OSError as error:
         raise DamagedError(f"{folder / 'catalog.jsonl'} cannot be read: {error}") from None
+    catalog = Catalog.from_json_lines(text, str(folder / "catalog.jsonl"))
     if catalog.digest != digest or len(catalog) != items:
         raise DamagedError(f"{folder / 'catalog.jsonl'} is not the catalog that model.json describes")
     return build_model(settings.pop("name"), settings), State(shared), round, catalog

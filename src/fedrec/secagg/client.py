@@ -51,6 +51,7 @@ class Client:
         self.aborted: Abort | None = None
         self.answered = False
         self.manifest: Manifest | None = None
+        self.survivors: frozenset[bytes] = frozenset()
         self._identity, self._floors, self._persist, self._clients = identity, floors, persist, clients
         self._index = COORDINATOR
         self._next: Stage | None = Stage.MANIFEST
@@ -226,6 +227,8 @@ class Client:
             raise AbortError(Reason.INCOMPLETE_SETS, f"{len(sharing - alive - dead)} parties")
         self._check_cohort(manifest, said.alive, self._kept.adverts)
         self._check_neighbours(manifest, alive)
+        self.survivors = frozenset(manifest.parties[index] for index in alive)
+        self._floors.check_survivors(self.survivors)
         if said.roots[self._index] != self._kept.root:
             raise AbortError(Reason.INPUT_CHANGED)
         self._kept.alive = frozenset(alive)

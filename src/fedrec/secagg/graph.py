@@ -116,6 +116,11 @@ def degree_and_threshold(
     return None
 
 
+def _minus_tail(law: Any, parties: int, marked: int, degree: int, count: int) -> float:
+    """Minus the chance of more than `count` marked ones among `degree` of the parties."""
+    return -float(law.sf(count, parties, marked, degree))
+
+
 def is_safe(shape: Topology, colluding: float, dropping: float) -> bool:
     """Whether degree and threshold protect against a semi-malicious coordinator with this share of colluders.
 

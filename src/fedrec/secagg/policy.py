@@ -30,6 +30,8 @@ class Floors:
         colluding, dropping: shares of parties that may collude with the coordinator or drop out; above 50 parties the
             graph must bear them.
         layout: the vectors this party agreed to sum; `None` leaves that to whoever hands over the values.
+        survivors: of a vector that was summed before, who was left then: the second sum must be over the same, or the
+            difference would show single parties. `None` for a vector that was not.
 
     Raises:
         PlanError: for floors that protect nothing.
@@ -45,6 +47,7 @@ class Floors:
     colluding: float = 0.1
     dropping: float = 0.1
     layout: Layout | None = None
+    survivors: frozenset[bytes] | None = None
 
     def __post_init__(self) -> None:
         if self.parties < 3:
@@ -89,6 +92,15 @@ class Floors:
         clients = sum(present.values())
         if clients < manifest.min_clients:
             raise AbortError(Reason.TOO_FEW_CLIENTS, f"{clients} of {manifest.min_clients}")
+
+    def check_survivors(self, survivors: frozenset[bytes]) -> None:
+        """Compare those who are left at the end with those of an earlier sum of the same vector.
+
+        Raises:
+            AbortError: if they are others.
+        """
+        if self.survivors is not None and survivors != self.survivors:
+            raise AbortError(Reason.OTHER_SURVIVORS, f"{len(survivors)} now, {len(self.survivors)} then")
 
     def check_parties(self, parties: tuple[bytes, ...]) -> None:
         """Check a list of parties, which is all of them or the survivors: enough, and enough of them known.

@@ -40,6 +40,7 @@ class Reason(enum.IntEnum):
     MALFORMED = 25
     SECRETS_LOST = 26
     CANCELLED = 27
+    OTHER_SURVIVORS = 28
 
 
 _WORDS = {
@@ -70,6 +71,7 @@ _WORDS = {
     Reason.MALFORMED: "a signed message does not have the form that it must have",
     Reason.SECRETS_LOST: "the shares that came do not open a mask",
     Reason.CANCELLED: "the other side ended the secure sum",
+    Reason.OTHER_SURVIVORS: "the same vector was summed among other survivors before; the sums could be subtracted",
 }
 
 

@@ -1,0 +1,271 @@
+"""The bytes between a coordinator and its nodes: signed requests and replies.
+
+A frame is `FRMSG001`, the sizes of its head and of its parts, the head (JSON), the parts, and an Ed25519 signature over
+all before. Sizes are checked before anything is read. A request says which run and which node it is for and has a
+number that only grows, so that it can neither be replayed nor handed to somebody else. A reply names the request it
+answers by its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fedrec.aggregation.specs import ArraySpec, SumSpec
+from fedrec.errors import DamagedError
+from fedrec.evaluation.metrics import parse_metrics
+from fedrec.evaluation.protocols import parse_protocol
+from fedrec.federation.calls import HELD_OUT, CountCall, EvaluationCall, RoundCall
+from fedrec.models.base import Arrays
+from fedrec.privacy.guard import RoundTerms
+from fedrec.record.keys import PublicKey, SigningKey
+
+__all__ = [
+    "Reply",
+    "Request",
+    "call_fields",
+    "decode_call",
+    "open_reply",
+    "open_request",
+    "pack_arrays",
+    "unpack_arrays",
+]
+
+_MAGIC = b"FRMSG001"
+_HEAD_LIMIT = 1 << 20
+_PARTS_LIMIT = 1 << 16
+_SIGNATURE = 64
+_REQUEST = b"fedrec request\n"
+_REPLY = b"fedrec reply\n"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a coordinator asks of one node.
+
+    Args:
+        kind: which question.
+        run: number of the run, in hexadecimal.
+        to: name of the node.
+        number: grows from request to request.
+        fields: what JSON can say of it.
+        parts: what it cannot.
+    """
+
+    kind: str
+    run: str
+    to: str
+    number: int
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    parts: Sequence[bytes] = ()
+
+    def sign(self, key: SigningKey) -> bytes:
+        """The frame."""
+        head = {"kind": self.kind, "run": self.run, "to": self.to, "number": self.number, "fields": dict(self.fields)}
+        return _frame(_REQUEST, head, self.parts, key)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a node answers.
+
+    Args:
+        name: of the node.
+        about: digest of the request.
+        problem: why there is no answer: a word for programs; `None` where there is one.
+        fields: what JSON can say of it; under `text`, the problem in words.
+        parts: what it cannot.
+    """
+
+    name: str
+    about: str
+    problem: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    parts: Sequence[bytes] = ()
+
+    def sign(self, key: SigningKey) -> bytes:
+        """The frame."""
+        head = {"name": self.name, "about": self.about, "problem": self.problem, "fields": dict(self.fields)}
+        return _frame(_REPLY, head, self.parts, key)
+
+
+def open_request(frame: bytes, key: PublicKey, limit: int) -> tuple[Request, str]:
+    """Check and read a request; also returns its digest.
+
+    Args:
+        frame: as it arrived.
+        key: the coordinator's, pinned.
+        limit: most bytes that are accepted.
+
+    Raises:
+        DamagedError: if it is damaged, too long, not a request, or not signed by `key`.
+    """
+    head, parts, digest = _open(frame, _REQUEST, key, limit, "request")
+    kinds = {"kind": str, "run": str, "to": str, "number": int, "fields": dict}
+    _check(head, kinds, "request")
+    return Request(**head, parts=parts), digest
+
+
+def open_reply(frame: bytes, key: PublicKey, about: str, limit: int) -> Reply:
+    """Check and read a node's reply to the request with digest `about`.
+
+    Raises:
+        DamagedError: if it is damaged, too long, not signed by `key`, or an answer to something else.
+    """
+    head, parts, _ = _open(frame, _REPLY, key, limit, "reply")
+    _check(head, {"name": str, "about": str, "problem": (str, type(None)), "fields": dict}, "reply")
+    if head["about"] != about or head["name"] != key.name:
+        raise DamagedError(f"a reply of {head['name']!r} answers another request than the one to {key.name!r}")
+    return Reply(**head, parts=parts)
+
+
+def request_digest(frame: bytes) -> str:
+    """The digest by which a reply names the request."""
+    return hashlib.sha256(frame).hexdigest()
+
+
+def pack_arrays(arrays: Arrays) -> bytes:
+    """Named arrays as safetensors."""
+    packed: bytes = save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
+    return packed
+
+
+def unpack_arrays(data: bytes) -> dict[str, np.ndarray]:
+    """Named arrays from safetensors.
+
+    Raises:
+        DamagedError: if they are not.
+    """
+    try:
+        arrays: dict[str, np.ndarray] = load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"arrays of a message are damaged: {error}") from None
+    return arrays
+
+
+Call = RoundCall | CountCall | EvaluationCall
+
+
+def call_fields(call: Call) -> dict[str, Any]:
+    """What JSON can say of a call: all but shared arrays, which travel by their digest."""
+    if isinstance(call, CountCall):
+        return {"spec": asdict(call.spec), "noise": call.noise}
+    if isinstance(call, EvaluationCall):
+        return {
+            "committed": call.committed,
+            "part": call.part,
+            "protocol": str(call.protocol),
+            "metrics": [str(metric) for metric in call.metrics],
+            "n_max": call.n_max,
+        }
+    return {
+        "round": call.round,
+        "committed": call.committed,
+        "spec": asdict(call.spec),
+        "share": call.share,
+        "change": call.change,
+        "privacy": None if call.privacy is None else asdict(call.privacy),
+        "groups": call.groups,
+        "rows": None if call.rows is None else call.rows.tolist(),
+    }
+
+
+def decode_call(kind: str, fields: Mapping[str, Any], shared: Arrays) -> Call:
+    """A call from what `call_fields` said of it.
+
+    Raises:
+        DamagedError: if it is not one.
+    """
+    try:
+        if kind == "count":
+            return CountCall(_spec(fields["spec"]), _number(fields["noise"]))
+        if kind == "evaluate":
+            part: Literal["valid", "test"] = fields["part"]
+            if part not in HELD_OUT:
+                raise ValueError(f"part {part!r}")
+            metrics, protocol = parse_metrics(fields["metrics"]), parse_protocol(fields["protocol"])
+            return EvaluationCall(_whole(fields["committed"]), shared, part, protocol, metrics, _whole(fields["n_max"]))
+        terms, rows = fields["privacy"], fields["rows"]
+        return RoundCall(
+            _whole(fields["round"]),
+            _whole(fields["committed"]),
+            shared,
+            _spec(fields["spec"]),
+            _number(fields["share"]),
+            bool(fields["change"]),
+            None if terms is None else RoundTerms(**terms),
+            _whole(fields["groups"]),
+            None if rows is None else np.array([_whole(row) for row in rows], dtype=np.int64),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedError(f"a call of kind {kind!r} is not whole: {error!r}") from None
+
+
+def _spec(data: Any) -> SumSpec:
+    arrays = tuple(
+        ArraySpec(**{**array, "shape": tuple(_whole(n) for n in array["shape"])}) for array in data["arrays"]
+    )
+    for array in arrays:
+        if array.ring not in (32, 64) or not array.shape or min(array.shape) < 1 or not 0 <= array.scale_bits < 64:
+            raise ValueError(f"array {array.name!r} has no ring or an impossible shape")
+    return SumSpec(arrays, _whole(data["n_max"]))
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not np.isfinite(value):
+        raise TypeError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _frame(purpose: bytes, head: Mapping[str, Any], parts: Sequence[bytes], key: SigningKey) -> bytes:
+    text = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
+    sizes = np.array([len(text), *(len(part) for part in parts)], dtype="<u8").tobytes()
+    body = b"".join([_MAGIC, len(parts).to_bytes(4, "little"), sizes, text, *parts])
+    return body + key.sign(purpose + hashlib.sha256(body).digest())
+
+
+def _open(
+    frame: bytes, purpose: bytes, key: PublicKey, limit: int, what: str
+) -> tuple[dict[str, Any], tuple[bytes, ...], str]:
+    if not isinstance(frame, bytes) or not frame.startswith(_MAGIC) or len(frame) < 20 + _SIGNATURE:
+        raise DamagedError(f"these bytes are not a {what}")
+    if len(frame) > limit:
+        raise DamagedError(f"a {what} of {len(frame)} bytes; at most {limit} are accepted")
+    body, signature = memoryview(frame)[:-_SIGNATURE], frame[-_SIGNATURE:]
+    key.check(purpose + hashlib.sha256(body).digest(), signature)
+    count = int.from_bytes(frame[8:12], "little")
+    start = 12 + 8 * (count + 1)
+    if count > _PARTS_LIMIT or start > len(body):
+        raise DamagedError(f"a {what} claims {count} parts")
+    sizes = np.frombuffer(body, dtype="<u8", count=count + 1, offset=12).tolist()
+    if sizes[0] > _HEAD_LIMIT or start + sum(sizes) != len(body):
+        raise DamagedError(f"a {what} is cut, or longer than it says")
+    try:
+        head = json.loads(bytes(body[start : start + sizes[0]]))
+    except (ValueError, RecursionError):
+        raise DamagedError(f"the head of a {what} is not JSON") from None
+    if not isinstance(head, dict):
+        raise DamagedError(f"the head of a {what} is not a mapping")
+    place, parts = start + sizes[0], []
+    for size in sizes[1:]:
+        parts.append(bytes(body[place : place + size]))
+        place += size
+    return head, tuple(parts), request_digest(frame)
+
+
+def _check(head: Mapping[str, Any], kinds: Mapping[str, Any], what: str) -> None:
+    if set(head) != set(kinds) or not all(isinstance(head[name], kind) for name, kind in kinds.items()):
+        raise DamagedError(f"the head of a {what} does not have the fields that it must have")
