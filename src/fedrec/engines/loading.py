@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fedrec.data.catalog import Catalog
 from fedrec.data.sources import LoadedSource, load_source
@@ -47,15 +46,7 @@ class Placement:
 
 def load_plan_data(data: DataPlan, folder: Path, catalog: Catalog | None = None) -> LoadedSource:
     """Load and clean the data of a plan; `private/…` is inside the run's folder and has the model's `catalog`."""
-    options: dict[str, Any] = {}
-    if data.format is not None:
-        options["format"] = data.format
-    if data.columns is not None:
-        options["columns"] = data.columns
-    if data.encoding != "utf-8":
-        options["encoding"] = data.encoding
-    if data.on_error != "raise":
-        options["on_error"] = data.on_error
+    options = data.reading()
     source = data.source
     if source.startswith("private/"):
         source = str(folder / source)

@@ -49,6 +49,15 @@ class DataPlan(_Part):
     cleaning: Cleaning = Cleaning()
     digest: str | None = None
 
+    def reading(self) -> dict[str, Any]:
+        """Options of `load_source`: those that differ from its defaults, as some sources take none."""
+        options = {"format": self.format, "columns": self.columns}
+        return {
+            **{name: option for name, option in options.items() if option is not None},
+            **({"encoding": self.encoding} if self.encoding != "utf-8" else {}),
+            **({"on_error": self.on_error} if self.on_error != "raise" else {}),
+        }
+
 
 class WarmStart(_Part):
     """Which finished run the training goes on from.
