@@ -1,0 +1,294 @@
+"""A node's configuration, `node.toml`: what its owner allows, whatever a coordinator asks."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fedrec.data.datasets import DATASETS
+from fedrec.errors import InputError, PlanError, suggestion
+from fedrec.federation.limits import ResourceLimits
+from fedrec.federation.plan import DataPlan
+from fedrec.federation.privacy_floors import PrivacyFloors
+from fedrec.models.registry import MODELS, explain, foremost
+from fedrec.privacy.budget import Budget, Limits
+from fedrec.record.keys import PublicKey, check_name
+
+__all__ = ["NodeConfig", "Policy", "PrivacyFloors", "redacted"]
+
+_LARGEST = 1 << 20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_PASSWORD = re.compile(r"(://[^\s/@:]*):.*@")
+_SECRET_SETTING = re.compile(r"((?:password|passwd|pwd|secret|token|key)=)('[^']*'|\"[^\"]*\"|[^&\s]+)", re.IGNORECASE)
+_SECRET_KEY = re.compile(r"\b[0-9a-fA-F]{64}\b")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Policy(_Part):
+    """Whose orders the node takes, and for what.
+
+    Args:
+        coordinator: public key of the one coordinator that is obeyed; `None` obeys nobody.
+        parties: public keys of the nodes that may be in a secure sum with this one, its own included.
+        plans: digests of the plans that are allowed; empty allows every plan that meets the rest.
+        models: names of the models that are allowed; empty allows all.
+        min_clients: fewest clients of a sum that leaves unmasked, and of the total of a secure sum.
+        secure: let sums out masked only.
+        allow_leaky: take part in plans that tell training about held-out interactions.
+        allow_updates: take part in plans that keep exact sums at the coordinator, or go on from an earlier run by the
+            sum of what changed since.
+    """
+
+    coordinator: str | None = None
+    parties: tuple[str, ...] = ()
+    plans: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    min_clients: int = Field(default=32, ge=2)
+    secure: bool = False
+    allow_leaky: bool = False
+    allow_updates: bool = False
+
+    @field_validator("coordinator")
+    @classmethod
+    def _one_key(cls, value: str | None) -> str | None:
+        return None if value is None else str(public_key(value, "policy.coordinator"))
+
+    @field_validator("parties")
+    @classmethod
+    def _keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        keys = [public_key(text, f"policy.parties, number {number}") for number, text in enumerate(value, 1)]
+        for number, key in enumerate(keys):
+            for other in keys[:number]:
+                if other.key == key.key or other.name == key.name:
+                    same = "key" if other.key == key.key else "name"
+                    raise PlanError(f"policy.parties: {other.name} and {key.name} have the same {same}; list each once")
+        return tuple(map(str, keys))
+
+    @field_validator("plans")
+    @classmethod
+    def _digests(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for number, text in enumerate(value, 1):
+            if not _DIGEST.fullmatch(text):
+                raise PlanError(
+                    f"policy.plans, number {number}: a plan is named by its digest, 64 hexadecimal digits in lower "
+                    "case; 'fedrec node check --plan' prints it"
+                )
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in MODELS:
+                raise PlanError(f"policy.models: model {name!r} is not known{suggestion(name, MODELS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Policy:
+        if self.coordinator is not None:
+            coordinator = PublicKey.parse(self.coordinator)
+            if any(PublicKey.parse(text).key == coordinator.key for text in self.parties):
+                raise PlanError(
+                    "policy.parties: the coordinator's key is among them; a coordinator that is also a party would "
+                    "count as one of those who hide a node from it"
+                )
+        if self.secure and 0 < len(self.parties) < 3:
+            raise PlanError(
+                f"policy.parties: a secure sum takes 3 nodes or more, this one included; there are {len(self.parties)}"
+            )
+        return self
+
+
+class NodeConfig(_Part):
+    """All that an owner decides for a node.
+
+    Args:
+        name: of the node, as the others know it.
+        home: the owner's folder for identity, runs, journal and budget; absolute.
+        data: what is read. A plan never says where; a source that is a path is absolute.
+        policy, privacy, limits: what is allowed.
+
+    Example:
+        >>> config = NodeConfig.make(
+        ...     {"name": "shop-a", "home": "home", "data": {"source": "clicks.csv"}}, Path("/srv/shop"))
+        >>> str(config.home), config.data.source, config.policy.min_clients
+        ('/srv/shop/home', '/srv/shop/clicks.csv', 32)
+    """
+
+    name: str
+    home: Path
+    data: DataPlan
+    policy: Policy = Policy()
+    privacy: PrivacyFloors = PrivacyFloors()
+    limits: ResourceLimits = ResourceLimits()
+
+    @field_validator("name")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        try:
+            check_name(value)
+        except InputError as error:
+            raise PlanError(f"name: {error}") from None
+        return value
+
+    @field_validator("data")
+    @classmethod
+    def _readable(cls, value: DataPlan) -> DataPlan:
+        if value.source in ("", "memory"):
+            raise PlanError(
+                f"data.source: {value.source!r} is nothing that a node can read; name a file, a folder or a URL"
+            )
+        return value
+
+    @property
+    def identity_path(self) -> Path:
+        """Where the node's signing key is."""
+        return self.home / "identity.key"
+
+    @property
+    def budget_path(self) -> Path:
+        """Where the journal of privacy charges is."""
+        return self.home / "budget.jsonl"
+
+    @property
+    def pinned(self) -> frozenset[bytes]:
+        """The 32 bytes of every party's key."""
+        return frozenset(PublicKey.parse(text).key for text in self.policy.parties)
+
+    def open_budget(self, write: bool = True) -> Budget:
+        """The journal of what the node's users have lost, under the limits of this configuration.
+
+        Args:
+            write: make the journal where there is none; otherwise an empty one is kept in memory.
+
+        Raises:
+            PlanError: if the journal was begun under other limits.
+            DamagedError: if it was changed.
+        """
+        limits, path = self.privacy.limits, self.budget_path
+        if not write and not path.exists():
+            return Budget(None, limits)
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _turn(self.home):
+            found = Budget(path)
+            if found.limits is not None and found.limits != limits:
+                raise PlanError(
+                    f"the budget {path} was begun with other limits than node.toml has now: "
+                    f"{_differences(found, limits)}. Set node.toml back; or, to change what users were promised, edit "
+                    "the first line of the budget too"
+                )
+            if found.limits is not None or limits is None:
+                return found
+            return Budget(path, limits) if write else Budget(None, limits)
+
+    @classmethod
+    def make(cls, settings: Any, folder: Path, where: str = "node.toml") -> NodeConfig:
+        """A configuration from settings; paths are relative to `folder`.
+
+        Raises:
+            PlanError: naming the key that is wrong and what to do.
+        """
+        try:
+            config = cls.model_validate(settings)
+        except ValidationError as error:
+            raise PlanError(redacted(explain(error, where, _keys(error)))) from None
+        except InputError as error:
+            raise PlanError(redacted(f"{where}: {error}")) from None
+        home = _absolute(folder, config.home)
+        data = config.data.model_copy(update={"source": _source(folder, config.data.source)})
+        return config.model_copy(update={"home": home, "data": data})
+
+    @classmethod
+    def read(cls, path: Path) -> NodeConfig:
+        """Read `node.toml`.
+
+        Raises:
+            PlanError: if it is missing, is not TOML, or a key is wrong; says which table and key.
+        """
+        try:
+            with path.open("rb") as file:
+                data = file.read(_LARGEST + 1)
+        except OSError as error:
+            raise PlanError(
+                f"{path} cannot be read ({error.strerror}); 'fedrec node init NAME' writes a node.toml"
+            ) from None
+        if len(data) > _LARGEST:
+            raise PlanError(f"{path} is larger than a mebibyte, so it is no node.toml")
+        try:
+            settings = tomllib.loads(data.decode("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+            raise PlanError(f"{path} is not TOML: {redacted(' '.join(str(error).split()))}") from None
+        return cls.make(settings, path.absolute().parent, str(path))
+
+
+def public_key(text: str, where: str) -> PublicKey:
+    """A public key, or an error that does not show the text: somebody may have pasted a secret one.
+
+    Raises:
+        PlanError: if it is none.
+    """
+    try:
+        return PublicKey.parse(text)
+    except InputError:
+        secret = ". It looks like a secret key: keep it to yourself" if _SECRET_KEY.search(text) else ""
+        raise PlanError(
+            f"{where}: not a public key; one looks like name+hash+base64, as 'fedrec node init' prints it{secret}"
+        ) from None
+
+
+def redacted(text: str) -> str:
+    """The text without passwords in URLs and settings, and without what may be a secret key.
+
+    >>> redacted("postgresql://reader:swordfish@db.example/shop?sslpassword=pike")
+    'postgresql://reader:…@db.example/shop?sslpassword=…'
+    """
+    return _SECRET_KEY.sub("…", _SECRET_SETTING.sub(r"\1…", _PASSWORD.sub(r"\1:…@", text)))
+
+
+@contextmanager
+def _turn(home: Path) -> Iterator[None]:
+    """Nobody writes to the budget meanwhile: it is locked by its folder."""
+    folder = os.open(home, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _absolute(folder: Path, path: Path) -> Path:
+    return Path(os.path.abspath(folder / path.expanduser()))
+
+
+def _source(folder: Path, source: str) -> str:
+    """A path as an absolute one; names, URLs and synthetic data as they are."""
+    made = source == "synthetic" or source.startswith("synthetic:")
+    if made or source.split("/")[0] in DATASETS or _URL.match(source):
+        return source
+    return str(_absolute(folder, Path(source)))
+
+
+def _differences(budget: Budget, limits: Limits | None) -> str:
+    began, now = vars(budget.limits), {} if limits is None else vars(limits)
+    return ", ".join(f"{key} {began[key]}, now {now.get(key)}" for key in began if began[key] != now.get(key))
+
+
+def _keys(error: ValidationError) -> list[str]:
+    tables: dict[str, type[BaseModel]] = {
+        "data": DataPlan, "policy": Policy, "privacy": PrivacyFloors, "limits": ResourceLimits,
+    }  # fmt: skip
+    place = foremost(error)["loc"]
+    table = tables.get(str(place[0])) if len(place) > 1 else NodeConfig
+    return list((table or NodeConfig).model_fields)
