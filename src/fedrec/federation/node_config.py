@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from fedrec.federation.limits import ResourceLimits
 from fedrec.federation.plan import DataPlan
 from fedrec.federation.privacy_floors import PrivacyFloors
 from fedrec.models.registry import MODELS, explain, foremost
-from fedrec.privacy.budget import Budget, Limits
+from fedrec.privacy.budget import Budget
 from fedrec.record.keys import PublicKey, check_name
 
 __all__ = ["NodeConfig", "Policy", "PrivacyFloors", "redacted"]
@@ -46,6 +48,7 @@ class Policy(_Part):
         models: names of the models that are allowed; empty allows all.
         min_clients: fewest clients of a sum that leaves unmasked, and of the total of a secure sum.
         secure: let sums out masked only.
+        min_item_clients: of plans without privacy, fewest clients of an item that takes part; `None` for all items.
         allow_leaky: take part in plans that tell training about held-out interactions.
         allow_updates: take part in plans that keep exact sums at the coordinator, or go on from an earlier run by the
             sum of what changed since.
@@ -57,6 +60,7 @@ class Policy(_Part):
     models: tuple[str, ...] = ()
     min_clients: int = Field(default=32, ge=2)
     secure: bool = False
+    min_item_clients: int | None = Field(default=None, ge=2)
     allow_leaky: bool = False
     allow_updates: bool = False
 
@@ -104,10 +108,6 @@ class Policy(_Part):
                     "policy.parties: the coordinator's key is among them; a coordinator that is also a party would "
                     "count as one of those who hide a node from it"
                 )
-        if self.secure and 0 < len(self.parties) < 3:
-            raise PlanError(
-                f"policy.parties: a secure sum takes 3 nodes or more, this one included; there are {len(self.parties)}"
-            )
         return self
 
 
@@ -167,31 +167,39 @@ class NodeConfig(_Part):
         """The 32 bytes of every party's key."""
         return frozenset(PublicKey.parse(text).key for text in self.policy.parties)
 
-    def open_budget(self, write: bool = True) -> Budget:
-        """The journal of what the node's users have lost, under the limits of this configuration.
+    def open_budget(self) -> Budget:
+        """The journal of what the node's users have lost, under the limits of this configuration; made if need be.
 
-        Args:
-            write: make the journal where there is none; otherwise an empty one is kept in memory.
+        Charges stand in it under the node's name.
 
         Raises:
             PlanError: if the journal was begun under other limits.
             DamagedError: if it was changed.
         """
-        limits, path = self.privacy.limits, self.budget_path
-        if not write and not path.exists():
-            return Budget(None, limits)
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _turn(self.home):
-            found = Budget(path)
-            if found.limits is not None and found.limits != limits:
-                raise PlanError(
-                    f"the budget {path} was begun with other limits than node.toml has now: "
-                    f"{_differences(found, limits)}. Set node.toml back; or, to change what users were promised, edit "
-                    "the first line of the budget too"
-                )
-            if found.limits is not None or limits is None:
-                return found
-            return Budget(path, limits) if write else Budget(None, limits)
+            return self._budget(self.budget_path)
+
+    def read_budget(self) -> Budget:
+        """The same to look at only: nothing is made or written; raises as `open_budget` does."""
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / self.budget_path.name
+            if self.budget_path.exists():
+                shutil.copyfile(self.budget_path, copy)
+            return self._budget(copy)
+
+    def _budget(self, path: Path) -> Budget:
+        limits, found = self.privacy.limits, Budget(path)
+        if found.limits is None:
+            return Budget(path, limits)
+        if found.limits == limits:
+            return found
+        began, now = vars(found.limits), {} if limits is None else vars(limits)
+        differ = ", ".join(f"{key} {began[key]}, now {now.get(key)}" for key in began if began[key] != now.get(key))
+        raise PlanError(
+            f"the budget {self.budget_path} was begun with other limits than node.toml has now: {differ}. "
+            "Set node.toml back; or, to change what users were promised, edit the first line of the budget too"
+        )
 
     @classmethod
     def make(cls, settings: Any, folder: Path, where: str = "node.toml") -> NodeConfig:
@@ -278,11 +286,6 @@ def _source(folder: Path, source: str) -> str:
     if made or source.split("/")[0] in DATASETS or _URL.match(source):
         return source
     return str(_absolute(folder, Path(source)))
-
-
-def _differences(budget: Budget, limits: Limits | None) -> str:
-    began, now = vars(budget.limits), {} if limits is None else vars(limits)
-    return ", ".join(f"{key} {began[key]}, now {now.get(key)}" for key in began if began[key] != now.get(key))
 
 
 def _keys(error: ValidationError) -> list[str]:

@@ -90,18 +90,20 @@ def secure_floors(config: NodeConfig, plan: Plan) -> SecureFloors:
 
 def _who(config: NodeConfig, coordinator: str, parties: Sequence[str], secure: bool) -> list[str]:
     """Whose orders, and in whose company."""
-    policy, found = config.policy, []
+    policy = config.policy
+    found: list[str] = []
+    if policy.coordinator is None:
+        found.append(
+            "policy.coordinator: none is pinned, so nobody's orders are taken. The owner pins the coordinator's key, "
+            "after checking it by another way"
+        )
+        return found
     try:
         asking = public_key(coordinator, "coordinator")
         keys = [public_key(text, f"party {number}") for number, text in enumerate(parties, 1)]
     except PlanError as error:
         return [str(error)]
-    if policy.coordinator is None:
-        found.append(
-            f"policy.coordinator: none is pinned, so nobody's orders are taken; {asking.name} asks. The owner may pin "
-            "its key, after checking it by another way"
-        )
-    elif PublicKey.parse(policy.coordinator).key != asking.key:
+    if PublicKey.parse(policy.coordinator).key != asking.key:
         found.append(
             f"policy.coordinator: {asking.name} ({asking.hash.hex()}) is not the pinned coordinator, "
             f"{_shown(policy.coordinator)}. Ask with that key, or the owner pins this one"
@@ -130,7 +132,8 @@ def _who(config: NodeConfig, coordinator: str, parties: Sequence[str], secure: b
 
 def _what(config: NodeConfig, plan: Plan) -> list[str]:
     """What is computed."""
-    policy, found = config.policy, []
+    policy = config.policy
+    found: list[str] = []
     if policy.plans and plan.digest not in policy.plans:
         found.append(
             f"policy.plans: the plan's digest {plan.digest} is not among the {len(policy.plans)} that are allowed. The "
@@ -175,7 +178,8 @@ def _what(config: NodeConfig, plan: Plan) -> list[str]:
 
 def _sums(config: NodeConfig, plan: Plan, secure: bool, users: int | None) -> list[str]:
     """Over how many clients what leaves the node is, and who may read it."""
-    policy, floor, found = config.policy, config.policy.min_clients, []
+    policy, floor = config.policy, config.policy.min_clients
+    found: list[str] = []
     if policy.secure and not secure:
         found.append(
             "policy.secure: sums leave this node masked only, and the run is not a secure one. Ask for the secure sum, "
@@ -186,6 +190,15 @@ def _sums(config: NodeConfig, plan: Plan, secure: bool, users: int | None) -> li
             f"policy.min_clients: the plan lets out sums over {plan.min_clients} clients; the floor is {floor}. Raise "
             "the plan's min_clients, or the owner lowers policy.min_clients"
         )
+    if plan.privacy is None and policy.min_item_clients is not None:
+        least = None if plan.items is None else plan.items.least
+        if least is None or least < policy.min_item_clients:
+            asked = "lets every item take part" if least is None else f"lets items of {least} clients take part"
+            found.append(
+                f"policy.min_item_clients: the plan {asked}, so a sum may show that one user had a rare item; the "
+                f"floor is {policy.min_item_clients}. Set items: {{least: {policy.min_item_clients}}} or privacy in "
+                "the plan, or the owner lowers policy.min_item_clients"
+            )
     if plan.robust is not None and (plan.robust.over == "groups") != secure:
         found.append(
             "robust: over: nodes takes every node's sum in the clear, which the secure sum hides. Ask for over: groups"
@@ -219,9 +232,9 @@ def _measured(plan: Plan, users: int | None, secure: bool) -> float | None:
     """Users that metrics are summed over, at most, as far as is known."""
     split = SplitMethod.parse(plan.split)
     there = plan.n_max if users is None or secure else users
-    if there is None or split.name == "none":
+    if there is None or split.name != "new-users" or split.share is None:
         return None
-    return there * (split.share or 1.0) if split.name == "new-users" else float(there)
+    return there * split.share
 
 
 def _resources(config: NodeConfig, plan: Plan, items: int | None) -> list[str]:
