@@ -1,0 +1,155 @@
+"""Buffered aggregation (FedBuff, Nguyen et al. 2022): a step as soon as K sums are in, stale ones counting for less.
+
+A sum that was computed from version v of the model and is used for the step to version t + 1 has staleness τ = t − v.
+Its *changes* are multiplied by a weight s(τ) ≤ 1, its *counts* are not:
+
+    total = Σ over the K sums of (s(τ) · changes, counts)
+
+so a model that divides the one by the other takes a step along the mean over all clients of the buffer, in which stale
+changes are shorter. That is the paper's (1 / K) Σ s(τ) Δ with clients in place of sums. Were the counts weighted too,
+the weights of a buffer of equally stale sums would cancel, and nothing would be damped.
+
+Weights are whole multiples of 2⁻¹⁶, and a weighted change is rounded to the grid of its own array (`shortened`), sum by
+sum. So the total is of the same spec as its sums: it fits the same rings, as no weight is above 1; integers are added,
+in any order; a fresh sum (s = 1) is not touched, so a buffer of fresh sums from all nodes has the bits of a plain
+round. Rounding costs half a step of the grid per sum, what a client's own rounding costs. A node can shorten its own
+part before it masks it: all that it takes is its staleness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedrec.aggregation.specs import SumSpec
+from fedrec.aggregation.sums import Sum
+from fedrec.errors import PlanError
+
+__all__ = ["WEIGHT_BITS", "Asynchronous", "buffered_sum", "shortened"]
+
+WEIGHT_BITS = 16
+"""Weights are multiples of 2^-WEIGHT_BITS."""
+
+_CHANGES = {
+    "fcf": ("pulls", "everyone"),
+    "fedncf": ("items", "output"),
+    "fedrap": ("items", "shrinking"),
+    "fedrecon": ("items",),
+    "gpfedrec": ("items", "pulls"),
+    "mf": ("items",),
+    "pfedrec": ("items",),
+}
+"""Models that take a step along changes, and the arrays of their sums that are changes; all others are counts."""
+
+_EXPONENT, _SLOPE, _FRESH = 0.5, 1.0, 4
+
+
+class Asynchronous(BaseModel):
+    """Training without rounds: a step whenever so many nodes' sums are in.
+
+    Args:
+        buffer: K, sums of a step. Nodes whose sums are not in work on, from the version that they began with.
+        staleness: the weight s(τ) of changes that were computed τ versions ago: `constant` 1; `polynomial`
+            (1 + τ)^−exponent; `hinge` 1 up to `fresh`, and 1 / (1 + slope · (τ − fresh)) beyond (Xie et al. 2019).
+        exponent: of `polynomial`; 0.5 by default, as in the paper.
+        fresh, slope: of `hinge`; 4 and 1 by default.
+        max_staleness: a sum that is staler is not used: its node starts anew from the newest version, and its clients
+            keep the private rows they had; all are used by default.
+
+    Raises:
+        PlanError: for settings of another rule.
+
+    Example:
+        >>> [Asynchronous(buffer=5).weight(staleness) / 2**WEIGHT_BITS for staleness in (0, 3, 8)]
+        [1.0, 0.5, 0.3333282470703125]
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    buffer: int = Field(ge=1)
+    staleness: Literal["constant", "polynomial", "hinge"] = "polynomial"
+    exponent: float | None = Field(default=None, gt=0.0, le=8.0)
+    fresh: int | None = Field(default=None, ge=0)
+    slope: float | None = Field(default=None, gt=0.0, le=1024.0)
+    max_staleness: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Asynchronous:
+        for key, rule in (("exponent", "polynomial"), ("fresh", "hinge"), ("slope", "hinge")):
+            if getattr(self, key) is not None and self.staleness != rule:
+                raise PlanError(f"asynchronous: {key} is of staleness: {rule}, and staleness is {self.staleness}")
+        return self
+
+    def weight(self, staleness: int) -> int:
+        """s(τ) in steps of 2^-WEIGHT_BITS: a whole number from 1 to 2^WEIGHT_BITS."""
+        share = 1.0
+        if self.staleness == "polynomial":
+            share = (1.0 + staleness) ** -(_EXPONENT if self.exponent is None else self.exponent)
+        elif self.staleness == "hinge":
+            beyond = staleness - (_FRESH if self.fresh is None else self.fresh)
+            share = 1.0 / (1.0 + (_SLOPE if self.slope is None else self.slope) * max(0, beyond))
+        return max(1, round(share * 2**WEIGHT_BITS))
+
+    def too_stale(self, staleness: int) -> bool:
+        """Whether a sum is too stale to be used."""
+        return self.max_staleness is not None and staleness > self.max_staleness
+
+    def check_model(self, name: str, scaffold: bool = False) -> None:
+        """Check that a model can take steps along sums of other versions.
+
+        Raises:
+            PlanError: if it cannot.
+        """
+        if name not in _CHANGES:
+            raise PlanError(
+                f"asynchronous: {name} does not step along changes: its sums of one version say nothing about another; "
+                f"{', '.join(sorted(_CHANGES)[:-1])} and {sorted(_CHANGES)[-1]} do"
+            )
+        if scaffold:
+            raise PlanError(
+                "asynchronous: control variates are corrected by those of the version that they were made for, and "
+                "versions mix in a buffer; leave out scaffold"
+            )
+
+
+def buffered_sum(spec: SumSpec, parts: Sequence[tuple[Sum, int]], round: int, model: str) -> Sum:
+    """The sum of a buffer: of each part the counts as they are, the changes shortened.
+
+    Args:
+        spec: of all parts.
+        parts: sums of different nodes and their weights in steps of 2^-WEIGHT_BITS. The round of each is the version
+            that it was computed from.
+        round: of the total.
+        model: its name, which says what the changes are.
+
+    Raises:
+        DamagedError: if a part is of another spec, or there are more than `n_max` clients.
+    """
+    total = Sum.zeros(spec, round)
+    changes = _CHANGES[model]
+    for part, weight in parts:
+        arrays = {name: shortened(array, weight) if name in changes else array for name, array in part.arrays.items()}
+        total.merge(Sum(part.spec, round, arrays, part.clients, part.left_out, part.saturated))
+        total.commitments += part.commitments
+    return total
+
+
+def shortened(array: np.ndarray, weight: int) -> np.ndarray:
+    """weight · array / 2^WEIGHT_BITS, rounded to whole numbers (halves upwards); exact in any ring.
+
+    Args:
+        array: [...] int32 or int64.
+        weight: from 0 to 2^WEIGHT_BITS, for which it is the array itself.
+
+    Example:
+        >>> shortened(np.array([2**62, -3, 1], dtype=np.int64), 2**15).tolist() == [2**61, -1, 1]
+        True
+    """
+    if weight == 1 << WEIGHT_BITS:
+        return array
+    wide = array.astype(np.int64)
+    high, low = wide >> WEIGHT_BITS, wide & ((1 << WEIGHT_BITS) - 1)
+    return (high * weight + ((low * weight + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS)).astype(array.dtype)
