@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from fedrec.data.datasets import DATASETS
-from fedrec.errors import InputError, PlanError, suggestion
+from fedrec.errors import DamagedError, InputError, PlanError, suggestion
 from fedrec.federation.limits import ResourceLimits
+from fedrec.federation.places import place_at, source_at
 from fedrec.federation.plan import DataPlan
 from fedrec.federation.privacy_floors import PrivacyFloors
 from fedrec.models.registry import MODELS, explain, foremost
@@ -28,7 +28,6 @@ __all__ = ["NodeConfig", "Policy", "PrivacyFloors", "redacted"]
 
 _LARGEST = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PASSWORD = re.compile(r"(://[^\s/@:]*):.*@")
 _SECRET_SETTING = re.compile(r"((?:password|passwd|pwd|secret|token|key)=)('[^']*'|\"[^\"]*\"|[^&\s]+)", re.IGNORECASE)
 _SECRET_KEY = re.compile(r"\b[0-9a-fA-F]{64}\b")
@@ -143,13 +142,18 @@ class NodeConfig(_Part):
             raise PlanError(f"name: {error}") from None
         return value
 
+    @field_validator("home")
+    @classmethod
+    def _placed(cls, value: Path) -> Path:
+        if "\0" in str(value):
+            raise PlanError("home: a path holds no zero bytes")
+        return value
+
     @field_validator("data")
     @classmethod
     def _readable(cls, value: DataPlan) -> DataPlan:
-        if value.source in ("", "memory"):
-            raise PlanError(
-                f"data.source: {value.source!r} is nothing that a node can read; name a file, a folder or a URL"
-            )
+        if value.source in ("", "memory") or "\0" in value.source:
+            raise PlanError(f"data.source: {value.source!r} is nothing to read; name a file, a folder or a URL")
         return value
 
     @property
@@ -186,7 +190,10 @@ class NodeConfig(_Part):
             copy = Path(folder) / self.budget_path.name
             if self.budget_path.exists():
                 shutil.copyfile(self.budget_path, copy)
-            return self._budget(copy)
+            try:
+                return self._budget(copy)
+            except DamagedError as error:
+                raise DamagedError(str(error).replace(str(copy), str(self.budget_path))) from None
 
     def _budget(self, path: Path) -> Budget:
         limits, found = self.privacy.limits, Budget(path)
@@ -214,8 +221,8 @@ class NodeConfig(_Part):
             raise PlanError(redacted(explain(error, where, _keys(error)))) from None
         except InputError as error:
             raise PlanError(redacted(f"{where}: {error}")) from None
-        home = _absolute(folder, config.home)
-        data = config.data.model_copy(update={"source": _source(folder, config.data.source)})
+        home = place_at(folder, config.home)
+        data = config.data.model_copy(update={"source": source_at(folder, config.data.source)})
         return config.model_copy(update={"home": home, "data": data})
 
     @classmethod
@@ -229,9 +236,7 @@ class NodeConfig(_Part):
             with path.open("rb") as file:
                 data = file.read(_LARGEST + 1)
         except OSError as error:
-            raise PlanError(
-                f"{path} cannot be read ({error.strerror}); 'fedrec node init NAME' writes a node.toml"
-            ) from None
+            raise PlanError(f"{path} cannot be read ({error.strerror}); 'fedrec node init NAME' writes one") from None
         if len(data) > _LARGEST:
             raise PlanError(f"{path} is larger than a mebibyte, so it is no node.toml")
         try:
@@ -274,18 +279,6 @@ def _turn(home: Path) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
-
-
-def _absolute(folder: Path, path: Path) -> Path:
-    return Path(os.path.abspath(folder / path.expanduser()))
-
-
-def _source(folder: Path, source: str) -> str:
-    """A path as an absolute one; names, URLs and synthetic data as they are."""
-    made = source == "synthetic" or source.startswith("synthetic:")
-    if made or source.split("/")[0] in DATASETS or _URL.match(source):
-        return source
-    return str(_absolute(folder, Path(source)))
 
 
 def _keys(error: ValidationError) -> list[str]:

@@ -8,7 +8,7 @@ from fedrec.data.splits import SplitMethod
 from fedrec.errors import PlanError
 from fedrec.federation.node_config import NodeConfig, public_key
 from fedrec.federation.plan import Plan
-from fedrec.federation.privacy_floors import privacy_refusals
+from fedrec.federation.privacy_floors import expected_clients, privacy_refusals
 from fedrec.privacy.budget import Budget
 from fedrec.record.keys import PublicKey
 from fedrec.secagg.policy import Floors as SecureFloors
@@ -210,6 +210,12 @@ def _sums(config: NodeConfig, plan: Plan, secure: bool, users: int | None) -> li
         found.append(
             f"policy.min_clients: a round draws fewer than {floor} of this node's users as a rule, so its sums could "
             "not leave unmasked. Ask for the secure sum or a larger cohort, or the owner lowers policy.min_clients"
+        )
+    expected = expected_clients(plan)
+    if secure and expected is not None and expected < floor:
+        found.append(
+            f"policy.min_clients: a round of all nodes expects {expected:g} clients, and the floor is {floor}. Ask for "
+            "a larger cohort, or the owner lowers policy.min_clients"
         )
     measured = _measured(plan, users, secure)
     if measured is not None and measured < floor:

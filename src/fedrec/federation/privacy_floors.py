@@ -22,7 +22,8 @@ class PrivacyFloors(BaseModel):
 
     Args:
         required: only plans that promise user-level differential privacy.
-        distributed: only noise that nodes add before they mask their sums, so that the coordinator sees no exact sum.
+        distributed: in private plans, only noise that nodes add before they mask their sums, so that the coordinator
+            sees no exact sum.
         epsilon: the most that users may lose over all runs, at `delta`.
         delta: chance of a worse loss; well below 1 / users.
         max_run_epsilon: the most that users may lose in one run, at `delta`.
@@ -103,11 +104,10 @@ def privacy_refusals(floors: PrivacyFloors, node: str, plan: Plan, secure: bool,
                 "and a larger cohort, or the owner lowers privacy.min_cohort"
             )
     if plan.privacy is None:
-        if floors.required or floors.distributed:
-            key = "required" if floors.required else "distributed"
+        if floors.required:
             found.append(
-                f"privacy.{key}: the plan promises no privacy to users, and its sums are exact. Set privacy.epsilon "
-                f"and privacy.delta in the plan, or the owner sets privacy.{key} = false"
+                "privacy.required: the plan promises no privacy to users, and its sums are exact. Set privacy.epsilon "
+                "and privacy.delta in the plan, or the owner sets privacy.required = false"
             )
         return found
     if plan.privacy.distributed and not secure:

@@ -1,0 +1,206 @@
+"""Commands of an owner: make a node's identity and configuration, and say in words what it would allow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedrec.cli.options import Columns, Encoding, Format, Json, OnError, Quiet, data_settings
+from fedrec.cli.output import Output, rows_table
+from fedrec.errors import FedrecError
+
+if TYPE_CHECKING:
+    from fedrec.federation.node_config import NodeConfig
+    from fedrec.federation.plan import Plan
+
+__all__ = ["app"]
+
+app = typer.Typer(help="An owner's node: its configuration, what it would allow, and running it.", no_args_is_help=True)
+
+Config = Annotated[Path, typer.Option("--config", help="The owner's node.toml.")]
+
+
+@app.command("init")
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the others call this node, such as shop-a.")],
+    data: Annotated[str, typer.Option("--data", help="What is read: a file, a folder of Parquet, or a database URL.")],
+    home: Annotated[
+        Path | None, typer.Option("--home", help="Folder for identity, runs and budget; NAME-home by default.")
+    ] = None,
+    config: Config = Path("node.toml"),
+    coordinator: Annotated[str | None, typer.Option("--coordinator", help="The coordinator's public key.")] = None,
+    party: Annotated[
+        list[str] | None, typer.Option("--party", help="Public key of another node; may be given several times.")
+    ] = None,
+    columns: Columns = None,
+    format: Format = None,
+    encoding: Encoding = "utf-8",
+    on_error: OnError = "raise",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a node.toml with safe defaults, make the node's key, and print what to send to the others."""
+    from fedrec.federation.new_node import make_node
+    from fedrec.federation.plan import DataPlan
+
+    place = home or Path(f"{name}-home")
+    reading = DataPlan(**data_settings(data, columns, format, encoding, on_error, None))
+    public = str(make_node(name, config, place, reading, coordinator, party or ()))
+    answer = {"node": name, "config": str(config), "home": str(place), "public_key": public}
+    Output(json_, quiet).answer(
+        answer,
+        f"{config} is written; read it, and 'fedrec node check --config {config}' says what it allows.",
+        "This node's public key, for policy.parties of the other owners' node.toml:",
+        public,
+        "Tell it to them yourself, not through the coordinator: in person, by telephone, in a signed letter. Whoever "
+        "passes it on could pass on another.",
+    )
+
+
+@app.command("check")
+def check(
+    config: Config = Path("node.toml"),
+    plan: Annotated[Path | None, typer.Option("--plan", help="A plan in YAML to judge.")] = None,
+    secure: Annotated[
+        bool | None,
+        typer.Option("--secure/--plain", help="Judge the plan with sums masked, or in the clear."),
+    ] = None,
+    data: Annotated[bool, typer.Option("--data/--no-data", help="Read the data and say what is in it.")] = True,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say in plain words what this node would allow, and whether it would take part in a plan.
+
+    Exit code 2 if the data cannot be read or the plan would be refused.
+    """
+    from fedrec.federation.node_config import NodeConfig
+    from fedrec.federation.plan import Plan
+    from fedrec.federation.policy_words import cautions, explain_policy, own_key, run_losses
+
+    owned = NodeConfig.read(config)
+    asked = None if plan is None else Plan.read(plan)
+    budget = owned.read_budget()
+    words, care, losses, key = explain_policy(owned, budget), cautions(owned, config), run_losses(owned), own_key(owned)
+    found, failed = _data(owned) if data else ({}, False)
+    answer: dict[str, Any] = {
+        "node": owned.name,
+        "config": str(config),
+        "public_key": None if key is None else str(key),
+        "words": words,
+        "cautions": care,
+        "data": found or None,
+        "budget": {
+            "limits": None if budget.limits is None else vars(budget.limits),
+            "spent": budget.epsilon(owned.name),
+            "runs": [loss.to_json() for loss in losses],
+        },
+    }
+    shown: list[Any] = [f"{owned.name}, by {config}\n", *words]
+    if losses:
+        table = rows_table("\nprivate runs so far", "run", "epsilon reserved", "rounds answered")
+        for loss in losses:
+            table.add_row(loss.run[:16], "-" if loss.epsilon is None else f"{loss.epsilon:.4g}",
+                          f"{loss.answered} of {loss.rounds or '?'}")  # fmt: skip
+        shown.append(table)
+    if found:
+        table = rows_table(f"\n{found['source']}", "fact", "value")
+        for fact, value in found.items():
+            if fact != "source":
+                table.add_row(fact.replace("_", " "), _shown(value))
+        shown.append(table)
+    if care:
+        shown += ["\nTake care:", *(f"- {text[0].upper()}{text[1:]}." for text in care)]
+    if asked is not None:
+        verdict = _verdict(owned, asked, secure, found)
+        answer["plan"] = {"file": str(plan), **verdict}
+        shown += _judged(plan, verdict)
+        failed = failed or not verdict["allowed"]
+    Output(json_, quiet).answer(answer, *shown)
+    if failed:
+        raise typer.Exit(2)
+
+
+def _data(config: NodeConfig) -> tuple[dict[str, Any], bool]:
+    """What is in the data, and whether it could not be used as it is."""
+    from fedrec.data.description import describe_data
+    from fedrec.data.sources import load_source
+    from fedrec.federation.node_config import redacted
+
+    source = redacted(config.data.source)
+    options = config.data.reading()
+    if not source.startswith("synthetic"):
+        options["on_error"] = "skip"
+    try:
+        with config.limits.held():
+            loaded = load_source(config.data.source, cleaning=config.data.cleaning, **options)
+            facts = describe_data(loaded.interactions)
+    except (FedrecError, OSError) as error:
+        return {"source": source, "cannot_be_read": redacted(str(error))}, True
+    kept = ("users", "items", "interactions", "per_user", "from", "to", "times", "user_columns")
+    malformed = loaded.report.left_out.height
+    found = {
+        "source": source,
+        **{fact: facts[fact] for fact in kept if fact in facts},
+        "malformed_rows": malformed,
+        "left_out": loaded.left_out_counts,
+    }
+    stops = malformed > 0 and config.data.on_error == "raise"
+    if stops:
+        found["training"] = 'would stop at the first malformed row; data.on_error = "skip" leaves them out'
+    return found, stops
+
+
+def _verdict(config: NodeConfig, plan: Plan, secure: bool | None, data: dict[str, Any]) -> dict[str, Any]:
+    from fedrec.federation.policy import refusals
+
+    asked = plan.privacy is not None and plan.privacy.distributed
+    grouped = plan.robust is not None and plan.robust.over == "groups"
+    masked = secure if secure is not None else config.policy.secure or asked or grouped
+    reasons = refusals(
+        config,
+        plan,
+        coordinator=config.policy.coordinator or "",
+        parties=config.policy.parties if masked else (),
+        secure=masked,
+        budget=config.read_budget(),
+        users=data.get("users"),
+        items=data.get("items"),
+    )
+    return {"digest": plan.digest, "secure": masked, "allowed": not reasons, "refusals": reasons, "open": _open(plan)}
+
+
+def _open(plan: Plan) -> list[str]:
+    """What a plan leaves open, which gives it another digest once it is filled in."""
+    left = {
+        "n_max, the most clients of a sum": plan.n_max is None,
+        "catalog, the digest of the agreed items": plan.catalog is None,
+        "privacy.users, the public number of users": plan.privacy is not None and plan.privacy.users is None,
+        "privacy.noise_multiplier": plan.privacy is not None and plan.privacy.noise_multiplier is None,
+    }
+    return [text for text, is_open in left.items() if is_open]
+
+
+def _judged(plan: Path | None, verdict: dict[str, Any]) -> list[str]:
+    how = "as a secure sum" if verdict["secure"] else "with sums in the clear"
+    reasons = verdict["refusals"]
+    said = [f"\n{plan}, {how}, digest {verdict['digest']}"]
+    if reasons:
+        said.append(f"This node would refuse it, for {len(reasons)} reason{'s' if len(reasons) != 1 else ''}:")
+        said += [f"- {text}." for text in reasons]
+    else:
+        said.append("This node would take part, if its own coordinator asks for exactly this plan.")
+    if verdict["open"]:
+        said.append(f"The plan leaves open: {'; '.join(verdict['open'])}. Filled in, its digest is another.")
+    return said
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(part)}" for key, part in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
