@@ -44,6 +44,9 @@ def train(
     secure: Annotated[
         bool, typer.Option("--secure", help="Nodes mask their sums; takes three nodes. Never changes the model.")
     ] = False,
+    clock: Annotated[
+        str, typer.Option("--clock", help="Virtual speeds of nodes: slow:0.5x10, 1000,100, latency:0.1, there:600/300.")
+    ] = "",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of kernels; all by default.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; runs/MODEL-N by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -102,7 +105,13 @@ def train(
     with limit_threads(threads), output.rounds(f"training {chosen.model['name']}") as watch:
         owned = None if budget is None else Budget.open(budget)
         report = train_run(
-            chosen, folder, Placement(nodes, partition, secure=secure), resume, watch, _told(output), budget=owned
+            chosen,
+            folder,
+            Placement(nodes, partition, secure=secure, clock=clock),
+            resume,
+            watch,
+            _told(output),
+            budget=owned,
         )
     shown = [_report_table(report)] if report["metrics"] else []
     output.answer(report, *shown, _closing(report))
@@ -257,6 +266,8 @@ def _closing(report: dict[str, Any]) -> str:
     sent = "sent, masked," if report["secure"] else "sent"
     traffic = f"a node {sent} {moved['up'] / 2**20:.2f} MiB and received {moved['down'] / 2**20:.2f} MiB"
     lines = [f"{rounds}; {traffic}; peak memory {report['peak_rss_mb']:.0f} MiB"]
+    if "virtual" in report:
+        lines.append(_virtual(report))
     if report["saturated"] or report["left_out_clients"]:
         lines.append(
             f"{report['saturated']} values were cut to their bound, {report['left_out_clients']} contributions were "
@@ -277,6 +288,22 @@ def _closing(report: dict[str, Any]) -> str:
         )
     lines.append(f"run: {report['run']}    next: fedrec recommend {report['run']} --user ID")
     return "\n".join(lines)
+
+
+def _virtual(report: dict[str, Any]) -> str:
+    virtual, said = report["virtual"], report.get("asynchronous")
+    told = f"virtual time {virtual['seconds']:,.1f} s on {report['nodes']} nodes"
+    if virtual["clock"]:
+        told += f", {virtual['clock']}"
+    if said is None:
+        return told
+    told += f"; {said['sums']:,} sums, {said['mean_staleness']:.1f} versions old on average"
+    told += f", {said['max_staleness']} at most"
+    if said["late"]:
+        told += f", {said['late']:,} too late"
+    if said["nodes_without_a_sum"]:
+        told += f"; nothing was learned from {len(said['nodes_without_a_sum'])} nodes"
+    return told
 
 
 def _short(epsilon: float | str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedrec.data.catalog import Catalog
+from fedrec.data.database_urls import is_url, located
 from fedrec.data.sources import LoadedSource, load_source
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError
@@ -18,7 +19,9 @@ __all__ = ["Placement", "load_plan_data", "public_digest", "read_placement"]
 
 @dataclass(frozen=True)
 class Placement:
-    """How many nodes this process plays, and who lives where. It never changes the model.
+    """How many nodes this process plays, who lives where, and how fast they are.
+
+    It never changes a model that is trained in rounds of all nodes; the clock is part of what decides any other.
 
     Args:
         nodes: how many.
@@ -26,6 +29,7 @@ class Placement:
         folder: where training was started; a relative path of the data is looked for there too.
         secure: whether nodes mask their sums.
         budget: the owner's journal, which a run that goes on keeps.
+        clock: how fast the nodes are, in virtual time (see `fedrec.engines.clock`); empty for equally fast ones.
     """
 
     nodes: int = 1
@@ -33,6 +37,7 @@ class Placement:
     folder: str = ""
     secure: bool = False
     budget: str | None = None
+    clock: str = ""
 
     @property
     def engine(self) -> type[LocalEngine]:
@@ -48,7 +53,9 @@ def load_plan_data(data: DataPlan, folder: Path, catalog: Catalog | None = None)
     """Load and clean the data of a plan; `private/…` is inside the run's folder and has the model's `catalog`."""
     options = data.reading()
     source = data.source
-    if source.startswith("private/"):
+    if is_url(source):
+        source = located(source, Path(read_placement(folder, Placement()).folder))
+    elif source.startswith("private/"):
         source = str(folder / source)
         options["catalog"] = catalog
     elif not Path(source).exists():
@@ -77,10 +84,10 @@ def read_placement(folder: Path, default: Placement) -> Placement:
         placement = Placement(**json.loads(path.read_bytes()))
     except (ValueError, TypeError, RecursionError):
         raise DamagedError(f"{path} is damaged") from None
-    words = (placement.partition, placement.folder)
+    words = (placement.partition, placement.folder, placement.clock)
     flags = type(placement.nodes) is int and type(placement.secure) is bool
     if not isinstance(placement.budget, str | None) or not flags or not all(isinstance(word, str) for word in words):
         raise DamagedError(
-            f"{path} is damaged: nodes must be a whole number, partition and folder text, secure yes or no"
+            f"{path} is damaged: nodes must be a whole number, partition, folder and clock text, secure yes or no"
         )
     return placement

@@ -13,6 +13,8 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
 from fedrec.data.partitions import partition
 from fedrec.data.splits import Split, SplitMethod
+from fedrec.engines.clock import Clock
+from fedrec.engines.virtual import VirtualArrivals
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.founding import found_node
 from fedrec.federation.node import Floors, Node
@@ -30,10 +32,12 @@ class LocalEngine:
 
     Args:
         nodes: the nodes.
+        clock: how fast they are; equally by default. Rounds of all nodes do not depend on it.
     """
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[Node], clock: Clock | None = None) -> None:
         self.nodes = list(nodes)
+        self.clock = clock or Clock.parse("", len(self.nodes))
 
     @classmethod
     def build(
@@ -90,7 +94,7 @@ class LocalEngine:
 
     def under(self, plan: Plan) -> LocalEngine:
         """The same users, nodes and splits under another plan, in memory, with nothing trained yet."""
-        return LocalEngine([_node(node.name, node.split, plan, None) for node in self.nodes])
+        return LocalEngine([_node(node.name, node.split, plan, None) for node in self.nodes], self.clock)
 
     def remember(self, before: Remembered) -> None:
         """Let each node remember its own users' part of an earlier run; the first one, of users that are gone too."""
@@ -115,6 +119,11 @@ class LocalEngine:
     def parties(self) -> tuple[int, int, str] | None:
         """Sums are plain."""
         return None
+
+    @property
+    def arrivals(self) -> VirtualArrivals:
+        """The nodes as they answer in their own time."""
+        return VirtualArrivals(self.nodes, self.clock)
 
     def keep(self, shared: Arrays, committed: int) -> None:
         """Remember private rows as they are after round `committed`."""

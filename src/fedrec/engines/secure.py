@@ -10,6 +10,7 @@ import numpy as np
 
 from fedrec.aggregation.sums import Sum
 from fedrec.engines.local import LocalEngine
+from fedrec.engines.virtual import VirtualArrivals
 from fedrec.errors import PlanError, RunError
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.masked import COUNTS, layout_of, unmasked, vectors_of
@@ -62,6 +63,18 @@ class SecureEngine(LocalEngine):
     def parties(self) -> tuple[int, int, str]:
         """How many nodes there are, how many are honest and left in a sum at least, and a digest of who they are."""
         return len(self.nodes), self._honest, self._who
+
+    @property
+    def arrivals(self) -> VirtualArrivals:
+        """It has none.
+
+        Raises:
+            PlanError: always.
+        """
+        raise PlanError(
+            "asynchronous: a sum that waits in a buffer is open to the coordinator, and the secure sum promises that "
+            "none is; leave out --secure"
+        )
 
     def contribute(self, call: RoundCall) -> list[Sum]:
         """The total over nodes, or over each of the groups that are asked for, alone.

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fedrec.data.interactions import Interactions
 from fedrec.data.sources import LoadedSource
+from fedrec.engines.clock import Clock
 from fedrec.engines.loading import Placement, load_plan_data, public_digest, read_placement
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.opened import OpenedRun, open_run
+from fedrec.engines.reports import report_of
+from fedrec.engines.virtual import virtual_time
 from fedrec.errors import FedrecError, PlanError
-from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.calls import HELD_OUT
 from fedrec.federation.coordinator import Coordinator, Progress, Trained
 from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run, check_free, is_run, read_plan
 from fedrec.models.base import Recommender
-from fedrec.privacy.accounting import Charge
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, has_secret, keep_secret
 from fedrec.privacy.terms import schedule
@@ -39,8 +34,6 @@ __all__ = [
     "Placement",
     "check_memory",
     "load_plan_data",
-    "measured_bytes",
-    "peak_rss_mb",
     "read_placement",
     "train_here",
     "train_run",
@@ -121,6 +114,7 @@ def train_run(
         check_free(folder)
         plan = plan.with_noise()
         check_budget(plan, placement, budget)
+        check_clock(plan, placement)
     if source is None:
         source = load_plan_data(plan.data, folder)
         loaded(source)
@@ -146,6 +140,7 @@ def train_run(
         if source.left_out.height:
             source.left_out.write_parquet(private / "left_out.parquet")
         engine = placement.engine.build(data, plan, placement.nodes, placement.partition, private, chance, budget)
+        engine.clock = Clock.parse(placement.clock, len(engine.nodes), plan.seed)
         coordinator, trained = train_here(engine, data, run, watch, earlier, chance)
         seconds = time.perf_counter() - began
         report = _report(coordinator, trained, engine, data, run, folder, placement, seconds)
@@ -160,6 +155,28 @@ def train_run(
         raise
     finally:
         run.close()
+
+
+def check_clock(plan: Plan, placement: Placement) -> None:
+    """Check that nodes can be in step, or out of it, as the plan says.
+
+    Raises:
+        PlanError: if the plan is asynchronous and sums are masked, or there are fewer nodes than its buffer takes.
+        InputError: if the clock makes no sense.
+    """
+    Clock.parse(placement.clock, placement.nodes)
+    if plan.asynchronous is None:
+        return
+    if placement.secure:
+        raise PlanError(
+            "asynchronous: a sum that waits in a buffer is open to the coordinator, and the secure sum promises that "
+            "none is; leave out --secure"
+        )
+    if placement.nodes < plan.asynchronous.buffer:
+        raise PlanError(
+            f"asynchronous: a buffer of {plan.asynchronous.buffer} sums takes as many nodes, as each is in it once; "
+            f"there are {placement.nodes}. Lower asynchronous.buffer, or give more --nodes"
+        )
 
 
 def check_budget(plan: Plan, placement: Placement, budget: Budget | None) -> None:
@@ -222,36 +239,6 @@ def warmed(plan: Plan, earlier: OpenedRun) -> Plan:
     return plan.model_copy(update={"warm_start": WarmStart(run=name, digest=digest)})
 
 
-def peak_rss_mb() -> float:
-    """Peak memory of this process in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
-
-
-def measured_bytes(run: Run, trained: Trained) -> dict[str, dict[str, int]]:
-    """Bytes that one node sends and receives over the run, the finished model included once."""
-    rounds = run.ledger.of_kind("round")
-    final = sum(array.nbytes for array in trained.state.shared.values())
-    return {
-        kind: {
-            "up": sum(line["bytes"][kind]["up"] for line in rounds),
-            "down": sum(line["bytes"][kind]["down"] for line in rounds) + final,
-        }
-        for kind in ("plain_per_node", "secure_per_party")
-    }
-
-
-def in_words(found: dict[str, MetricSummary]) -> tuple[dict[str, float], dict[str, float | None]]:
-    """Values and standard errors by name."""
-    return (
-        {name: round(summary.value, 6) for name, summary in found.items()},
-        {
-            name: None if summary.standard_error is None else round(summary.standard_error, 6)
-            for name, summary in found.items()
-        },
-    )
-
-
 def _report(
     coordinator: Coordinator,
     trained: Trained,
@@ -269,29 +256,8 @@ def _report(
         for part in HELD_OUT
         if engine.counts()[part] and not silent
     }
-    rounds = run.ledger.of_kind("round")
-    small = sum(node.small_sums for node in engine.nodes)
-    return {
-        "run": str(folder),
-        "model": coordinator.model.name,
-        "leaky": plan.leaky,
-        "rounds": trained.rounds,
-        "round_kept": trained.round,
-        "seconds": round(seconds, 3),
-        "protocol": plan.evaluation.protocol,
-        "metrics": {part: in_words(found)[0] for part, found in parts.items()},
-        "standard_error": {part: in_words(found)[1] for part, found in parts.items()},
-        "users": {part: next((summary.users for summary in found.values()), 0) for part, found in parts.items()},
+    home = {
         "secure": placement.secure,
-        "bytes": measured_bytes(run, trained),
-        "peak_rss_mb": peak_rss_mb(),
-        "cohort": round(float(np.mean([line["cohort"] for line in rounds])), 1),
-        "left_out_clients": sum(line["left_out"] or 0 for line in rounds),
-        "saturated": sum(line["saturated"] or 0 for line in rounds),
-        **_privacy(plan, run),
-        "warm_start": None
-        if plan.warm_start is None
-        else {**plan.warm_start.model_dump(), "how": run.ledger.of_kind("start")[0].get("warm_start")},
         "data": {
             "source": plan.data.source,
             "users": data.n_users,
@@ -302,18 +268,15 @@ def _report(
         "split": {"method": plan.split, "hash": engine.split_hash(), **engine.counts()},
         "nodes": len(engine.nodes),
         "partition": placement.partition,
+        **virtual_time(engine.nodes, engine.clock, plan, run.ledger.of_kind("round")),
         "simulation": {
             "says": "nodes were played in one process; nothing left it, and "
             + ("sums were masked between them" if placement.secure else "nothing was masked"),
-            "sums_below_min_clients": small,
+            "sums_below_min_clients": sum(node.small_sums for node in engine.nodes),
             "min_clients": plan.min_clients,
         },
-        "digests": {"plan": plan.digest, "model": arrays_digest(trained.state.shared)},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("fedrec", "numpy", "numba", "polars")},
-        },
     }
+    return report_of(coordinator, trained, run, folder, seconds, parts, home)
 
 
 def _not_begun(plan: Plan, folder: Path) -> Plan:
@@ -321,23 +284,6 @@ def _not_begun(plan: Plan, folder: Path) -> Plan:
     shutil.rmtree(folder / "private", ignore_errors=True)
     (folder / "plan.yaml").unlink()
     return plan.model_copy(update={"data": plan.data.model_copy(update={"digest": None})})
-
-
-def _privacy(plan: Plan, run: Run) -> dict[str, Any]:
-    """What a private run has cost, and what of the report its promise does not cover."""
-    if plan.privacy is None:
-        return {}
-    charges = [Charge.from_json(line["charge"]) for line in run.ledger.of_kind("round")]
-    cost = plan.privacy.cost(charges)
-    return {
-        "privacy": {
-            **plan.privacy.model_dump(mode="json"),
-            "epsilons": cost.to_json(),
-            "noise_is_secret": run.ledger.of_kind("start")[0]["noise_is_secret"],
-            "not_covered": "metrics, users, interactions and split counts of this report are exact; publish model/ and "
-            "ledger.jsonl, not this file",
-        }
-    }
 
 
 def _memory() -> int:

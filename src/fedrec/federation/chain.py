@@ -11,6 +11,7 @@ from fedrec.errors import DamagedError, FedrecError
 from fedrec.federation.coordinator import kept_round
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import load_shared, unpacked
+from fedrec.federation.versions import check_versions
 from fedrec.privacy.accounting import Charge, Epsilons, cohort_epsilon
 from fedrec.privacy.terms import schedule
 from fedrec.record.durable import arrays_digest, load_arrays
@@ -76,6 +77,8 @@ def check_chain(plan: Plan, lines: Lines) -> None:
     for number, (where, line) in enumerate(rounds):
         if line["round"] != number:
             raise DamagedError(f"{where}: round {line['round']} where round {number} must be")
+    if plan.asynchronous is not None:
+        check_versions(plan.asynchronous, rounds)
     for where, line in of_kind(lines, "validation"):
         if not 0 <= line["round"] < len(rounds) or not _are_numbers(line["metrics"]):
             raise DamagedError(f"{where}: not a validation of a round that was committed")

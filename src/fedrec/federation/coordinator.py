@@ -20,6 +20,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.evaluation.metrics import MetricSummary, parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
+from fedrec.federation.asynchronous import Buffering, OwnRounds, arrivals_of
 from fedrec.federation.calls import CountCall, EvaluationCall, Part, RoundCall
 from fedrec.federation.item_floor import SERVED, ItemFloor, floor_spec
 from fedrec.federation.measuring import summaries
@@ -119,6 +120,11 @@ class Coordinator:
         self.has_valid = has_valid
         self.watch = watch
         self.earlier = earlier
+        self.buffering: Buffering | None = None
+        if run.plan.asynchronous is not None:
+            arrivals = arrivals_of(engine)
+            self.buffering = Buffering(run.plan.asynchronous, model.name, arrivals, run, self._begin)
+            self.engine = OwnRounds(engine, arrivals, run.ledger)
         self.protection = self._protection(chance)
         self._blas = ThreadpoolController()  # of the libraries that the model has loaded by now
         if run.plan.evaluation.every and not has_valid:
@@ -152,7 +158,7 @@ class Coordinator:
             digests = self.run.checkpoint(round, state)
             self.run.ledger.append("round", round=round, **digests, **line)
             metrics = self._validate(state, round)
-            self.run.prune({round, self._best()})
+            self.run.prune({round, self._best()} | (set() if self.buffering is None else self.buffering.in_use()))
             progress = Progress(
                 round, getattr(self.model, "rounds", 1), total.clients, time.perf_counter() - began, metrics
             )
@@ -167,6 +173,9 @@ class Coordinator:
         In a private run that is the sum with noise, kept on the disk until the round is committed: a resumed run uses
         the same noise again. What the ledger says is public, so it has no exact count.
         """
+        if self.buffering is not None:
+            full = self.buffering.fill(call)
+            return full.total, {**_line(full.total, call, full.parts), **full.line}
         protection = self.protection
         if protection is None:
             sums = self.engine.contribute(call)
@@ -222,11 +231,17 @@ class Coordinator:
             how: dict[str, Any] = {} if self.earlier is None else {"warm_start": self._how(self.earlier)}
             if self.protection is not None:
                 how = {"run": self.protection.run, "noise_is_secret": self.protection.chance.secure}
+            if self.buffering is not None:
+                how = {"arrivals": self.buffering.arrivals.says}
             self.run.ledger.append(
                 "start", plan=self.plan.digest, catalog=self.catalog.digest, leaky=self.plan.leaky, **how
             )
+        return 0, self._begin()
+
+    def _begin(self) -> State:
+        """The state before round 0, with what it says of the items that take part."""
         first = self._first()
-        return 0, first if self.plan.items is None else self._floored(first, {SERVED: self._served(self.plan.items)})
+        return first if self.plan.items is None else self._floored(first, {SERVED: self._served(self.plan.items)})
 
     def _protection(self, chance: Chance) -> Protection | None:
         """Noise and charges of a private plan, under the run's own number."""

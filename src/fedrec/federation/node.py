@@ -126,7 +126,7 @@ class Node:
     def _contribute(self, call: RoundCall) -> Sum:
         queries = self._admitted(call)
         rng = self.source.child("contribute", call.round)
-        private = self._settled(call.shared, call.committed)
+        private = self._settled(call.shared, call.committed, anew=True)
         drawn = self._cohort(call)
         total = Sum.zeros(call.spec, call.round)
         changed: list[tuple[np.ndarray, Private]] = []
@@ -291,7 +291,8 @@ class Node:
                 rows[name] = placed(rows[name], strangers, array)
         return rows
 
-    def _settled(self, shared: Arrays, committed: int) -> PrivateRows | None:
+    def _settled(self, shared: Arrays, committed: int, anew: bool = False) -> PrivateRows | None:
+        """Private rows as of round `committed`; `anew` when what was computed of later ones counts no more."""
         if self._private is None:
             first = self.model.join(shared, self.clients, self.source.child("join"))
             if first is None:
@@ -299,7 +300,7 @@ class Node:
             if self._before is not None:
                 first = first_rows(first, self.data.users, self.data.catalog, self._before)
             self._private = PrivateRows.create(first, self.folder)
-        self._private.settle(committed)
+        self._private.settle(committed, anew)
         return self._private
 
     def _admitted(self, call: RoundCall) -> tuple[Query, ...]:

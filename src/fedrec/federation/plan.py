@@ -10,9 +10,11 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fedrec.aggregation.buffered import Asynchronous
 from fedrec.aggregation.release import Cap, Clip, Release, Step, Weight
 from fedrec.aggregation.robust import Robust
 from fedrec.data.cleaning import Cleaning
+from fedrec.data.database_urls import check_source
 from fedrec.data.interactions import Interactions
 from fedrec.data.splits import SplitMethod
 from fedrec.errors import InputError, PlanError
@@ -34,7 +36,9 @@ class DataPlan(_Part):
     """Which interactions.
 
     Args:
-        source: a registered name, a path, `synthetic:…`, or `memory` for a table given in the library.
+        source: a registered name, a path, `synthetic:…`, the URL of a database without a password, or `memory` for a
+            table given in the library.
+        table, query: what is read from a database, where its URL does not say.
         format, columns, encoding: how to read a file, where detection does not do.
         on_error: `raise` stops at the first row that cannot be used, `skip` leaves such rows out, counted and kept.
         cleaning: named steps, in order.
@@ -42,6 +46,8 @@ class DataPlan(_Part):
     """
 
     source: str
+    table: str | None = None
+    query: str | None = None
     format: str | None = None
     columns: dict[str, str] | None = None
     encoding: str = "utf-8"
@@ -49,9 +55,21 @@ class DataPlan(_Part):
     cleaning: Cleaning = Cleaning()
     digest: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _mapping(cls, value: Any) -> Any:
+        if isinstance(value, str):  # not shown: it may be a URL with a password
+            raise PlanError("data: write it as a mapping, data: {source: …}")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> DataPlan:
+        check_source(self.source, self.table, self.query)
+        return self
+
     def reading(self) -> dict[str, Any]:
         """Options of `load_source`: those that differ from its defaults, as some sources take none."""
-        options = {"format": self.format, "columns": self.columns}
+        options = {"format": self.format, "columns": self.columns, "table": self.table, "query": self.query}
         return {
             **{name: option for name, option in options.items() if option is not None},
             **({"encoding": self.encoding} if self.encoding != "utf-8" else {}),
@@ -114,6 +132,8 @@ class Plan(_Part):
         robust: how nodes' parts are added up where some may be hostile, such as `{rule: trimmed-mean}`; a plain sum
             without it.
         privacy: what is promised to users, such as `{epsilon: 4, delta: 1e-5}`; nothing without it.
+        asynchronous: take a step whenever so many nodes' sums are in, such as `{buffer: 5}`; rounds of all nodes
+            without it. The order in which sums arrive is part of what decides the model then.
         evaluation: what is measured.
         refit: train on train and validation together.
         seed: of every draw in reproducible mode.
@@ -136,6 +156,7 @@ class Plan(_Part):
     rows: float = Field(default=1.0, gt=0.0, le=1.0)
     robust: Robust | None = None
     privacy: Privacy | None = None
+    asynchronous: Asynchronous | None = None
     evaluation: EvaluationPlan = EvaluationPlan()
     refit: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -181,6 +202,8 @@ class Plan(_Part):
                 "items: which items take part changes with the data, so sums and models of other data do not go on "
                 "from there; leave out keep_sums and warm_start"
             )
+        if self.asynchronous is not None:
+            self._check_asynchronous(self.asynchronous, model)
         if self.privacy is not None:
             self._check_private(model)
         if self.refit and (self.evaluation.every or self.evaluation.keep == "best"):
@@ -188,6 +211,24 @@ class Plan(_Part):
                 "refit trains on the validation part, so nothing can be validated; set evaluation.every to 0"
             )
         return self
+
+    def _check_asynchronous(self, terms: Asynchronous, model: Recommender) -> None:
+        """What would break a promise where sums of several versions meet."""
+        terms.check_model(model.name, bool(getattr(model, "scaffold", False)))
+        wrong = {
+            "privacy: its budget counts on a cohort that chance alone draws from all clients in every round, and here "
+            "a node's speed decides how often its clients count": self.privacy is not None,
+            "robust: the fastest nodes fill most buffers, so few hostile ones can be most of one": (
+                self.robust is not None
+            ),
+            "rows: sums of different versions have different rows, and their counts are of all": self.rows < 1,
+            "warm_start: a node that has not answered when a run is resumed would not know what it began with": (
+                self.warm_start is not None
+            ),
+        }  # fmt: skip
+        for reason, found in wrong.items():
+            if found:
+                raise PlanError(f"asynchronous does not go with {reason}")
 
     def _check_private(self, model: Recommender) -> None:
         """What would undo the promise of privacy."""
@@ -352,7 +393,7 @@ class _EachKeyOnce(yaml.SafeLoader):
 def _keys(error: ValidationError) -> list[str]:
     kinds: dict[str, type[BaseModel]] = {
         "data": DataPlan, "evaluation": EvaluationPlan, "cleaning": Cleaning, "cap": Cap, "weight": Weight,
-        "clip": Clip, "privacy": Privacy,
+        "clip": Clip, "privacy": Privacy, "asynchronous": Asynchronous,
         "warm_start": WarmStart,
     }  # fmt: skip
     parents = [str(part) for part in foremost(error)["loc"][:-1] if str(part) in kinds]

@@ -71,13 +71,20 @@ class PrivateRows:
             save_arrays(self._journal(round), changed)
         self._pending = (round, positions, rows)
 
-    def settle(self, committed: int) -> None:
-        """Bring the rows to the state after round `committed`; journals of later rounds are thrown away."""
+    def settle(self, committed: int, anew: bool = True) -> None:
+        """Bring the rows to the state after round `committed`.
+
+        Args:
+            committed: the last round that counts.
+            anew: throw away journals of later rounds, which will be computed again; otherwise they may still count.
+        """
         if committed < self.applied:
             raise DamagedError(
                 f"private rows in {self.folder} are of round {self.applied}, but only round {committed} was committed"
             )
-        pending, self._pending = self._pending, None
+        pending = self._pending
+        if pending is not None and (anew or pending[0] <= committed):
+            self._pending = None
         next_only = pending is not None and pending[0] == committed == self.applied + 1
         if pending is not None and (next_only or (self.folder is None and self.applied < pending[0] <= committed)):
             self._apply(*pending)
@@ -89,7 +96,7 @@ class PrivateRows:
                     self._apply(round, changed.pop(_POSITIONS), restored(changed))
         self.applied = committed
         if self.folder is not None:
-            for path in self.folder.glob("round-*.safetensors"):
+            for path in self.folder.glob("round-*.safetensors") if anew else ():
                 if int(path.stem.removeprefix("round-")) > committed:
                     path.unlink()
             if self._journalled > sum(array.nbytes for array in self.arrays.values()):

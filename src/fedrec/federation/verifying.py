@@ -130,6 +130,7 @@ class _Check:
         self.folder = folder
         self.verdict = verdict
         self.lines: list[dict[str, Any]] = []
+        self.asynchronous = False
         self.leaves: list[bytes] = []
 
     @property
@@ -219,6 +220,7 @@ class _Check:
             plan = Plan.read(self.folder / "plan.yaml")
         except FedrecError as error:
             raise DamagedError(f"plan.yaml: {error}") from None
+        self.asynchronous = plan.asynchronous is not None
         if self.lines:
             check_chain(plan, self.lines)
             self.verdict.remarks += check_checkpoints(self.folder, self.lines)
@@ -231,20 +233,33 @@ class _Check:
         """Every sum that a node has a receipt for is in the line of its round, which went on from what it was shown."""
         found = [(path, path.relative_to(self.folder).as_posix()) for path in self.folder.glob(f"private/*/{RECEIPTS}")]
         for path, name in [*sorted(found), *((path, str(path)) for path in paths)]:
-            for number, receipt in enumerate(read_receipts(path, name), 1):
-                self._receipt(receipt, f"{name}, line {number}", path in paths)
+            known = read_receipts(path, name)
+            newest = max((receipt.round for receipt in known), default=0)
+            for number, receipt in enumerate(known, 1):
+                self._receipt(receipt, f"{name}, line {number}", path in paths, receipt.round == newest)
                 self.verdict.receipts += 1
 
-    def _receipt(self, receipt: Receipt, name: str, kept_elsewhere: bool) -> None:
+    def _receipt(self, receipt: Receipt, name: str, kept_elsewhere: bool, newest: bool) -> None:
         rounds = of_kind(self.lines, "round")
+        if self.asynchronous and newest and not _used(receipt, rounds):
+            return  # on its way when the run ended, or as far as the run has come
         if receipt.round >= len(rounds):
             if kept_elsewhere or self.verdict.finished:
                 raise DamagedError(f"{LEDGER}: round {receipt.round} is missing, and there is a receipt in {name}")
             return
         where, line = rounds[receipt.round]
-        if receipt.commitment not in line["sums"]:
+        if receipt.commitment not in line["sums"] and not (self.asynchronous and _used(receipt, rounds)):
             raise DamagedError(f"{where}: it was recorded without the sum of the receipt in {name}")
         if receipt.round and rounds[receipt.round - 1][1]["model"] != receipt.model:
             raise DamagedError(
                 f"{name}: the node was shown another model in round {receipt.round} than the one recorded before it"
             )
+
+
+def _used(receipt: Receipt, rounds: Sequence[tuple[str, dict[str, Any]]]) -> bool:
+    """Whether a sum that may wait for a round is in one, or is recorded as too late for it."""
+    return any(
+        receipt.commitment in sums
+        for _, line in rounds[receipt.round :]
+        for sums in (line["sums"], *(late.get("sums", ()) for late in line["late"]))
+    )
