@@ -19,7 +19,8 @@ import numpy as np
 
 from fedrec.data.sources import load_source
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.training import peak_rss_mb, train_here
+from fedrec.engines.reports import peak_rss_mb
+from fedrec.engines.training import train_here
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.privacy.chance import SeededChance

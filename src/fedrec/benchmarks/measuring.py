@@ -15,7 +15,8 @@ from fedrec.benchmarks.timing import Timing, machine, repeat
 from fedrec.data.sources import LoadedSource
 from fedrec.engines.loading import load_plan_data
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.training import peak_rss_mb, train_here
+from fedrec.engines.reports import peak_rss_mb
+from fedrec.engines.training import train_here
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run

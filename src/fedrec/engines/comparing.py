@@ -12,7 +12,8 @@ import numpy as np
 
 from fedrec.data.sources import LoadedSource
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.training import Placement, load_plan_data, measured_bytes, train_here
+from fedrec.engines.reports import measured_bytes
+from fedrec.engines.training import Placement, load_plan_data, train_here
 from fedrec.errors import InputError
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.plan import Plan

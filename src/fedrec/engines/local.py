@@ -121,6 +121,16 @@ class LocalEngine:
         return None
 
     @property
+    def run(self) -> str | None:
+        """Nodes know no number."""
+        return None
+
+    @property
+    def took_part(self) -> tuple[str, ...]:
+        """All nodes take part in everything."""
+        return ()
+
+    @property
     def arrivals(self) -> VirtualArrivals:
         """The nodes as they answer in their own time."""
         return VirtualArrivals(self.nodes, self.clock)

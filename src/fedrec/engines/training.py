@@ -20,6 +20,7 @@ from fedrec.engines.opened import OpenedRun, open_run
 from fedrec.engines.reports import report_of
 from fedrec.engines.virtual import virtual_time
 from fedrec.errors import FedrecError, PlanError
+from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.calls import HELD_OUT
 from fedrec.federation.coordinator import Coordinator, Progress, Trained
 from fedrec.federation.plan import Plan, WarmStart
@@ -251,7 +252,7 @@ def _report(
 ) -> dict[str, Any]:
     plan, measured = run.plan, run.plan.evaluation
     silent = plan.privacy is not None and plan.privacy.distributed  # metrics are exact sums of users' data
-    parts = {
+    parts: dict[str, dict[str, MetricSummary]] = {
         part: coordinator.evaluate(trained.state, trained.round, part, measured.metrics, measured.protocol)
         for part in HELD_OUT
         if engine.counts()[part] and not silent

@@ -52,6 +52,14 @@ class Engine(Protocol):
     def parties(self) -> tuple[int, int, str] | None:
         """Of a secure sum: its nodes, how many are honest and left in it at least, and a digest of who they are."""
 
+    @property
+    def run(self) -> str | None:
+        """The number under which nodes know the run; `None` where any will do."""
+
+    @property
+    def took_part(self) -> tuple[str, ...]:
+        """The nodes that the last sum is over, where that may change from sum to sum; empty where it is all of them."""
+
     def keep(self, shared: Arrays, committed: int) -> None:
         """Remember private rows as they are after round `committed`."""
 
@@ -175,7 +183,7 @@ class Coordinator:
         """
         if self.buffering is not None:
             full = self.buffering.fill(call)
-            return full.total, {**_line(full.total, call, full.parts), **full.line}
+            return full.total, {**_line(full.total, call, full.parts), **self._parts(full.parts), **full.line}
         protection = self.protection
         if protection is None:
             sums = self.engine.contribute(call)
@@ -184,12 +192,12 @@ class Coordinator:
                 total = merged(call.spec, sums, call.round)
             else:
                 total = robust_sum(call.spec, sums, call.round, robust)
-            return total, _line(total, call, sums)
+            return total, {**_line(total, call, sums), **self._parts(sums)}
         kept = self.run.noised(call.round, call.spec, call.shared)
         if kept is None:
             sums = self.engine.contribute(call)
             total = merged(call.spec, sums, call.round)
-            kept = protection.release(total, call.shared).arrays, _commitments(sums)
+            kept = dict(protection.release(total, call.shared).arrays), self._parts(sums)
             self.run.keep_noised(call.round, call.spec, call.shared, *kept)
         arrays, parts = kept
         total = Sum(call.spec, call.round, arrays, protection.clients, noise=protection.scales(call.shared, call.round))
@@ -198,9 +206,16 @@ class Coordinator:
             "left_out": None,
             "saturated": None,
             "bytes": _dense_bytes(call),
-            **({"sums": parts} if parts else {}),
+            **parts,
             **protection.line(call.round),
         }
+
+    def _parts(self, sums: Sequence[Sum]) -> dict[str, list[str]]:
+        """What the ledger says of the parts of a sum: what nodes that keep receipts commit to, in the order of the
+        nodes; and which nodes they are of, where that may change."""
+        commitments = [commitment for part in sums for commitment in part.commitments]
+        nodes = list(self.engine.took_part)
+        return {**({"sums": commitments} if commitments else {}), **({"nodes": nodes} if nodes else {})}
 
     def evaluate(
         self, state: State, committed: int, part: Part, metrics: Sequence[str], protocol: str
@@ -249,7 +264,7 @@ class Coordinator:
             return None
         assert self.plan.n_max is not None
         started = self.run.ledger.of_kind("start")
-        number = started[0]["run"] if started else chance.secret("run").key.hex()
+        number = started[0]["run"] if started else self.engine.run or chance.secret("run").key.hex()
         share, parties = self.plan.share(), self.engine.parties
         return Protection(self.plan.privacy, self.model, share, self.plan.n_max, number, chance, parties)
 
@@ -382,11 +397,6 @@ def _scores(plan: Plan, ledger: Ledger) -> list[tuple[int, float]]:
     return [(line["round"], line["metrics"][first]) for line in lines if first in line["metrics"]]
 
 
-def _commitments(sums: Sequence[Sum]) -> list[str]:
-    """What nodes that keep receipts commit to, in the order of the nodes."""
-    return [commitment for part in sums for commitment in part.commitments]
-
-
 def _line(total: Sum, call: RoundCall, sums: Sequence[Sum]) -> dict[str, Any]:
     """What the ledger says of a round. Bytes up are of the largest node's encoded sum."""
     return {
@@ -394,7 +404,6 @@ def _line(total: Sum, call: RoundCall, sums: Sequence[Sum]) -> dict[str, Any]:
         "left_out": total.left_out,
         "saturated": total.saturated,
         "bytes": _bytes(call, sums),
-        **({"sums": parts} if (parts := _commitments(sums)) else {}),
     }
 
 

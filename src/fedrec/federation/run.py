@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ PUBLIC = ("plan.yaml", "model/catalog.jsonl", "model/model.json", "model/shared.
 
 _FORMAT = 1
 _CALL = "call"
-_SUMS = "commitments"
+_PARTS = "parts"
 
 
 class Run:
@@ -112,16 +112,21 @@ class Run:
         whole = save_arrays(path, packed | {f"server.{name}": array for name, array in state.server.items()})
         return {"model": arrays_digest(state.shared), "checkpoint": whole}
 
-    def keep_noised(self, round: int, spec: SumSpec, shared: Arrays, arrays: Arrays, sums: Sequence[str]) -> None:
-        """Put the noised sum of a round that is not yet committed on the disk, with the commitments of its parts."""
+    def keep_noised(
+        self, round: int, spec: SumSpec, shared: Arrays, arrays: Arrays, parts: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Put the noised sum of a round that is not yet committed on the disk, with what the ledger will say of its
+        parts."""
         if self.folder is not None:
             path = self._noised(round)
             path.parent.mkdir(exist_ok=True)
-            parts = np.frombuffer(" ".join(sums).encode(), dtype=np.uint8)
-            save_arrays(path, {**arrays, _CALL: _call(spec, shared), _SUMS: parts})
+            words = np.frombuffer(json.dumps(parts).encode(), dtype=np.uint8)
+            save_arrays(path, {**arrays, _CALL: _call(spec, shared), _PARTS: words})
 
-    def noised(self, round: int, spec: SumSpec, shared: Arrays) -> tuple[dict[str, np.ndarray], list[str]] | None:
-        """The noised sum that a crash left of a round, and the commitments of its parts.
+    def noised(
+        self, round: int, spec: SumSpec, shared: Arrays
+    ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]] | None:
+        """The noised sum that a crash left of a round, and what the ledger says of its parts.
 
         Raises:
             DamagedError: if it is of another call.
@@ -131,7 +136,11 @@ class Run:
         arrays = load_arrays(self._noised(round))
         if not np.array_equal(arrays.pop(_CALL, np.zeros(0)), _call(spec, shared)):
             raise DamagedError(f"{self._noised(round)} is not the noised sum of this round; the run was changed")
-        return arrays, arrays.pop(_SUMS, np.zeros(0, np.uint8)).tobytes().decode("ascii", "replace").split()
+        try:
+            parts: dict[str, list[str]] = json.loads(arrays.pop(_PARTS, np.zeros(0, np.uint8)).tobytes())
+        except ValueError:
+            raise DamagedError(f"{self._noised(round)} is damaged; the run cannot go on") from None
+        return arrays, parts
 
     def state(self, round: int) -> State:
         """The state after a committed round.

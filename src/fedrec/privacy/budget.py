@@ -102,6 +102,10 @@ class Budget:
         """How many runs a node took part in."""
         return sum(line["node"] == node for line in self._journal.of_kind("open"))
 
+    def reserved(self, run: str, node: str) -> bool:
+        """Whether a run has begun at a node, and what it may cost is reserved."""
+        return any((line["run"], line["node"]) == (run, node) for line in self._journal.of_kind("open"))
+
     def spent(self, node: str) -> float:
         """Σ 1 / z² that the runs at a node reserved, each for the dearest rounds that one client may take part in."""
         return sum(line["reserved"] for line in self._journal.of_kind("open") if line["node"] == node)

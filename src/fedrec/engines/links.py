@@ -1,0 +1,195 @@
+"""A coordinator's talk with its nodes: signed requests out, checked replies in, and what each node has at hand."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedrec.engines.post import Failure, Post
+from fedrec.errors import DamagedError
+from fedrec.federation.messages import Reply, Request, open_reply, pack_arrays, request_digest
+from fedrec.models.base import Arrays
+from fedrec.record.keys import PublicKey, SigningKey
+
+__all__ = ["Answers", "Links"]
+
+_MOST_BYTES = 1 << 34
+_TRIES = 3
+
+Answers = dict[str, Reply | Failure]
+
+
+@dataclass(eq=False)
+class _Link:
+    """What the coordinator knows of a node."""
+
+    key: PublicKey
+    session: str = ""
+    opened: bool = False
+    shared: str = ""
+    sent: int = 0
+    received: int = 0
+    suspect: bool = False
+    why: str = field(default="")
+
+
+class Links:
+    """Asks nodes, offers them the run when they do not know it, and sends shared arrays only to those that lack them.
+
+    Args:
+        post: carries the frames.
+        key: the coordinator's.
+        nodes: public keys by name.
+        run: its number.
+        offer: fields and parts of the request that opens the run.
+        opened: told of every node that opened the run, with what it said.
+    """
+
+    def __init__(
+        self,
+        post: Post,
+        key: SigningKey,
+        nodes: Mapping[str, PublicKey],
+        run: str,
+        offer: tuple[Mapping[str, Any], Sequence[bytes]],
+        opened: Callable[[str, Mapping[str, Any]], None],
+    ) -> None:
+        self._post, self._key, self._run, self._offer, self._opened = post, key, run, offer, opened
+        self._links = {name: _Link(key) for name, key in sorted(nodes.items())}
+        self._number = 0
+        self._packed: tuple[Arrays, bytes, str] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All nodes of the federation, in order of name."""
+        return tuple(self._links)
+
+    def traffic(self) -> dict[str, dict[str, int]]:
+        """Bytes of frames to (`down`) and from (`up`) each node so far."""
+        return {name: {"up": link.received, "down": link.sent} for name, link in self._links.items()}
+
+    def failures(self) -> dict[str, str]:
+        """Why nodes that did not answer last time did not."""
+        return {name: link.why for name, link in self._links.items() if link.suspect}
+
+    def present(self, seconds: float) -> list[str]:
+        """Nodes that answer: those that did last time are not asked, the others are, for so many seconds."""
+        suspects = [name for name, link in self._links.items() if link.suspect]
+        if suspects:
+            self._round_trip({name: self._request("hello", name) for name in suspects}, seconds, None)
+        return [name for name, link in self._links.items() if not link.suspect]
+
+    def open(self, seconds: float) -> Answers:
+        """Offer the run to all nodes."""
+        return self._ask_open(self.names, seconds)
+
+    def ask(
+        self,
+        kind: str,
+        fields: Mapping[str, Mapping[str, Any]],
+        seconds: float,
+        shared: Arrays | None = None,
+        parts: Mapping[str, Sequence[bytes]] | None = None,
+        enough: int | None = None,
+    ) -> Answers:
+        """Ask some nodes one thing each.
+
+        Args:
+            kind: which question.
+            fields: by node.
+            seconds: for all of it.
+            shared: arrays that the question is about.
+            parts: by node.
+            enough: go on as soon as so many have answered.
+        """
+        until = time.monotonic() + seconds
+        answers: Answers = {}
+        waiting = dict(fields)
+        for _ in range(_TRIES):
+            closed = [name for name in waiting if not self._links[name].opened]
+            if closed:
+                opened = self._ask_open(closed, max(0.0, until - time.monotonic()))
+                for name, answer in opened.items():
+                    if isinstance(answer, Failure):
+                        answers[name] = answer
+                        del waiting[name]
+            requests = {
+                name: self._about(kind, name, said, shared, () if parts is None else parts[name])
+                for name, said in waiting.items()
+            }
+            left = max(0.0, until - time.monotonic())
+            answers |= self._round_trip(requests, left, None if enough is None else max(1, enough - len(answers)))
+            again = {}
+            for name, said in waiting.items():
+                answer = answers[name]
+                if isinstance(answer, Failure) and answer.kind in ("not-open", "unknown-model"):
+                    again[name] = said
+            if not again:
+                break
+            waiting = again
+        return answers
+
+    def _ask_open(self, names: Iterable[str], seconds: float) -> Answers:
+        fields, parts = self._offer
+        answers = self._round_trip({name: self._request("open", name, fields, parts) for name in names}, seconds, None)
+        for name, answer in answers.items():
+            if isinstance(answer, Reply):
+                self._links[name].opened = True
+                self._opened(name, answer.fields)
+        return answers
+
+    def _about(
+        self, kind: str, name: str, fields: Mapping[str, Any], shared: Arrays | None, parts: Sequence[bytes]
+    ) -> bytes:
+        """A request about shared arrays, which travel along where the node has not got them."""
+        if shared is None:
+            return self._request(kind, name, fields, parts)
+        if self._packed is None or self._packed[0] is not shared:
+            packed = pack_arrays(shared)
+            self._packed = shared, packed, hashlib.sha256(packed).hexdigest()
+        _, packed, digest = self._packed
+        link = self._links[name]
+        known = link.shared == digest
+        link.shared = digest
+        return self._request(kind, name, {**fields, "shared": digest}, () if known else (packed,))
+
+    def _request(
+        self, kind: str, name: str, fields: Mapping[str, Any] | None = None, parts: Sequence[bytes] = ()
+    ) -> bytes:
+        self._number = max(self._number + 1, time.time_ns())
+        return Request(kind, self._run, name, self._number, fields or {}, parts).sign(self._key)
+
+    def _round_trip(self, requests: Mapping[str, bytes], seconds: float, enough: int | None) -> Answers:
+        """Send and check; whoever does not answer is a suspect, and whoever began anew has nothing at hand."""
+        if not requests:
+            return {}
+        answers: Answers = {}
+        for name, frame in self._post.ask(requests, seconds, enough).items():
+            link = self._links[name]
+            link.sent += len(requests[name])
+            answer = self._checked(name, frame, request_digest(requests[name]))
+            answers[name] = answer
+            link.suspect = isinstance(answer, Failure) and answer.kind in ("timeout", "gone", "damaged")
+            link.why = str(answer) if isinstance(answer, Failure) else ""
+            if isinstance(answer, Failure):
+                link.shared = ""
+        return answers
+
+    def _checked(self, name: str, frame: bytes | Failure, about: str) -> Reply | Failure:
+        if isinstance(frame, Failure):
+            return frame
+        link = self._links[name]
+        link.received += len(frame)
+        try:
+            reply = open_reply(frame, link.key, about, _MOST_BYTES)
+        except DamagedError as error:
+            return Failure("damaged", str(error))
+        session = str(reply.fields.get("session", ""))
+        if session != link.session or reply.problem == "not-open":
+            link.opened, link.shared, link.session = False, "", session
+        if reply.problem is not None:
+            return Failure(reply.problem, str(reply.fields.get("text", "")))
+        return reply

@@ -1,0 +1,80 @@
+"""How frames reach nodes, seen from the coordinator; and the post within one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from fedrec.federation.host import NodeHost
+
+__all__ = ["Failure", "LocalPost", "Post"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no answer of a node.
+
+    Args:
+        kind: `timeout`, `gone`, `late` (others were quick enough), or the problem that the node named.
+        text: in words.
+    """
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text or self.kind
+
+
+class Post(Protocol):
+    """Carries frames to nodes and their answers back."""
+
+    def ask(self, frames: Mapping[str, bytes], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
+        """Hand one frame to each of some nodes, all at the same time.
+
+        Args:
+            frames: by name of the node.
+            seconds: after which nobody is waited for any longer.
+            enough: go on as soon as so many have answered.
+
+        Returns:
+            An answer or a failure for every node.
+        """
+
+    def close(self) -> None:
+        """Let go of what the post holds."""
+
+
+Interference = Callable[[str, bytes, Callable[[bytes], bytes]], bytes | Failure]
+
+
+class LocalPost:
+    """Nodes of this process, asked one after the other.
+
+    Args:
+        hosts: by name.
+        interfere: given a node's name, the frame and the host's `answer`, decides what becomes of the frame: a test
+            bed for nodes that fail, lie or dawdle. By default it is answered.
+    """
+
+    def __init__(self, hosts: Mapping[str, NodeHost], interfere: Interference | None = None) -> None:
+        self.hosts = dict(hosts)
+        self.interfere = interfere
+
+    def ask(self, frames: Mapping[str, bytes], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
+        """Hand the frames over; nobody is late here unless `interfere` says so."""
+        answers: dict[str, bytes | Failure] = {}
+        for name, frame in frames.items():
+            if enough is not None and sum(isinstance(answer, bytes) for answer in answers.values()) >= enough:
+                answers[name] = Failure("late", "others were quicker")
+            elif name not in self.hosts:
+                answers[name] = Failure("gone", "it is not up")
+            elif self.interfere is None:
+                answers[name] = self.hosts[name].answer(frame)
+            else:
+                answers[name] = self.interfere(name, frame, self.hosts[name].answer)
+        return answers
+
+    def close(self) -> None:
+        """Nothing is held."""

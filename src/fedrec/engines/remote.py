@@ -1,0 +1,311 @@
+"""Nodes somewhere else: the coordinator's calls go out as signed messages, and sums come back, plain or masked."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedrec import __version__
+from fedrec.aggregation.specs import SumSpec
+from fedrec.aggregation.sums import Sum
+from fedrec.aggregation.wire import decode_sum
+from fedrec.data.catalog import Catalog
+from fedrec.engines.links import Answers, Links
+from fedrec.engines.network_sums import AbandonedError, NetworkSums, Ready
+from fedrec.engines.post import Failure, Post
+from fedrec.errors import DamagedError, PlanError, RunError
+from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
+from fedrec.federation.host import honest_of
+from fedrec.federation.measuring import measuring_spec
+from fedrec.federation.messages import Call, Reply, call_fields
+from fedrec.federation.plan import Plan
+from fedrec.models.base import Arrays
+from fedrec.record.keys import PublicKey, SigningKey
+from fedrec.record.ledger import Ledger
+
+__all__ = ["RemoteEngine", "Waiting"]
+
+_FEWEST_MASKED = 3
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How long a coordinator waits, for whom, and how often it tries.
+
+    Args:
+        deadline: seconds for a node to answer in one phase of a round.
+        least: share of the nodes without which a round is abandoned.
+        enough: share of the nodes that is waited for: 1 waits for all until the deadline, less asks more nodes than it
+            needs and goes on without the slowest.
+        tries: how often a round is tried before the run stops.
+        pause: seconds between two tries.
+        sign: seconds for a node that failed to say that it is back.
+    """
+
+    deadline: float = 300.0
+    least: float = 0.5
+    enough: float = 1.0
+    tries: int = 3
+    pause: float = 5.0
+    sign: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not (self.deadline > 0 and 0 < self.least <= self.enough <= 1 and self.tries >= 1 and self.pause >= 0):
+            raise PlanError(
+                f"waiting: deadline above 0, 0 < least ≤ enough ≤ 1 and tries of 1 or more are needed, not {self}"
+            )
+
+
+class RemoteEngine:
+    """The nodes of a federation, behind a post.
+
+    Every call goes to the nodes that are up. A node that is late, silent, damaged or back again only changes who is in
+    the sum, which the ledger says; a round with too few nodes is tried again, and then the run stops, to be resumed.
+
+    Args:
+        post: carries frames.
+        key: the coordinator's.
+        nodes: public keys of all nodes by name.
+        run: number of the run, in hexadecimal.
+        plan: resolved.
+        catalog: the agreed one.
+        ledger: of the run; it says who took part in what.
+        secure: whether sums are masked.
+        waiting: how long, for whom, how often.
+        tell: told in words what goes wrong with nodes.
+    """
+
+    def __init__(
+        self,
+        post: Post,
+        key: SigningKey,
+        nodes: Mapping[str, PublicKey],
+        run: str,
+        plan: Plan,
+        catalog: Catalog,
+        ledger: Ledger,
+        secure: bool = False,
+        waiting: Waiting = Waiting(),
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        if secure and len(nodes) < _FEWEST_MASKED:
+            raise PlanError(f"the secure sum takes {_FEWEST_MASKED} nodes or more; the federation has {len(nodes)}")
+        parties = [str(public) for _, public in sorted(nodes.items())] if secure else []
+        offer = {
+            "version": __version__,
+            "plan": json.dumps(plan.model_dump(mode="json")),
+            "digest": plan.digest,
+            "secure": secure,
+            "parties": parties,
+        }
+        self._links = Links(post, key, nodes, run, (offer, (catalog.to_json_lines(),)), self._on_opened)
+        self._run, self._catalog, self._ledger, self._waiting, self._tell = run, catalog, ledger, waiting, tell
+        self._sums = NetworkSums(self._links, key, nodes, run, waiting.deadline) if secure else None
+        self._parties = None
+        if secure:
+            who, honest, _ = honest_of(parties)
+            self._parties = len(parties), honest, who
+        self._took_part: tuple[str, ...] = ()
+        self._said: dict[str, Mapping[str, Any]] = {}
+        self.unreached: tuple[str, ...] = ()
+
+    def open(self) -> None:
+        """Offer the run to all nodes.
+
+        Raises:
+            PlanError: if a node refuses it; says which and why.
+            RunError: if too few are up.
+        """
+        for attempt in range(self._waiting.tries):
+            answers = self._links.open(self._waiting.deadline)
+            self._refused(answers)
+            if sum(isinstance(answer, Reply) for answer in answers.values()) >= self._least:
+                return
+            self._pause(attempt, answers, "the opening")
+        raise RunError(f"too few nodes are up to begin: {self._reasons(answers)}")
+
+    @property
+    def run(self) -> str:
+        """The number under which nodes know the run."""
+        return self._run
+
+    @property
+    def has_valid(self) -> bool:
+        """Whether any node that is up holds out interactions for validation."""
+        return any(said.get("valid") for said in self._said.values())
+
+    @property
+    def has_test(self) -> bool:
+        """Whether any node that is up holds out interactions for the test."""
+        return any(said.get("test") for said in self._said.values())
+
+    @property
+    def parties(self) -> tuple[int, int, str] | None:
+        """Of a secure run: its nodes, how many are honest and left at least, and a digest of who they are."""
+        return self._parties
+
+    @property
+    def took_part(self) -> tuple[str, ...]:
+        """The nodes that the last sum is over."""
+        return self._took_part
+
+    def traffic(self) -> dict[str, dict[str, int]]:
+        """Bytes up and down by node."""
+        return self._links.traffic()
+
+    def contribute(self, call: RoundCall) -> list[Sum]:
+        """The sums of nodes for a round, or the one of all that took part where sums are masked."""
+        noise = 0.0 if call.privacy is None or call.privacy.parties is None else call.privacy.noise_multiplier
+        what = f"round {call.round}"
+        return self._summed("contribute", call, call.spec, what, call.shared, call.round, call.rows, noise, call.groups)
+
+    def count_items(self, call: CountCall) -> list[Sum]:
+        """Counts of items."""
+        return self._summed("count", call, call.spec, "the counting of items", None)
+
+    def evaluate(self, call: EvaluationCall) -> list[Sum]:
+        """Sums of metrics."""
+        spec = measuring_spec(call.metrics, len(self._catalog), call.n_max)
+        return self._summed("evaluate", call, spec, f"the {call.part} measurement", call.shared)
+
+    def keep(self, shared: Arrays, committed: int) -> None:
+        """Let nodes remember private rows as they are after round `committed`."""
+        names = self._links.present(self._waiting.sign)
+        fields = {name: {"committed": self._counted(name, committed)} for name in names}
+        self._links.ask("keep", fields, self._waiting.deadline, shared)
+
+    def finish(self, shared: Arrays, committed: int, kept: int) -> None:
+        """End with the private rows of round `kept`; who cannot be reached gets the model when the run is resumed."""
+        names = self._links.present(self._waiting.sign)
+        fields = {
+            name: {"committed": self._counted(name, committed), "kept": self._counted(name, kept)} for name in names
+        }
+        answers = self._links.ask("finish", fields, self._waiting.deadline, shared)
+        self.unreached = tuple(name for name in self._links.names if not isinstance(answers.get(name), Reply))
+        for name in self.unreached:
+            self._tell(
+                f"{name} did not get the finished model ({answers.get(name, 'it is not up')}); --resume tries again"
+            )
+
+    def _summed(
+        self,
+        kind: str,
+        call: Call,
+        spec: SumSpec,
+        what: str,
+        shared: Arrays | None,
+        round: int = 0,
+        rows: np.ndarray | None = None,
+        noise: float = 0.0,
+        groups: int = 1,
+    ) -> list[Sum]:
+        """Ask until enough nodes have answered, and mask where sums are masked."""
+        answers: Answers = {}
+        reason = ""
+        for attempt in range(self._waiting.tries):
+            names = self._links.present(self._waiting.sign)
+            said = call_fields(call)
+            fields = {name: {**said, **self._own(name, call)} for name in names}
+            enough = math.ceil(self._waiting.enough * len(self._links.names))
+            answers = self._links.ask(kind, fields, self._waiting.deadline, shared, enough=enough)
+            good = {name: answer for name, answer in answers.items() if isinstance(answer, Reply)}
+            self._mention(answers, what)
+            try:
+                if len(good) < self._least:
+                    raise AbandonedError(f"{len(good)} of {len(self._links.names)} nodes answered")
+                if self._sums is None:
+                    sums, names_in = self._plain(good, spec, round)
+                else:
+                    ready = [Ready.of(name, reply) for name, reply in good.items()]
+                    sums, names_in = self._sums.run(ready, spec, round, rows, noise, groups, self._model(call))
+                if len(names_in) < self._least:
+                    raise AbandonedError(f"{len(names_in)} of {len(self._links.names)} nodes are left in the sum")
+            except AbandonedError as error:
+                reason = str(error)
+                self._tell(f"{what}: {reason}")
+                self._refused(answers)
+                self._pause(attempt, answers, what)
+                continue
+            self._took_part = tuple(names_in)
+            return sums
+        raise RunError(
+            f"{what} was tried {self._waiting.tries} times and abandoned: {reason}; {self._least} are needed. "
+            f"{self._reasons(answers)}. What was committed is kept: go on with --resume when the nodes are back"
+        )
+
+    def _plain(self, good: Mapping[str, Reply], spec: SumSpec, round: int) -> tuple[list[Sum], list[str]]:
+        sums, names = [], []
+        for name, reply in good.items():
+            try:
+                total = decode_sum(reply.parts[0] if reply.parts else b"", spec)
+                if total.round != round:
+                    raise DamagedError(f"a sum of round {total.round}")
+                commitments = reply.fields.get("commitments")
+                total.commitments = (
+                    tuple(str(text)[:64] for text in commitments) if isinstance(commitments, list) else ()
+                )
+            except DamagedError as error:
+                self._tell(f"{name} answered round {round} with something else than its sum: {error}")
+                continue
+            sums.append(total)
+            names.append(name)
+        return sums, names
+
+    def _own(self, name: str, call: Call) -> dict[str, Any]:
+        """What differs from node to node: the last round in which its own sum was counted."""
+        if isinstance(call, CountCall):
+            return {}
+        return {"committed": self._counted(name, call.committed)}
+
+    def _counted(self, name: str, committed: int) -> int:
+        """The last committed round, not after `committed`, in which a node's sum was counted; −1 for none."""
+        for line in reversed(self._ledger.of_kind("round")):
+            if line["round"] <= committed and name in line.get("nodes", ()):
+                return int(line["round"])
+        return -1
+
+    @staticmethod
+    def _model(call: Call) -> bytes:
+        return bytes.fromhex(call.model) if isinstance(call, RoundCall) else bytes(32)
+
+    @property
+    def _least(self) -> int:
+        """Nodes without which a round is abandoned."""
+        least = math.ceil(self._waiting.least * len(self._links.names))
+        return max(least, _FEWEST_MASKED if self._sums is not None else 1)
+
+    def _on_opened(self, name: str, said: Mapping[str, Any]) -> None:
+        self._said[name] = said
+        if self._sums is not None:
+            self._sums.opened(said)
+
+    def _refused(self, answers: Answers) -> None:
+        """A refusal is an owner's word: waiting does not change it."""
+        reasons = [f"{name}: {answer}" for name, answer in answers.items() if _is(answer, "refused")]
+        if reasons:
+            raise PlanError("; ".join(reasons))
+
+    def _mention(self, answers: Answers, what: str) -> None:
+        for name, answer in answers.items():
+            if isinstance(answer, Failure) and answer.kind != "late":
+                self._tell(f"{name} is not in {what}: {answer}")
+
+    def _reasons(self, answers: Answers) -> str:
+        failed = {name: str(answer) for name, answer in answers.items() if isinstance(answer, Failure)}
+        failed |= {name: why for name, why in self._links.failures().items() if name not in failed}
+        return "; ".join(f"{name}: {why}" for name, why in sorted(failed.items())) or "all others answered"
+
+    def _pause(self, attempt: int, answers: Answers, what: str) -> None:
+        if attempt + 1 < self._waiting.tries:
+            self._tell(f"{what} is tried again in {self._waiting.pause:g} s: {self._reasons(answers)}")
+            time.sleep(self._waiting.pause)
+
+
+def _is(answer: Reply | Failure, kind: str) -> bool:
+    return isinstance(answer, Failure) and answer.kind == kind

@@ -1,0 +1,122 @@
+"""What a run reports of itself: `report.json`, and the object that `--json` prints."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedrec.evaluation.metrics import MetricSummary
+from fedrec.federation.coordinator import Coordinator, Trained
+from fedrec.federation.plan import Plan
+from fedrec.federation.run import Run
+from fedrec.federation.versions import busiest_node
+from fedrec.privacy.accounting import Charge
+from fedrec.record.durable import arrays_digest
+
+__all__ = ["in_words", "measured_bytes", "peak_rss_mb", "report_of"]
+
+
+def report_of(
+    coordinator: Coordinator,
+    trained: Trained,
+    run: Run,
+    folder: Path,
+    seconds: float,
+    measured: Mapping[str, Mapping[str, MetricSummary]],
+    home: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The report of a run.
+
+    Args:
+        measured: metrics by part.
+        home: what is said of where the nodes were.
+    """
+    plan = run.plan
+    rounds = run.ledger.of_kind("round")
+    return {
+        "run": str(folder),
+        "model": coordinator.model.name,
+        "leaky": plan.leaky,
+        "rounds": trained.rounds,
+        "round_kept": trained.round,
+        "seconds": round(seconds, 3),
+        "protocol": plan.evaluation.protocol,
+        "metrics": {part: in_words(found)[0] for part, found in measured.items()},
+        "standard_error": {part: in_words(found)[1] for part, found in measured.items()},
+        "users": {part: next((summary.users for summary in found.values()), 0) for part, found in measured.items()},
+        "bytes": measured_bytes(run, trained),
+        "peak_rss_mb": peak_rss_mb(),
+        "cohort": round(float(np.mean([line["cohort"] for line in rounds])), 1),
+        "left_out_clients": sum(line["left_out"] or 0 for line in rounds),
+        "saturated": sum(line["saturated"] or 0 for line in rounds),
+        **_privacy(plan, run),
+        "warm_start": None
+        if plan.warm_start is None
+        else {**plan.warm_start.model_dump(), "how": run.ledger.of_kind("start")[0].get("warm_start")},
+        **home,
+        "digests": {"plan": plan.digest, "model": arrays_digest(trained.state.shared)},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("fedrec", "numpy", "numba", "polars")},
+        },
+    }
+
+
+def peak_rss_mb() -> float:
+    """Peak memory of this process in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def measured_bytes(run: Run, trained: Trained) -> dict[str, dict[str, int]]:
+    """Bytes that one node sends and receives over the run, the finished model included once.
+
+    Of an asynchronous run: the node that was in most rounds, whose sums may be shorter than the longest.
+    """
+    rounds = run.ledger.of_kind("round")
+    busiest = busiest_node(rounds)
+    if busiest is not None:
+        rounds = [line for line in rounds if busiest in [part["node"] for part in line["parts"]]]
+    final = sum(array.nbytes for array in trained.state.shared.values())
+    return {
+        kind: {
+            "up": sum(line["bytes"][kind]["up"] for line in rounds),
+            "down": sum(line["bytes"][kind]["down"] for line in rounds) + final,
+        }
+        for kind in ("plain_per_node", "secure_per_party")
+    }
+
+
+def in_words(found: Mapping[str, MetricSummary]) -> tuple[dict[str, float], dict[str, float | None]]:
+    """Values and standard errors by name."""
+    return (
+        {name: round(summary.value, 6) for name, summary in found.items()},
+        {
+            name: None if summary.standard_error is None else round(summary.standard_error, 6)
+            for name, summary in found.items()
+        },
+    )
+
+
+def _privacy(plan: Plan, run: Run) -> dict[str, Any]:
+    """What a private run has cost, and what of the report its promise does not cover."""
+    if plan.privacy is None:
+        return {}
+    charges = [Charge.from_json(line["charge"]) for line in run.ledger.of_kind("round")]
+    cost = plan.privacy.cost(charges)
+    return {
+        "privacy": {
+            **plan.privacy.model_dump(mode="json"),
+            "epsilons": cost.to_json(),
+            "noise_is_secret": run.ledger.of_kind("start")[0]["noise_is_secret"],
+            "not_covered": "metrics, users, interactions and split counts of this report are exact; publish model/ and "
+            "ledger.jsonl, not this file",
+        }
+    }

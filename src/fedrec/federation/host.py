@@ -1,0 +1,410 @@
+"""A node's side of a federation: opens runs that its owner allows, answers signed requests, lets only sums out.
+
+The host holds data source, private rows, journals and keys of its owner. It neither knows nor cares how requests come.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedrec import __version__
+from fedrec.aggregation.wire import encode_sum
+from fedrec.data.catalog import Catalog
+from fedrec.data.cleaning import clean
+from fedrec.data.interactions import Interactions
+from fedrec.data.keys import KeyedSource
+from fedrec.data.sources import load_source
+from fedrec.data.splits import SplitMethod
+from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
+from fedrec.federation.calls import CountCall, RoundCall
+from fedrec.federation.founding import found_node
+from fedrec.federation.masked import COUNTS
+from fedrec.federation.messages import (
+    Call,
+    Reply,
+    Request,
+    call_fields,
+    decode_call,
+    open_request,
+    request_digest,
+    unpack_arrays,
+)
+from fedrec.federation.node import Floors, Node
+from fedrec.federation.node_config import NodeConfig
+from fedrec.federation.party import NetworkParty
+from fedrec.federation.plan import Plan
+from fedrec.federation.policy import admit, secure_floors
+from fedrec.models.base import Arrays, State
+from fedrec.privacy.budget import Budget
+from fedrec.privacy.chance import SYSTEM, Chance
+from fedrec.record.durable import replace_file
+from fedrec.record.keys import PublicKey, SigningKey
+from fedrec.secagg.layout import Layout
+from fedrec.secagg.manifest import invite
+
+__all__ = ["NodeHost", "Served", "honest_of"]
+
+_LOG = logging.getLogger("fedrec.node")
+_RUN = re.compile(r"[0-9a-f]{16,64}")
+_MOST_BYTES = 1 << 34
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """What a finished run leaves at a node, for whoever saves it so that the node's own users can be served.
+
+    Args:
+        folder: where it belongs.
+        plan, node, state, kept: the plan, the node with private rows, the shared arrays, the round they are of.
+        data: the node's interactions.
+    """
+
+    folder: Path
+    plan: Plan
+    node: Node
+    state: State
+    kept: int
+    data: Interactions
+
+
+@dataclass(eq=False)
+class _Opened:
+    """A run that is open at the node."""
+
+    run: str
+    plan: Plan
+    node: Node
+    data: Interactions
+    party: NetworkParty | None
+    noise: Callable[[int], float]
+    shared: tuple[str, Arrays] = ("", {})
+
+
+class NodeHost:
+    """Answers a coordinator for one node.
+
+    Args:
+        config: the owner's.
+        key: the node's identity.
+        save: what to do with a finished run.
+        chance: where secrets come from.
+
+    Raises:
+        PlanError: if the configuration pins no coordinator.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        key: SigningKey,
+        save: Callable[[Served], None] = lambda _: None,
+        chance: Chance = SYSTEM,
+    ) -> None:
+        if config.policy.coordinator is None:
+            raise PlanError("policy.coordinator: none is pinned; a node that takes nobody's orders has nothing to do")
+        self.config = config
+        self.session = secrets.token_hex(8)
+        self._coordinator = PublicKey.parse(config.policy.coordinator)
+        self._key = key
+        self._save = save
+        self._chance = chance
+        self._opened: _Opened | None = None
+        self._numbers: dict[str, int] = {}
+        self._turn = threading.Lock()
+
+    def answer(self, frame: bytes) -> bytes:
+        """Answer a request; never raises. Requests take turns."""
+        with self._turn:
+            return self._answer(frame)
+
+    def _answer(self, frame: bytes) -> bytes:
+        about = request_digest(frame)
+        name, what = self.config.name, "a request"
+        try:
+            request, about = open_request(frame, self._coordinator, _MOST_BYTES)
+            what = f"{request.kind} of run {request.run[:8]}"
+            self._check_order(request)
+            fields, parts = self._steps(request)
+            reply = Reply(name, about, None, {**fields, "session": self.session}, parts)
+        except Exception as error:  # whatever goes wrong here is told to whoever asked, and the node lives on
+            problem, text = _problem(error)
+            text = text.replace(str(self.config.home), "HOME")
+            _LOG.warning("%s: %s: %s", what, problem, error, exc_info=error if problem == "failed" else None)
+            reply = Reply(name, about, problem, {"text": text, "session": self.session})
+        return reply.sign(self._key)
+
+    def _check_order(self, request: Request) -> None:
+        if request.to != self.config.name:
+            raise PlanError(f"the request is for {request.to!r}, and this is {self.config.name!r}")
+        if not _RUN.fullmatch(request.run):
+            raise DamagedError("the number of a run has 16 to 64 hexadecimal digits")
+        last = self._numbers.get(request.run)
+        if last is None:
+            last = _read_number(self._number_path(request.run))
+        if request.number <= last:
+            raise PlanError(f"request {request.number} of run {request.run[:8]} was made before; it may be a replay")
+        if request.kind == "open":
+            self._folder(request.run).mkdir(parents=True, exist_ok=True)
+            replace_file(self._number_path(request.run), b"%d\n" % request.number)
+        self._numbers[request.run] = request.number
+
+    def _steps(self, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
+        if request.kind == "hello":
+            opened = self._opened
+            return {"version": __version__, "open": None if opened is None else opened.run}, ()
+        if request.kind == "open":
+            return self._open(request), ()
+        opened = self._opened
+        if opened is None or opened.run != request.run:
+            raise _NotOpenError("the run is not open here")
+        if request.kind in ("contribute", "count", "evaluate"):
+            return self._sum(opened, request)
+        if request.kind == "mask":
+            return self._mask(opened, request)
+        if request.kind in ("keep", "finish"):
+            return self._settle(opened, request), ()
+        raise DamagedError(f"{request.kind!r} is nothing that a node can be asked")
+
+    def _open(self, request: Request) -> dict[str, Any]:
+        """Agree to a plan, load data and found the node; all that can be refused is refused before data is read."""
+        fields, config = request.fields, self.config
+        version, text, secure = fields.get("version"), fields.get("plan"), fields.get("secure")
+        parties = fields.get("parties")
+        if version != __version__:
+            raise PlanError(f"the coordinator runs fedrec {version}, this node {__version__}; both must run the same")
+        words = isinstance(parties, list) and all(isinstance(party, str) for party in parties)
+        if not isinstance(text, str) or not isinstance(secure, bool) or not words or len(request.parts) != 1:
+            raise DamagedError("the offer of a run is not whole")
+        assert isinstance(parties, list)
+        plan = Plan.make(json.loads(text), "offered plan")
+        if plan.digest != fields.get("digest"):
+            raise PlanError("the offered plan is not the one whose digest was given")
+        if plan.n_max is None or plan.catalog is None:
+            raise PlanError("the offered plan says neither how many clients there may be nor which catalog is meant")
+        folder = self._folder(request.run)
+        budget = self._budget(plan)
+        _keep_terms(folder / "terms.json", plan, secure, parties)
+        begun = budget is not None and budget.reserved(request.run, config.name)
+        admit(
+            config,
+            plan,
+            coordinator=str(self._coordinator),
+            parties=parties,
+            secure=secure,
+            budget=None if begun else budget,
+        )
+        catalog = Catalog.from_json_lines(request.parts[0], "the offered catalog")
+        if catalog.digest != plan.catalog:
+            raise PlanError("the offered catalog is not the one that the plan names")
+        config.limits.check_model(plan.build_model(), len(catalog))
+        same = self._opened is not None and self._opened.run == request.run
+        if not same:
+            self._opened = None
+            self._opened = self._found(request.run, plan, catalog, folder, budget, secure, parties)
+        assert self._opened is not None
+        node, party = self._opened.node, self._opened.party
+        parts = node.split.counts()
+        _LOG.info("run %s is open: %s, plan %s", request.run[:8], plan.model["name"], plan.digest[:12])
+        return {
+            "valid": bool(parts["valid"]),
+            "test": bool(parts["test"]),
+            "begun": 0 if party is None else party.next_number(request.run),
+            "min_clients": max(config.policy.min_clients, plan.min_clients),
+        }
+
+    def _found(
+        self,
+        run: str,
+        plan: Plan,
+        catalog: Catalog,
+        folder: Path,
+        budget: Budget | None,
+        secure: bool,
+        parties: Sequence[str],
+    ) -> _Opened:
+        config = self.config
+        data = self._load(plan, catalog, folder)
+        if plan.n_max is None or data.n_users > plan.n_max:
+            raise PlanError(f"there are more users here than the plan's n_max = {plan.n_max}")
+        source = KeyedSource.from_seed(plan.seed)
+        split = SplitMethod.parse(plan.split).apply(data, source)
+        least = max(config.policy.min_clients, plan.min_clients)
+        floors = Floors(least, masked=secure)
+        node = found_node(config.name, split, plan, folder / "private" / config.name, floors, self._chance, budget)
+        party = None
+        if secure:
+            who, honest, fewest = honest_of(parties)
+            own = secure_floors(config, plan)
+            if plan.privacy is not None and plan.privacy.distributed:
+                own = replace(own, parties=max(own.parties, fewest))
+            party = NetworkParty(self._key, own, min(data.n_users, least), folder / "party.json")
+            if node.guard is not None:
+                node.guard.parties = who, honest
+        guard = node.guard
+
+        def noise(round: int) -> float:
+            shares = guard is not None and guard.terms.distributed
+            return guard.charges[round].noise_multiplier if shares and guard is not None else 0.0
+
+        return _Opened(run, plan, node, data, party, noise)
+
+    def _load(self, plan: Plan, catalog: Catalog, folder: Path) -> Interactions:
+        """The owner's data in the terms of the agreed catalog; what is left out is counted and kept."""
+        own = self.config.data
+        source = load_source(own.source, cleaning=own.cleaning, catalog=catalog, unknown_items="skip", **own.reading())
+        data, report = clean(source.interactions, plan.data.cleaning.model_copy(update={"shrink_catalog": False}))
+        if data.catalog.digest != catalog.digest:
+            raise PlanError("cleaning took items out of the agreed catalog; set shrink_catalog = false in node.toml")
+        if source.left_out.height:
+            source.left_out.write_parquet(folder / "left_out.parquet")
+        for reason, count in {**source.left_out_counts, **report.counts}.items():
+            if count:
+                _LOG.info("left out: %d for %s", count, reason)
+        if data.n_users == 0 or len(data) == 0:
+            raise PlanError("there is nothing here to train on, under this catalog and cleaning")
+        return data
+
+    def _sum(self, opened: _Opened, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
+        call = decode_call(request.kind, request.fields, self._shared(opened, request))
+        node = opened.node
+        with self.config.limits.held():
+            if isinstance(call, RoundCall):
+                total = node.contribute(call)
+            elif isinstance(call, CountCall):
+                total = node.count_items(call)
+            else:
+                total = node.evaluate(call)
+        fields: dict[str, Any] = {"commitments": list(total.commitments)}
+        if opened.party is None:
+            return fields, [encode_sum(total)]
+        rows = call.rows if isinstance(call, RoundCall) else None
+        noise = opened.noise(call.round) if isinstance(call, RoundCall) else 0.0
+        digest = _call_digest(request.kind, call, opened.shared[0])
+        opened.party.hold(digest, total, rows, noise)
+        return {**fields, "call": digest}, ()
+
+    def _mask(self, opened: _Opened, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
+        party = opened.party
+        if party is None:
+            raise PlanError("this run has no secure sums")
+        if request.fields.get("begin"):
+            party.begin(str(request.fields.get("call")))
+        with self.config.limits.held():
+            frames = party.receive(request.parts)
+        if party.aborted is not None:
+            _LOG.warning("secure sum left: %s", party.aborted)
+        return {"aborted": party.aborted}, frames
+
+    def _settle(self, opened: _Opened, request: Request) -> dict[str, Any]:
+        shared, committed = self._shared(opened, request), _whole(request.fields, "committed")
+        if request.kind == "keep":
+            opened.node.keep(shared, committed)
+            return {}
+        kept = _whole(request.fields, "kept")
+        opened.node.finish(shared, committed, kept)
+        folder = self.config.home / "models" / opened.run
+        self._save(Served(folder, opened.plan, opened.node, State(shared), kept, opened.data))
+        _LOG.info("run %s is finished; the model is in %s", opened.run[:8], folder)
+        return {}
+
+    def _shared(self, opened: _Opened, request: Request) -> Arrays:
+        """The shared arrays that a request means: those that came with it, or those of the last request."""
+        digest = request.fields.get("shared", "")
+        if digest != opened.shared[0]:
+            if not request.parts:
+                raise _UnknownModelError("these shared arrays never came here")
+            if hashlib.sha256(request.parts[0]).hexdigest() != digest:
+                raise DamagedError("the shared arrays are not those that the request names")
+            opened.shared = str(digest), unpack_arrays(request.parts[0])
+        return opened.shared[1]
+
+    def _budget(self, plan: Plan) -> Budget | None:
+        return self.config.open_budget() if plan.privacy is not None else None
+
+    def _folder(self, run: str) -> Path:
+        return self.config.home / "runs" / run
+
+    def _number_path(self, run: str) -> Path:
+        return self._folder(run) / "number"
+
+    def forget(self, run: str) -> None:
+        """Remove all that is kept of a run but the journal of the budget; its model is kept."""
+        with self._turn:
+            if self._opened is not None and self._opened.run == run:
+                self._opened = None
+            shutil.rmtree(self._folder(run), ignore_errors=True)
+
+
+class _NotOpenError(FedrecError):
+    """The coordinator has to offer the run first."""
+
+
+class _UnknownModelError(FedrecError):
+    """The coordinator has to send the shared arrays again."""
+
+
+def honest_of(parties: Sequence[str]) -> tuple[str, int, int]:
+    """Of the nodes of a secure run: a digest of who they are, how many are honest and left in a sum at least, and how
+    many are left at least."""
+    keys = sorted(PublicKey.parse(text).key for text in parties)
+    shape = invite("run", 0, bytes(32), keys, Layout((COUNTS,)))
+    who = hashlib.sha256(b"".join(keys)).hexdigest()
+    return who, shape.min_parties - shape.colluders, shape.min_parties
+
+
+def _problem(error: Exception) -> tuple[str, str]:
+    """A word for programs and words for people. What is not an error of fedrec's own may hold data, so only its kind
+    is told."""
+    kinds: dict[type[FedrecError], str] = {
+        _NotOpenError: "not-open", _UnknownModelError: "unknown-model", PlanError: "refused", DamagedError: "damaged",
+        RunError: "failed",
+    }  # fmt: skip
+    for kind, word in kinds.items():
+        if isinstance(error, kind):
+            return word, str(error)
+    if isinstance(error, MemoryError):
+        return "failed", "the node has not the memory for it (limits.memory_gb)"
+    return "failed", f"{type(error).__name__}; the node's own log says more"
+
+
+def _call_digest(kind: str, call: Call, shared: str) -> str:
+    """What a call asks for, whoever was counted before: equal for calls with equal sums."""
+    fields = {key: value for key, value in call_fields(call).items() if key != "committed"}
+    text = json.dumps({"kind": kind, "shared": shared, **fields}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _keep_terms(path: Path, plan: Plan, secure: bool, parties: Sequence[str]) -> None:
+    """Hold a run to the terms under which it was opened first."""
+    terms = json.dumps({"plan": plan.digest, "secure": secure, "parties": sorted(parties)}).encode()
+    if path.exists():
+        if path.read_bytes() != terms:
+            raise PlanError("this run was opened under another plan, or other terms; a run keeps them")
+        return
+    replace_file(path, terms)
+
+
+def _read_number(path: Path) -> int:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return -1
+    except ValueError:
+        raise DamagedError(f"{path} is damaged") from None
+
+
+def _whole(fields: Mapping[str, Any], name: str) -> int:
+    value = fields.get(name)
+    if type(value) is not int:
+        raise DamagedError(f"a request without {name}")
+    return value

@@ -1,0 +1,134 @@
+"""A node as a party of secure sums over a network: one vector at a time, and a lasting record of what was revealed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedrec.aggregation.sums import Sum
+from fedrec.errors import DamagedError, RunError
+from fedrec.federation.masked import layout_of, vectors_of
+from fedrec.record.durable import replace_file
+from fedrec.record.keys import SigningKey
+from fedrec.secagg.client import Client
+from fedrec.secagg.policy import Attempts, Floors
+from fedrec.secagg.primitives import Identity
+
+__all__ = ["NetworkParty"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """A sum that waits to be masked."""
+
+    call: str
+    total: Sum
+    rows: np.ndarray | None
+    noise: float
+
+
+class NetworkParty:
+    """What a node does in the secure sums of one run.
+
+    A vector whose shares were revealed once may be summed again only among the same survivors: the difference of two
+    sums over other survivors would be somebody's part. Both records are on the disk before a share is revealed.
+
+    Args:
+        key: of the node; it signs as a party too, under labels of its own.
+        floors: the owner's.
+        clients: how many clients it vouches for.
+        path: the record.
+    """
+
+    def __init__(self, key: SigningKey, floors: Floors, clients: int, path: Path) -> None:
+        self._identity = Identity(key.secret)
+        self._floors = floors
+        self._clients = clients
+        self._path = path
+        self._attempts, self._revealed = _read(path)
+        self._held: _Held | None = None
+        self._client: Client | None = None
+
+    def next_number(self, run: str) -> int:
+        """The first number of a sum of `run` that this party has not begun."""
+        return self._attempts.begun.get(run, -1) + 1
+
+    def hold(self, call: str, total: Sum, rows: np.ndarray | None, noise: float) -> None:
+        """Take the node's part of a sum, instead of the one before.
+
+        Args:
+            call: digest of what was asked; equal calls have equal parts.
+            total: the part.
+            rows: item rows that are summed, of changes of rows.
+            noise: least noise multiplier of the sum.
+        """
+        self._held, self._client = _Held(call, total, rows, noise), None
+
+    def begin(self, call: str) -> None:
+        """Get ready for one attempt to sum the part that is held.
+
+        Raises:
+            RunError: if it is not the part of this call.
+        """
+        held = self._held
+        if held is None or held.call != call:
+            raise RunError("the sum of this call is not at hand; ask for it again")
+        revealed = self._revealed.get(call)
+        floors = replace(
+            self._floors,
+            layout=layout_of(held.total.spec, held.rows),
+            noise=held.noise,
+            survivors=None if revealed is None else frozenset(map(bytes.fromhex, revealed)),
+        )
+        self._client = Client(self._identity, floors, self._keeper(call), self._attempts, self._clients)
+
+    def receive(self, frames: Sequence[bytes]) -> list[bytes]:
+        """Take frames of the coordinator; returns what goes back, the upload when it is time for it.
+
+        Raises:
+            RunError: if no attempt was begun.
+            DamagedError: for a frame that is damaged, forged, or out of its turn.
+        """
+        client, held = self._client, self._held
+        if client is None or held is None:
+            raise RunError("no secure sum was begun")
+        said: list[bytes] = []
+        for frame in frames:
+            said += client.receive(frame)
+            if client.wants_values:
+                said += [bytes(part) for part in client.upload(vectors_of(held.total, held.rows))]
+        return said
+
+    @property
+    def aborted(self) -> str | None:
+        """Why this party left the attempt."""
+        return None if self._client is None or self._client.aborted is None else str(self._client.aborted)
+
+    def _keeper(self, call: str) -> Callable[[Attempts], None]:
+        def keep(attempts: Attempts) -> None:
+            revealed = self._revealed
+            if attempts.answered != self._attempts.answered and self._client is not None:
+                revealed = {**revealed, call: sorted(key.hex() for key in self._client.survivors)}
+            data = {"attempts": attempts.to_data(), "revealed": revealed}
+            replace_file(self._path, json.dumps(data).encode() + b"\n", secret=True)
+            self._attempts, self._revealed = attempts, revealed
+
+        return keep
+
+
+def _read(path: Path) -> tuple[Attempts, dict[str, list[str]]]:
+    if not path.exists():
+        return Attempts(), {}
+    try:
+        data: Any = json.loads(path.read_bytes())
+        revealed = {str(call): [str(key) for key in keys] for call, keys in data["revealed"].items()}
+        return Attempts.from_data(data["attempts"]), revealed
+    except (ValueError, KeyError, TypeError, AttributeError, DamagedError):
+        raise DamagedError(
+            f"{path} is damaged; a party that lost its record may not sum again: give the node a new identity"
+        ) from None
