@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fedrec.aggregation.buffered import Asynchronous
 from fedrec.aggregation.release import Cap, Clip, Release, Step, Weight
 from fedrec.aggregation.robust import Robust
+from fedrec.data.catalog import Catalog
 from fedrec.data.cleaning import Cleaning
 from fedrec.data.database_urls import check_source
 from fedrec.data.interactions import Interactions
@@ -326,6 +327,45 @@ class Plan(_Part):
             "cohort": self.cohort if self.cohort <= 1 else min(1.0, self.cohort / users),
         }
         return public.model_copy(update=changes).with_noise()
+
+    def agree(self, catalog: Catalog, n_max: int) -> Plan:
+        """Fill in what a federation agrees on where nobody sees the data: catalog, most clients, and all defaults.
+
+        Raises:
+            PlanError: if the plan was resolved for another catalog, or names what only all data together can tell.
+        """
+        if self.catalog not in (None, catalog.digest):
+            raise PlanError(
+                f"plan: the catalog is not the one this plan was made for (digest {catalog.digest[:12]}…, expected "
+                f"{str(self.catalog)[:12]}…). Restore it, or remove the digest to start anew"
+            )
+        method = SplitMethod.parse(self.split)
+        users = None if self.privacy is None else self.privacy.users
+        for reason, found in {
+            f"split: {self.split} is cut at a time that only all data together could tell; say temporal@T,T": (
+                method.name == "temporal" and method.cuts is None
+            ),
+            "cohort: no node knows how many clients there are in all; give a share such as 0.1": (
+                self.cohort > 1 and users is None
+            ),
+            "cleaning: k_core and min_item_interactions look across users, whom nobody sees together; let each owner "
+            "clean, or use items: {least: …}": (
+                bool(self.data.cleaning.k_core) or bool(self.data.cleaning.min_item_interactions)
+            ),
+            "privacy: users is needed: the public number of users that is not exceeded": (
+                self.privacy is not None and users is None
+            ),
+        }.items():
+            if found:
+                raise PlanError(f"in a federation a plan does not go with {reason}")
+        most = self.n_max or max(n_max, users or 0)
+        changes: dict[str, Any] = {
+            "model": {"name": self.model["name"], **self.build_model().model_dump(mode="json")},
+            "catalog": catalog.digest,
+            "n_max": most,
+            "cohort": self.cohort if self.cohort <= 1 else min(1.0, self.cohort / (users or most)),
+        }
+        return self.model_copy(update=changes).with_noise()
 
     @property
     def digest(self) -> str:

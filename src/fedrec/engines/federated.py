@@ -1,0 +1,148 @@
+"""A whole training run over the nodes of a federation: agree, open, train, measure, report."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrec.data.catalog import Catalog
+from fedrec.engines.post import Post
+from fedrec.engines.remote import RemoteEngine, Waiting
+from fedrec.engines.reports import report_of
+from fedrec.engines.training import check_memory
+from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
+from fedrec.evaluation.metrics import MetricSummary
+from fedrec.federation.calls import Part
+from fedrec.federation.coordinator import Coordinator, Progress
+from fedrec.federation.plan import Plan
+from fedrec.federation.run import Run, check_free, is_run, read_plan
+from fedrec.privacy.chance import SYSTEM, Chance
+from fedrec.record.durable import replace_file
+from fedrec.record.keys import PublicKey, SigningKey
+
+__all__ = ["Members", "train_federated"]
+
+_TERMS = "private/federation.json"
+_PATIENT = Waiting()
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """Who is in a federation, and what they agreed on.
+
+    Args:
+        name: of the federation.
+        key: the coordinator's.
+        nodes: public keys by name.
+        catalog: the agreed items.
+        most_clients: users of all nodes together are never more.
+    """
+
+    name: str
+    key: SigningKey
+    nodes: Mapping[str, PublicKey]
+    catalog: Catalog
+    most_clients: int
+
+
+def train_federated(
+    plan: Plan,
+    folder: Path,
+    members: Members,
+    post: Post,
+    secure: bool = False,
+    waiting: Waiting = _PATIENT,
+    resume: bool = False,
+    watch: Callable[[Progress], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
+    chance: Chance = SYSTEM,
+) -> dict[str, Any]:
+    """Train a plan among the nodes of a federation; the run's folder is the coordinator's and holds nobody's data.
+
+    With `resume`, a run that exists goes on where it stopped, with its own plan, whoever is up. An error before the
+    first round is committed leaves no folder behind.
+
+    Returns:
+        The report (`report.json`).
+
+    Raises:
+        PlanError: if the plan cannot be kept, or a node refuses it; says which and why.
+        RunError: if too few nodes are up.
+    """
+    began = time.perf_counter()
+    resume = resume and is_run(folder)
+    if resume:
+        plan = read_plan(folder)
+        number, secure = _kept_terms(folder, members)
+    else:
+        check_free(folder)
+        plan, number = plan.agree(members.catalog, members.most_clients), secrets.token_hex(16)
+    if plan.warm_start is not None or plan.asynchronous is not None:
+        raise PlanError("warm_start and asynchronous plans train in one process only so far; leave them out")
+    model = plan.build_model()
+    check_memory(model, len(members.catalog))
+    run = Run.open(folder) if resume else Run.create(plan, folder)
+    try:
+        if not resume:
+            (folder / "private").mkdir()
+            terms = {"federation": members.name, "number": number, "secure": secure}
+            replace_file(folder / _TERMS, json.dumps(terms).encode() + b"\n")
+        engine = RemoteEngine(
+            post, members.key, members.nodes, number, plan, members.catalog, run.ledger, secure, waiting, tell
+        )
+        engine.open()
+        coordinator = Coordinator(model, members.catalog, engine, run, engine.has_valid, watch, chance=chance)
+        trained = coordinator.train()
+        measured: dict[str, Mapping[str, MetricSummary]] = {}
+        silent = plan.privacy is not None and plan.privacy.distributed  # metrics are exact sums of users' data
+        parts: dict[Part, bool] = {"valid": engine.has_valid, "test": engine.has_test}
+        for part, there in parts.items():
+            if there and not silent:
+                evaluation = plan.evaluation
+                measured[part] = coordinator.evaluate(
+                    trained.state, trained.round, part, evaluation.metrics, evaluation.protocol
+                )
+        home = {
+            "secure": secure,
+            "federation": {
+                "name": members.name,
+                "nodes": list(members.nodes),
+                "unreached": list(engine.unreached),
+                "traffic": engine.traffic(),
+                "items": len(members.catalog),
+            },
+            "split": {"method": plan.split},
+            "nodes": len(members.nodes),
+        }
+        report = report_of(coordinator, trained, run, folder, time.perf_counter() - began, measured, home)
+        run.report(report)
+        run.prune({trained.round, trained.rounds - 1})
+        run.seal()
+        return report
+    except FedrecError:
+        if not resume:
+            run.discard()
+        raise
+    finally:
+        run.close()
+
+
+def _kept_terms(folder: Path, members: Members) -> tuple[str, bool]:
+    path = folder / _TERMS
+    try:
+        terms = json.loads(path.read_bytes())
+        name, number, secure = terms["federation"], terms["number"], terms["secure"]
+    except FileNotFoundError:
+        raise RunError(f"{folder} was not trained by a federation; resume it without --federation") from None
+    except (ValueError, KeyError, TypeError):
+        raise DamagedError(f"{path} is damaged") from None
+    if name != members.name:
+        raise RunError(f"{folder} is a run of the federation {name!r}, not of {members.name!r}")
+    if not isinstance(number, str) or not isinstance(secure, bool):
+        raise DamagedError(f"{path} is damaged")
+    return number, secure
