@@ -18,7 +18,12 @@ __all__ = ["build_plan", "data_settings", "split_list"]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
 Data = Annotated[
-    str | None, typer.Option("--data", help="A named set, a file or folder, or synthetic:users=2000,items=1000.")
+    str | None,
+    typer.Option(
+        "--data",
+        help="A named set, a file or folder, synthetic:users=2000,items=1000, or a table of a database: "
+        "postgresql://user@host/db?table=clicks, sqlite:///file.db?table=clicks.",
+    ),
 ]
 Columns = Annotated[
     str | None, typer.Option("--columns", help="Which column is which: user_id=customer,item_id=sku,timestamp=when.")

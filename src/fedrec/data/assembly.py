@@ -12,10 +12,11 @@ import polars as pl
 from fedrec.data.catalog import Catalog
 from fedrec.data.identifiers import Identifiers
 from fedrec.data.interactions import Interactions
+from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.data.reports import LEFT_OUT, Loaded, ReadReport, no_rows_left_out
 from fedrec.data.rows import Fault, RowRules, check_rows, integers_if_whole, set_aside
 from fedrec.data.tables import Piece
-from fedrec.data.times import latest_second, unit_of
+from fedrec.data.times import divided, latest_second, unit_of
 from fedrec.errors import InputError
 
 __all__ = ["assemble"]
@@ -29,6 +30,7 @@ def assemble(
     catalog: Catalog | None = None,
     unknown_items: Literal["raise", "skip"] = "raise",
     user_columns: Sequence[str] = (),
+    ordered: bool = True,
 ) -> Loaded:
     """Check pieces of rows one after the other and make interactions of them.
 
@@ -39,6 +41,8 @@ def assemble(
         catalog: the items; without it the catalog is made of the items found.
         unknown_items: stop at an item that `catalog` does not list, or leave its rows out and count them.
         user_columns: further columns, constant for each user, that become features of the users.
+        ordered: the order of the rows is that of the file; else rows of the same user and time are put into an order
+            that only their values decide.
 
     Raises:
         InputError: a row that cannot be used (`on_error="raise"`), or no rows at all.
@@ -46,13 +50,13 @@ def assemble(
     checked: list[pl.DataFrame] = []
     left_out: list[pl.DataFrame] = []
     found = 0
-    notation: Literal["numbers", "iso"] | None = None
+    notation: Literal["numbers", "iso", "seconds"] | None = None
     rules = RowRules(report.source)
     for piece, rules in pieces:
         found += piece.raw.height + piece.broken.height
         left_out.append(_broken(piece.broken, rules))
         if "timestamp" in piece.raw.columns and notation is None and piece.raw.height:
-            notation = _notation(piece.raw["timestamp"])
+            notation = "seconds" if rules.times == "seconds" else _notation(piece.raw["timestamp"])
         good, bad = check_rows(piece.raw, replace(rules, times=notation or "numbers"))
         left_out.append(bad)
         if text:
@@ -66,7 +70,7 @@ def assemble(
     notes = report.notes
     if "timestamp" in table.columns and notation == "numbers":
         per_second, unit = unit_of(table["timestamp"])
-        table = table.with_columns(pl.col("timestamp") / per_second)
+        table = table.with_columns(divided(table["timestamp"], per_second).alias("timestamp"))
         notes = (*notes, f"times are {unit}")
     if "timestamp" in table.columns and bool((table["timestamp"].fill_nan(0.0).abs() > latest_second).any()):
         raise InputError(
@@ -81,7 +85,7 @@ def assemble(
         raise InputError(f"{report.source}: " + ("every row was left out" if found else "holds no interactions"))
     if left.height:
         left = left.sort("line", maintain_order=True) if left["step"].n_unique() == 1 else left
-    data = _interactions(table, catalog, user_columns, report.source)
+    data = _interactions(table, catalog, user_columns, report.source, ordered)
     return Loaded(data, replace(report, rows=found, left_out=left, notes=notes))
 
 
@@ -144,7 +148,7 @@ def _known_items(
 
 
 def _interactions(
-    table: pl.DataFrame, catalog: Catalog | None, user_columns: Sequence[str], source: str
+    table: pl.DataFrame, catalog: Catalog | None, user_columns: Sequence[str], source: str, ordered: bool
 ) -> Interactions:
     users = Identifiers.of(table["user_id"])
     if catalog is None:
@@ -157,7 +161,7 @@ def _interactions(
     times = table["timestamp"].to_numpy() if "timestamp" in table.columns else None
     indptr = np.zeros(len(users) + 1, dtype=np.int64)
     np.cumsum(np.bincount(rows, minlength=len(users)), out=indptr[1:])
-    order = order_in_time(rows, times)
+    order = order_in_time(rows, times, None if ordered else _order_of_values(users, rows, catalog, items, table))
 
     def arranged(name: str, kind: type) -> np.ndarray | None:
         return table[name].to_numpy()[order].astype(kind, copy=False) if name in table.columns else None
@@ -188,15 +192,40 @@ def _positions(ids: Identifiers, values: pl.Series) -> np.ndarray:
     return positions
 
 
-def order_in_time(rows: np.ndarray, times: np.ndarray | None) -> np.ndarray:
-    """Order [n] that sorts by user position and time; equal times keep their order; NaN times come last.
+def order_in_time(rows: np.ndarray, times: np.ndarray | None, ties: np.ndarray | None = None) -> np.ndarray:
+    """Order [n] that sorts by user position, time and `ties`; what is equal keeps its order; NaN times come last.
 
     >>> order_in_time(np.array([1, 0, 1]), np.array([2.0, 5.0, 1.0])).tolist()
     [1, 2, 0]
     """
-    keys = {"user": rows} if times is None else {"user": rows, "time": times}
+    given = {"user": rows, "time": times, "tie": ties}
+    keys = {name: key for name, key in given.items() if key is not None}
     order = pl.arg_sort_by(*keys, maintain_order=True).cast(pl.Int64)
     return pl.DataFrame(keys).select(order).to_series().to_numpy()
+
+
+def _order_of_values(
+    users: Identifiers, rows: np.ndarray, catalog: Catalog, items: np.ndarray, table: pl.DataFrame
+) -> np.ndarray:
+    """Keys [n] uint64 that only the ids and the value of a row decide, and that look like chance.
+
+    No item comes first or last more often than another, so that "the last" of equal times is not the one with the
+    highest id; and what other users did changes nothing. Rows with equal keys are equal (or 64 bits collide).
+    """
+    source = KeyedSource.from_seed(0).child("order of equal times")
+    columns = [client_keys(source.child("user"), users)[rows], client_keys(source.child("item"), catalog.items)[items]]
+    if "rating" in table.columns:
+        columns.append(table["rating"].to_numpy().astype(np.float32, copy=False).view(np.uint32))
+    if "part" in table.columns:
+        columns.append(table["part"].to_numpy())
+    keys = np.zeros(len(rows), dtype=np.uint64)
+    for column in columns:  # the mix of splitmix64
+        keys += column.astype(np.uint64)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            keys ^= keys >> np.uint64(shift)
+            keys *= np.uint64(factor)
+        keys ^= keys >> np.uint64(31)
+    return keys
 
 
 def _user_features(

@@ -14,6 +14,7 @@ from typing import BinaryIO, Literal, NamedTuple, cast
 
 import polars as pl
 
+from fedrec.data.database_urls import is_url
 from fedrec.errors import InputError, suggestion
 
 __all__ = ["Lines", "check_path", "compression_of", "line_chunks", "open_bytes"]
@@ -35,6 +36,8 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: nothing there (with near file names), or no permission to read it.
     """
+    if is_url(os.fspath(path)):  # not shown: it may hold a password
+        raise InputError("a URL is no file; databases are read with load_data")
     place = Path(path)
     try:
         if not place.exists():

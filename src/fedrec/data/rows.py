@@ -28,7 +28,7 @@ class RowRules:
         unit: what a row is called in errors.
         on_error: stop at the first bad row, or leave bad rows out and count them.
         keep_missing: an empty rating or time becomes NaN, for a later cleaning step, instead of a fault.
-        times: notation of textual times.
+        times: notation of textual times; `seconds` if all times are numbers of seconds since 1970.
         step: what a left-out row is filed under.
     """
 
@@ -36,7 +36,7 @@ class RowRules:
     unit: Literal["line", "row"] = "line"
     on_error: Literal["raise", "skip"] = "raise"
     keep_missing: bool = False
-    times: Literal["numbers", "iso"] = "numbers"
+    times: Literal["numbers", "iso", "seconds"] = "numbers"
     step: str = "reading"
 
 
@@ -67,7 +67,7 @@ def set_aside(
 ) -> tuple[pl.Series, pl.DataFrame]:
     """Rows to keep [n] bool and the table of the others; or an error that names the first of them.
 
-    The first fault of a row, in the order of `faults`, is its reason.
+    The first fault of a row, in the order of `faults`, is its reason. A row without a `line` is named by its ids.
     """
     bad = np.zeros(raw.height, dtype=bool)
     which = np.zeros(raw.height, dtype=np.int64)
@@ -108,9 +108,10 @@ def set_aside(
     if rules.on_error == "raise":
         first = table.row(0, named=True)
         shown = "" if first["value"] in (None, "") else f" {first['value'][:200]!r}"
-        raise InputError(
-            f"{rules.source}, {rules.unit} {first['line']}: {first['field']}{shown} {faults[which[0]].reason}. {advice}"
-        )
+        place = f"{rules.unit} {first['line']}"
+        if first["line"] is None:
+            place = f"the row of user {first['user_id']!r} and item {first['item_id']!r}"
+        raise InputError(f"{rules.source}, {place}: {first['field']}{shown} {faults[which[0]].reason}. {advice}")
     return keep, table
 
 

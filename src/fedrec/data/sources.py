@@ -1,4 +1,4 @@
-"""One way to load anything: a named set, a synthetic set, a file or a folder."""
+"""One way to load anything: a named set, a synthetic set, a file, a folder or a database."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import polars as pl
 
 from fedrec.data.catalogs import describe, read_catalog, read_user_features, with_user_features
 from fedrec.data.cleaning import Cleaning, CleaningReport, clean
+from fedrec.data.database_urls import check_source, database_of, is_url
 from fedrec.data.datasets import DATASETS, DataSet, Layout, dataset, find_folder
 from fedrec.data.digests import digest_of
 from fedrec.data.interactions import Interactions
@@ -31,7 +32,7 @@ class LoadedSource:
     Args:
         interactions: the data, cleaned if that was asked for.
         report: how it was read.
-        name: name of the set, or file name without endings.
+        name: name of the set, file name without endings, or name of the table.
         digest: SHA-256 of the interactions, see `digests.digest_of`.
         cleaning: what cleaning did; `None` without it.
     """
@@ -55,11 +56,13 @@ class LoadedSource:
 
 
 def load_data(source: str | os.PathLike[str], **options: Any) -> Interactions:
-    """Load a named set, a synthetic set, a file or a folder.
+    """Load a named set, a synthetic set, a file, a folder or a table of a database.
 
     Args:
-        source: a name (`ml-100k`, `amazon-kg/books`), `synthetic` or `synthetic:users=1000,items=500`, or a path.
-        options: for files those of `read_interactions`; for named sets `catalog`, `on_error` and `unknown_items`.
+        source: a name (`ml-100k`, `amazon-kg/books`), `synthetic` or `synthetic:users=1000,items=500`, a path, or
+            `postgresql://user@host:port/database?table=…` or `sqlite:///folder/file.db?table=…`, also with `query`.
+        options: for files those of `read_interactions`; for databases those of `databases.read_database`; for named
+            sets `catalog`, `on_error` and `unknown_items`.
 
     Raises:
         InputError: there is no such set or file (says how to get it), or a row cannot be used.
@@ -81,7 +84,10 @@ def load_source(source: str | os.PathLike[str], *, cleaning: Cleaning | None = N
     text = os.fspath(source)
     if cleaning is not None and cleaning.drop_missing:
         options.setdefault("keep_missing", True)
-    if text == "synthetic" or text.startswith("synthetic:"):
+    check_source(text, options.get("table"), options.get("query"))
+    if is_url(text):
+        loaded, name = _database(text, options), database_of(text, options.get("table"), options.get("query")).name
+    elif text == "synthetic" or text.startswith("synthetic:"):
         options.pop("keep_missing", None)
         loaded, name = _synthetic(text, options), text
     elif text.split("/")[0] in DATASETS:
@@ -148,6 +154,16 @@ def _path(text: str, options: dict[str, Any]) -> Loaded:
     if not place.exists() and not place.suffix and os.sep not in text:
         raise InputError(f"{text!r} is neither a named data set nor a file{suggestion(text, DATASETS)}")
     return read_with_report(place, **options)
+
+
+def _database(text: str, options: dict[str, Any]) -> Loaded:
+    from fedrec.data.databases import read_database
+
+    known = inspect.signature(read_database).parameters
+    for option in options:
+        if option not in known or option == "source":
+            raise InputError(f"{option!r} is not an option of reading a database{suggestion(option, list(known)[1:])}")
+    return read_database(text, **options)
 
 
 def _folder_layouts() -> list[Layout]:

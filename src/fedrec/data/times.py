@@ -68,4 +68,13 @@ def calendar_seconds(times: pl.Series) -> pl.Series:
     if not isinstance(times.dtype, pl.Datetime):
         raise InputError(f"times must be numbers, text or dates, not {times.dtype}")
     per_second = {"ms": 1e3, "us": 1e6, "ns": 1e9}[times.dtype.time_unit]
-    return times.cast(pl.Int64).cast(pl.Float64) / per_second
+    return divided(times.cast(pl.Int64).cast(pl.Float64), per_second)
+
+
+def divided(numbers: pl.Series, divisor: float) -> pl.Series:
+    """Quotients, rounded correctly; by a single number polars multiplies with its reciprocal instead.
+
+    >>> divided(pl.Series([1700000000123.0]), 1000.0)[0]
+    1700000000.123
+    """
+    return numbers / pl.repeat(divisor, len(numbers), dtype=pl.Float64, eager=True)

@@ -1,0 +1,243 @@
+"""Databases as sources: what a URL says, and that it never holds a password."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote, unquote, urlencode
+
+from fedrec.errors import InputError, suggestion
+
+__all__ = ["Database", "check_source", "database_of", "is_url", "located", "quoted"]
+
+_EXAMPLES = {
+    "postgresql": "postgresql://user@host:5432/database?table=clicks",
+    "sqlite": "sqlite:///folder/file.db?table=clicks",
+}
+_KINDS = {"postgresql": "postgresql", "postgres": "postgresql", "sqlite": "sqlite"}
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://|(?:postgres|postgresql|sqlite)(?:\+\w+)?:", re.IGNORECASE)
+_OWN = ("table", "query", "connect_timeout", "statement_timeout")
+_LIBPQ = (
+    *("host", "hostaddr", "port", "service", "passfile", "application_name", "target_session_attrs", "options"),
+    *("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "channel_binding", "gssencmode", "krbsrvname"),
+)
+_SECRETS = ("password", "sslpassword", "passwd", "pwd", "pass", "secret")
+_HOST = re.compile(r"(?:[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+(?:%25\w+)?\])?(?::\d{1,5})?")
+_NAME = re.compile(r'"((?:[^"]|"")+)"|([^".]+)')
+_PASSWORD = (
+    "the URL of a database holds a password, and URLs end up in plans, reports and logs. Leave it out, and change it "
+    "if others may have seen it; the password is read from the environment variable PGPASSWORD or from ~/.pgpass"
+)
+
+
+@dataclass(frozen=True)
+class Database:
+    """What is read from which database.
+
+    Args:
+        kind: which system.
+        address: what its driver is told: a URI for libpq without a password, or the path of the file.
+        shown: the database in reports and errors.
+        table: schema, if one was said, and name, exactly as in the database; `None` for a query.
+        query: a SELECT; `None` for a table.
+        connect_timeout: seconds to wait for a connection (PostgreSQL) or for a lock (SQLite).
+        statement_timeout: seconds that reading may take; 0 for no limit.
+    """
+
+    kind: Literal["postgresql", "sqlite"]
+    address: str
+    shown: str
+    table: tuple[str, ...] | None = None
+    query: str | None = field(default=None, repr=False)
+    connect_timeout: float = 10.0
+    statement_timeout: float = 600.0
+
+    @property
+    def relation(self) -> str:
+        """What stands after FROM; it is called `asked`."""
+        what = f"(\n{self.query}\n)" if self.table is None else ".".join(map(quoted, self.table))
+        return f"{what} AS asked"
+
+    @property
+    def where(self) -> str:
+        """Database and table or query, for errors."""
+        if self.table is not None:
+            return f"{self.shown}, table {'.'.join(self.table)}"
+        return f"{self.shown}, query" if self.query is not None else self.shown
+
+    @property
+    def name(self) -> str:
+        """A short name: the table's, or for a query the database's."""
+        return self.table[-1] if self.table is not None else self.shown.rpartition("/")[2] or self.kind
+
+
+def is_url(source: str) -> bool:
+    """Whether a source is a URL rather than a name or a path.
+
+    >>> is_url("sqlite:///shop.db?table=clicks"), is_url("clicks.csv"), is_url("synthetic:users=10")
+    (True, False, False)
+    """
+    return _URL.match(source) is not None
+
+
+def check_source(source: str, table: str | None, query: str | None) -> None:
+    """Check what a plan says about its source, without opening anything.
+
+    Raises:
+        InputError: a URL that cannot be used or holds a password, or a table or query of what is no database.
+    """
+    if is_url(source):
+        database_of(source, table, query)
+    elif table is not None or query is not None:
+        raise InputError(
+            f"{source!r} is no database, so it has no {'table' if table is not None else 'query'}; a database is "
+            f"{_EXAMPLES['postgresql'].partition('?')[0]} or {_EXAMPLES['sqlite'].partition('?')[0]}"
+        )
+
+
+def database_of(source: str, table: str | None = None, query: str | None = None) -> Database:
+    """What a URL says. Errors never show more of it than is known to be no password.
+
+    Args:
+        source: `postgresql://user@host:port/database?table=…` or `sqlite:///folder/file.db?query=…`; `&`, `%` and `#`
+            in values are written `%26`, `%25` and `%23`. An absolute path of SQLite has four slashes.
+        table: `clicks` or `shop.clicks`, exactly as in the database; in double quotes where a name holds a dot.
+        query: a SELECT, instead of a table.
+
+    Raises:
+        InputError: a password, an unknown system or option, or a URL that cannot be read.
+
+    >>> database_of("postgresql://ann@db.example:5433/shop?table=web.clicks").relation
+    '"web"."clicks" AS asked'
+    >>> database_of("postgresql://ann:swordfish@db.example/shop")
+    Traceback (most recent call last):
+    fedrec.errors.InputError: the URL of a database holds a password, and URLs end up in plans, reports and logs. ...
+    """
+    scheme, _, rest = source.partition(":")
+    kind = _KINDS.get(scheme.lower())
+    if kind is None:
+        plain = scheme.lower().partition("+")[0]
+        raise InputError(
+            f"{scheme}: is nothing that fedrec reads from"
+            + (f"; write {_EXAMPLES[_KINDS[plain]]}" if plain in _KINDS else suggestion(plain, _EXAMPLES))
+        )
+    place, _, asked = rest.removeprefix("//").partition("?")
+    if not rest.startswith("//") or "\0" in unquote(rest):
+        raise _unreadable(kind)
+    if ":" in place and "@" in asked and "@" not in place:  # the ? may be a part of a password
+        raise _unreadable(kind)
+    options = _options(kind, asked)
+    for name, value in (("table", table), ("query", query)):
+        if value is not None and name in options:
+            raise InputError(f"the {name} is said twice, in the URL and beside it; say it once")
+        if value is not None:
+            options[name] = value
+    if "table" in options and "query" in options:
+        raise InputError("a database is read by table or by query, not by both; leave one out")
+    address, shown = _postgresql(place, options) if kind == "postgresql" else _sqlite(place)
+    asked_query = options["query"].strip().rstrip(";").rstrip() if "query" in options else None
+    if asked_query == "":
+        raise InputError("the query is empty; write a SELECT")
+    return Database(
+        "postgresql" if kind == "postgresql" else "sqlite",
+        address,
+        shown,
+        _table(options["table"]) if "table" in options else None,
+        asked_query,
+        **{name: _seconds(name, options[name]) for name in _OWN[2:] if name in options},
+    )
+
+
+def located(source: str, folder: Path) -> str:
+    """A SQLite URL whose relative path is looked for here, then in `folder`; other URLs as they are."""
+    place, mark, asked = source.partition("?")
+    scheme, _, rest = place.partition(":///")
+    path = unquote(rest)
+    if scheme.lower() != "sqlite" or not path or path.startswith("/") or Path(path).exists():
+        return source
+    there = (folder / path).absolute()
+    return f"sqlite:///{quote(str(there))}{mark}{asked}" if there.exists() else source
+
+
+def quoted(name: str) -> str:
+    """A name in SQL.
+
+    >>> print(quoted('user "id"'))
+    "user ""id\"""
+    """
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _options(kind: str, asked: str) -> dict[str, str]:
+    known = (*_OWN, *(_LIBPQ if kind == "postgresql" else ()))
+    found: dict[str, str] = {}
+    for part in filter(None, asked.split("&")):
+        key, equals, value = part.partition("=")
+        if key.lower() in _SECRETS:
+            raise InputError(_PASSWORD)
+        if not key.isidentifier():
+            raise _unreadable(kind)
+        if key not in known:
+            raise InputError(f"{key!r} is not an option of a {kind} source{suggestion(key, known)}")
+        if not equals or key in found:
+            raise InputError(f"option {key!r} of the database {'has no value' if not equals else 'is said twice'}")
+        found[key] = unquote(value)
+    return found
+
+
+def _postgresql(place: str, options: Mapping[str, str]) -> tuple[str, str]:
+    authority, _, name = place.partition("/")
+    user, _, hosts = authority.rpartition("@")
+    if ":" in user:
+        raise InputError(_PASSWORD)
+    sound = all(_HOST.fullmatch(host) for host in hosts.split(","))
+    if not sound or re.search(r"[\s/?#@\[\]]", user) or re.search(r"[\s/?#@]", name):
+        raise _unreadable("postgresql")
+    told = {
+        "client_encoding": "UTF8",
+        "application_name": "fedrec",
+        "connect_timeout": str(max(2, round(_seconds("connect_timeout", options.get("connect_timeout", "10"))))),
+        "keepalives_idle": "30",
+        "keepalives_interval": "10",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "60000",
+        **{key: value for key, value in options.items() if key in _LIBPQ},
+    }
+    shown = f"postgresql://{authority}/{name}"
+    return f"{shown}?{urlencode(told, quote_via=quote)}", shown
+
+
+def _sqlite(place: str) -> tuple[str, str]:
+    path = unquote(place.removeprefix("/"))
+    if not place.startswith("/") or not path.strip("/"):
+        raise _unreadable("sqlite")
+    return path, f"sqlite:///{path}"
+
+
+def _table(text: str) -> tuple[str, ...]:
+    names = [(one or other).replace('""', '"') for one, other in _NAME.findall(text)]
+    again = re.fullmatch(rf"(?:{_NAME.pattern})(?:\.(?:{_NAME.pattern}))?", text)
+    if again is None:
+        raise InputError(f"table {text!r}: write it as clicks or as schema.clicks, with a name that holds a dot in "
+                         'double quotes')  # fmt: skip
+    return tuple(names)
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 1e6:
+        raise InputError(f"{name} of the database must be a number of seconds up to a million, 0 for no limit")
+    return seconds
+
+
+def _unreadable(kind: str) -> InputError:
+    return InputError(
+        f"the URL of the {kind} database cannot be read (it is not repeated here, as it may hold a password). "
+        f"Write it as {_EXAMPLES[kind]}, with other characters in percent-encoding"
+    )
