@@ -82,7 +82,7 @@ def check(
     owned = NodeConfig.read(config)
     asked = None if plan is None else Plan.read(plan)
     budget = owned.read_budget()
-    words, care, losses, key = explain_policy(owned, budget), cautions(owned, config), run_losses(owned), own_key(owned)
+    words, care, losses, key = explain_policy(owned, budget), cautions(owned), run_losses(owned), own_key(owned)
     found, failed = _data(owned) if data else ({}, False)
     answer: dict[str, Any] = {
         "node": owned.name,

@@ -62,13 +62,8 @@ def explain_policy(config: NodeConfig, budget: Budget) -> list[str]:
     return [f"{head}: {text}" for head, text in texts.items()]
 
 
-def cautions(config: NodeConfig, path: Path) -> list[str]:
-    """What an owner may not have meant: one sentence each.
-
-    Args:
-        config: read from `path`.
-        path: of `node.toml`.
-    """
+def cautions(config: NodeConfig) -> list[str]:
+    """What an owner may not have meant: one sentence each."""
     policy, floors = config.policy, config.privacy
     found: list[str] = []
     if not policy.secure:
@@ -96,8 +91,6 @@ def cautions(config: NodeConfig, path: Path) -> list[str]:
         found.append(f"{config.identity_path} is not there: 'fedrec node init' makes the node's key")
     elif policy.parties and key.key not in config.pinned:
         found.append(f"policy.parties lacks this node's own key, {key}")
-    if redacted(config.data.source) != config.data.source and _others_read(path):
-        found.append(f"{path} holds a password and may be read by others; chmod 600 {path}")
     if _others_read(config.home):
         found.append(f"{config.home} may be read by others; chmod 700 {config.home}")
     return found
