@@ -1,0 +1,432 @@
+"""Asynchronous training: weights and buffers exactly, clocks by hand, and runs that their ledger alone explains."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import fedrec as fr
+from fedrec.aggregation.buffered import WEIGHT_BITS, Asynchronous, buffered_sum, shortened
+from fedrec.aggregation.specs import ArraySpec, SumSpec
+from fedrec.aggregation.sums import Sum
+from fedrec.data.keys import KeyedSource
+from fedrec.engines.clock import SPEED, Clock
+from fedrec.engines.loading import Placement
+from fedrec.engines.local import LocalEngine
+from fedrec.engines.training import train_run
+from fedrec.engines.virtual import synchronous_seconds, work
+from fedrec.errors import InputError, PlanError, RunError
+from fedrec.evaluation.metrics import parse_metrics
+from fedrec.evaluation.protocols import parse_protocol
+from fedrec.federation.asynchronous import Arrival, Buffering
+from fedrec.federation.calls import EvaluationCall, RoundCall
+from fedrec.federation.coordinator import Coordinator
+from fedrec.federation.plan import Plan
+from fedrec.federation.run import Run
+from fedrec.federation.verifying import verify_run
+from fedrec.kernels.threads import limit_threads
+from fedrec.models.base import State
+from fedrec.record.ledger import Ledger, rooted_line
+from fedrec.record.merkle import Tree
+from runs_in_test import DATA, MODELS, assert_same, left_behind
+
+FULL = 1 << WEIGHT_BITS
+STEPPING = ["fcf", "fedncf", "fedrap", "fedrecon", "gpfedrec", "mf", "mf-adam", "mf-bpr", "mf-squared", "pfedrec"]
+CLOCK = "slow:0.5x4"
+
+
+def plan(chosen: str = "mf", /, **changes: Any) -> Plan:
+    base = {"data": {"source": DATA}, "model": MODELS[chosen], "seed": 5, "asynchronous": {"buffer": 2}}
+    return Plan.make(base | changes)
+
+
+def in_memory(made: Plan, nodes: int = 4, clock: str = CLOCK) -> tuple[Coordinator, LocalEngine]:
+    data = fr.load_data(DATA)
+    resolved = made.resolve(data, "0" * 64)
+    engine = LocalEngine.build(data, resolved, nodes)
+    engine.clock = Clock.parse(clock, len(engine.nodes), resolved.seed)
+    run = Run(resolved, None)
+    return Coordinator(resolved.build_model(), data.catalog, engine, run, engine.has_valid), engine
+
+
+# Weights and sums
+
+
+def test_weights_are_those_of_the_papers() -> None:
+    def weights(**terms: Any) -> list[float]:
+        made = Asynchronous(buffer=1, **terms)
+        return [made.weight(staleness) / FULL for staleness in range(40)]
+
+    close = 0.5 / FULL + 1e-12
+    assert weights(staleness="constant") == [1.0] * 40
+    assert np.allclose(weights(), [(1 + t) ** -0.5 for t in range(40)], rtol=0, atol=close)
+    assert np.allclose(weights(exponent=2.0), [(1 + t) ** -2.0 for t in range(40)], rtol=0, atol=close)
+    hinge = [1.0 if t <= 6 else 1 / (10 * (t - 6) + 1) for t in range(40)]
+    assert np.allclose(weights(staleness="hinge", fresh=6, slope=10), hinge, rtol=0, atol=close)
+    assert Asynchronous(buffer=1, exponent=8.0).weight(10**9) == 1
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(0, FULL))
+def test_a_shortened_number_is_the_exact_product_rounded_once(number: int, weight: int) -> None:
+    found = int(shortened(np.array([number]), weight)[0])
+    exact = Fraction(number) * weight / FULL
+    assert abs(Fraction(found) - exact) <= Fraction(1, 2)
+    assert abs(found) <= abs(number)
+
+
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=5), st.integers(0, FULL))
+def test_narrow_rings_hold_what_is_shortened(numbers: list[int], weight: int) -> None:
+    narrow = shortened(np.array(numbers, dtype=np.int32), weight)
+    assert narrow.dtype == np.int32
+    assert narrow.tolist() == shortened(np.array(numbers, dtype=np.int64), weight).tolist()
+
+
+SPEC = SumSpec((ArraySpec("items", "rows", (3, 2), 1.0, 20), ArraySpec("weight", "dense", (1,), 1.0))).fit(100)
+PART = st.tuples(st.lists(st.integers(-(2**20), 2**20), min_size=6, max_size=6), st.integers(0, 10), st.integers(0, 30))
+
+
+@given(st.lists(PART, min_size=1, max_size=6), st.randoms(use_true_random=False))
+@settings(max_examples=50)
+def test_a_buffer_weighs_changes_and_not_counts_in_any_order(parts: list[Any], shuffled: Any) -> None:
+    terms = Asynchronous(buffer=1)
+    sums = []
+    for values, clients, staleness in parts:
+        part = Sum.zeros(SPEC, 30 - staleness)
+        part.arrays["items"][...] = np.array(values).reshape(3, 2)
+        part.arrays["weight"][...] = part.clients = clients
+        sums.append((part, terms.weight(staleness)))
+    total = buffered_sum(SPEC, sums, 30, "mf")
+    assert total.round == 30
+    assert total.spec == SPEC
+    assert total.clients == int(total.value("weight")[0]) == sum(clients for _, clients, _ in parts)
+    exact = sum(part.value("items") * weight / FULL for part, weight in sums)
+    assert np.abs(total.value("items") - exact).max() <= len(parts) * 0.5 / 2**20
+    shuffled.shuffle(sums)
+    again = buffered_sum(SPEC, sums, 30, "mf")
+    assert all(np.array_equal(total.arrays[name], again.arrays[name]) for name in SPEC.names)
+
+
+@pytest.mark.parametrize("model", STEPPING)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_buffer_of_all_nodes_has_the_bits_of_a_plain_round(model: str, weighted: bool) -> None:
+    """Whatever the clock says, every sum is fresh."""
+    changes: dict[str, Any] = {"cohort": 0.7, "release": [{"step": "weight", "by": "interactions"}] if weighted else []}
+    plain, _ = in_memory(plan(model, asynchronous=None, **changes))
+    buffered, _ = in_memory(plan(model, asynchronous={"buffer": 4}, **changes), clock="1000,10,3,77")
+    ends = [coordinator.train() for coordinator in (plain, buffered)]
+    assert ends[0].rounds == ends[1].rounds > 1
+    for name, array in ends[0].state.shared.items():
+        assert array.tobytes() == ends[1].state.shared[name].tobytes()
+
+
+# The clock
+
+
+def test_done_is_work_over_speed_and_two_messages() -> None:
+    clock = Clock.parse("2000,1000,slow:0.5x10,latency:0.25", 2)
+    assert clock.done(0, 3.0, 500) == 3.0 + 0.25 + 0.25 + 0.25
+    assert clock.done(1, 3.0, 500) == 3.0 + 0.25 + 5.0 + 0.25
+    assert Clock.parse("", 3).speeds == (SPEED,) * 3
+    assert Clock.parse("", 1).done(0, 0.0, 0) > 0, "nobody is done at once, or time would stand still"
+
+
+@given(st.integers(0, 3), st.floats(0, 1000), st.integers(1, 100_000))
+@settings(max_examples=60)
+def test_a_node_that_comes_and_goes_works_as_long_as_it_is_there(node: int, since: float, amount: int) -> None:
+    clock = Clock.parse("there:5/20", 4, seed=3)
+    done = clock.done(node, since, amount)
+    turns = clock._turns[node]
+    edges, here = [0.0, *turns._ends], turns._first == 0
+    there = 0.0
+    for begin, end in itertools.pairwise(edges):
+        there += max(0.0, min(end, done) - max(begin, since)) if here else 0.0
+        here = not here
+    assert there == pytest.approx(amount / SPEED, rel=1e-6, abs=1e-6)
+    assert done == Clock.parse("there:5/20", 4, seed=3).done(node, since, amount)
+    assert clock.done(node, since, amount + 1000) > done
+
+
+def test_nodes_are_there_for_the_share_of_time_that_was_said() -> None:
+    clock = Clock.parse("there:30/10", 200, seed=1)
+    taken = [clock.done(node, 0.0, 1_000_000) for node in range(200)]
+    assert np.mean(taken) == pytest.approx(1000 * 40 / 30, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("fast:2", "slow"), ("1,2", "2 speeds for 4"), ("slow:2x3", "from 0 to 1"), ("slow:0.5", "not a number"),
+     ("0", "above 0"), ("there:5", "not a number"), ("latency:-1", "above 0"), ("nan,1,1,1", "nan")],
+)  # fmt: skip
+def test_a_clock_that_makes_no_sense(text: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Clock.parse(text, 4)
+
+
+def test_rounds_of_all_last_as_long_as_the_slowest_node(tmp_path: Path) -> None:
+    report = train_run(plan(asynchronous=None, cohort=0.5), tmp_path / "run", Placement(4, clock=CLOCK))
+    plain = train_run(plan(asynchronous=None, cohort=0.5), tmp_path / "plain", Placement(4))
+    assert report["digests"] == plain["digests"]
+    assert "virtual" not in plain
+    _, engine = in_memory(plan(asynchronous=None, cohort=0.5))
+    longest = [
+        max(work(node, round, 0.5) / SPEED * (4 if place >= 2 else 1) for place, node in enumerate(engine.nodes))
+        for round in range(6)
+    ]
+    assert np.allclose(synchronous_seconds(engine.nodes, engine.clock, 0.5, 6), np.cumsum(longest))
+    assert report["virtual"] == {"clock": CLOCK, "seconds": pytest.approx(sum(longest), abs=1e-6)}
+
+
+# Runs
+
+
+def test_sums_arrive_when_nodes_are_done_and_are_as_stale_as_counted_by_hand() -> None:
+    """Two nodes of equal work w, one three times slower, a step for every sum: a, a, (a and b at 3w), …"""
+    coordinator, engine = in_memory(plan(asynchronous={"buffer": 1}), nodes=2, clock="")
+    loads = [work(node, 0, 1.0) for node in engine.nodes]
+    engine.clock = Clock.parse(f"{loads[0]},{loads[1] / 2.9}", 2)
+    coordinator = Coordinator(
+        coordinator.model, coordinator.catalog, engine, Run(coordinator.plan, None), engine.has_valid
+    )
+    coordinator.train()
+    found = [(line["time"], *line["parts"][0].values()) for line in coordinator.run.ledger.of_kind("round")]
+    expected = [(1.0, "node-0", 0, 0), (2.0, "node-0", 1, 0), (2.9, "node-1", 0, 2), (3.0, "node-0", 2, 1),
+                (4.0, "node-0", 4, 0), (5.0, "node-0", 5, 0)]  # fmt: skip
+    assert [line[1:] for line in found] == [line[1:] for line in expected]
+    assert np.allclose([line[0] for line in found], [line[0] for line in expected])
+
+
+@pytest.mark.parametrize(
+    "terms", [{"buffer": 2}, {"buffer": 1, "max_staleness": 3}, {"buffer": 3, "staleness": "constant"}]
+)
+def test_the_ledger_alone_tells_how_the_model_was_made(terms: dict[str, Any], tmp_path: Path) -> None:
+    """Nodes of another process, called by hand in the order that the ledger says, make the same model."""
+    made = plan(asynchronous=terms, cohort=0.6, model={**MODELS["mf"], "rounds": 14})
+    train_run(made, tmp_path / "run", Placement(4, clock=CLOCK))
+    data = fr.load_data(DATA)
+    resolved = Plan.read(tmp_path / "run" / "plan.yaml")
+    model, nodes = resolved.build_model(), {node.name: node for node in LocalEngine.build(data, resolved, 4).nodes}
+    state: State = model.start(data.catalog, KeyedSource.from_seed(resolved.seed).child("start"))
+    versions, last = [state.shared], dict.fromkeys(nodes, -1)
+    lines = Ledger(tmp_path / "run" / "ledger.jsonl", rooted=True).of_kind("round")
+    assert resolved.asynchronous is not None
+    for line in lines:
+        spec = model.spec(state, line["round"])
+        assert spec is not None
+        total = Sum.zeros(spec.fit(resolved.n_max or 0), line["round"])
+        for part in line["parts"]:
+            call = RoundCall(part["version"], last[part["node"]], versions[part["version"]], total.spec, 0.6)
+            found = nodes[part["node"]].contribute(call)
+            last[part["node"]] = part["version"]
+            weight = resolved.asynchronous.weight(part["staleness"])
+            total.arrays["items"] += ((found.arrays["items"].astype(object) * weight * 2 + FULL) // (2 * FULL)).astype(
+                total.arrays["items"].dtype
+            )
+            total.arrays["weight"] += found.arrays["weight"]
+            total.clients += found.clients
+        assert total.clients == line["cohort"]
+        state = model.step(state, total, line["round"])
+        versions.append(state.shared)
+    assert any(part["staleness"] for line in lines for part in line["parts"])
+    _, private = left_behind(tmp_path / "run")
+    opened = fr.load_model(tmp_path / "run").opened
+    assert opened.trained.state.shared["items"].tobytes() == state.shared["items"].tobytes()
+    for name, node in nodes.items():
+        node.finish(state.shared, last[name], last[name])
+        mine = node.private()
+        assert mine is not None
+        rows = private["users"][opened.data.users.find(node.data.users.series)]
+        assert rows.tobytes() == mine["users"].tobytes()
+
+
+@pytest.mark.parametrize("model", STEPPING)
+def test_every_model_that_steps_along_changes_trains_and_verifies(model: str, tmp_path: Path) -> None:
+    changes = {"cohort": 0.7, "evaluation": {"every": 2, "keep": "best", "metrics": ["ndcg@10"]}}
+    made = plan(model, **changes)
+    report = train_run(made, tmp_path / "run", Placement(4, clock=CLOCK))
+    assert report["asynchronous"]["max_staleness"] > 0
+    verdict = verify_run(tmp_path / "run")
+    assert verdict.wrong is None
+    assert verdict.receipts == report["asynchronous"]["sums"] == 2 * report["rounds"]
+    with limit_threads(1):
+        train_run(made, tmp_path / "one", Placement(4, clock=CLOCK))
+    assert_same(tmp_path / "run", tmp_path / "one")
+    lines = [(run / "ledger.jsonl").read_bytes() for run in (tmp_path / "run", tmp_path / "one")]
+    assert lines[0] == lines[1]
+
+
+def test_sums_that_are_too_stale_leave_no_trace_but_in_the_ledger(tmp_path: Path) -> None:
+    made = plan(asynchronous={"buffer": 2, "max_staleness": 2}, model={**MODELS["mf"], "rounds": 20})
+    report = train_run(made, tmp_path / "run", Placement(4, clock="slow:0.5x9"))
+    said = report["asynchronous"]
+    assert said["late"] > 1
+    assert said["nodes_without_a_sum"] == ["node-2", "node-3"]
+    assert said["max_staleness"] <= 2
+    verdict = verify_run(tmp_path / "run")
+    assert verdict.wrong is None
+    assert verdict.receipts == said["sums"] + said["late"]
+    opened = fr.load_model(tmp_path / "run").opened
+    for node in opened.engine.nodes:
+        first = opened.model.join(opened.trained.state.shared, node.clients, node.source.child("join"))
+        rows = node.private()
+        assert first is not None
+        assert rows is not None
+        assert np.array_equal(rows["users"], first["users"]) == (node.name in said["nodes_without_a_sum"])
+
+
+def test_a_pause_changes_nothing() -> None:
+    made = plan(cohort=0.8, evaluation={"every": 1, "metrics": ["ndcg@10"]}, model={**MODELS["mf"], "rounds": 9})
+    whole, _ = in_memory(made)
+    paused, _ = in_memory(made)
+    end = whole.train()
+    for until in (1, 2, 6):
+        assert paused.train(until).rounds == until
+        paused.evaluate(paused.train(until).state, until - 1, "valid", ["ndcg@10"], "full")
+    again = paused.train()
+    assert whole.run.ledger.lines == paused.run.ledger.lines
+    assert end.state.shared["items"].tobytes() == again.state.shared["items"].tobytes()
+
+
+class Twice:
+    """Arrivals over a bad network: everything comes twice, and old answers come again."""
+
+    def __init__(self, arrivals: Any) -> None:
+        self._arrivals = arrivals
+        self._again: list[Arrival] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._arrivals, name)
+
+    def next(self) -> Arrival:
+        if len(self._again) % 3 == 2:
+            self._again.append(self._again[-2])
+            return self._again[-1]
+        self._again.append(self._arrivals.next())
+        return self._again[-1]
+
+
+def test_answers_that_come_twice_or_again_change_nothing() -> None:
+    once, _ = in_memory(plan(cohort=0.8))
+    often, _ = in_memory(plan(cohort=0.8))
+    assert often.buffering is not None
+    often.buffering.arrivals = Twice(often.buffering.arrivals)
+    ends = once.train(), often.train()
+    assert once.run.ledger.lines == often.run.ledger.lines
+    assert ends[0].state.shared["items"].tobytes() == ends[1].state.shared["items"].tobytes()
+
+
+def test_a_node_that_is_measured_while_its_sum_is_on_its_way_loses_nothing(tmp_path: Path) -> None:
+    """A network asks when it wants; the rows that were journalled count once the node hears that they do."""
+    data = fr.load_data(DATA)
+    resolved = plan().resolve(data, "0" * 64)
+    rows = []
+    for folder, disturbed in ((tmp_path / "a", False), (tmp_path / "b", True), (None, True)):
+        node = LocalEngine.build(data, resolved, 1, private=folder).nodes[0]
+        model = resolved.build_model()
+        state = model.start(data.catalog, KeyedSource.from_seed(5))
+        spec = model.spec(state, 0)
+        assert spec is not None
+        call = RoundCall(3, -1, state.shared, spec.fit(1024), 1.0)
+        node.contribute(call)
+        if disturbed:
+            measured = EvaluationCall(
+                -1, state.shared, "valid", parse_protocol("full"), parse_metrics(["ndcg@10"]), 1024
+            )
+            node.evaluate(measured)
+        node.contribute(replace(call, round=7, committed=3))
+        node.finish(state.shared, 7, 7)
+        found = node.private()
+        assert found is not None
+        rows.append(found["users"])
+    assert rows[0].tobytes() == rows[1].tobytes() == rows[2].tobytes()
+
+
+# The record
+
+
+def test_a_run_goes_on_with_the_clock_that_it_began_with(tmp_path: Path) -> None:
+    made = plan()
+    train_run(made, tmp_path / "run", Placement(4, clock=CLOCK))
+    where = tmp_path / "run" / "private" / "placement.json"
+    where.write_text(json.dumps(json.loads(where.read_text()) | {"clock": "slow:0.5x2"}))
+    with pytest.raises(RunError, match=r"slow:0.5x4.*not by.*slow:0.5x2"):
+        train_run(made, tmp_path / "run", Placement(4), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": 1}, "worked on version"),
+        ({"staleness": 7}, "versions old"),
+        ({"node": "node-9"}, "worked on version"),
+        ({"node": 3}, "missing or wrong"),
+    ],
+)
+def test_a_ledger_that_tells_another_order_is_found_out(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    train_run(plan(), tmp_path / "run", Placement(4, clock=CLOCK))
+    path = tmp_path / "run" / "ledger.jsonl"
+    lines = Ledger(path, rooted=True).lines
+    lines[4]["parts"][0] |= change
+    tree = Tree()
+    path.write_text("".join(rooted_line(json.dumps(line, separators=(",", ":")), tree) + "\n" for line in lines))
+    verdict = verify_run(tmp_path / "run", published=True)
+    assert verdict.wrong is not None
+    assert words in verdict.wrong
+
+
+@pytest.mark.parametrize(
+    ("change", "placement", "words"),
+    [
+        ({"model": {"name": "ease"}}, Placement(4), "does not step along changes"),
+        ({"model": {"name": "ials"}}, Placement(4), "does not step along changes"),
+        ({"model": MODELS["mf-scaffold"]}, Placement(4), "scaffold"),
+        ({"privacy": {"epsilon": 4.0, "delta": 1e-5}}, Placement(4), "privacy"),
+        ({"robust": {"rule": "median"}}, Placement(4), "robust"),
+        ({"rows": 0.5}, Placement(4), "rows"),
+        ({"warm_start": "there"}, Placement(4), "warm_start"),
+        ({"asynchronous": {"buffer": 5}}, Placement(4), "give more --nodes"),
+        ({}, Placement(4, secure=True), "leave out --secure"),
+        ({"asynchronous": {"buffer": 2, "slope": 1.0}}, Placement(4), "slope is of staleness: hinge"),
+        ({"asynchronous": {"buffer": 2, "bufer": 1}}, Placement(4), "Did you mean 'buffer'"),
+    ],
+)
+def test_what_is_refused(change: dict[str, Any], placement: Placement, words: str, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=words):
+        train_run(plan(**change), tmp_path / "run", placement)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_buffer_larger_than_the_federation_is_refused_by_the_buffer_itself() -> None:
+    coordinator, _ = in_memory(plan(asynchronous={"buffer": 5}))
+    with pytest.raises(PlanError, match="there are 4"):
+        coordinator.train()
+    assert isinstance(coordinator.buffering, Buffering)
+
+
+def test_the_estimators_know_it_too() -> None:
+    split = fr.leave_last_out(fr.load_data(DATA))
+    model = fr.MF(embedding_size=8, rounds=8, plan={"asynchronous": {"buffer": 2}}).fit(split, nodes=4)
+    assert fr.evaluate(model, split, ["ndcg@10"]).height == 1
+    assert model.opened.trained.rounds == 8
+
+
+def test_the_command(fedrec: Any, tmp_path: Path) -> None:
+    terms = ["--set", "asynchronous.buffer=2", "--set", "asynchronous.staleness=constant", "--set", "rounds=8"]
+    command = ["train", "--data", DATA, "--model", "mf", "--nodes", 4, "--clock", CLOCK, "--out", tmp_path / "run"]
+    said = fedrec(*command, *terms)
+    assert said.code == 0, said.err
+    assert "virtual time" in said.out
+    assert "versions old on average" in said.out
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    last = Ledger(tmp_path / "run" / "ledger.jsonl", rooted=True).of_kind("round")[-1]
+    assert report["virtual"] == {"clock": CLOCK, "seconds": round(last["time"], 6)}
+    refused = fedrec("train", "--data", DATA, "--model", "ease", "--nodes", 4, "--set", "asynchronous.buffer=2")
+    assert refused.code == 2
