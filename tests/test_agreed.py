@@ -1,0 +1,168 @@
+"""Calls are answered as the plan says and not otherwise: honest runs pass, every deviation is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fedrec as fr
+from fedrec.aggregation.sums import Sum
+from fedrec.engines.local import LocalEngine
+from fedrec.engines.secure import SecureEngine
+from fedrec.engines.training import train_here
+from fedrec.errors import PlanError
+from fedrec.evaluation.metrics import parse_metrics
+from fedrec.evaluation.protocols import Protocol
+from fedrec.federation.agreed import check_call
+from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
+from fedrec.federation.item_floor import ItemFloor, floor_spec
+from fedrec.federation.plan import Plan
+from fedrec.federation.run import Run
+from runs_in_test import DATA, MODELS, small_plan
+
+Call = RoundCall | CountCall | EvaluationCall
+
+
+def calls_of(plan: Plan, secure: bool = False) -> tuple[Plan, list[Call], int, int | None]:
+    """The resolved plan of a whole training, every call that its coordinator made, items, and honest nodes."""
+    data = fr.load_data(DATA)
+    resolved, seen = plan.resolve(data, "0" * 64), list[Call]()
+    base: Any = SecureEngine if secure else LocalEngine
+
+    class Watching(base):
+        def contribute(self, call: RoundCall) -> Sequence[Sum]:
+            seen.append(call)
+            return super().contribute(call)
+
+        def count_items(self, call: CountCall) -> Sequence[Sum]:
+            seen.append(call)
+            return super().count_items(call)
+
+        def evaluate(self, call: EvaluationCall) -> Sequence[Sum]:
+            seen.append(call)
+            return super().evaluate(call)
+
+    engine = Watching.build(data, resolved, 9)
+    coordinator, trained = train_here(engine, data, Run(resolved, None))
+    if plan.privacy is None or not plan.privacy.distributed:
+        measured = resolved.evaluation
+        coordinator.evaluate(trained.state, trained.round, "test", measured.metrics, measured.protocol)
+    return resolved, seen, data.n_items, None if engine.parties is None else engine.parties[1]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_call_of_an_honest_run_is_agreed(model):
+    plan, calls, n_items, honest = calls_of(small_plan(model))
+    assert any(isinstance(call, RoundCall) for call in calls)
+    for call in calls:
+        check_call(plan, call, n_items, honest)
+
+
+PRIVATE = {"epsilon": 40.0, "delta": 1e-4}
+HONEST: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "items": ("mf", {"items": {"least": 5}}, False),
+    "items, masked": ("mf", {"items": {"least": 5}}, True),
+    "rows": ("mf", {"rows": 0.3, "release": [], "evaluation": {}}, False),
+    "groups": ("mf", {"robust": {"rule": "median", "over": "groups", "groups": 3}}, True),
+    "robust nodes": ("mf", {"robust": {"rule": "median"}}, False),
+    "private ease": ("popularity", {"model": {"name": "ease"}, "privacy": PRIVATE}, False),
+    "private popularity": ("popularity", {"privacy": PRIVATE}, False),
+    "private spectral": ("popularity", {"model": {"name": "spectral", "rank": 8}, "privacy": PRIVATE}, False),
+    "private ials": ("popularity", {"model": {"name": "ials", "embedding_size": 4}, "privacy": PRIVATE}, False),
+    "private mf": ("mf", {"privacy": PRIVATE, "evaluation": {}}, False),
+    "distributed noise": ("popularity", {"privacy": {**PRIVATE, "noise": "distributed"}}, True),
+}
+
+
+@pytest.mark.parametrize("case", HONEST)
+def test_whatever_a_plan_asks_for_is_agreed(case):
+    model, changes, secure = HONEST[case]
+    plan, calls, n_items, honest = calls_of(Plan.make({**small_plan(model).model_dump(mode="json"), **changes}), secure)
+    for call in calls:
+        check_call(plan, call, n_items, honest)
+
+
+@pytest.fixture(scope="module")
+def run() -> tuple[Plan, list[Call], int, int | None]:
+    return calls_of(small_plan("mf", items={"least": 5}))
+
+
+def first(calls: list[Call], kind: type) -> Any:
+    return next(call for call in calls if isinstance(call, kind))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"share": 0.01}, "share of clients 0.01; agreed was 0.7"),
+        ({"share": 1.0}, "share of clients 1.0; agreed was 0.7"),
+        ({"groups": 3}, "groups 3; agreed was 1"),
+        ({"round": 6}, "round 6 is not among the 6"),
+        ({"round": -1}, "round -1 is not among the 6"),
+        ({"committed": 3}, "last committed round 3; agreed was -1"),
+        ({"change": True}, "the plan goes on from none"),
+        ({"rows": np.array([7])}, "other item rows"),
+    ],
+)
+def test_a_round_that_was_not_agreed_on_is_named(run, changes, says):
+    plan, calls, n_items, honest = run
+    with pytest.raises(PlanError, match=says):
+        check_call(plan, replace(first(calls, RoundCall), **changes), n_items, honest)
+
+
+def test_room_for_other_numbers_of_clients_is_refused(run):
+    plan, calls, n_items, honest = run
+    call = first(calls, RoundCall)
+    with pytest.raises(PlanError, match="most clients 7; agreed was 1024"):
+        check_call(plan, replace(call, spec=replace(call.spec, n_max=7)), n_items, honest)
+
+
+def test_rows_are_those_that_the_plan_draws():
+    plan, calls, n_items, honest = calls_of(small_plan("mf", rows=0.3, release=[], evaluation={}))
+    call = first(calls, RoundCall)
+    for rows in (None, call.rows[:1], np.arange(n_items)):
+        with pytest.raises(PlanError, match="other item rows"):
+            check_call(plan, replace(call, rows=rows), n_items, honest)
+    other = [asked for asked in calls if isinstance(asked, RoundCall)][1]
+    with pytest.raises(PlanError, match="other item rows"):
+        check_call(plan, replace(call, rows=other.rows), n_items, honest)
+
+
+def test_counts_of_items_have_the_noise_and_grid_of_the_plan(run):
+    plan, calls, n_items, honest = run
+    call = first(calls, CountCall)
+    with pytest.raises(PlanError, match="noise 0; agreed was 2"):
+        check_call(plan, replace(call, noise=0.0), n_items, honest)
+    with pytest.raises(PlanError, match="another grid"):
+        check_call(plan, replace(call, spec=floor_spec(n_items, ItemFloor(least=5), 2048)), n_items, honest)
+    with pytest.raises(PlanError, match="no floor for items"):
+        check_call(plan.model_copy(update={"items": None}), call, n_items, honest)
+    check_call(plan, replace(call, noise=1.0), n_items, 4)
+    with pytest.raises(PlanError, match=r"noise 0\.9; agreed was 1"):
+        check_call(plan, replace(call, noise=0.9), n_items, 4)
+
+
+def test_nothing_is_measured_that_the_plan_does_not_name(run):
+    plan, calls, n_items, honest = run
+    call = first(calls, EvaluationCall)
+    for changes, says in (
+        ({"metrics": parse_metrics("ndcg@10,coverage@10")}, "metrics coverage@10 are asked for; agreed were ndcg@10"),
+        ({"protocol": Protocol(1)}, "by sampled:1; agreed was full"),
+        ({"n_max": 3}, "most clients 3; agreed was 1024"),
+    ):
+        with pytest.raises(PlanError, match=says):
+            check_call(plan, replace(call, **changes), n_items, honest)
+    check_call(plan, replace(call, part="test"), n_items, honest)
+
+
+def test_a_run_whose_nodes_add_noise_is_not_measured(run):
+    _, calls, n_items, _ = run
+    private = small_plan("popularity", privacy={**PRIVATE, "noise": "distributed"}).resolve(
+        fr.load_data(DATA), "0" * 64
+    )
+    with pytest.raises(PlanError, match="the plan hides every sum in noise"):
+        check_call(private, first(calls, EvaluationCall), n_items, 2)
