@@ -44,7 +44,8 @@ def check_call(plan: Plan, call: RoundCall | CountCall | EvaluationCall, n_items
 
 
 def _check_round(plan: Plan, call: RoundCall, n_items: int) -> None:
-    rounds = int(getattr(plan.build_model(), "rounds", 1))
+    model = plan.build_model()
+    rounds = int(getattr(model, "rounds", 1)) if plan.privacy is None else len(model.budget_shares)
     if not 0 <= call.round < rounds:
         raise PlanError(f"round {call.round} is not among the {rounds} that were agreed on")
     robust = plan.robust
