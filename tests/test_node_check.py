@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import tomllib
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +166,28 @@ def test_the_size_of_the_data_counts_where_sums_leave_in_the_clear(owner, fedrec
     assert "draws fewer than 32 of this node's users" in flat(said)
     assert fedrec("node", "check", "--plan", plan, "--no-data").code == 0
     assert fedrec("node", "check", "--plan", plan, "--secure").code == 0
+
+
+def test_a_database_is_described_wherever_the_check_is_started(tmp_path, monkeypatch, fedrec):
+    monkeypatch.chdir(tmp_path)
+    with closing(sqlite3.connect("shop.db")) as database:
+        database.execute("create table clicks (user_id text, item_id text, timestamp integer)")
+        rows = [(f"u{user}", f"i{(user + step) % 23}", 60 * user + step) for user in range(60) for step in range(7)]
+        database.executemany("insert into clicks values (?, ?, ?)", [*rows, ("u1", None, 3)])
+        database.commit()
+    (tmp_path / "etc").mkdir()
+    source = "sqlite:///shop.db?table=clicks"
+    assert fedrec("node", "init", "shop-a", "--data", source, "--config", "etc/node.toml").code == 0
+    monkeypatch.chdir(tmp_path / "etc")
+    said = fedrec("node", "check", "--json")
+    found = answer(said)["data"]
+    assert (found["users"], found["interactions"], found["malformed_rows"]) == (60, 420, 1)
+    assert found["left_out"] == {"item_id is missing": 1}
+    assert said.code == 2
+    edited(tmp_path / "etc", ("?table=clicks", ""), ("[data] ", '[data]\ntable = "clicks"\non_error = "skip"'))
+    said = fedrec("node", "check")
+    assert said.code == 0, said.out
+    assert f"What is read: table clicks of sqlite:///{tmp_path}/shop.db, and nothing else" in flat(said)
 
 
 def test_without_data_none_is_read(owner, fedrec):

@@ -157,6 +157,9 @@ ALWAYS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "nodes apart under the secure sum": ({"robust": {"rule": "median"}}, {"secure": True}, "robust: over: nodes"),
     "groups in the clear": ({"robust": {"rule": "median", "over": "groups", "groups": 3}}, {}, "robust: over: groups"),
     "shares of noise in the clear": ({"privacy": NOISE}, {}, "privacy: noise: distributed"),
+    "sums that wait under the secure sum": (
+        {"model": {"name": "mf"}, "asynchronous": {"buffer": 3}}, {"secure": True}, "asynchronous: a sum that waits",
+    ),
     "two parties": ({}, {"secure": True, "parties": PARTIES[:2]}, "parties: a secure sum"),
     "one party thrice": ({}, {"secure": True, "parties": [PARTIES[0]] * 3}, "parties: a secure sum"),
     "a secure sum of others": (
@@ -186,6 +189,7 @@ ALLOWED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "robust over groups under the secure sum": (
         {}, {"robust": {"rule": "median", "over": "groups", "groups": 3}}, {"secure": True},
     ),
+    "buffers in the clear": ({}, {"model": {"name": "mf"}, "asynchronous": {"buffer": 2}}, {}),
     "an item floor": ({"policy__min_item_clients": 5}, {"items": {"least": 5}}, {}),
     "noise instead of an item floor": ({"policy__min_item_clients": 5}, {"privacy": PRIVATE}, {}),
     "distributed noise": (

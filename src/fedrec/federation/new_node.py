@@ -11,7 +11,7 @@ from typing import Any
 
 from fedrec.errors import InputError
 from fedrec.federation.node_config import NodeConfig
-from fedrec.federation.places import is_path, place_from
+from fedrec.federation.places import is_path, place_from, source_at
 from fedrec.federation.plan import DataPlan
 from fedrec.record.keys import PublicKey, SigningKey
 
@@ -39,7 +39,10 @@ def make_node(
     if config.exists():
         raise InputError(f"{config} exists already; a configuration is never written over")
     folder = config.absolute().parent
-    source = place_from(folder, Path(data.source)) if is_path(data.source) else data.source
+    if is_path(data.source):
+        source = place_from(folder, Path(data.source))
+    else:
+        source = data.source if folder == Path.cwd() else source_at(Path.cwd(), data.source)
     settings = {"source": source, **data.reading()}
     place = place_from(folder, home)
 

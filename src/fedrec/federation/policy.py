@@ -206,6 +206,11 @@ def _sums(config: NodeConfig, plan: Plan, secure: bool, users: int | None) -> li
             else "robust: over: groups hides a node among its group under the secure sum only, and the run is not a "
             "secure one. Ask for the secure sum, or for over: nodes"
         )
+    if plan.asynchronous is not None and secure:
+        found.append(
+            "asynchronous: a sum that waits in a buffer is open to the coordinator, which the secure sum promises that "
+            "none is. Ask for rounds of all nodes"
+        )
     if not secure and _drawn(plan, users) < floor:
         found.append(
             f"policy.min_clients: a round draws fewer than {floor} of this node's users as a rule, so its sums could "

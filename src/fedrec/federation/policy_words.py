@@ -50,8 +50,8 @@ def explain_policy(config: NodeConfig, budget: Budget) -> list[str]:
         "Whose orders": _orders(config),
         "In whose company": _company(config),
         "Which plans": _plans(config),
-        "What is read": f"{redacted(config.data.source)}, and nothing else. Only this file says so: what a plan names "
-        "as its data is not opened, and no plan brings code.",
+        "What is read": f"{_source(config)}, and nothing else. Only this file says so: what a plan names as its data "
+        "is not opened, and no plan brings code.",
         "What leaves this machine": _leaves(config),
         "What never leaves it": "interactions, the ids of users, what the model keeps for a single user, what a user "
         "is recommended, what was left out when data was read, the password of a database, and the secret keys.",
@@ -164,6 +164,14 @@ def _plans(config: NodeConfig) -> str:
     ]
     never = f" Refused: {' and '.join(refused)}." if refused else ""
     return f"{which}{models}, if the plan meets all that is said below.{never}"
+
+
+def _source(config: NodeConfig) -> str:
+    data = config.data
+    part = f"table {data.table} of " if data.table is not None else ""
+    if data.query is not None:
+        part = "what the query in this configuration selects from "
+    return f"{part}{redacted(data.source)}"
 
 
 def _leaves(config: NodeConfig) -> str:
