@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -67,6 +68,7 @@ class _Session:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.cursor: Any = None
+        self.started = 0.0
 
     def cancel(self) -> None:
         """Stop what the server does for us, if it still listens."""
@@ -102,6 +104,7 @@ class _Session:
         self, connection: Any, cursor: Any, choose: Callable[[Sequence[str]], Mapping[str, str]]
     ) -> Generator[Rows, None, None]:
         database = self.database
+        self.started = time.monotonic()
         try:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             cursor.execute(f"SET LOCAL statement_timeout = {round(database.statement_timeout * 1000)}")
@@ -153,18 +156,23 @@ class _Session:
                               f"{_tables(cursor, '.'.join(self.database.table))}")  # fmt: skip
         if state == "42501":
             return InputError(f"{where}: {text}. The owner of the data must GRANT SELECT to the user of the URL")
-        if state == "57014" or "statement timeout" in text:
+        allowed = self.database.statement_timeout
+        if state == "57014" or 0 < allowed <= time.monotonic() - self.started:
             return InputError(
-                f"{where}: reading took longer than {self.database.statement_timeout:.0f} seconds ({text}). Allow more "
-                "with statement_timeout=SECONDS in the URL, 0 for no limit"
+                f"{where}: reading took longer than {allowed:g} seconds ({text}). Allow more with "
+                "statement_timeout=SECONDS in the URL, 0 for no limit"
             )
-        if state == "25006":
-            return InputError(f"{where}: {text}. fedrec only reads; write the query as one SELECT")
         if state is not None and state.startswith("42"):
             return InputError(f"{where}: {text}. Correct the table or query; a query is one SELECT")
-        if state is not None and state.startswith("22"):
-            return InputError(f"{where}: {text}. Correct the value, or leave it out with a query")
-        return InputError(f"{where}: the connection broke ({text}), so nothing was loaded. Try again")
+        try:
+            connection.rollback()
+            cursor.execute("SELECT 1")
+        except Exception:
+            return InputError(f"{where}: the connection broke ({text}), so nothing was loaded. Try again")
+        return InputError(
+            f"{where}: the server stopped ({text}), so nothing was loaded. Correct what it says, or read around it with "
+            "a query, which is one SELECT in a read-only transaction"
+        )
 
 
 def _kind(field: Any) -> str:

@@ -146,7 +146,7 @@ def _explained(
     code, text, where = getattr(error, "sqlite_errorname", ""), str(error), database.where
     if watch.late:
         return InputError(
-            f"{where}: reading took longer than {database.statement_timeout:.0f} seconds. Allow more with "
+            f"{where}: reading took longer than {database.statement_timeout:g} seconds. Allow more with "
             "statement_timeout=SECONDS in the URL, 0 for no limit"
         )
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
