@@ -1,0 +1,1 @@
+"""A federation across machines: kits, processes, and the transport between them."""

@@ -1,0 +1,221 @@
+"""The coordinator's folder of a federation: who is in it, what they agreed on, its key and the startup kits."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedrec.data.catalog import Catalog
+from fedrec.deploy.kits import ADMIN, provision, server_name
+from fedrec.engines.federated import Members
+from fedrec.engines.remote import Waiting
+from fedrec.errors import DamagedError, InputError, PlanError, RunError
+from fedrec.record.durable import replace_file
+from fedrec.record.keys import PublicKey, SigningKey
+
+__all__ = ["FederationFolder"]
+
+_FILE = "federation.toml"
+_CATALOG = "catalog.jsonl"
+_KEY = "coordinator.key"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+
+
+@dataclass(frozen=True)
+class FederationFolder:
+    """A federation, as its coordinator keeps it.
+
+    Args:
+        path: the folder.
+        name, host, port: of the federation and where nodes find its server.
+        most_clients: users of all nodes together are never more.
+        nodes: public keys by name, as text.
+        waiting: how long, for whom, how often.
+    """
+
+    path: Path
+    name: str
+    host: str
+    port: int
+    most_clients: int
+    nodes: Mapping[str, str]
+    waiting: Waiting
+
+    @classmethod
+    def create(
+        cls, path: Path, name: str, host: str, port: int, most_clients: int, catalog: Catalog
+    ) -> FederationFolder:
+        """Begin a federation in a new or empty folder.
+
+        Raises:
+            InputError: for a name, port or number that makes no sense.
+            RunError: if something is there already.
+        """
+        if not _NAME.fullmatch(name):
+            raise InputError(f"federation {name!r}: a name has letters, digits, hyphens and underscores, 63 at most")
+        if not 0 < port < 65536 or most_clients < 1 or not host.strip():
+            raise InputError("a federation needs a host, a port from 1 to 65535, and 1 or more clients at most")
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path} is not empty; choose another folder for the federation")
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+        made = cls(path, name, host, port, most_clients, {}, Waiting())
+        SigningKey.make("coordinator", path / _KEY)
+        replace_file(path / _CATALOG, catalog.to_json_lines())
+        made._write()
+        return made
+
+    @classmethod
+    def open(cls, path: Path) -> FederationFolder:
+        """Open a federation.
+
+        Raises:
+            RunError: if `path` holds none.
+            PlanError: naming what is wrong in federation.toml.
+        """
+        file = path / _FILE
+        try:
+            settings = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError:
+            raise RunError(
+                f"{path} is not a federation: it has no {_FILE}; 'fedrec federation init' makes one"
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise PlanError(f"{file} is not TOML: {error}") from None
+        known = {"name": str, "host": str, "port": int, "most_clients": int, "nodes": dict, "waiting": dict}
+        for key, value in settings.items():
+            if key not in known or not isinstance(value, known[key]):
+                raise PlanError(f"{file}: {key} is not known, or not of the kind that it must be")
+        missing = [key for key in known if key not in settings and key not in ("nodes", "waiting")]
+        if missing:
+            raise PlanError(f"{file}: {', '.join(missing)} is missing")
+        try:
+            waiting = Waiting(**settings.get("waiting", {}))
+        except TypeError:
+            raise PlanError(f"{file}: [waiting] has deadline, least, enough, tries, pause and sign") from None
+        nodes = {str(name): _checked(str(name), text, file) for name, text in settings.get("nodes", {}).items()}
+        name, host, port, most = (settings[key] for key in ("name", "host", "port", "most_clients"))
+        return cls(path, name, host, port, most, nodes, waiting)
+
+    @property
+    def key(self) -> SigningKey:
+        """The coordinator's key."""
+        return SigningKey.load("coordinator", self.path / _KEY)
+
+    @property
+    def catalog(self) -> Catalog:
+        """The agreed items."""
+        try:
+            text = (self.path / _CATALOG).read_bytes()
+        except OSError as error:
+            raise DamagedError(f"{self.path / _CATALOG} cannot be read ({error.strerror})") from None
+        return Catalog.from_json_lines(text, str(self.path / _CATALOG))
+
+    @property
+    def members(self) -> Members:
+        """Who is in the federation, and what they agreed on.
+
+        Raises:
+            PlanError: if nobody is, or a node has not sent its key.
+        """
+        silent = [name for name, text in self.nodes.items() if not text]
+        if not self.nodes or silent:
+            raise PlanError(
+                f"{self.path}: {', '.join(silent)} has not sent its public key; add it with 'fedrec federation invite "
+                f"{self.path} NAME --key KEY'"
+                if silent
+                else f"{self.path}: nobody is invited yet; 'fedrec federation invite {self.path} NAME' does it"
+            )
+        nodes = {name: PublicKey.parse(text) for name, text in self.nodes.items()}
+        return Members(self.name, self.key, nodes, self.catalog, self.most_clients)
+
+    def invite(self, nodes: Mapping[str, str]) -> FederationFolder:
+        """Add nodes, or the keys of nodes that were added before, and make their startup kits.
+
+        Args:
+            nodes: public keys by name; empty text for a key that is to come.
+
+        Raises:
+            InputError: for a name or key that cannot be.
+            RunError: if a node has another key already: remove it first.
+        """
+        for name, text in nodes.items():
+            known = self.nodes.get(name)
+            if known and text and known != str(PublicKey.parse(text)):
+                raise RunError(f"{name} has another key already; 'fedrec federation remove {self.path} {name}' first")
+            _checked(name, text, self.path / _FILE)
+        everyone = {**self.nodes, **{name: text or self.nodes.get(name, "") for name, text in nodes.items()}}
+        made = provision(self.path / "provisioning", self.name, self.host, self.port, list(everyone))
+        self._copy(made / server_name(self.host), self.server_kit)
+        self._copy(made / ADMIN, self.admin_kit)
+        for name in everyone:
+            self._copy(made / name, self.path / "kits" / name)
+        grown = FederationFolder(self.path, self.name, self.host, self.port, self.most_clients, everyone, self.waiting)
+        grown._write()
+        return grown
+
+    def remove(self, name: str) -> FederationFolder:
+        """Take a node out: no later run asks it. Its certificate stays valid until it expires.
+
+        Raises:
+            InputError: if there is no such node.
+        """
+        if name not in self.nodes:
+            raise InputError(f"{self.path}: there is no node {name!r}")
+        left = {known: text for known, text in self.nodes.items() if known != name}
+        shutil.rmtree(self.path / "kits" / name, ignore_errors=True)
+        smaller = replace(self, nodes=left)
+        smaller._write()
+        return smaller
+
+    @property
+    def server_kit(self) -> Path:
+        """The startup kit of the server."""
+        return self.path / "own-kits" / "server"
+
+    @property
+    def admin_kit(self) -> Path:
+        """The startup kit with which jobs are submitted."""
+        return self.path / "own-kits" / "admin"
+
+    @staticmethod
+    def _copy(source: Path, target: Path) -> None:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+        target.chmod(0o700)
+
+    def _write(self) -> None:
+        lines = [
+            "# A federation of fedrec, as its coordinator keeps it.",
+            f"name = {json.dumps(self.name)}",
+            f"host = {json.dumps(self.host)}",
+            f"port = {self.port}",
+            f"most_clients = {self.most_clients}  # users of all nodes together are never more",
+            "",
+            "[nodes]  # public keys, exchanged by another way than this one",
+            *(f"{json.dumps(name)} = {json.dumps(text)}" for name, text in sorted(self.nodes.items())),
+            "",
+            "[waiting]  # seconds, and shares of the nodes",
+            *(f"{key} = {value}" for key, value in vars(self.waiting).items()),
+            "",
+        ]
+        replace_file(self.path / _FILE, "\n".join(lines).encode())
+
+
+def _checked(name: str, text: Any, where: Path) -> str:
+    """A node's key as text; empty where it is to come."""
+    if text == "":
+        return ""
+    try:
+        key = PublicKey.parse(str(text))
+    except InputError as error:
+        raise PlanError(f"{where}: key of {name}: {error}") from None
+    if key.name != name:
+        raise PlanError(f"{where}: the key of {name} is of {key.name!r}")
+    return str(key)

@@ -1,0 +1,181 @@
+"""Startup kits: certificates for mutual TLS, made by NVFlare's provisioning, and what a machine's NVFlare may do."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedrec.errors import DamagedError, InputError, RunError
+from fedrec.record.durable import replace_file
+
+__all__ = ["ADMIN", "check_kit", "config_name", "identity_of", "lay_out", "provision", "server_name"]
+
+ADMIN = "coordinator@fedrec.local"
+_ORGANISATION = re.compile(r"[^A-Za-z0-9_]")
+_CLASSES = ("fedrec.deploy.mailslots.", "nvflare.collab.runtime.")
+_NODE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+def server_name(host: str) -> str:
+    """The name in the server's certificate: the host's own, or a fixed one for an address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return "fedrec-coordinator"
+
+
+def provision(folder: Path, name: str, host: str, port: int, nodes: Sequence[str]) -> Path:
+    """Make the startup kits of a federation; the certificates of those that have one stay as they are.
+
+    Args:
+        folder: where the provisioning keeps its state: the root key, and all kits.
+        name: of the federation.
+        host, port: where nodes find the coordinator.
+        nodes: names of all nodes.
+
+    Returns:
+        The folder with one kit per participant.
+
+    Raises:
+        InputError: for a name that NVFlare cannot have, or without NVFlare.
+        RunError: if provisioning fails.
+    """
+    for node in nodes:
+        if not _NODE_NAME.fullmatch(node):
+            raise InputError(f"node {node!r}: a name has small letters, digits and hyphens, 63 at most")
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    server: dict[str, Any] = {"name": server_name(host), "type": "server", "org": "coordinator", "fed_learn_port": port}
+    if server["name"] != host:
+        server |= {"default_host": host, "host_names": [host]}
+    project = {
+        "api_version": 4,
+        "name": _plain(name),
+        "description": "a federation of fedrec",
+        "participants": [
+            server,
+            {"name": ADMIN, "type": "admin", "org": "coordinator", "role": "project_admin"},
+            *({"name": node, "type": "client", "org": _plain(node)} for node in nodes),
+        ],
+        "builders": [
+            {"path": "nvflare.lighter.impl.workspace.WorkspaceBuilder"},
+            {"path": "nvflare.lighter.impl.static_file.StaticFileBuilder", "args": {"config_folder": "config"}},
+            {"path": "nvflare.lighter.impl.cert.CertBuilder"},
+            {"path": "nvflare.lighter.impl.signature.SignatureBuilder"},
+        ],
+    }
+    replace_file(folder / "project.yml", yaml.safe_dump(project, sort_keys=False).encode())
+    command = [sys.executable, "-m", "nvflare.cli", "provision", "-p", "project.yml", "-w", "kits", "--force"]
+    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    made = sorted((folder / "kits" / _plain(name)).glob("prod_*"))
+    if done.returncode or not made or not (made[-1] / server["name"]).is_dir():
+        if "No module named nvflare" in done.stderr:
+            raise InputError("a federation across machines needs NVFlare; pip install 'fedrec[deploy]'")
+        said = (done.stdout + done.stderr).strip().splitlines()
+        raise RunError(f"the startup kits could not be made: {said[-1] if said else 'NVFlare says nothing'}")
+    return made[-1]
+
+
+def identity_of(kit: Path) -> dict[str, str]:
+    """What a node's kit says: `name` of the node, `organisation`, `federation`.
+
+    Raises:
+        InputError: if it is not a kit of a node.
+    """
+    try:
+        data = json.loads((kit / "startup" / "fed_client.json").read_bytes())
+        name, federation = data["client"]["fqsn"], data["servers"][0]["name"]
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        raise InputError(
+            f"{kit} is not a node's startup kit: it has no startup/fed_client.json; the coordinator makes one with "
+            "'fedrec federation invite'"
+        ) from None
+    return {"name": str(name), "organisation": _plain(str(name)), "federation": str(federation)}
+
+
+def check_kit(kit: Path, certificate: str) -> datetime:
+    """Check a kit's certificate: in date, and made by the authority that came with it.
+
+    Returns:
+        When it expires.
+
+    Raises:
+        InputError: if it has expired, is not valid yet, or is somebody else's.
+        DamagedError: if it is no certificate.
+    """
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+
+    startup = kit / "startup"
+    try:
+        mine = x509.load_pem_x509_certificate((startup / certificate).read_bytes())
+        root = x509.load_pem_x509_certificate((startup / "rootCA.pem").read_bytes())
+        mine.verify_directly_issued_by(root)
+    except (InvalidSignature, TypeError):
+        raise InputError(
+            f"{startup / certificate} was not made by the authority in rootCA.pem; ask for a new kit"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{startup}: the certificates cannot be read ({error}); ask for a new kit") from None
+    now = datetime.now(UTC)
+    if now > mine.not_valid_after_utc:
+        raise InputError(f"the certificate of {kit} expired on {mine.not_valid_after_utc:%Y-%m-%d}; ask for a new kit")
+    if now < mine.not_valid_before_utc:
+        raise InputError(
+            f"the certificate of {kit} is not valid before {mine.not_valid_before_utc:%Y-%m-%d}; is the clock right?"
+        )
+    return mine.not_valid_after_utc
+
+
+def lay_out(kit: Path, workspace: Path, server: bool) -> None:
+    """Make NVFlare's workspace from a kit, with rights and classes as this machine's owner wants them: no code that
+    comes with a job, no class but the mail slot, no shell, no logs to others.
+
+    Args:
+        kit: as it was handed out; it is not changed.
+        workspace: made anew but for its logs.
+        server: whether it is the coordinator's.
+    """
+    workspace.mkdir(parents=True, exist_ok=True)
+    workspace.chmod(0o700)
+    for name in ("startup", "local"):
+        shutil.rmtree(workspace / name, ignore_errors=True)
+        shutil.copytree(kit / name, workspace / name)
+    (workspace / "transfer").mkdir(exist_ok=True)
+    jobs = {"submit_job": "any", "manage_job": "any", "view": "any", "download_job": "none", "clone_job": "none",
+            "operate": "any" if server else "none", "shell_commands": "none", "byoc": "none"}  # fmt: skip
+    rights = {"format_version": "1.0", "permissions": {"project_admin": jobs}}
+    replace_file(workspace / "local" / "authorization.json", json.dumps(rights, indent=1).encode())
+    resources = json.loads((workspace / "local" / "resources.json.default").read_bytes())
+    resources["class_list_enforcement_mode"] = "enforce"
+    resources["class_allow_list"] = list(_CLASSES)
+    resources["allow_log_streaming"] = False
+    streams = ("site_log_streamer", "log_receiver")
+    resources["components"] = [part for part in resources["components"] if part["id"] not in streams]
+    if server:
+        resources["servers"][0] |= {"heart_beat_timeout": 30, "max_num_clients": 10_000}
+        resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str(workspace / "snapshots")
+        for part in resources["components"]:
+            if part["id"] == "job_manager":
+                part["args"]["uri_root"] = str(workspace / "jobs")
+    replace_file(workspace / "local" / "resources.json", json.dumps(resources, indent=1).encode())
+
+
+def config_name(server: bool) -> str:
+    """The file in `startup` that NVFlare's program reads."""
+    return "fed_server.json" if server else "fed_client.json"
+
+
+def _plain(name: str) -> str:
+    return _ORGANISATION.sub("_", name)

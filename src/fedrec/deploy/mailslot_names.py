@@ -1,0 +1,8 @@
+"""Variables by which mail slots find the process they belong to; they say nothing of NVFlare, nor need it."""
+
+from __future__ import annotations
+
+__all__ = ["NODE_SOCKET", "POST_SOCKET"]
+
+NODE_SOCKET = "FEDREC_NODE_SOCKET"
+POST_SOCKET = "FEDREC_POST_SOCKET"

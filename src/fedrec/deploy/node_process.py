@@ -1,0 +1,104 @@
+"""The owner's process of a node: holds data, private state and keys, answers the coordinator through a mail slot."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+
+from fedrec.deploy.kits import check_kit, identity_of, lay_out
+from fedrec.deploy.mailslot_names import NODE_SOCKET
+from fedrec.deploy.processes import Child
+from fedrec.deploy.sockets import Connection, Listener, socket_path
+from fedrec.engines.served import save_served
+from fedrec.errors import PlanError, RunError
+from fedrec.federation.host import NodeHost
+from fedrec.federation.node_config import NodeConfig
+from fedrec.record.keys import SigningKey
+
+__all__ = ["NodeProcess", "until_stopped"]
+
+_LOG = logging.getLogger("fedrec.node")
+
+
+class NodeProcess:
+    """A running node.
+
+    Args:
+        config: the owner's.
+        kit: the startup kit that the coordinator made for this node.
+
+    Raises:
+        InputError: if the kit is damaged, expired, or another node's.
+        RunError: if the node runs already.
+    """
+
+    def __init__(self, config: NodeConfig, kit: Path) -> None:
+        who = identity_of(kit)
+        if who["name"] != config.name:
+            raise PlanError(f"the kit {kit} is for node {who['name']!r}, and node.toml is of {config.name!r}")
+        self.expires: datetime = check_kit(kit, "client.crt")
+        config.home.mkdir(parents=True, exist_ok=True)
+        config.home.chmod(0o700)
+        self._lock = _only_one(config.home)
+        self._listener: Listener | None = None
+        self._child: Child | None = None
+        try:
+            key = SigningKey.load(config.name, config.identity_path)
+            config.limits.limit_memory()
+            self.host = NodeHost(config, key, save_served)
+            workspace = config.home / "nvflare"
+            lay_out(kit, workspace, server=False)
+            self._listener = Listener(socket_path(config.home, "node.sock"), self._serve)
+            settings = {"uid": who["name"], "org": who["organisation"]}
+            environment = {NODE_SOCKET: str(self._listener.path)}
+            self._child = Child(workspace, False, settings, environment, _LOG.warning)
+        except BaseException:
+            self.close()
+            raise
+        _LOG.info("node %s is up; its certificate is valid until %s", config.name, f"{self.expires:%Y-%m-%d}")
+
+    def close(self) -> None:
+        """Stop everything."""
+        if self._child is not None:
+            self._child.stop()
+        if self._listener is not None:
+            self._listener.close()
+        os.close(self._lock)
+
+    def _serve(self, connection: Connection) -> None:
+        while (message := connection.receive()) is not None:
+            try:
+                connection.send({}, self.host.answer(message[1]))
+            except OSError:
+                return
+
+
+def until_stopped(stop: Callable[[], None]) -> None:
+    """Wait for SIGTERM or SIGINT, then stop."""
+    asked = threading.Event()
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
+    while not asked.wait(1.0):
+        pass
+    stop()
+
+
+def _only_one(home: Path) -> int:
+    lock = os.open(home / ".running", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise RunError(f"a node runs in {home} already") from None
+    return lock

@@ -1,0 +1,115 @@
+"""NVFlare's programs as children that are started again when they end, and never outlive their parent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fedrec.deploy.kits import config_name
+
+__all__ = ["Child"]
+
+_PATIENCE = 10.0
+_MOST_WAIT = 60.0
+_GLANCE = 0.2
+
+
+class Child:
+    """NVFlare's parent process of a server or a client.
+
+    Args:
+        workspace: laid out.
+        server: which of the two.
+        settings: for NVFlare's command line.
+        environment: variables besides this process's own.
+        tell: told when the process ends by itself and is started again.
+    """
+
+    def __init__(
+        self,
+        workspace: Path,
+        server: bool,
+        settings: Mapping[str, str],
+        environment: Mapping[str, str],
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        role = "server" if server else "client"
+        words = ["secure_train=true", *(f"{key}={value}" for key, value in settings.items()), "config_folder=config"]
+        self._command = [
+            sys.executable, "-u", "-m", "fedrec.deploy.supervised", f"nvflare.private.fed.app.{role}.{role}_train",
+            "-m", str(workspace), "-s", config_name(server), "--set", *words,
+        ]  # fmt: skip
+        # NVFlare logs every call; its files are beside the owner's, and standard output is theirs too.
+        self._environment = {**os.environ, "MALLOC_ARENA_MAX": "2", **environment}
+        self._workspace = workspace
+        self._tell = tell
+        self._stopping = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._start()
+        threading.Thread(target=self._keep, daemon=True, name="fedrec-child").start()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that runs now."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def log(self) -> Path:
+        """NVFlare's own log."""
+        return self._workspace / "log.txt"
+
+    def stop(self) -> None:
+        """End the process and wait for its end."""
+        self._stopping.set()
+        process = self._process
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _start(self) -> None:
+        with (self._workspace / "output.txt").open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _keep(self) -> None:
+        wait = 1.0
+        while not self._stopping.is_set():
+            assert self._process is not None
+            began = time.monotonic()
+            code = self._wait()
+            if self._stopping.is_set():
+                return
+            wait = 1.0 if time.monotonic() - began > _MOST_WAIT else min(2 * wait, _MOST_WAIT)
+            self._tell(f"NVFlare ended with code {code} (see {self.log}); it is started again in {wait:g} s")
+            if not self._stopping.wait(wait):
+                self._start()
+
+    def _wait(self) -> int | None:
+        """Glances instead of a blocking wait: children must be started by a thread that lives as long as they."""
+        assert self._process is not None
+        while not self._stopping.is_set():
+            code = self._process.poll()
+            if code is not None:
+                return code
+            time.sleep(_GLANCE)
+        return None

@@ -1,0 +1,146 @@
+"""Messages over a Unix socket between processes of one owner: a head in JSON and bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import struct
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Connection", "Listener", "connect", "socket_path"]
+
+_SIZES = struct.Struct("<IQ")
+_LONGEST_PATH = 100
+_MOST_HEAD = 1 << 16
+_MOST_BODY = 1 << 34
+
+
+class Connection:
+    """One end of a socket; several threads may send, one may receive.
+
+    Args:
+        link: connected.
+    """
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._sending = threading.Lock()
+
+    def send(self, head: Mapping[str, Any], body: bytes = b"") -> None:
+        """Send one message.
+
+        Raises:
+            OSError: if the other end is gone.
+        """
+        text = json.dumps(head).encode()
+        with self._sending:
+            self._link.sendall(_SIZES.pack(len(text), len(body)) + text)
+            self._link.sendall(body)
+
+    def receive(self) -> tuple[dict[str, Any], bytes] | None:
+        """The next message; `None` when the other end is gone, or says what it may not."""
+        try:
+            sizes = self._exactly(_SIZES.size)
+            if sizes is None:
+                return None
+            text, body = _SIZES.unpack(sizes)
+            if text > _MOST_HEAD or body > _MOST_BODY:
+                return None
+            head, rest = self._exactly(text), self._exactly(body)
+            if head is None or rest is None:
+                return None
+            return json.loads(head), bytes(rest)
+        except (OSError, ValueError):
+            return None
+
+    def close(self) -> None:
+        """End the connection; who waits for a message gets `None`."""
+        with contextlib.suppress(OSError):
+            self._link.shutdown(socket.SHUT_RDWR)
+        self._link.close()
+
+    def _exactly(self, size: int) -> bytearray | None:
+        data = bytearray(size)
+        view, done = memoryview(data), 0
+        while done < size:
+            got = self._link.recv_into(view[done:])
+            if got == 0:
+                return None
+            done += got
+        return data
+
+
+class Listener:
+    """Accepts connections at a path that only the owner may use, each handled in a thread of its own.
+
+    Args:
+        path: of the socket; a stale one is replaced.
+        handle: called with every connection; it is closed afterwards.
+    """
+
+    def __init__(self, path: Path, handle: Callable[[Connection], None]) -> None:
+        self.path = path
+        self._handle = handle
+        path.unlink(missing_ok=True)
+        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            self._server.bind(str(path))
+        finally:
+            os.umask(before)
+        self._server.listen(64)
+        threading.Thread(target=self._accept, daemon=True, name="fedrec-listener").start()
+
+    def close(self) -> None:
+        """Accept nobody any longer."""
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self.path.unlink(missing_ok=True)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                link, _ = self._server.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(link,), daemon=True, name="fedrec-connection").start()
+
+    def _serve(self, link: socket.socket) -> None:
+        connection = Connection(link)
+        try:
+            self._handle(connection)
+        finally:
+            connection.close()
+
+
+def connect(path: Path) -> Connection:
+    """Connect to a listener.
+
+    Raises:
+        OSError: if there is none.
+    """
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        link.connect(str(path))
+    except OSError:
+        link.close()
+        raise
+    return Connection(link)
+
+
+def socket_path(folder: Path, name: str) -> Path:
+    """Where a socket of `folder` is: inside, or, as such paths must be short, in a temporary folder of the user."""
+    inside = folder.absolute() / name
+    if len(str(inside)) <= _LONGEST_PATH:
+        return inside
+    place = Path(tempfile.gettempdir()) / f"fedrec-{os.getuid()}"
+    place.mkdir(mode=0o700, exist_ok=True)
+    return place / f"{hashlib.sha256(str(inside).encode()).hexdigest()[:16]}.{name}"

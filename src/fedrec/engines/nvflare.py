@@ -1,0 +1,314 @@
+"""The post over NVFlare: frames to nodes on other machines, under mutual TLS, through mail slots that hold nothing.
+
+An NVFlare job is only the road: its processes hand frames on between this process and the nodes' own. When a job
+fails, as it does when one site's job process dies, or when a node comes back that it does not reach, the next is
+submitted with whoever is up, and the training goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedrec.deploy.kits import ADMIN
+from fedrec.deploy.sockets import Connection, Listener, socket_path
+from fedrec.engines.post import Failure
+from fedrec.errors import InputError, RunError
+
+__all__ = ["POST", "NvflarePost", "job_files", "nodes_up"]
+
+POST = "post.sock"
+_GRACE = 2.0
+_ASK_AGAIN = 20.0
+_JOB = "fedrec"
+_SLOTS = "fedrec.deploy.mailslots"
+
+
+class NvflarePost:
+    """Carries frames through NVFlare jobs.
+
+    Args:
+        folder: of the federation; the server's processes find this one by a socket there.
+        admin: the coordinator's admin kit.
+        start: seconds for a job to start.
+        tell: told in words what becomes of jobs.
+
+    Raises:
+        RunError: if another training uses the federation, or its server is not up.
+    """
+
+    def __init__(
+        self, folder: Path, admin: Path, start: float = 90.0, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._admin, self._start, self._tell, self._folder = admin, start, tell, folder
+        self._relays: queue.Queue[_Relay] = queue.Queue()
+        self._relay: _Relay | None = None
+        self._job = ""
+        self._asked_last = 0.0
+        self._lock = _only_one(folder)
+        self._listener: Listener | None = None
+        try:
+            self._session = _session(admin)
+            self._listener = Listener(socket_path(folder, POST), self._welcome)
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, frames: Mapping[str, bytes], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
+        """Hand one frame to each of some nodes; starts a job where there is none, or a better one can be had."""
+        relay = self._road(frames)
+        if relay is None:
+            return {name: Failure("gone", "it is not up") for name in frames}
+        return relay.ask(frames, seconds, enough)
+
+    def close(self) -> None:
+        """End the job and the connection to the server."""
+        if self._relay is not None:
+            self._end_job()
+        if self._listener is not None:
+            self._listener.close()
+        session = getattr(self, "_session", None)
+        if session is not None:
+            with contextlib.suppress(Exception):
+                session.close()
+        os.close(self._lock)
+
+    def _road(self, wanted: Mapping[str, bytes]) -> _Relay | None:
+        """The job in use, or a new one: after a failure, and when somebody is up whom this one does not reach."""
+        relay = self._relay
+        if relay is not None and relay.alive:
+            missing = set(wanted) - set(relay.sites)
+            if not missing or time.monotonic() - self._asked_last < _ASK_AGAIN:
+                return relay
+            self._asked_last = time.monotonic()
+            if not missing & set(nodes_up(self._session)):
+                return relay
+            self._tell(f"{', '.join(sorted(missing))}: back, but not in NVFlare's job; a new one is started")
+        elif relay is not None:
+            self._tell("NVFlare's job ended; a new one is started with the nodes that are up")
+        if relay is not None:
+            self._end_job()
+        return self._begin()
+
+    def _begin(self) -> _Relay | None:
+        """Submit a job and wait until its relay is there."""
+        self._asked_last = time.monotonic()
+        until = time.monotonic() + self._start
+        up = nodes_up(self._session)
+        if not up:
+            return None
+        folder = self._folder / "job"
+        for name, text in job_files(up).items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        try:
+            self._job = self._session.submit_job(str(folder.absolute()))
+            while time.monotonic() < until:
+                with contextlib.suppress(queue.Empty):
+                    relay = self._relays.get(timeout=1.0)
+                    self._relay = relay
+                    return relay
+                status = str(self._session.get_job_meta(self._job).get("status", ""))
+                if status.startswith("FINISHED"):
+                    self._tell(f"NVFlare could not start the job: {status}; the logs of server and nodes say more")
+                    return None
+        except Exception as error:  # NVFlare raises what it likes
+            self._tell(f"NVFlare could not start the job: {error}")
+            with contextlib.suppress(Exception):
+                self._session.close()
+            self._session = _session(self._admin)
+            return None
+        self._tell(f"NVFlare's job did not start within {self._start:g} s")
+        self._end_job()
+        return None
+
+    def _end_job(self) -> None:
+        if self._relay is not None:
+            self._relay.close()
+            self._relay = None
+        if self._job:
+            with contextlib.suppress(Exception):
+                self._session.abort_job(self._job)
+            self._job = ""
+
+    def _welcome(self, connection: Connection) -> None:
+        """A relay connects: its first message says whom it reaches; then it brings answers until it ends."""
+        first = connection.receive()
+        if first is None:
+            return
+        relay = _Relay(connection, tuple(str(site) for site in first[0].get("sites", ())))
+        self._relays.put(relay)
+        relay.listen()
+
+
+class _Relay:
+    """The server's job process, seen from here."""
+
+    def __init__(self, connection: Connection, sites: tuple[str, ...]) -> None:
+        self.sites = sites
+        self.alive = True
+        self._connection = connection
+        self._waiting: dict[int, tuple[str, queue.Queue[tuple[str, bytes | Failure]]]] = {}
+        self._numbers = itertools.count()
+        self._changing = threading.Lock()
+
+    def ask(self, frames: Mapping[str, bytes], seconds: float, enough: int | None) -> dict[str, bytes | Failure]:
+        answers: dict[str, bytes | Failure] = {}
+        arrived: queue.Queue[tuple[str, bytes | Failure]] = queue.Queue()
+        numbers = []
+        for name, frame in frames.items():
+            if name not in self.sites:
+                answers[name] = Failure("gone", "it is not up")
+                continue
+            number = next(self._numbers)
+            with self._changing:
+                self._waiting[number] = name, arrived
+            numbers.append(number)
+            try:
+                self._connection.send({"id": number, "site": name, "seconds": max(seconds, 0.1)}, frame)
+            except OSError:
+                self._ended()
+        until = time.monotonic() + seconds + _GRACE
+        good = 0
+        while len(answers) < len(frames) and (enough is None or good < enough):
+            try:
+                name, answer = arrived.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                break
+            answers[name] = answer
+            good += isinstance(answer, bytes)
+        missing = Failure("timeout", f"no answer in {seconds:g} s")
+        if enough is not None and good >= enough:
+            missing = Failure("late", "others were quicker")
+        answers = {name: answers.get(name, missing) for name in frames}
+        with self._changing:
+            for number in numbers:
+                self._waiting.pop(number, None)
+        return answers
+
+    def listen(self) -> None:
+        """Hand answers to whoever waits for them, until the relay ends."""
+        while (message := self._connection.receive()) is not None:
+            head, body = message
+            with self._changing:
+                waiting = self._waiting.pop(int(head.get("id", -1)), None)
+            if waiting is not None:
+                name, arrived = waiting
+                failure = head.get("failure")
+                arrived.put((name, body if failure is None else Failure(str(failure[0]), _short(str(failure[1])))))
+        self._ended()
+
+    def close(self) -> None:
+        """Let the relay end."""
+        self._connection.close()
+        self._ended()
+
+    def _ended(self) -> None:
+        self.alive = False
+        with self._changing:
+            waiting, self._waiting = self._waiting, {}
+        for name, arrived in waiting.values():
+            arrived.put((name, Failure("gone", "NVFlare's job ended before it answered")))
+
+
+def nodes_up(session: Any) -> list[str]:
+    """Names of the nodes whose NVFlare client is connected to the server.
+
+    Raises:
+        RunError: if the server does not answer.
+    """
+    try:
+        return sorted(client.name for client in session.get_system_info().client_info)
+    except Exception as error:  # NVFlare raises what it likes
+        raise RunError(
+            f"the federation's server does not answer ({error}); is 'fedrec federation start' running?"
+        ) from None
+
+
+def job_files(nodes: list[str]) -> dict[str, str]:
+    """The job, by file name: it names the two mail slots of the installed fedrec and carries no code."""
+    server = {
+        "format_version": 2,
+        "workflows": [
+            {
+                "id": "controller",
+                "path": "nvflare.collab.runtime.controller.CollabController",
+                "args": {"server_obj_id": "relay", "sync_task_timeout": 30},
+            }
+        ],
+        "components": [{"id": "relay", "path": f"{_SLOTS}.Relay", "args": {}}],
+    }
+    client = {
+        "format_version": 2,
+        "executors": [
+            {
+                "tasks": ["*"],
+                "executor": {
+                    "path": "nvflare.collab.runtime.executor.CollabExecutor",
+                    "args": {"client_obj_id": "mailbox"},
+                },
+            }
+        ],
+        "components": [{"id": "mailbox", "path": f"{_SLOTS}.Mailbox", "args": {}}],
+    }
+    meta = {
+        "name": _JOB,
+        "min_clients": 1,
+        "resource_spec": {},
+        "deploy_map": {"app": ["server", *nodes]},
+    }
+    texts = {
+        "meta.json": meta,
+        "app/config/config_fed_server.json": server,
+        "app/config/config_fed_client.json": client,
+    }
+    return {name: json.dumps(data, indent=1) for name, data in texts.items()}
+
+
+def _session(admin: Path) -> Any:
+    """A session with the federation's server.
+
+    Raises:
+        InputError: without NVFlare.
+        RunError: if the server is not up.
+    """
+    try:
+        from nvflare.fuel.flare_api.flare_api import new_secure_session
+    except ImportError:
+        raise InputError("a federation across machines needs NVFlare; pip install 'fedrec[deploy]'") from None
+    logging.getLogger("nvflare").setLevel(logging.CRITICAL)
+    try:
+        return new_secure_session(ADMIN, str(admin.absolute()), timeout=10.0)
+    except Exception as error:  # NVFlare raises what it likes
+        raise RunError(
+            f"the federation's server cannot be reached ({type(error).__name__}: {_short(str(error))}); is 'fedrec "
+            "federation start' running on this machine?"
+        ) from None
+
+
+def _only_one(folder: Path) -> int:
+    """Hold the federation for this process."""
+    import fcntl
+
+    lock = os.open(folder / ".training", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise RunError(f"another training uses the federation {folder}; wait for its end") from None
+    return lock
+
+
+def _short(text: str) -> str:
+    """The end of NVFlare's chains of reasons: what happened."""
+    return " ".join(text.split())[-300:]
