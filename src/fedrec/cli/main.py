@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from fedrec.cli import audit, bench, data, models, node, privacy, runs, tune, verify
+from fedrec.cli import audit, bench, data, federation, models, node, privacy, runs, tune, verify
 from fedrec.errors import DamagedError, FedrecError, InputError
 
 _INTERRUPTED = "interrupted; a training run goes on with --resume --out RUN"
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(node.app, name="node")
+app.add_typer(federation.app, name="federation")
 app.command("train")(runs.train)
 app.command("evaluate")(runs.evaluate)
 app.command("recommend")(runs.recommend)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import logging.handlers
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -204,3 +208,35 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@app.command("start")
+def start(
+    kit: Annotated[Path, typer.Option("--kit", help="The startup kit that the coordinator made for this node.")],
+    config: Config = Path("node.toml"),
+    quiet: Quiet = False,
+) -> None:
+    """Run this node until it is told to stop."""
+    from fedrec.federation.node_config import NodeConfig
+
+    chosen = NodeConfig.read(config)
+    _with_environment(chosen.limits.environment())
+    from fedrec.deploy.node_process import NodeProcess, until_stopped
+
+    logging.basicConfig(
+        level=logging.WARNING if quiet else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=[logging.StreamHandler(), *_log_file(chosen.home)],
+    )
+    until_stopped(NodeProcess(chosen, kit).close)
+
+
+def _with_environment(wanted: dict[str, str]) -> None:
+    """Begin anew with these variables where they are not set: libraries count their threads when they are loaded."""
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        os.execve(sys.executable, [sys.executable, "-m", "fedrec", *sys.argv[1:]], {**os.environ, **wanted})
+
+
+def _log_file(home: Path) -> list[logging.Handler]:
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return [logging.handlers.RotatingFileHandler(home / "node.log", maxBytes=10_000_000, backupCount=5)]

@@ -8,6 +8,7 @@ submitted with whoever is up, and the training goes on.
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import logging
@@ -24,7 +25,7 @@ from fedrec.deploy.sockets import Connection, Listener, socket_path
 from fedrec.engines.post import Failure
 from fedrec.errors import InputError, RunError
 
-__all__ = ["POST", "NvflarePost", "job_files", "nodes_up"]
+__all__ = ["POST", "NvflarePost", "job_files", "nodes_up", "who_is_up"]
 
 POST = "post.sock"
 _GRACE = 2.0
@@ -235,6 +236,20 @@ def nodes_up(session: Any) -> list[str]:
         ) from None
 
 
+def who_is_up(admin: Path) -> list[str]:
+    """Names of the nodes that are connected to the federation's server; `admin` is the coordinator's admin kit.
+
+    Raises:
+        RunError: if the server does not answer.
+    """
+    session = _session(admin)
+    try:
+        return nodes_up(session)
+    finally:
+        with contextlib.suppress(Exception):
+            session.close()
+
+
 def job_files(nodes: list[str]) -> dict[str, str]:
     """The job, by file name: it names the two mail slots of the installed fedrec and carries no code."""
     server = {
@@ -288,7 +303,8 @@ def _session(admin: Path) -> Any:
         raise InputError("a federation across machines needs NVFlare; pip install 'fedrec[deploy]'") from None
     logging.getLogger("nvflare").setLevel(logging.CRITICAL)
     try:
-        return new_secure_session(ADMIN, str(admin.absolute()), timeout=10.0)
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells everybody that it connects
+            return new_secure_session(ADMIN, str(admin.absolute()), timeout=10.0)
     except Exception as error:  # NVFlare raises what it likes
         raise RunError(
             f"the federation's server cannot be reached ({type(error).__name__}: {_short(str(error))}); is 'fedrec "

@@ -53,11 +53,12 @@ def _check_round(plan: Plan, call: RoundCall, n_items: int) -> None:
         "share of clients": (call.share, plan.share()),
         "groups": (call.groups, 1 if robust is None else robust.groups or 1),
         "most clients": (call.spec.n_max, plan.n_max),
-        "last committed round": (call.committed, call.round - 1 if plan.asynchronous is None else call.committed),
     }
     for name, (asked, said) in agreed.items():
         if asked != said:
             raise PlanError(f"round {call.round} is asked for with {name} {asked}; agreed was {said}")
+    if call.committed >= call.round:
+        raise PlanError(f"round {call.round} is asked for after round {call.committed} was committed")
     if call.change and (plan.warm_start is None or call.round > 0):
         raise PlanError(f"round {call.round} asks for what changed since an earlier run; the plan goes on from none")
     everything = np.arange(n_items)

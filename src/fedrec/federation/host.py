@@ -26,6 +26,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.data.sources import load_source
 from fedrec.data.splits import SplitMethod
 from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
+from fedrec.federation.agreed import check_call
 from fedrec.federation.calls import CountCall, RoundCall
 from fedrec.federation.founding import found_node
 from fedrec.federation.masked import COUNTS
@@ -87,6 +88,7 @@ class _Opened:
     data: Interactions
     party: NetworkParty | None
     noise: Callable[[int], float]
+    honest: int | None = None
     shared: tuple[str, Arrays] = ("", {})
 
 
@@ -152,7 +154,9 @@ class NodeHost:
         if last is None:
             last = _read_number(self._number_path(request.run))
         if request.number <= last:
-            raise PlanError(f"request {request.number} of run {request.run[:8]} was made before; it may be a replay")
+            raise _RepeatedError(
+                f"request {request.number} of run {request.run[:8]} was made before; it may be a replay"
+            )
         if request.kind == "open":
             self._folder(request.run).mkdir(parents=True, exist_ok=True)
             replace_file(self._number_path(request.run), b"%d\n" % request.number)
@@ -241,13 +245,13 @@ class NodeHost:
         least = max(config.policy.min_clients, plan.min_clients)
         floors = Floors(least, masked=secure)
         node = found_node(config.name, split, plan, folder / "private" / config.name, floors, self._chance, budget)
-        party = None
+        party, honest = None, None
         if secure:
             who, honest, fewest = honest_of(parties)
             own = secure_floors(config, plan)
             if plan.privacy is not None and plan.privacy.distributed:
                 own = replace(own, parties=max(own.parties, fewest))
-            party = NetworkParty(self._key, own, min(data.n_users, least), folder / "party.json")
+            party = NetworkParty(self._key, own, least, folder / "party.json")
             if node.guard is not None:
                 node.guard.parties = who, honest
         guard = node.guard
@@ -256,7 +260,7 @@ class NodeHost:
             shares = guard is not None and guard.terms.distributed
             return guard.charges[round].noise_multiplier if shares and guard is not None else 0.0
 
-        return _Opened(run, plan, node, data, party, noise)
+        return _Opened(run, plan, node, data, party, noise, honest)
 
     def _load(self, plan: Plan, catalog: Catalog, folder: Path) -> Interactions:
         """The owner's data in the terms of the agreed catalog; what is left out is counted and kept."""
@@ -276,6 +280,7 @@ class NodeHost:
 
     def _sum(self, opened: _Opened, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
         call = decode_call(request.kind, request.fields, self._shared(opened, request))
+        check_call(opened.plan, call, len(opened.data.catalog), opened.honest)
         node = opened.node
         with self.config.limits.held():
             if isinstance(call, RoundCall):
@@ -290,8 +295,8 @@ class NodeHost:
         rows = call.rows if isinstance(call, RoundCall) else None
         noise = opened.noise(call.round) if isinstance(call, RoundCall) else 0.0
         digest = _call_digest(request.kind, call, opened.shared[0])
-        opened.party.hold(digest, total, rows, noise)
-        return {**fields, "call": digest}, ()
+        opened.party.hold(digest, total, rows, noise, node.data.n_users if noise else total.clients)
+        return {**fields, "call": digest, "among": opened.party.among(digest)}, ()
 
     def _mask(self, opened: _Opened, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
         party = opened.party
@@ -349,6 +354,10 @@ class _NotOpenError(FedrecError):
     """The coordinator has to offer the run first."""
 
 
+class _RepeatedError(FedrecError):
+    """Whoever handed the request over had done so before, or keeps old ones."""
+
+
 class _UnknownModelError(FedrecError):
     """The coordinator has to send the shared arrays again."""
 
@@ -366,8 +375,8 @@ def _problem(error: Exception) -> tuple[str, str]:
     """A word for programs and words for people. What is not an error of fedrec's own may hold data, so only its kind
     is told."""
     kinds: dict[type[FedrecError], str] = {
-        _NotOpenError: "not-open", _UnknownModelError: "unknown-model", PlanError: "refused", DamagedError: "damaged",
-        RunError: "failed",
+        _NotOpenError: "not-open", _RepeatedError: "repeated", _UnknownModelError: "unknown-model",
+        PlanError: "refused", DamagedError: "damaged", RunError: "failed",
     }  # fmt: skip
     for kind, word in kinds.items():
         if isinstance(error, kind):

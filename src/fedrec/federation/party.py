@@ -30,6 +30,7 @@ class _Held:
     total: Sum
     rows: np.ndarray | None
     noise: float
+    clients: int
 
 
 class NetworkParty:
@@ -41,14 +42,14 @@ class NetworkParty:
     Args:
         key: of the node; it signs as a party too, under labels of its own.
         floors: the owner's.
-        clients: how many clients it vouches for.
+        most: it vouches for as many clients as are in its part, and says so up to this number only.
         path: the record.
     """
 
-    def __init__(self, key: SigningKey, floors: Floors, clients: int, path: Path) -> None:
+    def __init__(self, key: SigningKey, floors: Floors, most: int, path: Path) -> None:
         self._identity = Identity(key.secret)
         self._floors = floors
-        self._clients = clients
+        self._most = most
         self._path = path
         self._attempts, self._revealed = _read(path)
         self._held: _Held | None = None
@@ -58,7 +59,12 @@ class NetworkParty:
         """The first number of a sum of `run` that this party has not begun."""
         return self._attempts.begun.get(run, -1) + 1
 
-    def hold(self, call: str, total: Sum, rows: np.ndarray | None, noise: float) -> None:
+    def among(self, call: str) -> list[str] | None:
+        """Keys, in hexadecimal, of those among whom the part of a call was opened before and may be again; `None` where
+        it was not."""
+        return self._revealed.get(call)
+
+    def hold(self, call: str, total: Sum, rows: np.ndarray | None, noise: float, clients: int) -> None:
         """Take the node's part of a sum, instead of the one before.
 
         Args:
@@ -66,8 +72,9 @@ class NetworkParty:
             total: the part.
             rows: item rows that are summed, of changes of rows.
             noise: least noise multiplier of the sum.
+            clients: in the part, or a public number where that is a secret.
         """
-        self._held, self._client = _Held(call, total, rows, noise), None
+        self._held, self._client = _Held(call, total, rows, noise, clients), None
 
     def begin(self, call: str) -> None:
         """Get ready for one attempt to sum the part that is held.
@@ -85,7 +92,8 @@ class NetworkParty:
             noise=held.noise,
             survivors=None if revealed is None else frozenset(map(bytes.fromhex, revealed)),
         )
-        self._client = Client(self._identity, floors, self._keeper(call), self._attempts, self._clients)
+        clients = min(held.clients, self._most)
+        self._client = Client(self._identity, floors, self._keeper(call), self._attempts, clients)
 
     def receive(self, frames: Sequence[bytes]) -> list[bytes]:
         """Take frames of the coordinator; returns what goes back, the upload when it is time for it.

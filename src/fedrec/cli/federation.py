@@ -1,0 +1,175 @@
+"""Commands of a coordinator: begin a federation, invite nodes, run its server, see who is up, try it all out."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedrec.cli.options import Json, Metrics, Protocol, Quiet, Set, Split, build_plan, split_list
+from fedrec.cli.output import Output, rows_table
+from fedrec.errors import InputError
+
+__all__ = ["app"]
+
+app = typer.Typer(help="A federation of nodes on several machines: its coordinator's side.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(metavar="FEDERATION", help="The coordinator's folder of the federation.")]
+
+
+@app.command("init")
+def init(
+    folder: Folder,
+    catalog: Annotated[Path, typer.Option("--catalog", help="The agreed items: a file with a column item_id.")],
+    most_clients: Annotated[
+        int, typer.Option("--most-clients", min=1, help="Users of all nodes together are never more; a public number.")
+    ],
+    host: Annotated[str, typer.Option("--host", help="Name or address where nodes find this machine.")],
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The one port that must be open here.")] = 8002,
+    name: Annotated[str | None, typer.Option("--name", help="Of the federation; the folder's by default.")] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Begin a federation: its folder, the agreed catalog, and the coordinator's key."""
+    from fedrec.data.catalogs import read_catalog
+    from fedrec.deploy.folder import FederationFolder
+
+    items = read_catalog(catalog)
+    made = FederationFolder.create(folder, name or folder.resolve().name, host, port, most_clients, items)
+    public = str(made.key.public())
+    answer = {"federation": str(folder), "name": made.name, "items": len(items), "public_key": public}
+    Output(json_, quiet).answer(
+        answer,
+        f"{folder} is ready: {made.name}, {len(items):,} items. The coordinator's public key, for policy.coordinator "
+        "of every owner's node.toml; tell it to them yourself:",
+        public,
+        f"Next: 'fedrec federation invite {folder} NAME --key KEY' for every node.",
+    )
+
+
+@app.command("invite")
+def invite(
+    folder: Folder,
+    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Nodes, such as shop-a.")],
+    key: Annotated[
+        list[str] | None, typer.Option("--key", help="Public keys of nodes, as 'fedrec node init' printed them.")
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Invite nodes and make their startup kits; again with --key when their keys have come."""
+    from fedrec.deploy.folder import FederationFolder
+    from fedrec.record.keys import PublicKey
+
+    keys = {PublicKey.parse(text).name: text for text in key or []}
+    strangers = sorted(set(keys) - set(names))
+    if strangers:
+        raise InputError(f"--key: {', '.join(strangers)} is not among the nodes that are named")
+    grown = FederationFolder.open(folder).invite({node: keys.get(node, "") for node in names})
+    table = rows_table(f"{grown.name}: {len(grown.nodes)} nodes", "node", "key", "startup kit")
+    for node, text in sorted(grown.nodes.items()):
+        table.add_row(node, "known" if text else "to come", str(folder / "kits" / node))
+    kits = {node: str(folder / "kits" / node) for node in grown.nodes}
+    answer = {
+        "federation": str(folder),
+        "nodes": {node: bool(text) for node, text in grown.nodes.items()},
+        "kits": kits,
+    }
+    Output(json_, quiet).answer(
+        answer, table, "A kit holds a private key: hand it over as you would a password, to its node's owner only."
+    )
+
+
+@app.command("remove")
+def remove(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The node.")],
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take a node out: no later run asks it."""
+    from fedrec.deploy.folder import FederationFolder
+
+    left = FederationFolder.open(folder).remove(name)
+    Output(json_, quiet).answer(
+        {"federation": str(folder), "nodes": sorted(left.nodes)}, f"{name} is out; {len(left.nodes)} nodes are left."
+    )
+
+
+@app.command("start")
+def start(folder: Folder, quiet: Quiet = False) -> None:
+    """Run the federation's server until it is told to stop."""
+    from fedrec.deploy.folder import FederationFolder
+    from fedrec.deploy.node_process import until_stopped
+    from fedrec.deploy.server_process import ServerProcess
+
+    output = Output(False, quiet)
+    federation = FederationFolder.open(folder)
+    server = ServerProcess(federation, output.warn)
+    output.remark(
+        f"{federation.name}: the server listens on port {federation.port}; its certificate is valid until "
+        f"{server.expires:%Y-%m-%d}; NVFlare's log is {server.log}"
+    )
+    until_stopped(server.close)
+
+
+@app.command("status")
+def status(folder: Folder, json_: Json = False, quiet: Quiet = False) -> None:
+    """Say which nodes are up."""
+    from fedrec.deploy.folder import FederationFolder
+    from fedrec.engines.nvflare import who_is_up
+
+    federation = FederationFolder.open(folder)
+    up = who_is_up(federation.admin_kit)
+    table = rows_table(f"{federation.name}, port {federation.port}", "node", "key", "connected")
+    for node, text in sorted(federation.nodes.items()):
+        table.add_row(node, "known" if text else "to come", "yes" if node in up else "no")
+    answer = {
+        "federation": str(folder),
+        "nodes": {node: {"key": bool(text), "connected": node in up} for node, text in federation.nodes.items()},
+    }
+    Output(json_, quiet).answer(answer, table)
+
+
+@app.command("demo")
+def demo(
+    nodes: Annotated[int, typer.Option("--nodes", min=1, max=20, help="How many.")] = 3,
+    data: Annotated[str, typer.Option("--data", help="What is spread over the nodes.")] = "synthetic:users=2000",
+    model: Annotated[str, typer.Option("--model", help="popularity, ease, itemknn, mf, …")] = "ease",
+    set_: Set = None,
+    split: Split = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
+    secure: Annotated[bool, typer.Option("--secure", help="Nodes mask their sums.")] = False,
+    protocol: Protocol = None,
+    metrics: Metrics = None,
+    keep: Annotated[Path | None, typer.Option("--keep", help="A new folder in which everything is left.")] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Play a whole federation on this machine: real processes, real certificates; nothing is left running."""
+    from fedrec.deploy.demo import play
+    from fedrec.federation.plan import Plan
+
+    output = Output(json_, quiet)
+    logging.basicConfig(level=logging.ERROR)
+    settings = {
+        "split": split, "seed": seed, "evaluation.protocol": protocol, "evaluation.metrics": split_list(metrics),
+    }  # fmt: skip
+    plan: Plan = build_plan(None, {"source": data}, model, settings, set_ or [])
+    with output.rounds(f"training {model}") as watch:
+        report = play(plan, nodes, secure, keep, watch, output.remark)
+    table = rows_table(f"{report['model']} over {nodes} nodes", "metric", "test")
+    for name, value in report["metrics"].get("test", {}).items():
+        table.add_row(name, f"{value:.4f}")
+    shown: list[Any] = [table]
+    for node, rows in report["recommended"].items():
+        first = rows[0] if rows else None
+        if first is not None:
+            shown.append(
+                f"{node} recommends to its user {first['user_id']}: {', '.join(str(r['item_id']) for r in rows)}"
+            )
+    same = "equal, byte for byte, to" if report["same_as_local"] else "NOT equal to"
+    shown.append(f"The model is {same} the one that a single process trains from the same plan.")
+    output.answer(report, *shown)

@@ -1,0 +1,219 @@
+"""A whole federation on one machine: server and nodes as real processes with real certificates, from nothing to
+recommendations at each node, and nothing left running."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedrec.data.interactions import Interactions
+from fedrec.data.partitions import partition
+from fedrec.deploy.folder import FederationFolder
+from fedrec.engines.federated import train_federated
+from fedrec.engines.loading import load_plan_data, public_digest
+from fedrec.engines.nvflare import NvflarePost, who_is_up
+from fedrec.engines.remote import Waiting
+from fedrec.engines.training import Placement, train_run
+from fedrec.errors import RunError
+from fedrec.federation.coordinator import Progress
+from fedrec.federation.new_node import make_node
+from fedrec.federation.plan import DataPlan, Plan
+
+__all__ = ["Stage", "free_port", "play", "staged"]
+
+_UP = 60.0
+_STOP = 15.0
+_SHOWN = 5
+
+
+class Stage:
+    """Processes of a federation on this machine.
+
+    Args:
+        folder: of everything.
+        federation: with all nodes invited.
+    """
+
+    def __init__(self, folder: Path, federation: FederationFolder) -> None:
+        self.folder = folder
+        self.federation = federation
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start_server(self) -> None:
+        """Start the federation's server."""
+        self._start("server", "federation", "start", str(self.federation.path))
+
+    def start_node(self, name: str) -> None:
+        """Start a node."""
+        kit, config = self.federation.path / "kits" / name, self.folder / name / "node.toml"
+        self._start(name, "node", "start", "--kit", str(kit), "--config", str(config))
+
+    def wait(self, names: Sequence[str], seconds: float = _UP) -> None:
+        """Wait until nodes are connected.
+
+        Raises:
+            RunError: if they are not in time, or a process ended.
+        """
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    said = (self.folder / f"{name}.txt").read_text(errors="replace").strip().splitlines()
+                    raise RunError(f"the process of {name} ended: {said[-1] if said else process.returncode}")
+            with contextlib.suppress(RunError):
+                if set(names) <= set(who_is_up(self.federation.admin_kit)):
+                    return
+            time.sleep(1.0)
+        raise RunError(f"{', '.join(names)} were not all connected within {seconds:g} s; see {self.folder}")
+
+    def stop(self) -> None:
+        """Stop everything: asked first, then made to."""
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+        until = time.monotonic() + _STOP
+        for process in self.processes.values():
+            try:
+                process.wait(max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.processes.clear()
+
+    def _start(self, name: str, *words: str) -> None:
+        with (self.folder / f"{name}.txt").open("ab") as output:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "fedrec", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "NUMBA_NUM_THREADS": os.environ.get("NUMBA_NUM_THREADS", str(os.cpu_count() or 1))},
+            )
+
+
+@contextlib.contextmanager
+def staged(folder: Path, data: Interactions, places: np.ndarray, n_max: int, secure: bool = False) -> Iterator[Stage]:
+    """A federation of this machine with users spread over its nodes; its processes are stopped at the end.
+
+    Args:
+        folder: of everything.
+        data: all users.
+        places: number of the node of each user [users].
+        n_max: most clients.
+        secure: whether the owners insist on masked sums.
+    """
+    names = [f"node-{place}" for place in np.unique(places)]
+    federation = FederationFolder.create(folder / "federation", "demo", "localhost", free_port(), n_max, data.catalog)
+    coordinator = str(federation.key.public())
+    keys = {}
+    for name, place in zip(names, np.unique(places), strict=True):
+        home = folder / name
+        home.mkdir()
+        data.take_users(np.flatnonzero(places == place)).to_frame().write_parquet(home / "interactions.parquet")
+        reading = DataPlan(source=str((home / "interactions.parquet").absolute()))
+        keys[name] = str(make_node(name, home / "node.toml", home.absolute() / "home", reading, coordinator, ()))
+    for name in names:
+        _agree(folder / name / "node.toml", list(keys.values()), secure)
+    federation = federation.invite(keys)
+    stage = Stage(folder, federation)
+    try:
+        stage.start_server()
+        for name in names:
+            stage.start_node(name)
+        stage.wait(names)
+        yield stage
+    finally:
+        stage.stop()
+
+
+def play(
+    plan: Plan,
+    nodes: int,
+    secure: bool,
+    keep: Path | None,
+    watch: Callable[[Progress], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Spread a data set over nodes, train, measure, recommend at each node, and compare with one process.
+
+    Returns:
+        The report of the run, with `recommended` by node, `same_as_local` and `seconds_in_all`.
+    """
+    began = time.perf_counter()
+    folder = Path(tempfile.mkdtemp(prefix="fedrec-")) if keep is None else keep
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=False)
+    try:
+        source = load_plan_data(plan.data, folder)
+        data = source.interactions
+        plan = plan.resolve(data, public_digest(plan, source, folder))
+        places = partition(data, "hash", nodes, plan.seed) if nodes > 1 else np.zeros(data.n_users, dtype=np.int64)
+        assert plan.n_max is not None
+        with staged(folder, data, places, plan.n_max, secure) as stage:
+            names = [name for name in stage.processes if name != "server"]
+            say(
+                f"{len(names)} nodes and a server are up in {folder}, {time.perf_counter() - began:.0f} s after the start"
+            )
+            post = NvflarePost(stage.federation.path, stage.federation.admin_kit, tell=say)
+            try:
+                report = train_federated(
+                    plan, folder / "run", stage.federation.members, post, secure, Waiting(120.0), watch=watch, tell=say
+                )
+            finally:
+                post.close()
+            report["recommended"] = {name: _recommended(folder / name / "home" / "models" / "latest") for name in names}
+        local = train_run(plan, folder / "local", Placement(nodes, "hash"), source=source)
+        pairs = [(folder / "run" / "model" / file, folder / "local" / "model" / file) for file in _FILES]
+        report["same_as_local"] = all(one.read_bytes() == other.read_bytes() for one, other in pairs)
+        report["local_seconds"] = local["seconds"]
+        report["seconds_in_all"] = round(time.perf_counter() - began, 1)
+        return report
+    finally:
+        if keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+_FILES = ("model.json", "shared.safetensors", "catalog.jsonl")
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _recommended(run: Path) -> list[dict[str, Any]]:
+    """What a node recommends to the first of its users, by the ordinary command."""
+    import fedrec as fr
+
+    model = fr.load_model(run)
+    user = model.opened.data.users.series[0]
+    table = model.recommend([user], n=_SHOWN)
+    rows: list[dict[str, Any]] = table.to_dicts()
+    return rows
+
+
+def _agree(path: Path, keys: Sequence[str], secure: bool) -> None:
+    """Put the keys of all nodes into a node.toml, and whether sums leave masked only, as its owner would."""
+    text = path.read_text(encoding="utf-8")
+    start = text.index("parties = [")
+    end = text.index("]", start) + 1
+    text = text[:start] + f"parties = {json.dumps(list(keys))}" + text[end:]
+    text = text.replace("secure = true", f"secure = {str(secure).lower()}", 1)
+    text = text.replace("distributed = true", f"distributed = {str(secure).lower()}", 1)
+    path.write_text(text, encoding="utf-8")
