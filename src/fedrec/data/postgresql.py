@@ -170,8 +170,8 @@ class _Session:
         except Exception:
             return InputError(f"{where}: the connection broke ({text}), so nothing was loaded. Try again")
         return InputError(
-            f"{where}: the server stopped ({text}), so nothing was loaded. Correct what it says, or read around it with "
-            "a query, which is one SELECT in a read-only transaction"
+            f"{where}: the server stopped ({text}), so nothing was loaded. Correct what it says, or read around it "
+            "with a query, which is one SELECT in a read-only transaction"
         )
 
 
