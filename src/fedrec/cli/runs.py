@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +27,10 @@ from fedrec.cli.options import (
 )
 from fedrec.cli.output import Output, rows_table
 from fedrec.errors import InputError, RunError, suggestion
+
+if TYPE_CHECKING:
+    from fedrec.federation.coordinator import Progress
+    from fedrec.federation.plan import Plan
 
 __all__ = ["evaluate", "recommend", "similar", "train"]
 
@@ -59,6 +64,10 @@ def train(
     ] = None,
     delta: Annotated[float | None, typer.Option("--delta", help="With --epsilon; well below 1 / users.")] = None,
     budget: Annotated[Path | None, typer.Option("--budget", help="The owner's budget over all private runs.")] = None,
+    federation: Annotated[
+        Path | None,
+        typer.Option("--federation", help="Train over the nodes of this federation; the data is theirs, so no --data."),
+    ] = None,
     protocol: Protocol = None,
     metrics: Metrics = None,
     columns: Columns = None,
@@ -87,7 +96,7 @@ def train(
     else:
         chosen = build_plan(
             plan,
-            None if data is None else data_settings(data, columns, format, encoding, on_error, clean),
+            _data(data, columns, format, encoding, on_error, clean, federation, plan),
             model,
             {
                 "split": split,
@@ -102,6 +111,13 @@ def train(
             set_ or [],
         )
     folder = out or next_folder(Path("runs"), str(chosen.model["name"]))
+    if federation is not None:
+        _no_simulation(nodes, partition, clock, from_, budget)
+        with limit_threads(threads), output.rounds(f"training {chosen.model['name']}") as watch:
+            report = _over_nodes(federation, chosen, folder, secure, resume, watch, output)
+        shown = [_report_table(report)] if report["metrics"] else []
+        output.answer(report, *shown, _closing(report))
+        return
     with limit_threads(threads), output.rounds(f"training {chosen.model['name']}") as watch:
         owned = None if budget is None else Budget.open(budget)
         report = train_run(
@@ -115,6 +131,58 @@ def train(
         )
     shown = [_report_table(report)] if report["metrics"] else []
     output.answer(report, *shown, _closing(report))
+
+
+def _data(
+    data: str | None,
+    columns: str | None,
+    format: str | None,
+    encoding: str,
+    on_error: str,
+    clean: list[str] | None,
+    federation: Path | None,
+    plan: Path | None,
+) -> dict[str, Any] | None:
+    """What the plan says of data: in a federation only that it is the nodes' own."""
+    if federation is None:
+        return None if data is None else data_settings(data, columns, format, encoding, on_error, clean)
+    if data is not None:
+        raise InputError("with --federation the data is the nodes' own; each owner's node.toml says where it is")
+    return {"source": "federation"} if plan is None else None
+
+
+def _no_simulation(nodes: int, partition: str, clock: str, from_: Path | None, budget: Path | None) -> None:
+    """What means something in one process only."""
+    given = {
+        "--nodes": nodes != 1, "--partition": partition != "hash", "--clock": bool(clock), "--from": from_ is not None,
+        "--budget (each owner's node.toml has one)": budget is not None,
+    }  # fmt: skip
+    for name, there in given.items():
+        if there:
+            raise InputError(f"{name} is for training in one process; leave it out with --federation")
+
+
+def _over_nodes(
+    path: Path,
+    plan: Plan,
+    folder: Path,
+    secure: bool,
+    resume: bool,
+    watch: Callable[[Progress], None],
+    output: Output,
+) -> dict[str, Any]:
+    """Train over the nodes of a federation; what goes wrong with nodes is said as it happens."""
+    from fedrec.deploy.folder import FederationFolder
+    from fedrec.engines.federated import train_federated
+    from fedrec.engines.nvflare import NvflarePost
+
+    federation = FederationFolder.open(path)
+    members = federation.members
+    post = NvflarePost(path, federation.admin_kit, tell=output.warn)
+    try:
+        return train_federated(plan, folder, members, post, secure, federation.waiting, resume, watch, output.warn)
+    finally:
+        post.close()
 
 
 def evaluate(
@@ -286,7 +354,10 @@ def _closing(report: dict[str, Any]) -> str:
             )
             + f" (fedrec privacy show {report['run']})"
         )
-    lines.append(f"run: {report['run']}    next: fedrec recommend {report['run']} --user ID")
+    if "federation" in report:
+        lines.append(f"run: {report['run']}    next, at each node: fedrec recommend HOME/models/latest --user ID")
+    else:
+        lines.append(f"run: {report['run']}    next: fedrec recommend {report['run']} --user ID")
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.data.catalog import Catalog
+from fedrec.engines.opened import FEDERATED
 from fedrec.engines.post import Post
 from fedrec.engines.remote import RemoteEngine, Waiting
 from fedrec.engines.reports import report_of
@@ -27,7 +28,6 @@ from fedrec.record.keys import PublicKey, SigningKey
 
 __all__ = ["Members", "train_federated"]
 
-_TERMS = "private/federation.json"
 _PATIENT = Waiting()
 
 
@@ -91,7 +91,7 @@ def train_federated(
         if not resume:
             (folder / "private").mkdir()
             terms = {"federation": members.name, "number": number, "secure": secure}
-            replace_file(folder / _TERMS, json.dumps(terms).encode() + b"\n")
+            replace_file(folder / FEDERATED, json.dumps(terms).encode() + b"\n")
         engine = RemoteEngine(
             post, members.key, members.nodes, number, plan, members.catalog, run.ledger, secure, waiting, tell
         )
@@ -114,8 +114,8 @@ def train_federated(
                 "nodes": list(members.nodes),
                 "unreached": list(engine.unreached),
                 "traffic": engine.traffic(),
-                "items": len(members.catalog),
             },
+            "data": {"source": plan.data.source, "items": len(members.catalog)},
             "split": {"method": plan.split},
             "nodes": len(members.nodes),
         }
@@ -133,7 +133,7 @@ def train_federated(
 
 
 def _kept_terms(folder: Path, members: Members) -> tuple[str, bool]:
-    path = folder / _TERMS
+    path = folder / FEDERATED
     try:
         terms = json.loads(path.read_bytes())
         name, number, secure = terms["federation"], terms["number"], terms["secure"]

@@ -15,7 +15,7 @@ from fedrec.data.own_rows import blank, placed
 from fedrec.data.splits import HISTORY, TRAIN, Split
 from fedrec.engines.loading import Placement, load_plan_data, public_digest, read_placement
 from fedrec.engines.local import LocalEngine
-from fedrec.errors import DamagedError, InputError
+from fedrec.errors import DamagedError, InputError, RunError
 from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.calls import Part
 from fedrec.federation.coordinator import Coordinator, Trained
@@ -27,8 +27,10 @@ from fedrec.kernels.splitting import count_shared
 from fedrec.models.base import Private, Recommender, State
 from fedrec.record.durable import replace_file
 
-__all__ = ["OpenedRun", "open_run"]
+__all__ = ["FEDERATED", "OpenedRun", "open_run"]
 
+FEDERATED = "private/federation.json"
+"""In the folder of a run over a federation: which one, and the number under which its nodes know the run."""
 _HISTORY = "private/interactions.parquet"
 
 
@@ -175,6 +177,11 @@ def open_run(folder: Path) -> OpenedRun:
     """
     plan = read_plan(folder)
     model, state, round, catalog = load_shared(folder / "model", plan)
+    if (folder / FEDERATED).exists():
+        raise RunError(
+            f"{folder} was trained over the nodes of a federation, and their users are with them: each node has the "
+            "finished run in models/latest of its home, and 'fedrec recommend' and the like open that"
+        )
     source = load_plan_data(plan.data, folder, catalog)
     data = source.interactions
     if data.catalog.digest != catalog.digest:
