@@ -21,7 +21,7 @@ class Benchmark:
 
     Args:
         says: what it times, in one line.
-        kind: `round` (rounds one by one), `training` (a whole training), `sum` or `evaluation`.
+        kind: `round` (rounds one by one), `training` (a whole training), `sum`, `evaluation` or `transport`.
         settings: the plan but for its data.
         source: data of its own; `None` for MovieLens 100K or data of its size.
         evaluate: whether a round includes measuring the validation and the test part.
@@ -29,7 +29,7 @@ class Benchmark:
     """
 
     says: str
-    kind: Literal["round", "training", "sum", "evaluation"]
+    kind: Literal["round", "training", "sum", "evaluation", "transport"]
     settings: dict[str, Any]
     source: str | None = None
     evaluate: bool = False
@@ -68,6 +68,14 @@ BENCHMARKS: dict[str, Benchmark] = {
         "sum",
         {"model": {"name": "mf", "embedding_size": 64}},
         repeats=11,
+    ),
+    "transport": Benchmark(
+        "a sum of 1 MB from each of three nodes: real processes, NVFlare, mutual TLS, this machine",
+        "transport",
+        {"model": {"name": "ease"}},
+        source="synthetic:users=600,items=1412,interactions_per_user=20",
+        warmup=5,
+        repeats=31,
     ),
 }
 """Every benchmark."""

@@ -63,6 +63,10 @@ def measure(
         measured = _training(source, plan, warmup, repeats)
     elif chosen.kind == "sum":
         measured = sum_times(source, plan, warmup, repeats)
+    elif chosen.kind == "transport":
+        from fedrec.benchmarks.transport import transport_times  # NVFlare is an extra
+
+        measured = transport_times(source, plan, warmup, repeats)
     else:
         measured = evaluation_times(source, plan, warmup, repeats)
     data = source.interactions

@@ -1,0 +1,83 @@
+"""Seconds of a round trip between a coordinator and three nodes: real processes and mutual TLS, on one machine."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedrec.aggregation.release import Release
+from fedrec.aggregation.wire import encoded_size
+from fedrec.benchmarks.timing import Timing, repeat
+from fedrec.data.keys import KeyedSource
+from fedrec.data.partitions import partition
+from fedrec.data.sources import LoadedSource
+from fedrec.deploy.demo import staged
+from fedrec.engines.federated import Members
+from fedrec.engines.local import LocalEngine
+from fedrec.engines.nvflare import NvflarePost
+from fedrec.engines.post import Post
+from fedrec.engines.remote import RemoteEngine, Waiting
+from fedrec.federation.calls import RoundCall
+from fedrec.federation.plan import Plan
+from fedrec.record.ledger import Ledger
+
+__all__ = ["NODES", "transport_times"]
+
+NODES = 3
+_WAITING = Waiting(deadline=60.0, least=1.0)
+
+
+def transport_times(source: LoadedSource, plan: Plan, warmup: int, repeats: int) -> dict[str, Any]:
+    """The plan's first round, asked for again and again: over the network, plain and masked, and in one process.
+
+    A node's answer to the same call is the same each time. What the network takes longer than one process, whose nodes
+    compute one after the other, is transport.
+    """
+    data = source.interactions
+    plan = plan.resolve(data, source.digest)
+    model = plan.build_model()
+    state = model.start(data.catalog, KeyedSource.from_seed(plan.seed).child("start"))
+    spec = model.spec(state, 0)
+    assert spec is not None
+    assert plan.n_max is not None
+    spec = Release(plan.release).adjust(spec).fit(plan.n_max)
+    call = RoundCall(0, -1, state.shared, spec, plan.share())
+    places = partition(data, "hash", NODES, plan.seed)
+    local = LocalEngine.build(data, plan, NODES)
+    here = repeat(lambda: local.contribute(call), warmup, repeats)
+    frame = max(encoded_size(part) for part in local.contribute(call))
+    with (
+        tempfile.TemporaryDirectory(prefix="fedrec-") as folder,
+        staged(Path(folder), data, places, plan.n_max) as stage,
+    ):
+        members = stage.federation.members
+        post = NvflarePost(stage.federation.path, stage.federation.admin_kit)
+        try:
+            plain = _timed(post, members, plan, call, False, warmup, repeats)
+            masked = _timed(post, members, plan, call, True, warmup, repeats)
+        finally:
+            post.close()
+    overhead = Timing(tuple(np.array(plain.seconds) - here.median), warmup)
+    return {
+        "seconds_per_round": round(plain.median, 6),
+        "plain": plain.facts(),
+        "secure": masked.facts(),
+        "one_process": here.facts(),
+        "transport": overhead.facts(),
+        "bytes": {"plain": frame, "secure": spec.nbytes},
+        "nodes": NODES,
+    }
+
+
+def _timed(
+    post: Post, members: Members, plan: Plan, call: RoundCall, secure: bool, warmup: int, repeats: int
+) -> Timing:
+    engine = RemoteEngine(
+        post, members.key, members.nodes, secrets.token_hex(16), plan, members.catalog, Ledger(None), secure, _WAITING
+    )
+    engine.open()
+    return repeat(lambda: engine.contribute(call), warmup, repeats)
