@@ -1,0 +1,198 @@
+"""A federation's nodes behind a post against the local engine: the same plan gives the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedrec as fr
+from faults_in_test import COORDINATOR, Federation
+from fedrec.engines.federated import Members, train_federated
+from fedrec.engines.opened import open_run
+from fedrec.engines.post import LocalPost
+from fedrec.engines.remote import Waiting
+from fedrec.engines.served import save_served
+from fedrec.engines.training import Placement, train_run
+from fedrec.errors import PlanError, RunError
+from fedrec.federation.host import NodeHost
+from fedrec.federation.plan import Plan
+from fedrec.federation.run import is_run
+from fedrec.federation.verifying import verify_run
+from runs_in_test import DATA, MODELS, small_plan
+
+NODES = 3
+PATIENT = Waiting(deadline=60.0, pause=0.0, sign=1.0)
+
+
+class Owners(Federation):
+    """A federation that keeps finished runs at its nodes, as real ones do."""
+
+    def __init__(self, folder: Path, plan: Plan, nodes: int = NODES, secure: bool = False) -> None:
+        open_data = plan.data.model_copy(update={"digest": None})
+        super().__init__(folder, plan.model_copy(update={"data": open_data}), nodes, secure)
+
+    def host(self, name: str, key: Any = None) -> NodeHost:
+        return NodeHost(self.config(name), key or self.keys[name], save_served)
+
+    def train(self, plan: Plan, out: Path, resume: bool = False) -> dict[str, Any]:
+        members = Members("owners", COORDINATOR, self.public, self.catalog, 1024)
+        return train_federated(plan, out, members, LocalPost(self.hosts()), self.secure, PATIENT, resume)
+
+    def model_at(self, name: str) -> Path:
+        return self.folder / f"{name}-home" / "models" / "latest"
+
+
+def model_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "model").iterdir())}
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Runs of the local engine by name, trained once."""
+    folder, done = tmp_path_factory.mktemp("local"), {}
+
+    def run(name: str) -> tuple[Path, dict[str, Any]]:
+        if name not in done:
+            done[name] = folder / name, train_run(small_plan(name), folder / name, Placement(NODES))
+        return done[name]
+
+    return run
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_model_metrics_and_private_rows_are_those_of_one_process(
+    name: str, secure: bool, local: Any, tmp_path: Path
+) -> None:
+    alone, report = local(name)
+    plan = Plan.read(alone / "plan.yaml")
+    owners = Owners(tmp_path, plan, NODES, secure)
+    found = owners.train(plan, tmp_path / "run")
+    assert model_files(tmp_path / "run") == model_files(alone)
+    assert found["metrics"] == report["metrics"]
+    assert found["rounds"] == report["rounds"]
+    opened = open_run(alone)
+    private = opened.private()
+    for node in owners.names:
+        there = open_run(owners.model_at(node))
+        users = there.data.users.series
+        assert users.to_list() == owners.data[node].users.series.to_list()
+        places = opened.data.users.find(users)
+        for array, rows in (there.private() or {}).items():
+            assert private is not None
+            assert rows.tobytes() == private[array][places].tobytes(), array
+
+
+@pytest.mark.parametrize("name", ["ease", "mf", "ials"])
+def test_a_node_recommends_to_its_own_users_what_one_process_would(name: str, local: Any, tmp_path: Path) -> None:
+    alone, _ = local(name)
+    plan = Plan.read(alone / "plan.yaml")
+    owners = Owners(tmp_path, plan, NODES)
+    owners.train(plan, tmp_path / "run")
+    everywhere = fr.load_model(alone)
+    for node in owners.names:
+        users = owners.data[node].users.series.to_list()[:5]
+        here = fr.load_model(owners.model_at(node)).recommend(users, n=5)
+        assert here["item_id"].to_list() == everywhere.recommend(users, n=5)["item_id"].to_list()
+
+
+def test_the_coordinator_holds_no_users(local: Any, tmp_path: Path) -> None:
+    alone, _ = local("mf")
+    plan = Plan.read(alone / "plan.yaml")
+    Owners(tmp_path, plan, NODES).train(plan, tmp_path / "run")
+    left = sorted(str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file())
+    assert [name for name in left if name.startswith("private/")] == ["private/federation.json"]
+    with pytest.raises(RunError, match="models/latest"):
+        open_run(tmp_path / "run")
+    assert verify_run(tmp_path / "run").wrong is None
+
+
+def test_a_finished_run_that_is_resumed_says_so_again(local: Any, tmp_path: Path) -> None:
+    alone, _ = local("mf")
+    plan = Plan.read(alone / "plan.yaml")
+    owners = Owners(tmp_path, plan, NODES)
+    first = owners.train(plan, tmp_path / "run")
+    files = model_files(tmp_path / "run")
+    again = owners.train(plan, tmp_path / "run", resume=True)
+    assert again["metrics"] == first["metrics"]
+    assert model_files(tmp_path / "run") == files
+
+
+def private_plan(model: dict[str, Any], noise: str, **changes: Any) -> Plan:
+    return Plan.make(
+        {
+            "data": {"source": DATA},
+            "model": model,
+            "privacy": {"epsilon": 8.0, "delta": 1e-4, "clip": 1.0, "users": 240, "noise": noise, **changes},
+            "seed": 5,
+        }
+    )
+
+
+@pytest.mark.parametrize(("noise", "secure"), [("central", False), ("central", True), ("distributed", True)])
+@pytest.mark.parametrize(
+    "model", [{"name": "ease"}, {"name": "mf", "embedding_size": 4, "rounds": 2}], ids=["ease", "mf"]
+)
+def test_a_private_run_charges_every_owner_once(
+    model: dict[str, Any], noise: str, secure: bool, tmp_path: Path
+) -> None:
+    plan = private_plan(model, noise)
+    owners = Owners(tmp_path, plan, NODES, secure)
+    agreed = plan.agree(owners.catalog, 1024)
+    report = owners.train(agreed, tmp_path / "run")
+    charged = report["rounds"]
+    assert charged == len(agreed.build_model().budget_shares)
+    for node in owners.names:
+        budget = owners.config(node).open_budget()
+        assert budget.runs(node) == 1
+    owners.train(agreed, tmp_path / "run", resume=True)
+    for node in owners.names:
+        assert owners.config(node).open_budget().runs(node) == 1
+    assert report["privacy"]["epsilons"]["cohort"] <= 8.0 * (1 + 1e-6)
+    assert (report["metrics"] == {}) == (noise == "distributed")
+    assert verify_run(tmp_path / "run").wrong is None
+
+
+def test_a_lifetime_budget_holds_over_runs(tmp_path: Path) -> None:
+    plan = private_plan({"name": "ease"}, "central")
+    owners = Owners(tmp_path, plan, NODES)
+    config = owners.config
+
+    def limited(name: str) -> Any:
+        chosen = config(name)
+        floors = chosen.privacy.model_copy(update={"epsilon": 9.0, "delta": 1e-4})
+        return chosen.model_copy(update={"privacy": floors})
+
+    owners.config = limited  # type: ignore[method-assign]
+    agreed = plan.agree(owners.catalog, 1024)
+    owners.train(agreed, tmp_path / "first")
+    with pytest.raises(PlanError, match="budget is 9"):
+        owners.train(agreed, tmp_path / "second")
+    assert not is_run(tmp_path / "second")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"split": "temporal:0.8"}, "only all data together could tell"),
+        ({"cohort": 50}, "give a share"),
+        ({"data": {"source": DATA, "cleaning": {"k_core": 5}}}, "look across users"),
+    ],
+)
+def test_what_only_all_data_together_can_tell_is_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    plan = small_plan("mf")
+    owners = Owners(tmp_path, plan, NODES)
+    with pytest.raises(PlanError, match=words):
+        owners.train(Plan.make({**plan.model_dump(), **changes}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_agreed_plan_needs_no_data() -> None:
+    catalog = fr.load_data(DATA).catalog
+    plan = small_plan("mf").agree(catalog, 5000)
+    assert (plan.n_max, plan.catalog, plan.data.digest) == (5000, catalog.digest, None)
+    assert plan.agree(catalog, 1).digest == plan.digest
+    with pytest.raises(PlanError, match="catalog is not the one"):
+        plan.agree(fr.load_data("synthetic:users=40,items=100,interactions_per_user=10,seed=1").catalog, 5000)
