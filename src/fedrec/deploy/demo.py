@@ -34,7 +34,7 @@ from fedrec.federation.plan import DataPlan, Plan
 
 __all__ = ["Stage", "free_port", "play", "staged"]
 
-_UP = 60.0
+_UP, _UP_EACH = 60.0, 10.0  # seconds to connect: in all, and more for each node, as they all start on the same cores
 _STOP = 15.0
 _SHOWN = 5
 
@@ -61,12 +61,13 @@ class Stage:
         kit, config = self.federation.path / "kits" / name, self.folder / name / "node.toml"
         self._start(name, "node", "start", "--kit", str(kit), "--config", str(config))
 
-    def wait(self, names: Sequence[str], seconds: float = _UP) -> None:
-        """Wait until nodes are connected.
+    def wait(self, names: Sequence[str], seconds: float | None = None) -> None:
+        """Wait until nodes are connected; by default a minute, and ten seconds more for each of them.
 
         Raises:
             RunError: if they are not in time, or a process ended.
         """
+        seconds = _UP + _UP_EACH * len(names) if seconds is None else seconds
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             for name, process in self.processes.items():
