@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from fedrec.engines.served import save_served
 from fedrec.engines.training import Placement, train_run
 from fedrec.errors import PlanError, RunError
 from fedrec.federation.host import NodeHost
+from fedrec.federation.messages import open_request
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import is_run
 from fedrec.federation.verifying import verify_run
+from fedrec.record.ledger import Ledger
 from runs_in_test import DATA, MODELS, small_plan
 
 NODES = 3
@@ -196,3 +199,69 @@ def test_an_agreed_plan_needs_no_data() -> None:
     assert plan.agree(catalog, 1).digest == plan.digest
     with pytest.raises(PlanError, match="catalog is not the one"):
         plan.agree(fr.load_data("synthetic:users=40,items=100,interactions_per_user=10,seed=1").catalog, 5000)
+
+
+ASYNCHRONOUS = {"name": "mf", "embedding_size": 8, "rounds": 6}
+
+
+def test_a_buffer_of_all_nodes_has_the_bytes_of_plain_rounds(tmp_path: Path) -> None:
+    plan = Plan.make({"data": {"source": DATA}, "model": ASYNCHRONOUS, "seed": 5})
+    buffered = Plan.make(plan.model_dump() | {"asynchronous": {"buffer": NODES, "step": 1.0}})
+    Owners(tmp_path / "a", plan).train(plan.agree(fr.load_data(DATA).catalog, 1024), tmp_path / "plain")
+    found = Owners(tmp_path / "b", buffered).train(
+        buffered.agree(fr.load_data(DATA).catalog, 1024), tmp_path / "buffered"
+    )
+    names = ("shared.safetensors", "catalog.jsonl")
+    plain, other = model_files(tmp_path / "plain"), model_files(tmp_path / "buffered")
+    assert {name: plain[name] for name in names} == {name: other[name] for name in names}
+    assert found["rounds"] == 6
+
+
+def test_slow_nodes_of_a_federation_are_not_waited_for(tmp_path: Path) -> None:
+    plan = Plan.make({"data": {"source": DATA}, "model": ASYNCHRONOUS, "seed": 5, "asynchronous": {"buffer": 2}})
+    owners = Owners(tmp_path, plan)
+    slow = owners.names[0]
+
+    def dawdle(name: str, frame: bytes, answer: Any) -> bytes:
+        kind = open_request(frame, COORDINATOR.public(), 1 << 30)[0].kind
+        if name == slow and kind == "contribute":
+            time.sleep(0.7)
+        return bytes(answer(frame))
+
+    members = Members("owners", COORDINATOR, owners.public, owners.catalog, 1024)
+    agreed = plan.agree(owners.catalog, 1024)
+    report = train_federated(agreed, tmp_path / "run", members, LocalPost(owners.hosts(), dawdle), waiting=PATIENT)
+    lines = Ledger(tmp_path / "run" / "ledger.jsonl", rooted=True).of_kind("round")
+    parts = [part for line in lines for part in line["parts"]]
+    assert report["rounds"] == 6
+    assert all(len(line["parts"]) == 2 for line in lines)
+    assert sum(part["node"] == slow for part in parts) < sum(part["node"] == owners.names[1] for part in parts)
+    assert all(fr.load_model(owners.model_at(name)) for name in owners.names)
+    again = train_federated(agreed, tmp_path / "run", members, LocalPost(owners.hosts()), waiting=PATIENT, resume=True)
+    assert again["metrics"] == report["metrics"]
+
+
+def test_an_asynchronous_run_goes_on_after_the_coordinator_ended(tmp_path: Path) -> None:
+    plan = Plan.make({"data": {"source": DATA}, "model": ASYNCHRONOUS, "seed": 5, "asynchronous": {"buffer": 2}})
+    owners = Owners(tmp_path, plan)
+    members = Members("owners", COORDINATOR, owners.public, owners.catalog, 1024)
+
+    def stop(progress: Any) -> None:
+        if progress.round == 2:
+            raise KeyboardInterrupt
+
+    hosts = owners.hosts()
+    agreed = plan.agree(owners.catalog, 1024)
+    with pytest.raises(KeyboardInterrupt):
+        train_federated(agreed, tmp_path / "run", members, LocalPost(hosts), waiting=PATIENT, watch=stop)
+    report = train_federated(agreed, tmp_path / "run", members, LocalPost(hosts), waiting=PATIENT, resume=True)
+    rounds = [line["round"] for line in Ledger(tmp_path / "run" / "ledger.jsonl", rooted=True).of_kind("round")]
+    assert rounds == list(range(6))
+    assert report["rounds"] == 6
+    assert verify_run(tmp_path / "run").wrong is None
+
+
+def test_buffers_are_not_masked(tmp_path: Path) -> None:
+    plan = Plan.make({"data": {"source": DATA}, "model": ASYNCHRONOUS, "seed": 5, "asynchronous": {"buffer": 2}})
+    with pytest.raises(PlanError, match="open to the coordinator"):
+        Owners(tmp_path, plan, secure=True).train(plan, tmp_path / "run")

@@ -82,8 +82,13 @@ def train_federated(
     else:
         check_free(folder)
         plan, number = plan.agree(members.catalog, members.most_clients), secrets.token_hex(16)
-    if plan.warm_start is not None or plan.asynchronous is not None:
-        raise PlanError("warm_start and asynchronous plans train in one process only so far; leave them out")
+    if plan.warm_start is not None:
+        raise PlanError("warm_start: nodes of a federation keep no earlier run to go on from; leave it out")
+    if plan.asynchronous is not None and secure:
+        raise PlanError(
+            "asynchronous: a sum that waits in a buffer is open to the coordinator, and the secure sum promises that "
+            "no node's is; leave out --secure or asynchronous"
+        )
     model = plan.build_model()
     check_memory(model, len(members.catalog))
     run = Run.open(folder) if resume else Run.create(plan, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,6 +61,7 @@ class Links:
         self._post, self._key, self._run, self._offer, self._opened = post, key, run, offer, opened
         self._links = {name: _Link(key) for name, key in sorted(nodes.items())}
         self._number = 0
+        self._changing = threading.RLock()  # several threads may ask, each its own nodes
         self._packed: tuple[Arrays, bytes, str] | None = None
 
     @property
@@ -147,20 +149,22 @@ class Links:
         """A request about shared arrays, which travel along where the node has not got them."""
         if shared is None:
             return self._request(kind, name, fields, parts)
-        if self._packed is None or self._packed[0] is not shared:
-            packed = pack_arrays(shared)
-            self._packed = shared, packed, hashlib.sha256(packed).hexdigest()
-        _, packed, digest = self._packed
-        link = self._links[name]
-        known = link.shared == digest
-        link.shared = digest
+        with self._changing:
+            if self._packed is None or self._packed[0] is not shared:
+                packed = pack_arrays(shared)
+                self._packed = shared, packed, hashlib.sha256(packed).hexdigest()
+            _, packed, digest = self._packed
+            link = self._links[name]
+            known = link.shared == digest
+            link.shared = digest
         return self._request(kind, name, {**fields, "shared": digest}, () if known else (packed,))
 
     def _request(
         self, kind: str, name: str, fields: Mapping[str, Any] | None = None, parts: Sequence[bytes] = ()
     ) -> bytes:
-        self._number = max(self._number + 1, time.time_ns())
-        return Request(kind, self._run, name, self._number, fields or {}, parts).sign(self._key)
+        with self._changing:
+            number = self._number = max(self._number + 1, time.time_ns())
+        return Request(kind, self._run, name, number, fields or {}, parts).sign(self._key)
 
     def _round_trip(self, requests: Mapping[str, bytes], seconds: float, enough: int | None) -> Answers:
         """Send and check; whoever does not answer is a suspect, and whoever began anew has nothing at hand."""

@@ -36,16 +36,18 @@ class Ready:
         name: of the node.
         call: digest of what was asked.
         commitments: to its receipt.
+        among: keys of those among whom the part was opened before, and only may be again; `None` where it was not.
     """
 
     name: str
     call: str
     commitments: tuple[str, ...]
+    among: frozenset[bytes] | None = None
 
     @classmethod
     def of(cls, name: str, reply: Reply) -> Ready:
         """From what a node said."""
-        return cls(name, str(reply.fields.get("call", "")), commitments_in(reply))
+        return cls(name, str(reply.fields.get("call", "")), commitments_in(reply), _keys(reply.fields.get("among")))
 
 
 class NetworkSums:
@@ -87,15 +89,41 @@ class NetworkSums:
         Raises:
             AbandonedError: if there is none; says why.
         """
-        ordered = sorted(ready, key=lambda one: one.name)
-        if len(ordered) < _FEWEST * groups:
-            raise AbandonedError(f"{len(ordered)} nodes are ready; {groups} secure sums take {_FEWEST * groups}")
-        found = [self._one(ordered[group::groups], spec, round, rows, noise, model) for group in range(groups)]
+        if len(ready) < _FEWEST * groups:
+            raise AbandonedError(f"{len(ready)} nodes are ready; {groups} secure sums take {_FEWEST * groups}")
+        found = [self._one(group, spec, round, rows, noise, model) for group in self._grouped(ready, groups)]
         return [total for total, _ in found], sorted(name for _, names in found for name in names)
+
+    def _grouped(self, ready: Sequence[Ready], groups: int) -> list[list[Ready]]:
+        """Who is summed with whom: every n-th node by name.
+
+        An attempt may have come so far that nodes opened their parts, and then have failed. Their parts can be summed
+        again among the very same nodes only, as the difference of two sums would show single parts.
+        """
+        ordered = sorted(ready, key=lambda one: one.name)
+        bound = sorted({one.among for one in ordered if one.among is not None}, key=sorted)
+        if not bound:
+            return [ordered[group::groups] for group in range(groups)]
+        keys = {one.name: self._nodes[one.name].key for one in ordered}
+        names = {public.key: name for name, public in self._nodes.items()}
+        again = [[one for one in ordered if keys[one.name] in among] for among in bound]
+        for among in bound:
+            missing = sorted(names.get(key, "a stranger") for key in among - set(keys.values()))
+            if missing:
+                raise AbandonedError(
+                    f"parts of this sum were opened together with {', '.join(missing)}; it takes the same nodes again"
+                )
+        if len(bound) > groups or len(frozenset().union(*bound)) < sum(map(len, bound)):
+            raise AbandonedError("nodes opened their parts of this sum in unlike company before")
+        free = [one for one in ordered if not any(keys[one.name] in among for among in bound)]
+        left = groups - len(again)
+        return again + [free[group::left] for group in range(left)]
 
     def _one(
         self, ready: Sequence[Ready], spec: SumSpec, round: int, rows: np.ndarray | None, noise: float, model: bytes
     ) -> tuple[Sum, list[str]]:
+        if len(ready) < _FEWEST:
+            raise AbandonedError(f"{len(ready)} nodes are ready for a secure sum, which takes {_FEWEST}")
         calls = {one.call for one in ready}
         if len(calls) != 1:
             raise AbandonedError("the nodes hold parts of unlike calls")
@@ -155,6 +183,15 @@ def commitments_in(reply: Reply) -> tuple[str, ...]:
     """What a node commits to in its receipt, as far as it has the form of one."""
     said = reply.fields.get("commitments")
     return tuple(str(text)[:64] for text in said) if isinstance(said, list) else ()
+
+
+def _keys(said: Any) -> frozenset[bytes] | None:
+    if not isinstance(said, list):
+        return None
+    try:
+        return frozenset(bytes.fromhex(text) for text in said)
+    except (TypeError, ValueError):
+        return None
 
 
 def _count(said: Mapping[str, Any], name: str) -> int:

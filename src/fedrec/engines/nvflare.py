@@ -55,6 +55,7 @@ class NvflarePost:
         self._relay: _Relay | None = None
         self._job = ""
         self._asked_last = 0.0
+        self._building = threading.Lock()
         self._lock = _only_one(folder)
         self._listener: Listener | None = None
         try:
@@ -66,7 +67,8 @@ class NvflarePost:
 
     def ask(self, frames: Mapping[str, bytes], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
         """Hand one frame to each of some nodes; starts a job where there is none, or a better one can be had."""
-        relay = self._road(frames)
+        with self._building:
+            relay = self._road(frames)
         if relay is None:
             return {name: Failure("gone", "it is not up") for name in frames}
         return relay.ask(frames, seconds, enough)

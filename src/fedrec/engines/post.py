@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from fedrec.federation.host import NodeHost
@@ -61,6 +63,7 @@ class LocalPost:
     def __init__(self, hosts: Mapping[str, NodeHost], interfere: Interference | None = None) -> None:
         self.hosts = dict(hosts)
         self.interfere = interfere
+        self._turn = threading.Lock()
 
     def ask(self, frames: Mapping[str, bytes], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
         """Hand the frames over; nobody is late here unless `interfere` says so."""
@@ -71,10 +74,15 @@ class LocalPost:
             elif name not in self.hosts:
                 answers[name] = Failure("gone", "it is not up")
             elif self.interfere is None:
-                answers[name] = self.hosts[name].answer(frame)
+                answers[name] = self._answer(name, frame)
             else:
-                answers[name] = self.interfere(name, frame, self.hosts[name].answer)
+                answers[name] = self.interfere(name, frame, partial(self._answer, name))
         return answers
+
+    def _answer(self, name: str, frame: bytes) -> bytes:
+        """One at a time: threads of one process take turns at the kernels."""
+        with self._turn:
+            return self.hosts[name].answer(frame)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from fedrec.aggregation.sums import Sum
 from fedrec.aggregation.wire import decode_sum
 from fedrec.data.catalog import Catalog
 from fedrec.engines.links import Answers, Links
-from fedrec.engines.network_sums import AbandonedError, NetworkSums, Ready
+from fedrec.engines.network_arrivals import NetworkArrivals
+from fedrec.engines.network_sums import AbandonedError, NetworkSums, Ready, commitments_in
 from fedrec.engines.post import Failure, Post
 from fedrec.errors import DamagedError, PlanError, RunError
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
+from fedrec.federation.coordinator import kept_round
 from fedrec.federation.host import honest_of
 from fedrec.federation.measuring import measuring_spec
 from fedrec.federation.messages import Call, Reply, call_fields
@@ -32,6 +35,8 @@ from fedrec.record.ledger import Ledger
 __all__ = ["RemoteEngine", "Waiting"]
 
 _FEWEST_MASKED = 3
+_FINISHES = 2
+"""How often nodes are told the end: those that miss it once are mostly back a moment later."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ class RemoteEngine:
         }
         self._links = Links(post, key, nodes, run, (offer, (catalog.to_json_lines(),)), self._on_opened)
         self._run, self._catalog, self._ledger, self._waiting, self._tell = run, catalog, ledger, waiting, tell
+        self._plan = plan
         self._sums = NetworkSums(self._links, key, nodes, run, waiting.deadline) if secure else None
         self._parties = None
         if secure:
@@ -113,6 +119,8 @@ class RemoteEngine:
             self._parties = len(parties), honest, who
         self._took_part: tuple[str, ...] = ()
         self._said: dict[str, Mapping[str, Any]] = {}
+        self._kept: set[tuple[str, int]] = set()
+        self._versions: Mapping[str, int] | None = None
         self.unreached: tuple[str, ...] = ()
 
     def open(self) -> None:
@@ -174,19 +182,53 @@ class RemoteEngine:
         spec = measuring_spec(call.metrics, len(self._catalog), call.n_max)
         return self._summed("evaluate", call, spec, f"the {call.part} measurement", call.shared)
 
+    @cached_property
+    def arrivals(self) -> NetworkArrivals:
+        """The nodes as they answer in their own time."""
+        wait = self._waiting
+        return NetworkArrivals(self._links, self, decoded, wait.deadline, wait.pause, wait.tries, self._tell)
+
+    def evaluate_each(self, calls: Mapping[str, EvaluationCall]) -> list[Sum]:
+        """Sums of metrics, of nodes that each have a last committed version of their own."""
+        self._versions = {name: call.committed for name, call in calls.items()}
+        try:
+            return self.evaluate(next(iter(calls.values())))
+        finally:
+            self._versions = None
+
+    def keep_each(self, shared: Arrays, committed: Mapping[str, int]) -> None:
+        """Let nodes remember private rows as they are after a version of their own."""
+        names = self._links.present(self._waiting.sign)
+        self._links.ask(
+            "keep", {name: {"committed": committed[name]} for name in names}, self._waiting.deadline, shared
+        )
+
+    def finish_each(self, shared: Arrays, committed: Mapping[str, int], kept: Mapping[str, int]) -> None:
+        """End with the private rows of a version of each node's own."""
+        self._end(shared, committed, kept)
+
     def keep(self, shared: Arrays, committed: int) -> None:
         """Let nodes remember private rows as they are after round `committed`."""
-        names = self._links.present(self._waiting.sign)
-        fields = {name: {"committed": self._counted(name, committed)} for name in names}
-        self._links.ask("keep", fields, self._waiting.deadline, shared)
+        self._let_keep(self._links.present(self._waiting.sign), shared, committed)
 
     def finish(self, shared: Arrays, committed: int, kept: int) -> None:
         """End with the private rows of round `kept`; who cannot be reached gets the model when the run is resumed."""
-        names = self._links.present(self._waiting.sign)
-        fields = {
-            name: {"committed": self._counted(name, committed), "kept": self._counted(name, kept)} for name in names
-        }
-        answers = self._links.ask("finish", fields, self._waiting.deadline, shared)
+        names = self._links.names
+        self._end(
+            shared,
+            {name: self._counted(name, committed) for name in names},
+            {name: self._counted(name, kept) for name in names},
+        )
+
+    def _end(self, shared: Arrays, committed: Mapping[str, int], kept: Mapping[str, int]) -> None:
+        answers: Answers = {}
+        for _ in range(_FINISHES):
+            fields = {
+                name: {"committed": committed[name], "kept": kept[name]}
+                for name in self._links.present(self._waiting.sign)
+                if not isinstance(answers.get(name), Reply)
+            }
+            answers |= self._links.ask("finish", fields, self._waiting.deadline, shared)
         self.unreached = tuple(name for name in self._links.names if not isinstance(answers.get(name), Reply))
         for name in self.unreached:
             self._tell(
@@ -210,6 +252,8 @@ class RemoteEngine:
         reason = ""
         for attempt in range(self._waiting.tries):
             names = self._links.present(self._waiting.sign)
+            if isinstance(call, RoundCall):
+                names = self._that_kept(names, call)
             said = call_fields(call)
             fields = {name: {**said, **self._own(name, call)} for name in names}
             enough = math.ceil(self._waiting.enough * len(self._links.names))
@@ -239,6 +283,31 @@ class RemoteEngine:
             f"{self._reasons(answers)}. What was committed is kept: go on with --resume when the nodes are back"
         )
 
+    def _let_keep(self, names: Sequence[str], shared: Arrays, committed: int) -> None:
+        fields = {name: {"committed": self._counted(name, committed)} for name in names}
+        for name, answer in self._links.ask("keep", fields, self._waiting.deadline, shared).items():
+            if isinstance(answer, Reply):
+                self._kept.add((name, fields[name]["committed"]))
+
+    def _that_kept(self, names: list[str], call: RoundCall) -> list[str]:
+        """Nodes without those that the coming round would make forget their private rows of the best round so far.
+
+        A node that missed its turn to keep them, or may have, is told again first.
+        """
+        if self._plan.evaluation.keep != "best" or not self._ledger.of_kind("validation"):
+            return names
+        best = kept_round(self._plan, self._ledger)
+        last = {name: self._counted(name, best) for name in names}
+        lacking = [
+            name
+            for name in names
+            if 0 <= last[name] == self._counted(name, call.committed) and (name, last[name]) not in self._kept
+        ]
+        if not lacking:
+            return names
+        self._let_keep(lacking, call.shared, best)
+        return [name for name in names if name not in lacking or (name, last[name]) in self._kept]
+
     def _plain(self, good: Mapping[str, Reply], spec: SumSpec, round: int) -> tuple[list[Sum], list[str]]:
         sums, names = [], []
         for name, reply in good.items():
@@ -261,6 +330,8 @@ class RemoteEngine:
         """What differs from node to node: the last round in which its own sum was counted."""
         if isinstance(call, CountCall):
             return {}
+        if self._versions is not None:
+            return {"committed": self._versions[name]}
         return {"committed": self._counted(name, call.committed)}
 
     def _counted(self, name: str, committed: int) -> int:
@@ -305,6 +376,19 @@ class RemoteEngine:
         if attempt + 1 < self._waiting.tries:
             self._tell(f"{what} is tried again in {self._waiting.pause:g} s: {self._reasons(answers)}")
             time.sleep(self._waiting.pause)
+
+
+def decoded(reply: Reply, spec: SumSpec, round: int) -> Sum:
+    """A node's plain sum from its reply.
+
+    Raises:
+        DamagedError: if it is not one, or of another round.
+    """
+    total = decode_sum(reply.parts[0] if reply.parts else b"", spec)
+    if total.round != round:
+        raise DamagedError(f"a sum of round {total.round}")
+    total.commitments = commitments_in(reply)
+    return total
 
 
 def _is(answer: Reply | Failure, kind: str) -> bool:
