@@ -3,11 +3,16 @@
 A sum that was computed from version v of the model and is used for the step to version t + 1 has staleness τ = t − v.
 Its *changes* are multiplied by a weight s(τ) ≤ 1, its *counts* are not:
 
-    total = Σ over the K sums of (s(τ) · changes, counts)
+    total = Σ over the K sums of (η · s(τ) · changes, counts)
 
 so a model that divides the one by the other takes a step along the mean over all clients of the buffer, in which stale
-changes are shorter. That is the paper's (1 / K) Σ s(τ) Δ with clients in place of sums. Were the counts weighted too,
+changes are shorter. That is the paper's (η / K) Σ s(τ) Δ with clients in place of sums. Were the counts weighted too,
 the weights of a buffer of equally stale sums would cancel, and nothing would be damped.
+
+A mean does not get shorter when fewer are in it: N nodes whose sums come K at a time make N / K steps while rounds of
+all make one. With η = K / N every client moves the model as far as it does in rounds of all, and hyperparameters keep
+their meaning. That is the default for models that divide all changes by the number of clients (`count`); it is 1 where
+a row is divided by those who touched it (`per_row`), which replaces rows by means, and where the divisor is `fixed`.
 
 Weights are whole multiples of 2⁻¹⁶, and a weighted change is rounded to the grid of its own array (`shortened`), sum by
 sum. So the total is of the same spec as its sums: it fits the same rings, as no weight is above 1; integers are added,
@@ -56,6 +61,7 @@ class Asynchronous(BaseModel):
             (1 + τ)^−exponent; `hinge` 1 up to `fresh`, and 1 / (1 + slope · (τ − fresh)) beyond (Xie et al. 2019).
         exponent: of `polynomial`; 0.5 by default, as in the paper.
         fresh, slope: of `hinge`; 4 and 1 by default.
+        step: η, share of a step that a buffer of fresh sums makes; by default buffer / nodes or 1, see above.
         max_staleness: a sum that is staler is not used: its node starts anew from the newest version, and its clients
             keep the private rows they had; all are used by default.
 
@@ -74,6 +80,7 @@ class Asynchronous(BaseModel):
     exponent: float | None = Field(default=None, gt=0.0, le=8.0)
     fresh: int | None = Field(default=None, ge=0)
     slope: float | None = Field(default=None, gt=0.0, le=1024.0)
+    step: float | None = Field(default=None, gt=0.0, le=1.0)
     max_staleness: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
@@ -83,15 +90,22 @@ class Asynchronous(BaseModel):
                 raise PlanError(f"asynchronous: {key} is of staleness: {rule}, and staleness is {self.staleness}")
         return self
 
-    def weight(self, staleness: int) -> int:
-        """s(τ) in steps of 2^-WEIGHT_BITS: a whole number from 1 to 2^WEIGHT_BITS."""
+    def weight(self, staleness: int, step: float = 1.0) -> int:
+        """η · s(τ) in steps of 2^-WEIGHT_BITS: a whole number from 1 to 2^WEIGHT_BITS."""
         share = 1.0
         if self.staleness == "polynomial":
             share = (1.0 + staleness) ** -(_EXPONENT if self.exponent is None else self.exponent)
         elif self.staleness == "hinge":
             beyond = staleness - (_FRESH if self.fresh is None else self.fresh)
             share = 1.0 / (1.0 + (_SLOPE if self.slope is None else self.slope) * max(0, beyond))
-        return max(1, round(share * 2**WEIGHT_BITS))
+        return max(1, round(step * share * 2**WEIGHT_BITS))
+
+    def step_of(self, spec: SumSpec, model: str, nodes: int) -> float:
+        """η for sums of `spec` from so many nodes."""
+        if self.step is not None:
+            return self.step
+        divided = all(spec[name].denominator == "count" for name in _CHANGES[model])
+        return self.buffer / nodes if divided else 1.0
 
     def too_stale(self, staleness: int) -> bool:
         """Whether a sum is too stale to be used."""

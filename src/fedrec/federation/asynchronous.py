@@ -152,22 +152,20 @@ class Buffering:
             if arrived.node in held or arrived.total.round != standing.version:
                 continue  # an answer that was given before, or to what is not asked any more
             if self.terms.too_stale(newest.round - standing.version):
-                late.append(_said(arrived, newest.round) | _commitment(arrived))
+                late.append(_said(arrived, newest.round) | {"time": arrived.seconds} | _commitment(arrived))
                 self._standing[arrived.node] = replace(standing, version=newest.round, since=arrived.seconds)
                 self._start(arrived.node, self._standing[arrived.node], newest)
                 continue
             held[arrived.node] = arrived
         parts = [held[node] for node in self._standing if node in held]
-        weighted = [(part.total, self.terms.weight(newest.round - part.total.round)) for part in parts]
-        total = buffered_sum(newest.spec, weighted, newest.round, self.model)
+        step = self.terms.step_of(newest.spec, self.model, len(self._standing))
+        weights = [self.terms.weight(newest.round - part.total.round, step) for part in parts]
+        sums = [part.total for part in parts]
+        total = buffered_sum(newest.spec, list(zip(sums, weights, strict=True)), newest.round, self.model)
         self._working -= held.keys()
-        line = {
-            "time": max(part.seconds for part in parts),
-            "parts": [{key: value for key, value in _said(part, newest.round).items() if key != "time"}
-                      for part in parts],
-            "late": late,
-        }  # fmt: skip
-        return Buffered(total, [part.total for part in parts], line)
+        said = [_said(part, newest.round) | {"weight": weight} for part, weight in zip(parts, weights, strict=True)]
+        line = {"time": max(part.seconds for part in parts), "parts": said, "late": late}
+        return Buffered(total, sums, line)
 
     def in_use(self) -> set[int]:
         """The rounds whose checkpoints nodes still work on."""
@@ -264,7 +262,7 @@ def arrivals_of(engine: Engine) -> Arrivals:
 
 def _said(arrived: Arrival, round: int) -> dict[str, Any]:
     version = arrived.total.round
-    return {"node": arrived.node, "version": version, "staleness": round - version, "time": arrived.seconds}
+    return {"node": arrived.node, "version": version, "staleness": round - version}
 
 
 def _commitment(arrived: Arrival) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Which version of the model each node works on, as the ledger of an asynchronous run tells.
 
-A line of a round has the `parts` of its sum (whose, computed from which version, how stale), those that came too
-`late`, and the `time` at which the buffer was full. A node begins with the version that a round with its sum makes, or,
-where it was too late, with the newest there was.
+A line of a round has the `parts` of its sum (whose, computed from which version, how stale, and what its changes were
+multiplied by, in steps of 2⁻¹⁶), those that came too `late`, and the `time` at which the buffer was full. A node begins
+with the version that a round with its sum makes, or, where it was too late, with the newest there was.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def check_versions(terms: Asynchronous, rounds: Sequence[tuple[str, Mapping[str,
 
 def _parts(where: str, line: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     parts = line.get(key)
-    kinds = {"node": str, "version": int, "staleness": int} | ({"time": float} if key == "late" else {})
+    kinds = {"node": str, "version": int, "staleness": int}
+    kinds |= {"time": float} if key == "late" else {"weight": int}
     if not isinstance(parts, list) or not all(
         isinstance(part, dict) and all(type(part.get(name)) is kind for name, kind in kinds.items()) for part in parts
     ):
