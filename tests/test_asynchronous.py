@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -23,16 +25,18 @@ from fedrec.engines.clock import SPEED, Clock
 from fedrec.engines.loading import Placement
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.training import train_run
-from fedrec.engines.virtual import synchronous_seconds, work
+from fedrec.engines.virtual import VirtualArrivals, synchronous_seconds, work
 from fedrec.errors import InputError, PlanError, RunError
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
-from fedrec.federation.asynchronous import Arrival, Buffering
+from fedrec.federation.asynchronous import Arrival, Buffering, OwnRounds
 from fedrec.federation.calls import EvaluationCall, RoundCall
 from fedrec.federation.coordinator import Coordinator
+from fedrec.federation.node import Node
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.verifying import verify_run
+from fedrec.federation.versions import check_versions
 from fedrec.kernels.threads import limit_threads
 from fedrec.models.base import State
 from fedrec.record.ledger import Ledger, rooted_line
@@ -337,6 +341,63 @@ def test_answers_that_come_twice_or_again_change_nothing() -> None:
     ends = once.train(), often.train()
     assert once.run.ledger.lines == often.run.ledger.lines
     assert ends[0].state.shared["items"].tobytes() == ends[1].state.shared["items"].tobytes()
+
+
+class AsTheyCome:
+    """Arrivals without a clock: whichever of the nodes at work a network happens to deliver."""
+
+    says = "as they come"
+
+    def __init__(self, nodes: Sequence[Node], seed: int) -> None:
+        self._virtual = VirtualArrivals(nodes, Clock.parse("", len(nodes)))
+        self._draws, self._now = random.Random(seed), 0.0
+        self._calls: dict[str, RoundCall] = {}
+        self.names, self.evaluate, self.keep, self.finish = (
+            self._virtual.names,
+            self._virtual.evaluate,
+            self._virtual.keep,
+            self._virtual.finish,
+        )
+
+    def start(self, node: str, call: RoundCall, since: float) -> None:
+        self._calls[node] = call
+
+    def next(self) -> Arrival:
+        self._now += self._draws.random()
+        name = self._draws.choice(sorted(self._calls))
+        return Arrival(name, self._virtual.nodes[name].contribute(self._calls.pop(name)), self._now)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_order_of_arrivals_is_a_run_that_its_ledger_explains(seed: int) -> None:
+    """What a network delivers in whatever order, another process makes again from the ledger alone."""
+    made = plan(asynchronous={"buffer": 2, "max_staleness": 4}, cohort=0.7, model={**MODELS["mf"], "rounds": 25})
+    lines, models = [], []
+    for again in (False, True):
+        coordinator, engine = in_memory(made)
+        buffering = coordinator.buffering
+        assert buffering is not None
+        buffering.arrivals = Told(engine.nodes, lines[0]) if again else AsTheyCome(engine.nodes, seed)
+        coordinator.engine = OwnRounds(engine, buffering.arrivals, coordinator.run.ledger)
+        models.append(coordinator.train().state.shared["items"].tobytes())
+        lines.append(coordinator.run.ledger.of_kind("round"))
+    assert models[0] == models[1]
+    assert any(part["staleness"] > 1 for line in lines[0] for part in line["parts"])
+    terms = made.asynchronous
+    assert terms is not None
+    check_versions(terms, [(f"line {number}", line) for number, line in enumerate(lines[0])])
+
+
+class Told(AsTheyCome):
+    """Arrivals in the order that a ledger tells."""
+
+    def __init__(self, nodes: Sequence[Node], lines: Sequence[dict[str, Any]]) -> None:
+        super().__init__(nodes, 0)
+        self._order = [part["node"] for line in lines for part in (*line["late"], *line["parts"])]
+
+    def next(self) -> Arrival:
+        name = self._order.pop(0)
+        return Arrival(name, self._virtual.nodes[name].contribute(self._calls.pop(name)), 1.0)
 
 
 def test_a_node_that_is_measured_while_its_sum_is_on_its_way_loses_nothing(tmp_path: Path) -> None:
