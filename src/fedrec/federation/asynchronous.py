@@ -118,6 +118,7 @@ class Buffering:
         self.begin = begin
         self._working: set[str] = set()
         self._read = 0
+        self._now = 0.0
         self._standing: dict[str, Standing] = standings((), arrivals.names)
         for started in run.ledger.of_kind("start"):
             if started.get("arrivals") != arrivals.says:
@@ -164,7 +165,7 @@ class Buffering:
         total = buffered_sum(newest.spec, list(zip(sums, weights, strict=True)), newest.round, self.model)
         self._working -= held.keys()
         said = [_said(part, newest.round) | {"weight": weight} for part, weight in zip(parts, weights, strict=True)]
-        line = {"time": max(part.seconds for part in parts), "parts": said, "late": late}
+        line = {"time": max(self._now, *(part.seconds for part in parts)), "parts": said, "late": late}
         return Buffered(total, sums, line)
 
     def in_use(self) -> set[int]:
@@ -177,6 +178,7 @@ class Buffering:
         lines = self.run.ledger.of_kind("round")
         self._standing = standings(lines[self._read :], self.arrivals.names, self._standing)
         self._read = len(lines)
+        self._now = lines[-1]["time"] if lines else 0.0
 
     def _start(self, node: str, standing: Standing, newest: RoundCall) -> None:
         version, shared = standing.version, newest.shared
