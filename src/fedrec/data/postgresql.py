@@ -6,6 +6,7 @@ import importlib
 import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -72,8 +73,10 @@ class _Session:
 
     def cancel(self) -> None:
         """Stop what the server does for us, if it still listens."""
-        if self.cursor is not None:
-            self.cursor.adbc_cancel()
+        cursor = self.cursor
+        if cursor is not None:
+            with suppress(Exception):
+                cursor.adbc_cancel()
 
     def rows(self, choose: Callable[[Sequence[str]], Mapping[str, str]]) -> Generator[Rows, None, None]:
         """See `read_rows`."""
@@ -81,7 +84,11 @@ class _Session:
         try:
             with connection.cursor() as cursor:
                 self.cursor = cursor
-                yield from self._rows(connection, cursor, choose)
+                try:
+                    yield from self._rows(connection, cursor, choose)
+                except GeneratorExit:
+                    self.cancel()
+                    raise
         finally:
             self.cursor = None
             connection.close()
