@@ -102,7 +102,7 @@ def remove(
 def start(folder: Folder, quiet: Quiet = False) -> None:
     """Run the federation's server until it is told to stop."""
     from fedrec.deploy.folder import FederationFolder
-    from fedrec.deploy.node_process import until_stopped
+    from fedrec.deploy.processes import until_stopped
     from fedrec.deploy.server_process import ServerProcess
 
     output = Output(False, quiet)

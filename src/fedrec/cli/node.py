@@ -221,7 +221,8 @@ def start(
 
     chosen = NodeConfig.read(config)
     _with_environment(chosen.limits.environment())
-    from fedrec.deploy.node_process import NodeProcess, until_stopped
+    from fedrec.deploy.node_process import NodeProcess
+    from fedrec.deploy.processes import until_stopped
 
     logging.basicConfig(
         level=logging.WARNING if quiet else logging.INFO,

@@ -7,17 +7,19 @@ import re
 import shutil
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedrec.data.catalog import Catalog
 from fedrec.deploy.kits import ADMIN, provision, server_name
-from fedrec.engines.federated import Members
-from fedrec.engines.remote import Waiting
 from fedrec.errors import DamagedError, InputError, PlanError, RunError
 from fedrec.record.durable import replace_file
 from fedrec.record.keys import PublicKey, SigningKey
+
+if TYPE_CHECKING:  # the server's process holds a folder all its life, and needs none of these
+    from fedrec.data.catalog import Catalog
+    from fedrec.engines.federated import Members
+    from fedrec.engines.remote import Waiting
 
 __all__ = ["FederationFolder"]
 
@@ -36,7 +38,7 @@ class FederationFolder:
         name, host, port: of the federation and where nodes find its server.
         most_clients: users of all nodes together are never more.
         nodes: public keys by name, as text.
-        waiting: how long, for whom, how often.
+        patience: settings of `waiting` that differ from its own.
     """
 
     path: Path
@@ -45,7 +47,7 @@ class FederationFolder:
     port: int
     most_clients: int
     nodes: Mapping[str, str]
-    waiting: Waiting
+    patience: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def create(
@@ -65,7 +67,7 @@ class FederationFolder:
             raise RunError(f"{path} is not empty; choose another folder for the federation")
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o700)
-        made = cls(path, name, host, port, most_clients, {}, Waiting())
+        made = cls(path, name, host, port, most_clients, {})
         SigningKey.make("coordinator", path / _KEY)
         replace_file(path / _CATALOG, catalog.to_json_lines())
         made._write()
@@ -95,13 +97,9 @@ class FederationFolder:
         missing = [key for key in known if key not in settings and key not in ("nodes", "waiting")]
         if missing:
             raise PlanError(f"{file}: {', '.join(missing)} is missing")
-        try:
-            waiting = Waiting(**settings.get("waiting", {}))
-        except TypeError:
-            raise PlanError(f"{file}: [waiting] has deadline, least, enough, tries, pause and sign") from None
         nodes = {str(name): _checked(str(name), text, file) for name, text in settings.get("nodes", {}).items()}
         name, host, port, most = (settings[key] for key in ("name", "host", "port", "most_clients"))
-        return cls(path, name, host, port, most, nodes, waiting)
+        return cls(path, name, host, port, most, nodes, settings.get("waiting", {}))
 
     @property
     def key(self) -> SigningKey:
@@ -111,11 +109,29 @@ class FederationFolder:
     @property
     def catalog(self) -> Catalog:
         """The agreed items."""
+        from fedrec.data.catalog import Catalog
+
         try:
             text = (self.path / _CATALOG).read_bytes()
         except OSError as error:
             raise DamagedError(f"{self.path / _CATALOG} cannot be read ({error.strerror})") from None
         return Catalog.from_json_lines(text, str(self.path / _CATALOG))
+
+    @property
+    def waiting(self) -> Waiting:
+        """How long nodes are waited for, for whom, and how often.
+
+        Raises:
+            PlanError: if federation.toml says what cannot be.
+        """
+        from fedrec.engines.remote import Waiting
+
+        try:
+            return Waiting(**self.patience)
+        except TypeError:
+            raise PlanError(
+                f"{self.path / _FILE}: [waiting] has deadline, least, enough, tries, pause and sign"
+            ) from None
 
     @property
     def members(self) -> Members:
@@ -124,6 +140,8 @@ class FederationFolder:
         Raises:
             PlanError: if nobody is, or a node has not sent its key.
         """
+        from fedrec.engines.federated import Members
+
         silent = [name for name, text in self.nodes.items() if not text]
         if not self.nodes or silent:
             raise PlanError(
@@ -156,7 +174,7 @@ class FederationFolder:
         self._copy(made / ADMIN, self.admin_kit)
         for name in everyone:
             self._copy(made / name, self.path / "kits" / name)
-        grown = FederationFolder(self.path, self.name, self.host, self.port, self.most_clients, everyone, self.waiting)
+        grown = replace(self, nodes=everyone)
         grown._write()
         return grown
 

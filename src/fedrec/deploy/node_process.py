@@ -5,12 +5,8 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import signal
-import threading
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 
 from fedrec.deploy.kits import check_kit, identity_of, lay_out
 from fedrec.deploy.mailslot_names import NODE_SOCKET
@@ -22,7 +18,7 @@ from fedrec.federation.host import NodeHost
 from fedrec.federation.node_config import NodeConfig
 from fedrec.record.keys import SigningKey
 
-__all__ = ["NodeProcess", "until_stopped"]
+__all__ = ["NodeProcess"]
 
 _LOG = logging.getLogger("fedrec.node")
 
@@ -78,20 +74,6 @@ class NodeProcess:
                 connection.send({}, self.host.answer(message[1]))
             except OSError:
                 return
-
-
-def until_stopped(stop: Callable[[], None]) -> None:
-    """Wait for SIGTERM or SIGINT, then stop."""
-    asked = threading.Event()
-
-    def ask(signum: int, frame: FrameType | None) -> None:
-        asked.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask)
-    while not asked.wait(1.0):
-        pass
-    stop()
 
 
 def _only_one(home: Path) -> int:

@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 
 from fedrec.deploy.kits import config_name
 
-__all__ = ["Child"]
+__all__ = ["Child", "until_stopped"]
 
 _PATIENCE = 10.0
 _MOST_WAIT = 60.0
@@ -113,3 +114,17 @@ class Child:
                 return code
             time.sleep(_GLANCE)
         return None
+
+
+def until_stopped(stop: Callable[[], None]) -> None:
+    """Wait for SIGTERM or SIGINT, then stop."""
+    asked = threading.Event()
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
+    while not asked.wait(1.0):
+        pass
+    stop()

@@ -6,9 +6,10 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from fedrec.federation.host import NodeHost
+if TYPE_CHECKING:
+    from fedrec.federation.host import NodeHost
 
 __all__ = ["Failure", "LocalPost", "Post"]
 
