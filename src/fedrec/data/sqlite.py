@@ -59,7 +59,8 @@ def read_rows(database: Database, choose: Callable[[Sequence[str]], Mapping[str,
         connection.execute("BEGIN")
         yield from _rows(connection, database, choose)
     except sqlite3.Error as error:
-        if watch.interrupted:
+        # A KeyboardInterrupt while SQLite looks at the clock ends there; all that is left of it is that it stopped.
+        if getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT" and not watch.late:
             raise KeyboardInterrupt from None
         raise _explained(error, database, connection, watch) from None
     finally:
@@ -72,15 +73,11 @@ class _Watch:
 
     def __init__(self, seconds: float) -> None:
         self.end = time.monotonic() + seconds if seconds else float("inf")
-        self.late = self.interrupted = False
+        self.late = False
 
     def __call__(self) -> bool:
-        try:
-            self.late = time.monotonic() > self.end
-            return self.late
-        except KeyboardInterrupt:  # SQLite would swallow it
-            self.interrupted = True
-            return True
+        self.late = time.monotonic() > self.end
+        return self.late
 
 
 def _checked(database: Database) -> Path:
