@@ -13,6 +13,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 
@@ -31,12 +32,12 @@ from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
 from fedrec.federation.asynchronous import Arrival, Buffering, OwnRounds
 from fedrec.federation.calls import EvaluationCall, RoundCall
-from fedrec.federation.coordinator import Coordinator
+from fedrec.federation.coordinator import Coordinator, merged
 from fedrec.federation.node import Node
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.verifying import verify_run
-from fedrec.federation.versions import check_versions
+from fedrec.federation.versions import Standing, check_versions
 from fedrec.kernels.threads import limit_threads
 from fedrec.models.base import State
 from fedrec.record.ledger import Ledger, rooted_line
@@ -87,11 +88,40 @@ def test_steps_are_shorter_where_a_mean_over_fewer_would_be_as_long() -> None:
         state = coordinator.model.start(coordinator.catalog, KeyedSource.from_seed(0))
         spec = coordinator.model.spec(state, 0)
         assert spec is not None
-        found[chosen] = terms.step_of(spec, coordinator.model.name, 8)
+        found[chosen] = terms.step_of(spec, coordinator.model.name, 0.25)
     shorter = {"fedrap", "fedrecon", "mf", "mf-adam", "pfedrec"}
     assert found == {chosen: 0.25 if chosen in shorter else 1.0 for chosen in STEPPING}
-    assert Asynchronous(buffer=2, step=0.7).step_of(spec, "pfedrec", 8) == 0.7
+    assert Asynchronous(buffer=2, step=0.7).step_of(spec, "pfedrec", 0.25) == 0.7
     assert [terms.weight(3, step) for step in (1.0, 0.25)] == [FULL // 2, FULL // 8]
+
+
+def test_every_client_moves_the_model_as_far_as_in_rounds_of_all() -> None:
+    """Nodes of very unlike sizes, each sum a step of its own from the same version: the steps add up to the whole."""
+    data = fr.load_data(DATA)
+    places = pl.Series("place", ["a"] * 150 + ["b"] * 60 + ["c"] * 30)
+    placed = replace(data, user_features=pl.DataFrame({"place": places}))
+    made = plan(asynchronous={"buffer": 1, "staleness": "constant"})
+    resolved = made.resolve(placed, "0" * 64)
+    engine = LocalEngine.build(placed, resolved, 3, "by:place")
+    model = resolved.build_model()
+    coordinator = Coordinator(model, data.catalog, engine, Run(resolved, None), engine.has_valid)
+    assert coordinator.buffering is not None
+    first = model.start(data.catalog, KeyedSource.from_seed(resolved.seed).child("start"))
+    spec = model.spec(first, 0)
+    assert spec is not None
+    call = RoundCall(0, -1, first.shared, spec.fit(1024), 1.0)
+    whole = model.step(first, merged(call.spec, engine.contribute(call), 0), 0).shared["items"] - first.shared["items"]
+    sums = {node.name: node.contribute(call) for node in engine.nodes}
+    clients = sum(total.clients for total in sums.values())
+    moved = np.zeros_like(whole)
+    coordinator.buffering._standing = {name: Standing(0, 0, 0.0, total.clients) for name, total in sums.items()}
+    for name, total in sums.items():
+        share = coordinator.buffering._share({name: Arrival(name, total, 0.0)})
+        assert share == pytest.approx(total.clients / clients)
+        weight = Asynchronous(buffer=1).weight(0, Asynchronous(buffer=1).step_of(call.spec, "mf", share))
+        step = model.step(first, buffered_sum(call.spec, [(total, weight)], 0, "mf"), 0)
+        moved += step.shared["items"] - first.shared["items"]
+    assert np.abs(moved - whole).max() < 1e-3 * np.abs(whole).max()
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, FULL))
@@ -235,6 +265,7 @@ def test_the_ledger_alone_tells_how_the_model_was_made(terms: dict[str, Any], tm
     model, nodes = resolved.build_model(), {node.name: node for node in LocalEngine.build(data, resolved, 4).nodes}
     state: State = model.start(data.catalog, KeyedSource.from_seed(resolved.seed).child("start"))
     versions, last = [state.shared], dict.fromkeys(nodes, -1)
+    sizes: dict[str, int] = {}
     lines = Ledger(tmp_path / "run" / "ledger.jsonl", rooted=True).of_kind("round")
     assert resolved.asynchronous is not None
     for line in lines:
@@ -246,13 +277,17 @@ def test_the_ledger_alone_tells_how_the_model_was_made(terms: dict[str, Any], tm
             found = nodes[part["node"]].contribute(call)
             last[part["node"]] = part["version"]
             weight = part["weight"]
-            assert weight == resolved.asynchronous.weight(part["staleness"], resolved.asynchronous.buffer / 4)
+            known = sizes | {other["node"]: other["clients"] for other in line["parts"]}
+            share = line["cohort"] / (sum(known.values()) / len(known) * 4)
+            assert weight == resolved.asynchronous.weight(part["staleness"], share)
+            assert found.clients == part["clients"]
             total.arrays["items"] += ((found.arrays["items"].astype(object) * weight * 2 + FULL) // (2 * FULL)).astype(
                 total.arrays["items"].dtype
             )
             total.arrays["weight"] += found.arrays["weight"]
             total.clients += found.clients
         assert total.clients == line["cohort"]
+        sizes |= {part["node"]: part["clients"] for part in line["parts"]}
         state = model.step(state, total, line["round"])
         versions.append(state.shared)
     assert any(part["staleness"] for line in lines for part in line["parts"])
@@ -445,6 +480,7 @@ def test_a_run_goes_on_with_the_clock_that_it_began_with(tmp_path: Path) -> None
         ({"staleness": 7}, "versions old"),
         ({"node": "node-9"}, "worked on version"),
         ({"node": 3}, "missing or wrong"),
+        ({"clients": 1}, "not of as many clients"),
     ],
 )
 def test_a_ledger_that_tells_another_order_is_found_out(change: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ so a model that divides the one by the other takes a step along the mean over al
 changes are shorter. That is the paper's (η / K) Σ s(τ) Δ with clients in place of sums. Were the counts weighted too,
 the weights of a buffer of equally stale sums would cancel, and nothing would be damped.
 
-A mean does not get shorter when fewer are in it: N nodes whose sums come K at a time make N / K steps while rounds of
-all make one. With η = K / N every client moves the model as far as it does in rounds of all, and hyperparameters keep
-their meaning. That is the default for models that divide all changes by the number of clients (`count`); it is 1 where
-a row is divided by those who touched it (`per_row`), which replaces rows by means, and where the divisor is `fixed`.
+A mean does not get shorter when fewer are in it: where K of N nodes are in a buffer, N / K steps are made while rounds
+of all make one. With η the share of all clients that is in the buffer, every client moves the model as far as it does
+in rounds of all, whatever the sizes of nodes, and hyperparameters keep their meaning. That is the default for models
+that divide all changes by the number of clients (`count`); η is 1 where a row is divided by those who touched it
+(`per_row`), which replaces rows by means, and where the divisor is `fixed`.
 
 Weights are whole multiples of 2⁻¹⁶, and a weighted change is rounded to the grid of its own array (`shortened`), sum by
 sum. So the total is of the same spec as its sums: it fits the same rings, as no weight is above 1; integers are added,
@@ -61,7 +62,8 @@ class Asynchronous(BaseModel):
             (1 + τ)^−exponent; `hinge` 1 up to `fresh`, and 1 / (1 + slope · (τ − fresh)) beyond (Xie et al. 2019).
         exponent: of `polynomial`; 0.5 by default, as in the paper.
         fresh, slope: of `hinge`; 4 and 1 by default.
-        step: η, share of a step that a buffer of fresh sums makes; by default buffer / nodes or 1, see above.
+        step: η, share of a step that a buffer of fresh sums makes; by default the share of clients that is in it, or 1,
+            see above.
         max_staleness: a sum that is staler is not used: its node starts anew from the newest version, and its clients
             keep the private rows they had; all are used by default.
 
@@ -100,12 +102,12 @@ class Asynchronous(BaseModel):
             share = 1.0 / (1.0 + (_SLOPE if self.slope is None else self.slope) * max(0, beyond))
         return max(1, round(step * share * 2**WEIGHT_BITS))
 
-    def step_of(self, spec: SumSpec, model: str, nodes: int) -> float:
-        """η for sums of `spec` from so many nodes."""
+    def step_of(self, spec: SumSpec, model: str, share: float) -> float:
+        """η for sums of `spec` from such a share of all clients."""
         if self.step is not None:
             return self.step
         divided = all(spec[name].denominator == "count" for name in _CHANGES[model])
-        return self.buffer / nodes if divided else 1.0
+        return share if divided else 1.0
 
     def too_stale(self, staleness: int) -> bool:
         """Whether a sum is too stale to be used."""

@@ -159,12 +159,15 @@ class Buffering:
                 continue
             held[arrived.node] = arrived
         parts = [held[node] for node in self._standing if node in held]
-        step = self.terms.step_of(newest.spec, self.model, len(self._standing))
+        step = self.terms.step_of(newest.spec, self.model, self._share(held))
         weights = [self.terms.weight(newest.round - part.total.round, step) for part in parts]
         sums = [part.total for part in parts]
         total = buffered_sum(newest.spec, list(zip(sums, weights, strict=True)), newest.round, self.model)
         self._working -= held.keys()
-        said = [_said(part, newest.round) | {"weight": weight} for part, weight in zip(parts, weights, strict=True)]
+        said = [
+            _said(part, newest.round) | {"clients": part.total.clients, "weight": weight}
+            for part, weight in zip(parts, weights, strict=True)
+        ]
         line = {"time": max(self._now, *(part.seconds for part in parts)), "parts": said, "late": late}
         return Buffered(total, sums, line)
 
@@ -172,6 +175,14 @@ class Buffering:
         """The rounds whose checkpoints nodes still work on."""
         self._catch_up()
         return {standing.version - 1 for standing in self._standing.values() if standing.version}
+
+    def _share(self, held: Mapping[str, Arrival]) -> float:
+        """The share of all clients that is in a buffer: nodes count as they did last, those that never answered as the
+        others do on average."""
+        known = {name: standing.clients for name, standing in self._standing.items() if standing.committed >= 0}
+        known |= {name: arrived.total.clients for name, arrived in held.items()}
+        everyone = sum(known.values()) / len(known) * len(self._standing)
+        return sum(arrived.total.clients for arrived in held.values()) / everyone if everyone else 1.0
 
     def _catch_up(self) -> None:
         """Take in what was committed since."""

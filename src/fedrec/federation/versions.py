@@ -1,8 +1,8 @@
 """Which version of the model each node works on, as the ledger of an asynchronous run tells.
 
-A line of a round has the `parts` of its sum (whose, computed from which version, how stale, and what its changes were
-multiplied by, in steps of 2⁻¹⁶), those that came too `late`, and the `time` at which the buffer was full. A node begins
-with the version that a round with its sum makes, or, where it was too late, with the newest there was.
+A line of a round has the `parts` of its sum (whose, computed from which version, how stale, of how many clients, and
+what its changes were multiplied by, in steps of 2⁻¹⁶), those that came too `late`, and the `time` at which the buffer
+was full. A node begins with the version that a round with its sum makes, or, where it was too late, with the newest.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ class Standing:
         version: what it works on.
         committed: the last version of which its sum is in a committed round; −1 before the first.
         since: when it began, in seconds since training began.
+        clients: how many were in its last sum.
     """
 
     version: int = 0
     committed: int = -1
     since: float = 0.0
+    clients: int = 0
 
 
 def standings(
@@ -38,16 +40,16 @@ def standings(
 ) -> dict[str, Standing]:
     """Where nodes stand after some lines of rounds, from the beginning or from where they stood `before`.
 
-    >>> line = {"round": 0, "time": 2.0, "parts": [{"node": "a", "version": 0, "staleness": 0}], "late": []}
-    >>> standings([line], ["a", "b"])["a"], standings([line], ["a", "b"])["b"]
-    (Standing(version=1, committed=0, since=2.0), Standing(version=0, committed=-1, since=0.0))
+    >>> line = {"round": 0, "time": 2.0, "parts": [{"node": "a", "version": 0, "clients": 7}], "late": []}
+    >>> standings([line], ["a", "b"])["a"]
+    Standing(version=1, committed=0, since=2.0, clients=7)
     """
     found = dict(before) if before is not None else {name: Standing() for name in names}
     for line in lines:
         for late in line["late"]:
             found[late["node"]] = replace(found[late["node"]], version=line["round"], since=late["time"])
         for part in line["parts"]:
-            found[part["node"]] = Standing(line["round"] + 1, part["version"], line["time"])
+            found[part["node"]] = Standing(line["round"] + 1, part["version"], line["time"], part["clients"])
     return found
 
 
@@ -75,6 +77,8 @@ def check_versions(terms: Asynchronous, rounds: Sequence[tuple[str, Mapping[str,
             raise DamagedError(f"{where}: no time, or one before that of the round before")
         if len({part["node"] for part in parts}) != terms.buffer or len(parts) != terms.buffer:
             raise DamagedError(f"{where}: a buffer takes {terms.buffer} sums of as many nodes")
+        if sum(part["clients"] for part in parts) != line.get("cohort"):
+            raise DamagedError(f"{where}: its parts are not of as many clients as its cohort")
         now = time
         for part, too_late in [*((part, True) for part in late), *((part, False) for part in parts)]:
             node, version, staleness = part["node"], part["version"], part["staleness"]
@@ -94,7 +98,7 @@ def check_versions(terms: Asynchronous, rounds: Sequence[tuple[str, Mapping[str,
 def _parts(where: str, line: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     parts = line.get(key)
     kinds = {"node": str, "version": int, "staleness": int}
-    kinds |= {"time": float} if key == "late" else {"weight": int}
+    kinds |= {"time": float} if key == "late" else {"clients": int, "weight": int}
     if not isinstance(parts, list) or not all(
         isinstance(part, dict) and all(type(part.get(name)) is kind for name, kind in kinds.items()) for part in parts
     ):
