@@ -100,7 +100,17 @@ def test_a_password_is_refused_wherever_the_source_is_said_and_never_repeated(ur
     def bare_plan() -> object:
         return Plan.make({"data": url, "model": {"name": "ease"}})
 
-    tries = (plan, bare_plan, lambda: DataPlan(source=url), lambda: load_source(url), lambda: read_interactions(url))
+    def listed_plan() -> object:
+        return Plan.make({"data": {"source": [url]}, "model": {"name": "ease"}})
+
+    tries = (
+        plan,
+        bare_plan,
+        listed_plan,
+        lambda: DataPlan(source=url),
+        lambda: load_source(url),
+        lambda: read_interactions(url),
+    )
     for attempt in (*tries, lambda: database_of(url), lambda: check_source(url, None, None)):
         with pytest.raises(InputError) as caught:
             attempt()

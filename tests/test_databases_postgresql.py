@@ -23,6 +23,7 @@ from fedrec.data.digests import digest_of
 from fedrec.data.readers import read_interactions
 from fedrec.data.sources import load_data, load_source
 from fedrec.errors import InputError
+from memory_in_test import peak_of
 from postgres_in_test import Postgres, postgres, programs
 
 pytestmark = pytest.mark.skipif(programs() is None, reason="no PostgreSQL here; the extra 'dev' brings one")
@@ -494,6 +495,16 @@ def test_a_statement_that_takes_too_long_is_stopped(server: Postgres) -> None:
     ):
         load_data(server.socket_url(statement_timeout=0.3), query="SELECT 1 AS user, pg_sleep(60)::text AS item")
     assert time.monotonic() - start < 10
+
+
+def test_half_a_gigabyte_streams_through_little_memory(server: Postgres) -> None:
+    def query(rows: int) -> str:
+        return f"SELECT i AS user_id, repeat('x', 500) || i AS item_id FROM generate_series(1, {rows}) i"
+
+    rows, size, peak = peak_of(server.socket_url(), query(1_000_000), warm_up=query(1000))
+    assert rows == 1_000_000
+    assert size > 500e6
+    assert peak < 100e6
 
 
 def test_nothing_is_left_behind_at_the_server(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:

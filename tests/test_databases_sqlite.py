@@ -25,6 +25,7 @@ from fedrec.data.digests import digest_of
 from fedrec.data.readers import read_interactions
 from fedrec.data.sources import load_data, load_source
 from fedrec.errors import InputError
+from memory_in_test import peak_of
 
 ROWS = [(7, "b", 3.5, 30), (5, "a", 1.0, 20), (7, "a", 5.0, 10), (5, "ü", 4.0, 40)]
 SORTED = [(5, "a", 1.0, 20.0), (5, "ü", 4.0, 40.0), (7, "a", 5.0, 10.0), (7, "b", 3.5, 30.0)]
@@ -337,6 +338,17 @@ def test_a_query_that_takes_too_long_is_stopped(made: Make) -> None:
     with pytest.raises(InputError, match=r"reading took longer than 0\.2 seconds. Allow more with statement_timeout"):
         load_data(f"{url}?statement_timeout=0.2", query=query)
     assert time.monotonic() - start < 5
+
+
+def test_half_a_gigabyte_streams_through_little_memory(made: Make) -> None:
+    def query(rows: int) -> str:
+        numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})"
+        return f"{numbers} SELECT i AS user_id, printf('%0500d', i) AS item_id FROM n"
+
+    place = made("CREATE TABLE clicks (user, item)").partition("?")[0]
+    rows, size, peak = peak_of(place, query(1_000_000), warm_up=query(1000))
+    assert (rows, size) == (1_000_000, 500_000_000)
+    assert peak < 100e6
 
 
 def test_text_that_is_not_utf8(made: Make) -> None:

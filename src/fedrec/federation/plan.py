@@ -61,6 +61,8 @@ class DataPlan(_Part):
     def _mapping(cls, value: Any) -> Any:
         if isinstance(value, str):  # not shown: it may be a URL with a password
             raise PlanError("data: write it as a mapping, data: {source: …}")
+        if isinstance(value, dict) and not isinstance(value.get("source", ""), str):
+            raise PlanError("data.source: must be text")
         return value
 
     @model_validator(mode="after")
