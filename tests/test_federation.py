@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import fedrec as fr
-from faults_in_test import COORDINATOR, Federation
+from federation_in_test import COORDINATOR, Federation
 from fedrec.engines.federated import Members, train_federated
 from fedrec.engines.opened import open_run
 from fedrec.engines.post import LocalPost

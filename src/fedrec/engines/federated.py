@@ -22,6 +22,7 @@ from fedrec.federation.calls import Part
 from fedrec.federation.coordinator import Coordinator, Progress
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, check_free, is_run, read_plan
+from fedrec.federation.verifying import sign_run
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.record.durable import replace_file
 from fedrec.record.keys import PublicKey, SigningKey
@@ -29,6 +30,8 @@ from fedrec.record.keys import PublicKey, SigningKey
 __all__ = ["Members", "train_federated"]
 
 _PATIENT = Waiting()
+_ASIDE = ".private"
+"""Where the private folder of a run is made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +81,7 @@ def train_federated(
     resume = resume and is_run(folder)
     if resume:
         plan = read_plan(folder)
+        _put_in_place(folder)
         number, secure = _kept_terms(folder, members)
     else:
         check_free(folder)
@@ -91,12 +95,8 @@ def train_federated(
         )
     model = plan.build_model()
     check_memory(model, len(members.catalog))
-    run = Run.open(folder) if resume else Run.create(plan, folder)
+    run = Run.open(folder) if resume else _create(plan, folder, members, number, secure)
     try:
-        if not resume:
-            (folder / "private").mkdir()
-            terms = {"federation": members.name, "number": number, "secure": secure}
-            replace_file(folder / FEDERATED, json.dumps(terms).encode() + b"\n")
         engine = RemoteEngine(
             post, members.key, members.nodes, number, plan, members.catalog, run.ledger, secure, waiting, tell
         )
@@ -128,6 +128,8 @@ def train_federated(
         run.report(report)
         run.prune({trained.round, trained.rounds - 1})
         run.seal()
+        sign_run(folder, members.key)
+        report["federation"]["cosigned"] = list(engine.cosign(folder))
         return report
     except FedrecError:
         if not resume:
@@ -135,6 +137,22 @@ def train_federated(
         raise
     finally:
         run.close()
+
+
+def _create(plan: Plan, folder: Path, members: Members, number: str, secure: bool) -> Run:
+    """A new run. Its terms are on the disk before it is one, so that a run never lacks them, wherever a crash comes."""
+    terms = {"federation": members.name, "number": number, "secure": secure}
+    aside = folder / _ASIDE / Path(FEDERATED).name
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(aside, json.dumps(terms).encode() + b"\n")
+    run = Run.create(plan, folder)
+    _put_in_place(folder)
+    return run
+
+
+def _put_in_place(folder: Path) -> None:
+    if (folder / _ASIDE).exists():
+        (folder / _ASIDE).rename((folder / FEDERATED).parent)
 
 
 def _kept_terms(folder: Path, members: Members) -> tuple[str, bool]:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
@@ -23,6 +23,12 @@ __all__ = ["NetworkArrivals"]
 
 class _Nodes(Protocol):
     """What a remote engine does for all nodes at once, each with a last version of its own."""
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What a node is told of the run's record."""
+
+    def has_seen(self, name: str, reply: Reply) -> None:
+        """Take in how much of the record a node knows."""
 
     def evaluate_each(self, calls: Mapping[str, EvaluationCall]) -> list[Sum]:
         """Sums of metrics."""
@@ -123,10 +129,12 @@ class NetworkArrivals:
     def _wait(self, node: str, call: RoundCall) -> None:
         """Ask until there is an answer, or another call took this one's place."""
         while self._calls.get(node) is call:
-            answer = self._links.ask("contribute", {node: call_fields(call)}, self._deadline, call.shared)[node]
+            fields = {node: {**call_fields(call), **self._nodes.record(node)}}
+            answer = self._links.ask("contribute", fields, self._deadline, call.shared)[node]
             if self._calls.get(node) is not call:
                 return
             if isinstance(answer, Reply):
+                self._nodes.has_seen(node, answer)
                 try:
                     total = self._decode(answer, call.spec, call.round)
                 except FedrecError as error:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,11 @@ from fedrec.federation.host import honest_of
 from fedrec.federation.measuring import measuring_spec
 from fedrec.federation.messages import Call, Reply, call_fields
 from fedrec.federation.plan import Plan
+from fedrec.federation.witnessing import told
 from fedrec.models.base import Arrays
-from fedrec.record.keys import PublicKey, SigningKey
+from fedrec.record.keys import COSIGNATURE, PublicKey, SigningKey
 from fedrec.record.ledger import Ledger
+from fedrec.record.signing import LEDGER_NOTE, add_cosignatures
 
 __all__ = ["RemoteEngine", "Waiting"]
 
@@ -111,7 +114,7 @@ class RemoteEngine:
         }
         self._links = Links(post, key, nodes, run, (offer, (catalog.to_json_lines(),)), self._on_opened)
         self._run, self._catalog, self._ledger, self._waiting, self._tell = run, catalog, ledger, waiting, tell
-        self._plan = plan
+        self._plan, self._key, self._nodes = plan, key, nodes
         self._sums = NetworkSums(self._links, key, nodes, run, waiting.deadline) if secure else None
         self._parties = None
         if secure:
@@ -259,6 +262,8 @@ class RemoteEngine:
             enough = math.ceil(self._waiting.enough * len(self._links.names))
             answers = self._links.ask(kind, fields, self._waiting.deadline, shared, enough=enough)
             good = {name: answer for name, answer in answers.items() if isinstance(answer, Reply)}
+            for name, answer in good.items():
+                self.has_seen(name, answer)
             self._mention(answers, what)
             try:
                 if len(good) < self._least:
@@ -330,9 +335,39 @@ class RemoteEngine:
         """What differs from node to node: the last round in which its own sum was counted."""
         if isinstance(call, CountCall):
             return {}
+        if isinstance(call, RoundCall):
+            return {**self.record(name), "committed": self._counted(name, call.committed)}
         if self._versions is not None:
             return {"committed": self._versions[name]}
         return {"committed": self._counted(name, call.committed)}
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What a node is told of the run's record with every call of a round: all that it has not seen."""
+        leaves = self._ledger.leaves
+        return {"record": told(leaves, min(self._seen(name), len(leaves)), self._key)} if leaves else {}
+
+    def has_seen(self, name: str, reply: Reply) -> None:
+        """Take in how much of the record a node says it knows."""
+        if "seen" in reply.fields:
+            self._said[name] = {**self._said.get(name, {}), "seen": reply.fields["seen"]}
+
+    def _seen(self, name: str) -> int:
+        """Entries of the record that a node knows for sure."""
+        seen = self._said.get(name, {}).get("seen")
+        return seen if type(seen) is int and seen >= 0 else 0
+
+    def cosign(self, folder: Path) -> tuple[str, ...]:
+        """Let the nodes that are up sign the record of a finished run, after the coordinator; returns who did."""
+        fields = {name: self.record(name) for name in self._links.present(self._waiting.sign)}
+        signed = []
+        for name, answer in self._links.ask("witness", fields, self._waiting.deadline).items():
+            if isinstance(answer, Reply) and answer.parts:
+                public = PublicKey(name, self._nodes[name].key, COSIGNATURE)
+                signed.append((name, (public, answer.parts[0])))
+            else:
+                self._tell(f"{name} has not signed the record: {answer}")
+        add_cosignatures(folder, LEDGER_NOTE, [one for _, one in signed])
+        return tuple(name for name, _ in signed)
 
     def _counted(self, name: str, committed: int) -> int:
         """The last committed round, not after `committed`, in which a node's sum was counted; −1 for none."""

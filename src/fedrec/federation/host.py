@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,7 @@ from fedrec.federation.node_config import NodeConfig
 from fedrec.federation.party import NetworkParty
 from fedrec.federation.plan import Plan
 from fedrec.federation.policy import admit, secure_floors
+from fedrec.federation.witnessing import Witness
 from fedrec.models.base import Arrays, State
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance
@@ -87,6 +89,7 @@ class _Opened:
     node: Node
     data: Interactions
     party: NetworkParty | None
+    witness: Witness
     noise: Callable[[int], float]
     honest: int | None = None
     shared: tuple[str, Arrays] = ("", {})
@@ -175,6 +178,8 @@ class NodeHost:
             return self._sum(opened, request)
         if request.kind == "mask":
             return self._mask(opened, request)
+        if request.kind == "witness":
+            return {}, [opened.witness.sign(request.fields.get("record"), int(time.time()))]
         if request.kind in ("keep", "finish"):
             return self._settle(opened, request), ()
         raise DamagedError(f"{request.kind!r} is nothing that a node can be asked")
@@ -223,6 +228,7 @@ class NodeHost:
             "valid": bool(parts["valid"]),
             "test": bool(parts["test"]),
             "begun": 0 if party is None else party.next_number(request.run),
+            "seen": self._opened.witness.seen,
             "min_clients": max(config.policy.min_clients, plan.min_clients),
         }
 
@@ -260,7 +266,8 @@ class NodeHost:
             shares = guard is not None and guard.terms.distributed
             return guard.charges[round].noise_multiplier if shares and guard is not None else 0.0
 
-        return _Opened(run, plan, node, data, party, noise, honest)
+        witness = Witness(folder / "seen", self._coordinator, self._key)
+        return _Opened(run, plan, node, data, party, witness, noise, honest)
 
     def _load(self, plan: Plan, catalog: Catalog, folder: Path) -> Interactions:
         """The owner's data in the terms of the agreed catalog; what is left out is counted and kept."""
@@ -282,6 +289,8 @@ class NodeHost:
         call = decode_call(request.kind, request.fields, self._shared(opened, request))
         check_call(opened.plan, call, len(opened.data.catalog), opened.honest)
         node = opened.node
+        if isinstance(call, RoundCall):
+            opened.witness.see(request.fields.get("record"))
         with self.config.limits.held():
             if isinstance(call, RoundCall):
                 total = node.contribute(call)
@@ -289,7 +298,7 @@ class NodeHost:
                 total = node.count_items(call)
             else:
                 total = node.evaluate(call)
-        fields: dict[str, Any] = {"commitments": list(total.commitments)}
+        fields: dict[str, Any] = {"commitments": list(total.commitments), "seen": opened.witness.seen}
         if opened.party is None:
             return fields, [encode_sum(total)]
         rows = call.rows if isinstance(call, RoundCall) else None

@@ -22,7 +22,7 @@ class Ledger:
 
     A line that a crash cut short was never committed: it is removed when the ledger is opened. With `rooted`, the lines
     are the entries of an append-only Merkle log: each ends with the root over all lines up to itself, so that a line
-    which was changed, moved, added or taken out between others does not fit.
+    which was changed, moved, added or taken out between others does not fit; `leaves` are the hashes of the entries.
 
     Args:
         path: `ledger.jsonl` of a run, or `None`.
@@ -41,6 +41,7 @@ class Ledger:
         self.path = path
         self.rooted = rooted
         self.lines: list[dict[str, Any]] = []
+        self.leaves: list[bytes] = []
         self.tree = Tree()
         if path is not None and path.exists():
             data = path.read_bytes()
@@ -48,20 +49,23 @@ class Ledger:
             if whole < len(data):
                 with path.open("r+b") as file:
                     file.truncate(whole)
-            self.lines, leaves = read_lines(data[:whole], str(path), rooted)
-            for leaf in leaves:
+            self.lines, self.leaves = read_lines(data[:whole], str(path), rooted)
+            for leaf in self.leaves:
                 self.tree.append(leaf)
 
     def append(self, kind: str, **fields: Any) -> None:
         """Commit a line."""
         line = {"kind": kind, **fields}
         text, tree = json.dumps(line, separators=(",", ":")), self.tree.copy()
+        entry = leaf_hash(text.encode())
         if self.rooted:
             text = rooted_line(text, tree)
         if self.path is not None:
             append_line(self.path, text)
         self.lines.append(line)
         self.tree = tree
+        if self.rooted:
+            self.leaves.append(entry)
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         """The lines of one kind, in order."""

@@ -13,7 +13,17 @@ from fedrec.record.keys import COSIGNATURE, LOG, PublicKey, SigningKey
 from fedrec.record.merkle import root_of
 from fedrec.record.notes import Checkpoint, Note, Signature, cosign, sign
 
-__all__ = ["FILES_NOTE", "KEYS", "LEDGER_NOTE", "Signed", "check_against", "checkpoint_of", "sign_notes", "signed_in"]
+__all__ = [
+    "FILES_NOTE",
+    "KEYS",
+    "LEDGER_NOTE",
+    "Signed",
+    "add_cosignatures",
+    "check_against",
+    "checkpoint_of",
+    "sign_notes",
+    "signed_in",
+]
 
 LEDGER_NOTE = "record/ledger.note"
 FILES_NOTE = "record/files.note"
@@ -153,6 +163,31 @@ def sign_notes(folder: Path, checkpoints: dict[str, Checkpoint], key: SigningKey
     for name, note in notes.items():
         replace_file(folder / name, note.encode())
     return public
+
+
+def add_cosignatures(folder: Path, name: str, signed: Sequence[tuple[PublicKey, bytes]]) -> None:
+    """Add signatures that witnesses made elsewhere to a note of a run folder.
+
+    Args:
+        folder: the run.
+        name: of the note.
+        signed: by each witness: its public key as a witness, and the whole note as it came back.
+
+    Raises:
+        DamagedError: if a signature does not fit; nothing is written then.
+    """
+    note, keys = Note.parse((folder / name).read_bytes()), keys_in(folder)
+    for public, data in signed:
+        other = Note.parse(data)
+        if other.text != note.text:
+            raise DamagedError(f"{name}: {public.name} signed another checkpoint")
+        found = other.signed_by([public])
+        if not found:
+            raise DamagedError(f"{name}: {public.name} has not signed")
+        note = note.with_signature(found[0])
+        keys = keys if public in keys else [*keys, public]
+    replace_file(folder / KEYS, _keys(keys))
+    replace_file(folder / name, note.encode())
 
 
 def _keys(keys: Sequence[PublicKey]) -> bytes:
