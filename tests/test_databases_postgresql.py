@@ -373,6 +373,7 @@ def test_connections_that_cannot_be_made(server: Postgres, monkeypatch: pytest.M
         "postgresql://owner@nowhere.invalid/d?table=t": "no connection .*nowhere.invalid",
         server.socket_url("nope", table="t"): 'database "nope" does not exist.* Correct the name of the database',
         server.socket_url(user="nope", table="t"): 'role "nope" does not exist.* Correct the name of the user',
+        server.url(sslmode="require", table="t"): r"SSL.* Correct sslmode in the URL",
         "postgresql:///d?host=/nowhere&table=t": "no connection .*Is the server running",
     }.items():  # fmt: skip
         with pytest.raises(InputError, match=says):

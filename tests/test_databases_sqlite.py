@@ -208,6 +208,8 @@ def test_rows_of_equal_time_have_one_order_whatever_the_order_of_the_table(made:
     # No item is last more often than chance: the mean of the last items' ids is the mean of all.
     assert len({tuple(one) for one in orders[0].tolist()}) == 30
     assert abs(orders[0][:, -1].mean() - 9.5) < 4 * 5.77 / 30**0.5
+    timeless = made("CREATE TABLE clicks (user, item)", [row[:2] for row in rows], name="timeless.db")
+    assert "no column is a time" in load_source(timeless).report.notes[0]
     # What other users did changes nothing.
     some = load_data(
         made("CREATE TABLE clicks (user, item, rating, time)", [r for r in rows if r[0] > 3], name="some.db")

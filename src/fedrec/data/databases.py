@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Literal
 
 import polars as pl
@@ -88,7 +89,7 @@ def read_database(
     else:
         from fedrec.data.sqlite import read_rows
     with closing(read_rows(database, choose)) as rows:
-        return assemble(
+        loaded = assemble(
             pieces(rows),
             ReadReport(database.where, database.kind, picked, 0, no_rows_left_out()),
             text=False,
@@ -97,3 +98,7 @@ def read_database(
             user_columns=user_columns,
             ordered=False,
         )
+    if "timestamp" in picked:
+        return loaded
+    note = "no column is a time, so the rows of a user are in an order of chance that their values decide"
+    return replace(loaded, report=replace(loaded.report, notes=(*loaded.report.notes, note)))

@@ -244,11 +244,9 @@ def _tables(cursor: Any, wanted: str = "") -> str:
 
 
 def _reason(text: str) -> str:
-    """The server's own words: one line, without the statement."""
-    said = re.sub(r"\s+(?:LINE \d+:|Query was:|CONTEXT:|STATEMENT:|. SQLSTATE:).*", "", text, flags=re.DOTALL)
-    said = re.sub(r"^[A-Z_]+: (?:\[libpq\] )?", "", said)
-    said = re.sub(r"^.*?\b(?:ERROR|FATAL):\s+", "", said, flags=re.DOTALL)
-    return " ".join(said.split()).rstrip(".")
+    """The server's own words, in its language: one line, without the statement."""
+    said = re.sub(r"^[A-Z_]+: (?:\[libpq\] )?", "", text.strip().partition("\n")[0])
+    return re.sub(r"^.*?\b\w+:\s\s+", "", said).rstrip(".")
 
 
 def _no_connection(database: Database, error: str) -> str:
@@ -262,6 +260,8 @@ def _no_connection(database: Database, error: str) -> str:
         advice = "Correct the name of the database in the URL"
     elif re.search(r'role ".*" does not exist', text):
         advice = "Correct the name of the user in the URL"
+    elif "SSL" in text or "certificate" in text:
+        advice = "Correct sslmode in the URL, or name the certificate of the server's authority with sslrootcert=FILE"
     elif "timeout expired" in text:
         advice = "Correct host and port, or allow more with connect_timeout=SECONDS in the URL"
     return f"{database.shown}: no connection ({text}). {advice}"
