@@ -170,6 +170,7 @@ def demo(
             shown.append(
                 f"{node} recommends to its user {first['user_id']}: {', '.join(str(r['item_id']) for r in rows)}"
             )
-    same = "equal, byte for byte, to" if report["same_as_local"] else "NOT equal to"
-    shown.append(f"The model is {same} the one that a single process trains from the same plan.")
+    if report["same_as_local"] is not None:
+        same = "equal, byte for byte, to" if report["same_as_local"] else "NOT equal to"
+        shown.append(f"The model is {same} the one that a single process trains from the same plan.")
     output.answer(report, *shown)

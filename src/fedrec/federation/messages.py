@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedrec.aggregation.specs import ArraySpec, SumSpec
-from fedrec.errors import DamagedError
+from fedrec.errors import DamagedError, InputError
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
 from fedrec.federation.calls import HELD_OUT, CountCall, EvaluationCall, RoundCall
@@ -204,7 +204,7 @@ def decode_call(kind: str, fields: Mapping[str, Any], shared: Arrays) -> Call:
             _whole(fields["groups"]),
             None if rows is None else np.array([_whole(row) for row in rows], dtype=np.int64),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, InputError) as error:
         raise DamagedError(f"a call of kind {kind!r} is not whole: {error!r}") from None
 
 
