@@ -69,15 +69,19 @@ def in_memory(made: Plan, nodes: int = 4, clock: str = CLOCK) -> tuple[Coordinat
 def test_weights_are_those_of_the_papers() -> None:
     def weights(**terms: Any) -> list[float]:
         made = Asynchronous(buffer=1, **terms)
-        return [made.weight(staleness) / FULL for staleness in range(40)]
+        return [made.weight(staleness, 39) / FULL for staleness in range(40)]
 
     close = 0.5 / FULL + 1e-12
     assert weights(staleness="constant") == [1.0] * 40
-    assert np.allclose(weights(), [(1 + t) ** -0.5 for t in range(40)], rtol=0, atol=close)
-    assert np.allclose(weights(exponent=2.0), [(1 + t) ** -2.0 for t in range(40)], rtol=0, atol=close)
+    for power in (0.5, 2.0):
+        paper = [(1 + t) ** -power for t in range(40)]
+        assert np.allclose(weights(staleness="polynomial", exponent=power), paper, rtol=0, atol=close)
+        balanced = [((1 + t) / 40) ** power for t in range(40)]
+        assert np.allclose(weights(exponent=power), balanced, rtol=0, atol=close)
+    assert weights() == weights(staleness="balanced", exponent=0.5)
     hinge = [1.0 if t <= 6 else 1 / (10 * (t - 6) + 1) for t in range(40)]
     assert np.allclose(weights(staleness="hinge", fresh=6, slope=10), hinge, rtol=0, atol=close)
-    assert Asynchronous(buffer=1, exponent=8.0).weight(10**9) == 1
+    assert Asynchronous(buffer=1, staleness="polynomial", exponent=8.0).weight(10**9, 10**9) == 1
 
 
 def test_steps_are_shorter_where_a_mean_over_fewer_would_be_as_long() -> None:
@@ -92,7 +96,7 @@ def test_steps_are_shorter_where_a_mean_over_fewer_would_be_as_long() -> None:
     shorter = {"fedrap", "fedrecon", "mf", "mf-adam", "pfedrec"}
     assert found == {chosen: 0.25 if chosen in shorter else 1.0 for chosen in STEPPING}
     assert Asynchronous(buffer=2, step=0.7).step_of(spec, "pfedrec", 0.25) == 0.7
-    assert [terms.weight(3, step) for step in (1.0, 0.25)] == [FULL // 2, FULL // 8]
+    assert [terms.weight(3, 15, step) for step in (1.0, 0.25)] == [FULL // 2, FULL // 8]
 
 
 def test_every_client_moves_the_model_as_far_as_in_rounds_of_all() -> None:
@@ -118,7 +122,7 @@ def test_every_client_moves_the_model_as_far_as_in_rounds_of_all() -> None:
     for name, total in sums.items():
         share = coordinator.buffering._share({name: Arrival(name, total, 0.0)})
         assert share == pytest.approx(total.clients / clients)
-        weight = Asynchronous(buffer=1).weight(0, Asynchronous(buffer=1).step_of(call.spec, "mf", share))
+        weight = Asynchronous(buffer=1).weight(0, 0, Asynchronous(buffer=1).step_of(call.spec, "mf", share))
         step = model.step(first, buffered_sum(call.spec, [(total, weight)], 0, "mf"), 0)
         moved += step.shared["items"] - first.shared["items"]
     assert np.abs(moved - whole).max() < 1e-3 * np.abs(whole).max()
@@ -146,13 +150,13 @@ PART = st.tuples(st.lists(st.integers(-(2**20), 2**20), min_size=6, max_size=6),
 @given(st.lists(PART, min_size=1, max_size=6), st.randoms(use_true_random=False))
 @settings(max_examples=50)
 def test_a_buffer_weighs_changes_and_not_counts_in_any_order(parts: list[Any], shuffled: Any) -> None:
-    terms = Asynchronous(buffer=1)
+    terms = Asynchronous(buffer=1, staleness="polynomial")
     sums = []
     for values, clients, staleness in parts:
         part = Sum.zeros(SPEC, 30 - staleness)
         part.arrays["items"][...] = np.array(values).reshape(3, 2)
         part.arrays["weight"][...] = part.clients = clients
-        sums.append((part, terms.weight(staleness)))
+        sums.append((part, terms.weight(staleness, 30)))
     total = buffered_sum(SPEC, sums, 30, "mf")
     assert total.round == 30
     assert total.spec == SPEC
@@ -254,7 +258,13 @@ def test_sums_arrive_when_nodes_are_done_and_are_as_stale_as_counted_by_hand() -
 
 
 @pytest.mark.parametrize(
-    "terms", [{"buffer": 2}, {"buffer": 1, "max_staleness": 3}, {"buffer": 3, "staleness": "constant"}]
+    "terms",
+    [
+        {"buffer": 2},
+        {"buffer": 1, "max_staleness": 3},
+        {"buffer": 3, "staleness": "constant"},
+        {"buffer": 1, "staleness": "polynomial"},
+    ],
 )
 def test_the_ledger_alone_tells_how_the_model_was_made(terms: dict[str, Any], tmp_path: Path) -> None:
     """Nodes of another process, called by hand in the order that the ledger says, make the same model."""
@@ -266,6 +276,7 @@ def test_the_ledger_alone_tells_how_the_model_was_made(terms: dict[str, Any], tm
     state: State = model.start(data.catalog, KeyedSource.from_seed(resolved.seed).child("start"))
     versions, last = [state.shared], dict.fromkeys(nodes, -1)
     sizes: dict[str, int] = {}
+    late: dict[str, int] = {}
     lines = Ledger(tmp_path / "run" / "ledger.jsonl", rooted=True).of_kind("round")
     assert resolved.asynchronous is not None
     for line in lines:
@@ -279,7 +290,8 @@ def test_the_ledger_alone_tells_how_the_model_was_made(terms: dict[str, Any], tm
             weight = part["weight"]
             known = sizes | {other["node"]: other["clients"] for other in line["parts"]}
             share = line["cohort"] / (sum(known.values()) / len(known) * 4)
-            assert weight == resolved.asynchronous.weight(part["staleness"], share)
+            stale = late | {other["node"]: other["staleness"] for other in line["parts"]}
+            assert weight == resolved.asynchronous.weight(part["staleness"], max(stale.values()), share)
             assert found.clients == part["clients"]
             total.arrays["items"] += ((found.arrays["items"].astype(object) * weight * 2 + FULL) // (2 * FULL)).astype(
                 total.arrays["items"].dtype
@@ -288,6 +300,7 @@ def test_the_ledger_alone_tells_how_the_model_was_made(terms: dict[str, Any], tm
             total.clients += found.clients
         assert total.clients == line["cohort"]
         sizes |= {part["node"]: part["clients"] for part in line["parts"]}
+        late |= {part["node"]: part["staleness"] for part in line["parts"]}
         state = model.step(state, total, line["round"])
         versions.append(state.shared)
     assert any(part["staleness"] for line in lines for part in line["parts"])

@@ -1,13 +1,18 @@
-"""Buffered aggregation (FedBuff, Nguyen et al. 2022): a step as soon as K sums are in, stale ones counting for less.
+"""Buffered aggregation (FedBuff, Nguyen et al. 2022): a step as soon as K sums are in, whatever version they are of.
 
 A sum that was computed from version v of the model and is used for the step to version t + 1 has staleness τ = t − v.
 Its *changes* are multiplied by a weight s(τ) ≤ 1, its *counts* are not:
 
     total = Σ over the K sums of (η · s(τ) · changes, counts)
 
-so a model that divides the one by the other takes a step along the mean over all clients of the buffer, in which stale
+so a model that divides the one by the other takes a step along the mean over all clients of the buffer, in which some
 changes are shorter. That is the paper's (η / K) Σ s(τ) Δ with clients in place of sums. Were the counts weighted too,
-the weights of a buffer of equally stale sums would cancel, and nothing would be damped.
+the weights of a buffer of equally stale sums would cancel.
+
+The paper lets stale sums count for *less*, as they point from where the model was. But what makes a sum stale is a slow
+node, which comes seldom already: fast nodes make the model theirs, the more so the less alike users are. `balanced`
+weights let a sum count for the steps that were made while it was computed, ((1 + τ) / (1 + τ of the slowest))^exponent:
+at exponent 1 every client has the same say over time, however fast its node is.
 
 A mean does not get shorter when fewer are in it: where K of N nodes are in a buffer, N / K steps are made while rounds
 of all make one. With η the share of all clients that is in the buffer, every client moves the model as far as it does
@@ -58,9 +63,10 @@ class Asynchronous(BaseModel):
 
     Args:
         buffer: K, sums of a step. Nodes whose sums are not in work on, from the version that they began with.
-        staleness: the weight s(τ) of changes that were computed τ versions ago: `constant` 1; `polynomial`
-            (1 + τ)^−exponent; `hinge` 1 up to `fresh`, and 1 / (1 + slope · (τ − fresh)) beyond (Xie et al. 2019).
-        exponent: of `polynomial`; 0.5 by default, as in the paper.
+        staleness: the weight s(τ) of changes that were computed τ versions ago: `balanced`, see above; `constant` 1;
+            `polynomial` (1 + τ)^−exponent, as in the paper; `hinge` 1 up to `fresh`, and 1 / (1 + slope · (τ − fresh))
+            beyond (Xie et al. 2019).
+        exponent: of `balanced` and `polynomial`; 0.5 by default.
         fresh, slope: of `hinge`; 4 and 1 by default.
         step: η, share of a step that a buffer of fresh sums makes; by default the share of clients that is in it, or 1,
             see above.
@@ -71,14 +77,17 @@ class Asynchronous(BaseModel):
         PlanError: for settings of another rule.
 
     Example:
-        >>> [Asynchronous(buffer=5).weight(staleness) / 2**WEIGHT_BITS for staleness in (0, 3, 8)]
+        >>> paper = Asynchronous(buffer=5, staleness="polynomial")
+        >>> [paper.weight(staleness, longest=8) / 2**WEIGHT_BITS for staleness in (0, 3, 8)]
         [1.0, 0.5, 0.3333282470703125]
+        >>> [Asynchronous(buffer=5).weight(staleness, longest=15) / 2**WEIGHT_BITS for staleness in (0, 3, 15)]
+        [0.25, 0.5, 1.0]
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     buffer: int = Field(ge=1)
-    staleness: Literal["constant", "polynomial", "hinge"] = "polynomial"
+    staleness: Literal["balanced", "constant", "polynomial", "hinge"] = "balanced"
     exponent: float | None = Field(default=None, gt=0.0, le=8.0)
     fresh: int | None = Field(default=None, ge=0)
     slope: float | None = Field(default=None, gt=0.0, le=1024.0)
@@ -87,16 +96,27 @@ class Asynchronous(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Asynchronous:
-        for key, rule in (("exponent", "polynomial"), ("fresh", "hinge"), ("slope", "hinge")):
-            if getattr(self, key) is not None and self.staleness != rule:
-                raise PlanError(f"asynchronous: {key} is of staleness: {rule}, and staleness is {self.staleness}")
+        powers = ("balanced", "polynomial")
+        for key, rules in (("exponent", powers), ("fresh", ("hinge",)), ("slope", ("hinge",))):
+            if getattr(self, key) is not None and self.staleness not in rules:
+                raise PlanError(
+                    f"asynchronous: {key} is of staleness: {' or '.join(rules)}, and staleness is {self.staleness}"
+                )
         return self
 
-    def weight(self, staleness: int, step: float = 1.0) -> int:
-        """η · s(τ) in steps of 2^-WEIGHT_BITS: a whole number from 1 to 2^WEIGHT_BITS."""
-        share = 1.0
-        if self.staleness == "polynomial":
-            share = (1.0 + staleness) ** -(_EXPONENT if self.exponent is None else self.exponent)
+    def weight(self, staleness: int, longest: int, step: float = 1.0) -> int:
+        """η · s(τ) in steps of 2^-WEIGHT_BITS: a whole number from 1 to 2^WEIGHT_BITS.
+
+        Args:
+            staleness: τ.
+            longest: of the last sums of all nodes, this one among them.
+            step: η.
+        """
+        share, exponent = 1.0, _EXPONENT if self.exponent is None else self.exponent
+        if self.staleness == "balanced":
+            share = ((1.0 + staleness) / (1.0 + longest)) ** exponent
+        elif self.staleness == "polynomial":
+            share = (1.0 + staleness) ** -exponent
         elif self.staleness == "hinge":
             beyond = staleness - (_FRESH if self.fresh is None else self.fresh)
             share = 1.0 / (1.0 + (_SLOPE if self.slope is None else self.slope) * max(0, beyond))

@@ -159,8 +159,7 @@ class Buffering:
                 continue
             held[arrived.node] = arrived
         parts = [held[node] for node in self._standing if node in held]
-        step = self.terms.step_of(newest.spec, self.model, self._share(held))
-        weights = [self.terms.weight(newest.round - part.total.round, step) for part in parts]
+        weights = self._weights(parts, newest)
         sums = [part.total for part in parts]
         total = buffered_sum(newest.spec, list(zip(sums, weights, strict=True)), newest.round, self.model)
         self._working -= held.keys()
@@ -175,6 +174,14 @@ class Buffering:
         """The rounds whose checkpoints nodes still work on."""
         self._catch_up()
         return {standing.version - 1 for standing in self._standing.values() if standing.version}
+
+    def _weights(self, parts: Sequence[Arrival], newest: RoundCall) -> list[int]:
+        """What the changes of each part are multiplied by."""
+        step = self.terms.step_of(newest.spec, self.model, self._share({part.node: part for part in parts}))
+        stale = [newest.round - part.total.round for part in parts]
+        here = {part.node for part in parts}
+        longest = max(*stale, *(one.staleness for name, one in self._standing.items() if name not in here), 0)
+        return [self.terms.weight(staleness, longest, step) for staleness in stale]
 
     def _share(self, held: Mapping[str, Arrival]) -> float:
         """The share of all clients that is in a buffer: nodes count as they did last, those that never answered as the

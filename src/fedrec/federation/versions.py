@@ -26,13 +26,14 @@ class Standing:
         version: what it works on.
         committed: the last version of which its sum is in a committed round; −1 before the first.
         since: when it began, in seconds since training began.
-        clients: how many were in its last sum.
+        clients, staleness: of its last sum.
     """
 
     version: int = 0
     committed: int = -1
     since: float = 0.0
     clients: int = 0
+    staleness: int = 0
 
 
 def standings(
@@ -40,16 +41,18 @@ def standings(
 ) -> dict[str, Standing]:
     """Where nodes stand after some lines of rounds, from the beginning or from where they stood `before`.
 
-    >>> line = {"round": 0, "time": 2.0, "parts": [{"node": "a", "version": 0, "clients": 7}], "late": []}
-    >>> standings([line], ["a", "b"])["a"]
-    Standing(version=1, committed=0, since=2.0, clients=7)
+    >>> part = {"node": "a", "version": 0, "staleness": 0, "clients": 7}
+    >>> standings([{"round": 0, "time": 2.0, "parts": [part], "late": []}], ["a", "b"])["a"]
+    Standing(version=1, committed=0, since=2.0, clients=7, staleness=0)
     """
     found = dict(before) if before is not None else {name: Standing() for name in names}
     for line in lines:
         for late in line["late"]:
             found[late["node"]] = replace(found[late["node"]], version=line["round"], since=late["time"])
         for part in line["parts"]:
-            found[part["node"]] = Standing(line["round"] + 1, part["version"], line["time"], part["clients"])
+            found[part["node"]] = Standing(
+                line["round"] + 1, part["version"], line["time"], part["clients"], part["staleness"]
+            )
     return found
 
 
