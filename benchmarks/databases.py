@@ -4,9 +4,9 @@
     python benchmarks/databases.py --rows 10000000
 
 A PostgreSQL server of its own is started in a temporary folder, on this machine only, and stopped at the end. Every
-measurement is a process of its own. `read` iterates over the rows as they come from the source and keeps none;
-`load` makes interactions of them. CPU is this process's, without the server's. Memory is the peak above what the process
-held before, without the interactions.
+measurement is a process of its own. `read` iterates over the rows as they come from the source and keeps none; `load`
+makes interactions of them. CPU is this process's, without the server's. Memory is the peak above what the process held
+before, without the interactions.
 """
 
 from __future__ import annotations

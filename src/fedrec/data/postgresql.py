@@ -54,13 +54,13 @@ def read_rows(database: Database, choose: Callable[[Sequence[str]], Mapping[str,
         InputError: whatever goes wrong; says what to do, and never shows a password.
     """
     session = _Session(database)
-    allowed = database.statement_timeout
+    patience = database.statement_timeout + database.connect_timeout + _GRACE
     late = (
-        f"{database.where}: no answer for {allowed + _GRACE:.0f} seconds, so the server or the network hangs. Try "
-        "again, or allow more with statement_timeout=SECONDS"
+        f"{database.where}: no answer for {patience:g} seconds, so the server or the network hangs. Try again, or "
+        "allow more with statement_timeout=SECONDS in the URL"
     )
-    limit = None if allowed == 0 else allowed + database.connect_timeout + _GRACE
-    return punctual(lambda: session.rows(choose), limit, late, session.cancel)
+    limited = database.statement_timeout > 0
+    return punctual(lambda: session.rows(choose), patience if limited else None, late, session.cancel)
 
 
 class _Session:
@@ -164,7 +164,7 @@ class _Session:
         if state == "42501":
             return InputError(f"{where}: {text}. The owner of the data must GRANT SELECT to the user of the URL")
         allowed = self.database.statement_timeout
-        if state == "57014" or 0 < allowed <= time.monotonic() - self.started:
+        if 0 < allowed <= time.monotonic() - self.started:
             return InputError(
                 f"{where}: reading took longer than {allowed:g} seconds ({text}). Allow more with "
                 "statement_timeout=SECONDS in the URL, 0 for no limit"
