@@ -3,14 +3,20 @@
 At a node, `Mailbox` gives each frame to the node's own process and brings the answer back. At the coordinator, `Relay`
 does the same for the training process. Where each one finds its process is in the environment of the machine, never in
 the job. A slot ends with the process that started it.
+
+A frame of more than a mebibyte travels in pieces, to and from a few nodes at a time: NVFlare holds several copies of
+what is on its way, and of twenty nodes' models that would be more than all else together.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +26,34 @@ from fedrec.deploy.mailslot_names import NODE_SOCKET, POST_SOCKET
 from fedrec.deploy.sockets import Connection, connect
 from fedrec.deploy.supervised import PARENT
 
-__all__ = ["Mailbox", "Relay"]
+__all__ = ["Mailbox", "Relay", "Trip"]
 
 _GLANCE = 1.0
+_SWEPT_BYTES = 1 << 25
+_PIECE = 1 << 20
+_LANES = 4
+_KEPT = 8
+_SHARE = 0.25
+"""Of the time that is left, for one piece: a node that hangs keeps a lane from the others no longer."""
+
+
+class _Sweep:
+    """Frees what NVFlare leaves behind: its calls hold their frames in cycles of references, which Python finds by the
+    number of objects, not by their size."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        gc.freeze()
+        self._passed = 0
+        self._turn = threading.Lock()
+
+    def passed(self, size: int) -> None:
+        """Say that so many bytes were handed on."""
+        with self._turn:
+            self._passed += size
+            if self._passed >= _SWEPT_BYTES:
+                self._passed = 0
+                gc.collect()
 
 
 class Mailbox:
@@ -30,29 +61,62 @@ class Mailbox:
 
     def __init__(self) -> None:
         _end_with_parent()
+        self._sweep = _Sweep()
+        self._parcels: dict[str, list[bytes]] = {}
+        self._turn = threading.Lock()
 
     @collab.publish
-    def deliver(self, frame: bytes) -> bytes:
-        """The node's answer to a frame.
+    def bring(self, parcel: str, piece: bytes) -> bool:
+        """Take the next piece of a frame."""
+        with self._turn:
+            self._parcels.setdefault(parcel, []).append(piece)
+            while len(self._parcels) > _KEPT:
+                del self._parcels[next(iter(self._parcels))]
+        return True
+
+    @collab.publish
+    def deliver(self, parcel: str, frame: bytes) -> bytes | int:
+        """The node's answer to a frame, or to the one that was brought in pieces; the size of an answer that is long.
 
         Raises:
             RuntimeError: if the node's process is not there.
         """
-        path = Path(os.environ[NODE_SOCKET])
-        try:
-            connection = connect(path)
-        except OSError:
-            raise RuntimeError("the node's process is not running") from None
-        try:
-            connection.send({}, frame)
-            answer = connection.receive()
-        except OSError:
-            answer = None
-        finally:
-            connection.close()
-        if answer is None:
-            raise RuntimeError("the node's process ended before it answered")
-        return answer[1]
+        with self._turn:
+            frame = b"".join([*self._parcels.pop(parcel, ()), frame])
+        answer = _answered(frame)
+        self._sweep.passed(len(frame) + len(answer))
+        if len(answer) <= _PIECE:
+            return answer
+        with self._turn:
+            self._parcels[parcel] = [answer]
+        return len(answer)
+
+    @collab.publish
+    def fetch(self, parcel: str, start: int) -> bytes:
+        """A piece of a long answer."""
+        with self._turn:
+            answer = self._parcels[parcel][0]
+            if start + _PIECE >= len(answer):
+                del self._parcels[parcel]
+        return answer[start : start + _PIECE]
+
+
+def _answered(frame: bytes) -> bytes:
+    """What the node's own process says to a frame."""
+    try:
+        connection = connect(Path(os.environ[NODE_SOCKET]))
+    except OSError:
+        raise RuntimeError("the node's process is not running") from None
+    try:
+        connection.send({}, frame)
+        answer = connection.receive()
+    except OSError:
+        answer = None
+    finally:
+        connection.close()
+    if answer is None:
+        raise RuntimeError("the node's process ended before it answered")
+    return answer[1]
 
 
 class Relay:
@@ -70,33 +134,87 @@ class Relay:
         except OSError:
             return
         connection.send({"sites": sorted(sites)})
+        sweep, lanes = _Sweep(), threading.BoundedSemaphore(_LANES)
         try:
             while (message := connection.receive()) is not None:
                 head, frame = message
-                work = _handing_over(connection, sites[head["site"]], head, frame)
+                trip = Trip(sites[head["site"]], str(head["id"]), head["seconds"], lanes)
+                work = partial(_hand_over, connection, trip, head, frame, sweep)
                 threading.Thread(target=work, daemon=True, name="fedrec-frame").start()
+                del frame, message, work
         finally:
             connection.close()
 
 
-def _handing_over(connection: Connection, site: Any, head: dict[str, Any], frame: bytes) -> Callable[[], None]:
-    def work() -> None:
-        said: dict[str, Any] = {"id": head["id"], "site": head["site"]}
-        answer = b""
-        try:
-            answer = site(timeout=head["seconds"]).deliver(frame)
-            if not isinstance(answer, bytes):
-                raise TypeError("the answer is not bytes")
-        except Exception as error:  # whatever became of the call, the training process is told
-            late = isinstance(error.__cause__, TimeoutError) or "timed out" in str(error)
-            said["failure"] = ["timeout" if late else "gone", str(error)[:500]]
-            answer = b""
-        try:
-            connection.send(said, answer)
-        except OSError:
-            return
+class Trip:
+    """One frame's way to a node and the answer's way back.
 
-    return work
+    Args:
+        site: NVFlare's stand-in for the node's mailbox.
+        parcel: names the frame, for as long as the job lasts.
+        seconds: for all of it.
+        lanes: how many long frames are on their way at a time.
+    """
+
+    def __init__(self, site: Any, parcel: str, seconds: float, lanes: threading.BoundedSemaphore) -> None:
+        self._site, self._parcel, self._lanes = site, parcel, lanes
+        self._until = time.monotonic() + seconds
+
+    def go(self, frame: bytes) -> bytes:
+        """The node's answer.
+
+        Raises:
+            TimeoutError: if time runs out.
+            TypeError: if the answer is not bytes.
+        """
+        if len(frame) > _PIECE:
+            with self._lane():
+                for start in range(0, len(frame), _PIECE):
+                    self._site(timeout=_SHARE * self._left()).bring(self._parcel, frame[start : start + _PIECE])
+            frame = b""
+        answer = self._site(timeout=self._left()).deliver(self._parcel, frame)
+        if isinstance(answer, int):
+            answer = self._fetched(answer)
+        if not isinstance(answer, bytes):
+            raise TypeError("the answer is not bytes")
+        return answer
+
+    def _fetched(self, size: int) -> bytes:
+        pieces = []
+        with self._lane():
+            for start in range(0, size, _PIECE):
+                pieces.append(self._site(timeout=_SHARE * self._left()).fetch(self._parcel, start))
+        return b"".join(pieces)
+
+    @contextlib.contextmanager
+    def _lane(self) -> Iterator[None]:
+        if not self._lanes.acquire(timeout=self._left()):
+            raise TimeoutError("timed out waiting for others' long frames")
+        try:
+            yield
+        finally:
+            self._lanes.release()
+
+    def _left(self) -> float:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out on the way")
+        return left
+
+
+def _hand_over(connection: Connection, trip: Trip, head: dict[str, Any], frame: bytes, sweep: _Sweep) -> None:
+    said: dict[str, Any] = {"id": head["id"], "site": head["site"]}
+    answer = b""
+    try:
+        answer = trip.go(frame)
+    except Exception as error:  # whatever became of the call, the training process is told
+        late = isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError) or "timed out" in str(error)
+        said["failure"] = ["timeout" if late else "gone", str(error)[:500]]
+    try:
+        connection.send(said, answer)
+    except OSError:
+        return
+    sweep.passed(len(frame) + len(answer))
 
 
 def _end_with_parent() -> None:

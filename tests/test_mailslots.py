@@ -1,0 +1,106 @@
+"""Frames through the mail slots: short ones at once, long ones in pieces, and never past their time."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("nvflare")
+
+from fedrec.deploy.mailslot_names import NODE_SOCKET
+from fedrec.deploy.mailslots import Mailbox, Trip
+from fedrec.deploy.sockets import Connection, Listener
+from fedrec.deploy.supervised import PARENT
+
+MEBIBYTE = 1 << 20
+
+
+class Site:
+    """NVFlare's stand-in for a mailbox, without NVFlare: what was called, with how many bytes, and how many at once."""
+
+    def __init__(self, mailbox: Any, delay: float = 0.0) -> None:
+        self.mailbox, self.delay, self.calls = mailbox, delay, []
+        self.now, self.most, self.turn = 0, 0, threading.Lock()
+
+    def __call__(self, timeout: float) -> Site:
+        assert timeout > 0
+        return self
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(parcel: str, content: Any) -> Any:
+            with self.turn:
+                self.calls.append((name, len(content) if isinstance(content, bytes) else content))
+                self.now += name != "deliver"
+                self.most = max(self.most, self.now)
+            time.sleep(self.delay)
+            try:
+                return getattr(self.mailbox, name)(parcel, content)
+            finally:
+                with self.turn:
+                    self.now -= name != "deliver"
+
+        return call
+
+
+@pytest.fixture
+def mailbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mailbox]:
+    """A mailbox whose node answers every frame with its mirror image, twice."""
+
+    def serve(connection: Connection) -> None:
+        while (message := connection.receive()) is not None:
+            connection.send({}, 2 * message[1][::-1])
+
+    monkeypatch.setenv(PARENT, str(os.getppid()))
+    monkeypatch.setenv(NODE_SOCKET, str(tmp_path / "s"))
+    listener = Listener(tmp_path / "s", serve)
+    yield Mailbox()
+    listener.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, MEBIBYTE // 2, MEBIBYTE // 2 + 1, MEBIBYTE, MEBIBYTE + 1, 3 * MEBIBYTE + 7])
+def test_frames_of_any_size_arrive_whole(mailbox: Mailbox, size: int) -> None:
+    frame, site = os.urandom(size), Site(mailbox)
+    assert Trip(site, "1", 10.0, threading.BoundedSemaphore(4)).go(frame) == 2 * frame[::-1]
+    assert max(length for name, length in site.calls if name != "fetch") <= MEBIBYTE
+    names = [name for name, _ in site.calls]
+    assert names.count("bring") == (0 if size <= MEBIBYTE else -(-size // MEBIBYTE))
+    assert names.count("fetch") == (0 if 2 * size <= MEBIBYTE else -(-2 * size // MEBIBYTE))
+
+
+def test_few_long_frames_are_on_their_way_at_a_time(mailbox: Mailbox) -> None:
+    site, lanes, answers = Site(mailbox, delay=0.01), threading.BoundedSemaphore(2), {}
+    frames = {str(number): os.urandom(2 * MEBIBYTE) for number in range(6)}
+
+    def go(name: str) -> None:
+        answers[name] = Trip(site, name, 30.0, lanes).go(frames[name])
+
+    threads = [threading.Thread(target=go, args=(name,)) for name in frames]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {name: 2 * frame[::-1] for name, frame in frames.items()}
+    assert site.most == 2
+
+
+def test_nobody_waits_for_a_lane_past_the_deadline(mailbox: Mailbox) -> None:
+    lanes = threading.BoundedSemaphore(1)
+    lanes.acquire()
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match="timed out"):
+        Trip(Site(mailbox), "1", 0.2, lanes).go(bytes(MEBIBYTE + 1))
+    assert 0.1 < time.monotonic() - began < 5.0
+    assert Trip(Site(mailbox), "2", 10.0, lanes).go(b"ab") == b"baba", "short frames need no lane"
+
+
+def test_frames_that_were_begun_and_left_do_not_pile_up(mailbox: Mailbox) -> None:
+    for number in range(20):
+        mailbox.bring(str(number), b"x")
+    assert mailbox.deliver("19", b"y") == b"yxyx"
+    assert mailbox.deliver("0", b"y") == b"yy", "the first ones were let go"
