@@ -121,13 +121,14 @@ def check_kit(kit: Path, certificate: str) -> datetime:
     try:
         mine = x509.load_pem_x509_certificate((startup / certificate).read_bytes())
         root = x509.load_pem_x509_certificate((startup / "rootCA.pem").read_bytes())
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{startup}: the certificates cannot be read ({error}); ask for a new kit") from None
+    try:
         mine.verify_directly_issued_by(root)
-    except (InvalidSignature, TypeError):
+    except (InvalidSignature, TypeError, ValueError):
         raise InputError(
             f"{startup / certificate} was not made by the authority in rootCA.pem; ask for a new kit"
         ) from None
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{startup}: the certificates cannot be read ({error}); ask for a new kit") from None
     now = datetime.now(UTC)
     if now > mine.not_valid_after_utc:
         raise InputError(f"the certificate of {kit} expired on {mine.not_valid_after_utc:%Y-%m-%d}; ask for a new kit")

@@ -116,7 +116,8 @@ class Listener:
     def _serve(self, link: socket.socket) -> None:
         connection = Connection(link)
         try:
-            self._handle(connection)
+            with contextlib.suppress(OSError):  # the other end went away
+                self._handle(connection)
         finally:
             connection.close()
 

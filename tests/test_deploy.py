@@ -1,0 +1,277 @@
+"""Kits, folders, sockets and commands of a federation, without its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+
+from conftest import Said
+from fedrec.deploy.folder import FederationFolder
+from fedrec.deploy.kits import check_kit, identity_of, lay_out, server_name
+from fedrec.deploy.node_process import NodeProcess
+from fedrec.deploy.sockets import Connection, Listener, connect, socket_path
+from fedrec.engines.nvflare import job_files
+from fedrec.errors import DamagedError, InputError, PlanError, RunError
+from fedrec.federation.new_node import make_node
+from fedrec.federation.node_config import NodeConfig
+from fedrec.federation.plan import DataPlan
+from fedrec.record.keys import SigningKey
+
+Fedrec = Callable[..., Said]
+KEYS = {name: str(SigningKey(name, bytes(31) + name[-1].encode()).public()) for name in ("shop-a", "shop-b", "shop-c")}
+ITEMS = "item_id,title\n1,One\n2,Two\n3,Three\n"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A federation with three nodes, made by the commands' own functions; copy it before changing it."""
+    import fedrec as fr
+
+    catalog = fr.load_data("synthetic:users=40,items=100,interactions_per_user=10,seed=1").catalog
+    folder = tmp_path_factory.mktemp("made") / "shops"
+    FederationFolder.create(folder, "shops", "localhost", 8002, 1000, catalog).invite(KEYS)
+    return folder
+
+
+@pytest.fixture
+def federation(made: Path, tmp_path: Path) -> FederationFolder:
+    shutil.copytree(made, tmp_path / "shops")
+    return FederationFolder.open(tmp_path / "shops")
+
+
+def test_messages_pass_both_ways_and_a_closed_end_is_none(tmp_path: Path) -> None:
+    got: list[Any] = []
+
+    def handle(connection: Connection) -> None:
+        while (message := connection.receive()) is not None:
+            got.append(message)
+            connection.send({"back": message[0]["n"]}, message[1][::-1])
+        got.append(None)
+
+    listener = Listener(socket_path(tmp_path, "x.sock"), handle)
+    assert listener.path.stat().st_mode & 0o077 == 0
+    connection = connect(listener.path)
+    big = bytes(range(256)) * 5000
+    for number, body in enumerate((b"", b"one", big)):
+        connection.send({"n": number}, body)
+        assert connection.receive() == ({"back": number}, body[::-1])
+    connection.close()
+    listener.close()
+    assert connection.receive() is None
+    for _ in range(100):
+        if got and got[-1] is None:
+            break
+        threading.Event().wait(0.05)
+    assert got[-1] is None
+    with pytest.raises(OSError, match=r".+"):
+        connect(listener.path)
+
+
+def test_a_listener_survives_what_is_no_message(tmp_path: Path) -> None:
+    listener = Listener(socket_path(tmp_path, "x.sock"), lambda one: one.send({"ok": one.receive() is not None}))
+    for data in (b"", b"\xff" * 12, b"\xff" * 40, b"\x02\0\0\0" + bytes(8) + b"{["):
+        one = connect(listener.path)
+        with contextlib.suppress(OSError):  # it hung up at the first wrong byte
+            one._link.sendall(data)
+            one._link.shutdown(1)
+        assert one.receive() in (({"ok": False}, b""), None)  # `None` where the rest of the nonsense was not read
+        one.close()
+    whole = connect(listener.path)
+    whole.send({"n": 1})
+    assert whole.receive() == ({"ok": True}, b"")
+    whole.close()
+    listener.close()
+
+
+def test_a_socket_in_a_deep_folder_has_a_short_path(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 90) / ("e" * 90)
+    assert len(str(socket_path(deep, "node.sock"))) < 100
+    assert socket_path(deep, "node.sock") != socket_path(deep / "f", "node.sock")
+
+
+def test_every_kit_has_its_own_certificate(federation: FederationFolder) -> None:
+    for name in KEYS:
+        kit = federation.path / "kits" / name
+        assert identity_of(kit) == {"name": name, "organisation": name.replace("-", "_"), "federation": "shops"}
+        assert check_kit(kit, "client.crt") > datetime.now(UTC) + timedelta(days=300)
+    assert check_kit(federation.server_kit, "server.crt") > datetime.now(UTC)
+    assert check_kit(federation.admin_kit, "client.crt") > datetime.now(UTC)
+
+
+def test_a_node_that_is_added_leaves_the_others_certificates_alone(federation: FederationFolder) -> None:
+    before = {name: (federation.path / "kits" / name / "startup" / "client.crt").read_bytes() for name in KEYS}
+    key = str(SigningKey("shop-d", bytes(31) + b"d").public())
+    grown = federation.invite({"shop-d": key})
+    assert sorted(grown.members.nodes) == [*sorted(KEYS), "shop-d"]
+    assert check_kit(grown.path / "kits" / "shop-d", "client.crt") > datetime.now(UTC)
+    after = {name: (federation.path / "kits" / name / "startup" / "client.crt").read_bytes() for name in KEYS}
+    assert before == after
+    left = grown.remove("shop-a")
+    assert sorted(FederationFolder.open(left.path).members.nodes) == ["shop-b", "shop-c", "shop-d"]
+    assert not (left.path / "kits" / "shop-a").exists()
+
+
+def test_another_key_for_a_known_node_is_refused(federation: FederationFolder) -> None:
+    other = str(SigningKey("shop-a", bytes(31) + b"z").public())
+    with pytest.raises(RunError, match="another key already"):
+        federation.invite({"shop-a": other})
+    with pytest.raises(PlanError, match="is of 'shop-b'"):
+        federation.invite({"shop-d": KEYS["shop-b"]})
+
+
+def certificate(kit: Path, start: datetime, end: datetime) -> None:
+    """A certificate of the kit's own name from another authority, whose root comes with it."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "shop-a")])
+    built = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(1).not_valid_before(start).not_valid_after(end)
+    ).sign(key, hashes.SHA256())  # fmt: skip
+    data = built.public_bytes(serialization.Encoding.PEM)
+    (kit / "startup" / "client.crt").write_bytes(data)
+    (kit / "startup" / "rootCA.pem").write_bytes(data)
+
+
+def test_expired_early_foreign_and_damaged_certificates_are_refused(federation: FederationFolder) -> None:
+    kit, now = federation.path / "kits" / "shop-a", datetime.now(UTC)
+    genuine = (kit / "startup" / "client.crt").read_bytes()
+    certificate(kit, now - timedelta(days=9), now - timedelta(days=2))
+    with pytest.raises(InputError, match="expired on"):
+        check_kit(kit, "client.crt")
+    certificate(kit, now + timedelta(days=2), now + timedelta(days=9))
+    with pytest.raises(InputError, match="is the clock right"):
+        check_kit(kit, "client.crt")
+    (kit / "startup" / "client.crt").write_bytes(genuine)
+    with pytest.raises(InputError, match="was not made by the authority"):
+        check_kit(kit, "client.crt")
+    (kit / "startup" / "client.crt").write_bytes(genuine[:200])
+    with pytest.raises(DamagedError, match="cannot be read"):
+        check_kit(kit, "client.crt")
+    (kit / "startup" / "client.crt").unlink()
+    with pytest.raises(DamagedError, match="cannot be read"):
+        check_kit(kit, "client.crt")
+
+
+def test_a_node_starts_with_its_own_valid_kit_only(federation: FederationFolder, tmp_path: Path) -> None:
+    coordinator = str(federation.key.public())
+    (tmp_path / "clicks.csv").write_text("user_id,item_id\n1,1\n")
+    make_node("shop-a", tmp_path / "node.toml", tmp_path / "home", DataPlan(source=str(tmp_path / "clicks.csv")),
+              coordinator, ())  # fmt: skip
+    config = NodeConfig.read(tmp_path / "node.toml")
+    with pytest.raises(PlanError, match="is for node 'shop-b'"):
+        NodeProcess(config, federation.path / "kits" / "shop-b")
+    with pytest.raises(InputError, match="not a node's startup kit"):
+        NodeProcess(config, tmp_path)
+    kit = federation.path / "kits" / "shop-a"
+    certificate(kit, datetime.now(UTC) - timedelta(days=9), datetime.now(UTC) - timedelta(days=2))
+    with pytest.raises(InputError, match="expired on"):
+        NodeProcess(config, kit)
+
+
+@pytest.mark.parametrize("server", [False, True])
+def test_a_workspace_allows_the_mail_slot_and_nothing_else(
+    server: bool, federation: FederationFolder, tmp_path: Path
+) -> None:
+    kit = federation.server_kit if server else federation.path / "kits" / "shop-a"
+    lay_out(kit, tmp_path / "workspace", server)
+    local = tmp_path / "workspace" / "local"
+    rights = json.loads((local / "authorization.json").read_text())["permissions"]
+    assert list(rights) == ["project_admin"]
+    for right in ("byoc", "shell_commands", "download_job", "clone_job"):
+        assert rights["project_admin"][right] == "none"
+    resources = json.loads((local / "resources.json").read_text())
+    assert resources["class_list_enforcement_mode"] == "enforce"
+    assert resources["class_allow_list"] == ["fedrec.deploy.mailslots.", "nvflare.collab.runtime."]
+    assert resources["allow_log_streaming"] is False
+    assert not {"site_log_streamer", "log_receiver"} & {part["id"] for part in resources["components"]}
+    assert "/tmp/nvflare" not in (local / "resources.json").read_text()
+    assert (tmp_path / "workspace").stat().st_mode & 0o077 == 0
+    lay_out(kit, tmp_path / "workspace", server)
+
+
+def test_a_job_carries_no_code() -> None:
+    files = job_files(["shop-a", "shop-b"])
+    assert all(name.endswith(".json") for name in files)
+    assert json.loads(files["meta.json"])["deploy_map"] == {"app": ["server", "shop-a", "shop-b"]}
+    paths = [part["path"] for part in json.loads(files["app/config/config_fed_client.json"])["components"]]
+    assert paths == ["fedrec.deploy.mailslots.Mailbox"]
+
+
+@pytest.mark.parametrize(("host", "name"), [("fed.example.org", "fed.example.org"), ("10.1.2.3", "fedrec-coordinator")])
+def test_an_address_is_no_name(host: str, name: str) -> None:
+    assert server_name(host) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name = 3", "name is not known, or not of the kind"),
+        ('name = "x"', "host, port, most_clients is missing"),
+        ("nme = 3", "nme is not known"),
+        ("= 3", "is not TOML"),
+        ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[waiting]\nlast=3', "deadline, least, enough"),
+        ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[waiting]\nleast=3.0', "0 < least"),
+        ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[nodes]\n"a"="b"', "key of a"),
+    ],
+)
+def test_what_is_wrong_in_a_federation_is_named(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "federation.toml").write_text(text)
+    with pytest.raises(PlanError, match=words):
+        assert FederationFolder.open(tmp_path).waiting
+
+
+def test_the_commands_from_nothing_to_kits(fedrec: Fedrec, tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text(ITEMS)
+    folder = str(tmp_path / "shops")
+    said = fedrec("federation", "init", folder, "--catalog", str(tmp_path / "items.csv"), "--most-clients", "500",
+                  "--host", "localhost", "--json")  # fmt: skip
+    assert said.code == 0, said.err
+    coordinator = json.loads(said.out)["public_key"]
+    assert coordinator.startswith("coordinator+")
+    said = fedrec("federation", "init", folder, "--catalog", str(tmp_path / "items.csv"), "--most-clients", "500",
+                  "--host", "localhost")  # fmt: skip
+    assert said.code == 2
+    assert "is not empty" in said.err
+    said = fedrec("train", "--federation", folder, "--model", "ease", "--out", str(tmp_path / "run"))
+    assert said.code == 2
+    assert "nobody is invited yet" in said.err
+    said = fedrec("federation", "invite", folder, "shop-a", "shop-b", "--key", KEYS["shop-a"], "--json")
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["nodes"] == {"shop-a": True, "shop-b": False}
+    said = fedrec("train", "--federation", folder, "--model", "ease", "--out", str(tmp_path / "run"))
+    assert said.code == 2
+    assert "shop-b has not sent its public key" in said.err
+    said = fedrec("federation", "invite", folder, "Shop B")
+    assert said.code == 2
+    assert "small letters" in said.err
+    said = fedrec("federation", "invite", folder, "shop-b", "--key", KEYS["shop-c"])
+    assert said.code == 2
+    assert "shop-c is not among the nodes" in said.err
+    said = fedrec("federation", "invite", folder, "shop-b", "--key", KEYS["shop-b"])
+    assert said.code == 0
+    said = fedrec("federation", "remove", folder, "shop-z")
+    assert said.code == 2
+    said = fedrec("federation", "remove", folder, "shop-a", "--json")
+    assert json.loads(said.out)["nodes"] == ["shop-b"]
+    for words in (["--data", "x.csv"], ["--nodes", "3"], ["--partition", "by:age"]):
+        said = fedrec("train", "--federation", folder, "--model", "ease", *words)
+        assert said.code == 2
+        assert "--federation" in said.err
+
+
+def test_a_federation_whose_server_is_not_up_is_told_apart(fedrec: Fedrec, federation: FederationFolder) -> None:
+    said = fedrec("federation", "status", str(federation.path))
+    assert said.code == 2
+    assert "fedrec federation start" in said.err
