@@ -25,7 +25,7 @@ from fedrec.deploy.sockets import Connection, Listener, socket_path
 from fedrec.engines.post import Failure
 from fedrec.errors import InputError, RunError
 
-__all__ = ["POST", "NvflarePost", "job_files", "nodes_up", "who_is_up"]
+__all__ = ["POST", "NvflarePost", "admin_session", "job_files", "nodes_up", "who_is_up"]
 
 POST = "post.sock"
 _GRACE = 2.0
@@ -59,7 +59,7 @@ class NvflarePost:
         self._lock = _only_one(folder)
         self._listener: Listener | None = None
         try:
-            self._session = _session(admin)
+            self._session = admin_session(admin)
             self._listener = Listener(socket_path(folder, POST), self._welcome)
         except BaseException:
             self.close()
@@ -129,7 +129,7 @@ class NvflarePost:
             self._tell(f"NVFlare could not start the job: {error}")
             with contextlib.suppress(Exception):
                 self._session.close()
-            self._session = _session(self._admin)
+            self._session = admin_session(self._admin)
             return None
         self._tell(f"NVFlare's job did not start within {self._start:g} s")
         self._end_job()
@@ -244,7 +244,7 @@ def who_is_up(admin: Path) -> list[str]:
     Raises:
         RunError: if the server does not answer.
     """
-    session = _session(admin)
+    session = admin_session(admin)
     try:
         return nodes_up(session)
     finally:
@@ -292,7 +292,7 @@ def job_files(nodes: list[str]) -> dict[str, str]:
     return {name: json.dumps(data, indent=1) for name, data in texts.items()}
 
 
-def _session(admin: Path) -> Any:
+def admin_session(admin: Path) -> Any:
     """A session with the federation's server.
 
     Raises:
