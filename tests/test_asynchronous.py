@@ -93,9 +93,9 @@ def test_steps_are_shorter_where_a_mean_over_fewer_would_be_as_long() -> None:
         spec = coordinator.model.spec(state, 0)
         assert spec is not None
         found[chosen] = terms.step_of(spec, coordinator.model.name, 0.25)
+        assert Asynchronous(buffer=2, step=0.7).step_of(spec, coordinator.model.name, 0.25) == 0.7
     shorter = {"fedrap", "fedrecon", "mf", "mf-adam", "pfedrec"}
     assert found == {chosen: 0.25 if chosen in shorter else 1.0 for chosen in STEPPING}
-    assert Asynchronous(buffer=2, step=0.7).step_of(spec, "pfedrec", 0.25) == 0.7
     assert [terms.weight(3, 15, step) for step in (1.0, 0.25)] == [FULL // 2, FULL // 8]
 
 
@@ -420,7 +420,8 @@ class AsTheyCome:
 def test_any_order_of_arrivals_is_a_run_that_its_ledger_explains(seed: int) -> None:
     """What a network delivers in whatever order, another process makes again from the ledger alone."""
     made = plan(asynchronous={"buffer": 2, "max_staleness": 4}, cohort=0.7, model={**MODELS["mf"], "rounds": 25})
-    lines, models = [], []
+    lines: list[list[dict[str, Any]]] = []
+    models = []
     for again in (False, True):
         coordinator, engine = in_memory(made)
         buffering = coordinator.buffering
