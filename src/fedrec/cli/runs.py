@@ -44,7 +44,9 @@ def train(
     plan: Annotated[Path | None, typer.Option("--plan", help="A plan in YAML; options win over it.")] = None,
     split: Split = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many nodes to play; never changes the model.")] = 1,
+    nodes: Annotated[
+        int, typer.Option("--nodes", min=1, help="How many nodes to play; changes no model but an asynchronous one.")
+    ] = 1,
     partition: Annotated[str, typer.Option("--partition", help="hash, by:COLUMN or dirichlet:0.5.")] = "hash",
     secure: Annotated[
         bool, typer.Option("--secure", help="Nodes mask their sums; takes three nodes. Never changes the model.")
