@@ -21,6 +21,7 @@ from conftest import Said
 from fedrec.deploy.folder import FederationFolder
 from fedrec.deploy.kits import check_kit, identity_of, lay_out, server_name
 from fedrec.deploy.node_process import NodeProcess
+from fedrec.deploy.server_process import ServerProcess
 from fedrec.deploy.sockets import Connection, Listener, connect, socket_path
 from fedrec.engines.nvflare import job_files
 from fedrec.errors import DamagedError, InputError, PlanError, RunError
@@ -178,6 +179,17 @@ def test_a_node_starts_with_its_own_valid_kit_only(federation: FederationFolder,
     certificate(kit, datetime.now(UTC) - timedelta(days=9), datetime.now(UTC) - timedelta(days=2))
     with pytest.raises(InputError, match="expired on"):
         NodeProcess(config, kit)
+
+
+def test_a_server_may_be_started_from_the_folder_beside(
+    federation: FederationFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    monkeypatch.setattr("fedrec.deploy.server_process.Child", lambda workspace, *rest: started.append(workspace))
+    monkeypatch.chdir(federation.path.parent)
+    ServerProcess(FederationFolder.open(Path("shops")))
+    assert started[0].is_absolute(), "NVFlare looks for its files from a folder of its own"
+    assert (started[0] / "startup" / "fed_server.json").is_file()
 
 
 @pytest.mark.parametrize("server", [False, True])

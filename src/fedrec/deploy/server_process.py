@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from fedrec.deploy.processes import Child
 from fedrec.deploy.sockets import socket_path
 from fedrec.engines.nvflare import POST
 from fedrec.errors import RunError
+from fedrec.record.durable import hold
 
 __all__ = ["ServerProcess"]
 
@@ -34,9 +34,9 @@ class ServerProcess:
         if not federation.server_kit.is_dir():
             raise RunError(f"{federation.path}: nobody is invited yet; 'fedrec federation invite' makes the kits")
         self.expires = check_kit(federation.server_kit, "server.crt")
-        self._lock = _only_one(federation.path)
+        self._lock = hold(federation.path / ".running", f"the server of {federation.path} runs already")
         try:
-            workspace = federation.path / "nvflare"
+            workspace = federation.path.absolute() / "nvflare"  # NVFlare looks for files from elsewhere
             lay_out(federation.server_kit, workspace, server=True)
             environment = {POST_SOCKET: str(socket_path(federation.path, POST))}
             self._child = Child(workspace, True, {"org": "coordinator"}, environment, tell)
@@ -53,13 +53,3 @@ class ServerProcess:
         """Stop it."""
         self._child.stop()
         os.close(self._lock)
-
-
-def _only_one(folder: Path) -> int:
-    lock = os.open(folder / ".running", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise RunError(f"the server of {folder} runs already") from None
-    return lock
