@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from datetime import datetime
@@ -13,9 +12,10 @@ from fedrec.deploy.mailslot_names import NODE_SOCKET
 from fedrec.deploy.processes import Child
 from fedrec.deploy.sockets import Connection, Listener, socket_path
 from fedrec.engines.served import save_served
-from fedrec.errors import PlanError, RunError
+from fedrec.errors import PlanError
 from fedrec.federation.host import NodeHost
 from fedrec.federation.node_config import NodeConfig
+from fedrec.record.durable import hold
 from fedrec.record.keys import SigningKey
 
 __all__ = ["NodeProcess"]
@@ -42,7 +42,7 @@ class NodeProcess:
         self.expires: datetime = check_kit(kit, "client.crt")
         config.home.mkdir(parents=True, exist_ok=True)
         config.home.chmod(0o700)
-        self._lock = _only_one(config.home)
+        self._lock = hold(config.home / ".running", f"a node runs in {config.home} already")
         self._listener: Listener | None = None
         self._child: Child | None = None
         try:
@@ -74,13 +74,3 @@ class NodeProcess:
                 connection.send({}, self.host.answer(message[1]))
             except OSError:
                 return
-
-
-def _only_one(home: Path) -> int:
-    lock = os.open(home / ".running", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise RunError(f"a node runs in {home} already") from None
-    return lock

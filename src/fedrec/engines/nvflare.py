@@ -24,6 +24,7 @@ from fedrec.deploy.kits import ADMIN
 from fedrec.deploy.sockets import Connection, Listener, socket_path
 from fedrec.engines.post import Failure
 from fedrec.errors import InputError, RunError
+from fedrec.record.durable import hold
 
 __all__ = ["POST", "NvflarePost", "admin_session", "job_files", "nodes_up", "who_is_up"]
 
@@ -56,7 +57,7 @@ class NvflarePost:
         self._job = ""
         self._asked_last = 0.0
         self._building = threading.Lock()
-        self._lock = _only_one(folder)
+        self._lock = hold(folder / ".training", f"another training uses the federation {folder}; wait for its end")
         self._listener: Listener | None = None
         try:
             self._session = admin_session(admin)
@@ -312,19 +313,6 @@ def admin_session(admin: Path) -> Any:
             f"the federation's server cannot be reached ({type(error).__name__}: {_short(str(error))}); is 'fedrec "
             "federation start' running on this machine?"
         ) from None
-
-
-def _only_one(folder: Path) -> int:
-    """Hold the federation for this process."""
-    import fcntl
-
-    lock = os.open(folder / ".training", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise RunError(f"another training uses the federation {folder}; wait for its end") from None
-    return lock
 
 
 def _short(text: str) -> str:

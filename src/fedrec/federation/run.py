@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from fedrec.errors import DamagedError, RunError, suggestion
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, Recommender, State
 from fedrec.models.registry import build_model
-from fedrec.record.durable import arrays_digest, load_arrays, remove_unfinished, replace_file, save_arrays
+from fedrec.record.durable import arrays_digest, hold, load_arrays, remove_unfinished, replace_file, save_arrays
 from fedrec.record.files import FILES, LEDGER, file_digest, list_files
 from fedrec.record.ledger import Ledger
 from fedrec.record.signing import FILES_NOTE
@@ -49,7 +48,8 @@ class Run:
     def __init__(self, plan: Plan, folder: Path | None) -> None:
         self.plan = plan
         self.folder = folder
-        self._lock = None if folder is None else _lock(folder)
+        busy = f"another process is working on {folder}; wait for it, or choose another folder"
+        self._lock = None if folder is None else hold(folder / ".lock", busy)
         try:
             if folder is not None:
                 remove_unfinished(folder)
@@ -312,16 +312,6 @@ def unpacked(arrays: Arrays) -> State:
 
 def _checkpoint(folder: Path, round: int) -> Path:
     return folder / "checkpoint" / f"round-{round:06d}.safetensors"
-
-
-def _lock(folder: Path) -> int:
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise RunError(f"another process is working on {folder}; wait for it, or choose another folder") from None
-    return handle
 
 
 def check_free(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from collections.abc import Mapping
@@ -11,9 +12,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fedrec.errors import DamagedError, InputError
+from fedrec.errors import DamagedError, InputError, RunError
 
-__all__ = ["append_line", "arrays_digest", "load_arrays", "remove_unfinished", "replace_file", "save_arrays"]
+__all__ = ["append_line", "arrays_digest", "hold", "load_arrays", "remove_unfinished", "replace_file", "save_arrays"]
 
 
 def replace_file(path: Path, data: bytes, secret: bool = False) -> None:
@@ -37,6 +38,21 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what a crash left of files that were being written below `folder`."""
     for path in folder.rglob(".*.new"):
         path.unlink()
+
+
+def hold(path: Path, busy: str) -> int:
+    """Hold a lock file for this process, until the descriptor is closed or the process ends.
+
+    Raises:
+        RunError: with the words of `busy`, if another process holds it.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise RunError(busy) from None
+    return lock
 
 
 def append_line(path: Path, line: str) -> None:
