@@ -40,7 +40,9 @@ def list_sets(json_: Json = False, quiet: Quiet = False) -> None:
 
 @app.command("describe")
 def describe(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A named set, a file or folder, or synthetic:…")],
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="A named set, a file or folder, a database URL, synthetic:…")
+    ],
     columns: Columns = None,
     format: Format = None,
     encoding: Encoding = "utf-8",
