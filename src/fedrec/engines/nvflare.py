@@ -90,11 +90,11 @@ class NvflarePost:
         """The job in use, or a new one: after a failure, and when somebody is up whom this one does not reach."""
         relay = self._relay
         if relay is not None and relay.alive:
-            missing = set(wanted) - set(relay.sites)
+            missing = set(wanted) - relay.reached
             if not missing or time.monotonic() - self._asked_last < _ASK_AGAIN:
                 return relay
             self._asked_last = time.monotonic()
-            if not missing & set(nodes_up(self._session)):
+            if not missing & set(self._up()):
                 return relay
             self._tell(f"{', '.join(sorted(missing))}: back, but not in NVFlare's job; a new one is started")
         elif relay is not None:
@@ -107,7 +107,7 @@ class NvflarePost:
         """Submit a job and wait until its relay is there."""
         self._asked_last = time.monotonic()
         until = time.monotonic() + self._start
-        up = nodes_up(self._session)
+        up = self._up()
         if not up:
             return None
         folder = self._folder / "job"
@@ -128,13 +128,25 @@ class NvflarePost:
                     return None
         except Exception as error:  # NVFlare raises what it likes
             self._tell(f"NVFlare could not start the job: {error}")
-            with contextlib.suppress(Exception):
-                self._session.close()
-            self._session = admin_session(self._admin)
             return None
         self._tell(f"NVFlare's job did not start within {self._start:g} s")
         self._end_job()
         return None
+
+    def _up(self) -> list[str]:
+        """Who is up; nobody while the server is not, which may be back for the next question."""
+        for _ in range(2):
+            try:
+                return nodes_up(self._session)
+            except RunError:
+                with contextlib.suppress(Exception):
+                    self._session.close()
+                try:
+                    self._session = admin_session(self._admin)
+                except RunError as error:
+                    self._tell(str(error))
+                    return []
+        return []
 
     def _end_job(self) -> None:
         if self._relay is not None:
@@ -159,7 +171,7 @@ class _Relay:
     """The server's job process, seen from here."""
 
     def __init__(self, connection: Connection, sites: tuple[str, ...]) -> None:
-        self.sites = sites
+        self.reached = frozenset(sites)
         self.alive = True
         self._connection = connection
         self._waiting: dict[int, tuple[str, queue.Queue[tuple[str, bytes | Failure]]]] = {}
@@ -171,7 +183,7 @@ class _Relay:
         arrived: queue.Queue[tuple[str, bytes | Failure]] = queue.Queue()
         numbers = []
         for name, frame in frames.items():
-            if name not in self.sites:
+            if name not in self.reached:
                 answers[name] = Failure("gone", "it is not up")
                 continue
             number = next(self._numbers)
@@ -204,6 +216,7 @@ class _Relay:
         """Hand answers to whoever waits for them, until the relay ends."""
         while (message := self._connection.receive()) is not None:
             head, body = message
+            self.reached -= {head.get("lost")}
             with self._changing:
                 waiting = self._waiting.pop(int(head.get("id", -1)), None)
             if waiting is not None:

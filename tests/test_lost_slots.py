@@ -1,0 +1,77 @@
+"""A node that was started anew has no mail slot in NVFlare's running job: this is noticed, and a slow node is no such."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("nvflare")
+
+from fedrec.deploy.mailslots import Trip, _hand_over, _Sweep
+from fedrec.deploy.sockets import Connection
+from fedrec.engines.nvflare import _Relay
+from fedrec.engines.post import Failure
+
+
+class Slow:
+    """A site whose node never answers in time; its slot is there or not."""
+
+    def __init__(self, there: bool) -> None:
+        self.there = there
+
+    def __call__(self, timeout: float) -> Slow:
+        return self
+
+    def deliver(self, parcel: str, frame: bytes) -> bytes:
+        raise TimeoutError("timed out")
+
+    def knock(self) -> bool:
+        if not self.there:
+            raise TimeoutError("timed out")
+        return True
+
+
+def pair() -> tuple[Connection, Connection]:
+    one, other = socket.socketpair()
+    return Connection(one), Connection(other)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_relay_tells_a_lost_slot_from_a_slow_node(there: bool) -> None:
+    here, relay = pair()
+    trip = Trip(Slow(there), "1", 5.0, threading.BoundedSemaphore(1))
+    _hand_over(relay, trip, {"id": 1, "site": "node-1"}, b"frame", _Sweep())
+    relay.close()
+    said = []
+    while (message := here.receive()) is not None:
+        said.append(message[0])
+    assert said[0]["failure"][0] == "timeout"
+    assert said[1:] == ([] if there else [{"lost": "node-1"}])
+
+
+def test_nobody_waits_for_an_answer_from_a_lost_slot(tmp_path: Path) -> None:
+    here, there = pair()
+    relay = _Relay(here, ("node-0", "node-1"))
+    threading.Thread(target=relay.listen, daemon=True).start()
+
+    def answer() -> None:
+        while (message := there.receive()) is not None:
+            head: dict[str, Any] = message[0]
+            there.send({"id": head["id"], "site": head["site"]}, message[1][::-1])
+
+    threading.Thread(target=answer, daemon=True).start()
+    assert relay.ask({"node-0": b"ab", "node-1": b"cd"}, 5.0, None) == {"node-0": b"ba", "node-1": b"dc"}
+    there.send({"lost": "node-1"})
+    until = time.monotonic() + 5.0
+    while "node-1" in relay.reached and time.monotonic() < until:
+        time.sleep(0.01)
+    began = time.monotonic()
+    answers = relay.ask({"node-0": b"ab", "node-1": b"cd"}, 30.0, None)
+    assert answers == {"node-0": b"ba", "node-1": Failure("gone", "it is not up")}
+    assert time.monotonic() - began < 5.0
+    relay.close()
