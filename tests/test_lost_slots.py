@@ -1,4 +1,4 @@
-"""A node that was started anew has no mail slot in NVFlare's running job: this is noticed, and a slow node is no such."""
+"""A node that was started anew has no mail slot in NVFlare's running job, which is noticed; a slow node has one."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def test_a_relay_tells_a_lost_slot_from_a_slow_node(there: bool) -> None:
     said = []
     while (message := here.receive()) is not None:
         said.append(message[0])
+    here.close()
     assert said[0]["failure"][0] == "timeout"
     assert said[1:] == ([] if there else [{"lost": "node-1"}])
 
@@ -75,3 +76,4 @@ def test_nobody_waits_for_an_answer_from_a_lost_slot(tmp_path: Path) -> None:
     assert answers == {"node-0": b"ba", "node-1": Failure("gone", "it is not up")}
     assert time.monotonic() - began < 5.0
     relay.close()
+    there.close()
