@@ -265,3 +265,24 @@ def test_buffers_are_not_masked(tmp_path: Path) -> None:
     plan = Plan.make({"data": {"source": DATA}, "model": ASYNCHRONOUS, "seed": 5, "asynchronous": {"buffer": 2}})
     with pytest.raises(PlanError, match="open to the coordinator"):
         Owners(tmp_path, plan, secure=True).train(plan, tmp_path / "run")
+
+
+def test_data_that_changed_in_the_middle_of_a_run_is_refused(tmp_path: Path) -> None:
+    plan = Plan.make({"data": {"source": DATA}, "model": ASYNCHRONOUS, "seed": 5})
+    owners = Owners(tmp_path, plan)
+
+    def stop(progress: Any) -> None:
+        if progress.round == 2:
+            raise KeyboardInterrupt
+
+    members = Members("owners", COORDINATOR, owners.public, owners.catalog, 1024)
+    agreed = plan.agree(owners.catalog, 1024)
+    with pytest.raises(KeyboardInterrupt):
+        train_federated(agreed, tmp_path / "run", members, LocalPost(owners.hosts()), waiting=PATIENT, watch=stop)
+    name = owners.names[0]
+    rows = owners.data[name].to_frame()
+    rows.head(rows.height - 30).write_parquet(owners.folder / f"{name}.parquet")
+    with pytest.raises(PlanError, match=f"{name}: .*data changed since the run was opened"):
+        owners.train(agreed, tmp_path / "run", resume=True)
+    rows.write_parquet(owners.folder / f"{name}.parquet")
+    assert owners.train(agreed, tmp_path / "run", resume=True)["rounds"] == 6

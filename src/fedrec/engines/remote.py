@@ -25,9 +25,9 @@ from fedrec.engines.post import Failure, Post
 from fedrec.errors import DamagedError, PlanError, RunError
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.coordinator import kept_round
-from fedrec.federation.host import honest_of
 from fedrec.federation.measuring import measuring_spec
 from fedrec.federation.messages import Call, Reply, call_fields
+from fedrec.federation.opening import honest_of
 from fedrec.federation.plan import Plan
 from fedrec.federation.witnessing import told
 from fedrec.models.base import Arrays

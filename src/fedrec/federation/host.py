@@ -6,56 +6,40 @@ The host holds data source, private rows, journals and keys of its owner. It nei
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedrec import __version__
 from fedrec.aggregation.wire import encode_sum
-from fedrec.data.catalog import Catalog
-from fedrec.data.cleaning import clean
 from fedrec.data.interactions import Interactions
-from fedrec.data.keys import KeyedSource
-from fedrec.data.sources import load_source
-from fedrec.data.splits import SplitMethod
 from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
 from fedrec.federation.agreed import check_call
 from fedrec.federation.calls import CountCall, RoundCall
-from fedrec.federation.founding import found_node
-from fedrec.federation.masked import COUNTS
 from fedrec.federation.messages import (
-    Call,
     Reply,
     Request,
-    call_fields,
     decode_call,
     open_request,
     request_digest,
     unpack_arrays,
 )
-from fedrec.federation.node import Floors, Node
+from fedrec.federation.node import Node
 from fedrec.federation.node_config import NodeConfig
-from fedrec.federation.party import NetworkParty
+from fedrec.federation.opening import Offer, OpenedHere, agree, call_digest, open_run_here
 from fedrec.federation.plan import Plan
-from fedrec.federation.policy import admit, secure_floors
-from fedrec.federation.witnessing import Witness
 from fedrec.models.base import Arrays, State
-from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.record.durable import replace_file
 from fedrec.record.keys import PublicKey, SigningKey
-from fedrec.secagg.layout import Layout
-from fedrec.secagg.manifest import invite
 
-__all__ = ["NodeHost", "Served", "honest_of"]
+__all__ = ["NodeHost", "Served"]
 
 _LOG = logging.getLogger("fedrec.node")
 _RUN = re.compile(r"[0-9a-f]{16,64}")
@@ -78,21 +62,6 @@ class Served:
     state: State
     kept: int
     data: Interactions
-
-
-@dataclass(eq=False)
-class _Opened:
-    """A run that is open at the node."""
-
-    run: str
-    plan: Plan
-    node: Node
-    data: Interactions
-    party: NetworkParty | None
-    witness: Witness
-    noise: Callable[[int], float]
-    honest: int | None = None
-    shared: tuple[str, Arrays] = ("", {})
 
 
 class NodeHost:
@@ -123,7 +92,7 @@ class NodeHost:
         self._key = key
         self._save = save
         self._chance = chance
-        self._opened: _Opened | None = None
+        self._opened: OpenedHere | None = None
         self._numbers: dict[str, int] = {}
         self._turn = threading.Lock()
 
@@ -186,106 +155,31 @@ class NodeHost:
 
     def _open(self, request: Request) -> dict[str, Any]:
         """Agree to a plan, load data and found the node; all that can be refused is refused before data is read."""
-        fields, config = request.fields, self.config
-        version, text, secure = fields.get("version"), fields.get("plan"), fields.get("secure")
-        parties = fields.get("parties")
-        if version != __version__:
-            raise PlanError(f"the coordinator runs fedrec {version}, this node {__version__}; both must run the same")
-        words = isinstance(parties, list) and all(isinstance(party, str) for party in parties)
-        if not isinstance(text, str) or not isinstance(secure, bool) or not words or len(request.parts) != 1:
-            raise DamagedError("the offer of a run is not whole")
-        assert isinstance(parties, list)
-        plan = Plan.make(json.loads(text), "offered plan")
-        if plan.digest != fields.get("digest"):
-            raise PlanError("the offered plan is not the one whose digest was given")
-        if plan.n_max is None or plan.catalog is None:
-            raise PlanError("the offered plan says neither how many clients there may be nor which catalog is meant")
+        fields = request.fields
+        if fields.get("version") != __version__:
+            raise PlanError(
+                f"the coordinator runs fedrec {fields.get('version')}, this node {__version__}; both must run the same"
+            )
+        offer = Offer.read(fields, request.parts)
         folder = self._folder(request.run)
-        budget = self._budget(plan)
-        _keep_terms(folder / "terms.json", plan, secure, parties)
-        begun = budget is not None and budget.reserved(request.run, config.name)
-        admit(
-            config,
-            plan,
-            coordinator=str(self._coordinator),
-            parties=parties,
-            secure=secure,
-            budget=None if begun else budget,
-        )
-        catalog = Catalog.from_json_lines(request.parts[0], "the offered catalog")
-        if catalog.digest != plan.catalog:
-            raise PlanError("the offered catalog is not the one that the plan names")
-        config.limits.check_model(plan.build_model(), len(catalog))
-        same = self._opened is not None and self._opened.run == request.run
-        if not same:
-            self._opened = None
-            self._opened = self._found(request.run, plan, catalog, folder, budget, secure, parties)
-        assert self._opened is not None
-        node, party = self._opened.node, self._opened.party
+        budget = agree(self.config, offer, request.run, folder, str(self._coordinator))
+        opened = self._opened
+        if opened is None or opened.run != request.run:
+            self._opened = None  # one at a time in memory; the disk keeps the others
+            opened = open_run_here(self.config, self._key, offer, request.run, folder, budget, self._chance)
+            self._opened = opened
+        node, party, plan = opened.node, opened.party, opened.plan
         parts = node.split.counts()
         _LOG.info("run %s is open: %s, plan %s", request.run[:8], plan.model["name"], plan.digest[:12])
         return {
             "valid": bool(parts["valid"]),
             "test": bool(parts["test"]),
             "begun": 0 if party is None else party.next_number(request.run),
-            "seen": self._opened.witness.seen,
-            "min_clients": max(config.policy.min_clients, plan.min_clients),
+            "seen": opened.witness.seen,
+            "min_clients": opened.node.floors.min_clients,
         }
 
-    def _found(
-        self,
-        run: str,
-        plan: Plan,
-        catalog: Catalog,
-        folder: Path,
-        budget: Budget | None,
-        secure: bool,
-        parties: Sequence[str],
-    ) -> _Opened:
-        config = self.config
-        data = self._load(plan, catalog, folder)
-        if plan.n_max is None or data.n_users > plan.n_max:
-            raise PlanError(f"there are more users here than the plan's n_max = {plan.n_max}")
-        source = KeyedSource.from_seed(plan.seed)
-        split = SplitMethod.parse(plan.split).apply(data, source)
-        least = max(config.policy.min_clients, plan.min_clients)
-        floors = Floors(least, masked=secure)
-        node = found_node(config.name, split, plan, folder / "private" / config.name, floors, self._chance, budget)
-        party, honest = None, None
-        if secure:
-            who, honest, fewest = honest_of(parties)
-            own = secure_floors(config, plan)
-            if plan.privacy is not None and plan.privacy.distributed:
-                own = replace(own, parties=max(own.parties, fewest))
-            party = NetworkParty(self._key, own, least, folder / "party.json")
-            if node.guard is not None:
-                node.guard.parties = who, honest
-        guard = node.guard
-
-        def noise(round: int) -> float:
-            shares = guard is not None and guard.terms.distributed
-            return guard.charges[round].noise_multiplier if shares and guard is not None else 0.0
-
-        witness = Witness(folder / "seen", self._coordinator, self._key)
-        return _Opened(run, plan, node, data, party, witness, noise, honest)
-
-    def _load(self, plan: Plan, catalog: Catalog, folder: Path) -> Interactions:
-        """The owner's data in the terms of the agreed catalog; what is left out is counted and kept."""
-        own = self.config.data
-        source = load_source(own.source, cleaning=own.cleaning, catalog=catalog, unknown_items="skip", **own.reading())
-        data, report = clean(source.interactions, plan.data.cleaning.model_copy(update={"shrink_catalog": False}))
-        if data.catalog.digest != catalog.digest:
-            raise PlanError("cleaning took items out of the agreed catalog; set shrink_catalog = false in node.toml")
-        if source.left_out.height:
-            source.left_out.write_parquet(folder / "left_out.parquet")
-        for reason, count in {**source.left_out_counts, **report.counts}.items():
-            if count:
-                _LOG.info("left out: %d for %s", count, reason)
-        if data.n_users == 0 or len(data) == 0:
-            raise PlanError("there is nothing here to train on, under this catalog and cleaning")
-        return data
-
-    def _sum(self, opened: _Opened, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
+    def _sum(self, opened: OpenedHere, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
         call = decode_call(request.kind, request.fields, self._shared(opened, request))
         check_call(opened.plan, call, len(opened.data.catalog), opened.honest)
         node = opened.node
@@ -303,11 +197,11 @@ class NodeHost:
             return fields, [encode_sum(total)]
         rows = call.rows if isinstance(call, RoundCall) else None
         noise = opened.noise(call.round) if isinstance(call, RoundCall) else 0.0
-        digest = _call_digest(request.kind, call, opened.shared[0])
+        digest = call_digest(request.kind, call, opened.shared[0])
         opened.party.hold(digest, total, rows, noise, node.data.n_users if noise else total.clients)
         return {**fields, "call": digest, "among": opened.party.among(digest)}, ()
 
-    def _mask(self, opened: _Opened, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
+    def _mask(self, opened: OpenedHere, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
         party = opened.party
         if party is None:
             raise PlanError("this run has no secure sums")
@@ -319,7 +213,7 @@ class NodeHost:
             _LOG.warning("secure sum left: %s", party.aborted)
         return {"aborted": party.aborted}, frames
 
-    def _settle(self, opened: _Opened, request: Request) -> dict[str, Any]:
+    def _settle(self, opened: OpenedHere, request: Request) -> dict[str, Any]:
         shared, committed = self._shared(opened, request), _whole(request.fields, "committed")
         if request.kind == "keep":
             opened.node.keep(shared, committed)
@@ -331,7 +225,7 @@ class NodeHost:
         _LOG.info("run %s is finished; the model is in %s", opened.run[:8], folder)
         return {}
 
-    def _shared(self, opened: _Opened, request: Request) -> Arrays:
+    def _shared(self, opened: OpenedHere, request: Request) -> Arrays:
         """The shared arrays that a request means: those that came with it, or those of the last request."""
         digest = request.fields.get("shared", "")
         if digest != opened.shared[0]:
@@ -342,21 +236,11 @@ class NodeHost:
             opened.shared = str(digest), unpack_arrays(request.parts[0])
         return opened.shared[1]
 
-    def _budget(self, plan: Plan) -> Budget | None:
-        return self.config.open_budget() if plan.privacy is not None else None
-
     def _folder(self, run: str) -> Path:
         return self.config.home / "runs" / run
 
     def _number_path(self, run: str) -> Path:
         return self._folder(run) / "number"
-
-    def forget(self, run: str) -> None:
-        """Remove all that is kept of a run but the journal of the budget; its model is kept."""
-        with self._turn:
-            if self._opened is not None and self._opened.run == run:
-                self._opened = None
-            shutil.rmtree(self._folder(run), ignore_errors=True)
 
 
 class _NotOpenError(FedrecError):
@@ -369,15 +253,6 @@ class _RepeatedError(FedrecError):
 
 class _UnknownModelError(FedrecError):
     """The coordinator has to send the shared arrays again."""
-
-
-def honest_of(parties: Sequence[str]) -> tuple[str, int, int]:
-    """Of the nodes of a secure run: a digest of who they are, how many are honest and left in a sum at least, and how
-    many are left at least."""
-    keys = sorted(PublicKey.parse(text).key for text in parties)
-    shape = invite("run", 0, bytes(32), keys, Layout((COUNTS,)))
-    who = hashlib.sha256(b"".join(keys)).hexdigest()
-    return who, shape.min_parties - shape.colluders, shape.min_parties
 
 
 def _problem(error: Exception) -> tuple[str, str]:
@@ -393,23 +268,6 @@ def _problem(error: Exception) -> tuple[str, str]:
     if isinstance(error, MemoryError):
         return "failed", "the node has not the memory for it (limits.memory_gb)"
     return "failed", f"{type(error).__name__}; the node's own log says more"
-
-
-def _call_digest(kind: str, call: Call, shared: str) -> str:
-    """What a call asks for, whoever was counted before: equal for calls with equal sums."""
-    fields = {key: value for key, value in call_fields(call).items() if key != "committed"}
-    text = json.dumps({"kind": kind, "shared": shared, **fields}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _keep_terms(path: Path, plan: Plan, secure: bool, parties: Sequence[str]) -> None:
-    """Hold a run to the terms under which it was opened first."""
-    terms = json.dumps({"plan": plan.digest, "secure": secure, "parties": sorted(parties)}).encode()
-    if path.exists():
-        if path.read_bytes() != terms:
-            raise PlanError("this run was opened under another plan, or other terms; a run keeps them")
-        return
-    replace_file(path, terms)
 
 
 def _read_number(path: Path) -> int:

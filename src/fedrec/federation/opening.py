@@ -1,0 +1,234 @@
+"""A run opened at a node: what was agreed on, the owner's data in its terms, and the node that serves it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedrec.data.catalog import Catalog
+from fedrec.data.cleaning import clean
+from fedrec.data.digests import digest_of
+from fedrec.data.interactions import Interactions
+from fedrec.data.keys import KeyedSource
+from fedrec.data.sources import load_source
+from fedrec.data.splits import SplitMethod
+from fedrec.errors import DamagedError, PlanError
+from fedrec.federation.founding import found_node
+from fedrec.federation.masked import COUNTS
+from fedrec.federation.messages import Call, call_fields
+from fedrec.federation.node import Floors, Node
+from fedrec.federation.node_config import NodeConfig
+from fedrec.federation.party import NetworkParty
+from fedrec.federation.plan import Plan
+from fedrec.federation.policy import admit, secure_floors
+from fedrec.federation.witnessing import Witness
+from fedrec.models.base import Arrays
+from fedrec.privacy.budget import Budget
+from fedrec.privacy.chance import Chance
+from fedrec.record.durable import replace_file
+from fedrec.record.keys import PublicKey, SigningKey
+from fedrec.secagg.layout import Layout
+from fedrec.secagg.manifest import invite
+
+__all__ = ["Offer", "OpenedHere", "agree", "call_digest", "honest_of", "open_run_here"]
+
+_LOG = logging.getLogger("fedrec.node")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a coordinator offers a node.
+
+    Args:
+        plan: resolved.
+        secure: whether sums are masked.
+        parties: public keys of the nodes of secure sums, as text.
+        catalog: the agreed items, as bytes.
+    """
+
+    plan: Plan
+    secure: bool
+    parties: tuple[str, ...]
+    catalog: bytes
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any], parts: Sequence[bytes]) -> Offer:
+        """From a request.
+
+        Raises:
+            DamagedError: if it is not whole.
+            PlanError: if the plan is not one, is not the one that was named, or lacks what a federation agrees on.
+        """
+        text, secure, parties = fields.get("plan"), fields.get("secure"), fields.get("parties")
+        words = isinstance(parties, list) and all(isinstance(party, str) for party in parties)
+        try:
+            settings = json.loads(text) if isinstance(text, str) else None
+        except (ValueError, RecursionError):
+            settings = None
+        if settings is None or not isinstance(secure, bool) or not words or len(parts) != 1:
+            raise DamagedError("the offer of a run is not whole")
+        plan = Plan.make(settings, "offered plan")
+        if plan.digest != fields.get("digest"):
+            raise PlanError("the offered plan is not the one whose digest was given")
+        if plan.n_max is None or plan.catalog is None:
+            raise PlanError("the offered plan says neither how many clients there may be nor which catalog is meant")
+        return cls(plan, secure, tuple(parties or ()), parts[0])
+
+
+@dataclass(eq=False)
+class OpenedHere:
+    """A run that is open at the node.
+
+    Args:
+        run: its number.
+        plan, node, data: the plan, the node that serves it, its owner's data.
+        party: the node in secure sums; `None` where sums are plain.
+        witness: what the node knows of the record.
+        noise: least noise multiplier of a round's secure sum.
+        honest: nodes of a secure sum that are honest and left at least.
+        shared: digest of the last shared arrays, and these.
+    """
+
+    run: str
+    plan: Plan
+    node: Node
+    data: Interactions
+    party: NetworkParty | None
+    witness: Witness
+    noise: Callable[[int], float]
+    honest: int | None = None
+    shared: tuple[str, Arrays] = ("", {})
+
+
+def agree(config: NodeConfig, offer: Offer, run: str, folder: Path, coordinator: str) -> Budget | None:
+    """Check an offer against all that the owner wants, before any data is read; returns the budget of a private run.
+
+    Raises:
+        PlanError: with every reason why not.
+    """
+    budget = config.open_budget() if offer.plan.privacy is not None else None
+    _keep(
+        folder / "terms.json", _terms(offer), "this run was opened under another plan, or other terms; a run keeps them"
+    )
+    begun = budget is not None and budget.reserved(run, config.name)
+    admit(
+        config,
+        offer.plan,
+        coordinator=coordinator,
+        parties=offer.parties,
+        secure=offer.secure,
+        budget=None if begun else budget,
+    )
+    return budget
+
+
+def open_run_here(
+    config: NodeConfig,
+    key: SigningKey,
+    offer: Offer,
+    run: str,
+    folder: Path,
+    budget: Budget | None,
+    chance: Chance,
+) -> OpenedHere:
+    """Load the owner's data and found the node that serves a run that was agreed to.
+
+    Args:
+        config: the owner's.
+        key: the node's.
+        offer: agreed to.
+        run: its number.
+        folder: of the run, in the owner's home.
+        budget: of a private run.
+        chance: where secrets come from.
+
+    Raises:
+        PlanError: if catalog or data do not fit the plan, or the data changed since the run was opened first.
+    """
+    plan = offer.plan
+    catalog = Catalog.from_json_lines(offer.catalog, "the offered catalog")
+    if catalog.digest != plan.catalog:
+        raise PlanError("the offered catalog is not the one that the plan names")
+    config.limits.check_model(plan.build_model(), len(catalog))
+    data = _load(config, plan, catalog, folder)
+    if plan.n_max is None or data.n_users > plan.n_max:
+        raise PlanError(f"there are more users here than the plan's n_max = {plan.n_max}")
+    changed = "the node's data changed since the run was opened; restore it, or begin another run"
+    _keep(folder / "data", digest_of(data).encode(), changed)  # private rows and charges are of those users
+    split = SplitMethod.parse(plan.split).apply(data, KeyedSource.from_seed(plan.seed))
+    least = max(config.policy.min_clients, plan.min_clients)
+    floors = Floors(least, masked=offer.secure)
+    node = found_node(config.name, split, plan, folder / "private" / config.name, floors, chance, budget)
+    guard = node.guard
+    shares = guard is not None and guard.terms.distributed
+    party, honest = None, None
+    if offer.secure:
+        who, honest, fewest = honest_of(offer.parties)
+        own = secure_floors(config, plan)
+        if shares:
+            own = replace(own, parties=max(own.parties, fewest))
+        party = NetworkParty(key, own, least, folder / "party.json")
+        if guard is not None:
+            guard.parties = who, honest
+
+    def noise(round: int) -> float:
+        return guard.charges[round].noise_multiplier if shares and guard is not None else 0.0
+
+    assert config.policy.coordinator is not None
+    witness = Witness(folder / "seen", PublicKey.parse(config.policy.coordinator), key)
+    return OpenedHere(run, plan, node, data, party, witness, noise, honest)
+
+
+def honest_of(parties: Sequence[str]) -> tuple[str, int, int]:
+    """Of the nodes of a secure run: a digest of who they are, how many are honest and left in a sum at least, and how
+    many are left at least."""
+    keys = sorted(PublicKey.parse(text).key for text in parties)
+    shape = invite("run", 0, bytes(32), keys, Layout((COUNTS,)))
+    who = hashlib.sha256(b"".join(keys)).hexdigest()
+    return who, shape.min_parties - shape.colluders, shape.min_parties
+
+
+def call_digest(kind: str, call: Call, shared: str) -> str:
+    """What a call asks for, whoever was counted before: equal for calls with equal sums."""
+    fields = {key: value for key, value in call_fields(call).items() if key != "committed"}
+    text = json.dumps({"kind": kind, "shared": shared, **fields}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> Interactions:
+    """The owner's data in the terms of the agreed catalog; what is left out is counted and kept."""
+    own = config.data
+    source = load_source(own.source, cleaning=own.cleaning, catalog=catalog, unknown_items="skip", **own.reading())
+    data, report = clean(source.interactions, plan.data.cleaning.model_copy(update={"shrink_catalog": False}))
+    if data.catalog.digest != catalog.digest:
+        raise PlanError("cleaning took items out of the agreed catalog; set shrink_catalog = false in node.toml")
+    if source.left_out.height:
+        source.left_out.write_parquet(folder / "left_out.parquet")
+    for reason, count in {**source.left_out_counts, **report.counts}.items():
+        if count:
+            _LOG.info("left out: %d for %s", count, reason)
+    if data.n_users == 0 or len(data) == 0:
+        raise PlanError("there is nothing here to train on, under this catalog and cleaning")
+    return data
+
+
+def _terms(offer: Offer) -> bytes:
+    terms = {"plan": offer.plan.digest, "secure": offer.secure, "parties": sorted(offer.parties)}
+    return json.dumps(terms).encode()
+
+
+def _keep(path: Path, data: bytes, otherwise: str) -> None:
+    """Write a file once; later it must hold the same.
+
+    Raises:
+        PlanError: with the words of `otherwise`, if it does not.
+    """
+    if not path.exists():
+        replace_file(path, data, secret=True)
+    elif path.read_bytes() != data:
+        raise PlanError(otherwise)
