@@ -5,8 +5,8 @@ as good a list? One table for each way to spread users.
     python benchmarks/asynchronous.py --data ml-1m-sequences --spread taste --only K=5 --every 2
 
 Ten nodes hold equal numbers of interactions, so that they do equal work whenever they work. The slow ones have users of
-their own kind: of another `taste` (the other side of the second singular vector of users × items), `light` users (with
-few interactions) or `heavy` ones; with `hash` all nodes are alike. Both ways of training have the same virtual clock,
+their own kind: of another `taste` (the other side of the second singular vector of users × items), or `light` users,
+with few interactions; with `hash` all nodes are alike. Both ways of training have the same virtual clock,
 hyperparameters and evaluation: NDCG@10 in full ranking, inside the nodes, over the slow nodes' users and over the rest.
 
 No node's time is changed by the seed, so curves are means over seeds; then they are smoothed over five rounds of all
@@ -109,7 +109,7 @@ def spread(data: Interactions, how: str) -> Interactions:
     elif how == "hash":
         order = np.random.default_rng(0).permutation(data.n_users)
     else:
-        order = np.argsort(lengths if how == "heavy" else -lengths, kind="stable")
+        order = np.argsort(-lengths, kind="stable")
     half = int(np.searchsorted(np.cumsum(lengths[order]), lengths.sum() / 2))
     places = np.zeros(data.n_users, dtype=np.int64)
     for first, part in ((0, order[:half]), (NODES // 2, order[half:])):
@@ -206,7 +206,7 @@ def said(kind: str, curve: Curve, there: int | None, target: float, alike: Curve
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="ml-100k", help="a named data set or a file")
-    parser.add_argument("--spread", default="taste,light,heavy,hash", help="ways to spread users")
+    parser.add_argument("--spread", default="taste,light,hash", help="ways to spread users")
     parser.add_argument("--only", default=",".join(KINDS), help="kinds of asynchronous training")
     parser.add_argument("--rounds", type=int, default=80, help="rounds of all nodes")
     parser.add_argument("--slower", type=float, default=10.0, help="how much slower half the nodes are")
