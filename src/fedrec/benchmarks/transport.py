@@ -25,7 +25,7 @@ from fedrec.federation.calls import RoundCall
 from fedrec.federation.plan import Plan
 from fedrec.record.ledger import Ledger
 
-__all__ = ["NODES", "transport_times"]
+__all__ = ["NODES", "round_trips", "transport_times"]
 
 NODES = 3
 _WAITING = Waiting(deadline=60.0, least=1.0)
@@ -57,8 +57,8 @@ def transport_times(source: LoadedSource, plan: Plan, warmup: int, repeats: int)
         members = stage.federation.members
         post = NvflarePost(stage.federation.path, stage.federation.admin_kit)
         try:
-            plain = _timed(post, members, plan, call, False, warmup, repeats)
-            masked = _timed(post, members, plan, call, True, warmup, repeats)
+            plain = round_trips(post, members, plan, call, False, warmup, repeats)
+            masked = round_trips(post, members, plan, call, True, warmup, repeats)
         finally:
             post.close()
     overhead = Timing(tuple(np.array(plain.seconds) - here.median), warmup)
@@ -73,11 +73,14 @@ def transport_times(source: LoadedSource, plan: Plan, warmup: int, repeats: int)
     }
 
 
-def _timed(
+def round_trips(
     post: Post, members: Members, plan: Plan, call: RoundCall, secure: bool, warmup: int, repeats: int
 ) -> Timing:
+    """Seconds of the same call over a post, from the asking to the sums; the run is opened before and not counted."""
+    ledger = Ledger(None)
+    ledger.append("start", plan=plan.digest, catalog=members.catalog.digest)  # nodes answer only what is on record
     engine = RemoteEngine(
-        post, members.key, members.nodes, secrets.token_hex(16), plan, members.catalog, Ledger(None), secure, _WAITING
+        post, members.key, members.nodes, secrets.token_hex(16), plan, members.catalog, ledger, secure, _WAITING
     )
     engine.open()
     return repeat(lambda: engine.contribute(call), warmup, repeats)
