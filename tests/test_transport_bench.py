@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from federation_in_test import COORDINATOR, Federation, small_plan
 from fedrec.aggregation.release import Release
 from fedrec.benchmarks.transport import round_trips
 from fedrec.data.keys import KeyedSource
 from fedrec.engines.federated import Members
 from fedrec.engines.post import LocalPost
 from fedrec.federation.calls import RoundCall
-from federation_in_test import COORDINATOR, Federation, small_plan
 
 
 @pytest.mark.parametrize("secure", [False, True])

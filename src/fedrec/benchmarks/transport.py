@@ -77,7 +77,7 @@ def round_trips(
     post: Post, members: Members, plan: Plan, call: RoundCall, secure: bool, warmup: int, repeats: int
 ) -> Timing:
     """Seconds of the same call over a post, from the asking to the sums; the run is opened before and not counted."""
-    ledger = Ledger(None)
+    ledger = Ledger(None, rooted=True)
     ledger.append("start", plan=plan.digest, catalog=members.catalog.digest)  # nodes answer only what is on record
     engine = RemoteEngine(
         post, members.key, members.nodes, secrets.token_hex(16), plan, members.catalog, ledger, secure, _WAITING
