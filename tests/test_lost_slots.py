@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,7 +54,7 @@ def test_a_relay_tells_a_lost_slot_from_a_slow_node(there: bool) -> None:
     assert said[1:] == ([] if there else [{"lost": "node-1"}])
 
 
-def test_nobody_waits_for_an_answer_from_a_lost_slot(tmp_path: Path) -> None:
+def test_nobody_waits_for_an_answer_from_a_lost_slot() -> None:
     here, there = pair()
     relay = _Relay(here, ("node-0", "node-1"))
     threading.Thread(target=relay.listen, daemon=True).start()
@@ -75,5 +74,18 @@ def test_nobody_waits_for_an_answer_from_a_lost_slot(tmp_path: Path) -> None:
     answers = relay.ask({"node-0": b"ab", "node-1": b"cd"}, 30.0, None)
     assert answers == {"node-0": b"ba", "node-1": Failure("gone", "it is not up")}
     assert time.monotonic() - began < 5.0
+    relay.close()
+    there.close()
+
+
+def test_a_job_that_reaches_nobody_is_over() -> None:
+    here, there = pair()
+    relay = _Relay(here, ("node-0", "node-1"))
+    listening = threading.Thread(target=relay.listen, daemon=True)
+    listening.start()
+    there.send({"lost": "node-0"})
+    there.send({"lost": "node-1"})
+    listening.join(5.0)
+    assert not relay.alive
     relay.close()
     there.close()

@@ -217,6 +217,8 @@ class _Relay:
         while (message := self._connection.receive()) is not None:
             head, body = message
             self.reached -= {head.get("lost")}
+            if not self.reached:
+                break  # the job is over, whether its relay knows or not
             with self._changing:
                 waiting = self._waiting.pop(int(head.get("id", -1)), None)
             if waiting is not None:
