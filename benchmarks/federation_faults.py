@@ -327,7 +327,7 @@ class Result:
     def __str__(self) -> str:
         return (
             f"{self.fault} | {self.phase} | {self.outcome} | {self.seconds:.0f} s, {self.overtime:.1f} s over, "
-            f"{self.without} rounds without it, {self.jobs} new jobs {self.reason[:200]}"
+            f"{self.without} rounds without it, {self.jobs} new jobs {self.reason[:1500]}"
         )
 
 
@@ -371,7 +371,8 @@ def one(
     outcome, without = held_against_local(scene, folder, data, report, error)
     if not watched.struck and fault != "nothing":
         outcome = f"not struck: {outcome}"
-    return Result(fault, phase, outcome, seconds, watched.overtime, without, jobs, str(error or ""))
+    why = f"{error}; what was told: {' / '.join(said)}" if error is not None else ""
+    return Result(fault, phase, outcome, seconds, watched.overtime, without, jobs, why)
 
 
 def held_against_local(
