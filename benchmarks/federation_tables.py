@@ -42,8 +42,8 @@ def byte_cells(row: dict[str, Any], _: list[dict[str, Any]]) -> list[str]:
 
 
 def expected_cpu(row: dict[str, Any], rows: list[dict[str, Any]]) -> float | None:
-    """Processor seconds of everybody in a round: work on data, which is the same for any number of nodes, and a part for
-    each node. Both follow from the plain points of 2 and 5 nodes, what masks add from the secure one of 5."""
+    """Processor seconds of everybody in a round: work on data, which is the same for any number of nodes, and a part
+    for each node. Both follow from the plain points of 2 and 5 nodes, what masks add from the secure one of 5."""
     points = {tuple(name(one)): in_all(one) for one in rows}
     two, five = (points.get((row["model"], "plain", nodes)) for nodes in ("2", "5"))
     masked = points.get((row["model"], "secure", "5"))
@@ -82,7 +82,13 @@ def memory_cells(row: dict[str, Any], _: list[dict[str, Any]]) -> list[str]:
         ", ".join(f"{node.get(part, 0):.0f}" for part in ("-m fedrec node", "client", "job at the node")),
         f"{row['node_rss']:.0f}",
         f"{row['coordinator_pss']:.0f}",
-        f"{host.get('-m fedrec federation', 0) + host.get('server', 0):.0f}, "
-        f"{host.get('job at the coordinator', 0):.0f}, {host.get('-m fedrec train', 0):.0f}",
+        ", ".join(
+            f"{size:.0f}"
+            for size in (
+                host.get("-m fedrec federation", 0) + host.get("server", 0),
+                host.get("job at the coordinator", 0),
+                host.get("-m fedrec train", 0),
+            )
+        ),
         f"{row['coordinator_rss']:.0f}",
     ]
