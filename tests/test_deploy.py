@@ -262,6 +262,7 @@ def test_the_commands_from_nothing_to_kits(fedrec: Fedrec, tmp_path: Path) -> No
     said = fedrec("federation", "invite", folder, "shop-a", "shop-b", "--key", KEYS["shop-a"], "--json")
     assert said.code == 0, said.err
     assert json.loads(said.out)["nodes"] == {"shop-a": True, "shop-b": False}
+    assert json.loads(said.out)["public_key"] == coordinator, "init says it once only"
     said = fedrec("train", "--federation", folder, "--model", "ease", "--out", str(tmp_path / "run"))
     assert said.code == 2
     assert "shop-b has not sent its public key" in said.err

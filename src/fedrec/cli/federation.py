@@ -72,13 +72,18 @@ def invite(
     for node, text in sorted(grown.nodes.items()):
         table.add_row(node, "known" if text else "to come", str(folder / "kits" / node))
     kits = {node: str(folder / "kits" / node) for node in grown.nodes}
+    public = str(grown.key.public())
     answer = {
         "federation": str(folder),
         "nodes": {node: bool(text) for node, text in grown.nodes.items()},
         "kits": kits,
+        "public_key": public,
     }
     Output(json_, quiet).answer(
-        answer, table, "A kit holds a private key: hand it over as you would a password, to its node's owner only."
+        answer,
+        table,
+        "A kit holds a private key: hand it over as you would a password, to its node's owner only.",
+        f"The coordinator's public key, for policy.coordinator of every node.toml: {public}",
     )
 
 
