@@ -68,7 +68,7 @@ def test_one_node_of_four_changes_nothing_but_who_is_in_the_secure_sum(fault: st
         assert_one_is_missed_at_most(tmp_path / str(nth), fault, "mask", nth)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", NAMES)
 def test_one_node_of_four_changes_nothing_in_any_stage_of_a_secure_sum(fault: str, tmp_path: Path) -> None:
     for kind, nth in [*PHASES, *(("mask", stage) for stage in range(15))]:
@@ -109,7 +109,7 @@ def test_anything_happens_to_any_frame(seed: int, tmp_path: Path) -> None:
     assert isinstance(outcome.error, RunError | PlanError | None)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("part", range(10))
 def test_anything_happens_to_any_frame_for_longer(part: int, tmp_path: Path) -> None:
     for seed in range(1000 + 30 * part, 1030 + 30 * part):

@@ -99,7 +99,7 @@ def test_killed_at_a_write_and_resumed(name: str, secure: bool, together: bool, 
     assert_resumes(tmp_path, PLANS[name], secure, together, stride)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
 @pytest.mark.parametrize("together", [False, True], ids=["coordinator", "coordinator and nodes"])
 @pytest.mark.parametrize("name", ["mf", "best", "ease"])
