@@ -103,7 +103,7 @@ def first(calls: list[Call], kind: type) -> Any:
         ({"groups": 3}, "groups 3; agreed was 1"),
         ({"round": 6}, "round 6 is not among the 6"),
         ({"round": -1}, "round -1 is not among the 6"),
-        ({"committed": 3}, "last committed round 3; agreed was -1"),
+        ({"committed": 3}, "after round 3 was committed"),
         ({"change": True}, "the plan goes on from none"),
         ({"rows": np.array([7])}, "other item rows"),
     ],
