@@ -94,6 +94,8 @@ class _Watched(Coordinator):
         engine, this = self.engine, self
 
         class Between:
+            took_part = engine.took_part
+
             def contribute(self, asked: RoundCall) -> list[Sum]:
                 sums = list(engine.contribute(asked))
                 exact.extend(replace(part, arrays={n: a.copy() for n, a in part.arrays.items()}) for part in sums)
