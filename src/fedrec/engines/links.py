@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fedrec.engines.post import Failure, Post
@@ -34,7 +34,7 @@ class _Link:
     sent: int = 0
     received: int = 0
     suspect: bool = False
-    why: str = field(default="")
+    why: str = ""
 
 
 class Links:
@@ -123,7 +123,9 @@ class Links:
                 for name, said in waiting.items()
             }
             left = max(0.0, until - time.monotonic())
-            answers |= self._round_trip(requests, left, None if enough is None else max(1, enough - len(answers)))
+            answers |= self._round_trip(requests, left, None if enough is None else enough - _replies(answers))
+            if enough is not None and _replies(answers) >= enough:
+                break
             again = {}
             for name, said in waiting.items():
                 answer = answers[name]
@@ -197,3 +199,8 @@ class Links:
         if reply.problem is not None:
             return Failure(reply.problem, str(reply.fields.get("text", "")))
         return reply
+
+
+def _replies(answers: Answers) -> int:
+    """How many there are that are no failures."""
+    return sum(isinstance(answer, Reply) for answer in answers.values())

@@ -1,0 +1,105 @@
+"""How a coordinator asks its nodes: whom it waits for, and what it asks again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from fedrec.engines.links import Answers, Links
+from fedrec.engines.post import Failure
+from fedrec.federation.messages import Reply, Request, open_request, request_digest
+from fedrec.record.keys import SigningKey
+
+COORDINATOR = SigningKey("coordinator", bytes(31) + b"c")
+KEYS = {name: SigningKey(name, name.encode().rjust(32, b"\0")) for name in ("a", "b", "c", "d", "e")}
+
+
+class Scripted:
+    """A post whose nodes answer in the order of their names, each as `say` has it, until enough have.
+
+    Args:
+        say: given a request, the problem that the node names; `None` for an answer, "silent" for none at all.
+    """
+
+    def __init__(self, say: Callable[[Request], str | None]) -> None:
+        self._say = say
+        self.asked: list[tuple[str, str]] = []
+
+    def ask(self, frames: Mapping[str, bytes], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
+        answers: dict[str, bytes | Failure] = {}
+        for name, frame in frames.items():
+            if enough is not None and sum(isinstance(answer, bytes) for answer in answers.values()) >= enough:
+                answers[name] = Failure("late", "others were quicker")
+                continue
+            request, _ = open_request(frame, COORDINATOR.public(), 1 << 20)
+            self.asked.append((name, request.kind))
+            problem = self._say(request)
+            if problem == "silent":
+                answers[name] = Failure("timeout", "it says nothing")
+            else:
+                answers[name] = Reply(name, request_digest(frame), problem, {"session": "1"}).sign(KEYS[name])
+        return answers
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def links_over(post: Scripted) -> Links:
+    public = {name: key.public() for name, key in KEYS.items()}
+    return Links(post, COORDINATOR, public, "0123456789abcdef", ({}, ()), lambda name, said: None)
+
+
+def ask_all(post: Scripted, enough: int | None = None) -> Answers:
+    return links_over(post).ask("contribute", {name: {} for name in KEYS}, 9.0, enough=enough)
+
+
+def replies(answers: Answers) -> list[str]:
+    return [name for name, answer in answers.items() if isinstance(answer, Reply)]
+
+
+def test_a_node_that_does_not_know_the_run_is_offered_it_first() -> None:
+    post = Scripted(lambda request: None)
+    assert replies(ask_all(post)) == list(KEYS)
+    assert post.asked == [(name, kind) for kind in ("open", "contribute") for name in KEYS]
+
+
+def test_nobody_is_waited_for_once_enough_have_answered() -> None:
+    answers = ask_all(Scripted(lambda request: None), enough=3)
+    assert replies(answers) == ["a", "b", "c"]
+    assert {answer.kind for answer in answers.values() if isinstance(answer, Failure)} == {"late"}
+
+
+def test_nodes_that_cannot_be_opened_are_not_counted_as_answers() -> None:
+    def say(request: Request) -> str | None:
+        return "silent" if request.kind == "open" and request.to in ("a", "b") else None
+
+    assert replies(ask_all(Scripted(say), enough=3)) == ["c", "d", "e"]
+
+
+def test_a_node_that_lost_the_model_is_asked_again_until_enough_have_answered() -> None:
+    forgot = {"a", "b"}
+
+    def say(request: Request) -> str | None:
+        if request.kind == "contribute" and request.to in forgot:
+            forgot.discard(request.to)
+            return "unknown-model"
+        return None
+
+    post = Scripted(say)
+    assert replies(ask_all(post, enough=5)) == list(KEYS)
+    assert post.asked[-2:] == [("a", "contribute"), ("b", "contribute")]
+
+
+def test_a_node_that_lost_the_model_is_let_be_when_the_others_are_enough() -> None:
+    post = Scripted(lambda request: "unknown-model" if request.kind == "contribute" and request.to == "e" else None)
+    assert replies(ask_all(post, enough=4)) == ["a", "b", "c", "d"]
+    assert ("e", "contribute") not in post.asked
+
+
+def test_a_node_that_never_knows_the_model_is_given_up() -> None:
+    post = Scripted(lambda request: "unknown-model" if request.kind == "contribute" and request.to == "a" else None)
+    answers = ask_all(post)
+    assert replies(answers) == ["b", "c", "d", "e"]
+    failure = answers["a"]
+    assert isinstance(failure, Failure)
+    assert failure.kind == "unknown-model"
+    assert post.asked.count(("a", "contribute")) == 3
