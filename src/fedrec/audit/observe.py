@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -88,30 +89,20 @@ class _Watched(Coordinator):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.seen: list[Seen] = []
+        self.exact: Sum
 
     def _summed(self, call: RoundCall) -> tuple[Sum, dict[str, Any]]:
-        exact: list[Sum] = []
-        engine, this = self.engine, self
-
-        class Between:
-            took_part = engine.took_part
-
-            def contribute(self, asked: RoundCall) -> list[Sum]:
-                sums = list(engine.contribute(asked))
-                exact.extend(replace(part, arrays={n: a.copy() for n, a in part.arrays.items()}) for part in sums)
-                return sums
-
-        this.engine = Between()  # type: ignore[assignment]
-        try:
-            total, line = super()._summed(call)
-        finally:
-            this.engine = engine
-        whole = Sum.zeros(call.spec, call.round)
-        for part in exact:
-            whole.merge(part)
+        self.exact = Sum.zeros(call.spec, call.round)
+        total, line = super()._summed(call)
         kept = replace(total, arrays={name: array.copy() for name, array in total.arrays.items()})
-        self.seen.append(Seen(call, whole, kept))
+        self.seen.append(Seen(call, self.exact, kept))
         return total, line
+
+    def _contributed(self, call: RoundCall) -> Sequence[Sum]:
+        sums = super()._contributed(call)
+        for part in sums:
+            self.exact.merge(part)
+        return sums
 
 
 def observe(

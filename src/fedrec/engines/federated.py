@@ -14,10 +14,10 @@ from fedrec.data.catalog import Catalog
 from fedrec.engines.opened import FEDERATED
 from fedrec.engines.post import Post
 from fedrec.engines.remote import RemoteEngine, Waiting
-from fedrec.engines.reports import report_of
+from fedrec.engines.reports import measured_parts, report_of
 from fedrec.engines.training import check_memory
 from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
-from fedrec.evaluation.metrics import MetricSummary
+from fedrec.federation.asynchronous import NOT_MASKED
 from fedrec.federation.calls import Part
 from fedrec.federation.coordinator import Coordinator, Progress
 from fedrec.federation.plan import Plan
@@ -89,10 +89,7 @@ def train_federated(
     if plan.warm_start is not None:
         raise PlanError("warm_start: nodes of a federation keep no earlier run to go on from; leave it out")
     if plan.asynchronous is not None and secure:
-        raise PlanError(
-            "asynchronous: a sum that waits in a buffer is open to the coordinator, and the secure sum promises that "
-            "no node's is; leave out --secure or asynchronous"
-        )
+        raise PlanError(NOT_MASKED)
     model = plan.build_model()
     check_memory(model, len(members.catalog))
     run = Run.open(folder) if resume else _create(plan, folder, members, number, secure)
@@ -103,15 +100,8 @@ def train_federated(
         engine.open()
         coordinator = Coordinator(model, members.catalog, engine, run, engine.has_valid, watch, chance=chance)
         trained = coordinator.train()
-        measured: dict[str, Mapping[str, MetricSummary]] = {}
-        silent = plan.privacy is not None and plan.privacy.distributed  # metrics are exact sums of users' data
-        parts: dict[Part, bool] = {"valid": engine.has_valid, "test": engine.has_test}
-        for part, there in parts.items():
-            if there and not silent:
-                evaluation = plan.evaluation
-                measured[part] = coordinator.evaluate(
-                    trained.state, trained.round, part, evaluation.metrics, evaluation.protocol
-                )
+        held_out: dict[Part, bool] = {"valid": engine.has_valid, "test": engine.has_test}
+        measured = measured_parts(coordinator, trained, [part for part, there in held_out.items() if there])
         home = {
             "secure": secure,
             "federation": {

@@ -16,12 +16,11 @@ from fedrec.federation.masked import layout_of, unmasked
 from fedrec.federation.messages import Reply
 from fedrec.record.keys import PublicKey, SigningKey
 from fedrec.secagg.manifest import invite
+from fedrec.secagg.policy import FEWEST_PARTIES
 from fedrec.secagg.primitives import Identity
 from fedrec.secagg.server import Server
 
 __all__ = ["AbandonedError", "NetworkSums", "Ready", "commitments_in"]
-
-_FEWEST = 3
 
 
 class AbandonedError(FedrecError):
@@ -89,8 +88,8 @@ class NetworkSums:
         Raises:
             AbandonedError: if there is none; says why.
         """
-        if len(ready) < _FEWEST * groups:
-            raise AbandonedError(f"{len(ready)} nodes are ready; {groups} secure sums take {_FEWEST * groups}")
+        if len(ready) < FEWEST_PARTIES * groups:
+            raise AbandonedError(f"{len(ready)} nodes are ready; {groups} secure sums take {FEWEST_PARTIES * groups}")
         found = [self._one(group, spec, round, rows, noise, model) for group in self._grouped(ready, groups)]
         return [total for total, _ in found], sorted(name for _, names in found for name in names)
 
@@ -122,8 +121,8 @@ class NetworkSums:
     def _one(
         self, ready: Sequence[Ready], spec: SumSpec, round: int, rows: np.ndarray | None, noise: float, model: bytes
     ) -> tuple[Sum, list[str]]:
-        if len(ready) < _FEWEST:
-            raise AbandonedError(f"{len(ready)} nodes are ready for a secure sum, which takes {_FEWEST}")
+        if len(ready) < FEWEST_PARTIES:
+            raise AbandonedError(f"{len(ready)} nodes are ready for a secure sum, which takes {FEWEST_PARTIES}")
         calls = {one.call for one in ready}
         if len(calls) != 1:
             raise AbandonedError("the nodes hold parts of unlike calls")

@@ -34,10 +34,10 @@ from fedrec.models.base import Arrays
 from fedrec.record.keys import COSIGNATURE, PublicKey, SigningKey
 from fedrec.record.ledger import Ledger
 from fedrec.record.signing import LEDGER_NOTE, add_cosignatures
+from fedrec.secagg.policy import FEWEST_PARTIES
 
 __all__ = ["RemoteEngine", "Waiting"]
 
-_FEWEST_MASKED = 3
 _FINISHES = 2
 """How often nodes are told the end: those that miss it once are mostly back a moment later."""
 
@@ -102,8 +102,8 @@ class RemoteEngine:
         waiting: Waiting = Waiting(),
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        if secure and len(nodes) < _FEWEST_MASKED:
-            raise PlanError(f"the secure sum takes {_FEWEST_MASKED} nodes or more; the federation has {len(nodes)}")
+        if secure and len(nodes) < FEWEST_PARTIES:
+            raise PlanError(f"the secure sum takes {FEWEST_PARTIES} nodes or more; the federation has {len(nodes)}")
         parties = [str(public) for _, public in sorted(nodes.items())] if secure else []
         offer = {
             "version": __version__,
@@ -317,17 +317,10 @@ class RemoteEngine:
         sums, names = [], []
         for name, reply in good.items():
             try:
-                total = decode_sum(reply.parts[0] if reply.parts else b"", spec)
-                if total.round != round:
-                    raise DamagedError(f"a sum of round {total.round}")
-                commitments = reply.fields.get("commitments")
-                total.commitments = (
-                    tuple(str(text)[:64] for text in commitments) if isinstance(commitments, list) else ()
-                )
+                sums.append(decoded(reply, spec, round))
             except DamagedError as error:
                 self._tell(f"{name} answered round {round} with something else than its sum: {error}")
                 continue
-            sums.append(total)
             names.append(name)
         return sums, names
 
@@ -384,7 +377,7 @@ class RemoteEngine:
     def _least(self) -> int:
         """Nodes without which a round is abandoned."""
         least = math.ceil(self._waiting.least * len(self._links.names))
-        return max(least, _FEWEST_MASKED if self._sums is not None else 1)
+        return max(least, FEWEST_PARTIES if self._sums is not None else 1)
 
     def _on_opened(self, name: str, said: Mapping[str, Any]) -> None:
         self._said[name] = said

@@ -12,20 +12,19 @@ from fedrec.aggregation.sums import Sum
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.virtual import VirtualArrivals
 from fedrec.errors import PlanError, RunError
+from fedrec.federation.asynchronous import NOT_MASKED
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.masked import COUNTS, layout_of, unmasked, vectors_of
 from fedrec.federation.node import Node
 from fedrec.secagg.client import Client
 from fedrec.secagg.layout import Layout
 from fedrec.secagg.manifest import Manifest, invite
-from fedrec.secagg.policy import Floors
+from fedrec.secagg.policy import FEWEST_PARTIES, Floors
 from fedrec.secagg.primitives import Identity
 from fedrec.secagg.rounds import Outcome, Party, run_round
 from fedrec.secagg.server import Server
 
-__all__ = ["FEWEST_NODES", "SecureEngine"]
-
-FEWEST_NODES = 3
+__all__ = ["SecureEngine"]
 
 
 class SecureEngine(LocalEngine):
@@ -43,10 +42,10 @@ class SecureEngine(LocalEngine):
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         super().__init__(nodes)
-        if len(self.nodes) < FEWEST_NODES:
+        if len(self.nodes) < FEWEST_PARTIES:
             raise PlanError(
-                f"the secure sum hides a node among others, and takes {FEWEST_NODES} nodes that have users; there "
-                f"{'is' if len(self.nodes) == 1 else 'are'} {len(self.nodes)}. Give --nodes {FEWEST_NODES} or more"
+                f"the secure sum hides a node among others, and takes {FEWEST_PARTIES} nodes that have users; there "
+                f"{'is' if len(self.nodes) == 1 else 'are'} {len(self.nodes)}. Give --nodes {FEWEST_PARTIES} or more"
             )
         self._coordinator = Identity()
         # A node vouches for what the floor asks for, and says no more of how many users it has.
@@ -71,10 +70,7 @@ class SecureEngine(LocalEngine):
         Raises:
             PlanError: always.
         """
-        raise PlanError(
-            "asynchronous: a sum that waits in a buffer is open to the coordinator, and the secure sum promises that "
-            "none is; leave out --secure"
-        )
+        raise PlanError(NOT_MASKED)
 
     def contribute(self, call: RoundCall) -> list[Sum]:
         """The total over nodes, or over each of the groups that are asked for, alone.
@@ -83,10 +79,10 @@ class SecureEngine(LocalEngine):
             PlanError: for groups of fewer than three nodes.
             RunError: if a secure sum ends without an outcome.
         """
-        if call.groups > 1 and len(self.nodes) < FEWEST_NODES * call.groups:
+        if call.groups > 1 and len(self.nodes) < FEWEST_PARTIES * call.groups:
             raise PlanError(
-                f"{call.groups} groups of {FEWEST_NODES} nodes or more take {FEWEST_NODES * call.groups} nodes; there "
-                f"are {len(self.nodes)}"
+                f"{call.groups} groups of {FEWEST_PARTIES} nodes or more take {FEWEST_PARTIES * call.groups} nodes; "
+                f"there are {len(self.nodes)}"
             )
         parts = super().contribute(call)
         guard = self.nodes[0].guard

@@ -17,10 +17,10 @@ from fedrec.engines.clock import Clock
 from fedrec.engines.loading import Placement, load_plan_data, public_digest, read_placement
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.opened import OpenedRun, open_run
-from fedrec.engines.reports import report_of
+from fedrec.engines.reports import measured_parts, report_of
 from fedrec.engines.virtual import virtual_time
 from fedrec.errors import FedrecError, PlanError
-from fedrec.evaluation.metrics import MetricSummary
+from fedrec.federation.asynchronous import NOT_MASKED
 from fedrec.federation.calls import HELD_OUT
 from fedrec.federation.coordinator import Coordinator, Progress, Trained
 from fedrec.federation.plan import Plan, WarmStart
@@ -169,10 +169,7 @@ def check_clock(plan: Plan, placement: Placement) -> None:
     if plan.asynchronous is None:
         return
     if placement.secure:
-        raise PlanError(
-            "asynchronous: a sum that waits in a buffer is open to the coordinator, and the secure sum promises that "
-            "none is; leave out --secure"
-        )
+        raise PlanError(NOT_MASKED)
     if placement.nodes < plan.asynchronous.buffer:
         raise PlanError(
             f"asynchronous: a buffer of {plan.asynchronous.buffer} sums takes as many nodes, as each is in it once; "
@@ -250,13 +247,8 @@ def _report(
     placement: Placement,
     seconds: float,
 ) -> dict[str, Any]:
-    plan, measured = run.plan, run.plan.evaluation
-    silent = plan.privacy is not None and plan.privacy.distributed  # metrics are exact sums of users' data
-    parts: dict[str, dict[str, MetricSummary]] = {
-        part: coordinator.evaluate(trained.state, trained.round, part, measured.metrics, measured.protocol)
-        for part in HELD_OUT
-        if engine.counts()[part] and not silent
-    }
+    plan, counts = run.plan, engine.counts()
+    parts = measured_parts(coordinator, trained, [part for part in HELD_OUT if counts[part]])
     home = {
         "secure": placement.secure,
         "data": {
@@ -266,7 +258,7 @@ def _report(
             "interactions": len(data),
             "digest": plan.data.digest,
         },
-        "split": {"method": plan.split, "hash": engine.split_hash(), **engine.counts()},
+        "split": {"method": plan.split, "hash": engine.split_hash(), **counts},
         "nodes": len(engine.nodes),
         "partition": placement.partition,
         **virtual_time(engine.nodes, engine.clock, plan, run.ledger.of_kind("round")),

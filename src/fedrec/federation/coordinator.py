@@ -186,7 +186,7 @@ class Coordinator:
             return full.total, {**_line(full.total, call, full.parts), **self._parts(full.parts), **full.line}
         protection = self.protection
         if protection is None:
-            sums = self.engine.contribute(call)
+            sums = self._contributed(call)
             robust = self.plan.robust
             if robust is None:
                 total = merged(call.spec, sums, call.round)
@@ -195,7 +195,7 @@ class Coordinator:
             return total, {**_line(total, call, sums), **self._parts(sums)}
         kept = self.run.noised(call.round, call.spec, call.shared)
         if kept is None:
-            sums = self.engine.contribute(call)
+            sums = self._contributed(call)
             total = merged(call.spec, sums, call.round)
             kept = dict(protection.release(total, call.shared).arrays), self._parts(sums)
             self.run.keep_noised(call.round, call.spec, call.shared, *kept)
@@ -209,6 +209,10 @@ class Coordinator:
             **parts,
             **protection.line(call.round),
         }
+
+    def _contributed(self, call: RoundCall) -> Sequence[Sum]:
+        """The nodes' sums for a round."""
+        return self.engine.contribute(call)
 
     def _parts(self, sums: Sequence[Sum]) -> dict[str, list[str]]:
         """What the ledger says of the parts of a sum: what nodes that keep receipts commit to, in the order of the

@@ -102,8 +102,7 @@ class NodeHost:
             return self._answer(frame)
 
     def _answer(self, frame: bytes) -> bytes:
-        about = request_digest(frame)
-        name, what = self.config.name, "a request"
+        name, what, about = self.config.name, "a request", ""
         try:
             request, about = open_request(frame, self._coordinator, _MOST_BYTES)
             what = f"{request.kind} of run {request.run[:8]}"
@@ -114,7 +113,7 @@ class NodeHost:
             problem, text = _problem(error)
             text = text.replace(str(self.config.home), "HOME")
             _LOG.warning("%s: %s: %s", what, problem, error, exc_info=error if problem == "failed" else None)
-            reply = Reply(name, about, problem, {"text": text, "session": self.session})
+            reply = Reply(name, about or request_digest(frame), problem, {"text": text, "session": self.session})
         return reply.sign(self._key)
 
     def _check_order(self, request: Request) -> None:

@@ -107,10 +107,10 @@ def open_request(frame: bytes, key: PublicKey, limit: int) -> tuple[Request, str
     Raises:
         DamagedError: if it is damaged, too long, not a request, or not signed by `key`.
     """
-    head, parts, digest = _open(frame, _REQUEST, key, limit, "request")
+    head, parts = _open(frame, _REQUEST, key, limit, "request")
     kinds = {"kind": str, "run": str, "to": str, "number": int, "fields": dict}
     _check(head, kinds, "request")
-    return Request(**head, parts=parts), digest
+    return Request(**head, parts=parts), request_digest(frame)
 
 
 def open_reply(frame: bytes, key: PublicKey, about: str, limit: int) -> Reply:
@@ -119,7 +119,7 @@ def open_reply(frame: bytes, key: PublicKey, about: str, limit: int) -> Reply:
     Raises:
         DamagedError: if it is damaged, too long, not signed by `key`, or an answer to something else.
     """
-    head, parts, _ = _open(frame, _REPLY, key, limit, "reply")
+    head, parts = _open(frame, _REPLY, key, limit, "reply")
     _check(head, {"name": str, "about": str, "problem": (str, type(None)), "fields": dict}, "reply")
     if head["about"] != about or head["name"] != key.name:
         raise DamagedError(f"a reply of {head['name']!r} answers another request than the one to {key.name!r}")
@@ -239,7 +239,7 @@ def _frame(purpose: bytes, head: Mapping[str, Any], parts: Sequence[bytes], key:
 
 def _open(
     frame: bytes, purpose: bytes, key: PublicKey, limit: int, what: str
-) -> tuple[dict[str, Any], tuple[bytes, ...], str]:
+) -> tuple[dict[str, Any], tuple[bytes, ...]]:
     if not isinstance(frame, bytes) or not frame.startswith(_MAGIC) or len(frame) < 20 + _SIGNATURE:
         raise DamagedError(f"these bytes are not a {what}")
     if len(frame) > limit:
@@ -263,7 +263,7 @@ def _open(
     for size in sizes[1:]:
         parts.append(bytes(body[place : place + size]))
         place += size
-    return head, tuple(parts), request_digest(frame)
+    return head, tuple(parts)
 
 
 def _check(head: Mapping[str, Any], kinds: Mapping[str, Any], what: str) -> None:

@@ -11,11 +11,10 @@ from fedrec.federation.plan import Plan
 from fedrec.federation.privacy_floors import expected_clients, privacy_refusals
 from fedrec.privacy.budget import Budget
 from fedrec.record.keys import PublicKey
+from fedrec.secagg.policy import FEWEST_PARTIES
 from fedrec.secagg.policy import Floors as SecureFloors
 
 __all__ = ["admit", "refusals", "secure_floors"]
-
-_FEWEST_PARTIES = 3
 
 
 def admit(
@@ -117,9 +116,9 @@ def _who(config: NodeConfig, coordinator: str, parties: Sequence[str], secure: b
             "the coordinator under another name. Leave them out, or the owner pins their keys, after checking them by "
             "another way"
         )
-    if len({key.key for key in keys}) < _FEWEST_PARTIES:
+    if len({key.key for key in keys}) < FEWEST_PARTIES:
         found.append(
-            f"parties: a secure sum hides a node among others and takes {_FEWEST_PARTIES} different ones; the plan has "
+            f"parties: a secure sum hides a node among others and takes {FEWEST_PARTIES} different ones; the plan has "
             f"{len({key.key for key in keys})}"
         )
     own = {PublicKey.parse(text).key for text in policy.parties if PublicKey.parse(text).name == config.name}

@@ -12,7 +12,10 @@ from fedrec.secagg.layout import Layout
 from fedrec.secagg.manifest import Manifest
 from fedrec.secagg.reasons import AbortError, Reason
 
-__all__ = ["Attempts", "Floors"]
+__all__ = ["FEWEST_PARTIES", "Attempts", "Floors"]
+
+FEWEST_PARTIES = 3
+"""Parties below which a secure sum hides nobody."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Floors:
 
     coordinator: bytes
     pinned: frozenset[bytes]
-    parties: int = 3
+    parties: int = FEWEST_PARTIES
     clients: int = 32
     strangers: int = 0
     threshold: int = 2
@@ -50,8 +53,10 @@ class Floors:
     survivors: frozenset[bytes] | None = None
 
     def __post_init__(self) -> None:
-        if self.parties < 3:
-            raise PlanError(f"a secure sum protects nobody among fewer than 3 parties; the floor is {self.parties}")
+        if self.parties < FEWEST_PARTIES:
+            raise PlanError(
+                f"a secure sum protects nobody among fewer than {FEWEST_PARTIES} parties; the floor is {self.parties}"
+            )
         if min(self.clients, self.strangers, self.noise) < 0 or self.threshold < 2:
             raise PlanError("floors of a secure sum are not negative, and the threshold is at least 2")
 
