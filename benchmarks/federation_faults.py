@@ -42,10 +42,11 @@ from fedrec.engines.post import Failure
 from fedrec.engines.remote import Waiting
 from fedrec.errors import FedrecError
 from fedrec.federation.coordinator import Coordinator
-from fedrec.federation.messages import open_request
+from fedrec.federation.messages import Request, open_request
 from fedrec.federation.plan import Plan
 from fedrec.federation.private_rows import PrivateRows
 from fedrec.federation.run import Run, is_run, read_plan
+from fedrec.record.keys import SigningKey
 from fedrec.record.ledger import Ledger
 
 MARK = "FEDREC_STUDY"
@@ -331,6 +332,19 @@ class Result:
         )
 
 
+def assemble(post: NvflarePost, key: SigningKey) -> None:
+    """Wait until every node answers, so that the next run begins with everybody."""
+    until = time.monotonic() + 120.0
+    while time.monotonic() < until:
+        if post._relay is not None and len(post._relay.reached) < NODES:
+            post._end_job()
+        names = [f"node-{place}" for place in range(NODES)]
+        frames = {name: Request("hello", "0" * 16, name, time.time_ns()).sign(key) for name in names}
+        if all(isinstance(answer, bytes) for answer in post.ask(frames, 5.0).values()):
+            return
+        time.sleep(2.0)
+
+
 def one(
     scene: Scene, post: NvflarePost, said: list[str], data: Mapping[str, Any], fault: str, phase: str, secure: bool,
     after: bool,
@@ -340,8 +354,7 @@ def one(
     members = scene.stage.federation.members
     folder = scene.stage.folder / f"run-{uuid.uuid4().hex[:8]}"
     watched = Watched(post, members.key.public(), kind, nth, lambda: FAULTS[fault](scene), after)
-    if post._relay is not None and len(post._relay.reached) < NODES:
-        post._end_job()  # the next run shall begin with everybody
+    assemble(post, members.key)
     waiting = Waiting(deadline=20.0, least=0.5, tries=4, pause=1.0, sign=3.0)
     plan = Plan.make(PLAN)
     said.clear()

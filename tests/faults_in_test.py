@@ -7,18 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import fedrec.federation.host as host_module
-import fedrec.record.durable as durable
-import kill_driver
 from federation_in_test import COORDINATOR, STRANGER, Federation
 from fedrec.engines.post import Failure, LocalPost
 from fedrec.federation.messages import open_request
 from fedrec.record.keys import SigningKey
+from kill_driver import is_killed
 
 Answer = Callable[[bytes], bytes]
-
-
-class Killed(BaseException):
-    """Stands for the end of a process."""
 
 
 @dataclass(eq=False)
@@ -97,20 +92,10 @@ class Stormy(Faulty):
 
 def _killed_at_write(post: Faulty, name: str, frame: bytes, answer: Answer) -> bytes | Failure:
     """The node's process ends at the first thing that it writes for this request, if it writes at all."""
-    before = durable.os  # type: ignore[attr-defined]
-    kill_driver.die_at_write(post.dice.randrange(3), half=post.dice.random() < 0.5, die=_die)
-    try:
-        said: bytes | Failure = answer(frame)
-    except Killed:
-        said = Failure("gone", "it died")
-    finally:
-        durable.os = before  # type: ignore[attr-defined]
+    said: list[bytes] = []
+    killed = is_killed(lambda: said.append(answer(frame)), post.dice.randrange(3), half=post.dice.random() < 0.5)
     post.restart(name)
-    return said
-
-
-def _die() -> None:
-    raise Killed
+    return Failure("gone", "it died") if killed else said[0]
 
 
 def _restarted(before: bool) -> Callable[[Faulty, str, bytes, Answer], bytes | Failure]:

@@ -1,18 +1,23 @@
-"""A training run that kills its own process at one of its writes: `kill_driver.py FOLDER MODEL WRITE [HALF]`."""
+"""Work that ends at one of its writes; as a program, a training that kills its own process there:
+`kill_driver.py FOLDER MODEL WRITE [HALF]`."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+import fedrec.record.durable as durable
 
 
-def die_at_write(number: int, half: bool, die: Any) -> None:
+class Killed(BaseException):
+    """Stands for the end of a process."""
+
+
+def die_at_write(number: int, half: bool, die: Callable[[], object]) -> None:
     """Make the write of this number (from 0) the last thing that happens: not begun, or half done."""
-    import fedrec.record.durable as durable
-
     written = iter(range(1 << 30))
     sync = os.fsync
 
@@ -24,6 +29,25 @@ def die_at_write(number: int, half: bool, die: Any) -> None:
         sync(handle)
 
     durable.os = type("os", (), {**vars(os), "fsync": staticmethod(fsync)})  # type: ignore[attr-defined]
+
+
+def is_killed(work: Callable[[], object], write: int | None = None, half: bool = False) -> bool:
+    """Do something, and say whether it was killed: at this write, unless it has fewer, or by what it calls itself."""
+    before = durable.os  # type: ignore[attr-defined]
+    if write is not None:
+        die_at_write(write, half, die)
+    try:
+        work()
+    except Killed:
+        return True
+    finally:
+        durable.os = before  # type: ignore[attr-defined]
+    return False
+
+
+def die() -> None:
+    """End what runs, as if its process ended."""
+    raise Killed
 
 
 if __name__ == "__main__":

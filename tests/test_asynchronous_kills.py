@@ -6,13 +6,11 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import fedrec.record.durable as durable
 import kill_driver
 from fedrec.engines.loading import Placement
 from fedrec.engines.training import train_run
@@ -34,10 +32,6 @@ folder, terms, write, *rest = sys.argv[1:]
 kill_driver.die_at_write(int(write), bool(rest), lambda: os.kill(os.getpid(), signal.SIGKILL))
 train_run(tests.plan(terms), Path(folder), tests.PLACEMENT)
 """
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
 
 
 def plan(terms: str, model: str = "mf") -> Plan:
@@ -67,28 +61,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return runs
 
 
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    before = durable.os  # type: ignore[attr-defined]
-    yield
-    durable.os = before  # type: ignore[attr-defined]
-
-
-def die() -> None:
-    raise Killed
-
-
 def killed_at(folder: Path, made: Plan, write: int, half: bool) -> bool:
     """Whether a run was killed at this write; it is not when it has fewer writes."""
-    before = durable.os  # type: ignore[attr-defined]
-    kill_driver.die_at_write(write, half, die)
-    try:
-        train_run(made, folder, PLACEMENT, resume=True)
-    except Killed:
-        return True
-    finally:
-        durable.os = before  # type: ignore[attr-defined]
-    return False
+    return kill_driver.is_killed(lambda: train_run(made, folder, PLACEMENT, resume=True), write, half)
 
 
 def assert_resumed_like(folder: Path, whole: Path, made: Plan) -> None:

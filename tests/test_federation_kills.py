@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fedrec.record.durable as durable
-import kill_driver
-from faults_in_test import Killed
 from federation_in_test import BEST, COORDINATOR, MF, WAITING, Federation, assert_same_rows, at_most, small_plan
 from fedrec.engines.federated import Members, train_federated
 from fedrec.engines.post import Failure, LocalPost
@@ -20,24 +18,14 @@ from fedrec.federation.host import NodeHost
 from fedrec.federation.plan import Plan
 from fedrec.privacy.budget import Budget
 from fedrec.record.ledger import Ledger
+from kill_driver import Killed, is_killed
 
-SYSTEM = durable.os  # type: ignore[attr-defined]
 PLANS = {
     "mf": small_plan({**MF, "rounds": 3}),
     "best": BEST,
     "ease": small_plan({"name": "ease"}, cohort=1.0),
     "private": small_plan({"name": "ease"}, cohort=1.0, privacy={"epsilon": 8.0, "delta": 1e-4, "users": 240}),
 }
-
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    yield
-    durable.os = SYSTEM  # type: ignore[attr-defined]
-
-
-def die() -> None:
-    raise Killed
 
 
 class Home:
@@ -54,31 +42,24 @@ class Home:
         """Train, or go on; says whether it was killed at this write."""
         if self.together:
             self.hosts = self.federation.hosts()
-        elsewhere = SYSTEM
-        if write is not None:
-            kill_driver.die_at_write(write, half, die)
+        elsewhere = durable.os  # type: ignore[attr-defined]
 
-        def interfere(name: str, frame: bytes, answer: Callable[[bytes], bytes]) -> bytes | Failure:
-            here, durable.os = durable.os, here_or(elsewhere)  # type: ignore[attr-defined]
+        def apart(name: str, frame: bytes, answer: Callable[[bytes], bytes]) -> bytes | Failure:
+            here, durable.os = durable.os, elsewhere  # type: ignore[attr-defined]
             try:
                 return answer(frame)
             finally:
                 durable.os = here  # type: ignore[attr-defined]
 
-        def here_or(other: Any) -> Any:
-            return durable.os if self.together else other  # type: ignore[attr-defined]
+        post = LocalPost(self.hosts, None if self.together else apart)
 
-        post = LocalPost(self.hosts, interfere)
-        try:
+        def work() -> None:
             with at_most(60):
                 train_federated(
                     self.federation.plan, self.run, self.members, post, self.secure, WAITING, resume=self.run.exists()
                 )
-        except Killed:
-            return True
-        finally:
-            durable.os = SYSTEM  # type: ignore[attr-defined]
-        return False
+
+        return is_killed(work, write, half)
 
 
 def assert_as_if_never_killed(home: Home, whole: Home) -> None:

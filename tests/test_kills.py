@@ -6,21 +6,15 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import fedrec.record.durable as durable
 import kill_driver
 from fedrec.engines.training import Placement, train_run
 from runs_in_test import MODELS, assert_same, small_plan
 
 PLACEMENT = Placement(2)
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
 
 
 @pytest.fixture(scope="module")
@@ -33,28 +27,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return runs
 
 
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    before = durable.os  # type: ignore[attr-defined]
-    yield
-    durable.os = before  # type: ignore[attr-defined]
-
-
-def die() -> None:
-    raise Killed
-
-
 def killed_at(folder: Path, model: str, write: int, half: bool) -> bool:
     """Whether a run was killed at this write; it is not when it has fewer writes."""
-    before = durable.os  # type: ignore[attr-defined]
-    kill_driver.die_at_write(write, half, die)
-    try:
-        train_run(small_plan(model), folder, PLACEMENT, resume=True)
-    except Killed:
-        return True
-    finally:
-        durable.os = before  # type: ignore[attr-defined]
-    return False
+    return kill_driver.is_killed(lambda: train_run(small_plan(model), folder, PLACEMENT, resume=True), write, half)
 
 
 def assert_resumed_like(folder: Path, whole: Path, model: str) -> None:

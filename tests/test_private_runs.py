@@ -10,8 +10,6 @@ import pytest
 from scipy import stats
 
 import fedrec as fr
-import fedrec.record.durable as durable
-import kill_driver
 from fedrec.aggregation.queries import PLAIN, Metric, Query, private_spec
 from fedrec.aggregation.specs import ArraySpec, SumSpec, triangle_size
 from fedrec.aggregation.sums import Sum
@@ -28,6 +26,8 @@ from fedrec.privacy.budget import Budget, Limits
 from fedrec.privacy.chance import SYSTEM, SeededChance
 from fedrec.privacy.noise import noised
 from fedrec.privacy.terms import Privacy
+from fedrec.record.durable import load_arrays
+from kill_driver import is_killed
 
 DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3"
 TERMS = {"epsilon": 40.0, "delta": 1e-4}
@@ -380,24 +380,11 @@ def test_sampling_is_charged_by_who_looks(tmp_path):
 # --- crashes --------------------------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-def _die():
-    raise Killed
-
-
 def _killed_at(folder, made, write, half):
-    before = durable.os
-    kill_driver.die_at_write(write, half, _die)
-    try:
+    def work():
         train_run(made, folder, Placement(2), resume=True, chance=SeededChance(9))
-    except Killed:
-        return True
-    finally:
-        durable.os = before
-    return False
+
+    return is_killed(work, write, half)
 
 
 def _left(folder):
@@ -445,20 +432,14 @@ def test_noise_of_a_round_that_was_not_committed_is_used_again(tmp_path):
     made = plan("popularity")
     tries = 0
     while True:
-        before = durable.os
-        kill_driver.die_at_write(tries, False, _die)
-        try:
-            train_run(made, tmp_path / str(tries), resume=True)
-        except Killed:
-            pass
-        finally:
-            durable.os = before
-        found = list((tmp_path / str(tries)).rglob("noised-*.safetensors"))
+        folder = tmp_path / str(tries)
+        is_killed(lambda: train_run(made, folder, resume=True), tries)  # noqa: B023
+        found = list(folder.rglob("noised-*.safetensors"))
         if found:
             break
         tries += 1
         assert tries < 60
-    kept = durable.load_arrays(found[0])["counts"]
-    train_run(made, tmp_path / str(tries), resume=True)
-    spec_unit = kept[:, 0] / fr.load_model(tmp_path / str(tries)).shared["counts"]
+    kept = load_arrays(found[0])["counts"]
+    train_run(made, folder, resume=True)
+    spec_unit = kept[:, 0] / fr.load_model(folder).shared["counts"]
     assert np.allclose(spec_unit, spec_unit[0], rtol=1e-5)

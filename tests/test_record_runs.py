@@ -60,24 +60,11 @@ def copied(made, tmp_path):
     return lambda name: Path(shutil.copytree(made[name], tmp_path / name))
 
 
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-def _die():
-    raise Killed
-
-
 def killed_at(folder, write, half=False, plan=None):
-    before = durable.os
-    kill_driver.die_at_write(write, half, _die)
-    try:
+    def work():
         train_run(plan or small_plan("mf"), folder, Placement(2), resume=True, chance=SeededChance(9))
-    except Killed:
-        return True
-    finally:
-        durable.os = before
-    return False
+
+    return kill_driver.is_killed(work, write, half)
 
 
 def names_in(folder):

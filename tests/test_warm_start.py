@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,6 @@ import polars as pl
 import pytest
 
 import fedrec as fr
-import fedrec.record.durable as durable
-import kill_driver
 from conftest import Said
 from fedrec.data.clients import Clients
 from fedrec.data.own_rows import OwnRows
@@ -25,6 +23,7 @@ from fedrec.federation.plan import Plan
 from fedrec.federation.run import read_plan
 from fedrec.federation.warm_start import Changed, Remembered, first_rows
 from fedrec.record.durable import arrays_digest
+from kill_driver import is_killed
 from runs_in_test import assert_same
 
 ALL = fr.synthetic(users=150, items=60, interactions_per_user=14, seed=3).to_frame()
@@ -156,18 +155,6 @@ def test_same_bits_for_any_nodes(nodes: int, tmp_path: Path) -> None:
     assert_same(tmp_path / "one", tmp_path / "many")
 
 
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-@pytest.fixture
-def _restored() -> Iterator[None]:
-    before = durable.os  # type: ignore[attr-defined]
-    yield
-    durable.os = before  # type: ignore[attr-defined]
-
-
-@pytest.mark.usefixtures("_restored")
 @pytest.mark.parametrize("model", ["mf", "ease"])
 def test_killed_anywhere_and_resumed(model: str, tmp_path: Path) -> None:
     settings = MF if model == "mf" else SUMS["ease"]
@@ -177,26 +164,18 @@ def test_killed_anywhere_and_resumed(model: str, tmp_path: Path) -> None:
     plan = Plan.make({"data": {"source": source}, "model": settings, "split": "none", "seed": 5} | keep
                      | {"warm_start": str(tmp_path / "first")})  # fmt: skip
     train_run(plan, tmp_path / "whole", Placement(2))
-    real, killed, write = durable.os, 0, 0  # type: ignore[attr-defined]
+    write = 0
 
-    def die() -> None:
-        raise Killed
-
-    while True:
-        kill_driver.die_at_write(write, write % 2 == 0, die)
-        try:
-            train_run(plan, tmp_path / "run", Placement(2), resume=True)
-            break
-        except Killed:
-            killed += 1
-        finally:
-            durable.os = real  # type: ignore[attr-defined]
+    def go_on() -> None:
         train_run(plan, tmp_path / "run", Placement(2), resume=True)
+
+    while is_killed(go_on, write, half=write % 2 == 0):
+        go_on()
         assert_same(tmp_path / "run", tmp_path / "whole")
         assert (tmp_path / "run/ledger.jsonl").read_bytes() == (tmp_path / "whole/ledger.jsonl").read_bytes()
         shutil.rmtree(tmp_path / "run")
         write += 1
-    assert killed > 5
+    assert write > 5
 
 
 def test_a_split_may_not_hold_out_what_was_trained_on(tmp_path: Path) -> None:

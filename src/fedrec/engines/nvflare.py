@@ -203,7 +203,7 @@ class _Relay:
                 break
             answers[name] = answer
             good += isinstance(answer, bytes)
-        missing = Failure("timeout", f"no answer in {seconds:g} s")
+        missing = Failure("timeout", f"no answer in {seconds:.3g} s")
         if enough is not None and good >= enough:
             missing = Failure("late", "others were quicker")
         answers = {name: answers.get(name, missing) for name in frames}
