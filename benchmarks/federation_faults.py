@@ -42,7 +42,7 @@ from fedrec.engines.post import Failure
 from fedrec.engines.remote import Waiting
 from fedrec.errors import FedrecError
 from fedrec.federation.coordinator import Coordinator
-from fedrec.federation.messages import Request, open_request
+from fedrec.federation.messages import Frame, Request, open_request
 from fedrec.federation.plan import Plan
 from fedrec.federation.private_rows import PrivateRows
 from fedrec.federation.run import Run, is_run, read_plan
@@ -291,10 +291,10 @@ class Watched:
         self.struck = False
         self.overtime = 0.0
 
-    def ask(self, frames: Mapping[str, bytes], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
+    def ask(self, frames: Mapping[str, Frame], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
         now = False
         if VICTIM in frames:
-            request, _ = open_request(frames[VICTIM], self._public, 1 << 34)
+            request, _ = open_request(frames[VICTIM].whole(), self._public, 1 << 34)
             now = request.kind == self._kind and self._count == self._nth
             self._count += request.kind == self._kind
         if now and not self.struck:

@@ -154,13 +154,13 @@ def _stale(post: Faulty, name: str, frame: bytes, answer: Answer) -> bytes | Fai
 def _forged(post: Faulty, name: str, frame: bytes, answer: Answer) -> bytes | Failure:
     """Somebody else asks the same, signs with a key of their own, and then the coordinator asks."""
     request, _ = open_request(frame, COORDINATOR.public(), 1 << 30)
-    answer(replace(request, number=request.number + 1).sign(STRANGER))
+    answer(replace(request, number=request.number + 1).sign(STRANGER).whole())
     return answer(frame)
 
 
 def _forged_only(post: Faulty, name: str, frame: bytes, answer: Answer) -> bytes | Failure:
     request, _ = open_request(frame, COORDINATOR.public(), 1 << 30)
-    return answer(request.sign(STRANGER))
+    return answer(request.sign(STRANGER).whole())
 
 
 def _misdirected(post: Faulty, name: str, frame: bytes, answer: Answer) -> bytes | Failure:

@@ -287,7 +287,7 @@ def test_a_request_reaches_only_the_node_and_the_run_that_it_is_for(tmp_path: Pa
         (Request("hello", "../../etc", "node-1", 1 << 62), "damaged"),
         (Request("anything", RUN, "node-1", (1 << 62) + 1), "damaged"),
     ):
-        frame = request.sign(COORDINATOR)
+        frame = request.sign(COORDINATOR).whole()
         reply = open_reply(host.answer(frame), federation.public["node-1"], request_digest(frame), 1 << 30)
         assert reply.problem == problem, (request, reply)
         assert not reply.parts

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from fedrec.engines.links import Answers, Links
 from fedrec.engines.post import Failure
-from fedrec.federation.messages import Reply, Request, open_request, request_digest
+from fedrec.federation.messages import Frame, Reply, Request, open_request
 from fedrec.record.keys import SigningKey
 
 COORDINATOR = SigningKey("coordinator", bytes(31) + b"c")
@@ -24,19 +24,19 @@ class Scripted:
         self._say = say
         self.asked: list[tuple[str, str]] = []
 
-    def ask(self, frames: Mapping[str, bytes], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
+    def ask(self, frames: Mapping[str, Frame], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
         answers: dict[str, bytes | Failure] = {}
         for name, frame in frames.items():
             if enough is not None and sum(isinstance(answer, bytes) for answer in answers.values()) >= enough:
                 answers[name] = Failure("late", "others were quicker")
                 continue
-            request, _ = open_request(frame, COORDINATOR.public(), 1 << 20)
+            request, _ = open_request(frame.whole(), COORDINATOR.public(), 1 << 20)
             self.asked.append((name, request.kind))
             problem = self._say(request)
             if problem == "silent":
                 answers[name] = Failure("timeout", "it says nothing")
             else:
-                answers[name] = Reply(name, request_digest(frame), problem, {"session": "1"}).sign(KEYS[name])
+                answers[name] = Reply(name, frame.digest, problem, {"session": "1"}).sign(KEYS[name])
         return answers
 
     def close(self) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from typing import Any
 
 import pytest
 
 pytest.importorskip("nvflare")
 
-from fedrec.deploy.mailslots import Trip, _hand_over, _Sweep
+from fedrec.deploy.mailslots import Trip, _bundled, _hand_over, _Sweep
 from fedrec.deploy.sockets import Connection
 from fedrec.engines.nvflare import _Relay
 from fedrec.engines.post import Failure
+from fedrec.federation.messages import Frame
+
+FRAMES = {"node-0": Frame(b"ab", ()), "node-1": Frame(b"cd", ())}
 
 
 class Slow:
@@ -44,7 +46,7 @@ def pair() -> tuple[Connection, Connection]:
 def test_a_relay_tells_a_lost_slot_from_a_slow_node(there: bool) -> None:
     here, relay = pair()
     trip = Trip(Slow(there), "1", 5.0, threading.BoundedSemaphore(1))
-    _hand_over(relay, trip, {"id": 1, "site": "node-1"}, b"frame", _Sweep())
+    _hand_over(relay, trip, {"id": 1, "site": "node-1"}, (memoryview(b"frame"),), _Sweep())
     relay.close()
     said = []
     while (message := here.receive()) is not None:
@@ -61,17 +63,17 @@ def test_nobody_waits_for_an_answer_from_a_lost_slot() -> None:
 
     def answer() -> None:
         while (message := there.receive()) is not None:
-            head: dict[str, Any] = message[0]
-            there.send({"id": head["id"], "site": head["site"]}, message[1][::-1])
+            for number, site, frame in _bundled(*message):
+                there.send({"id": number, "site": site}, b"".join(frame)[::-1])
 
     threading.Thread(target=answer, daemon=True).start()
-    assert relay.ask({"node-0": b"ab", "node-1": b"cd"}, 5.0, None) == {"node-0": b"ba", "node-1": b"dc"}
+    assert relay.ask(FRAMES, 5.0, None) == {"node-0": b"ba", "node-1": b"dc"}
     there.send({"lost": "node-1"})
     until = time.monotonic() + 5.0
     while "node-1" in relay.reached and time.monotonic() < until:
         time.sleep(0.01)
     began = time.monotonic()
-    answers = relay.ask({"node-0": b"ab", "node-1": b"cd"}, 30.0, None)
+    answers = relay.ask(FRAMES, 30.0, None)
     assert answers == {"node-0": b"ba", "node-1": Failure("gone", "it is not up")}
     assert time.monotonic() - began < 5.0
     relay.close()
@@ -87,5 +89,30 @@ def test_a_job_that_reaches_nobody_is_over() -> None:
     there.send({"lost": "node-1"})
     listening.join(5.0)
     assert not relay.alive
+    relay.close()
+    there.close()
+
+
+def test_what_goes_to_many_nodes_goes_to_the_relay_once() -> None:
+    here, there = pair()
+    relay = _Relay(here, ("node-0", "node-1", "node-2"))
+    threading.Thread(target=relay.listen, daemon=True).start()
+    model, other = b"model" * 1000, b"part"
+    frames = {
+        "node-0": Frame(b"a", (model,)),
+        "node-1": Frame(b"other", (other, model)),
+        "node-2": Frame(b"ccc", (model,)),
+    }
+    messages = []
+
+    def answer() -> None:
+        while (message := there.receive()) is not None:
+            messages.append(message)
+            for number, site, frame in _bundled(*message):
+                there.send({"id": number, "site": site}, b"".join(frame))
+
+    threading.Thread(target=answer, daemon=True).start()
+    assert relay.ask(frames, 5.0, None) == {name: frame.whole() for name, frame in frames.items()}
+    assert sorted(body.count(b"model") for _, body in messages) == [1000, 1000]
     relay.close()
     there.close()

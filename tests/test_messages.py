@@ -23,6 +23,7 @@ from fedrec.federation.messages import (
     open_reply,
     open_request,
     pack_arrays,
+    request_digest,
     unpack_arrays,
 )
 from fedrec.privacy.guard import RoundTerms
@@ -49,13 +50,15 @@ JSON = st.recursive(
 def test_a_request_is_read_as_it_was_written(kind: str, to: str, number: int, value: Any, parts: list[bytes]) -> None:
     request = Request(kind, "ab" * 16, to, number, {"value": value}, tuple(parts))
     frame = request.sign(COORDINATOR)
-    found, about = open_request(frame, COORDINATOR.public(), 1 << 20)
+    found, about = open_request(frame.whole(), COORDINATOR.public(), 1 << 20)
     assert found == request
+    assert about == frame.digest == request_digest(frame.whole())
+    assert len(frame.whole()) == frame.size
     reply = Reply("shop-a", about, None, {"value": value}, tuple(parts))
     assert open_reply(reply.sign(NODE), NODE.public(), about, 1 << 20) == reply
 
 
-FRAME = Request("contribute", "ab" * 16, "shop-a", 7, {"round": 3}, (b"one", b"two" * 9)).sign(COORDINATOR)
+FRAME = Request("contribute", "ab" * 16, "shop-a", 7, {"round": 3}, (b"one", b"two" * 9)).sign(COORDINATOR).whole()
 
 
 @pytest.mark.parametrize("place", range(len(FRAME)))
@@ -83,7 +86,7 @@ def test_a_signed_frame_is_cut_or_longer(cut: int, more: bytes) -> None:
 @settings(max_examples=300)
 def test_whoever_has_the_key_cannot_make_a_reader_fail_otherwise(body: bytes) -> None:
     """A coordinator or node that signs nonsense gets an error, and nothing large is made."""
-    data = FRAME[:8] + body
+    data = FRAME[:8] + bytes(4) + len(body).to_bytes(8, "little") + hashlib.sha256().digest() + body
     signed = data + COORDINATOR.sign(b"fedrec request\n" + hashlib.sha256(data).digest())
     with pytest.raises(DamagedError):
         open_request(signed, COORDINATOR.public(), 1 << 20)
@@ -119,7 +122,7 @@ CALLS = [
 @pytest.mark.parametrize(("kind", "call"), CALLS)
 def test_a_call_is_the_same_at_the_other_end(kind: str, call: Any) -> None:
     request = Request(kind, "ab" * 16, "shop-a", 1, call_fields(call))
-    read, _ = open_request(request.sign(COORDINATOR), COORDINATOR.public(), 1 << 20)
+    read, _ = open_request(request.sign(COORDINATOR).whole(), COORDINATOR.public(), 1 << 20)
     found = decode_call(kind, read.fields, SHARED)
     assert type(found) is type(call)
     for name, value in vars(call).items():

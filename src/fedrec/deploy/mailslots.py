@@ -143,13 +143,25 @@ class Relay:
         sweep, lanes = _Sweep(), threading.BoundedSemaphore(_LANES)
         try:
             while (message := connection.receive()) is not None:
-                head, frame = message
-                trip = Trip(sites[head["site"]], str(head["id"]), head["seconds"], lanes)
-                work = partial(_hand_over, connection, trip, head, frame, sweep)
-                threading.Thread(target=work, daemon=True, name="fedrec-frame").start()
+                for number, site, frame in _bundled(*message):
+                    trip = Trip(sites[site], str(number), message[0]["seconds"], lanes)
+                    work = partial(_hand_over, connection, trip, {"id": number, "site": site}, frame, sweep)
+                    threading.Thread(target=work, daemon=True, name="fedrec-frame").start()
                 del frame, message, work
         finally:
             connection.close()
+
+
+Pieces = tuple[memoryview, ...]
+
+
+def _bundled(head: dict[str, Any], body: bytes) -> list[tuple[int, str, Pieces]]:
+    """Number, site and frame of each trip of a message: heads in a row, and the parts that follow them all."""
+    view, place, trips = memoryview(body), 0, []
+    for number, site, size in head["trips"]:
+        trips.append((number, site, view[place : place + size]))
+        place += size
+    return [(number, site, (own, view[place:])) for number, site, own in trips]
 
 
 class Trip:
@@ -166,19 +178,19 @@ class Trip:
         self._site, self._parcel, self._lanes = site, parcel, lanes
         self._until = time.monotonic() + seconds
 
-    def go(self, frame: bytes) -> bytes:
-        """The node's answer.
+    def go(self, frame: Pieces) -> bytes:
+        """The node's answer to a frame.
 
         Raises:
             TimeoutError: if time runs out.
             TypeError: if the answer is not bytes.
         """
-        if len(frame) > _PIECE:
+        if sum(map(len, frame)) > _PIECE:
             with self._lane():
-                for start in range(0, len(frame), _PIECE):
-                    self._site(timeout=_SHARE * self._left()).bring(self._parcel, frame[start : start + _PIECE])
-            frame = b""
-        answer = self._site(timeout=self._left()).deliver(self._parcel, frame)
+                for piece in _cut(frame):
+                    self._site(timeout=_SHARE * self._left()).bring(self._parcel, piece)
+            frame = ()
+        answer = self._site(timeout=self._left()).deliver(self._parcel, b"".join(frame))
         if isinstance(answer, int):
             answer = self._fetched(answer)
         if not isinstance(answer, bytes):
@@ -215,8 +227,23 @@ class Trip:
         return left
 
 
-def _hand_over(connection: Connection, trip: Trip, head: dict[str, Any], frame: bytes, sweep: _Sweep) -> None:
-    said: dict[str, Any] = {"id": head["id"], "site": head["site"]}
+def _cut(frame: Pieces) -> Iterator[bytes]:
+    """A frame in pieces of the same length, but for the last."""
+    held = bytearray()
+    for view in frame:
+        place = 0
+        while place < len(view):
+            more = view[place : place + _PIECE - len(held)]
+            held += more
+            place += len(more)
+            if len(held) == _PIECE:
+                yield bytes(held)
+                held.clear()
+    if held:
+        yield bytes(held)
+
+
+def _hand_over(connection: Connection, trip: Trip, said: dict[str, Any], frame: Pieces, sweep: _Sweep) -> None:
     answer = b""
     try:
         answer = trip.go(frame)
@@ -226,10 +253,10 @@ def _hand_over(connection: Connection, trip: Trip, head: dict[str, Any], frame: 
     try:
         connection.send(said, answer)
         if "failure" in said and not trip.has_slot():
-            connection.send({"lost": head["site"]})
+            connection.send({"lost": said["site"]})
     except OSError:
         return
-    sweep.passed(len(frame) + len(answer))
+    sweep.passed(sum(map(len, frame)) + len(answer))
 
 
 def _end_with_parent() -> None:

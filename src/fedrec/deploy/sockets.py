@@ -18,7 +18,7 @@ __all__ = ["Connection", "Listener", "connect", "socket_path"]
 
 _SIZES = struct.Struct("<IQ")
 _LONGEST_PATH = 100
-_MOST_HEAD = 1 << 16
+_MOST_HEAD = 1 << 20
 _MOST_BODY = 1 << 34
 
 
@@ -33,16 +33,17 @@ class Connection:
         self._link = link
         self._sending = threading.Lock()
 
-    def send(self, head: Mapping[str, Any], body: bytes = b"") -> None:
-        """Send one message.
+    def send(self, head: Mapping[str, Any], *body: bytes) -> None:
+        """Send one message, whose body may come in several parts.
 
         Raises:
             OSError: if the other end is gone.
         """
         text = json.dumps(head).encode()
         with self._sending:
-            self._link.sendall(_SIZES.pack(len(text), len(body)) + text)
-            self._link.sendall(body)
+            self._link.sendall(_SIZES.pack(len(text), sum(map(len, body))) + text)
+            for part in body:
+                self._link.sendall(part)
 
     def receive(self) -> tuple[dict[str, Any], bytes] | None:
         """The next message; `None` when the other end is gone, or says what it may not."""

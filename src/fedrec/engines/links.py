@@ -11,7 +11,7 @@ from typing import Any
 
 from fedrec.engines.post import Failure, Post
 from fedrec.errors import DamagedError
-from fedrec.federation.messages import Reply, Request, open_reply, pack_arrays, request_digest
+from fedrec.federation.messages import Frame, Reply, Request, open_reply, pack_arrays
 from fedrec.models.base import Arrays
 from fedrec.record.keys import PublicKey, SigningKey
 
@@ -62,7 +62,7 @@ class Links:
         self._links = {name: _Link(key) for name, key in sorted(nodes.items())}
         self._number = 0
         self._changing = threading.RLock()  # several threads may ask, each its own nodes
-        self._packed: tuple[Arrays, bytes, str] | None = None
+        self._packed: tuple[Arrays, bytes, bytes] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -147,36 +147,43 @@ class Links:
 
     def _about(
         self, kind: str, name: str, fields: Mapping[str, Any], shared: Arrays | None, parts: Sequence[bytes]
-    ) -> bytes:
+    ) -> Frame:
         """A request about shared arrays, which travel along where the node has not got them."""
         if shared is None:
             return self._request(kind, name, fields, parts)
         with self._changing:
             if self._packed is None or self._packed[0] is not shared:
                 packed = pack_arrays(shared)
-                self._packed = shared, packed, hashlib.sha256(packed).hexdigest()
+                self._packed = shared, packed, hashlib.sha256(packed).digest()
             _, packed, digest = self._packed
             link = self._links[name]
-            known = link.shared == digest
-            link.shared = digest
-        return self._request(kind, name, {**fields, "shared": digest}, () if known else (packed,))
+            known = link.shared == digest.hex()
+            link.shared = digest.hex()
+        fields = {**fields, "shared": digest.hex()}
+        return self._request(kind, name, fields) if known else self._request(kind, name, fields, (packed,), digest)
 
     def _request(
-        self, kind: str, name: str, fields: Mapping[str, Any] | None = None, parts: Sequence[bytes] = ()
-    ) -> bytes:
+        self,
+        kind: str,
+        name: str,
+        fields: Mapping[str, Any] | None = None,
+        parts: Sequence[bytes] = (),
+        digest: bytes | None = None,
+    ) -> Frame:
         with self._changing:
             number = self._number = max(self._number + 1, time.time_ns())
-        return Request(kind, self._run, name, number, fields or {}, parts).sign(self._key)
+        return Request(kind, self._run, name, number, fields or {}, parts).sign(self._key, digest)
 
-    def _round_trip(self, requests: Mapping[str, bytes], seconds: float, enough: int | None) -> Answers:
+    def _round_trip(self, requests: Mapping[str, Frame], seconds: float, enough: int | None) -> Answers:
         """Send and check; whoever does not answer is a suspect, and whoever began anew has nothing at hand."""
         if not requests:
             return {}
         answers: Answers = {}
-        for name, frame in self._post.ask(requests, seconds, enough).items():
+        frames = self._post.ask(requests, seconds, enough)
+        for name, request in requests.items():
             link = self._links[name]
-            link.sent += len(requests[name])
-            answer = self._checked(name, frame, request_digest(requests[name]))
+            link.sent += request.size
+            answer = self._checked(name, frames.pop(name), request.digest)  # replies may be large: one copy of each
             answers[name] = answer
             link.suspect = isinstance(answer, Failure) and answer.kind in ("timeout", "gone", "damaged")
             link.why = str(answer) if isinstance(answer, Failure) else ""

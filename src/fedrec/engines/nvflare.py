@@ -16,7 +16,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from fedrec.deploy.kits import ADMIN
 from fedrec.deploy.sockets import Connection, Listener, socket_path
 from fedrec.engines.post import Failure
 from fedrec.errors import InputError, RunError
+from fedrec.federation.messages import Frame
 from fedrec.record.durable import hold
 
 __all__ = ["POST", "NvflarePost", "admin_session", "job_files", "nodes_up", "who_is_up"]
@@ -66,7 +67,7 @@ class NvflarePost:
             self.close()
             raise
 
-    def ask(self, frames: Mapping[str, bytes], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
+    def ask(self, frames: Mapping[str, Frame], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
         """Hand one frame to each of some nodes; starts a job where there is none, or a better one can be had."""
         with self._building:
             relay = self._road(frames)
@@ -86,7 +87,7 @@ class NvflarePost:
                 session.close()
         os.close(self._lock)
 
-    def _road(self, wanted: Mapping[str, bytes]) -> _Relay | None:
+    def _road(self, wanted: Collection[str]) -> _Relay | None:
         """The job in use, or a new one: after a failure, and when somebody is up whom this one does not reach."""
         relay = self._relay
         if relay is not None and relay.alive:
@@ -178,10 +179,11 @@ class _Relay:
         self._numbers = itertools.count()
         self._changing = threading.Lock()
 
-    def ask(self, frames: Mapping[str, bytes], seconds: float, enough: int | None) -> dict[str, bytes | Failure]:
+    def ask(self, frames: Mapping[str, Frame], seconds: float, enough: int | None) -> dict[str, bytes | Failure]:
         answers: dict[str, bytes | Failure] = {}
         arrived: queue.Queue[tuple[str, bytes | Failure]] = queue.Queue()
         numbers = []
+        bundles: dict[tuple[int, ...], list[tuple[int, str]]] = {}
         for name, frame in frames.items():
             if name not in self.reached:
                 answers[name] = Failure("gone", "it is not up")
@@ -190,8 +192,13 @@ class _Relay:
             with self._changing:
                 self._waiting[number] = name, arrived
             numbers.append(number)
+            bundles.setdefault(tuple(map(id, frame.parts)), []).append((number, name))
+        for bundle in bundles.values():  # what several nodes get goes to the relay once
+            heads = [frames[name].head for _, name in bundle]
+            trips = [[number, name, len(head)] for (number, name), head in zip(bundle, heads, strict=True)]
             try:
-                self._connection.send({"id": number, "site": name, "seconds": max(seconds, 0.1)}, frame)
+                said = {"trips": trips, "seconds": max(seconds, 0.1)}
+                self._connection.send(said, *heads, *frames[bundle[0][1]].parts)
             except OSError:
                 self._ended()
         until = time.monotonic() + seconds + _GRACE

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from fedrec.federation.messages import Frame
+
 if TYPE_CHECKING:
     from fedrec.federation.host import NodeHost
 
@@ -33,7 +35,7 @@ class Failure:
 class Post(Protocol):
     """Carries frames to nodes and their answers back."""
 
-    def ask(self, frames: Mapping[str, bytes], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
+    def ask(self, frames: Mapping[str, Frame], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
         """Hand one frame to each of some nodes, all at the same time.
 
         Args:
@@ -66,7 +68,7 @@ class LocalPost:
         self.interfere = interfere
         self._turn = threading.Lock()
 
-    def ask(self, frames: Mapping[str, bytes], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
+    def ask(self, frames: Mapping[str, Frame], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
         """Hand the frames over; nobody is late here unless `interfere` says so."""
         answers: dict[str, bytes | Failure] = {}
         for name, frame in frames.items():
@@ -75,9 +77,9 @@ class LocalPost:
             elif name not in self.hosts:
                 answers[name] = Failure("gone", "it is not up")
             elif self.interfere is None:
-                answers[name] = self._answer(name, frame)
+                answers[name] = self._answer(name, frame.whole())
             else:
-                answers[name] = self.interfere(name, frame, partial(self._answer, name))
+                answers[name] = self.interfere(name, frame.whole(), partial(self._answer, name))
         return answers
 
     def _answer(self, name: str, frame: bytes) -> bytes:

@@ -1,9 +1,10 @@
 """The bytes between a coordinator and its nodes: signed requests and replies.
 
-A frame is `FRMSG001`, the sizes of its head and of its parts, the head (JSON), the parts, and an Ed25519 signature over
-all before. Sizes are checked before anything is read. A request says which run and which node it is for and has a
-number that only grows, so that it can neither be replayed nor handed to somebody else. A reply names the request it
-answers by its digest.
+A frame is `FRMSG002`, the number of its parts, the sizes of its head and of them, the SHA-256 of the parts, the head
+(JSON), an Ed25519 signature over all before, and the parts. So what goes to many nodes, as a model does, is hashed and
+held once. Sizes are checked before anything is read. A request says which run and which node it is for and has a number
+that only grows, so that it can neither be replayed nor handed to somebody else. A reply names the request it answers by
+the digest of what is signed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -28,6 +29,7 @@ from fedrec.privacy.guard import RoundTerms
 from fedrec.record.keys import PublicKey, SigningKey
 
 __all__ = [
+    "Frame",
     "Reply",
     "Request",
     "call_fields",
@@ -35,15 +37,44 @@ __all__ = [
     "open_reply",
     "open_request",
     "pack_arrays",
+    "request_digest",
     "unpack_arrays",
 ]
 
-_MAGIC = b"FRMSG001"
+_MAGIC = b"FRMSG002"
 _HEAD_LIMIT = 1 << 20
 _PARTS_LIMIT = 1 << 16
 _SIGNATURE = 64
+_DIGEST = 32
 _REQUEST = b"fedrec request\n"
 _REPLY = b"fedrec reply\n"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A signed request on its way.
+
+    Args:
+        head: all that is signed, and the signature.
+        parts: what follows; requests to many nodes may share them.
+    """
+
+    head: bytes
+    parts: tuple[bytes, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of it."""
+        return len(self.head) + sum(map(len, self.parts))
+
+    @property
+    def digest(self) -> str:
+        """By which a reply names the request."""
+        return hashlib.sha256(self.head).hexdigest()
+
+    def whole(self) -> bytes:
+        """One piece, as a node gets it."""
+        return b"".join([self.head, *self.parts])
 
 
 @dataclass(frozen=True)
@@ -66,10 +97,15 @@ class Request:
     fields: Mapping[str, Any] = field(default_factory=dict)
     parts: Sequence[bytes] = ()
 
-    def sign(self, key: SigningKey) -> bytes:
-        """The frame."""
+    def sign(self, key: SigningKey, digest: bytes | None = None) -> Frame:
+        """The frame.
+
+        Args:
+            key: the coordinator's.
+            digest: SHA-256 of the parts in a row, where it is known.
+        """
         head = {"kind": self.kind, "run": self.run, "to": self.to, "number": self.number, "fields": dict(self.fields)}
-        return _frame(_REQUEST, head, self.parts, key)
+        return _frame(_REQUEST, head, self.parts, key, digest)
 
 
 @dataclass(frozen=True)
@@ -93,7 +129,7 @@ class Reply:
     def sign(self, key: SigningKey) -> bytes:
         """The frame."""
         head = {"name": self.name, "about": self.about, "problem": self.problem, "fields": dict(self.fields)}
-        return _frame(_REPLY, head, self.parts, key)
+        return _frame(_REPLY, head, self.parts, key).whole()
 
 
 def open_request(frame: bytes, key: PublicKey, limit: int) -> tuple[Request, str]:
@@ -127,8 +163,10 @@ def open_reply(frame: bytes, key: PublicKey, about: str, limit: int) -> Reply:
 
 
 def request_digest(frame: bytes) -> str:
-    """The digest by which a reply names the request."""
-    return hashlib.sha256(frame).hexdigest()
+    """The digest by which a reply names the request; of all of it where it has not the form of one."""
+    found = _sizes(frame)
+    end = len(frame) if found is None else found.signed + _SIGNATURE
+    return hashlib.sha256(memoryview(frame)[:end]).hexdigest()
 
 
 def pack_arrays(arrays: Arrays) -> bytes:
@@ -230,38 +268,63 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _frame(purpose: bytes, head: Mapping[str, Any], parts: Sequence[bytes], key: SigningKey) -> bytes:
+def _frame(
+    purpose: bytes, head: Mapping[str, Any], parts: Sequence[bytes], key: SigningKey, digest: bytes | None = None
+) -> Frame:
     text = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
     sizes = np.array([len(text), *(len(part) for part in parts)], dtype="<u8").tobytes()
-    body = b"".join([_MAGIC, len(parts).to_bytes(4, "little"), sizes, text, *parts])
-    return body + key.sign(purpose + hashlib.sha256(body).digest())
+    if digest is None:
+        hashed = hashlib.sha256()
+        for part in parts:
+            hashed.update(part)
+        digest = hashed.digest()
+    signed = b"".join([_MAGIC, len(parts).to_bytes(4, "little"), sizes, digest, text])
+    return Frame(signed + key.sign(purpose + hashlib.sha256(signed).digest()), tuple(parts))
+
+
+class _Sizes(NamedTuple):
+    """Where the head begins, where what is signed ends, and how long the parts are."""
+
+    head: int
+    signed: int
+    parts: list[int]
+
+
+def _sizes(frame: bytes) -> _Sizes | None:
+    """What a frame says of its sizes, if they fit it."""
+    if not isinstance(frame, bytes) or not frame.startswith(_MAGIC) or len(frame) < 12:
+        return None
+    count = int.from_bytes(frame[8:12], "little")
+    start = 12 + 8 * (count + 1) + _DIGEST
+    if count > _PARTS_LIMIT or start > len(frame):
+        return None
+    head, *parts = np.frombuffer(frame, dtype="<u8", count=count + 1, offset=12).tolist()
+    if head > _HEAD_LIMIT or start + head + _SIGNATURE + sum(parts) != len(frame):
+        return None
+    return _Sizes(start, start + head, parts)
 
 
 def _open(
     frame: bytes, purpose: bytes, key: PublicKey, limit: int, what: str
 ) -> tuple[dict[str, Any], tuple[bytes, ...]]:
-    if not isinstance(frame, bytes) or not frame.startswith(_MAGIC) or len(frame) < 20 + _SIGNATURE:
-        raise DamagedError(f"these bytes are not a {what}")
-    if len(frame) > limit:
+    if isinstance(frame, bytes) and len(frame) > limit:
         raise DamagedError(f"a {what} of {len(frame)} bytes; at most {limit} are accepted")
-    body, signature = memoryview(frame)[:-_SIGNATURE], frame[-_SIGNATURE:]
-    key.check(purpose + hashlib.sha256(body).digest(), signature)
-    count = int.from_bytes(frame[8:12], "little")
-    start = 12 + 8 * (count + 1)
-    if count > _PARTS_LIMIT or start > len(body):
-        raise DamagedError(f"a {what} claims {count} parts")
-    sizes = np.frombuffer(body, dtype="<u8", count=count + 1, offset=12).tolist()
-    if sizes[0] > _HEAD_LIMIT or start + sum(sizes) != len(body):
-        raise DamagedError(f"a {what} is cut, or longer than it says")
+    sizes = _sizes(frame)
+    if sizes is None:
+        raise DamagedError(f"these bytes are not a {what}: they are cut, or longer than they say, or something else")
+    view, place = memoryview(frame), sizes.signed + _SIGNATURE
+    key.check(purpose + hashlib.sha256(view[: sizes.signed]).digest(), frame[sizes.signed : place])
+    if hashlib.sha256(view[place:]).digest() != frame[sizes.head - _DIGEST : sizes.head]:
+        raise DamagedError(f"the parts of a {what} are not those that were signed")
     try:
-        head = json.loads(bytes(body[start : start + sizes[0]]))
+        head = json.loads(frame[sizes.head : sizes.signed])
     except (ValueError, RecursionError):
         raise DamagedError(f"the head of a {what} is not JSON") from None
     if not isinstance(head, dict):
         raise DamagedError(f"the head of a {what} is not a mapping")
-    place, parts = start + sizes[0], []
-    for size in sizes[1:]:
-        parts.append(bytes(body[place : place + size]))
+    parts = []
+    for size in sizes.parts:
+        parts.append(frame[place : place + size])
         place += size
     return head, tuple(parts)
 
