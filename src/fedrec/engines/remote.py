@@ -251,7 +251,7 @@ class RemoteEngine:
         groups: int = 1,
     ) -> list[Sum]:
         """Ask until enough nodes have answered, and mask where sums are masked."""
-        answers: Answers = {}
+        failed: dict[str, Failure] = {}
         reason = ""
         for attempt in range(self._waiting.tries):
             names = self._links.present(self._waiting.sign)
@@ -262,9 +262,11 @@ class RemoteEngine:
             enough = math.ceil(self._waiting.enough * len(self._links.names))
             answers = self._links.ask(kind, fields, self._waiting.deadline, shared, enough=enough)
             good = {name: answer for name, answer in answers.items() if isinstance(answer, Reply)}
-            for name, answer in good.items():
-                self.has_seen(name, answer)
-            self._mention(answers, what)
+            failed = {name: answer for name, answer in answers.items() if isinstance(answer, Failure)}
+            answers.clear()  # replies hold whole sums
+            for name, reply in good.items():
+                self.has_seen(name, reply)
+            self._mention(failed, what)
             try:
                 if len(good) < self._least:
                     raise AbandonedError(f"{len(good)} of {len(self._links.names)} nodes answered")
@@ -278,14 +280,14 @@ class RemoteEngine:
             except AbandonedError as error:
                 reason = str(error)
                 self._tell(f"{what}: {reason}")
-                self._refused(answers)
-                self._pause(attempt, answers, what)
+                self._refused(failed)
+                self._pause(attempt, failed, what)
                 continue
             self._took_part = tuple(names_in)
             return sums
         raise RunError(
             f"{what} was tried {self._waiting.tries} times and abandoned: {reason}; {self._least} are needed. "
-            f"{self._reasons(answers)}. What was committed is kept: go on with --resume when the nodes are back"
+            f"{self._reasons(failed)}. What was committed is kept: go on with --resume when the nodes are back"
         )
 
     def _let_keep(self, names: Sequence[str], shared: Arrays, committed: int) -> None:
@@ -313,11 +315,12 @@ class RemoteEngine:
         self._let_keep(lacking, call.shared, best)
         return [name for name in names if name not in lacking or (name, last[name]) in self._kept]
 
-    def _plain(self, good: Mapping[str, Reply], spec: SumSpec, round: int) -> tuple[list[Sum], list[str]]:
+    def _plain(self, good: dict[str, Reply], spec: SumSpec, round: int) -> tuple[list[Sum], list[str]]:
+        """The sums in replies, which are let go one by one; who sent something else is not in it."""
         sums, names = [], []
-        for name, reply in good.items():
+        for name in list(good):
             try:
-                sums.append(decoded(reply, spec, round))
+                sums.append(decoded(good.pop(name), spec, round))
             except DamagedError as error:
                 self._tell(f"{name} answered round {round} with something else than its sum: {error}")
                 continue
@@ -384,23 +387,23 @@ class RemoteEngine:
         if self._sums is not None:
             self._sums.opened(said)
 
-    def _refused(self, answers: Answers) -> None:
+    def _refused(self, answers: Mapping[str, Reply | Failure]) -> None:
         """A refusal is an owner's word: waiting does not change it."""
         reasons = [f"{name}: {answer}" for name, answer in answers.items() if _is(answer, "refused")]
         if reasons:
             raise PlanError("; ".join(reasons))
 
-    def _mention(self, answers: Answers, what: str) -> None:
-        for name, answer in answers.items():
-            if isinstance(answer, Failure) and answer.kind != "late":
-                self._tell(f"{name} is not in {what}: {answer}")
+    def _mention(self, failed: Mapping[str, Failure], what: str) -> None:
+        for name, failure in failed.items():
+            if failure.kind != "late":
+                self._tell(f"{name} is not in {what}: {failure}")
 
-    def _reasons(self, answers: Answers) -> str:
+    def _reasons(self, answers: Mapping[str, Reply | Failure]) -> str:
         failed = {name: str(answer) for name, answer in answers.items() if isinstance(answer, Failure)}
         failed |= {name: why for name, why in self._links.failures().items() if name not in failed}
         return "; ".join(f"{name}: {why}" for name, why in sorted(failed.items())) or "all others answered"
 
-    def _pause(self, attempt: int, answers: Answers, what: str) -> None:
+    def _pause(self, attempt: int, answers: Mapping[str, Reply | Failure], what: str) -> None:
         if attempt + 1 < self._waiting.tries:
             self._tell(f"{what} is tried again in {self._waiting.pause:g} s: {self._reasons(answers)}")
             time.sleep(self._waiting.pause)
