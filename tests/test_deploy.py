@@ -235,6 +235,9 @@ def test_an_address_is_no_name(host: str, name: str) -> None:
         ("= 3", "is not TOML"),
         ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[waiting]\nlast=3', "deadline, least, enough"),
         ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[waiting]\nleast=3.0', "0 < least"),
+        ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[waiting]\ntries=2.5', "whole tries"),
+        ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[waiting]\npatience="1 h"', "patience of 0 or more"),
+        ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[waiting]\ndeadline=nan', "deadline and sign above 0"),
         ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[nodes]\n"a"="b"', "key of a"),
     ],
 )

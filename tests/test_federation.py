@@ -26,7 +26,7 @@ from fedrec.record.ledger import Ledger
 from runs_in_test import DATA, MODELS, small_plan
 
 NODES = 3
-PATIENT = Waiting(deadline=60.0, pause=0.0, sign=1.0)
+PATIENT = Waiting(deadline=60.0, pause=0.0, patience=0.0, sign=1.0)
 
 
 class Owners(Federation):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from federation_in_test import (
     MF,
     RUN,
     STRANGER,
+    WAITING,
     Federation,
     Outcome,
     assert_right,
@@ -147,6 +149,24 @@ def test_with_too_few_nodes_left_a_run_stops_and_says_why_and_goes_on_when_they_
     assert again.error is None
     assert len(again.rounds) == 2 >= committed
     assert_right(federation, again)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
+def test_a_run_waits_for_nodes_that_are_soon_back(secure: bool, tmp_path: Path) -> None:
+    federation = Federation(tmp_path, SHORT, secure=secure)
+    post = Faulty(federation)
+    asked = dict.fromkeys(federation.names, 0)
+
+    def interfere(name: str, frame: bytes, answer: Any) -> bytes | Failure:
+        asked[name] += 1
+        return Failure("gone", "it is not up") if 1 < asked[name] < 5 else answer(frame)
+
+    post.post.interfere = interfere
+    outcome = federation.train(post.post, waiting=replace(WAITING, tries=2, patience=20.0))
+    assert outcome.error is None
+    assert_right(federation, outcome)
+    assert [line["nodes"] for line in outcome.rounds] == [federation.names, federation.names]
+    assert any("0 of 4 nodes are up; others have" in told for told in federation.told)
 
 
 def test_a_sum_that_was_opened_is_opened_again_among_the_same_nodes_only(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class FederationFolder:
         name, host, port: of the federation and where nodes find its server.
         most_clients: users of all nodes together are never more.
         nodes: public keys by name, as text.
-        patience: settings of `waiting` that differ from its own.
+        waits: settings of `waiting` that differ from its own.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class FederationFolder:
     port: int
     most_clients: int
     nodes: Mapping[str, str]
-    patience: Mapping[str, Any] = field(default_factory=dict)
+    waits: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def create(
@@ -127,10 +127,10 @@ class FederationFolder:
         from fedrec.engines.remote import Waiting
 
         try:
-            return Waiting(**self.patience)
+            return Waiting(**self.waits)
         except TypeError:
             raise PlanError(
-                f"{self.path / _FILE}: [waiting] has deadline, least, enough, tries, pause and sign"
+                f"{self.path / _FILE}: [waiting] has deadline, least, enough, tries, pause, patience and sign"
             ) from None
 
     @property

@@ -53,6 +53,7 @@ class Waiting:
             needs and goes on without the slowest.
         tries: how often a round is tried before the run stops.
         pause: seconds between two tries.
+        patience: seconds that enough nodes have to be back, where too few are left for the next try.
         sign: seconds for a node that failed to say that it is back.
     """
 
@@ -61,12 +62,16 @@ class Waiting:
     enough: float = 1.0
     tries: int = 3
     pause: float = 5.0
+    patience: float = 120.0
     sign: float = 3.0
 
     def __post_init__(self) -> None:
-        if not (self.deadline > 0 and 0 < self.least <= self.enough <= 1 and self.tries >= 1 and self.pause >= 0):
+        numbers = all(type(value) in (int, float) and math.isfinite(value) for value in vars(self).values())
+        seconds = numbers and min(self.deadline, self.sign) > 0 and min(self.pause, self.patience) >= 0
+        if not (seconds and 0 < self.least <= self.enough <= 1 and type(self.tries) is int and self.tries >= 1):
             raise PlanError(
-                f"waiting: deadline above 0, 0 < least ≤ enough ≤ 1 and tries of 1 or more are needed, not {self}"
+                "waiting: deadline and sign above 0, pause and patience of 0 or more, 0 < least ≤ enough ≤ 1 and whole "
+                f"tries of 1 or more are needed, not {self}"
             )
 
 
@@ -404,9 +409,17 @@ class RemoteEngine:
         return "; ".join(f"{name}: {why}" for name, why in sorted(failed.items())) or "all others answered"
 
     def _pause(self, attempt: int, answers: Mapping[str, Reply | Failure], what: str) -> None:
-        if attempt + 1 < self._waiting.tries:
-            self._tell(f"{what} is tried again in {self._waiting.pause:g} s: {self._reasons(answers)}")
-            time.sleep(self._waiting.pause)
+        """Wait before another try: at least a moment, and while too few nodes are up."""
+        wait = self._waiting
+        if attempt + 1 == wait.tries:
+            return
+        self._tell(f"{what} is tried again in {wait.pause:g} s: {self._reasons(answers)}")
+        time.sleep(wait.pause)
+        until = time.monotonic() + wait.patience
+        while (up := len(self._links.present(wait.sign))) < self._least and time.monotonic() < until:
+            left = max(0.0, until - time.monotonic())
+            self._tell(f"{up} of {len(self._links.names)} nodes are up; others have {left:.0f} s to be back")
+            time.sleep(min(left, max(wait.pause, 1.0)))
 
 
 def decoded(reply: Reply, spec: SumSpec, round: int) -> Sum:
