@@ -150,7 +150,8 @@ class Federation:
                 coordinator = Coordinator(model, self.catalog, engine, run, engine.has_valid)
                 outcome.trained = coordinator.train()
                 outcome.unreached = engine.unreached
-                found = coordinator.evaluate(outcome.trained.state, outcome.trained.round, "test", ["ndcg@10"], "full")
+                names = self.plan.evaluation.metrics
+                found = coordinator.evaluate(outcome.trained.state, outcome.trained.round, "test", names, "full")
                 outcome.metric = found["ndcg@10"].value
         except FedrecError as error:
             outcome.error = error
@@ -251,7 +252,8 @@ def assert_right(federation: Federation, outcome: Outcome) -> None:
     for line, due in zip(outcome.run.ledger.of_kind("validation"), twin_run.ledger.of_kind("validation"), strict=True):
         assert line["metrics"] == pytest.approx(due["metrics"], abs=1e-6), f"validation of round {line['round']}"
     if outcome.metric is not None:
-        due_metric = twin.evaluate(trained.state, trained.round, "test", ["ndcg@10"], "full")["ndcg@10"].value
+        names = federation.plan.evaluation.metrics
+        due_metric = twin.evaluate(trained.state, trained.round, "test", names, "full")["ndcg@10"].value
         assert outcome.metric == pytest.approx(due_metric, abs=1e-6), "a wrong measurement"
 
 

@@ -17,7 +17,7 @@ from fedrec.engines.training import train_here
 from fedrec.errors import PlanError
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import Protocol
-from fedrec.federation.agreed import check_call
+from fedrec.federation.agreed import agreed_rows, check_call, check_committed
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.item_floor import ItemFloor, floor_spec
 from fedrec.federation.plan import Plan
@@ -105,7 +105,7 @@ def first(calls: list[Call], kind: type) -> Any:
         ({"round": -1}, "round -1 is not among the 6"),
         ({"committed": 3}, "after round 3 was committed"),
         ({"change": True}, "the plan goes on from none"),
-        ({"rows": np.array([7])}, "other item rows"),
+        ({"committed": -2}, "after round -2 was committed"),
     ],
 )
 def test_a_round_that_was_not_agreed_on_is_named(run, changes, says):
@@ -122,14 +122,20 @@ def test_room_for_other_numbers_of_clients_is_refused(run):
 
 
 def test_rows_are_those_that_the_plan_draws():
-    plan, calls, n_items, honest = calls_of(small_plan("mf", rows=0.3, release=[], evaluation={}))
-    call = first(calls, RoundCall)
-    for rows in (None, call.rows[:1], np.arange(n_items)):
-        with pytest.raises(PlanError, match="other item rows"):
-            check_call(plan, replace(call, rows=rows), n_items, honest)
-    other = [asked for asked in calls if isinstance(asked, RoundCall)][1]
-    with pytest.raises(PlanError, match="other item rows"):
-        check_call(plan, replace(call, rows=other.rows), n_items, honest)
+    plan, calls, n_items, _ = calls_of(small_plan("mf", rows=0.3, release=[], evaluation={}))
+    asked = [call for call in calls if isinstance(call, RoundCall)]
+    for call in asked:
+        assert np.array_equal(agreed_rows(plan, call.round, n_items), call.rows)
+    assert not np.array_equal(asked[0].rows, asked[1].rows)
+    assert agreed_rows(small_plan("mf"), 0, n_items) is None
+
+
+def test_committed_rounds_are_those_of_the_plan():
+    plan = small_plan("mf")
+    check_committed(plan, 5, 3)
+    for committed, kept in ((6, -1), (-2, -2), (3, 4), (10**15, 0), (2, -2)):
+        with pytest.raises(PlanError, match="spoken of as committed; the plan has 6"):
+            check_committed(plan, committed, kept)
 
 
 def test_counts_of_items_have_the_noise_and_grid_of_the_plan(run):
@@ -142,15 +148,21 @@ def test_counts_of_items_have_the_noise_and_grid_of_the_plan(run):
     with pytest.raises(PlanError, match="no floor for items"):
         check_call(plan.model_copy(update={"items": None}), call, n_items, honest)
     check_call(plan, replace(call, noise=1.0), n_items, 4)
-    with pytest.raises(PlanError, match=r"noise 0\.9; agreed was 1"):
-        check_call(plan, replace(call, noise=0.9), n_items, 4)
+    for noise in (0.9, 1.1):
+        with pytest.raises(PlanError, match=rf"noise {noise}; agreed was 1"):
+            check_call(plan, replace(call, noise=noise), n_items, 4)
 
 
 def test_nothing_is_measured_that_the_plan_does_not_name(run):
     plan, calls, n_items, honest = run
     call = first(calls, EvaluationCall)
     for changes, says in (
-        ({"metrics": parse_metrics("ndcg@10,coverage@10")}, "metrics coverage@10 are asked for; agreed were ndcg@10"),
+        (
+            {"metrics": parse_metrics("ndcg@10,coverage@10")},
+            "metrics ndcg@10, coverage@10 are asked for; agreed were ndcg@10",
+        ),
+        ({"committed": -2}, "rounds -1 and -2 are spoken of as committed"),
+        ({"committed": 10**15}, "are spoken of as committed; the plan has"),
         ({"protocol": Protocol(1)}, "by sampled:1; agreed was full"),
         ({"n_max": 3}, "most clients 3; agreed was 1024"),
     ):

@@ -112,7 +112,7 @@ def test_a_frame_that_is_too_long_is_not_read() -> None:
 
 TERMS = RoundTerms("ab", 1.25, 1.0, 1e-5, honest=2, parties="cd")
 CALLS = [
-    ("contribute", RoundCall(3, 1, SHARED, SPEC, 0.25, privacy=TERMS, groups=2, rows=np.array([1, 5]))),
+    ("contribute", RoundCall(3, 1, SHARED, SPEC, 0.25, privacy=TERMS, groups=2)),
     ("contribute", RoundCall(0, -1, SHARED, SPEC, 1.0, change=True)),
     ("count", CountCall(SPEC, 2.5)),
     ("evaluate", EvaluationCall(2, SHARED, "valid", Protocol(99), parse_metrics("ndcg@10,hr@5"), 64)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DamagedError", "FedrecError", "InputError", "PlanError", "RunError", "suggestion"]
+__all__ = ["DamagedError", "FedrecError", "InputError", "NothingLeftError", "PlanError", "RunError", "suggestion"]
 
 
 class FedrecError(Exception):
@@ -18,6 +18,10 @@ class FedrecError(Exception):
 
 class InputError(FedrecError):
     """Data, a file, an id or an argument that cannot be used as given."""
+
+
+class NothingLeftError(InputError):
+    """Data of which reading or cleaning left nothing."""
 
 
 class PlanError(InputError):

@@ -17,7 +17,7 @@ from fedrec.data.reports import LEFT_OUT, Loaded, ReadReport, no_rows_left_out
 from fedrec.data.rows import Fault, RowRules, check_rows, integers_if_whole, set_aside
 from fedrec.data.tables import Piece
 from fedrec.data.times import divided, latest_second, unit_of
-from fedrec.errors import InputError
+from fedrec.errors import InputError, NothingLeftError
 
 __all__ = ["assemble"]
 
@@ -84,7 +84,7 @@ def assemble(
         left_out.append(unknown)
     left = pl.concat(left_out) if left_out else no_rows_left_out()
     if table.height == 0:
-        raise InputError(f"{report.source}: " + ("every row was left out" if found else "holds no interactions"))
+        raise NothingLeftError(f"{report.source}: " + ("every row was left out" if found else "holds no interactions"))
     if left.height:
         left = left.sort("line", maintain_order=True) if left["step"].n_unique() == 1 else left
     data = _interactions(table, catalog, user_columns, report.source, ordered)

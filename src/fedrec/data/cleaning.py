@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedrec.data.interactions import Interactions
 from fedrec.data.reports import LEFT_OUT, no_rows_left_out, reason_counts, write_left_out
-from fedrec.errors import InputError, suggestion
+from fedrec.errors import InputError, NothingLeftError, suggestion
 from fedrec.kernels.splitting import count_items, latest_of_repeats
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def clean(
             left_out.append(_removed(data, ~keep, name, reason))
         data = after
         if len(data) == 0:
-            raise InputError(f"cleaning: nothing is left after the step {name!r} ({reason}). Ask for less")
+            raise NothingLeftError(f"cleaning: nothing is left after the step {name!r} ({reason}). Ask for less")
     if left_out:
         data = _without_emptied(data, users_before, items_before, chosen.shrink_catalog)
     return data, CleaningReport(tuple(steps), pl.concat(left_out) if left_out else no_rows_left_out())

@@ -57,6 +57,12 @@ class Interactions:
         if self.user_features is not None and self.user_features.height != len(self.users):
             raise InputError(f"{self.user_features.height} rows of user features for {len(self.users)} users")
 
+    @classmethod
+    def nobody(cls, catalog: Catalog) -> Interactions:
+        """No users and no interactions with these items."""
+        users = Identifiers(pl.Series("user_id", [], dtype=pl.Int64))
+        return cls(users, catalog, np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int32), None, np.zeros(0))
+
     def __len__(self) -> int:
         return len(self.items)
 

@@ -15,9 +15,7 @@ from fedrec.federation.item_floor import floor_spec
 from fedrec.federation.partial_rows import drawn_rows
 from fedrec.federation.plan import Plan
 
-__all__ = ["check_call"]
-
-_SLACK = 1.0 - 1e-9
+__all__ = ["agreed_rows", "check_call", "check_committed"]
 
 
 def check_call(plan: Plan, call: RoundCall | CountCall | EvaluationCall, n_items: int, honest: int | None) -> None:
@@ -36,16 +34,36 @@ def check_call(plan: Plan, call: RoundCall | CountCall | EvaluationCall, n_items
         PlanError: saying what is asked and what was agreed.
     """
     if isinstance(call, RoundCall):
-        _check_round(plan, call, n_items)
+        _check_round(plan, call)
     elif isinstance(call, CountCall):
         _check_count(plan, call, n_items, honest)
     else:
         _check_evaluation(plan, call)
 
 
-def _check_round(plan: Plan, call: RoundCall, n_items: int) -> None:
+def check_committed(plan: Plan, committed: int, kept: int = -1) -> None:
+    """Check numbers of committed rounds: the last one, and the one that is kept.
+
+    Raises:
+        PlanError: if the plan has no such rounds.
+    """
+    if not -1 <= kept <= committed < rounds_of(plan):
+        raise PlanError(f"rounds {kept} and {committed} are spoken of as committed; the plan has {rounds_of(plan)}")
+
+
+def agreed_rows(plan: Plan, round: int, n_items: int) -> np.ndarray | None:
+    """The item rows that a round sums, ascending; `None` for all."""
+    return None if plan.rows == 1 else drawn_rows(KeyedSource.from_seed(plan.seed), round, n_items, plan.rows)
+
+
+def rounds_of(plan: Plan) -> int:
+    """How many rounds there are at most."""
     model = plan.build_model()
-    rounds = int(getattr(model, "rounds", 1)) if plan.privacy is None else len(model.budget_shares)
+    return int(getattr(model, "rounds", 1)) if plan.privacy is None else len(model.budget_shares)
+
+
+def _check_round(plan: Plan, call: RoundCall) -> None:
+    rounds = rounds_of(plan)
     if not 0 <= call.round < rounds:
         raise PlanError(f"round {call.round} is not among the {rounds} that were agreed on")
     robust = plan.robust
@@ -57,23 +75,17 @@ def _check_round(plan: Plan, call: RoundCall, n_items: int) -> None:
     for name, (asked, said) in agreed.items():
         if asked != said:
             raise PlanError(f"round {call.round} is asked for with {name} {asked}; agreed was {said}")
-    if call.committed >= call.round:
+    if not -1 <= call.committed < call.round:
         raise PlanError(f"round {call.round} is asked for after round {call.committed} was committed")
     if call.change and (plan.warm_start is None or call.round > 0):
         raise PlanError(f"round {call.round} asks for what changed since an earlier run; the plan goes on from none")
-    everything = np.arange(n_items)
-    drawn = (
-        everything if plan.rows == 1 else drawn_rows(KeyedSource.from_seed(plan.seed), call.round, n_items, plan.rows)
-    )
-    if not np.array_equal(drawn, everything if call.rows is None else call.rows):
-        raise PlanError(f"round {call.round} asks for other item rows than the plan draws")
 
 
 def _check_count(plan: Plan, call: CountCall, n_items: int, honest: int | None) -> None:
     if plan.items is None:
         raise PlanError("counts of items are asked for; the plan has no floor for items")
     least = plan.items.noise / math.sqrt(honest or 1)
-    if call.noise < least * _SLACK:
+    if not math.isclose(call.noise, least, rel_tol=1e-9):
         raise PlanError(f"counts of items are asked for with noise {call.noise:g}; agreed was {least:g}")
     if plan.n_max is None or call.spec != floor_spec(n_items, plan.items, plan.n_max):
         raise PlanError("counts of items are asked for on another grid than the plan's")
@@ -83,10 +95,11 @@ def _check_evaluation(plan: Plan, call: EvaluationCall) -> None:
     if plan.privacy is not None and plan.privacy.distributed:
         raise PlanError("metrics are asked for; they are exact sums over users, and the plan hides every sum in noise")
     measured = plan.evaluation
-    others = [str(metric) for metric in call.metrics if metric not in parse_metrics(measured.metrics)]
-    if others:
-        raise PlanError(f"metrics {', '.join(others)} are asked for; agreed were {', '.join(measured.metrics)}")
+    if call.metrics != parse_metrics(measured.metrics):
+        asked = ", ".join(map(str, call.metrics))
+        raise PlanError(f"metrics {asked} are asked for; agreed were {', '.join(measured.metrics)}")
     if call.protocol != parse_protocol(measured.protocol):
         raise PlanError(f"metrics are asked for by {call.protocol}; agreed was {measured.protocol}")
+    check_committed(plan, call.committed)
     if call.n_max != plan.n_max:
         raise PlanError(f"metrics are asked for with most clients {call.n_max}; agreed was {plan.n_max}")

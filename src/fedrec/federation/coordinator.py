@@ -20,11 +20,12 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.evaluation.metrics import MetricSummary, parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
+from fedrec.federation.agreed import agreed_rows
 from fedrec.federation.asynchronous import Buffering, OwnRounds, arrivals_of
 from fedrec.federation.calls import CountCall, EvaluationCall, Part, RoundCall
 from fedrec.federation.item_floor import SERVED, ItemFloor, floor_spec
 from fedrec.federation.measuring import summaries
-from fedrec.federation.partial_rows import check_rows, drawn_rows
+from fedrec.federation.partial_rows import check_rows
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.warm_start import Changed, Earlier, How, carried, how_to_start, kept_sums, places_of
@@ -289,10 +290,10 @@ class Coordinator:
 
     def _rows(self, spec: SumSpec, round: int) -> np.ndarray | None:
         """Item rows that a round sums."""
-        if self.plan.rows == 1:
-            return None
-        check_rows(spec, self.model.name)
-        return drawn_rows(KeyedSource.from_seed(self.plan.seed), round, len(self.catalog), self.plan.rows)
+        rows = agreed_rows(self.plan, round, len(self.catalog))
+        if rows is not None:
+            check_rows(spec, self.model.name)
+        return rows
 
     def _groups(self) -> int:
         """Groups of nodes whose sums are opened apart."""

@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from fedrec import __version__
 from fedrec.aggregation.wire import encode_sum
 from fedrec.data.interactions import Interactions
 from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
-from fedrec.federation.agreed import check_call
+from fedrec.federation.agreed import agreed_rows, check_call, check_committed
 from fedrec.federation.calls import CountCall, RoundCall
 from fedrec.federation.messages import (
     Reply,
@@ -32,7 +32,7 @@ from fedrec.federation.messages import (
 )
 from fedrec.federation.node import Node
 from fedrec.federation.node_config import NodeConfig
-from fedrec.federation.opening import Offer, OpenedHere, agree, call_digest, open_run_here
+from fedrec.federation.opening import Offer, OpenedHere, agree, call_digests, open_run_here
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, State
 from fedrec.privacy.chance import SYSTEM, Chance
@@ -167,12 +167,11 @@ class NodeHost:
             self._opened = None  # one at a time in memory; the disk keeps the others
             opened = open_run_here(self.config, self._key, offer, request.run, folder, budget, self._chance)
             self._opened = opened
-        node, party, plan = opened.node, opened.party, opened.plan
-        parts = node.split.counts()
+        party, plan = opened.party, opened.plan
         _LOG.info("run %s is open: %s, plan %s", request.run[:8], plan.model["name"], plan.digest[:12])
         return {
-            "valid": bool(parts["valid"]),
-            "test": bool(parts["test"]),
+            "valid": opened.measures("valid"),
+            "test": opened.measures("test"),
             "begun": 0 if party is None else party.next_number(request.run),
             "seen": opened.witness.seen,
             "min_clients": opened.node.floors.min_clients,
@@ -180,7 +179,10 @@ class NodeHost:
 
     def _sum(self, opened: OpenedHere, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
         call = decode_call(request.kind, request.fields, self._shared(opened, request))
-        check_call(opened.plan, call, len(opened.data.catalog), opened.honest)
+        n_items = len(opened.data.catalog)
+        check_call(opened.plan, call, n_items, opened.honest)
+        if isinstance(call, RoundCall):
+            call = replace(call, rows=agreed_rows(opened.plan, call.round, n_items))
         node = opened.node
         if isinstance(call, RoundCall):
             opened.witness.see(request.fields.get("record"))
@@ -196,9 +198,9 @@ class NodeHost:
             return fields, [encode_sum(total)]
         rows = call.rows if isinstance(call, RoundCall) else None
         noise = opened.noise(call.round) if isinstance(call, RoundCall) else 0.0
-        digest = call_digest(request.kind, call, opened.shared[0])
-        opened.party.hold(digest, total, rows, noise, node.data.n_users if noise else total.clients)
-        return {**fields, "call": digest, "among": opened.party.among(digest)}, ()
+        sum_of, digest = call_digests(call)
+        opened.party.hold(sum_of, digest, total, rows, noise, node.data.n_users if noise else total.clients)
+        return {**fields, "call": digest, "among": opened.party.among(sum_of, digest)}, ()
 
     def _mask(self, opened: OpenedHere, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
         party = opened.party
@@ -215,9 +217,11 @@ class NodeHost:
     def _settle(self, opened: OpenedHere, request: Request) -> dict[str, Any]:
         shared, committed = self._shared(opened, request), _whole(request.fields, "committed")
         if request.kind == "keep":
+            check_committed(opened.plan, committed)
             opened.node.keep(shared, committed)
             return {}
         kept = _whole(request.fields, "kept")
+        check_committed(opened.plan, committed, kept)
         opened.node.finish(shared, committed, kept)
         folder = self.config.home / "models" / opened.run
         self._save(Served(folder, opened.plan, opened.node, State(shared), kept, opened.data))
@@ -232,7 +236,7 @@ class NodeHost:
                 raise _UnknownModelError("these shared arrays never came here")
             if hashlib.sha256(request.parts[0]).hexdigest() != digest:
                 raise DamagedError("the shared arrays are not those that the request names")
-            opened.shared = str(digest), unpack_arrays(request.parts[0])
+            opened.take(str(digest), unpack_arrays(request.parts[0]))
         return opened.shared[1]
 
     def _folder(self, run: str) -> Path:

@@ -15,7 +15,6 @@ from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
-from fedrec.models.base import Arrays
 from fedrec.models.counts import count_spec, counted
 from fedrec.privacy.shares import Stream, discrete_gaussian
 
@@ -59,18 +58,17 @@ def add_noise(total: Sum, deviation: float, key: KeyedSource) -> None:
         counts += (drawn * int(total.spec["counts"].unit)).astype(counts.dtype)
 
 
-def only_served(clients: Clients, shared: Arrays) -> Clients:
-    """The clients with the items that take part; negatives avoid the others that they have."""
-    if SERVED not in shared:
+def only_served(clients: Clients, served: np.ndarray | None) -> Clients:
+    """The clients with the items that take part [items] bool, all if `None`; negatives avoid the others they have."""
+    if served is None:
         return clients
-    kept = shared[SERVED][clients.items]
+    kept = served[clients.items]
     return clients.where(kept).avoiding(clients.where(~kept))
 
 
-def rows_served(total: Sum, shared: Arrays) -> None:
+def rows_served(total: Sum, served: np.ndarray | None) -> None:
     """Clear the rows of items that take no part, which negatives may have touched."""
-    if SERVED in shared:
-        out = ~shared[SERVED]
+    if served is not None:
         for array in total.arrays.values():
-            if array.ndim == 2 and len(array) == len(out):
-                array[out] = 0
+            if array.ndim == 2 and len(array) == len(served):
+                array[~served] = 0

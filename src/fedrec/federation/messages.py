@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedrec.aggregation.specs import ArraySpec, SumSpec
-from fedrec.errors import DamagedError, InputError
+from fedrec.errors import DamagedError, InputError, RunError
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
 from fedrec.federation.calls import HELD_OUT, CountCall, EvaluationCall, RoundCall
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 _MAGIC = b"FRMSG002"
-_HEAD_LIMIT = 1 << 20
+_HEAD_LIMIT = 1 << 24
 _PARTS_LIMIT = 1 << 16
 _SIGNATURE = 64
 _DIGEST = 32
@@ -192,7 +192,8 @@ Call = RoundCall | CountCall | EvaluationCall
 
 
 def call_fields(call: Call) -> dict[str, Any]:
-    """What JSON can say of a call: all but shared arrays, which travel by their digest."""
+    """What JSON can say of a call: not shared arrays, which travel by their digest, nor item rows, which the plan
+    says."""
     if isinstance(call, CountCall):
         return {"spec": asdict(call.spec), "noise": call.noise}
     if isinstance(call, EvaluationCall):
@@ -211,7 +212,6 @@ def call_fields(call: Call) -> dict[str, Any]:
         "change": call.change,
         "privacy": None if call.privacy is None else asdict(call.privacy),
         "groups": call.groups,
-        "rows": None if call.rows is None else call.rows.tolist(),
     }
 
 
@@ -230,7 +230,7 @@ def decode_call(kind: str, fields: Mapping[str, Any], shared: Arrays) -> Call:
                 raise ValueError(f"part {part!r}")
             metrics, protocol = parse_metrics(fields["metrics"]), parse_protocol(fields["protocol"])
             return EvaluationCall(_whole(fields["committed"]), shared, part, protocol, metrics, _whole(fields["n_max"]))
-        terms, rows = fields["privacy"], fields["rows"]
+        terms = fields["privacy"]
         return RoundCall(
             _whole(fields["round"]),
             _whole(fields["committed"]),
@@ -238,9 +238,8 @@ def decode_call(kind: str, fields: Mapping[str, Any], shared: Arrays) -> Call:
             _spec(fields["spec"]),
             _number(fields["share"]),
             bool(fields["change"]),
-            None if terms is None else RoundTerms(**terms),
+            None if terms is None else _terms(terms),
             _whole(fields["groups"]),
-            None if rows is None else np.array([_whole(row) for row in rows], dtype=np.int64),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, InputError) as error:
         raise DamagedError(f"a call of kind {kind!r} is not whole: {error!r}") from None
@@ -254,6 +253,20 @@ def _spec(data: Any) -> SumSpec:
         if array.ring not in (32, 64) or not array.shape or min(array.shape) < 1 or not 0 <= array.scale_bits < 64:
             raise ValueError(f"array {array.name!r} has no ring or an impossible shape")
     return SumSpec(arrays, _whole(data["n_max"]))
+
+
+def _terms(data: Any) -> RoundTerms:
+    run, clip, honest, parties = data["run"], data["clip"], data["honest"], data["parties"]
+    if not isinstance(run, str) or not isinstance(parties, str | None):
+        raise TypeError("a run and its parties are named by text")
+    return RoundTerms(
+        run,
+        _number(data["noise_multiplier"]),
+        None if clip is None else _number(clip),
+        _number(data["delta"]),
+        None if honest is None else _whole(honest),
+        parties,
+    )
 
 
 def _whole(value: Any) -> int:
@@ -272,6 +285,8 @@ def _frame(
     purpose: bytes, head: Mapping[str, Any], parts: Sequence[bytes], key: SigningKey, digest: bytes | None = None
 ) -> Frame:
     text = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
+    if len(text) > _HEAD_LIMIT:
+        raise RunError(f"a message of {len(text)} bytes beside its parts; at most {_HEAD_LIMIT} can be sent")
     sizes = np.array([len(text), *(len(part) for part in parts)], dtype="<u8").tobytes()
     if digest is None:
         hashed = hashlib.sha256()

@@ -42,12 +42,15 @@ class Floors:
     Args:
         min_clients: the fewest clients in a sum that leaves the node unmasked.
         masked: sums leave the node through the secure sum only, which has a floor of its own.
+        min_item_clients: fewest of the node's clients with an item that is in a sum which leaves unmasked; `None` for
+            all items.
         simulated: the node only plays a part in one process, where nothing leaves: smaller sums are let out, counted in
             `Node.small_sums` and stated in the report of the run.
     """
 
     min_clients: int = 32
     masked: bool = False
+    min_item_clients: int | None = None
     simulated: bool = False
 
 
@@ -64,6 +67,7 @@ class Node:
         floors: the owner's.
         leaky: tell training about held-out items (`negatives: paper-leaky`).
         guard: of a private run: clips contributions, checks calls and keeps the owner's budget.
+        hidden: what noise on counts of items is drawn from; `source` if `None`.
     """
 
     def __init__(
@@ -77,12 +81,14 @@ class Node:
         floors: Floors = Floors(),
         leaky: bool = False,
         guard: Guard | None = None,
+        hidden: KeyedSource | None = None,
     ) -> None:
         self.name = name
         self.split = split
         self.model = model
         self.release = release
         self.source = source
+        self.hidden = hidden or source
         self.folder = folder
         self.floors = floors
         self.guard = guard
@@ -128,11 +134,11 @@ class Node:
         rng = self.source.child("contribute", call.round)
         private = self._settled(call.shared, call.committed, anew=True)
         drawn = self._cohort(call)
-        total = Sum.zeros(call.spec, call.round)
+        total, served = Sum.zeros(call.spec, call.round), self._served(call.shared)
         changed: list[tuple[np.ndarray, Private]] = []
         for chosen in chunks(self.clients.lengths[drawn], self.model):
             positions = drawn[chosen]
-            clients = self.release.before(only_served(self._take(positions), call.shared), rng)
+            clients = self.release.before(only_served(self._take(positions), served), rng)
             rows = None if private is None else private.take(positions)
             try:
                 contributions, updated = self.model.contribute(call.shared, rows, clients, call.round, rng)
@@ -147,7 +153,7 @@ class Node:
             if updated is not None:
                 changed.append((positions[kept], {name: array[kept] for name, array in updated.items()}))
         self._guard(total.clients)
-        rows_served(total, call.shared)
+        rows_served(total, served)
         only_rows(total, call.rows)
         if self.guard is not None:
             said = self.guard.fingerprint(call.privacy, call.shared, call.spec)
@@ -173,15 +179,11 @@ class Node:
         for chosen in chunks(self.clients.lengths[self.active], self.model):
             total.add(count_chunk(self.clients.take(self.active[chosen])))
         self._guard(total.clients)
-        add_noise(total, call.noise, self.source.child("item floor", self.name))
+        add_noise(total, call.noise, self.hidden.child("item floor", self.name))
         return total
 
     def evaluate(self, call: EvaluationCall) -> Sum:
-        """Metrics of the node's users as a sum.
-
-        Raises:
-            PlanError: if fewer users than the owner's floor would be in the sum.
-        """
+        """Metrics of the node's users as a sum; over nobody where fewer than the owner's floor would be in it."""
         relevant = self._seen.relevant(call.part)
         history = self._seen.history(call.part)
         total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max))
@@ -192,8 +194,7 @@ class Node:
             wanted, touched = (lists_of(data, positions) for data in (relevant, self._seen.data))
             result = user_metrics(scores, history_lists, wanted, touched, call.metrics, call.protocol)
             add_metrics(total, result)
-        self._guard(total.clients)
-        return total
+        return self._held_back(total)
 
     def everyone(self) -> Clients:
         """All users with all that the node knows of them."""
@@ -317,17 +318,33 @@ class Node:
     def _take(self, positions: np.ndarray) -> Clients:
         return self.clients if len(positions) == len(self.clients) else self.clients.take(positions)
 
+    def _served(self, shared: Arrays) -> np.ndarray | None:
+        """Which items take part [items] bool; `None` for all."""
+        served, least = shared.get(SERVED), self.floors.min_item_clients
+        if least is None or self.floors.masked:
+            return served
+        counts = np.bincount(self.clients.items, minlength=self.data.n_items)
+        return counts >= least if served is None else served & (counts >= least)
+
     def _guard(self, clients: int) -> None:
-        """Hold back a sum over too few clients."""
-        self.smallest_sum = clients if self.smallest_sum is None else min(self.smallest_sum, clients)
-        if clients >= self.floors.min_clients or clients == 0 or self.floors.masked:
-            return
-        if not self.floors.simulated:
+        """Refuse a sum over too few clients, in the same words for any few."""
+        if self._is_small(clients):
             raise PlanError(
-                f"node {self.name}: a sum over {clients} clients may not leave unmasked; the owner's floor is "
-                f"{self.floors.min_clients}. Use the secure sum, or draw a larger cohort"
+                f"node {self.name}: a sum over fewer clients than the owner's floor, {self.floors.min_clients}, may "
+                "not leave unmasked. Use the secure sum, or draw a larger cohort"
             )
-        self.small_sums += 1
+
+    def _held_back(self, total: Sum) -> Sum:
+        """The sum, or one over nobody instead of over too few."""
+        return Sum.zeros(total.spec, total.round) if self._is_small(total.clients) else total
+
+    def _is_small(self, clients: int) -> bool:
+        """Whether a sum over so many clients has to stay here."""
+        self.smallest_sum = clients if self.smallest_sum is None else min(self.smallest_sum, clients)
+        if clients >= self.floors.min_clients or self.floors.masked:
+            return False
+        self.small_sums += self.floors.simulated and clients > 0
+        return not self.floors.simulated
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fedrec.errors import DamagedError, InputError, PlanError, suggestion
 from fedrec.federation.limits import ResourceLimits
@@ -46,8 +46,16 @@ class Policy(_Part):
         plans: digests of the plans that are allowed; empty allows every plan that meets the rest.
         models: names of the models that are allowed; empty allows all.
         min_clients: fewest clients of a sum that leaves unmasked, and of the total of a secure sum.
+        vouch: clients that the node vouches for in a secure sum if it has as many, and of whom it says that there are
+            any; `min_clients` by default. A node with fewer users sets a smaller number, which everybody learns.
+        most_clients: users of all nodes together, as was agreed; plans must say the same. Without it a coordinator can
+            find out how many users the node has.
+        catalogs: digests of the catalogs that are allowed; empty allows any. Whoever chooses the catalog chooses of
+            which items sums are.
         secure: let sums out masked only.
-        min_item_clients: of plans without privacy, fewest clients of an item that takes part; `None` for all items.
+        min_item_clients: of plans without privacy, fewest clients of an item that takes part; `None` for all items. A
+            plain sum is cleared of items of fewer clients of the node; in masked ones the coordinator says which items
+            have as many over all nodes.
         allow_leaky: take part in plans that tell training about held-out interactions.
         allow_updates: take part in plans that keep exact sums at the coordinator, or go on from an earlier run by the
             sum of what changed since.
@@ -58,6 +66,9 @@ class Policy(_Part):
     plans: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     min_clients: int = Field(default=32, ge=2)
+    vouch: int | None = Field(default=None, ge=1)
+    most_clients: int | None = Field(default=None, ge=1)
+    catalogs: tuple[str, ...] = ()
     secure: bool = False
     min_item_clients: int | None = Field(default=None, ge=2)
     allow_leaky: bool = False
@@ -79,14 +90,15 @@ class Policy(_Part):
                     raise PlanError(f"policy.parties: {other.name} and {key.name} have the same {same}; list each once")
         return tuple(map(str, keys))
 
-    @field_validator("plans")
+    @field_validator("plans", "catalogs")
     @classmethod
-    def _digests(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _digests(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for number, text in enumerate(value, 1):
             if not _DIGEST.fullmatch(text):
+                printed = "node check --plan" if info.field_name == "plans" else "node init --catalog"
                 raise PlanError(
-                    f"policy.plans, number {number}: a plan is named by its digest, 64 hexadecimal digits in lower "
-                    "case; 'fedrec node check --plan' prints it"
+                    f"policy.{info.field_name}, number {number}: a digest has 64 hexadecimal digits in lower case; "
+                    f"'fedrec {printed}' prints it"
                 )
         return value
 

@@ -17,8 +17,11 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
 from fedrec.data.sources import load_source
 from fedrec.data.splits import SplitMethod
-from fedrec.errors import DamagedError, PlanError
+from fedrec.errors import DamagedError, NothingLeftError, PlanError
+from fedrec.federation.calls import CountCall, Part, RoundCall
+from fedrec.federation.fitting import Fitting
 from fedrec.federation.founding import found_node
+from fedrec.federation.item_floor import SERVED
 from fedrec.federation.masked import COUNTS
 from fedrec.federation.messages import Call, call_fields
 from fedrec.federation.node import Floors, Node
@@ -30,12 +33,12 @@ from fedrec.federation.witnessing import Witness
 from fedrec.models.base import Arrays
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import Chance
-from fedrec.record.durable import replace_file
+from fedrec.record.durable import arrays_digest, replace_file
 from fedrec.record.keys import PublicKey, SigningKey
 from fedrec.secagg.layout import Layout
 from fedrec.secagg.manifest import invite
 
-__all__ = ["Offer", "OpenedHere", "agree", "call_digest", "honest_of", "open_run_here"]
+__all__ = ["Offer", "OpenedHere", "agree", "call_digests", "honest_of", "open_run_here"]
 
 _LOG = logging.getLogger("fedrec.node")
 
@@ -90,6 +93,9 @@ class OpenedHere:
         party: the node in secure sums; `None` where sums are plain.
         witness: what the node knows of the record.
         noise: least noise multiplier of a round's secure sum.
+        fitting: what shared arrays look like.
+        folder: of the run, in the owner's home.
+        least: clients for whom the node speaks: of fewer it says nothing.
         honest: nodes of a secure sum that are honest and left at least.
         shared: digest of the last shared arrays, and these.
     """
@@ -101,8 +107,28 @@ class OpenedHere:
     party: NetworkParty | None
     witness: Witness
     noise: Callable[[int], float]
+    fitting: Fitting
+    folder: Path
+    least: int
     honest: int | None = None
     shared: tuple[str, Arrays] = ("", {})
+
+    def take(self, digest: str, shared: Arrays) -> None:
+        """Take in shared arrays.
+
+        Raises:
+            DamagedError: if they are none of the model's.
+            PlanError: if other items are to take part than before in this run.
+        """
+        self.fitting.check(shared)
+        if SERVED in shared:
+            served = hashlib.sha256(shared[SERVED].tobytes()).hexdigest().encode()
+            _keep(self.folder / "served", served, "other items are to take part than before; a run keeps its items")
+        self.shared = digest, shared
+
+    def measures(self, part: Part) -> bool:
+        """Whether enough users hold out something of a part for the node to say so."""
+        return int((self.node.split.relevant(part).lengths > 0).sum()) >= self.least
 
 
 def agree(config: NodeConfig, offer: Offer, run: str, folder: Path, coordinator: str) -> Budget | None:
@@ -158,13 +184,20 @@ def open_run_here(
     data = _load(config, plan, catalog, folder)
     if plan.n_max is None or data.n_users > plan.n_max:
         raise PlanError(f"there are more users here than the plan's n_max = {plan.n_max}")
+    least = max(config.policy.min_clients, plan.min_clients)
+    if not offer.secure and data.n_users < least:
+        raise PlanError(
+            f"under this catalog and cleaning fewer than {least} users are here, whose sums could not leave unmasked"
+        )
     changed = "the node's data changed since the run was opened; restore it, or begin another run"
     _keep(folder / "data", digest_of(data).encode(), changed)  # private rows and charges are of those users
     split = SplitMethod.parse(plan.split).apply(data, KeyedSource.from_seed(plan.seed))
-    least = max(config.policy.min_clients, plan.min_clients)
-    floors = Floors(least, masked=offer.secure)
+    own_items = None if plan.privacy is not None else config.policy.min_item_clients
+    floors = Floors(least, masked=offer.secure, min_item_clients=own_items)
     node = found_node(config.name, split, plan, folder / "private" / config.name, floors, chance, budget)
-    guard = node.guard
+    guard, vouched = node.guard, config.policy.vouch or least
+    if guard is not None:
+        guard.run = run
     shares = guard is not None and guard.terms.distributed
     party, honest = None, None
     if offer.secure:
@@ -172,7 +205,7 @@ def open_run_here(
         own = secure_floors(config, plan)
         if shares:
             own = replace(own, parties=max(own.parties, fewest))
-        party = NetworkParty(key, own, least, folder / "party.json")
+        party = NetworkParty(key, own, vouched, folder / "party.json")
         if guard is not None:
             guard.parties = who, honest
 
@@ -181,7 +214,8 @@ def open_run_here(
 
     assert config.policy.coordinator is not None
     witness = Witness(folder / "seen", PublicKey.parse(config.policy.coordinator), key)
-    return OpenedHere(run, plan, node, data, party, witness, noise, honest)
+    fitting = Fitting(plan, catalog)
+    return OpenedHere(run, plan, node, data, party, witness, noise, fitting, folder, vouched, honest)
 
 
 def honest_of(parties: Sequence[str]) -> tuple[str, int, int]:
@@ -193,27 +227,39 @@ def honest_of(parties: Sequence[str]) -> tuple[str, int, int]:
     return who, shape.min_parties - shape.colluders, shape.min_parties
 
 
-def call_digest(kind: str, call: Call, shared: str) -> str:
-    """What a call asks for, whoever was counted before: equal for calls with equal sums."""
+def call_digests(call: Call) -> tuple[str, str]:
+    """Which sum of a run a call asks for, and a digest of how, whoever was counted before.
+
+    A run has one sum of a round, one of counts, and one of metrics for a part under a model.
+    """
+    shared = "" if isinstance(call, CountCall) else arrays_digest(call.shared)
+    if isinstance(call, RoundCall):
+        sum_of = f"round {call.round}"
+    else:
+        sum_of = "counts" if isinstance(call, CountCall) else f"{call.part} metrics of {shared}"
     fields = {key: value for key, value in call_fields(call).items() if key != "committed"}
-    text = json.dumps({"kind": kind, "shared": shared, **fields}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    text = json.dumps({"sum": sum_of, "shared": shared, **fields}, sort_keys=True)
+    return sum_of, hashlib.sha256(text.encode()).hexdigest()
 
 
 def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> Interactions:
-    """The owner's data in the terms of the agreed catalog; what is left out is counted and kept."""
-    own = config.data
-    source = load_source(own.source, cleaning=own.cleaning, catalog=catalog, unknown_items="skip", **own.reading())
-    data, report = clean(source.interactions, plan.data.cleaning.model_copy(update={"shrink_catalog": False}))
-    if data.catalog.digest != catalog.digest:
-        raise PlanError("cleaning took items out of the agreed catalog; set shrink_catalog = false in node.toml")
+    """The owner's data in the terms of the agreed catalog; what is left out is counted and kept.
+
+    Whether it can be opened depends on nothing that single users have, for catalog and cleaning are a coordinator's.
+    """
+    own, asked = config.data, {"shrink_catalog": False, "drop_missing": True}
+    cleaning = own.cleaning.model_copy(update={"shrink_catalog": False})
+    try:
+        source = load_source(own.source, cleaning=cleaning, catalog=catalog, unknown_items="skip", **own.reading())
+        data, report = clean(source.interactions, plan.data.cleaning.model_copy(update=asked))
+    except NothingLeftError as error:
+        _LOG.warning("%s; the node takes part with nothing", error)
+        return Interactions.nobody(catalog)
     if source.left_out.height:
         source.left_out.write_parquet(folder / "left_out.parquet")
     for reason, count in {**source.left_out_counts, **report.counts}.items():
         if count:
             _LOG.info("left out: %d for %s", count, reason)
-    if data.n_users == 0 or len(data) == 0:
-        raise PlanError("there is nothing here to train on, under this catalog and cleaning")
     return data
 
 

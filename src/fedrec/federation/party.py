@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedrec.aggregation.sums import Sum
-from fedrec.errors import DamagedError, RunError
+from fedrec.errors import DamagedError, PlanError, RunError
 from fedrec.federation.masked import layout_of, vectors_of
 from fedrec.record.durable import replace_file
 from fedrec.record.keys import SigningKey
@@ -26,6 +26,7 @@ __all__ = ["NetworkParty"]
 class _Held:
     """A sum that waits to be masked."""
 
+    sum_of: str
     call: str
     total: Sum
     rows: np.ndarray | None
@@ -33,23 +34,31 @@ class _Held:
     clients: int
 
 
+class _Revealed(NamedTuple):
+    """The call of a sum that was answered, and keys of those among whom."""
+
+    call: str
+    among: tuple[str, ...]
+
+
 class NetworkParty:
     """What a node does in the secure sums of one run.
 
-    A vector whose shares were revealed once may be summed again only among the same survivors: the difference of two
-    sums over other survivors would be somebody's part. Both records are on the disk before a share is revealed.
+    Of each sum of a run one call is answered, and a vector whose shares were revealed once may be summed again only
+    among the same survivors: the difference of two sums over other survivors, or of nearly the same call, would be
+    somebody's part. Both records are on the disk before a share is revealed.
 
     Args:
         key: of the node; it signs as a party too, under labels of its own.
         floors: the owner's.
-        most: it vouches for as many clients as are in its part, and says so up to this number only.
+        vouched: it vouches for so many clients where its part is over as many or more, and for none otherwise.
         path: the record.
     """
 
-    def __init__(self, key: SigningKey, floors: Floors, most: int, path: Path) -> None:
+    def __init__(self, key: SigningKey, floors: Floors, vouched: int, path: Path) -> None:
         self._identity = Identity(key.secret)
         self._floors = floors
-        self._most = most
+        self._vouched = vouched
         self._path = path
         self._attempts, self._revealed = _read(path)
         self._held: _Held | None = None
@@ -59,41 +68,55 @@ class NetworkParty:
         """The first number of a sum of `run` that this party has not begun."""
         return self._attempts.begun.get(run, -1) + 1
 
-    def among(self, call: str) -> list[str] | None:
+    def among(self, sum_of: str, call: str) -> list[str] | None:
         """Keys, in hexadecimal, of those among whom the part of a call was opened before and may be again; `None` where
-        it was not."""
-        return self._revealed.get(call)
+        it was not.
 
-    def hold(self, call: str, total: Sum, rows: np.ndarray | None, noise: float, clients: int) -> None:
+        Raises:
+            PlanError: if another call of this sum was answered.
+        """
+        revealed = self._revealed.get(sum_of)
+        if revealed is None:
+            return None
+        if revealed.call != call:
+            raise PlanError(
+                f"the sum of {sum_of} was opened already for another call; two that differ a little could be "
+                "subtracted from each other"
+            )
+        return list(revealed.among)
+
+    def hold(self, sum_of: str, call: str, total: Sum, rows: np.ndarray | None, noise: float, clients: int) -> None:
         """Take the node's part of a sum, instead of the one before.
 
         Args:
+            sum_of: which sum of the run.
             call: digest of what was asked; equal calls have equal parts.
             total: the part.
             rows: item rows that are summed, of changes of rows.
             noise: least noise multiplier of the sum.
             clients: in the part, or a public number where that is a secret.
         """
-        self._held, self._client = _Held(call, total, rows, noise, clients), None
+        self._held, self._client = _Held(sum_of, call, total, rows, noise, clients), None
 
     def begin(self, call: str) -> None:
         """Get ready for one attempt to sum the part that is held.
 
         Raises:
             RunError: if it is not the part of this call.
+            PlanError: if another call of the same sum was answered.
         """
         held = self._held
         if held is None or held.call != call:
             raise RunError("the sum of this call is not at hand; ask for it again")
-        revealed = self._revealed.get(call)
+        revealed = self.among(held.sum_of, call)
         floors = replace(
             self._floors,
             layout=layout_of(held.total.spec, held.rows),
             noise=held.noise,
             survivors=None if revealed is None else frozenset(map(bytes.fromhex, revealed)),
         )
-        clients = min(held.clients, self._most)
-        self._client = Client(self._identity, floors, self._keeper(call), self._attempts, clients)
+        clients = self._vouched if held.clients >= self._vouched else 0
+        self._client = Client(self._identity, floors, self._keeper(held), self._attempts, clients)
 
     def receive(self, frames: Sequence[bytes]) -> list[bytes]:
         """Take frames of the coordinator; returns what goes back, the upload when it is time for it.
@@ -117,24 +140,29 @@ class NetworkParty:
         """Why this party left the attempt."""
         return None if self._client is None or self._client.aborted is None else str(self._client.aborted)
 
-    def _keeper(self, call: str) -> Callable[[Attempts], None]:
+    def _keeper(self, held: _Held) -> Callable[[Attempts], None]:
         def keep(attempts: Attempts) -> None:
             revealed = self._revealed
             if attempts.answered != self._attempts.answered and self._client is not None:
-                revealed = {**revealed, call: sorted(key.hex() for key in self._client.survivors)}
-            data = {"attempts": attempts.to_data(), "revealed": revealed}
+                among = tuple(sorted(key.hex() for key in self._client.survivors))
+                revealed = {**revealed, held.sum_of: _Revealed(held.call, among)}
+            said = {sum_of: [one.call, *one.among] for sum_of, one in revealed.items()}
+            data = {"attempts": attempts.to_data(), "revealed": said}
             replace_file(self._path, json.dumps(data).encode() + b"\n", secret=True)
             self._attempts, self._revealed = attempts, revealed
 
         return keep
 
 
-def _read(path: Path) -> tuple[Attempts, dict[str, list[str]]]:
+def _read(path: Path) -> tuple[Attempts, dict[str, _Revealed]]:
     if not path.exists():
         return Attempts(), {}
     try:
         data: Any = json.loads(path.read_bytes())
-        revealed = {str(call): [str(key) for key in keys] for call, keys in data["revealed"].items()}
+        revealed = {
+            str(sum_of): _Revealed(str(call), tuple(map(str, keys)))
+            for sum_of, (call, *keys) in data["revealed"].items()
+        }
         return Attempts.from_data(data["attempts"]), revealed
     except (ValueError, KeyError, TypeError, AttributeError, DamagedError):
         raise DamagedError(

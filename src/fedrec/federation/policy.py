@@ -133,6 +133,16 @@ def _what(config: NodeConfig, plan: Plan) -> list[str]:
     """What is computed."""
     policy = config.policy
     found: list[str] = []
+    if policy.catalogs and plan.catalog not in policy.catalogs:
+        found.append(
+            f"policy.catalogs: the plan's catalog {(plan.catalog or 'none')[:12]} is none of the "
+            f"{len(policy.catalogs)} that are allowed. Ask with the catalog that was agreed on"
+        )
+    if policy.most_clients is not None and plan.n_max != policy.most_clients:
+        found.append(
+            f"policy.most_clients: the plan says that there are {plan.n_max} clients at most over all nodes; "
+            f"{policy.most_clients} was agreed on"
+        )
     if policy.plans and plan.digest not in policy.plans:
         found.append(
             f"policy.plans: the plan's digest {plan.digest} is not among the {len(policy.plans)} that are allowed. The "

@@ -89,15 +89,15 @@ class PrivateRows:
         if pending is not None and (next_only or (self.folder is None and self.applied < pending[0] <= committed)):
             self._apply(*pending)
         elif self.folder is not None:
-            for round in range(self.applied + 1, committed + 1):
-                if self._journal(round).exists():
+            for round in sorted(_round_of(path) for path in self.folder.glob("round-*.safetensors")):
+                if self.applied < round <= committed:
                     changed = load_arrays(self._journal(round))
                     changed.pop(_ROUND)
                     self._apply(round, changed.pop(_POSITIONS), restored(changed))
         self.applied = committed
         if self.folder is not None:
             for path in self.folder.glob("round-*.safetensors") if anew else ():
-                if int(path.stem.removeprefix("round-")) > committed:
+                if _round_of(path) > committed:
                     path.unlink()
             if self._journalled > sum(array.nbytes for array in self.arrays.values()):
                 self._save_base()
@@ -143,6 +143,10 @@ class PrivateRows:
         self.folder.mkdir(parents=True, exist_ok=True)
         save_arrays(self.folder / "base.safetensors", flattened(self.arrays) | {_ROUND: np.array([self.applied])})
         for path in self.folder.glob("round-*.safetensors"):
-            if int(path.stem.removeprefix("round-")) <= self.applied:
+            if _round_of(path) <= self.applied:
                 path.unlink()
         self._journalled = 0
+
+
+def _round_of(journal: Path) -> int:
+    return int(journal.stem.removeprefix("round-"))

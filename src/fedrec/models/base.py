@@ -56,6 +56,9 @@ class Recommender(BaseModel, ABC):
     """Whether `score` reads the clients' interactions; otherwise it reads private arrays or neither."""
     reads_times: ClassVar[bool] = False
     """Whether it needs more than the order of interactions; `Clients.times` is `None` otherwise."""
+    later: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Axes of shared arrays that come up, or change their width, after `start`: `items` is as long as the catalog, axes
+    of one name are equally long. Of all other arrays only the values change."""
 
     _clip: float | None = PrivateAttr(default=None)
     """Bound on a client's contribution in the private form; `None` in the plain one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from fedrec.models.base import Arrays, Private, Recommender, State
 from fedrec.models.denoising import ridge_arrays
 from fedrec.models.gram import gram_contributions, gram_matrix, gram_spec
 from fedrec.models.sketch import (
+    LOW_RANK,
     Sketched,
     basis_table,
     draw_signs,
@@ -62,6 +64,9 @@ class EASE(Recommender):
     passes: PositiveInt = 2
 
     name: ClassVar[str] = "ease"
+    later: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "weights": ("items", "items"), "sketch": ("items", "rank"), "table": ("items", "rank"), **LOW_RANK,
+    }  # fmt: skip
 
     @property
     def rounds(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -41,6 +42,9 @@ class ItemKNN(Recommender):
     alpha: float = Field(default=0.0, ge=0.0, le=2.0)
 
     name: ClassVar[str] = "itemknn"
+    later: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "table": ("items", "rank"), "neighbours": ("items", "nearest"), "similarities": ("items", "nearest"),
+    }  # fmt: skip
 
     @property
     def additive(self) -> bool:

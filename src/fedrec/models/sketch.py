@@ -33,6 +33,7 @@ from fedrec.kernels.threads import thread_count
 from fedrec.models.base import Arrays
 
 __all__ = [
+    "LOW_RANK",
     "Sketched",
     "Spectrum",
     "basis_table",
@@ -45,6 +46,9 @@ __all__ = [
     "sketch_memory",
     "sketch_spec",
 ]
+
+LOW_RANK = {"factors": ("items", "rank"), "gain": ("items",), "own": ("items",)}
+"""Axes of what nodes need to score, see `low_rank_arrays`."""
 
 Result = TypeVar("Result")
 

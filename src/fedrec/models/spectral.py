@@ -3,6 +3,7 @@ recommendation?"; ridge: Steck 2019), from a sketch of the normalised item Gram 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from fedrec.models.base import Arrays, Private, Recommender, State
 from fedrec.models.counts import count_spec, counted
 from fedrec.models.denoising import ridge_arrays
 from fedrec.models.sketch import (
+    LOW_RANK,
     Sketched,
     basis_table,
     draw_signs,
@@ -62,6 +64,9 @@ class Spectral(Recommender):
     reg: PositiveFloat = 0.1
 
     name: ClassVar[str] = "spectral"
+    later: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "sketch": ("items", "rank"), "table": ("items", "rank"), **LOW_RANK,
+    }  # fmt: skip
 
     @property
     def rounds(self) -> int:

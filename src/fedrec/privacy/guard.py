@@ -53,7 +53,8 @@ class Guard:
         budget: the owner's.
 
     Where nodes add the noise, whoever puts the node into a secure sum sets `parties`: a digest of who takes part, and
-    how many of them are honest and left in a sum at least. A node answers for no others.
+    how many of them are honest and left in a sum at least. A node answers for no others. Whoever opened a run under a
+    number sets `run`: what a call says of it is a coordinator's word, and charges stand under it.
     """
 
     def __init__(self, node: str, terms: Privacy, model: Recommender, share: float, budget: Budget) -> None:
@@ -64,6 +65,7 @@ class Guard:
         self.budget = budget
         self.charges = schedule(terms, model.budget_shares, share)
         self.parties: tuple[str, int] | None = None
+        self.run: str | None = None
 
     def admit(
         self, terms: RoundTerms | None, round: int, committed: int, shared: Arrays, spec: SumSpec, share: float
@@ -75,6 +77,10 @@ class Guard:
         """
         if terms is None:
             raise PlanError(f"node {self.node}: the plan promises privacy, and round {round} is asked for without it")
+        if self.run is not None and terms.run != self.run:
+            raise PlanError(
+                f"node {self.node}: round {round} is asked for in the name of another run than the open one"
+            )
         if not 0 <= round < len(self.charges):
             raise PlanError(f"node {self.node}: round {round} is not among the {len(self.charges)} that were agreed on")
         if round <= committed:

@@ -1,0 +1,64 @@
+"""Shared arrays as they must be before a model may touch them: kernels trust shapes and indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+
+from fedrec.data.catalog import Catalog
+from fedrec.data.keys import KeyedSource
+from fedrec.errors import DamagedError
+from fedrec.federation.item_floor import SERVED
+from fedrec.federation.plan import Plan
+from fedrec.models.base import Arrays
+
+__all__ = ["Fitting"]
+
+_LATER = (np.float32, np.float64, np.int32)
+
+
+class Fitting:
+    """What the shared arrays of a plan look like.
+
+    Args:
+        plan: resolved.
+        catalog: the agreed one.
+    """
+
+    def __init__(self, plan: Plan, catalog: Catalog) -> None:
+        self._plan, self._catalog = plan, catalog
+
+    @cached_property
+    def _first(self) -> Mapping[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
+        """Types and shapes at the start."""
+        state = self._plan.build_model().start(self._catalog, KeyedSource.from_seed(0))
+        return {name: (array.dtype, array.shape) for name, array in state.shared.items()}
+
+    def check(self, shared: Arrays) -> None:
+        """Check names, types, shapes, that numbers are finite and that indexes are of items.
+
+        Raises:
+            DamagedError: naming the array that does not fit.
+        """
+        items = len(self._catalog)
+        lengths, later = {"items": items}, self._plan.build_model().later
+        known = dict(self._first)
+        if self._plan.items is not None:
+            known[SERVED] = np.dtype(bool), (items,)
+        for name, array in shared.items():
+            axes = later.get(name, ())
+            grown = bool(axes) and len(axes) == array.ndim and array.dtype in _LATER
+            for axis, size in zip(axes, array.shape, strict=False):
+                grown = grown and lengths.setdefault(axis, size) == size
+            if not grown and known.get(name) != (array.dtype, array.shape):
+                raise DamagedError(
+                    f"shared array {name!r}, {array.dtype} {list(array.shape)}, is none of {self._plan.model['name']}'s"
+                )
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise DamagedError(f"shared array {name!r} holds numbers that are not finite")
+            if array.dtype.kind == "i" and array.size and not -1 <= array.min() <= array.max() < items:
+                raise DamagedError(f"shared array {name!r} names items that are not in the catalog")
+        if self._plan.items is not None and SERVED not in shared:
+            raise DamagedError(f"shared array {SERVED!r} is missing: the plan has a floor for items")

@@ -1,0 +1,415 @@
+"""What a coordinator that lies gets out of a node: no more than the node's policy promises."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fedrec as fr
+from federation_in_test import COORDINATOR, MF, RUN, WAITING, Federation, small_plan
+from fedrec.aggregation.sums import Sum
+from fedrec.aggregation.wire import decode_sum
+from fedrec.data.keys import KeyedSource
+from fedrec.engines.local import LocalEngine
+from fedrec.engines.post import Failure, LocalPost
+from fedrec.errors import DamagedError, FedrecError, RunError
+from fedrec.evaluation.metrics import parse_metrics
+from fedrec.evaluation.protocols import parse_protocol
+from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
+from fedrec.federation.coordinator import Coordinator
+from fedrec.federation.fitting import Fitting
+from fedrec.federation.item_floor import SERVED, add_noise, floor_spec
+from fedrec.federation.masked import layout_of
+from fedrec.federation.node_config import PrivacyFloors
+from fedrec.federation.opening import honest_of
+from fedrec.federation.plan import Plan
+from fedrec.federation.run import Run
+from fedrec.models.base import State
+from fedrec.models.gram import gram_matrix
+from fedrec.privacy.chance import SYSTEM
+from fedrec.privacy.protection import Protection
+from fedrec.secagg.manifest import invite
+from fedrec.secagg.primitives import Identity
+from fedrec.secagg.server import Server
+from lying_in_test import Liar
+from runs_in_test import MODELS
+
+SECURE: dict[str, Any] = {"min_clients": 32, "secure": True}
+EASE = small_plan({"name": "ease"}, cohort=1.0)
+PRIVATE = {"epsilon": 2.0, "delta": 1e-6, "users": 240}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    logging.getLogger("fedrec.node").setLevel(logging.CRITICAL)
+    yield
+    logging.getLogger("fedrec.node").setLevel(logging.NOTSET)
+
+
+def started(plan: Plan, federation: Federation) -> State:
+    return plan.build_model().start(federation.catalog, KeyedSource.from_seed(1))
+
+
+def first_call(federation: Federation) -> RoundCall:
+    plan, state = federation.plan, started(federation.plan, federation)
+    assert plan.n_max is not None
+    spec = plan.build_model().spec(state, 0)
+    assert spec is not None
+    return RoundCall(0, -1, state.shared, spec.fit(plan.n_max), plan.share())
+
+
+# --- budgets --------------------------------------------------------------------------------------------------------
+
+
+def private_node(folder: Path) -> tuple[Liar, RoundCall]:
+    """A node that adds its share of noise and has a budget of epsilon 8, and a round of a run that costs 2."""
+    plan = small_plan(
+        {"name": "ease"}, cohort=1.0, evaluation={"every": 0}, privacy={**PRIVATE, "noise": "distributed"}
+    )
+    federation = Federation(folder, plan, secure=True)
+    host = federation.host("node-0")
+    floors = PrivacyFloors(required=True, distributed=True, epsilon=8.0, delta=1e-6, max_run_epsilon=4.0)
+    host.config = host.config.model_copy(update={"privacy": floors})
+    plan = federation.plan
+    assert plan.privacy is not None
+    assert plan.n_max is not None
+    who, honest, _ = honest_of([str(key) for key in federation.public.values()])
+    model, state = plan.build_model(), started(plan, federation)
+    protection = Protection(plan.privacy, model, plan.share(), plan.n_max, RUN, SYSTEM, (4, honest, who))
+    found = model.spec(state, 0)
+    assert found is not None
+    spec = protection.spec(found, state.shared, 0)
+    return Liar(federation, host=host), RoundCall(
+        0, -1, state.shared, spec, plan.share(), privacy=protection.round_terms(0)
+    )
+
+
+def test_a_round_is_charged_to_the_run_that_is_open(tmp_path: Path) -> None:
+    liar, call = private_node(tmp_path)
+    plan, catalog = liar.federation.plan, liar.federation.catalog
+    assert liar.open(plan, catalog).problem is None
+    assert liar.call("contribute", call).problem is None
+    other = secrets.token_hex(16)
+    assert liar.open(plan, catalog, other).problem is None
+    said = liar.call("contribute", call, run=other)
+    assert said.problem == "refused"
+    assert "in the name of another run" in said.fields["text"]
+
+
+def test_runs_without_end_end_with_the_budget(tmp_path: Path) -> None:
+    liar, call = private_node(tmp_path)
+    assert call.privacy is not None
+    opened = 0
+    for _ in range(12):
+        run = secrets.token_hex(16)
+        if liar.open(liar.federation.plan, liar.federation.catalog, run).problem is not None:
+            break
+        said = liar.call("contribute", replace(call, privacy=replace(call.privacy, run=run)), run=run)
+        opened += said.problem is None
+    assert 4 <= opened < 12
+    assert liar.host.config.read_budget().epsilon("node-0") <= 8.0
+
+
+@pytest.mark.parametrize(
+    "changes", [{"run": 7}, {"noise_multiplier": "x"}, {"delta": None}, {"honest": 1.5}, {"parties": 3}, {"clip": []}]
+)
+def test_terms_of_another_kind_are_no_terms_and_reach_no_journal(changes: dict[str, Any], tmp_path: Path) -> None:
+    liar, call = private_node(tmp_path)
+    plan, catalog = liar.federation.plan, liar.federation.catalog
+    assert liar.open(plan, catalog).problem is None
+    assert call.privacy is not None
+    said = liar.call("contribute", replace(call, privacy=replace(call.privacy, **changes)))
+    assert said.problem == "damaged"
+    assert liar.open(plan, catalog, secrets.token_hex(16)).problem is None
+
+
+# --- opening --------------------------------------------------------------------------------------------------------
+
+
+def asked_for(federation: Federation, items: list[int], **changes: Any) -> tuple[Plan, Any]:
+    catalog = federation.catalog.take(np.array(sorted(items)))
+    settings = {"data": {"source": "x"}, "model": {"name": "ease"}, "privacy": {**PRIVATE, "noise": "distributed"}}
+    return Plan.make(settings | changes).agree(catalog, 100_000), catalog
+
+
+def test_whether_a_run_opens_says_nothing_of_single_users(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, EASE, secure=True, policy=SECURE)
+    liar, data = Liar(federation), federation.data["node-0"]
+    user = int(np.argmax(data.lengths))
+    *known, last = data.items[data.indptr[user] : data.indptr[user + 1]].tolist()
+    told = set()
+    for item in [last, *(item for item in range(60) if item not in known)][:8]:
+        cleaning = {"min_user_interactions": len(known) + 1}
+        plan, catalog = asked_for(federation, [*known, item], data={"source": "x", "cleaning": cleaning})
+        said = liar.open(plan, catalog, secrets.token_hex(16))
+        told.add((said.problem, *((key, value) for key, value in sorted(said.fields.items()) if key != "session")))
+    assert told == {(None, ("begun", 0), ("min_clients", 32), ("seen", 0), ("test", False), ("valid", False))}
+
+
+def test_a_node_with_nothing_left_is_as_one_that_adds_nothing(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, EASE, secure=True, policy=SECURE)
+    liar = Liar(federation)
+    for name, settings in MODELS.items():
+        cleaning = {"min_user_interactions": 200}
+        plan, catalog = asked_for(
+            federation, list(range(60)), data={"source": "x", "cleaning": cleaning}, model=settings, privacy=None
+        )
+        run, model = secrets.token_hex(16), plan.build_model()
+        assert liar.open(plan, catalog, run).problem is None, name
+        state = model.start(catalog, KeyedSource.from_seed(1))
+        spec = model.spec(state, 0)
+        assert spec is not None
+        said = liar.call("contribute", RoundCall(0, -1, state.shared, spec.fit(100_000), plan.share()), run=run)
+        assert said.problem is None, (name, said.fields)
+
+
+def test_plain_sums_of_few_users_are_refused_in_the_same_words(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, EASE, policy={"min_clients": 32})
+    liar, words = Liar(federation), set()
+    for least in (8, 12, 200):  # some, few and no users have as many
+        cleaning = {"min_user_interactions": least}
+        plan, catalog = asked_for(
+            federation, list(range(60)), data={"source": "x", "cleaning": cleaning}, privacy=None, min_clients=32
+        )
+        said = liar.open(plan, catalog, secrets.token_hex(16))
+        words.add((said.problem, said.fields.get("text")))
+    few = (
+        "refused",
+        "under this catalog and cleaning fewer than 32 users are here, whose sums could not leave unmasked",
+    )
+    assert words - {(None, None)} == {few}
+
+
+def test_held_out_parts_of_few_users_are_not_spoken_of(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, EASE, secure=True, policy=SECURE)
+    liar, times = Liar(federation), federation.data["node-0"].times
+    assert times is not None
+    latest = float(np.sort(times)[-3])  # few interactions are later
+    plan, catalog = asked_for(federation, list(range(60)), split=f"temporal@{latest},{latest}")
+    assert liar.open(plan, catalog).fields["test"] is False
+
+
+def test_what_owners_agreed_on_is_all_that_opens(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, EASE)
+    plan, catalog = federation.plan, federation.catalog
+    for policy, words in (
+        ({"catalogs": ["0" * 64]}, "policy.catalogs: the plan's catalog"),
+        ({"most_clients": 999}, "policy.most_clients: the plan says that there are"),
+    ):
+        federation.policy = {"min_clients": 20, **policy}
+        said = Liar(federation).open(plan, catalog)
+        assert said.problem == "refused"
+        assert words in said.fields["text"]
+    federation.policy = {"min_clients": 20, "catalogs": [catalog.digest], "most_clients": plan.n_max}
+    assert Liar(federation).open(plan, catalog).problem is None
+
+
+# --- masked parts ---------------------------------------------------------------------------------------------------
+
+
+class Coming:
+    """A federation with secure sums whose nodes come and go."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.federation = Federation(folder, plan, secure=True, policy={"secure": True})
+        self.gone: set[str] = set()
+
+        def interfere(name: str, frame: bytes, answer: Any) -> bytes | Failure:
+            return Failure("gone", "it is not up") if name in self.gone else answer(frame)
+
+        run = Run(self.federation.plan, None)
+        run.ledger.append("start")
+        waiting = replace(WAITING, tries=1)
+        self.engine = self.federation.engine(LocalPost(self.federation.hosts(), interfere), run, waiting)
+        self.engine.open()
+
+
+def test_a_masked_part_is_not_opened_again_for_nearly_the_same_round(tmp_path: Path) -> None:
+    there = Coming(tmp_path, small_plan({**MF, "rounds": 2}, cohort=1.0))
+    call = first_call(there.federation)
+    there.engine.contribute(call)
+    there.gone.add("node-3")
+    moved = {name: array.copy() for name, array in call.shared.items()}
+    moved["items"][0, 0] += 1e-6
+    for shared in (call.shared, {**call.shared, "x": np.zeros(1, dtype=np.float32)}, moved):
+        with pytest.raises(FedrecError):
+            there.engine.contribute(replace(call, shared=shared))
+    assert any("was opened already for another call" in text for text in there.federation.told)
+
+
+def test_a_masked_measurement_is_not_opened_again_in_another_order(tmp_path: Path) -> None:
+    plan = small_plan({"name": "popularity"}, cohort=1.0, evaluation={"metrics": ["ndcg@10", "recall@10"]})
+    there = Coming(tmp_path, plan)
+    shared = started(there.federation.plan, there.federation).shared
+    most = there.federation.plan.n_max
+    assert most is not None
+    metrics = parse_metrics(["ndcg@10", "recall@10"])
+    call = EvaluationCall(-1, shared, "test", parse_protocol("full"), metrics, most)
+    there.engine.evaluate(call)
+    there.gone.add("node-3")
+    with pytest.raises(FedrecError, match="recall@10, ndcg@10 are asked for; agreed were"):
+        there.engine.evaluate(replace(call, metrics=metrics[::-1]))
+    with pytest.raises(RunError):
+        there.engine.evaluate(call)
+
+
+@pytest.mark.parametrize(("item_users", "vouch", "said"), [(20, None, 0), (60, None, 32), (20, 15, 15), (10, 15, 0)])
+def test_a_node_vouches_for_a_number_of_its_owners_or_for_none(
+    item_users: int, vouch: int | None, said: int, tmp_path: Path
+) -> None:
+    policy = SECURE if vouch is None else {**SECURE, "vouch": vouch}
+    federation = Federation(tmp_path, small_plan({"name": "popularity"}, cohort=1.0, min_clients=32), secure=True,
+                            policy=policy)  # fmt: skip
+    path = tmp_path / "node-0.parquet"
+    frame = federation.data["node-0"].to_frame()
+    users = frame["user_id"].unique(maintain_order=True).head(item_users)
+    frame.filter(frame["user_id"].is_in(users.to_list())).write_parquet(path)
+    if federation.data["node-0"].n_users < item_users:
+        pytest.skip("the node has fewer users")
+    liar, call = Liar(federation), first_call(federation)
+    assert liar.open(federation.plan, federation.catalog).problem is None
+    digest = liar.call("contribute", call).fields["call"]
+    coordinator = Identity(COORDINATOR.secret)
+    keys = [key.key for key in federation.public.values()]
+    manifest = invite(RUN, 0, coordinator.public, keys, layout_of(call.spec, None), min_clients=32)
+    place = manifest.parties.index(federation.public["node-0"].key)
+    frames = [bytes(frame) for to, frame in Server(manifest, coordinator).invite() if to == place]
+    (advert,) = liar.ask("mask", {"begin": True, "call": digest}, frames).parts
+    assert int.from_bytes(advert[48 + 96 : 48 + 104], "little") == said
+
+
+# --- shared arrays --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("private", [False, True], ids=["plain", "private"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_array_that_a_model_shares_fits(name: str, private: bool) -> None:
+    settings: dict[str, Any] = {"data": {"source": "synthetic:users=240,items=60,interactions_per_user=12,seed=3"}}
+    settings |= {"model": MODELS[name], "seed": 5}
+    if private:
+        if name not in ("ease", "ials", "itemknn", "mf", "popularity", "spectral"):
+            return
+        model = {"name": MODELS[name]["name"], **({"rank": 12} if name == "spectral" else {})}
+        settings |= {"model": model, "privacy": {"epsilon": 20.0, "delta": 1e-4}}
+    data = fr.load_data(settings["data"]["source"])
+    plan = Plan.make(settings).resolve(data, "0" * 64)
+    fitting, seen = Fitting(plan, data.catalog), []
+
+    class Watched(LocalEngine):
+        def contribute(self, call: RoundCall) -> list[Sum]:
+            fitting.check(call.shared)
+            seen.append(call.shared)
+            return super().contribute(call)
+
+    engine = Watched.build(data, plan, 2, "hash")
+    trained = Coordinator(plan.build_model(), data.catalog, engine, Run(plan, None), False).train()
+    fitting.check(trained.state.shared)
+    assert seen
+    for shared in (seen[-1], trained.state.shared):
+        for key, array in shared.items():
+            cut: Any = array[:1] if array.ndim else array
+            for wrong in (cut.copy(), array.astype(np.complex64), np.concatenate([array, array])):
+                if wrong.shape != array.shape or wrong.dtype != array.dtype:
+                    with pytest.raises(DamagedError, match=f"shared array '{key}'"):
+                        fitting.check({**shared, key: wrong})
+            if array.size:
+                bad = array.copy()
+                bad.reshape(-1)[0] = np.nan if array.dtype.kind == "f" else 10**6
+                with pytest.raises(DamagedError, match=f"shared array '{key}'"):
+                    fitting.check({**shared, key: bad})
+        with pytest.raises(DamagedError, match="shared array 'extra'"):
+            fitting.check({**shared, "extra": np.zeros(1, dtype=np.float32)})
+
+
+@pytest.mark.parametrize("kind", ["contribute", "evaluate", "keep", "finish"])
+def test_crafted_arrays_reach_no_kernel(kind: str, tmp_path: Path) -> None:
+    federation = Federation(tmp_path, small_plan(MF))
+    liar, call = Liar(federation), first_call(federation)
+    assert liar.open(federation.plan, federation.catalog).problem is None
+    cut = {"items": call.shared["items"][:1].copy()}
+    if kind == "contribute":
+        said = liar.call(kind, call, cut)
+    else:
+        most = federation.plan.n_max
+        assert most is not None
+        measuring = EvaluationCall(-1, cut, "test", parse_protocol("full"), parse_metrics(), most)
+        said = liar.call(kind, measuring)
+    assert said.problem == "damaged"
+    assert "shared array 'items'" in said.fields["text"]
+    assert liar.call("contribute", call).problem is None
+
+
+def test_rounds_that_are_spoken_of_exist(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, small_plan(MF))
+    liar, call = Liar(federation), first_call(federation)
+    assert liar.open(federation.plan, federation.catalog).problem is None
+    assert liar.call("contribute", call).problem is None
+    began = time.monotonic()
+    for kind, fields in (
+        ("keep", {"committed": 10**15}),
+        ("finish", {"committed": 10**15, "kept": 0}),
+        ("finish", {"committed": 1, "kept": 2}),
+        ("keep", {"committed": -2}),
+    ):
+        shared = {"shared": liar.host._opened.shared[0]} if liar.host._opened is not None else {}
+        assert liar.ask(kind, {**fields, **shared}).problem == "refused"
+    assert time.monotonic() - began < 5.0
+
+
+# --- items ----------------------------------------------------------------------------------------------------------
+
+
+def floored(folder: Path, **policy: Any) -> tuple[Liar, np.ndarray]:
+    """A node of a run with a floor for items, and how many of its clients have each item."""
+    plan = small_plan({"name": "ease"}, cohort=1.0, items={"least": 20, "noise": 4.0})
+    federation = Federation(folder, plan, policy=policy)
+    liar = Liar(federation)
+    assert liar.open(federation.plan, federation.catalog).problem is None
+    assert liar.host._opened is not None
+    items = liar.host._opened.node.clients.items
+    return liar, np.bincount(items, minlength=len(federation.catalog))
+
+
+def test_noise_on_counts_of_items_is_the_nodes_secret(tmp_path: Path) -> None:
+    liar, exact = floored(tmp_path)
+    plan = liar.federation.plan
+    assert plan.items is not None
+    assert plan.n_max is not None
+    spec = floor_spec(len(exact), plan.items, plan.n_max)
+    said = [decode_sum(liar.call("count", CountCall(spec, 4.0)).parts[0], spec) for _ in range(2)]
+    assert np.array_equal(said[0].arrays["counts"], said[1].arrays["counts"]), "the same whenever it is asked"
+    guessed = Sum.zeros(spec)
+    add_noise(guessed, 4.0, KeyedSource.from_seed(plan.seed).child("item floor", "node-0"))
+    unit = int(spec["counts"].unit)
+    left = (said[0].arrays["counts"] - guessed.arrays["counts"]).reshape(-1) // unit
+    assert np.count_nonzero(left != exact) > len(exact) / 2
+
+
+def test_items_that_take_part_are_named_and_stay(tmp_path: Path) -> None:
+    liar, exact = floored(tmp_path)
+    call = first_call(liar.federation)
+    said = liar.call("contribute", call)
+    assert said.problem == "damaged"
+    assert "'served' is missing" in said.fields["text"]
+    served = exact >= 20
+    assert liar.call("contribute", call, {**call.shared, SERVED: served}).problem is None
+    said = liar.call("contribute", call, {**call.shared, SERVED: np.ones_like(served)})
+    assert said.problem == "refused"
+    assert "a run keeps its items" in said.fields["text"]
+
+
+def test_a_plain_sum_is_clear_of_items_of_few_clients_of_the_node(tmp_path: Path) -> None:
+    liar, exact = floored(tmp_path, min_item_clients=20)
+    call = first_call(liar.federation)
+    said = liar.call("contribute", call, {**call.shared, SERVED: np.ones(len(exact), dtype=bool)})
+    gram = gram_matrix(decode_sum(said.parts[0], call.spec), len(exact))
+    assert 0 < np.count_nonzero(exact < 20) < len(exact)
+    assert np.array_equal(np.diag(gram) > 0, exact >= 20)
