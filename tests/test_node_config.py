@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from threadpoolctl import threadpool_info
 
+from fedrec.data.catalogs import read_catalog
 from fedrec.errors import DamagedError, InputError, PlanError
 from fedrec.federation.limits import ResourceLimits
 from fedrec.federation.new_node import first_config, make_node
@@ -264,6 +265,20 @@ def test_a_new_node_pins_itself_obeys_nobody_and_lets_nothing_out_unmasked(tmp_p
     assert config.privacy.distributed
     for path in (Path("etc/node.toml"), config.identity_path, config.home):
         assert path.stat().st_mode & 0o077 == 0
+
+
+def test_what_was_agreed_on_is_in_the_first_configuration(tmp_path, fedrec):
+    (tmp_path / "items.csv").write_text("item_id\n1\n2\n3\n")
+    place = tmp_path / "node.toml"
+    fedrec("node", "init", "shop-a", "--data", "ml-100k", "--config", str(place), "--home", str(tmp_path / "home"),
+           "--catalog", str(tmp_path / "items.csv"), "--most-clients", "500")  # fmt: skip
+    policy = NodeConfig.read(place).policy
+    assert policy.catalogs == (read_catalog(tmp_path / "items.csv").digest,)
+    assert policy.most_clients == 500
+    assert policy.vouch is None
+    said = fedrec("node", "check", "--config", str(place), "--no-data").out
+    assert "over the agreed catalog only" in " ".join(said.split())
+    assert "for 500 users of all nodes together" in " ".join(said.split())
 
 
 def test_a_node_keeps_its_key_and_its_configuration(tmp_path):

@@ -38,6 +38,13 @@ def init(
     party: Annotated[
         list[str] | None, typer.Option("--party", help="Public key of another node; may be given several times.")
     ] = None,
+    catalog: Annotated[
+        Path | None,
+        typer.Option("--catalog", help="The agreed items, a file with a column item_id; no others are taken."),
+    ] = None,
+    most_clients: Annotated[
+        int | None, typer.Option("--most-clients", help="The agreed most users of all nodes together.", min=1)
+    ] = None,
     columns: Columns = None,
     format: Format = None,
     encoding: Encoding = "utf-8",
@@ -46,12 +53,14 @@ def init(
     quiet: Quiet = False,
 ) -> None:
     """Write a node.toml with safe defaults, make the node's key, and print what to send to the others."""
+    from fedrec.data.catalogs import read_catalog
     from fedrec.federation.new_node import make_node
     from fedrec.federation.plan import DataPlan
 
     place = home or Path(f"{name}-home")
     reading = DataPlan(**data_settings(data, columns, format, encoding, on_error, None))
-    public = str(make_node(name, config, place, reading, coordinator, party or ()))
+    items = None if catalog is None else read_catalog(catalog).digest
+    public = str(make_node(name, config, place, reading, coordinator, party or (), items, most_clients))
     answer = {"node": name, "config": str(config), "home": str(place), "public_key": public}
     Output(json_, quiet).answer(
         answer,

@@ -126,7 +126,9 @@ def staged(folder: Path, data: Interactions, places: np.ndarray, n_max: int, sec
         home.mkdir()
         data.take_users(np.flatnonzero(places == place)).to_frame().write_parquet(home / "interactions.parquet")
         reading = DataPlan(source=str((home / "interactions.parquet").absolute()))
-        keys[name] = str(make_node(name, home / "node.toml", home.absolute() / "home", reading, coordinator, ()))
+        place = home.absolute() / "home"
+        agreed = data.catalog.digest, n_max
+        keys[name] = str(make_node(name, home / "node.toml", place, reading, coordinator, (), *agreed))
     for name in names:
         _agree(folder / name / "node.toml", list(keys.values()), secure)
     federation = federation.invite(keys)

@@ -19,7 +19,14 @@ __all__ = ["first_config", "make_node"]
 
 
 def make_node(
-    name: str, config: Path, home: Path, data: DataPlan, coordinator: str | None = None, parties: Sequence[str] = ()
+    name: str,
+    config: Path,
+    home: Path,
+    data: DataPlan,
+    coordinator: str | None = None,
+    parties: Sequence[str] = (),
+    catalog: str | None = None,
+    most_clients: int | None = None,
 ) -> PublicKey:
     """Make a node's key in `home`, or take the one that is there, and write its `node.toml`.
 
@@ -29,6 +36,7 @@ def make_node(
         home: folder of the owner's, made where it is not there.
         data: what is read; a path is relative to the working folder.
         coordinator, parties: public keys, where they are known.
+        catalog, most_clients: what was agreed on: the digest of the items, and users of all nodes together.
 
     Returns:
         The node's public key.
@@ -47,7 +55,7 @@ def make_node(
     place = place_from(folder, home)
 
     def text(keys: Sequence[str]) -> str:
-        return first_config(name, place, settings, coordinator, keys)
+        return first_config(name, place, settings, coordinator, keys, catalog, most_clients)
 
     made = NodeConfig.make(tomllib.loads(text(parties)), folder, str(config))
     try:
@@ -68,7 +76,13 @@ def make_node(
 
 
 def first_config(
-    name: str, home: str, data: Mapping[str, Any], coordinator: str | None = None, parties: Sequence[str] = ()
+    name: str,
+    home: str,
+    data: Mapping[str, Any],
+    coordinator: str | None = None,
+    parties: Sequence[str] = (),
+    catalog: str | None = None,
+    most_clients: int | None = None,
 ) -> str:
     """The text of a `node.toml`.
 
@@ -78,12 +92,16 @@ def first_config(
         data: table `data`: `source`, and how to read it.
         coordinator: its public key; a place to put it where it is not known yet.
         parties: public keys of the nodes of secure sums, the node's own first.
+        catalog: digest of the agreed items; without it any are taken.
+        most_clients: agreed users of all nodes together; without it any number is taken.
 
     Example:
         >>> print(first_config("shop-a", "home", {"source": "clicks.csv"}).splitlines()[3])
         name = "shop-a"
     """
     pinned = f"coordinator = {_toml(coordinator)}" if coordinator else '# coordinator = "name+hash+base64"'
+    items = f"catalogs = [{_toml(catalog)}]" if catalog else '# catalogs = ["64 hexadecimal digits"]'
+    most = f"most_clients = {most_clients}" if most_clients else "# most_clients = 100000"
     listed = "".join(f"\n    {_toml(text)}," for text in parties)
     source = "\n".join(f"{key} = {_toml(value)}" for key, value in data.items())
     return f"""# What this node may do, whatever a coordinator asks. Only its owner writes this file.
@@ -101,9 +119,13 @@ home = {_toml(home)}    # identity, runs, journal and budget; for its owner's ey
 # The nodes that may be in a secure sum with this one, its own key included; keys come from their owners themselves.
 parties = [{listed}
 ]
+# What all owners agreed on. Whoever chooses the items chooses what sums are about, so take no others.
+{items}
+{most}    # users of all nodes together are never more; a coordinator could find out how many this one has without it
 plans = []                # digests of the plans that are allowed; empty: every plan that meets the rest
 models = []               # such as ["ease", "mf"]; empty: all
 min_clients = 32          # fewest users of a sum that may be read
+# vouch = 20              # a node with fewer users than that vouches for so many in secure sums, else for none
 secure = true             # sums leave masked only
 # min_item_clients = 5    # without noise, items of fewer users stay out of sums
 allow_leaky = false       # plans that tell training about held-out interactions, to reproduce published figures

@@ -48,7 +48,7 @@ class Policy(_Part):
         min_clients: fewest clients of a sum that leaves unmasked, and of the total of a secure sum.
         vouch: clients that the node vouches for in a secure sum if it has as many, and of whom it says that there are
             any; `min_clients` by default. A node with fewer users sets a smaller number, which everybody learns.
-        most_clients: users of all nodes together, as was agreed; plans must say the same. Without it a coordinator can
+        most_clients: users of all nodes together, as was agreed; no plan may say fewer. Without it a coordinator can
             find out how many users the node has.
         catalogs: digests of the catalogs that are allowed; empty allows any. Whoever chooses the catalog chooses of
             which items sums are.
@@ -95,10 +95,10 @@ class Policy(_Part):
     def _digests(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for number, text in enumerate(value, 1):
             if not _DIGEST.fullmatch(text):
-                printed = "node check --plan" if info.field_name == "plans" else "node init --catalog"
+                how = "check --plan' prints" if info.field_name == "plans" else "init --catalog' writes"
                 raise PlanError(
                     f"policy.{info.field_name}, number {number}: a digest has 64 hexadecimal digits in lower case; "
-                    f"'fedrec {printed}' prints it"
+                    f"'fedrec node {how} it"
                 )
         return value
 

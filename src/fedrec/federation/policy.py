@@ -138,7 +138,7 @@ def _what(config: NodeConfig, plan: Plan) -> list[str]:
             f"policy.catalogs: the plan's catalog {(plan.catalog or 'none')[:12]} is none of the "
             f"{len(policy.catalogs)} that are allowed. Ask with the catalog that was agreed on"
         )
-    if policy.most_clients is not None and plan.n_max != policy.most_clients:
+    if policy.most_clients is not None and (plan.n_max or 0) < policy.most_clients:
         found.append(
             f"policy.most_clients: the plan says that there are {plan.n_max} clients at most over all nodes; "
             f"{policy.most_clients} was agreed on"

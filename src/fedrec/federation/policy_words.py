@@ -163,7 +163,17 @@ def _plans(config: NodeConfig) -> str:
         if not allowed
     ]
     never = f" Refused: {' and '.join(refused)}." if refused else ""
-    return f"{which}{models}, if the plan meets all that is said below.{never}"
+    catalog = (
+        "over the agreed catalog only"
+        if policy.catalogs
+        else "over any items that the coordinator names (policy.catalogs would pin the agreed ones)"
+    )
+    most = (
+        f"for {policy.most_clients} users of all nodes together"
+        if policy.most_clients
+        else "for any number of users, by which a coordinator can find out how many are here (policy.most_clients)"
+    )
+    return f"{which}{models}, {catalog} and {most}, if the plan meets all that is said below.{never}"
 
 
 def _source(config: NodeConfig) -> str:
@@ -184,7 +194,8 @@ def _leaves(config: NodeConfig) -> str:
     rare = (
         " A sum over many users may still show that one of them had a rare item."
         if policy.min_item_clients is None
-        else f" Items of fewer than {policy.min_item_clients} users stay out of sums without noise."
+        else f" Items of fewer than {policy.min_item_clients} users are to stay out of sums without noise: this node "
+        "clears them from what leaves in the clear; of masked sums the coordinator says which they are."
     )
     return (
         "sums over users: of training, of counts of items and of measuring. What can be read of them covers "
