@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from conftest import Said
 from fedrec.deploy.folder import FederationFolder
-from fedrec.deploy.kits import check_kit, identity_of, lay_out, server_name
+from fedrec.deploy.kits import check_kit, identity_of, lay_out, provision, server_name
 from fedrec.deploy.node_process import NodeProcess
 from fedrec.deploy.server_process import ServerProcess
 from fedrec.deploy.sockets import Connection, Listener, connect, socket_path
@@ -190,6 +190,23 @@ def test_a_server_may_be_started_from_the_folder_beside(
     ServerProcess(FederationFolder.open(Path("shops")))
     assert started[0].is_absolute(), "NVFlare looks for its files from a folder of its own"
     assert (started[0] / "startup" / "fed_server.json").is_file()
+
+
+@pytest.mark.parametrize("host", ["localhost", "10.1.2.3"])
+@pytest.mark.parametrize("name", ["Shop_B", "-shop", "shop.b", "", "s" * 64, "server", server_name("10.1.2.3")])
+def test_a_name_that_no_kit_can_have_is_refused_by_the_owner_too(name: str, host: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"node {name!r}: ") as invited:
+        provision(tmp_path / "provisioning", "shops", host, 8002, [name])
+    with pytest.raises(PlanError) as named:
+        make_node(name, tmp_path / "node.toml", tmp_path / "home", DataPlan(source="clicks.csv"))
+    assert str(named.value) == f"{tmp_path / 'node.toml'}: name: {invited.value}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_is_not_called_as_the_server_is(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="node 'shop-a': the host of the federation's server has this name"):
+        provision(tmp_path / "provisioning", "shops", "shop-a", 8002, ["shop-b", "shop-a"])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("server", [False, True])

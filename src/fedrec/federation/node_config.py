@@ -17,12 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fedrec.errors import DamagedError, InputError, PlanError, suggestion
 from fedrec.federation.limits import ResourceLimits
+from fedrec.federation.node_names import check_node_name
 from fedrec.federation.places import place_at, source_at
 from fedrec.federation.plan import DataPlan
 from fedrec.federation.privacy_floors import PrivacyFloors
 from fedrec.models.registry import MODELS, explain, foremost
 from fedrec.privacy.budget import Budget
-from fedrec.record.keys import PublicKey, check_name
+from fedrec.record.keys import PublicKey
 
 __all__ = ["NodeConfig", "Policy", "PrivacyFloors", "redacted"]
 
@@ -137,7 +138,7 @@ class NodeConfig(_Part):
     @classmethod
     def _named(cls, value: str) -> str:
         try:
-            check_name(value)
+            check_node_name(value)
         except InputError as error:
             raise PlanError(f"name: {error}") from None
         return value
