@@ -156,12 +156,12 @@ class OpenedRun:
             data, plan = loaded.interactions, plan.resolve(loaded.interactions, public_digest(plan, loaded, folder))
             replace_file(folder / "plan.yaml", plan.to_yaml().encode())
             save_shared(folder / "model", self.model, self.trained.state, self.trained.round, catalog, plan)
+            assert data.part is not None
+            node = LocalEngine.of_split(Split(data, data.part, "given"), plan, folder / "private").nodes[0]
             rows = self.private()
-            if rows is not None and data.part is not None:
+            if rows is not None:
                 places = self.data.users.find(data.users.series)
-                LocalEngine.of_split(Split(data, data.part, "given"), plan, folder / "private").nodes[0].adopt(
-                    {name: array[places] for name, array in rows.items()}, self.trained.round
-                )
+                node.adopt({name: array[places] for name, array in rows.items()}, self.trained.round)
             run.seal()
         finally:
             run.close()
