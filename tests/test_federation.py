@@ -118,9 +118,11 @@ def test_a_finished_run_that_is_resumed_says_so_again(local: Any, tmp_path: Path
     owners = Owners(tmp_path, plan, NODES)
     first = owners.train(plan, tmp_path / "run")
     files = model_files(tmp_path / "run")
+    kept = {name: owners.model_at(name).stat().st_ino for name in owners.names}
     again = owners.train(plan, tmp_path / "run", resume=True)
     assert again["metrics"] == first["metrics"]
     assert model_files(tmp_path / "run") == files
+    assert {name: owners.model_at(name).stat().st_ino for name in owners.names} == kept
 
 
 def private_plan(model: dict[str, Any], noise: str, **changes: Any) -> Plan:

@@ -51,7 +51,7 @@ class Served:
     """What a finished run leaves at a node, for whoever saves it so that the node's own users can be served.
 
     Args:
-        folder: where it belongs.
+        folder: where it belongs; its parent is for all that the node serves.
         plan, node, state, kept: the plan, the node with private rows, the shared arrays, the round they are of.
         data: the node's interactions.
     """
@@ -221,7 +221,7 @@ class NodeHost:
         opened.node.finish(shared, committed, kept)
         folder = self.config.home / "models" / opened.run
         self._save(Served(folder, opened.plan, opened.node, State(shared), kept, opened.data))
-        _LOG.info("run %s is finished; the model is in %s", opened.run[:8], folder)
+        _LOG.info("run %s is finished; the model is in %s", opened.run[:8], folder.with_name("latest"))
         return {}
 
     def _shared(self, opened: OpenedHere, request: Request) -> Arrays:
