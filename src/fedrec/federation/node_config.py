@@ -117,7 +117,8 @@ class NodeConfig(_Part):
     Args:
         name: of the node, as the others know it.
         home: the owner's folder for identity, runs, journal and budget; absolute.
-        data: what is read. A plan never says where; a source that is a path is absolute.
+        data: what is read. A plan never says where; a source that is a path is absolute. A `digest`, which
+            'fedrec node check' prints, holds every run to this very data.
         policy, privacy, limits: what is allowed.
 
     Example:

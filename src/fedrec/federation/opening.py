@@ -203,7 +203,11 @@ def call_digest(kind: str, call: Call, shared: str) -> str:
 def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> Interactions:
     """The owner's data in the terms of the agreed catalog; what is left out is counted and kept."""
     own = config.data
-    source = load_source(own.source, cleaning=own.cleaning, catalog=catalog, unknown_items="skip", **own.reading())
+    reading = own.reading()
+    # read by itself: in terms of an agreed catalog the digest would be another for every federation
+    if own.digest is not None and load_source(own.source, cleaning=own.cleaning, **reading).digest != own.digest:
+        raise PlanError("the node's data is not the source that its owner named; 'fedrec node check' tells the owner")
+    source = load_source(own.source, cleaning=own.cleaning, catalog=catalog, unknown_items="skip", **reading)
     data, report = clean(source.interactions, plan.data.cleaning.model_copy(update={"shrink_catalog": False}))
     if data.catalog.digest != catalog.digest:
         raise PlanError("cleaning took items out of the agreed catalog; set shrink_catalog = false in node.toml")
