@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -100,6 +102,32 @@ def test_a_socket_in_a_deep_folder_has_a_short_path(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 90) / ("e" * 90)
     assert len(str(socket_path(deep, "node.sock"))) < 100
     assert socket_path(deep, "node.sock") != socket_path(deep / "f", "node.sock")
+
+
+def test_a_folder_for_sockets_that_somebody_else_may_have_made_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary, elsewhere, deep = tmp_path / "tmp", tmp_path / "elsewhere", tmp_path / ("d" * 100)
+    temporary.mkdir()
+    elsewhere.mkdir(mode=0o700)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    place = temporary / f"fedrec-{os.getuid()}"
+    assert socket_path(deep, "x").parent == socket_path(deep, "x").parent == place
+    place.chmod(0o755)
+    with pytest.raises(RunError, match="its mode is 755, not 700; remove it, or set TMPDIR to a folder of your own"):
+        socket_path(deep, "x")
+    place.rmdir()
+    for make in (lambda: place.symlink_to(elsewhere), lambda: place.symlink_to("nowhere"), place.touch):
+        make()
+        with pytest.raises(RunError, match=rf"^{re.escape(str(place))} .*: it is no folder; remove it, or set TMPDIR"):
+            socket_path(deep, "x")
+        place.unlink()
+    somebody = os.getuid() + 1
+    (temporary / f"fedrec-{somebody}").mkdir(mode=0o700)
+    monkeypatch.setattr("os.getuid", lambda: somebody)
+    with pytest.raises(RunError, match=rf"fedrec-{somebody} .*: it is another user's; remove it, or set TMPDIR"):
+        socket_path(deep, "x")
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_every_kit_has_its_own_certificate(federation: FederationFolder) -> None:
