@@ -98,6 +98,7 @@ class Federation:
         self.keys = {name: SigningKey(name, bytes(31) + bytes([place + 1])) for place, name in enumerate(self.names)}
         self.public = {name: key.public() for name, key in self.keys.items()}
         self.policy = {"min_clients": 20, **(policy or {})}
+        self.digests: dict[str, str] = {}
         self.served: dict[str, Served] = {}
         self.told: list[str] = []
         self.measured: dict[tuple[int, str], tuple[str, ...]] = {}
@@ -110,7 +111,7 @@ class Federation:
         settings = {
             "name": name,
             "home": f"{name}-home",
-            "data": {"source": f"{name}.parquet"},
+            "data": {"source": f"{name}.parquet", "digest": self.digests.get(name)},
             "policy": {
                 "coordinator": str(COORDINATOR.public()),
                 "parties": [str(key) for key in self.public.values()],

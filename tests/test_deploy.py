@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from cryptography.x509.oid import NameOID
 
 from conftest import Said
 from fedrec.deploy.folder import FederationFolder
-from fedrec.deploy.kits import check_kit, identity_of, lay_out, server_name
+from fedrec.deploy.kits import check_kit, identity_of, lay_out, provision, server_name
 from fedrec.deploy.node_process import NodeProcess
 from fedrec.deploy.server_process import ServerProcess
 from fedrec.deploy.sockets import Connection, Listener, connect, socket_path
@@ -100,6 +102,32 @@ def test_a_socket_in_a_deep_folder_has_a_short_path(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 90) / ("e" * 90)
     assert len(str(socket_path(deep, "node.sock"))) < 100
     assert socket_path(deep, "node.sock") != socket_path(deep / "f", "node.sock")
+
+
+def test_a_folder_for_sockets_that_somebody_else_may_have_made_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary, elsewhere, deep = tmp_path / "tmp", tmp_path / "elsewhere", tmp_path / ("d" * 100)
+    temporary.mkdir()
+    elsewhere.mkdir(mode=0o700)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    place = temporary / f"fedrec-{os.getuid()}"
+    assert socket_path(deep, "x").parent == socket_path(deep, "x").parent == place
+    place.chmod(0o755)
+    with pytest.raises(RunError, match="its mode is 755, not 700; remove it, or set TMPDIR to a folder of your own"):
+        socket_path(deep, "x")
+    place.rmdir()
+    for make in (lambda: place.symlink_to(elsewhere), lambda: place.symlink_to("nowhere"), place.touch):
+        make()
+        with pytest.raises(RunError, match=rf"^{re.escape(str(place))} .*: it is no folder; remove it, or set TMPDIR"):
+            socket_path(deep, "x")
+        place.unlink()
+    somebody = os.getuid() + 1
+    (temporary / f"fedrec-{somebody}").mkdir(mode=0o700)
+    monkeypatch.setattr("os.getuid", lambda: somebody)
+    with pytest.raises(RunError, match=rf"fedrec-{somebody} .*: it is another user's; remove it, or set TMPDIR"):
+        socket_path(deep, "x")
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_every_kit_has_its_own_certificate(federation: FederationFolder) -> None:
@@ -190,6 +218,23 @@ def test_a_server_may_be_started_from_the_folder_beside(
     ServerProcess(FederationFolder.open(Path("shops")))
     assert started[0].is_absolute(), "NVFlare looks for its files from a folder of its own"
     assert (started[0] / "startup" / "fed_server.json").is_file()
+
+
+@pytest.mark.parametrize("host", ["localhost", "10.1.2.3"])
+@pytest.mark.parametrize("name", ["Shop_B", "-shop", "shop.b", "", "s" * 64, "server", server_name("10.1.2.3")])
+def test_a_name_that_no_kit_can_have_is_refused_by_the_owner_too(name: str, host: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"node {name!r}: ") as invited:
+        provision(tmp_path / "provisioning", "shops", host, 8002, [name])
+    with pytest.raises(PlanError) as named:
+        make_node(name, tmp_path / "node.toml", tmp_path / "home", DataPlan(source="clicks.csv"))
+    assert str(named.value) == f"{tmp_path / 'node.toml'}: name: {invited.value}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_is_not_called_as_the_server_is(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="node 'shop-a': the host of the federation's server has this name"):
+        provision(tmp_path / "provisioning", "shops", "shop-a", 8002, ["shop-b", "shop-a"])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("server", [False, True])

@@ -6,10 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 import fedrec as fr
 from federation_in_test import COORDINATOR, Federation
+from fedrec.data.sources import load_source
 from fedrec.engines.federated import Members, train_federated
 from fedrec.engines.opened import open_run
 from fedrec.engines.post import LocalPost
@@ -118,9 +120,11 @@ def test_a_finished_run_that_is_resumed_says_so_again(local: Any, tmp_path: Path
     owners = Owners(tmp_path, plan, NODES)
     first = owners.train(plan, tmp_path / "run")
     files = model_files(tmp_path / "run")
+    kept = {name: owners.model_at(name).stat().st_ino for name in owners.names}
     again = owners.train(plan, tmp_path / "run", resume=True)
     assert again["metrics"] == first["metrics"]
     assert model_files(tmp_path / "run") == files
+    assert {name: owners.model_at(name).stat().st_ino for name in owners.names} == kept
 
 
 def private_plan(model: dict[str, Any], noise: str, **changes: Any) -> Plan:
@@ -286,3 +290,20 @@ def test_data_that_changed_in_the_middle_of_a_run_is_refused(tmp_path: Path) -> 
         owners.train(agreed, tmp_path / "run", resume=True)
     rows.write_parquet(owners.folder / f"{name}.parquet")
     assert owners.train(agreed, tmp_path / "run", resume=True)["rounds"] == 6
+
+
+def test_a_source_that_is_not_the_one_its_owner_named_is_refused_without_a_word_on_it(tmp_path: Path) -> None:
+    plan = Plan.make({"data": {"source": DATA}, "model": {"name": "ease"}, "seed": 5})
+    owners = Owners(tmp_path, plan)
+    agreed = plan.agree(owners.catalog, 1024)
+    name = owners.names[0]
+    source = owners.folder / f"{name}.parquet"
+    named = load_source(source).digest
+    owners.digests[name] = named
+    assert owners.train(agreed, tmp_path / "run")["rounds"] == 1
+    rows = pl.read_parquet(source)
+    rows.head(rows.height - 30).write_parquet(source)
+    with pytest.raises(PlanError, match=f"{name}: .*is not the source that its owner named") as refused:
+        owners.train(agreed, tmp_path / "other")
+    for secret in (named[:12], load_source(source).digest[:12], source.name):
+        assert secret not in str(refused.value)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fedrec.record.durable as durable
 from federation_in_test import BEST, COORDINATOR, MF, WAITING, Federation, assert_same_rows, at_most, small_plan
 from fedrec.engines.federated import Members, train_federated
+from fedrec.engines.opened import open_run
 from fedrec.engines.post import Failure, LocalPost
-from fedrec.federation.host import NodeHost
+from fedrec.engines.served import save_served
+from fedrec.federation.host import NodeHost, Served
 from fedrec.federation.plan import Plan
+from fedrec.federation.run import read_plan
+from fedrec.federation.verifying import verify_run
+from fedrec.models.base import State
 from fedrec.privacy.budget import Budget
+from fedrec.record.durable import arrays_digest
 from fedrec.record.ledger import Ledger
 from kill_driver import Killed, is_killed
 
@@ -180,3 +189,160 @@ def charges(home: Home) -> list[Any]:
         text = budget.path.read_text() if budget.path is not None else ""
         spent.append(sorted(len(line) > 0 for line in text.splitlines()))
     return [[(line["round"], line["charge"], line["epsilon_cohort"]) for line in lines], *spent]
+
+
+# --- the finished model at a node -------------------------------------------------------------------------------------
+
+STEPS = ("mkdir", "rename", "replace", "rmdir", "symlink", "unlink")
+"""What changes names on a disk; removing a folder takes many."""
+
+
+def finished(folder: Path, plan: Plan) -> Served:
+    """What a finished run leaves at a node."""
+    home = Home(folder, plan, secure=False, together=False)
+    assert not home.train()
+    return home.federation.served[home.federation.names[0]]
+
+
+def other_model(served: Served) -> Served:
+    """The same run, finished with other shared arrays."""
+    shared = {name: np.asarray(array * 2, dtype=array.dtype) for name, array in served.state.shared.items()}
+    return replace(served, state=State(shared))
+
+
+def die_at_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make what comes before the step of this number (from 0) the last thing that happens."""
+    done = iter(range(1 << 30))
+
+    def mortal(step: Callable[..., Any]) -> Callable[..., Any]:
+        def taken(*words: Any, **more: Any) -> Any:
+            if next(done) == number:
+                raise Killed
+            return step(*words, **more)
+
+        return taken
+
+    for name in STEPS:
+        monkeypatch.setattr(os, name, mortal(getattr(os, name)))
+
+
+def assert_whole(models: Path, *candidates: Served) -> Served:
+    """What `latest` opens as: all of one of these."""
+    there = open_run(models / "latest")
+    assert verify_run(models / "latest").wrong is None
+    digest = arrays_digest(there.trained.state.shared)
+    one = next(one for one in candidates if arrays_digest(one.state.shared) == digest)
+    assert there.trained.round == one.kept
+    assert there.data.users.series.to_list() == one.data.users.series.to_list()
+    assert there.engine.counts() == one.node.split.counts()
+    assert_same_rows(there.private(), one.node.private(), "latest")
+    return one
+
+
+def names_and_places(models: Path) -> dict[str, int]:
+    return {str(path.relative_to(models)): path.lstat().st_ino for path in models.rglob("*")}
+
+
+@pytest.mark.parametrize("name", ["mf", "ease", "private"])
+def test_a_finished_model_that_is_handed_over_again_stays_where_it_is(name: str, tmp_path: Path) -> None:
+    served = finished(tmp_path, PLANS[name])
+    models = served.folder.parent
+    save_served(served)
+    before = names_and_places(models)
+    save_served(served)
+    assert names_and_places(models) == before
+    assert os.readlink(models / "latest") == served.folder.name
+    for number in (2, 3):
+        served = other_model(served)
+        save_served(served)
+        assert assert_whole(models, served) is served
+        assert sorted(path.name for path in models.iterdir()) == [f"{served.folder.name}-{number}", "latest"]
+
+
+def test_a_later_run_takes_over_and_an_earlier_one_is_left(tmp_path: Path) -> None:
+    first, later = (finished(tmp_path / name, PLANS[name]) for name in ("ease", "mf"))
+    later = replace(later, folder=first.folder.with_name("f" * 16))
+    for served in (first, later):
+        save_served(served)
+        assert_whole(first.folder.parent, served)
+    assert open_run(first.folder).model.name == "ease"
+
+
+def test_a_reader_stays_with_the_run_that_was_the_latest_when_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, later = (finished(tmp_path / name, PLANS[name]) for name in ("ease", "mf"))
+    later = replace(later, folder=first.folder.with_name("f" * 16))
+    save_served(first)
+
+    def overtaken(folder: Path) -> Plan:
+        plan = read_plan(folder)
+        save_served(later)
+        return plan
+
+    monkeypatch.setattr("fedrec.engines.opened.read_plan", overtaken)
+    assert open_run(first.folder.with_name("latest")).model.name == "ease"
+
+
+def test_a_model_whose_data_or_rows_are_others_is_another(tmp_path: Path) -> None:
+    mf, twin = (finished(tmp_path / name, PLANS["mf"]) for name in ("one", "other"))
+    assert twin.node.private() is not None
+    twin = replace(twin, folder=mf.folder)
+    save_served(mf)
+    before = names_and_places(mf.folder.parent)
+    save_served(twin)
+    assert names_and_places(mf.folder.parent) == before, "equal, whoever hands it over"
+    rows = {name: array * 2 for name, array in (twin.node.private() or {}).items()}
+    twin.node.adopt(rows, twin.kept)
+    save_served(twin)
+    assert_whole(mf.folder.parent, twin)
+
+
+@pytest.mark.parametrize("what", ["plan.yaml", "model/shared.safetensors", "private/interactions.parquet"])
+def test_a_model_that_was_damaged_is_saved_anew(what: str, tmp_path: Path) -> None:
+    served = finished(tmp_path, PLANS["mf"])
+    save_served(served)
+    (served.folder / what).unlink()
+    save_served(served)
+    assert_whole(served.folder.parent, served)
+    assert sorted(path.name for path in served.folder.parent.iterdir()) == [f"{served.folder.name}-2", "latest"]
+
+
+@pytest.mark.parametrize("death", ["at a step", "at a write", "in a write"])
+@pytest.mark.parametrize("name", ["mf", "private"])
+def test_the_latest_model_is_whole_wherever_saving_was_killed(
+    name: str, death: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = finished(tmp_path, PLANS[name])
+    models, killed, deaths = first.folder.parent, True, 0
+    save_served(first)
+    served = first
+    while killed:
+        before, served = served, other_model(served)
+        with monkeypatch.context() as patch:
+            if death == "at a step":
+                die_at_step(deaths, patch)
+            write = None if death == "at a step" else deaths
+            killed = is_killed(lambda: save_served(served), write, half=death == "in a write")  # noqa: B023
+        deaths += killed
+        assert_whole(models, before, served)
+        save_served(served)
+        assert_whole(models, served)
+        assert len(list(models.iterdir())) == 2, "what was left behind is cleared away"
+    assert deaths > 9
+
+
+def test_the_first_model_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = finished(tmp_path, PLANS["mf"])
+    models, killed, deaths = served.folder.parent, True, 0
+    while killed:
+        with monkeypatch.context() as patch:
+            die_at_step(deaths, patch)
+            killed = is_killed(lambda: save_served(served))
+        deaths += killed
+        assert not (models / "latest").exists() or assert_whole(models, served)
+        save_served(served)
+        assert_whole(models, served)
+        assert sorted(path.name for path in models.iterdir()) == [served.folder.name, "latest"]
+        shutil.rmtree(models)
+    assert deaths > 9

@@ -169,6 +169,11 @@ def test_a_node_with_nothing_left_is_as_one_that_adds_nothing(tmp_path: Path) ->
         assert spec is not None
         said = liar.call("contribute", RoundCall(0, -1, state.shared, spec.fit(100_000), plan.share()), run=run)
         assert said.problem is None, (name, said.fields)
+        assert liar.host._opened is not None
+        shared = {"shared": liar.host._opened.shared[0]}
+        for kind, fields in (("keep", {"committed": -1}), ("finish", {"committed": 0, "kept": 0})):
+            said = liar.ask(kind, {**fields, **shared}, run=run)
+            assert said.problem is None, (name, kind, said.fields)
 
 
 def test_plain_sums_of_few_users_are_refused_in_the_same_words(tmp_path: Path) -> None:

@@ -213,6 +213,21 @@ def test_malformed_rows_are_counted_and_what_training_would_do_is_said(owner, fe
     assert "training" not in answer(said)["data"]
 
 
+def test_the_digest_is_said_and_held_to_the_one_that_the_owner_named(owner, fedrec):
+    digest = answer(fedrec("node", "check", "--json"))["data"]["digest"]
+    assert digest == answer(fedrec("data", "describe", "clicks.csv", "--json"))["digest"]
+    edited(owner, ('source = "clicks.csv"', f'source = "clicks.csv"\ndigest = "{digest}"'))
+    said = fedrec("node", "check", "--json")
+    assert (said.code, "training" in answer(said)["data"]) == (0, False)
+    (owner / "clicks.csv").write_text(CLICKS + "u1,i22,1600000000\n,i2,1600000000\n")
+    said = fedrec("node", "check", "--json")
+    found = answer(said)["data"]
+    assert said.code == 2
+    assert f"data.digest in node.toml names another source, {digest}" in found["training"]
+    assert "stop at the first malformed row" in found["training"]
+    assert "names another source" in flat(fedrec("node", "check"))
+
+
 def test_private_runs_and_what_they_cost_are_listed(owner, fedrec):
     budget = NodeConfig.read(owner / "node.toml").open_budget()
     for number, noise in enumerate((4.0, 3.0)):

@@ -104,7 +104,10 @@ def test_paths_are_relative_to_the_file_and_nothing_else_is_a_path(source, becom
 
 
 WRONG = [
-    ('name = "shop a"', "name: the name of a key must be printable, without spaces"),
+    ('name = "shop a"', "name: node 'shop a': a name has small letters, digits and hyphens, 63 at most"),
+    ('name = "Shop_B"', "name: node 'Shop_B': a name has small letters"),
+    (f'name = "{"a" * 64}"', "63 at most"),
+    ('name = "server"', "name: node 'server': the coordinator's server has this name; choose another"),
     ('naem = "shop-a"', "'naem' is not a setting. Did you mean 'name'?"),
     ("home = 3", "home: input is not a valid path"),
     ('home = "a\\u0000b"', "home: a path holds no zero bytes"),
@@ -294,7 +297,13 @@ def test_a_node_keeps_its_key_and_its_configuration(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "coordinator", "parties"),
-    [("shop a", None, []), ("shop-a", "nobody", []), ("shop-a", None, ["x"]), ("shop-a", KEYS["eve"], [KEYS["eve"]])],
+    [
+        ("shop a", None, []),
+        ("Shop_B", None, []),
+        ("shop-a", "nobody", []),
+        ("shop-a", None, ["x"]),
+        ("shop-a", KEYS["eve"], [KEYS["eve"]]),
+    ],
 )
 def test_a_wrong_word_makes_nothing(tmp_path, name, coordinator, parties):
     with pytest.raises(PlanError):

@@ -14,6 +14,7 @@ import pytest
 import fedrec as fr
 import fedrec.record.durable as durable
 import kill_driver
+from fedrec.engines.opened import open_run
 from fedrec.engines.training import Placement, train_run
 from fedrec.errors import DamagedError, InputError
 from fedrec.federation.plan import Plan
@@ -88,6 +89,14 @@ def where_of(name, data, place):
 
 
 # --- one byte -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [{"name": "ease"}, MODELS["mf"]], ids=["ease", "mf"])
+def test_a_saved_private_model_verifies_after_it_was_opened(model, tmp_path):
+    train_run(Plan.make(private_plan().model_dump() | {"model": model}), tmp_path / "run")
+    open_run(tmp_path / "run").save(tmp_path / "saved")
+    open_run(tmp_path / "saved")
+    assert verify_run(tmp_path / "saved").wrong is None
 
 
 @pytest.mark.parametrize("name", ["plain", "private", "saved", "signed"])

@@ -158,11 +158,19 @@ def _data(config: NodeConfig) -> tuple[dict[str, Any], bool]:
         **{fact: facts[fact] for fact in kept if fact in facts},
         "malformed_rows": malformed,
         "left_out": loaded.left_out_counts,
+        "digest": loaded.digest,
     }
-    stops = malformed > 0 and config.data.on_error == "raise"
+    stops = []
+    if config.data.digest not in (None, loaded.digest):
+        stops.append(
+            f"would stop, as data.digest in node.toml names another source, {config.data.digest}; restore that one, or "
+            "take the digest out"
+        )
+    if malformed > 0 and config.data.on_error == "raise":
+        stops.append('would stop at the first malformed row; data.on_error = "skip" leaves them out')
     if stops:
-        found["training"] = 'would stop at the first malformed row; data.on_error = "skip" leaves them out'
-    return found, stops
+        found["training"] = "; ".join(stops)
+    return found, bool(stops)
 
 
 def _verdict(config: NodeConfig, plan: Plan, secure: bool | None, data: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from fedrec.errors import DamagedError, InputError, RunError
+from fedrec.federation.node_names import check_node_name
 from fedrec.record.durable import replace_file
 
 __all__ = ["ADMIN", "check_kit", "config_name", "identity_of", "lay_out", "provision", "server_name"]
@@ -23,7 +24,6 @@ __all__ = ["ADMIN", "check_kit", "config_name", "identity_of", "lay_out", "provi
 ADMIN = "coordinator@fedrec.local"
 _ORGANISATION = re.compile(r"[^A-Za-z0-9_]")
 _CLASSES = ("fedrec.deploy.mailslots.", "nvflare.collab.runtime.")
-_NODE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 def server_name(host: str) -> str:
@@ -52,8 +52,9 @@ def provision(folder: Path, name: str, host: str, port: int, nodes: Sequence[str
         RunError: if provisioning fails.
     """
     for node in nodes:
-        if not _NODE_NAME.fullmatch(node):
-            raise InputError(f"node {node!r}: a name has small letters, digits and hyphens, 63 at most")
+        check_node_name(node)
+        if node == server_name(host):
+            raise InputError(f"node {node!r}: the host of the federation's server has this name; choose another")
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     server: dict[str, Any] = {"name": server_name(host), "type": "server", "org": "coordinator", "fed_learn_port": port}

@@ -7,12 +7,15 @@ import hashlib
 import json
 import os
 import socket
+import stat
 import struct
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from fedrec.errors import RunError
 
 __all__ = ["Connection", "Listener", "connect", "socket_path"]
 
@@ -139,10 +142,28 @@ def connect(path: Path) -> Connection:
 
 
 def socket_path(folder: Path, name: str) -> Path:
-    """Where a socket of `folder` is: inside, or, as such paths must be short, in a temporary folder of the user."""
+    """Where a socket of `folder` is: inside, or, as such paths must be short, in a temporary folder of the user.
+
+    Raises:
+        RunError: if what has the name of that folder may be somebody else's.
+    """
     inside = folder.absolute() / name
     if len(str(inside)) <= _LONGEST_PATH:
         return inside
     place = Path(tempfile.gettempdir()) / f"fedrec-{os.getuid()}"
-    place.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        place.mkdir(mode=0o700)
+    found = place.lstat()
+    mode = stat.S_IMODE(found.st_mode) & 0o777
+    reasons = {
+        "it is no folder": not stat.S_ISDIR(found.st_mode),
+        "it is another user's": found.st_uid != os.getuid(),
+        f"its mode is {mode:o}, not 700": mode != 0o700,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise RunError(
+                f"{place} is not used for sockets: {reason}; remove it, or set TMPDIR to a folder of your own, the "
+                "same for every fedrec command"
+            )
     return place / f"{hashlib.sha256(str(inside).encode()).hexdigest()[:16]}.{name}"

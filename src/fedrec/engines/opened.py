@@ -15,7 +15,7 @@ from fedrec.data.own_rows import blank, placed
 from fedrec.data.splits import HISTORY, TRAIN, Split
 from fedrec.engines.loading import Placement, load_plan_data, public_digest, read_placement
 from fedrec.engines.local import LocalEngine
-from fedrec.errors import DamagedError, InputError, RunError
+from fedrec.errors import DamagedError, FedrecError, InputError, RunError
 from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.calls import Part
 from fedrec.federation.coordinator import Coordinator, Trained
@@ -25,7 +25,8 @@ from fedrec.federation.run import Run, load_shared, read_plan, save_shared, serv
 from fedrec.federation.warm_start import Earlier, Remembered
 from fedrec.kernels.splitting import count_shared
 from fedrec.models.base import Private, Recommender, State
-from fedrec.record.durable import replace_file
+from fedrec.record.durable import arrays_digest, replace_file
+from fedrec.record.files import check_files, read_files
 
 __all__ = ["FEDERATED", "OpenedRun", "open_run"]
 
@@ -144,27 +145,56 @@ class OpenedRun:
         Raises:
             RunError: if the folder is not empty.
         """
-        source = {"source": _HISTORY}
-        plan = Plan.make(self.plan.model_dump() | {"data": source, "split": "given", "refit": False, "catalog": None})
+        plan = self._own_plan()
         run = Run.create(plan, folder)
         try:
             (folder / "private").mkdir()
-            parts = [replace(node.data, part=node.split.part).to_frame() for node in self.engine.nodes]
-            pl.concat(parts).sort("user_id", maintain_order=True).write_parquet(folder / _HISTORY)
+            self._history().write_parquet(folder / _HISTORY)
             catalog = self.data.catalog
             loaded = load_plan_data(plan.data, folder, catalog)
             data, plan = loaded.interactions, plan.resolve(loaded.interactions, public_digest(plan, loaded, folder))
             replace_file(folder / "plan.yaml", plan.to_yaml().encode())
             save_shared(folder / "model", self.model, self.trained.state, self.trained.round, catalog, plan)
-            rows = self.private()
-            if rows is not None and data.part is not None:
-                places = self.data.users.find(data.users.series)
-                LocalEngine.of_split(Split(data, data.part, "given"), plan, folder / "private").nodes[0].adopt(
-                    {name: array[places] for name, array in rows.items()}, self.trained.round
-                )
+            assert data.part is not None
+            node = LocalEngine.of_split(Split(data, data.part, "given"), plan, folder / "private").nodes[0]
+            rows = self._rows_of(data)
+            if rows is not None:
+                node.adopt(rows, self.trained.round)
             run.seal()
         finally:
             run.close()
+
+    def is_saved_in(self, folder: Path) -> bool:
+        """Whether `folder` is what `save` makes of this, whole: plan, model, interactions and private rows."""
+        try:
+            check_files(folder, read_files(folder)[0])
+            there = open_run(folder)
+            plan = self._own_plan().resolve(there.data, there.plan.data.digest or "")
+            history = pl.read_parquet(folder / _HISTORY)
+        except (FedrecError, OSError):
+            return False
+        return (
+            (plan, self.trained.round) == (there.plan, there.trained.round)
+            and arrays_digest(self.trained.state.shared) == arrays_digest(there.trained.state.shared)
+            and self._history().equals(history)
+            and arrays_digest(self._rows_of(there.data) or {}) == arrays_digest(there.private() or {})
+        )
+
+    def _own_plan(self) -> Plan:
+        """The plan with which this is saved, not yet resolved: of its own interactions, as they were split."""
+        source = {"source": _HISTORY}
+        return Plan.make(self.plan.model_dump() | {"data": source, "split": "given", "refit": False, "catalog": None})
+
+    def _history(self) -> pl.DataFrame:
+        """All interactions with their parts, by user."""
+        parts = [replace(node.data, part=node.split.part).to_frame() for node in self.engine.nodes]
+        return pl.concat(parts).sort("user_id", maintain_order=True)
+
+    def _rows_of(self, data: Interactions) -> Private | None:
+        """Private rows in the order of the users of `data`, who are the same."""
+        rows = self.private()
+        places = self.data.users.find(data.users.series)
+        return None if rows is None else {name: array[places] for name, array in rows.items()}
 
 
 def open_run(folder: Path) -> OpenedRun:
@@ -175,6 +205,7 @@ def open_run(folder: Path) -> OpenedRun:
         DamagedError: if files were changed.
         PlanError: if the data is not the one it was trained on.
     """
+    folder = folder.resolve() if folder.is_symlink() else folder  # it may point elsewhere before all is read
     plan = read_plan(folder)
     model, state, round, catalog = load_shared(folder / "model", plan)
     if (folder / FEDERATED).exists():

@@ -51,7 +51,7 @@ class Served:
     """What a finished run leaves at a node, for whoever saves it so that the node's own users can be served.
 
     Args:
-        folder: where it belongs.
+        folder: where it belongs; its parent is for all that the node serves.
         plan, node, state, kept: the plan, the node with private rows, the shared arrays, the round they are of.
         data: the node's interactions.
     """
@@ -224,8 +224,11 @@ class NodeHost:
         check_committed(opened.plan, committed, kept)
         opened.node.finish(shared, committed, kept)
         folder = self.config.home / "models" / opened.run
+        if opened.data.n_users == 0:
+            _LOG.warning("run %s is finished; no users are here to serve with it", opened.run[:8])
+            return {}
         self._save(Served(folder, opened.plan, opened.node, State(shared), kept, opened.data))
-        _LOG.info("run %s is finished; the model is in %s", opened.run[:8], folder)
+        _LOG.info("run %s is finished; the model is in %s", opened.run[:8], folder.with_name("latest"))
         return {}
 
     def _shared(self, opened: OpenedHere, request: Request) -> Arrays:

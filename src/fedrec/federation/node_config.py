@@ -17,12 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from fedrec.errors import DamagedError, InputError, PlanError, suggestion
 from fedrec.federation.limits import ResourceLimits
+from fedrec.federation.node_names import check_node_name
 from fedrec.federation.places import place_at, source_at
 from fedrec.federation.plan import DataPlan
 from fedrec.federation.privacy_floors import PrivacyFloors
 from fedrec.models.registry import MODELS, explain, foremost
 from fedrec.privacy.budget import Budget
-from fedrec.record.keys import PublicKey, check_name
+from fedrec.record.keys import PublicKey
 
 __all__ = ["NodeConfig", "Policy", "PrivacyFloors", "redacted"]
 
@@ -128,7 +129,8 @@ class NodeConfig(_Part):
     Args:
         name: of the node, as the others know it.
         home: the owner's folder for identity, runs, journal and budget; absolute.
-        data: what is read. A plan never says where; a source that is a path is absolute.
+        data: what is read. A plan never says where; a source that is a path is absolute. A `digest`, which
+            'fedrec node check' prints, holds every run to this very data.
         policy, privacy, limits: what is allowed.
 
     Example:
@@ -149,7 +151,7 @@ class NodeConfig(_Part):
     @classmethod
     def _named(cls, value: str) -> str:
         try:
-            check_name(value)
+            check_node_name(value)
         except InputError as error:
             raise PlanError(f"name: {error}") from None
         return value

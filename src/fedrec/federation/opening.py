@@ -248,9 +248,12 @@ def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> Int
     Whether it can be opened depends on nothing that single users have, for catalog and cleaning are a coordinator's.
     """
     own, asked = config.data, {"shrink_catalog": False, "drop_missing": True}
-    cleaning = own.cleaning.model_copy(update={"shrink_catalog": False})
+    reading, cleaning = own.reading(), own.cleaning.model_copy(update={"shrink_catalog": False})
+    # read by itself: in terms of an agreed catalog the digest would be another for every federation
+    if own.digest is not None and load_source(own.source, cleaning=own.cleaning, **reading).digest != own.digest:
+        raise PlanError("the node's data is not the source that its owner named; 'fedrec node check' tells the owner")
     try:
-        source = load_source(own.source, cleaning=cleaning, catalog=catalog, unknown_items="skip", **own.reading())
+        source = load_source(own.source, cleaning=cleaning, catalog=catalog, unknown_items="skip", **reading)
         data, report = clean(source.interactions, plan.data.cleaning.model_copy(update=asked))
     except NothingLeftError as error:
         _LOG.warning("%s; the node takes part with nothing", error)
