@@ -18,14 +18,16 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedrec.deploy.kits import ADMIN
 from fedrec.deploy.sockets import Connection, Listener, socket_path
 from fedrec.engines.post import Failure
 from fedrec.errors import InputError, RunError
-from fedrec.federation.messages import Frame
 from fedrec.record.durable import hold
+
+if TYPE_CHECKING:
+    from fedrec.federation.messages import Frame
 
 __all__ = ["POST", "NvflarePost", "admin_session", "job_files", "nodes_up", "who_is_up"]
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from fedrec.federation.messages import Frame
-
 if TYPE_CHECKING:
     from fedrec.federation.host import NodeHost
+    from fedrec.federation.messages import Frame
 
 __all__ = ["Failure", "LocalPost", "Post"]
 
