@@ -13,11 +13,13 @@ from fedrec.engines.federated import Members, train_federated
 from fedrec.engines.post import LocalPost
 from fedrec.engines.remote import RemoteEngine, Waiting
 from fedrec.errors import DamagedError, PlanError, RunError
+from fedrec.federation import witnessing
+from fedrec.federation.run import Run
 from fedrec.federation.verifying import verify_run
 from fedrec.federation.witnessing import Witness, told
 from fedrec.record.keys import COSIGNATURE, SigningKey
 from fedrec.record.ledger import Ledger
-from fedrec.record.notes import Note
+from fedrec.record.notes import Note, sign
 from fedrec.record.signing import LEDGER_NOTE
 
 NODE = SigningKey("node", bytes(31) + b"n")
@@ -134,3 +136,19 @@ def test_a_call_without_the_record_is_refused(tmp_path: Path, monkeypatch: pytes
     waiting = Waiting(pause=0.0, tries=1, sign=0.1)
     with pytest.raises(RunError, match="what is told of the record is not whole"):
         train_federated(owners.plan, tmp_path / "run", members, LocalPost(owners.hosts()), waiting=waiting)
+
+
+def test_what_is_told_of_a_record_that_grows_meanwhile_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owners = Federation(tmp_path, small_plan())
+    run = Run(owners.plan, None)
+    engine = owners.engine(LocalPost({}), run)
+    run.ledger.append("start")
+
+    def slowly(note: Note, key: SigningKey) -> Note:
+        run.ledger.append("round", round=0)
+        return sign(note, key)
+
+    monkeypatch.setattr(witnessing, "sign", slowly)
+    one = witness()
+    one.see(engine.record("node-0")["record"])
+    assert (one.seen, len(run.ledger.leaves)) == (1, 2)

@@ -154,12 +154,12 @@ class RemoteEngine:
     @property
     def has_valid(self) -> bool:
         """Whether any node that is up holds out interactions for validation."""
-        return any(said.get("valid") for said in self._said.values())
+        return any(said.get("valid") for said in tuple(self._said.values()))
 
     @property
     def has_test(self) -> bool:
         """Whether any node that is up holds out interactions for the test."""
-        return any(said.get("test") for said in self._said.values())
+        return any(said.get("test") for said in tuple(self._said.values()))
 
     @property
     def parties(self) -> tuple[int, int, str] | None:
@@ -344,7 +344,7 @@ class RemoteEngine:
 
     def record(self, name: str) -> dict[str, Any]:
         """What a node is told of the run's record with every call of a round: all that it has not seen."""
-        leaves = self._ledger.leaves
+        leaves = tuple(self._ledger.leaves)  # it grows while threads read it
         return {"record": told(leaves, min(self._seen(name), len(leaves)), self._key)} if leaves else {}
 
     def has_seen(self, name: str, reply: Reply) -> None:
