@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+
+import pytest
 
 from fedrec.engines.links import Answers, Links
 from fedrec.engines.post import Failure
@@ -17,7 +20,8 @@ class Scripted:
     """A post whose nodes answer in the order of their names, each as `say` has it, until enough have.
 
     Args:
-        say: given a request, the problem that the node names; `None` for an answer, "silent" for none at all.
+        say: given a request, the problem that the node names; `None` for an answer, "silent" for none at all, "hangs"
+            for one that is waited for until the time is over.
     """
 
     def __init__(self, say: Callable[[Request], str | None]) -> None:
@@ -25,7 +29,10 @@ class Scripted:
         self.asked: list[tuple[str, str]] = []
 
     def ask(self, frames: Mapping[str, Frame], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
+        if seconds <= 0:
+            return {name: Failure("timeout", "there was no time") for name in frames}
         answers: dict[str, bytes | Failure] = {}
+        hanging = 0
         for name, frame in frames.items():
             if enough is not None and sum(isinstance(answer, bytes) for answer in answers.values()) >= enough:
                 answers[name] = Failure("late", "others were quicker")
@@ -33,10 +40,13 @@ class Scripted:
             request, _ = open_request(frame.whole(), COORDINATOR.public(), 1 << 20)
             self.asked.append((name, request.kind))
             problem = self._say(request)
-            if problem == "silent":
+            hanging += problem == "hangs"
+            if problem in ("silent", "hangs"):
                 answers[name] = Failure("timeout", "it says nothing")
             else:
                 answers[name] = Reply(name, frame.digest, problem, {"session": "1"}).sign(KEYS[name])
+        if hanging and (enough is None or sum(isinstance(answer, bytes) for answer in answers.values()) < enough):
+            time.sleep(seconds)
         return answers
 
     def close(self) -> None:
@@ -73,6 +83,30 @@ def test_nodes_that_cannot_be_opened_are_not_counted_as_answers() -> None:
         return "silent" if request.kind == "open" and request.to in ("a", "b") else None
 
     assert replies(ask_all(Scripted(say), enough=3)) == ["c", "d", "e"]
+
+
+@pytest.mark.parametrize("offered", [False, True])
+def test_a_node_that_never_opens_leaves_the_others_their_time(offered: bool) -> None:
+    links = links_over(Scripted(lambda request: "hangs" if (request.kind, request.to) == ("open", "c") else None))
+    if offered:
+        assert replies(links.open(0.1)) == ["a", "b", "d", "e"]
+    began = time.monotonic()
+    assert replies(links.ask("contribute", {name: {} for name in KEYS}, 0.4)) == ["a", "b", "d", "e"]
+    assert time.monotonic() - began < 0.6
+
+
+def test_opening_is_no_answer_and_whoever_opened_is_let_be_when_the_others_are_enough() -> None:
+    away = {"a"}
+    post = Scripted(lambda request: "silent" if request.to in away else None)
+    links = links_over(post)
+    links.open(1.0)
+    away.clear()
+    answers = links.ask("contribute", {name: {} for name in KEYS}, 1.0, enough=4)
+    assert replies(answers) == ["b", "c", "d", "e"]
+    assert str(answers["a"]) == "others were quicker"
+    assert list(answers) == list(KEYS)
+    assert post.asked[5:] == [("a", "open"), *((name, "contribute") for name in "bcde")]
+    assert replies(links.ask("contribute", {name: {} for name in KEYS}, 1.0, enough=5)) == list(KEYS)
 
 
 def test_a_node_that_lost_the_model_is_asked_again_until_enough_have_answered() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +86,9 @@ class Links:
 
     def open(self, seconds: float) -> Answers:
         """Offer the run to all nodes."""
-        return self._ask_open(self.names, seconds)
+        answers = self._round_trip({name: self._opening(name) for name in self.names}, seconds, None)
+        self._take_openings(answers)
+        return answers
 
     def ask(
         self,
@@ -97,7 +99,7 @@ class Links:
         parts: Mapping[str, Sequence[bytes]] | None = None,
         enough: int | None = None,
     ) -> Answers:
-        """Ask some nodes one thing each.
+        """Ask some nodes one thing each; those that do not know the run are offered it while the others are asked.
 
         Args:
             kind: which question.
@@ -109,41 +111,41 @@ class Links:
         """
         until = time.monotonic() + seconds
         answers: Answers = {}
-        waiting = dict(fields)
-        for _ in range(_TRIES):
-            closed = [name for name in waiting if not self._links[name].opened]
-            if closed:
-                opened = self._ask_open(closed, max(0.0, until - time.monotonic()))
-                for name, answer in opened.items():
-                    if isinstance(answer, Failure):
-                        answers[name] = answer
-                        del waiting[name]
+        waiting, tries = dict(fields), dict.fromkeys(fields, _TRIES)
+        while waiting and (enough is None or _replies(answers) < enough):
+            closed = {name for name in waiting if not self._links[name].opened}
             requests = {
-                name: self._about(kind, name, said, shared, () if parts is None else parts[name])
+                name: self._opening(name)
+                if name in closed
+                else self._about(kind, name, said, shared, () if parts is None else parts[name])
                 for name, said in waiting.items()
             }
             left = max(0.0, until - time.monotonic())
-            answers |= self._round_trip(requests, left, None if enough is None else enough - _replies(answers))
-            if enough is not None and _replies(answers) >= enough:
-                break
+            if len(closed) == len(waiting):
+                left /= 2  # those that open are asked after, and one may never open
+            due = None if enough is None else enough - _replies(answers) + len(closed)
+            found = self._round_trip(requests, left, due)
+            self._take_openings({name: found[name] for name in closed})
             again = {}
-            for name, said in waiting.items():
-                answer = answers[name]
-                if isinstance(answer, Failure) and answer.kind in ("not-open", "unknown-model"):
-                    again[name] = said
-            if not again:
-                break
+            for name, answer in found.items():
+                if name in closed and isinstance(answer, Reply):
+                    answers[name], again[name] = Failure("late", "others were quicker"), waiting[name]
+                    continue
+                answers[name] = answer
+                tries[name] -= 1
+                if tries[name] and isinstance(answer, Failure) and answer.kind in ("not-open", "unknown-model"):
+                    again[name] = waiting[name]
             waiting = again
-        return answers
+        return {name: answers[name] for name in fields}
 
-    def _ask_open(self, names: Iterable[str], seconds: float) -> Answers:
-        fields, parts = self._offer
-        answers = self._round_trip({name: self._request("open", name, fields, parts) for name in names}, seconds, None)
+    def _opening(self, name: str) -> Frame:
+        return self._request("open", name, *self._offer)
+
+    def _take_openings(self, answers: Answers) -> None:
         for name, answer in answers.items():
             if isinstance(answer, Reply):
                 self._links[name].opened = True
                 self._opened(name, answer.fields)
-        return answers
 
     def _about(
         self, kind: str, name: str, fields: Mapping[str, Any], shared: Arrays | None, parts: Sequence[bytes]
