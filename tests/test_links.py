@@ -137,3 +137,56 @@ def test_a_node_that_never_knows_the_model_is_given_up() -> None:
     assert isinstance(failure, Failure)
     assert failure.kind == "unknown-model"
     assert post.asked.count(("a", "contribute")) == 3
+
+
+class Ordered(Scripted):
+    """A post whose nodes refuse a request with a lower number than one before, as they do; the coordinator has made
+    another request of `a` by the time that its first `evaluate` arrives."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        super().__init__(self._in_order)
+        self._meanwhile = meanwhile
+        self._last: dict[str, int] = {}
+
+    def _in_order(self, request: Request) -> str | None:
+        if (request.kind, request.to) == ("evaluate", "a") and ("a", "contribute") not in self.asked:
+            self._meanwhile()
+        repeated = request.number <= self._last.get(request.to, -1)
+        self._last[request.to] = max(request.number, self._last.get(request.to, -1))
+        return "repeated" if repeated else None
+
+
+def test_a_request_that_another_overtook_is_made_again() -> None:
+    post = Ordered(lambda: links.ask("contribute", {"a": {}}, 9.0))
+    links = links_over(post)
+    links.open(9.0)
+    assert replies(links.ask("evaluate", {name: {} for name in KEYS}, 9.0)) == list(KEYS)
+    assert [kind for name, kind in post.asked[5:] if name == "a"] == ["evaluate", "contribute", "evaluate"]
+
+
+def test_a_request_that_another_overtook_is_not_made_again_when_nobody_wants_the_answer() -> None:
+    wanted = [True]
+
+    def meanwhile() -> None:
+        links.ask("contribute", {"a": {}}, 9.0)
+        wanted.clear()
+
+    post = Ordered(meanwhile)
+    links = links_over(post)
+    links.open(9.0)
+    answer = links.ask("evaluate", {"a": {}}, 9.0, wanted=lambda: bool(wanted))["a"]
+    assert str(answer) == "a later request came before it"
+    assert [kind for _, kind in post.asked[5:]] == ["evaluate", "contribute"]
+    answer = links.ask("evaluate", {"a": {}}, 9.0, wanted=lambda: bool(wanted))["a"]
+    assert str(answer) == "nobody waits for an answer any more"
+    assert len(post.asked) == 7
+
+
+def test_a_request_that_somebody_handed_over_before_is_not_made_again() -> None:
+    post = Scripted(lambda request: "repeated" if request.kind == "mask" and request.to == "a" else None)
+    links = links_over(post)
+    links.open(9.0)
+    answer = links.ask("mask", {name: {} for name in KEYS}, 9.0)["a"]
+    assert isinstance(answer, Failure)
+    assert answer.kind == "repeated"
+    assert len(post.asked) == 10

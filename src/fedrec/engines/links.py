@@ -15,7 +15,7 @@ from fedrec.federation.messages import Frame, Reply, Request, open_reply, pack_a
 from fedrec.models.base import Arrays
 from fedrec.record.keys import PublicKey, SigningKey
 
-__all__ = ["Answers", "Links"]
+__all__ = ["Answers", "Links", "is_failure"]
 
 _MOST_BYTES = 1 << 34
 _TRIES = 3
@@ -29,6 +29,7 @@ class _Link:
 
     key: PublicKey
     session: str = ""
+    number: int = 0
     opened: bool = False
     shared: str = ""
     sent: int = 0
@@ -98,8 +99,12 @@ class Links:
         shared: Arrays | None = None,
         parts: Mapping[str, Sequence[bytes]] | None = None,
         enough: int | None = None,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> Answers:
         """Ask some nodes one thing each; those that do not know the run are offered it while the others are asked.
+
+        Threads may ask a node side by side, and a node refuses the request that a later one overtook. It is made again,
+        as taking turns would let one node that is long at work use up the deadline of a question to all.
 
         Args:
             kind: which question.
@@ -108,18 +113,23 @@ class Links:
             shared: arrays that the question is about.
             parts: by node.
             enough: go on as soon as so many have answered.
+            wanted: once it says no, nobody is asked any more: what is asked after that has the higher number.
         """
         until = time.monotonic() + seconds
         answers: Answers = {}
         waiting, tries = dict(fields), dict.fromkeys(fields, _TRIES)
         while waiting and (enough is None or _replies(answers) < enough):
-            closed = {name for name in waiting if not self._links[name].opened}
-            requests = {
-                name: self._opening(name)
-                if name in closed
-                else self._about(kind, name, said, shared, () if parts is None else parts[name])
-                for name, said in waiting.items()
-            }
+            with self._changing:
+                if not wanted():
+                    return dict.fromkeys(fields, Failure("late", "nobody waits for an answer any more")) | answers
+                closed = {name for name in waiting if not self._links[name].opened}
+                requests = {
+                    name: self._opening(name)
+                    if name in closed
+                    else self._about(kind, name, said, shared, () if parts is None else parts[name])
+                    for name, said in waiting.items()
+                }
+                numbers = {name: self._links[name].number for name in waiting}
             left = max(0.0, until - time.monotonic())
             if len(closed) == len(waiting):
                 left /= 2  # those that open are asked after, and one may never open
@@ -131,9 +141,11 @@ class Links:
                 if name in closed and isinstance(answer, Reply):
                     answers[name], again[name] = Failure("late", "others were quicker"), waiting[name]
                     continue
+                if is_failure(answer, "repeated") and self._links[name].number > numbers[name]:
+                    answer = Failure("overtaken", "a later request came before it")
                 answers[name] = answer
                 tries[name] -= 1
-                if tries[name] and isinstance(answer, Failure) and answer.kind in ("not-open", "unknown-model"):
+                if tries[name] and is_failure(answer, "not-open", "unknown-model", "overtaken"):
                     again[name] = waiting[name]
             waiting = again
         return {name: answers[name] for name in fields}
@@ -173,7 +185,7 @@ class Links:
         digest: bytes | None = None,
     ) -> Frame:
         with self._changing:
-            number = self._number = max(self._number + 1, time.time_ns())
+            number = self._number = self._links[name].number = max(self._number + 1, time.time_ns())
         return Request(kind, self._run, name, number, fields or {}, parts).sign(self._key, digest)
 
     def _round_trip(self, requests: Mapping[str, Frame], seconds: float, enough: int | None) -> Answers:
@@ -187,7 +199,7 @@ class Links:
             link.sent += request.size
             answer = self._checked(name, frames.pop(name), request.digest)  # replies may be large: one copy of each
             answers[name] = answer
-            link.suspect = isinstance(answer, Failure) and answer.kind in ("timeout", "gone", "damaged")
+            link.suspect = is_failure(answer, "timeout", "gone", "damaged")
             link.why = str(answer) if isinstance(answer, Failure) else ""
             if isinstance(answer, Failure):
                 link.shared = ""
@@ -213,3 +225,8 @@ class Links:
 def _replies(answers: Answers) -> int:
     """How many there are that are no failures."""
     return sum(isinstance(answer, Reply) for answer in answers.values())
+
+
+def is_failure(answer: Reply | Failure, *kinds: str) -> bool:
+    """Whether there is no answer, for one of some reasons."""
+    return isinstance(answer, Failure) and answer.kind in kinds

@@ -128,10 +128,14 @@ class NetworkArrivals:
 
     def _wait(self, node: str, call: RoundCall) -> None:
         """Ask until there is an answer, or another call took this one's place."""
-        while self._calls.get(node) is call:
+
+        def wanted() -> bool:
+            return self._calls.get(node) is call
+
+        while wanted():
             fields = {node: {**call_fields(call), **self._nodes.record(node)}}
-            answer = self._links.ask("contribute", fields, self._deadline, call.shared)[node]
-            if self._calls.get(node) is not call:
+            answer = self._links.ask("contribute", fields, self._deadline, call.shared, wanted=wanted)[node]
+            if not wanted():
                 return
             if isinstance(answer, Reply):
                 self._nodes.has_seen(node, answer)

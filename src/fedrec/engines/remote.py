@@ -18,7 +18,7 @@ from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.aggregation.wire import decode_sum
 from fedrec.data.catalog import Catalog
-from fedrec.engines.links import Answers, Links
+from fedrec.engines.links import Answers, Links, is_failure
 from fedrec.engines.network_arrivals import NetworkArrivals
 from fedrec.engines.network_sums import AbandonedError, NetworkSums, Ready, commitments_in
 from fedrec.engines.post import Failure, Post
@@ -394,7 +394,7 @@ class RemoteEngine:
 
     def _refused(self, answers: Mapping[str, Reply | Failure]) -> None:
         """A refusal is an owner's word: waiting does not change it."""
-        reasons = [f"{name}: {answer}" for name, answer in answers.items() if _is(answer, "refused")]
+        reasons = [f"{name}: {answer}" for name, answer in answers.items() if is_failure(answer, "refused")]
         if reasons:
             raise PlanError("; ".join(reasons))
 
@@ -433,7 +433,3 @@ def decoded(reply: Reply, spec: SumSpec, round: int) -> Sum:
         raise DamagedError(f"a sum of round {total.round}")
     total.commitments = commitments_in(reply)
     return total
-
-
-def _is(answer: Reply | Failure, kind: str) -> bool:
-    return isinstance(answer, Failure) and answer.kind == kind
