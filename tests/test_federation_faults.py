@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from faults_in_test import FAULTS, LASTING, Faulty, Stormy
+from faults_in_test import FAULTS, LASTING, Answer, Faulty, Stormy
 from federation_in_test import (
     BEST,
     COORDINATOR,
@@ -30,9 +30,11 @@ from federation_in_test import (
 from fedrec.engines.post import Failure
 from fedrec.engines.remote import RemoteEngine
 from fedrec.errors import PlanError, RunError
-from fedrec.federation.messages import Request, open_reply, request_digest
+from fedrec.federation.coordinator import Coordinator
+from fedrec.federation.messages import Request, open_reply, open_request, request_digest
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.federation.versions import last_part
 
 SHORT = small_plan({**MF, "rounds": 2})
 PHASES = [("open", 0), ("contribute", 0), ("contribute", 1), ("finish", 0), ("evaluate", 0)]
@@ -99,6 +101,60 @@ def test_the_best_round_is_kept_by_a_node_that_missed_its_turn_to_keep_it(fault:
     assert outcome.trained is not None
     assert outcome.trained.round < 3, "the last round is the best one, so nothing is tested"
     assert fault in LONGER or outcome.unreached == ()
+
+
+BUFFERED = small_plan(
+    {**MF, "rounds": 12, "learning_rate": 3.0},
+    cohort=1.0,
+    asynchronous={"buffer": 2},
+    evaluation={"every": 1, "keep": "best", "metrics": ["ndcg@10"]},
+)
+UNHEARD = ["request lost", "answer lost", "away for three requests", "killed before", "killed after", "answer cut"]
+
+
+class Unkept(Faulty):
+    """A post on which something happens to node-1 whenever it is asked to keep what it was not asked before to keep."""
+
+    def __init__(self, federation: Federation, fault: str) -> None:
+        super().__init__(federation, fault)
+        self.asked: set[tuple[Any, Any]] = set()
+        self._keeping: tuple[Any, Any] = None, None
+
+    def _interfere(self, name: str, frame: bytes, answer: Answer) -> bytes | Failure:
+        request, _ = open_request(frame, COORDINATOR.public(), 1 << 30)
+        self._keeping = (request.fields.get("shared"), request.fields.get("committed"))
+        return super()._interfere(name, frame, answer)
+
+    def chosen(self, name: str, kind: str) -> str | None:
+        if (name, kind) != ("node-1", "keep") or self._keeping in self.asked:
+            return None
+        self.asked.add(self._keeping)
+        return self.fault
+
+
+@pytest.mark.parametrize("fault", UNHEARD)
+def test_the_best_version_is_kept_by_a_node_that_missed_its_turn_to_keep_it(fault: str, tmp_path: Path) -> None:
+    federation = Federation(tmp_path, BUFFERED, nodes=3)
+    assert_best_version_is_kept(federation, Unkept(federation, fault), Run(federation.plan, None))
+
+
+def test_the_best_version_is_kept_by_a_node_that_missed_its_turn_before_the_coordinator_ended(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, BUFFERED, nodes=3)
+    post, run = Unkept(federation, "request lost"), Run(federation.plan, None)
+    engine = federation.engine(post.post, run)
+    engine.open()
+    Coordinator(federation.plan.build_model(), federation.catalog, engine, run, engine.has_valid).train(until=3)
+    assert_best_version_is_kept(federation, post, run)
+
+
+def assert_best_version_is_kept(federation: Federation, post: Unkept, run: Run) -> None:
+    outcome = federation.train(post.post, run)
+    assert outcome.error is None
+    assert outcome.trained is not None
+    kept = last_part(outcome.rounds[: outcome.trained.round + 1], "node-1")
+    assert last_part(outcome.rounds, "node-1") > kept, "node-1 ends with the best version, so nothing is tested"
+    assert outcome.unreached == ()
+    assert federation.served["node-1"].kept == kept[1]
 
 
 @pytest.mark.parametrize("seed", range(24))

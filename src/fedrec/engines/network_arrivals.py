@@ -36,6 +36,12 @@ class _Nodes(Protocol):
     def keep_each(self, shared: Arrays, committed: Mapping[str, int]) -> None:
         """Let nodes remember private rows."""
 
+    def not_kept(self, name: str) -> int | None:
+        """The version whose private rows a node must keep before another sum of its is used; `None` without one."""
+
+    def has_kept(self, name: str, version: int) -> None:
+        """Take in that a node keeps its private rows of a version."""
+
     def finish_each(self, shared: Arrays, committed: Mapping[str, int], kept: Mapping[str, int]) -> None:
         """End with private rows."""
 
@@ -93,7 +99,7 @@ class NetworkArrivals:
             self._began = time.monotonic()
         self._before = max(self._before, since - (time.monotonic() - self._began))
         self._calls[node] = call
-        threading.Thread(target=self._wait, args=(node, call), daemon=True, name=f"fedrec-{node}").start()
+        self._begin(self._wait, node, call)
 
     def next(self) -> Arrival:
         """The next sum that arrives.
@@ -102,16 +108,20 @@ class NetworkArrivals:
             PlanError: if an owner refuses.
             RunError: if nobody answers for a long time.
         """
-        try:
-            found = self._arrived.get(timeout=self._deadline * self._tries)
-        except queue.Empty:
-            raise RunError(
-                f"asynchronous: no node answered for {self._deadline * self._tries:g} s; what was committed is kept: "
-                "go on with --resume when the nodes are back"
-            ) from None
-        if isinstance(found, _Refused):
-            raise found.error
-        return found
+        while True:
+            try:
+                found = self._arrived.get(timeout=self._deadline * self._tries)
+            except queue.Empty:
+                raise RunError(
+                    f"asynchronous: no node answered for {self._deadline * self._tries:g} s; what was committed is "
+                    "kept: go on with --resume when the nodes are back"
+                ) from None
+            if isinstance(found, _Refused):
+                raise found.error
+            version = self._nodes.not_kept(found.node)
+            if version is None:
+                return found
+            self._begin(self._keep_first, found, self._calls[found.node], version)
 
     def evaluate(self, calls: Mapping[str, EvaluationCall]) -> Sequence[Sum]:
         """Sums of metrics of the nodes that are up; a node that is at work answers afterwards."""
@@ -126,31 +136,49 @@ class NetworkArrivals:
         self._calls.clear()
         self._nodes.finish_each(shared, committed, kept)
 
+    def _begin(self, work: Callable[..., None], *said: Any) -> None:
+        threading.Thread(target=work, args=said, daemon=True, name="fedrec-arrivals").start()
+
     def _wait(self, node: str, call: RoundCall) -> None:
-        """Ask until there is an answer, or another call took this one's place."""
+        """Wait for a node's sum."""
+
+        def fields() -> dict[str, Any]:
+            return {**call_fields(call), **self._nodes.record(node)}
+
+        while (answer := self._asked("contribute", node, call, fields)) is not None:
+            self._nodes.has_seen(node, answer)
+            try:
+                total = self._decode(answer, call.spec, call.round)
+            except FedrecError as error:
+                self._tell(f"{node} answered version {call.round} with something else than its sum: {error}")
+                time.sleep(self._pause)
+                continue
+            assert self._began is not None
+            self._arrived.put(Arrival(node, total, self._before + time.monotonic() - self._began))
+            return
+
+    def _keep_first(self, arrival: Arrival, call: RoundCall, version: int) -> None:
+        """Let a sum arrive once its node keeps its private rows of an earlier version, which it then goes on from."""
+        if self._asked("keep", arrival.node, call, lambda: {"committed": version}) is not None:
+            self._nodes.has_kept(arrival.node, version)
+            self._arrived.put(arrival)
+
+    def _asked(self, kind: str, node: str, call: RoundCall, fields: Callable[[], dict[str, Any]]) -> Reply | None:
+        """A node's answer, asked for until there is one; `None` if its owner refuses, or another call took this one's
+        place."""
 
         def wanted() -> bool:
             return self._calls.get(node) is call
 
         while wanted():
-            fields = {node: {**call_fields(call), **self._nodes.record(node)}}
-            answer = self._links.ask("contribute", fields, self._deadline, call.shared, wanted=wanted)[node]
+            answer = self._links.ask(kind, {node: fields()}, self._deadline, call.shared, wanted=wanted)[node]
             if not wanted():
-                return
+                return None
             if isinstance(answer, Reply):
-                self._nodes.has_seen(node, answer)
-                try:
-                    total = self._decode(answer, call.spec, call.round)
-                except FedrecError as error:
-                    self._tell(f"{node} answered version {call.round} with something else than its sum: {error}")
-                else:
-                    assert self._began is not None
-                    seconds = self._before + time.monotonic() - self._began
-                    self._arrived.put(Arrival(node, total, seconds))
-                    return
-            elif answer.kind == "refused":
+                return answer
+            if answer.kind == "refused":
                 self._arrived.put(_Refused(PlanError(f"{node}: {answer}")))
-                return
-            else:
-                self._tell(f"{node} did not answer version {call.round}: {answer}; it is asked again")
+                return None
+            self._tell(f"{node} did not answer {kind!r} of version {call.round}: {answer}; it is asked again")
             time.sleep(self._pause)
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from fedrec.federation.measuring import measuring_spec
 from fedrec.federation.messages import Call, Reply, call_fields
 from fedrec.federation.opening import honest_of
 from fedrec.federation.plan import Plan
+from fedrec.federation.versions import last_part
 from fedrec.federation.witnessing import told
 from fedrec.models.base import Arrays
 from fedrec.record.keys import COSIGNATURE, PublicKey, SigningKey
@@ -206,10 +207,23 @@ class RemoteEngine:
 
     def keep_each(self, shared: Arrays, committed: Mapping[str, int]) -> None:
         """Let nodes remember private rows as they are after a version of their own."""
-        names = self._links.present(self._waiting.sign)
-        self._links.ask(
-            "keep", {name: {"committed": committed[name]} for name in names}, self._waiting.deadline, shared
-        )
+        self._let_keep(shared, {name: committed[name] for name in self._links.present(self._waiting.sign)})
+
+    def not_kept(self, name: str) -> int | None:
+        """The version whose private rows a node must keep before another sum of its is used; `None` without one.
+
+        It is the version of its own in the best round so far, of which it has the rows until it goes on from a later
+        one: until then, a node that missed its turn to keep them can be told again.
+        """
+        if self._plan.evaluation.keep != "best" or not self._ledger.of_kind("validation"):
+            return None
+        round, version = last_part(self._ledger.of_kind("round"), name)
+        went_on = round > kept_round(self._plan, self._ledger)
+        return None if went_on or (name, version) in self._kept else version
+
+    def has_kept(self, name: str, version: int) -> None:
+        """Take in that a node keeps its private rows of a version."""
+        self._kept.add((name, version))
 
     def finish_each(self, shared: Arrays, committed: Mapping[str, int], kept: Mapping[str, int]) -> None:
         """End with the private rows of a version of each node's own."""
@@ -217,7 +231,8 @@ class RemoteEngine:
 
     def keep(self, shared: Arrays, committed: int) -> None:
         """Let nodes remember private rows as they are after round `committed`."""
-        self._let_keep(self._links.present(self._waiting.sign), shared, committed)
+        names = self._links.present(self._waiting.sign)
+        self._let_keep(shared, {name: self._counted(name, committed) for name in names})
 
     def finish(self, shared: Arrays, committed: int, kept: int) -> None:
         """End with the private rows of round `kept`; who cannot be reached gets the model when the run is resumed."""
@@ -295,11 +310,11 @@ class RemoteEngine:
             f"{self._reasons(failed)}. What was committed is kept: go on with --resume when the nodes are back"
         )
 
-    def _let_keep(self, names: Sequence[str], shared: Arrays, committed: int) -> None:
-        fields = {name: {"committed": self._counted(name, committed)} for name in names}
+    def _let_keep(self, shared: Arrays, committed: Mapping[str, int]) -> None:
+        fields = {name: {"committed": last} for name, last in committed.items()}
         for name, answer in self._links.ask("keep", fields, self._waiting.deadline, shared).items():
             if isinstance(answer, Reply):
-                self._kept.add((name, fields[name]["committed"]))
+                self.has_kept(name, committed[name])
 
     def _that_kept(self, names: list[str], call: RoundCall) -> list[str]:
         """Nodes without those that the coming round would make forget their private rows of the best round so far.
@@ -317,7 +332,7 @@ class RemoteEngine:
         ]
         if not lacking:
             return names
-        self._let_keep(lacking, call.shared, best)
+        self._let_keep(call.shared, {name: last[name] for name in lacking})
         return [name for name in names if name not in lacking or (name, last[name]) in self._kept]
 
     def _plain(self, good: dict[str, Reply], spec: SumSpec, round: int) -> tuple[list[Sum], list[str]]:

@@ -15,7 +15,7 @@ from typing import Any
 from fedrec.aggregation.buffered import Asynchronous
 from fedrec.errors import DamagedError
 
-__all__ = ["Standing", "busiest_node", "check_versions", "standings"]
+__all__ = ["Standing", "busiest_node", "check_versions", "last_part", "standings"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,15 @@ def standings(
                 line["round"] + 1, part["version"], line["time"], part["clients"], part["staleness"]
             )
     return found
+
+
+def last_part(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[int, int]:
+    """The last of some rounds that has a sum of a node, and the version that the sum is of; (−1, −1) without any."""
+    for line in reversed(lines):
+        for part in line["parts"]:
+            if part["node"] == name:
+                return int(line["round"]), int(part["version"])
+    return -1, -1
 
 
 def busiest_node(lines: Sequence[Mapping[str, Any]]) -> str | None:
