@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from federation_in_test import COORDINATOR, Federation
 from fedrec.data.sources import load_source
 from fedrec.engines.federated import Members, train_federated
 from fedrec.engines.opened import open_run
-from fedrec.engines.post import LocalPost
+from fedrec.engines.post import Failure, LocalPost
 from fedrec.engines.remote import Waiting
 from fedrec.engines.served import save_served
 from fedrec.engines.training import Placement, train_run
@@ -263,6 +264,31 @@ def test_an_asynchronous_run_goes_on_after_the_coordinator_ended(tmp_path: Path)
     assert rounds == list(range(6))
     assert report["rounds"] == 6
     assert verify_run(tmp_path / "run").wrong is None
+
+
+def test_nobody_is_asked_any_more_once_training_has_failed(tmp_path: Path) -> None:
+    plan = Plan.make({"data": {"source": DATA}, "model": ASYNCHRONOUS, "seed": 5, "asynchronous": {"buffer": NODES}})
+    owners = Owners(tmp_path, plan)
+    members = Members("owners", COORDINATOR, owners.public, owners.catalog, 1024)
+    gone, asked = owners.names[0], []
+
+    def interfere(name: str, frame: bytes, answer: Any) -> bytes | Failure:
+        kind = open_request(frame, COORDINATOR.public(), 1 << 30)[0].kind
+        asked.append(kind)
+        return Failure("gone", "it is not up") if (name, kind) == (gone, "contribute") else bytes(answer(frame))
+
+    waiting = Waiting(deadline=0.2, pause=0.01, patience=0.0, sign=1.0, tries=1)
+    before = set(threading.enumerate())
+    with pytest.raises(RunError, match="no node answered"):
+        train_federated(
+            plan.agree(owners.catalog, 1024), tmp_path / "run", members, LocalPost(owners.hosts(), interfere),
+            waiting=waiting,
+        )  # fmt: skip
+    known = len(asked)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5.0)
+        assert not thread.is_alive()
+    assert len(asked) <= known + 1, "more than what was on its way"
 
 
 def test_buffers_are_not_masked(tmp_path: Path) -> None:

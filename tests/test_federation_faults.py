@@ -144,6 +144,7 @@ def test_the_best_version_is_kept_by_a_node_that_missed_its_turn_before_the_coor
     engine = federation.engine(post.post, run)
     engine.open()
     Coordinator(federation.plan.build_model(), federation.catalog, engine, run, engine.has_valid).train(until=3)
+    engine.close()
     assert_best_version_is_kept(federation, post, run)
 
 

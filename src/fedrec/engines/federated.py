@@ -93,6 +93,7 @@ def train_federated(
     model = plan.build_model()
     check_memory(model, len(members.catalog))
     run = Run.open(folder) if resume else _create(plan, folder, members, number, secure)
+    engine: RemoteEngine | None = None
     try:
         engine = RemoteEngine(
             post, members.key, members.nodes, number, plan, members.catalog, run.ledger, secure, waiting, tell
@@ -126,6 +127,8 @@ def train_federated(
             run.discard()
         raise
     finally:
+        if engine is not None:
+            engine.close()
         run.close()
 
 

@@ -133,8 +133,12 @@ class NetworkArrivals:
 
     def finish(self, shared: Arrays, committed: Mapping[str, int], kept: Mapping[str, int]) -> None:
         """End with the private rows of the version `kept` of each node; nobody is asked for a sum any longer."""
-        self._calls.clear()
+        self.close()
         self._nodes.finish_each(shared, committed, kept)
+
+    def close(self) -> None:
+        """Ask nobody for a sum any longer; threads end once nodes have answered what they were asked."""
+        self._calls.clear()
 
     def _begin(self, work: Callable[..., None], *said: Any) -> None:
         threading.Thread(target=work, args=said, daemon=True, name="fedrec-arrivals").start()

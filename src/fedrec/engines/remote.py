@@ -147,6 +147,10 @@ class RemoteEngine:
             self._pause(attempt, answers, "the opening")
         raise RunError(f"too few nodes are up to begin: {self._reasons(answers)}")
 
+    def close(self) -> None:
+        """Let nodes be."""
+        self.arrivals.close()
+
     @property
     def run(self) -> str:
         """The number under which nodes know the run."""
