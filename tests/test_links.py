@@ -21,7 +21,7 @@ class Scripted:
 
     Args:
         say: given a request, the problem that the node names; `None` for an answer, "silent" for none at all, "hangs"
-            for one that is waited for until the time is over.
+            for one that is waited for until the time is over, "gone" where the node is not up.
     """
 
     def __init__(self, say: Callable[[Request], str | None]) -> None:
@@ -41,7 +41,9 @@ class Scripted:
             self.asked.append((name, request.kind))
             problem = self._say(request)
             hanging += problem == "hangs"
-            if problem in ("silent", "hangs"):
+            if problem == "gone":
+                answers[name] = Failure("gone", "it is not up")
+            elif problem in ("silent", "hangs"):
                 answers[name] = Failure("timeout", "it says nothing")
             else:
                 answers[name] = Reply(name, frame.digest, problem, {"session": "1"}).sign(KEYS[name])
@@ -190,3 +192,13 @@ def test_a_request_that_somebody_handed_over_before_is_not_made_again() -> None:
     assert isinstance(answer, Failure)
     assert answer.kind == "repeated"
     assert len(post.asked) == 10
+
+
+def test_only_what_reached_a_node_is_its_traffic() -> None:
+    links = links_over(Scripted(lambda request: {"a": "gone", "b": "silent"}.get(request.to)))
+    links.open(9.0)
+    moved = links.traffic()
+    assert moved["a"] == {"up": 0, "down": 0}
+    assert moved["b"]["up"] == 0
+    assert moved["b"]["down"] == moved["c"]["down"] > 0
+    assert moved["c"]["up"] > 0

@@ -196,9 +196,9 @@ class Links:
         frames = self._post.ask(requests, seconds, enough)
         for name, request in requests.items():
             link = self._links[name]
-            link.sent += request.size
             answer = self._checked(name, frames.pop(name), request.digest)  # replies may be large: one copy of each
             answers[name] = answer
+            link.sent += 0 if is_failure(answer, "gone") else request.size
             link.suspect = is_failure(answer, "timeout", "gone", "damaged")
             link.why = str(answer) if isinstance(answer, Failure) else ""
             if isinstance(answer, Failure):
