@@ -27,7 +27,7 @@ from federation_in_test import (
     kind_of,
     small_plan,
 )
-from fedrec.engines.post import Failure
+from fedrec.engines.post import Failure, LocalPost
 from fedrec.engines.remote import RemoteEngine
 from fedrec.errors import PlanError, RunError
 from fedrec.federation.coordinator import Coordinator
@@ -206,6 +206,24 @@ def test_with_too_few_nodes_left_a_run_stops_and_says_why_and_goes_on_when_they_
     assert again.error is None
     assert len(again.rounds) == 2 >= committed
     assert_right(federation, again)
+
+
+def test_a_node_that_comes_after_the_best_round_gets_the_model(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, BEST.model_copy(update={"model": {**BEST.model, "rounds": 6}, "cohort": 1.0}))
+    rounds = 0
+
+    def interfere(name: str, frame: bytes, answer: Any) -> bytes | Failure:
+        nonlocal rounds
+        rounds += (name, kind_of(frame)) == ("node-0", "contribute")
+        return Failure("gone", "it is not up") if name == "node-1" and rounds < 5 else answer(frame)
+
+    outcome = federation.train(LocalPost(federation.hosts(), interfere))
+    assert outcome.error is None
+    assert outcome.trained is not None
+    assert outcome.trained.round < 4, "the last round is the best one, so nothing is tested"
+    assert "node-1" in outcome.rounds[-1]["nodes"]
+    assert outcome.unreached == ()
+    assert_right(federation, outcome)
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])

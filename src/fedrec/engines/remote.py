@@ -332,7 +332,7 @@ class RemoteEngine:
         lacking = [
             name
             for name in names
-            if 0 <= last[name] == self._counted(name, call.committed) and (name, last[name]) not in self._kept
+            if last[name] == self._counted(name, call.committed) and (name, last[name]) not in self._kept
         ]
         if not lacking:
             return names
