@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.engines.links import Links
+from fedrec.engines.ready import Ready, companies, of_one_call
 from fedrec.errors import DamagedError, FedrecError
 from fedrec.federation.masked import layout_of, unmasked
 from fedrec.federation.messages import Reply
@@ -20,33 +20,11 @@ from fedrec.secagg.policy import FEWEST_PARTIES
 from fedrec.secagg.primitives import Identity
 from fedrec.secagg.server import Server
 
-__all__ = ["AbandonedError", "NetworkSums", "Ready", "commitments_in"]
+__all__ = ["AbandonedError", "NetworkSums"]
 
 
 class AbandonedError(FedrecError):
     """A sum that came to nothing this time."""
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A node that holds its part of a sum and waits to mask it.
-
-    Args:
-        name: of the node.
-        call: digest of what was asked.
-        commitments: to its receipt.
-        among: keys of those among whom the part was opened before, and only may be again; `None` where it was not.
-    """
-
-    name: str
-    call: str
-    commitments: tuple[str, ...]
-    among: frozenset[bytes] | None = None
-
-    @classmethod
-    def of(cls, name: str, reply: Reply) -> Ready:
-        """From what a node said."""
-        return cls(name, str(reply.fields.get("call", "")), commitments_in(reply), _keys(reply.fields.get("among")))
 
 
 class NetworkSums:
@@ -58,12 +36,19 @@ class NetworkSums:
         nodes: public keys by name.
         run: number of the run.
         deadline: seconds for a node to answer in one stage.
+        tell: told which nodes are left out, and why.
     """
 
     def __init__(
-        self, links: Links, key: SigningKey, nodes: Mapping[str, PublicKey], run: str, deadline: float
+        self,
+        links: Links,
+        key: SigningKey,
+        nodes: Mapping[str, PublicKey],
+        run: str,
+        deadline: float,
+        tell: Callable[[str], None],
     ) -> None:
-        self._links, self._nodes, self._run, self._deadline = links, nodes, run, deadline
+        self._links, self._nodes, self._run, self._deadline, self._tell = links, nodes, run, deadline, tell
         self._identity = Identity(key.secret)
         self._number = 0
         self._least_clients = 0
@@ -75,7 +60,7 @@ class NetworkSums:
 
     def run(
         self,
-        ready: Sequence[Ready],
+        replies: Mapping[str, Reply],
         spec: SumSpec,
         round: int,
         rows: np.ndarray | None,
@@ -83,62 +68,56 @@ class NetworkSums:
         groups: int,
         model: bytes,
     ) -> tuple[list[Sum], list[str]]:
-        """The sum of the ready nodes, or of each of some groups of them; and whose parts are in.
+        """The sum of the nodes that are ready, or of each of some groups of them; and whose parts are in.
+
+        Args:
+            replies: of those that are ready.
+            spec, round, rows: what is summed.
+            noise: least noise multiplier.
+            groups: how many sums.
+            model: digest of what parts are computed from.
 
         Raises:
             AbandonedError: if there is none; says why.
         """
-        if len(ready) < FEWEST_PARTIES * groups:
-            raise AbandonedError(f"{len(ready)} nodes are ready; {groups} secure sums take {FEWEST_PARTIES * groups}")
-        found = [self._one(group, spec, round, rows, noise, model) for group in self._grouped(ready, groups)]
+        ready = self._ready(replies)
+        together, left_out = companies(ready, groups, {public.key: name for name, public in self._nodes.items()})
+        if not together:
+            few = f"{len(ready)} nodes are ready, and {groups} secure sums take {FEWEST_PARTIES * groups}"
+            raise AbandonedError("; ".join([few, *left_out]))
+        for words in left_out:
+            self._tell(words)
+        found = [self._one(group, spec, round, rows, noise, model) for group in together]
         return [total for total, _ in found], sorted(name for _, names in found for name in names)
 
-    def _grouped(self, ready: Sequence[Ready], groups: int) -> list[list[Ready]]:
-        """Who is summed with whom: every n-th node by name.
-
-        An attempt may have come so far that nodes opened their parts, and then have failed. Their parts can be summed
-        again among the very same nodes only, as the difference of two sums would show single parts.
-        """
-        ordered = sorted(ready, key=lambda one: one.name)
-        bound = sorted({one.among for one in ordered if one.among is not None}, key=sorted)
-        if not bound:
-            return [ordered[group::groups] for group in range(groups)]
-        keys = {one.name: self._nodes[one.name].key for one in ordered}
-        names = {public.key: name for name, public in self._nodes.items()}
-        again = [[one for one in ordered if keys[one.name] in among] for among in bound]
-        for among in bound:
-            missing = sorted(names.get(key, "a stranger") for key in among - set(keys.values()))
-            if missing:
-                raise AbandonedError(
-                    f"parts of this sum were opened together with {', '.join(missing)}; it takes the same nodes again"
-                )
-        if len(bound) > groups or len(frozenset().union(*bound)) < sum(map(len, bound)):
-            raise AbandonedError("nodes opened their parts of this sum in unlike company before")
-        free = [one for one in ordered if not any(keys[one.name] in among for among in bound)]
-        left = groups - len(again)
-        return again + [free[group::left] for group in range(left)]
+    def _ready(self, replies: Mapping[str, Reply]) -> list[Ready]:
+        """Nodes that hold parts of one call."""
+        found = []
+        for name, reply in replies.items():
+            try:
+                found.append(Ready.of(name, reply, self._nodes))
+            except DamagedError as error:
+                self._tell(f"{name}: {error}; it is left out")
+        ready, others = of_one_call(found)
+        for one in others:
+            self._tell(f"{one.name}: it holds its part of another call than most nodes; it is left out")
+        return ready
 
     def _one(
         self, ready: Sequence[Ready], spec: SumSpec, round: int, rows: np.ndarray | None, noise: float, model: bytes
     ) -> tuple[Sum, list[str]]:
-        if len(ready) < FEWEST_PARTIES:
-            raise AbandonedError(f"{len(ready)} nodes are ready for a secure sum, which takes {FEWEST_PARTIES}")
-        calls = {one.call for one in ready}
-        if len(calls) != 1:
-            raise AbandonedError("the nodes hold parts of unlike calls")
-        keys = [self._nodes[one.name].key for one in ready]
         manifest = invite(
             self._run,
             self._number,
             self._identity.public,
-            keys,
+            [one.key for one in ready],
             layout_of(spec, rows),
             model=model,
             min_clients=self._least_clients,
             noise=noise,
         )
         self._number += 1
-        places = {manifest.parties.index(self._nodes[one.name].key): one for one in ready}
+        places = {manifest.parties.index(one.key): one for one in ready}
         server = Server(manifest, self._identity)
         why: dict[str, str] = {}
         sent = dict.fromkeys(places, 0)
@@ -176,21 +155,6 @@ class NetworkSums:
         total.commitments = tuple(text for one in inside for text in one.commitments)
         total.masked_bytes = max(sent.values())
         return total, [one.name for one in inside]
-
-
-def commitments_in(reply: Reply) -> tuple[str, ...]:
-    """What a node commits to in its receipt, as far as it has the form of one."""
-    said = reply.fields.get("commitments")
-    return tuple(str(text)[:64] for text in said) if isinstance(said, list) else ()
-
-
-def _keys(said: Any) -> frozenset[bytes] | None:
-    if not isinstance(said, list):
-        return None
-    try:
-        return frozenset(bytes.fromhex(text) for text in said)
-    except (TypeError, ValueError):
-        return None
 
 
 def _count(said: Mapping[str, Any], name: str) -> int:

@@ -20,8 +20,9 @@ from fedrec.aggregation.wire import decode_sum
 from fedrec.data.catalog import Catalog
 from fedrec.engines.links import Answers, Links
 from fedrec.engines.network_arrivals import NetworkArrivals
-from fedrec.engines.network_sums import AbandonedError, NetworkSums, Ready, commitments_in
+from fedrec.engines.network_sums import AbandonedError, NetworkSums
 from fedrec.engines.post import Failure, Post
+from fedrec.engines.ready import commitments_in
 from fedrec.errors import DamagedError, PlanError, RunError
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.coordinator import kept_round
@@ -120,7 +121,7 @@ class RemoteEngine:
         self._links = Links(post, key, nodes, run, (offer, (catalog.to_json_lines(),)), self._on_opened)
         self._run, self._catalog, self._ledger, self._waiting, self._tell = run, catalog, ledger, waiting, tell
         self._plan, self._key, self._nodes = plan, key, nodes
-        self._sums = NetworkSums(self._links, key, nodes, run, waiting.deadline) if secure else None
+        self._sums = NetworkSums(self._links, key, nodes, run, waiting.deadline, tell) if secure else None
         self._parties = None
         if secure:
             who, honest, _ = honest_of(parties)
@@ -278,8 +279,7 @@ class RemoteEngine:
                 if self._sums is None:
                     sums, names_in = self._plain(good, spec, round)
                 else:
-                    ready = [Ready.of(name, reply) for name, reply in good.items()]
-                    sums, names_in = self._sums.run(ready, spec, round, rows, noise, groups, self._model(call))
+                    sums, names_in = self._sums.run(good, spec, round, rows, noise, groups, self._model(call))
                 if len(names_in) < self._least:
                     raise AbandonedError(f"{len(names_in)} of {len(self._links.names)} nodes are left in the sum")
             except AbandonedError as error:

@@ -1,0 +1,146 @@
+"""Nodes that lie in replies which they sign: they are left out by name, and keep nobody else out of a sum."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federation_in_test import MF, WAITING, Federation, Outcome, assert_right, kind_of, small_plan
+from fedrec.engines.post import Failure, LocalPost
+from fedrec.engines.ready import Ready, companies
+from fedrec.federation.messages import Reply, open_reply, request_digest
+
+SHORT = small_plan({**MF, "rounds": 2})
+LIAR = "node-2"
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    logging.getLogger("fedrec.node").setLevel(logging.CRITICAL)
+    yield
+    logging.getLogger("fedrec.node").setLevel(logging.NOTSET)
+
+
+def lying(federation: Federation, change: Callable[[str, Reply], Reply]) -> LocalPost:
+    """A post behind which `change` is made to all that one node says, which it signs."""
+
+    def interfere(name: str, frame: bytes, answer: Callable[[bytes], bytes]) -> bytes | Failure:
+        said = answer(frame)
+        if name != LIAR:
+            return said
+        reply = open_reply(said, federation.public[name], request_digest(frame), 1 << 34)
+        return change(kind_of(frame), reply).sign(federation.keys[name])
+
+    return LocalPost(federation.hosts(), interfere)
+
+
+def saying(kind: str, **fields: Any) -> Callable[[str, Reply], Reply]:
+    """Other fields in replies to requests of one kind."""
+    return lambda asked, reply: replace(reply, fields={**reply.fields, **fields}) if asked == kind else reply
+
+
+def trained(federation: Federation, change: Callable[[str, Reply], Reply]) -> Outcome:
+    outcome = federation.train(lying(federation, change), waiting=replace(WAITING, tries=2))
+    assert_right(federation, outcome)
+    return outcome
+
+
+def keys_of(federation: Federation, *places: int) -> list[str]:
+    return sorted(federation.public[f"node-{place}"].key.hex() for place in places)
+
+
+def assert_the_liar_is_left_out(federation: Federation, outcome: Outcome, words: str) -> None:
+    assert outcome.error is None
+    honest = [name for name in federation.names if name != LIAR]
+    assert [line["nodes"] for line in outcome.rounds] == [honest, honest]
+    assert any(told.startswith(LIAR) and words in told for told in federation.told), federation.told
+
+
+def test_a_node_that_holds_another_call_is_left_out(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, SHORT, nodes=5, secure=True)
+    outcome = trained(federation, saying("contribute", call="0" * 64))
+    assert_the_liar_is_left_out(federation, outcome, "another call than most nodes")
+
+
+@pytest.mark.parametrize(
+    ("among", "words"),
+    [
+        ([], "no secure sum can have been over"),
+        ("no list", "no secure sum can have been over"),
+        ([["a list"]], "no secure sum can have been over"),
+        (["00" * 32] * 3, "no secure sum can have been over"),
+        ((0, 2), "no secure sum can have been over"),
+        ((0, 1, 3), "no secure sum can have been over"),
+        ((2, 2, 0, 1), "no secure sum can have been over"),
+        ((0, 1, 2), "among node-0, node-1, node-2; more nodes can be summed without it"),
+        ((0, 1, 2, 3), "among node-0, node-1, node-2, node-3; more nodes can be summed without it"),
+    ],
+)
+def test_a_node_does_not_choose_whom_it_is_summed_with(among: Any, words: str, tmp_path: Path) -> None:
+    federation = Federation(tmp_path, SHORT, nodes=5, secure=True)
+    said = [federation.public[f"node-{place}"].key.hex() for place in among] if isinstance(among, tuple) else among
+    outcome = trained(federation, saying("contribute", among=said))
+    assert_the_liar_is_left_out(federation, outcome, words)
+
+
+def test_that_a_part_was_opened_among_everybody_changes_nothing(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, SHORT, nodes=5, secure=True)
+    outcome = trained(federation, saying("contribute", among=keys_of(federation, 0, 1, 2, 3, 4)))
+    assert outcome.error is None
+    assert [line["nodes"] for line in outcome.rounds] == [federation.names] * 2
+
+
+def summed(said: Sequence[str | None], groups: int = 1) -> list[str]:
+    """Who is summed with whom, of nodes a, b, c, … that say among whom they opened their parts; `None` is not there."""
+    ready = [
+        Ready(name, name.encode(), "call", (), frozenset(map(str.encode, among)) if among else None)
+        for name, among in zip("abcdefghij", said, strict=False)
+        if among is not None
+    ]
+    together, left_out = companies(ready, groups, {name.encode(): name for name in "abcdefghij"})
+    names = ["".join(one.name for one in group) for group in together]
+    assert sorted("".join(names) + "".join(words[0] for words in left_out)) == [one.name for one in ready]
+    return names
+
+
+@pytest.mark.parametrize(
+    ("said", "groups", "due"),
+    [
+        (["", "", "", "", ""], 1, ["abcde"]),
+        (["", "", "", "", "", "", ""], 2, ["aceg", "bdf"]),
+        (["abcd", "abcd", "abcd", "abcd", ""], 1, ["abcd"]),
+        (["abcd", "abcd", "abcd", "", ""], 1, ["abcd"]),
+        (["abcd", "abcd", "", "", ""], 1, ["abcd"]),
+        (["abcde", "", "", "", ""], 1, ["abcde"]),
+        (["abcd", "", "", "", ""], 1, ["bcde"]),
+        (["abc", "abc", "", ""], 1, ["abc"]),
+        (["abc", "abc", "abc", "", "", "", "", "", "", ""], 1, ["defghij"]),
+        (["abc", "abc", "abc", "", "", "", "", "", "", ""], 2, ["abc", "defghij"]),
+        (["abc", "", "", "", "", "", ""], 2, ["bdf", "ceg"]),
+        (["abcdef", "", "", "", "", ""], 2, []),
+        (["abcd", "abcd", "abcd", None, ""], 1, []),
+        (["abcd", "", "", None, ""], 1, ["bce"]),
+        (["abc", "abc", "abc", "def", "def", "def"], 2, ["abc", "def"]),
+        (["abc", "abc", "abc", "def", "def", "def"], 1, ["abc"]),
+        (["acd", "abc", "abc", "", ""], 1, ["abc"]),
+        (["", ""], 1, []),
+    ],
+)
+def test_who_is_summed_with_whom(said: list[str | None], groups: int, due: list[str]) -> None:
+    assert summed(said, groups) == due
+
+
+@pytest.mark.parametrize("n", [4, 5, 8])
+def test_one_node_alone_keeps_nobody_out(n: int) -> None:
+    nodes = "abcdefgh"[:n]
+    for company in range(1 << n):
+        among = "".join(name for place, name in enumerate(nodes) if company >> place & 1)
+        if "a" in among and len(among) >= 3:
+            assert set(nodes[1:]) <= set("".join(summed([among, *[""] * (n - 1)])))
+            true = [among, *[nodes] * (n - 1)]
+            assert summed(true) == [nodes], "those who were opened together are summed together, whatever one says"
