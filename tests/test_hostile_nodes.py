@@ -95,6 +95,21 @@ def test_that_a_part_was_opened_among_everybody_changes_nothing(tmp_path: Path) 
     assert [line["nodes"] for line in outcome.rounds] == [federation.names] * 2
 
 
+@pytest.mark.parametrize("least", [1 << 61, 1025, -1, "many", None, 1.5])
+def test_a_node_that_insists_on_more_clients_than_can_be_is_left_out(least: Any, tmp_path: Path) -> None:
+    federation = Federation(tmp_path, SHORT, nodes=5, secure=True)
+    outcome = trained(federation, saying("open", min_clients=least))
+    assert_the_liar_is_left_out(federation, outcome, "clients in a secure sum, where n_max = 1024")
+
+
+@pytest.mark.parametrize("least", [1024, 101])
+def test_a_node_that_insists_on_more_clients_than_there_are_is_left_out(least: int, tmp_path: Path) -> None:
+    federation = Federation(tmp_path, SHORT, nodes=5, secure=True)
+    outcome = trained(federation, saying("open", min_clients=least))
+    assert_the_liar_is_left_out(federation, outcome, f"insists on {least} clients in a sum; it is left out")
+    assert any(f"100 of {least}" in told for told in federation.told)
+
+
 def summed(said: Sequence[str | None], groups: int = 1) -> list[str]:
     """Who is summed with whom, of nodes a, b, c, … that say among whom they opened their parts; `None` is not there."""
     ready = [

@@ -46,7 +46,8 @@ class Links:
         nodes: public keys by name.
         run: its number.
         offer: fields and parts of the request that opens the run.
-        opened: told of every node that opened the run, with what it said.
+        opened: told of every node that opened the run, with what it said; raises `DamagedError` for what no node can
+            mean, which leaves the node out.
     """
 
     def __init__(
@@ -141,8 +142,13 @@ class Links:
         answers = self._round_trip({name: self._request("open", name, fields, parts) for name in names}, seconds, None)
         for name, answer in answers.items():
             if isinstance(answer, Reply):
-                self._links[name].opened = True
-                self._opened(name, answer.fields)
+                link = self._links[name]
+                try:
+                    self._opened(name, answer.fields)
+                    link.opened = True
+                except DamagedError as error:
+                    answers[name] = Failure("damaged", str(error))
+                    link.suspect, link.why = True, str(error)
         return answers
 
     def _about(

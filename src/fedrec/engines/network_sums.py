@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from fedrec.record.keys import PublicKey, SigningKey
 from fedrec.secagg.manifest import invite
 from fedrec.secagg.policy import FEWEST_PARTIES
 from fedrec.secagg.primitives import Identity
+from fedrec.secagg.reasons import Reason
 from fedrec.secagg.server import Server
 
 __all__ = ["AbandonedError", "NetworkSums"]
@@ -25,6 +27,10 @@ __all__ = ["AbandonedError", "NetworkSums"]
 
 class AbandonedError(FedrecError):
     """A sum that came to nothing this time."""
+
+
+class _TooFewClientsError(AbandonedError):
+    """The nodes of a sum vouch for fewer clients than one of them insists on."""
 
 
 class NetworkSums:
@@ -35,6 +41,7 @@ class NetworkSums:
         key: the coordinator's; it signs manifests too, under a label of its own.
         nodes: public keys by name.
         run: number of the run.
+        n_max: most clients that a sum may hold.
         deadline: seconds for a node to answer in one stage.
         tell: told which nodes are left out, and why.
     """
@@ -45,18 +52,26 @@ class NetworkSums:
         key: SigningKey,
         nodes: Mapping[str, PublicKey],
         run: str,
+        n_max: int,
         deadline: float,
         tell: Callable[[str], None],
     ) -> None:
         self._links, self._nodes, self._run, self._deadline, self._tell = links, nodes, run, deadline, tell
-        self._identity = Identity(key.secret)
+        self._identity, self._n_max = Identity(key.secret), n_max
         self._number = 0
-        self._least_clients = 0
+        self._insist: dict[str, int] = {}
 
-    def opened(self, said: Mapping[str, Any]) -> None:
-        """Learn from a node which numbers of sums are used up, and what it insists on."""
+    def opened(self, name: str, said: Mapping[str, Any]) -> None:
+        """Learn from a node which numbers of sums are used up, and how many clients it insists on.
+
+        Raises:
+            DamagedError: if no sum can hold so many.
+        """
+        least = said.get("min_clients")
+        if type(least) is not int or not 0 <= least <= self._n_max:
+            raise DamagedError(f"it insists on {least!r:.40} clients in a secure sum, where n_max = {self._n_max}")
+        self._insist[name] = least
         self._number = max(self._number, _count(said, "begun"))
-        self._least_clients = max(self._least_clients, _count(said, "min_clients"))
 
     def run(
         self,
@@ -87,7 +102,7 @@ class NetworkSums:
             raise AbandonedError("; ".join([few, *left_out]))
         for words in left_out:
             self._tell(words)
-        found = [self._one(group, spec, round, rows, noise, model) for group in together]
+        found = [self._enough(group, partial(self._one, spec, round, rows, noise, model)) for group in together]
         return [total for total, _ in found], sorted(name for _, names in found for name in names)
 
     def _ready(self, replies: Mapping[str, Reply]) -> list[Ready]:
@@ -103,8 +118,25 @@ class NetworkSums:
             self._tell(f"{one.name}: it holds its part of another call than most nodes; it is left out")
         return ready
 
+    def _enough(
+        self, ready: Sequence[Ready], attempt: Callable[[Sequence[Ready]], tuple[Sum, list[str]]]
+    ) -> tuple[Sum, list[str]]:
+        """The sum without those nodes that insist on more clients than all vouch for."""
+        while True:
+            try:
+                return attempt(ready)
+            except _TooFewClientsError as error:
+                most = max(self._insist[one.name] for one in ready)
+                modest = [one for one in ready if self._insist[one.name] < most]
+                if len(modest) < FEWEST_PARTIES or any(one.among is not None for one in ready):
+                    raise
+                for one in ready:
+                    if one not in modest:
+                        self._tell(f"{one.name}: it insists on {most} clients in a sum; it is left out, as {error}")
+                ready = modest
+
     def _one(
-        self, ready: Sequence[Ready], spec: SumSpec, round: int, rows: np.ndarray | None, noise: float, model: bytes
+        self, spec: SumSpec, round: int, rows: np.ndarray | None, noise: float, model: bytes, ready: Sequence[Ready]
     ) -> tuple[Sum, list[str]]:
         manifest = invite(
             self._run,
@@ -113,7 +145,7 @@ class NetworkSums:
             [one.key for one in ready],
             layout_of(spec, rows),
             model=model,
-            min_clients=self._least_clients,
+            min_clients=max(self._insist[one.name] for one in ready),
             noise=noise,
         )
         self._number += 1
@@ -148,7 +180,8 @@ class NetworkSums:
             reasons = [f"{name}: {text}" for name, text in sorted(why.items())]
             aborted = [] if server.aborted is None else [str(server.aborted)]
             said = "; ".join([*aborted, *reasons]) or "nobody said why"
-            raise AbandonedError(f"the secure sum has no outcome ({said})")
+            few = server.aborted is not None and server.aborted.reason is Reason.TOO_FEW_CLIENTS
+            raise (_TooFewClientsError if few else AbandonedError)(f"the secure sum has no outcome ({said})")
         total = unmasked(spec, round, rows, server.result)
         inside = [places[place] for place in server.survivors]
         inside.sort(key=lambda one: one.name)

@@ -121,11 +121,13 @@ class RemoteEngine:
         self._links = Links(post, key, nodes, run, (offer, (catalog.to_json_lines(),)), self._on_opened)
         self._run, self._catalog, self._ledger, self._waiting, self._tell = run, catalog, ledger, waiting, tell
         self._plan, self._key, self._nodes = plan, key, nodes
-        self._sums = NetworkSums(self._links, key, nodes, run, waiting.deadline, tell) if secure else None
+        self._sums = None
         self._parties = None
         if secure:
             who, honest, _ = honest_of(parties)
             self._parties = len(parties), honest, who
+            assert plan.n_max is not None
+            self._sums = NetworkSums(self._links, key, nodes, run, plan.n_max, waiting.deadline, tell)
         self._took_part: tuple[str, ...] = ()
         self._said: dict[str, Mapping[str, Any]] = {}
         self._kept: set[tuple[str, int]] = set()
@@ -388,9 +390,9 @@ class RemoteEngine:
         return max(least, FEWEST_PARTIES if self._sums is not None else 1)
 
     def _on_opened(self, name: str, said: Mapping[str, Any]) -> None:
-        self._said[name] = said
         if self._sums is not None:
-            self._sums.opened(said)
+            self._sums.opened(name, said)
+        self._said[name] = said
 
     def _refused(self, answers: Mapping[str, Reply | Failure]) -> None:
         """A refusal is an owner's word: waiting does not change it."""
