@@ -13,7 +13,9 @@ import pytest
 from federation_in_test import MF, WAITING, Federation, Outcome, assert_right, kind_of, small_plan
 from fedrec.engines.post import Failure, LocalPost
 from fedrec.engines.ready import Ready, companies
+from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.messages import Reply, open_reply, request_digest
+from fedrec.federation.run import Run
 
 SHORT = small_plan({**MF, "rounds": 2})
 LIAR = "node-2"
@@ -108,6 +110,18 @@ def test_a_node_that_insists_on_more_clients_than_there_are_is_left_out(least: i
     outcome = trained(federation, saying("open", min_clients=least))
     assert_the_liar_is_left_out(federation, outcome, f"insists on {least} clients in a sum; it is left out")
     assert any(f"100 of {least}" in told for told in federation.told)
+
+
+def test_a_run_goes_on_whatever_a_node_says_of_numbers_of_sums(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, SHORT, nodes=5, secure=True)
+    run = Run(federation.plan, None)
+    engine = federation.engine(lying(federation, saying("open", begun=(1 << 62) - 1)), run)
+    engine.open()
+    Coordinator(federation.plan.build_model(), federation.catalog, engine, run, engine.has_valid).train(1)
+    outcome = federation.train(LocalPost(federation.hosts()), run)
+    assert outcome.error is None
+    assert [line["nodes"] for line in outcome.rounds] == [federation.names] * 2
+    assert_right(federation, outcome)
 
 
 def summed(said: Sequence[str | None], groups: int = 1) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -62,7 +63,7 @@ class NetworkSums:
         self._insist: dict[str, int] = {}
 
     def opened(self, name: str, said: Mapping[str, Any]) -> None:
-        """Learn from a node which numbers of sums are used up, and how many clients it insists on.
+        """Learn from a node how many clients it insists on.
 
         Raises:
             DamagedError: if no sum can hold so many.
@@ -71,7 +72,6 @@ class NetworkSums:
         if type(least) is not int or not 0 <= least <= self._n_max:
             raise DamagedError(f"it insists on {least!r:.40} clients in a secure sum, where n_max = {self._n_max}")
         self._insist[name] = least
-        self._number = max(self._number, _count(said, "begun"))
 
     def run(
         self,
@@ -138,6 +138,7 @@ class NetworkSums:
     def _one(
         self, spec: SumSpec, round: int, rows: np.ndarray | None, noise: float, model: bytes, ready: Sequence[Ready]
     ) -> tuple[Sum, list[str]]:
+        self._number = max(self._number + 1, time.time_ns())  # no node has begun it, and none needs to be asked
         manifest = invite(
             self._run,
             self._number,
@@ -148,7 +149,6 @@ class NetworkSums:
             min_clients=max(self._insist[one.name] for one in ready),
             noise=noise,
         )
-        self._number += 1
         places = {manifest.parties.index(one.key): one for one in ready}
         server = Server(manifest, self._identity)
         why: dict[str, str] = {}
@@ -188,8 +188,3 @@ class NetworkSums:
         total.commitments = tuple(text for one in inside for text in one.commitments)
         total.masked_bytes = max(sent.values())
         return total, [one.name for one in inside]
-
-
-def _count(said: Mapping[str, Any], name: str) -> int:
-    value = said.get(name)
-    return value if type(value) is int and 0 <= value < 1 << 62 else 0
