@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 
-from federation_in_test import MF, WAITING, Federation, Outcome, assert_right, kind_of, small_plan
+from federation_in_test import COORDINATOR, MF, WAITING, Federation, Outcome, assert_right, kind_of, small_plan
+from fedrec.engines.federated import Members, train_federated
 from fedrec.engines.post import Failure, LocalPost
 from fedrec.engines.ready import Ready, companies
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.messages import Reply, open_reply, request_digest
 from fedrec.federation.run import Run
+from fedrec.federation.verifying import verify_run
+from fedrec.record.keys import COSIGNATURE
+from fedrec.record.notes import Note
 
 SHORT = small_plan({**MF, "rounds": 2})
 LIAR = "node-2"
@@ -122,6 +126,35 @@ def test_a_run_goes_on_whatever_a_node_says_of_numbers_of_sums(tmp_path: Path) -
     assert outcome.error is None
     assert [line["nodes"] for line in outcome.rounds] == [federation.names] * 2
     assert_right(federation, outcome)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda note: (b"no note",), "not a signed note"),
+        (lambda note: (), "not a signed note"),
+        (lambda note: (replace(Note.parse(note), signatures=Note.parse(note).signatures[:1]).encode(),), "not signed"),
+        (lambda note: (Note.parse(note).encode().replace(b"fedrec/", b"others/"),), "another checkpoint"),
+        (lambda note: (Note.parse(note).encode()[:-90] + Note.parse(note).encode()[-86:],), "has 69 bytes"),
+    ],
+)
+def test_what_is_no_signature_of_the_record_takes_away_no_other(
+    change: Callable[[bytes], tuple[bytes, ...]], words: str, tmp_path: Path
+) -> None:
+    federation = Federation(tmp_path, small_plan({"name": "popularity"}), nodes=4)
+    members = Members("owners", COORDINATOR, federation.public, federation.catalog, 1024)
+    told: list[str] = []
+
+    def lie(asked: str, reply: Reply) -> Reply:
+        return replace(reply, parts=change(reply.parts[0])) if asked == "witness" else reply
+
+    run, post = tmp_path / "run", lying(federation, lie)
+    report = train_federated(federation.plan, run, members, post, waiting=WAITING, tell=told.append)
+    honest = [name for name in federation.names if name != LIAR]
+    assert report["federation"]["cosigned"] == honest
+    keys = [COORDINATOR.public(), *(federation.keys[name].public(COSIGNATURE) for name in honest)]
+    assert verify_run(run, keys).wrong is None
+    assert [words in text for text in told if text.startswith(LIAR)] == [True], told
 
 
 def summed(said: Sequence[str | None], groups: int = 1) -> list[str]:

@@ -34,7 +34,7 @@ from fedrec.federation.witnessing import told
 from fedrec.models.base import Arrays
 from fedrec.record.keys import COSIGNATURE, PublicKey, SigningKey
 from fedrec.record.ledger import Ledger
-from fedrec.record.signing import LEDGER_NOTE, add_cosignatures
+from fedrec.record.signing import LEDGER_NOTE, add_cosignature
 from fedrec.secagg.policy import FEWEST_PARTIES
 
 __all__ = ["RemoteEngine", "Waiting"]
@@ -364,13 +364,17 @@ class RemoteEngine:
         fields = {name: self.record(name) for name in self._links.present(self._waiting.sign)}
         signed = []
         for name, answer in self._links.ask("witness", fields, self._waiting.deadline).items():
-            if isinstance(answer, Reply) and answer.parts:
+            if isinstance(answer, Reply):
                 public = PublicKey(name, self._nodes[name].key, COSIGNATURE)
-                signed.append((name, (public, answer.parts[0])))
+                try:
+                    add_cosignature(folder, LEDGER_NOTE, public, answer.parts[0] if answer.parts else b"")
+                except DamagedError as error:
+                    self._tell(f"{name} sent something else than its signature of the record: {error}")
+                else:
+                    signed.append(name)
             else:
                 self._tell(f"{name} has not signed the record: {answer}")
-        add_cosignatures(folder, LEDGER_NOTE, [one for _, one in signed])
-        return tuple(name for name, _ in signed)
+        return tuple(signed)
 
     def _counted(self, name: str, committed: int) -> int:
         """The last committed round, not after `committed`, in which a node's sum was counted; −1 for none."""
