@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -11,11 +13,14 @@ from typing import Any
 import pytest
 
 from federation_in_test import COORDINATOR, MF, WAITING, Federation, Outcome, assert_right, kind_of, small_plan
+from fedrec.aggregation.sums import Sum
 from fedrec.engines.federated import Members, train_federated
 from fedrec.engines.post import Failure, LocalPost
 from fedrec.engines.ready import Ready, companies
+from fedrec.errors import RunError
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.messages import Reply, open_reply, request_digest
+from fedrec.federation.party import NetworkParty
 from fedrec.federation.run import Run
 from fedrec.federation.verifying import verify_run
 from fedrec.record.keys import COSIGNATURE
@@ -155,6 +160,57 @@ def test_what_is_no_signature_of_the_record_takes_away_no_other(
     keys = [COORDINATOR.public(), *(federation.keys[name].public(COSIGNATURE) for name in honest)]
     assert verify_run(run, keys).wrong is None
     assert [words in text for text in told if text.startswith(LIAR)] == [True], told
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ({"clients": -1000}, "clients"),
+        ({"clients": 1 << 60}, "clients"),
+        ({"clients": 1024}, "clients"),
+        ({"left_out": -5}, "-5 left out"),
+        ({"left_out": 1 << 40}, "left out"),
+        ({"saturated": -1}, "-1 values cut"),
+        ({"saturated": 1 << 50}, "values cut"),
+    ],
+)
+def test_masked_counts_that_cannot_be_true_are_no_sum(
+    counts: dict[str, int], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = Federation(tmp_path, SHORT, nodes=3, secure=True)
+    plainly, own = NetworkParty.hold, federation.keys[LIAR].public().key
+
+    def hold(self: NetworkParty, sum_of: str, call: str, total: Sum, *arguments: Any) -> None:
+        wrong = replace(total, **counts) if self._identity.public == own else total
+        plainly(self, sum_of, call, wrong, *arguments)
+
+    monkeypatch.setattr(NetworkParty, "hold", hold)
+    outcome = trained(federation, lambda _, reply: reply)
+    assert isinstance(outcome.error, RunError)
+    assert "one of node-0, node-1, node-2 does not tell the truth: the masked parts add up to" in str(outcome.error)
+    assert words in str(outcome.error)
+    assert not outcome.rounds
+
+
+def test_nodes_that_claim_more_clients_than_there_can_be_are_named(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, SHORT, nodes=4)
+    claimed: list[str] = []
+
+    def claim(asked: str, reply: Reply) -> Reply:
+        if asked != "contribute" or claimed:
+            return reply
+        claimed.append(asked)
+        body = reply.parts[0][:-16]
+        length = int.from_bytes(body[8:12], "little")
+        header = {**json.loads(body[12 : 12 + length]), "clients": 1024}
+        text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+        body = body[:8] + len(text).to_bytes(4, "little") + text + body[12 + length :]
+        return replace(reply, parts=(body + hashlib.blake2b(body, digest_size=16).digest(),))
+
+    outcome = trained(federation, claim)
+    assert outcome.error is None
+    assert [line["nodes"] for line in outcome.rounds] == [federation.names] * 2
+    assert any("n_max is 1024" in told and "node-2 1024" in told for told in federation.told), federation.told
 
 
 def summed(said: Sequence[str | None], groups: int = 1) -> list[str]:

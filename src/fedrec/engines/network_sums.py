@@ -182,9 +182,12 @@ class NetworkSums:
             said = "; ".join([*aborted, *reasons]) or "nobody said why"
             few = server.aborted is not None and server.aborted.reason is Reason.TOO_FEW_CLIENTS
             raise (_TooFewClientsError if few else AbandonedError)(f"the secure sum has no outcome ({said})")
-        total = unmasked(spec, round, rows, server.result)
-        inside = [places[place] for place in server.survivors]
-        inside.sort(key=lambda one: one.name)
+        inside = sorted((places[place] for place in server.survivors), key=lambda one: one.name)
+        try:
+            total = unmasked(spec, round, rows, server.result)
+        except DamagedError as error:
+            names = ", ".join(one.name for one in inside)
+            raise AbandonedError(f"one of {names} does not tell the truth: {error}") from None
         total.commitments = tuple(text for one in inside for text in one.commitments)
         total.masked_bytes = max(sent.values())
         return total, [one.name for one in inside]

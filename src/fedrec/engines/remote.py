@@ -323,7 +323,11 @@ class RemoteEngine:
         return [name for name in names if name not in lacking or (name, last[name]) in self._kept]
 
     def _plain(self, good: dict[str, Reply], spec: SumSpec, round: int) -> tuple[list[Sum], list[str]]:
-        """The sums in replies, which are let go one by one; who sent something else is not in it."""
+        """The sums in replies, which are let go one by one; who sent something else is not in it.
+
+        Raises:
+            AbandonedError: if they claim more clients than the federation has.
+        """
         sums, names = [], []
         for name in list(good):
             try:
@@ -332,6 +336,9 @@ class RemoteEngine:
                 self._tell(f"{name} answered round {round} with something else than its sum: {error}")
                 continue
             names.append(name)
+        if sum(part.clients for part in sums) > spec.n_max:
+            claims = ", ".join(f"{name} {part.clients}" for name, part in zip(names, sums, strict=True))
+            raise AbandonedError(f"not all of these are true, as n_max is {spec.n_max}: clients of {claims}")
         return sums, names
 
     def _own(self, name: str, call: Call) -> dict[str, Any]:
