@@ -213,6 +213,15 @@ def test_nodes_that_claim_more_clients_than_there_can_be_are_named(tmp_path: Pat
     assert any("n_max is 1024" in told and "node-2 1024" in told for told in federation.told), federation.told
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
+@pytest.mark.parametrize("said", [[""] * 300, ["ab" * 32] * 2, ["AB" * 32], [""], [7], "ab" * 32, None])
+def test_a_commitment_is_one_of_64_digits(said: Any, secure: bool, tmp_path: Path) -> None:
+    federation = Federation(tmp_path, SHORT, secure=secure)
+    outcome = trained(federation, saying("contribute", commitments=said))
+    assert_the_liar_is_left_out(federation, outcome, "its commitment to the sum is not one of 64 hexadecimal digits")
+    assert all(len(line["sums"]) == 3 for line in outcome.rounds)
+
+
 def summed(said: Sequence[str | None], groups: int = 1) -> list[str]:
     """Who is summed with whom, of nodes a, b, c, … that say among whom they opened their parts; `None` is not there."""
     ready = [

@@ -5,6 +5,7 @@ What a node says of itself is held against what the others say, so that none alo
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from fedrec.record.keys import PublicKey
 from fedrec.secagg.policy import FEWEST_PARTIES
 
 __all__ = ["Ready", "commitments_in", "companies", "of_one_call"]
+
+
+_COMMITMENT = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,13 @@ def _why(one: Ready, there: frozenset[bytes], names: Mapping[bytes, str]) -> str
 
 
 def commitments_in(reply: Reply) -> tuple[str, ...]:
-    """What a node commits to in its receipt, as far as it has the form of one."""
-    said = reply.fields.get("commitments")
-    return tuple(str(text)[:64] for text in said) if isinstance(said, list) else ()
+    """What a node commits to in its receipt of a sum; of some sums it keeps none.
+
+    Raises:
+        DamagedError: if it is anything but a list of one commitment, or of none.
+    """
+    said = reply.fields.get("commitments", [])
+    texts = said if isinstance(said, list) else [None]
+    if len(texts) > 1 or not all(isinstance(text, str) and _COMMITMENT.fullmatch(text) for text in texts):
+        raise DamagedError("its commitment to the sum is not one of 64 hexadecimal digits")
+    return tuple(texts)

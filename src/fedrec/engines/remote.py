@@ -439,7 +439,7 @@ def decoded(reply: Reply, spec: SumSpec, round: int) -> Sum:
     """A node's plain sum from its reply.
 
     Raises:
-        DamagedError: if it is not one, or of another round.
+        DamagedError: if it is not one, is of another round, or the commitment beside it is none.
     """
     total = decode_sum(reply.parts[0] if reply.parts else b"", spec)
     if total.round != round:
