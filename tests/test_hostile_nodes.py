@@ -222,6 +222,38 @@ def test_a_commitment_is_one_of_64_digits(said: Any, secure: bool, tmp_path: Pat
     assert all(len(line["sums"]) == 3 for line in outcome.rounds)
 
 
+RUDE = "\x1b]0;owned\x07\x1b[2J\r\n\u202e" + "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [("contribute", "failed"), ("contribute", RUDE), ("open", RUDE)],
+    ids=["text", "word", "opening"],
+)
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
+def test_words_of_a_node_are_shown_as_words(kind: str, problem: str, secure: bool, tmp_path: Path) -> None:
+    federation = Federation(tmp_path, SHORT, secure=secure)
+
+    def rude(asked: str, reply: Reply) -> Reply:
+        fields = {"text": RUDE if problem == "failed" else "", "session": ""}
+        return Reply(reply.name, reply.about, problem, fields) if asked == kind else reply
+
+    outcome = trained(federation, rude)
+    assert_the_liar_is_left_out(federation, outcome, "]0;owned  [2J")
+    assert all(told.isprintable() and len(told) < 1000 for told in federation.told)
+
+
+def test_why_a_node_leaves_a_secure_sum_is_shown_as_words(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, SHORT, nodes=3, secure=True)
+
+    def rude(asked: str, reply: Reply) -> Reply:
+        return replace(reply, fields={**reply.fields, "aborted": RUDE}, parts=()) if asked == "mask" else reply
+
+    outcome = trained(federation, rude)
+    assert "node-2:  ]0;owned  [2J" in "".join(federation.told)
+    assert all(told.isprintable() and len(told) < 2000 for told in [*federation.told, str(outcome.error)])
+
+
 def summed(said: Sequence[str | None], groups: int = 1) -> list[str]:
     """Who is summed with whom, of nodes a, b, c, … that say among whom they opened their parts; `None` is not there."""
     ready = [

@@ -12,6 +12,7 @@ import numpy as np
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.engines.links import Links
+from fedrec.engines.post import printable
 from fedrec.engines.ready import Ready, companies, of_one_call
 from fedrec.errors import DamagedError, FedrecError
 from fedrec.federation.masked import layout_of, unmasked
@@ -168,7 +169,7 @@ class NetworkSums:
                     why[name] = str(answer)
                     continue
                 if answer.fields.get("aborted"):
-                    why[name] = str(answer.fields["aborted"])
+                    why[name] = printable(str(answer.fields["aborted"]))
                 for part in answer.parts:
                     sent[place] += len(part)
                     try:
