@@ -32,7 +32,7 @@ def test_what_leaves_a_node_plainly_is_a_sum_over_enough_clients(tmp_path: Path)
             total = decode_sum(part, call.spec if kind == "contribute" else _measuring(engine, call))
             assert total.clients >= federation.policy["min_clients"]
         assert not set(reply.fields) - {
-            "session", "commitments", "valid", "test", "begun", "seen", "min_clients",
+            "session", "commitments", "valid", "test", "seen", "min_clients",
         }, kind  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def test_what_leaves_a_node_of_a_secure_run_says_nothing_of_fewer_than_the_floor
     assert said == {floor}, "more is said of how many clients a node has than that it has enough"
     for _, _, reply in replies:
         assert not set(reply.fields) - {
-            "session", "commitments", "valid", "test", "begun", "seen", "min_clients", "call", "among", "aborted",
+            "session", "commitments", "valid", "test", "seen", "min_clients", "call", "among", "aborted",
         }  # fmt: skip
     blocks = b"".join(body[56:] for body in bodies if body[5] == 6)
     assert len(blocks) > 20_000

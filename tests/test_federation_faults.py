@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from federation_in_test import (
     kind_of,
     small_plan,
 )
+from fedrec.engines import network_sums
 from fedrec.engines.post import Failure, LocalPost
 from fedrec.engines.remote import RemoteEngine
 from fedrec.errors import PlanError, RunError
@@ -306,10 +308,11 @@ def test_the_number_of_a_secure_sum_is_used_once(tmp_path: Path, monkeypatch: py
         plainly = engine._sums._one  # type: ignore[union-attr]
 
         def once(*arguments: Any) -> Any:
-            engine._sums._number = 0  # type: ignore[union-attr]
+            engine._sums._number = -1  # type: ignore[union-attr]
             return plainly(*arguments)
 
         monkeypatch.setattr(engine._sums, "_one", once)
+        monkeypatch.setattr(network_sums, "time", SimpleNamespace(time_ns=lambda: 0))
         return engine
 
     monkeypatch.setattr(federation, "engine", forgetful)

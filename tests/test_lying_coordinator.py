@@ -151,7 +151,7 @@ def test_whether_a_run_opens_says_nothing_of_single_users(tmp_path: Path) -> Non
         plan, catalog = asked_for(federation, [*known, item], data={"source": "x", "cleaning": cleaning})
         said = liar.open(plan, catalog, secrets.token_hex(16))
         told.add((said.problem, *((key, value) for key, value in sorted(said.fields.items()) if key != "session")))
-    assert told == {(None, ("begun", 0), ("min_clients", 32), ("seen", 0), ("test", False), ("valid", False))}
+    assert told == {(None, ("min_clients", 32), ("seen", 0), ("test", False), ("valid", False))}
 
 
 def test_a_node_with_nothing_left_is_as_one_that_adds_nothing(tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ def train_federated(
     first round is committed leaves no folder behind.
 
     Returns:
-        The report (`report.json`).
+        The report (`report.json`), and in its `federation` who signed the record with it, as `cosigned`: they sign what
+        the run has ended with, so the file cannot say it. The signatures are in `record/ledger.note`.
 
     Raises:
         PlanError: if the plan cannot be kept, or a node refuses it; says which and why.

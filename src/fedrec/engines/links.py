@@ -47,7 +47,8 @@ class Links:
         nodes: public keys by name.
         run: its number.
         offer: fields and parts of the request that opens the run.
-        opened: told of every node that opened the run, with what it said.
+        opened: told of every node that opened the run, with what it said; raises `DamagedError` for what no node can
+            mean, which leaves the node out.
     """
 
     def __init__(
@@ -88,8 +89,7 @@ class Links:
     def open(self, seconds: float) -> Answers:
         """Offer the run to all nodes."""
         answers = self._round_trip({name: self._opening(name) for name in self.names}, seconds, None)
-        self._take_openings(answers)
-        return answers
+        return self._took_openings(answers)
 
     def ask(
         self,
@@ -135,7 +135,7 @@ class Links:
                 left /= 2  # those that open are asked after, and one may never open
             due = None if enough is None else enough - _replies(answers) + len(closed)
             found = self._round_trip(requests, left, due)
-            self._take_openings({name: found[name] for name in closed})
+            found |= self._took_openings({name: found[name] for name in closed})
             again = {}
             for name, answer in found.items():
                 if name in closed and isinstance(answer, Reply):
@@ -153,11 +153,17 @@ class Links:
     def _opening(self, name: str) -> Frame:
         return self._request("open", name, *self._offer)
 
-    def _take_openings(self, answers: Answers) -> None:
+    def _took_openings(self, answers: Answers) -> Answers:
+        """Answers to offers, with a failure where what was said cannot be meant."""
         for name, answer in answers.items():
             if isinstance(answer, Reply):
-                self._links[name].opened = True
-                self._opened(name, answer.fields)
+                try:
+                    self._opened(name, answer.fields)
+                    self._links[name].opened = True
+                except DamagedError as error:
+                    answers[name] = Failure("damaged", str(error))
+                    self._links[name].suspect, self._links[name].why = True, str(error)
+        return answers
 
     def _about(
         self, kind: str, name: str, fields: Mapping[str, Any], shared: Arrays | None, parts: Sequence[bytes]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.engines.links import Links
+from fedrec.engines.post import printable
+from fedrec.engines.ready import Ready, companies, of_one_call
 from fedrec.errors import DamagedError, FedrecError
 from fedrec.federation.masked import layout_of, unmasked
 from fedrec.federation.messages import Reply
@@ -18,35 +21,18 @@ from fedrec.record.keys import PublicKey, SigningKey
 from fedrec.secagg.manifest import invite
 from fedrec.secagg.policy import FEWEST_PARTIES
 from fedrec.secagg.primitives import Identity
+from fedrec.secagg.reasons import Reason
 from fedrec.secagg.server import Server
 
-__all__ = ["AbandonedError", "NetworkSums", "Ready", "commitments_in"]
+__all__ = ["AbandonedError", "NetworkSums"]
 
 
 class AbandonedError(FedrecError):
     """A sum that came to nothing this time."""
 
 
-@dataclass(frozen=True)
-class Ready:
-    """A node that holds its part of a sum and waits to mask it.
-
-    Args:
-        name: of the node.
-        call: digest of what was asked.
-        commitments: to its receipt.
-        among: keys of those among whom the part was opened before, and only may be again; `None` where it was not.
-    """
-
-    name: str
-    call: str
-    commitments: tuple[str, ...]
-    among: frozenset[bytes] | None = None
-
-    @classmethod
-    def of(cls, name: str, reply: Reply) -> Ready:
-        """From what a node said."""
-        return cls(name, str(reply.fields.get("call", "")), commitments_in(reply), _keys(reply.fields.get("among")))
+class _TooFewClientsError(AbandonedError):
+    """The nodes of a sum vouch for fewer clients than one of them insists on."""
 
 
 class NetworkSums:
@@ -57,25 +43,40 @@ class NetworkSums:
         key: the coordinator's; it signs manifests too, under a label of its own.
         nodes: public keys by name.
         run: number of the run.
+        n_max: most clients that a sum may hold.
         deadline: seconds for a node to answer in one stage.
+        tell: told which nodes are left out, and why.
     """
 
     def __init__(
-        self, links: Links, key: SigningKey, nodes: Mapping[str, PublicKey], run: str, deadline: float
+        self,
+        links: Links,
+        key: SigningKey,
+        nodes: Mapping[str, PublicKey],
+        run: str,
+        n_max: int,
+        deadline: float,
+        tell: Callable[[str], None],
     ) -> None:
-        self._links, self._nodes, self._run, self._deadline = links, nodes, run, deadline
-        self._identity = Identity(key.secret)
+        self._links, self._nodes, self._run, self._deadline, self._tell = links, nodes, run, deadline, tell
+        self._identity, self._n_max = Identity(key.secret), n_max
         self._number = 0
-        self._least_clients = 0
+        self._insist: dict[str, int] = {}
 
-    def opened(self, said: Mapping[str, Any]) -> None:
-        """Learn from a node which numbers of sums are used up, and what it insists on."""
-        self._number = max(self._number, _count(said, "begun"))
-        self._least_clients = max(self._least_clients, _count(said, "min_clients"))
+    def opened(self, name: str, said: Mapping[str, Any]) -> None:
+        """Learn from a node how many clients it insists on.
+
+        Raises:
+            DamagedError: if no sum can hold so many.
+        """
+        least = said.get("min_clients")
+        if type(least) is not int or not 0 <= least <= self._n_max:
+            raise DamagedError(f"it insists on {least!r:.40} clients in a secure sum, where n_max = {self._n_max}")
+        self._insist[name] = least
 
     def run(
         self,
-        ready: Sequence[Ready],
+        replies: Mapping[str, Reply],
         spec: SumSpec,
         round: int,
         rows: np.ndarray | None,
@@ -83,62 +84,73 @@ class NetworkSums:
         groups: int,
         model: bytes,
     ) -> tuple[list[Sum], list[str]]:
-        """The sum of the ready nodes, or of each of some groups of them; and whose parts are in.
+        """The sum of the nodes that are ready, or of each of some groups of them; and whose parts are in.
+
+        Args:
+            replies: of those that are ready.
+            spec, round, rows: what is summed.
+            noise: least noise multiplier.
+            groups: how many sums.
+            model: digest of what parts are computed from.
 
         Raises:
             AbandonedError: if there is none; says why.
         """
-        if len(ready) < FEWEST_PARTIES * groups:
-            raise AbandonedError(f"{len(ready)} nodes are ready; {groups} secure sums take {FEWEST_PARTIES * groups}")
-        found = [self._one(group, spec, round, rows, noise, model) for group in self._grouped(ready, groups)]
+        ready = self._ready(replies)
+        together, left_out = companies(ready, groups, {public.key: name for name, public in self._nodes.items()})
+        if not together:
+            few = f"{len(ready)} nodes are ready, and {groups} secure sums take {FEWEST_PARTIES * groups}"
+            raise AbandonedError("; ".join([few, *left_out]))
+        for words in left_out:
+            self._tell(words)
+        found = [self._enough(group, partial(self._one, spec, round, rows, noise, model)) for group in together]
         return [total for total, _ in found], sorted(name for _, names in found for name in names)
 
-    def _grouped(self, ready: Sequence[Ready], groups: int) -> list[list[Ready]]:
-        """Who is summed with whom: every n-th node by name.
+    def _ready(self, replies: Mapping[str, Reply]) -> list[Ready]:
+        """Nodes that hold parts of one call."""
+        found = []
+        for name, reply in replies.items():
+            try:
+                found.append(Ready.of(name, reply, self._nodes))
+            except DamagedError as error:
+                self._tell(f"{name}: {error}; it is left out")
+        ready, others = of_one_call(found)
+        for one in others:
+            self._tell(f"{one.name}: it holds its part of another call than most nodes; it is left out")
+        return ready
 
-        An attempt may have come so far that nodes opened their parts, and then have failed. Their parts can be summed
-        again among the very same nodes only, as the difference of two sums would show single parts.
-        """
-        ordered = sorted(ready, key=lambda one: one.name)
-        bound = sorted({one.among for one in ordered if one.among is not None}, key=sorted)
-        if not bound:
-            return [ordered[group::groups] for group in range(groups)]
-        keys = {one.name: self._nodes[one.name].key for one in ordered}
-        names = {public.key: name for name, public in self._nodes.items()}
-        again = [[one for one in ordered if keys[one.name] in among] for among in bound]
-        for among in bound:
-            missing = sorted(names.get(key, "a stranger") for key in among - set(keys.values()))
-            if missing:
-                raise AbandonedError(
-                    f"parts of this sum were opened together with {', '.join(missing)}; it takes the same nodes again"
-                )
-        if len(bound) > groups or len(frozenset().union(*bound)) < sum(map(len, bound)):
-            raise AbandonedError("nodes opened their parts of this sum in unlike company before")
-        free = [one for one in ordered if not any(keys[one.name] in among for among in bound)]
-        left = groups - len(again)
-        return again + [free[group::left] for group in range(left)]
+    def _enough(
+        self, ready: Sequence[Ready], attempt: Callable[[Sequence[Ready]], tuple[Sum, list[str]]]
+    ) -> tuple[Sum, list[str]]:
+        """The sum without those nodes that insist on more clients than all vouch for."""
+        while True:
+            try:
+                return attempt(ready)
+            except _TooFewClientsError as error:
+                most = max(self._insist[one.name] for one in ready)
+                modest = [one for one in ready if self._insist[one.name] < most]
+                if len(modest) < FEWEST_PARTIES or any(one.among is not None for one in ready):
+                    raise
+                for one in ready:
+                    if one not in modest:
+                        self._tell(f"{one.name}: it insists on {most} clients in a sum; it is left out, as {error}")
+                ready = modest
 
     def _one(
-        self, ready: Sequence[Ready], spec: SumSpec, round: int, rows: np.ndarray | None, noise: float, model: bytes
+        self, spec: SumSpec, round: int, rows: np.ndarray | None, noise: float, model: bytes, ready: Sequence[Ready]
     ) -> tuple[Sum, list[str]]:
-        if len(ready) < FEWEST_PARTIES:
-            raise AbandonedError(f"{len(ready)} nodes are ready for a secure sum, which takes {FEWEST_PARTIES}")
-        calls = {one.call for one in ready}
-        if len(calls) != 1:
-            raise AbandonedError("the nodes hold parts of unlike calls")
-        keys = [self._nodes[one.name].key for one in ready]
+        self._number = max(self._number + 1, time.time_ns())  # no node has begun it, and none needs to be asked
         manifest = invite(
             self._run,
             self._number,
             self._identity.public,
-            keys,
+            [one.key for one in ready],
             layout_of(spec, rows),
             model=model,
-            min_clients=self._least_clients,
+            min_clients=max(self._insist[one.name] for one in ready),
             noise=noise,
         )
-        self._number += 1
-        places = {manifest.parties.index(self._nodes[one.name].key): one for one in ready}
+        places = {manifest.parties.index(one.key): one for one in ready}
         server = Server(manifest, self._identity)
         why: dict[str, str] = {}
         sent = dict.fromkeys(places, 0)
@@ -157,7 +169,7 @@ class NetworkSums:
                     why[name] = str(answer)
                     continue
                 if answer.fields.get("aborted"):
-                    why[name] = str(answer.fields["aborted"])
+                    why[name] = printable(str(answer.fields["aborted"]))
                 for part in answer.parts:
                     sent[place] += len(part)
                     try:
@@ -169,30 +181,14 @@ class NetworkSums:
             reasons = [f"{name}: {text}" for name, text in sorted(why.items())]
             aborted = [] if server.aborted is None else [str(server.aborted)]
             said = "; ".join([*aborted, *reasons]) or "nobody said why"
-            raise AbandonedError(f"the secure sum has no outcome ({said})")
-        total = unmasked(spec, round, rows, server.result)
-        inside = [places[place] for place in server.survivors]
-        inside.sort(key=lambda one: one.name)
+            few = server.aborted is not None and server.aborted.reason is Reason.TOO_FEW_CLIENTS
+            raise (_TooFewClientsError if few else AbandonedError)(f"the secure sum has no outcome ({said})")
+        inside = sorted((places[place] for place in server.survivors), key=lambda one: one.name)
+        try:
+            total = unmasked(spec, round, rows, server.result)
+        except DamagedError as error:
+            names = ", ".join(one.name for one in inside)
+            raise AbandonedError(f"one of {names} does not tell the truth: {error}") from None
         total.commitments = tuple(text for one in inside for text in one.commitments)
         total.masked_bytes = max(sent.values())
         return total, [one.name for one in inside]
-
-
-def commitments_in(reply: Reply) -> tuple[str, ...]:
-    """What a node commits to in its receipt, as far as it has the form of one."""
-    said = reply.fields.get("commitments")
-    return tuple(str(text)[:64] for text in said) if isinstance(said, list) else ()
-
-
-def _keys(said: Any) -> frozenset[bytes] | None:
-    if not isinstance(said, list):
-        return None
-    try:
-        return frozenset(bytes.fromhex(text) for text in said)
-    except (TypeError, ValueError):
-        return None
-
-
-def _count(said: Mapping[str, Any], name: str) -> int:
-    value = said.get(name)
-    return value if type(value) is int and 0 <= value < 1 << 62 else 0

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from fedrec.federation.host import NodeHost
     from fedrec.federation.messages import Frame
 
-__all__ = ["Failure", "LocalPost", "Post"]
+__all__ = ["Failure", "LocalPost", "Post", "printable"]
+
+_MOST_LETTERS = 500
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,23 @@ class Failure:
 
     Args:
         kind: `timeout`, `gone`, `late` (others were quick enough), or the problem that the node named.
-        text: in words.
+        text: in words; a node's may be anything.
     """
 
     kind: str
     text: str
 
     def __str__(self) -> str:
-        return self.text or self.kind
+        return printable(self.text or self.kind)
+
+
+def printable(text: str) -> str:
+    """What a node said, as it can be shown: no more than 500 letters, and blanks for what is not printed.
+
+    >>> printable("gone\\x1b[2J")
+    'gone [2J'
+    """
+    return "".join(letter if letter.isprintable() else " " for letter in text[:_MOST_LETTERS])
 
 
 class Post(Protocol):

@@ -20,8 +20,9 @@ from fedrec.aggregation.wire import decode_sum
 from fedrec.data.catalog import Catalog
 from fedrec.engines.links import Answers, Links, is_failure
 from fedrec.engines.network_arrivals import NetworkArrivals
-from fedrec.engines.network_sums import AbandonedError, NetworkSums, Ready, commitments_in
+from fedrec.engines.network_sums import AbandonedError, NetworkSums
 from fedrec.engines.post import Failure, Post
+from fedrec.engines.ready import commitments_in
 from fedrec.errors import DamagedError, PlanError, RunError
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.coordinator import kept_round
@@ -34,7 +35,7 @@ from fedrec.federation.witnessing import told
 from fedrec.models.base import Arrays
 from fedrec.record.keys import COSIGNATURE, PublicKey, SigningKey
 from fedrec.record.ledger import Ledger
-from fedrec.record.signing import LEDGER_NOTE, add_cosignatures
+from fedrec.record.signing import LEDGER_NOTE, add_cosignature
 from fedrec.secagg.policy import FEWEST_PARTIES
 
 __all__ = ["RemoteEngine", "Waiting"]
@@ -121,11 +122,13 @@ class RemoteEngine:
         self._links = Links(post, key, nodes, run, (offer, (catalog.to_json_lines(),)), self._on_opened)
         self._run, self._catalog, self._ledger, self._waiting, self._tell = run, catalog, ledger, waiting, tell
         self._plan, self._key, self._nodes = plan, key, nodes
-        self._sums = NetworkSums(self._links, key, nodes, run, waiting.deadline) if secure else None
+        self._sums = None
         self._parties = None
         if secure:
             who, honest, _ = honest_of(parties)
             self._parties = len(parties), honest, who
+            assert plan.n_max is not None
+            self._sums = NetworkSums(self._links, key, nodes, run, plan.n_max, waiting.deadline, tell)
         self._took_part: tuple[str, ...] = ()
         self._said: dict[str, Mapping[str, Any]] = {}
         self._kept: set[tuple[str, int]] = set()
@@ -297,8 +300,7 @@ class RemoteEngine:
                 if self._sums is None:
                     sums, names_in = self._plain(good, spec, round)
                 else:
-                    ready = [Ready.of(name, reply) for name, reply in good.items()]
-                    sums, names_in = self._sums.run(ready, spec, round, rows, noise, groups, self._model(call))
+                    sums, names_in = self._sums.run(good, spec, round, rows, noise, groups, self._model(call))
                 if len(names_in) < self._least:
                     raise AbandonedError(f"{len(names_in)} of {len(self._links.names)} nodes are left in the sum")
             except AbandonedError as error:
@@ -340,7 +342,11 @@ class RemoteEngine:
         return [name for name in names if name not in lacking or (name, last[name]) in self._kept]
 
     def _plain(self, good: dict[str, Reply], spec: SumSpec, round: int) -> tuple[list[Sum], list[str]]:
-        """The sums in replies, which are let go one by one; who sent something else is not in it."""
+        """The sums in replies, which are let go one by one; who sent something else is not in it.
+
+        Raises:
+            AbandonedError: if they claim more clients than the federation has.
+        """
         sums, names = [], []
         for name in list(good):
             try:
@@ -349,6 +355,9 @@ class RemoteEngine:
                 self._tell(f"{name} answered round {round} with something else than its sum: {error}")
                 continue
             names.append(name)
+        if sum(part.clients for part in sums) > spec.n_max:
+            claims = ", ".join(f"{name} {part.clients}" for name, part in zip(names, sums, strict=True))
+            raise AbandonedError(f"not all of these are true, as n_max is {spec.n_max}: clients of {claims}")
         return sums, names
 
     def _own(self, name: str, call: Call) -> dict[str, Any]:
@@ -381,13 +390,17 @@ class RemoteEngine:
         fields = {name: self.record(name) for name in self._links.present(self._waiting.sign)}
         signed = []
         for name, answer in self._links.ask("witness", fields, self._waiting.deadline).items():
-            if isinstance(answer, Reply) and answer.parts:
+            if isinstance(answer, Reply):
                 public = PublicKey(name, self._nodes[name].key, COSIGNATURE)
-                signed.append((name, (public, answer.parts[0])))
+                try:
+                    add_cosignature(folder, LEDGER_NOTE, public, answer.parts[0] if answer.parts else b"")
+                except DamagedError as error:
+                    self._tell(f"{name} sent something else than its signature of the record: {error}")
+                else:
+                    signed.append(name)
             else:
                 self._tell(f"{name} has not signed the record: {answer}")
-        add_cosignatures(folder, LEDGER_NOTE, [one for _, one in signed])
-        return tuple(name for name, _ in signed)
+        return tuple(signed)
 
     def _counted(self, name: str, committed: int) -> int:
         """The last committed round, not after `committed`, in which a node's sum was counted; −1 for none."""
@@ -407,9 +420,9 @@ class RemoteEngine:
         return max(least, FEWEST_PARTIES if self._sums is not None else 1)
 
     def _on_opened(self, name: str, said: Mapping[str, Any]) -> None:
-        self._said[name] = said
         if self._sums is not None:
-            self._sums.opened(said)
+            self._sums.opened(name, said)
+        self._said[name] = said
 
     def _refused(self, answers: Mapping[str, Reply | Failure]) -> None:
         """A refusal is an owner's word: waiting does not change it."""
@@ -445,7 +458,7 @@ def decoded(reply: Reply, spec: SumSpec, round: int) -> Sum:
     """A node's plain sum from its reply.
 
     Raises:
-        DamagedError: if it is not one, or of another round.
+        DamagedError: if it is not one, is of another round, or the commitment beside it is none.
     """
     total = decode_sum(reply.parts[0] if reply.parts else b"", spec)
     if total.round != round:

@@ -167,12 +167,11 @@ class NodeHost:
             self._opened = None  # one at a time in memory; the disk keeps the others
             opened = open_run_here(self.config, self._key, offer, request.run, folder, budget, self._chance)
             self._opened = opened
-        party, plan = opened.party, opened.plan
+        plan = opened.plan
         _LOG.info("run %s is open: %s, plan %s", request.run[:8], plan.model["name"], plan.digest[:12])
         return {
             "valid": opened.measures("valid"),
             "test": opened.measures("test"),
-            "begun": 0 if party is None else party.next_number(request.run),
             "seen": opened.witness.seen,
             "min_clients": opened.node.floors.min_clients,
         }

@@ -6,6 +6,7 @@ import numpy as np
 
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
+from fedrec.errors import DamagedError
 from fedrec.secagg.layout import Layout, Slot
 
 __all__ = ["COUNTERS", "COUNTS", "layout_of", "unmasked", "vectors_of"]
@@ -35,7 +36,11 @@ def vectors_of(part: Sum, rows: np.ndarray | None) -> dict[str, np.ndarray]:
 
 
 def unmasked(spec: SumSpec, round: int, rows: np.ndarray | None, vectors: dict[str, np.ndarray]) -> Sum:
-    """The sum that the outcome of a secure sum holds."""
+    """The sum that the outcome of a secure sum holds.
+
+    Raises:
+        DamagedError: if no true parts add up to its counts: a party masked something else.
+    """
     total = Sum.zeros(spec, round)
     for array in spec.arrays:
         found, home = vectors[array.name].view(f"i{array.ring // 8}"), total.arrays[array.name]
@@ -45,4 +50,10 @@ def unmasked(spec: SumSpec, round: int, rows: np.ndarray | None, vectors: dict[s
             home[rows] = found.reshape(len(rows), -1)
     counts = vectors[COUNTERS].view(np.int64)
     total.clients, total.left_out, total.saturated = (int(number) for number in counts)
+    cells = sum(array.size for array in spec.arrays)
+    if min(counts) < 0 or total.clients + total.left_out > spec.n_max or total.saturated > spec.n_max * cells:
+        raise DamagedError(
+            f"the masked parts add up to {total.clients} clients, {total.left_out} left out and {total.saturated} "
+            f"values cut, where n_max = {spec.n_max}"
+        )
     return total

@@ -64,10 +64,6 @@ class NetworkParty:
         self._held: _Held | None = None
         self._client: Client | None = None
 
-    def next_number(self, run: str) -> int:
-        """The first number of a sum of `run` that this party has not begun."""
-        return self._attempts.begun.get(run, -1) + 1
-
     def among(self, sum_of: str, call: str) -> list[str] | None:
         """Keys, in hexadecimal, of those among whom the part of a call was opened before and may be again; `None` where
         it was not.

@@ -18,7 +18,7 @@ __all__ = [
     "KEYS",
     "LEDGER_NOTE",
     "Signed",
-    "add_cosignatures",
+    "add_cosignature",
     "check_against",
     "checkpoint_of",
     "sign_notes",
@@ -165,29 +165,26 @@ def sign_notes(folder: Path, checkpoints: dict[str, Checkpoint], key: SigningKey
     return public
 
 
-def add_cosignatures(folder: Path, name: str, signed: Sequence[tuple[PublicKey, bytes]]) -> None:
-    """Add signatures that witnesses made elsewhere to a note of a run folder.
+def add_cosignature(folder: Path, name: str, public: PublicKey, data: bytes) -> None:
+    """Add the signature that a witness made elsewhere to a note of a run folder.
 
     Args:
         folder: the run.
         name: of the note.
-        signed: by each witness: its public key as a witness, and the whole note as it came back.
+        public: the key of the witness, as a witness.
+        data: the whole note as it came back.
 
     Raises:
-        DamagedError: if a signature does not fit; nothing is written then.
+        DamagedError: if the signature does not fit; nothing is written then.
     """
-    note, keys = Note.parse((folder / name).read_bytes()), keys_in(folder)
-    for public, data in signed:
-        other = Note.parse(data)
-        if other.text != note.text:
-            raise DamagedError(f"{name}: {public.name} signed another checkpoint")
-        found = other.signed_by([public])
-        if not found:
-            raise DamagedError(f"{name}: {public.name} has not signed")
-        note = note.with_signature(found[0])
-        keys = keys if public in keys else [*keys, public]
-    replace_file(folder / KEYS, _keys(keys))
-    replace_file(folder / name, note.encode())
+    note, keys, other = Note.parse((folder / name).read_bytes()), keys_in(folder), Note.parse(data)
+    if other.text != note.text:
+        raise DamagedError(f"{name}: {public.name} signed another checkpoint")
+    found = other.signed_by([public])
+    if not found:
+        raise DamagedError(f"{name}: {public.name} has not signed")
+    replace_file(folder / KEYS, _keys(keys if public in keys else [*keys, public]))
+    replace_file(folder / name, note.with_signature(found[0]).encode())
 
 
 def _keys(keys: Sequence[PublicKey]) -> bytes:
