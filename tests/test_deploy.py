@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from fedrec.engines.nvflare import job_files
 from fedrec.errors import DamagedError, InputError, PlanError, RunError
 from fedrec.federation.new_node import make_node
 from fedrec.federation.node_config import NodeConfig
-from fedrec.federation.plan import DataPlan
+from fedrec.federation.plan import DataPlan, Plan
 from fedrec.record.keys import SigningKey
 
 Fedrec = Callable[..., Said]
@@ -281,10 +282,35 @@ def test_the_commands_from_nothing_to_kits(fedrec: Fedrec, tmp_path: Path) -> No
     assert said.code == 2
     said = fedrec("federation", "remove", folder, "shop-a", "--json")
     assert json.loads(said.out)["nodes"] == ["shop-b"]
-    for words in (["--data", "x.csv"], ["--nodes", "3"], ["--partition", "by:age"]):
+    for words in (["--data", "x.csv"], ["--nodes", "3"], ["--partition", "by:age"], ["--columns", "user_id=u"],
+                  ["--format", "csv"], ["--encoding", "latin-1"], ["--on-error", "skip"], ["--clock", "latency:1"],
+                  ["--budget", "b"]):  # fmt: skip
         said = fedrec("train", "--federation", folder, "--model", "ease", *words)
         assert said.code == 2
         assert "--federation" in said.err
+        assert f"leave out {words[0]}" in said.err
+    nowhere = str(tmp_path / "nowhere")
+    said = fedrec("train", "--federation", folder, "--model", "ease", "--resume", "--out", nowhere)
+    assert said.code == 2
+    assert f"{nowhere} is not a run" in said.err
+
+
+def test_cleaning_asked_of_a_federation_is_in_its_plan(
+    fedrec: Fedrec, federation: FederationFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Plan] = []
+
+    def train(plan: Plan, *rest: Any) -> None:
+        asked.append(plan)
+        raise RunError("enough is known")
+
+    monkeypatch.setattr("fedrec.engines.nvflare.NvflarePost", lambda *_, **__: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr("fedrec.engines.federated.train_federated", train)
+    (tmp_path / "plan.yaml").write_text("data: {source: federation}\nmodel: {name: ease}\n")
+    for words in (["--model", "ease"], ["--plan", str(tmp_path / "plan.yaml")]):
+        fedrec("train", "--federation", federation.path, *words, "--clean", "rating_at_least=4")
+    assert [plan.data.cleaning.rating_at_least for plan in asked] == [4, 4]
+    assert {plan.data.source for plan in asked} == {"federation"}
 
 
 def test_a_federation_whose_server_is_not_up_is_told_apart(fedrec: Fedrec, federation: FederationFolder) -> None:
