@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,11 +25,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from conftest import Said
+from fedrec.deploy.demo import play
 from fedrec.deploy.folder import FederationFolder
 from fedrec.deploy.kits import check_kit, identity_of, lay_out, server_name
 from fedrec.deploy.node_process import NodeProcess
+from fedrec.deploy.processes import until_stopped
 from fedrec.deploy.server_process import ServerProcess
 from fedrec.deploy.sockets import Connection, Listener, connect, socket_path
+from fedrec.deploy.supervised import PARENT
 from fedrec.engines.nvflare import job_files
 from fedrec.errors import DamagedError, InputError, PlanError, RunError
 from fedrec.federation.new_node import make_node
@@ -317,3 +326,88 @@ def test_a_federation_whose_server_is_not_up_is_told_apart(fedrec: Fedrec, feder
     said = fedrec("federation", "status", str(federation.path))
     assert said.code == 2
     assert "fedrec federation start" in said.err
+
+
+def test_a_demo_that_is_told_to_end_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Path] = []
+
+    def load(data: DataPlan, folder: Path) -> None:
+        seen.append(folder)
+        assert folder.is_dir()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10.0)
+
+    monkeypatch.setattr("fedrec.deploy.demo.load_plan_data", load)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        play(Plan.make({"data": {"source": "synthetic"}, "model": {"name": "ease"}}), 2, False, None)
+    assert ended.value.code == 143
+    assert seen[0].parent == tmp_path
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_process_ends_with_the_one_that_its_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    stopped: list[bool] = []
+    try:
+        monkeypatch.setenv(PARENT, str(os.getpid()))  # not the parent of this process: that one is gone
+        until_stopped(lambda: stopped.append(True))
+        monkeypatch.delenv(PARENT)
+        threading.Timer(2.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        began = time.monotonic()
+        until_stopped(lambda: stopped.append(True))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert stopped == [True, True]
+    assert time.monotonic() - began > 2.0, "it went on until it was told"
+
+
+PLAYED = """
+import sys, time
+from pathlib import Path
+import numpy as np
+import fedrec as fr
+from fedrec.deploy.demo import Stage, staged
+Stage.start_node = lambda self, name: None
+Stage.wait = lambda self, names: None
+data = fr.load_data("synthetic:users=20,items=20,interactions_per_user=5,seed=1")
+with staged(Path(sys.argv[1]), data, np.zeros(data.n_users, dtype=np.int64), 1024):
+    time.sleep(60.0)
+"""
+
+
+def marked(mark: str) -> list[int]:
+    """Processes with a mark in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (path / "environ").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
+def until(true: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.1)
+    return true()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_a_stage_started_ends_with_it_however_it_ends(number: int, tmp_path: Path) -> None:
+    mark = uuid.uuid4().hex
+    said = tmp_path / "server.txt"
+    played = subprocess.Popen([sys.executable, "-c", PLAYED, str(tmp_path)], env={**os.environ, "FEDREC_TEST": mark})
+    try:
+        assert until(lambda: said.exists() and b"listens" in said.read_bytes(), 60.0)
+        assert len(marked(mark)) >= 3, "the stage, 'fedrec federation start' and NVFlare's program"
+        played.send_signal(number)
+        assert played.wait(30.0) == (143 if number == signal.SIGTERM else -number)
+        assert until(lambda: not marked(mark), 15.0 if number == signal.SIGKILL else 1.0)
+    finally:
+        for pid in marked(mark):
+            os.kill(pid, signal.SIGKILL)
