@@ -12,6 +12,7 @@ pytest.importorskip("nvflare")
 
 from fedrec.deploy.mailslots import Trip, _bundled, _hand_over, _Sweep
 from fedrec.deploy.sockets import Connection
+from fedrec.engines import nvflare
 from fedrec.engines.nvflare import _Relay
 from fedrec.engines.post import Failure
 from fedrec.federation.messages import Frame
@@ -115,4 +116,24 @@ def test_what_goes_to_many_nodes_goes_to_the_relay_once() -> None:
     assert relay.ask(frames, 5.0, None) == {name: frame.whole() for name, frame in frames.items()}
     assert sorted(body.count(b"model") for _, body in messages) == [1000, 1000]
     relay.close()
+    there.close()
+
+
+def test_a_relay_that_takes_nothing_any_longer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvflare, "_STUCK", 0.5)
+    here, there = pair()
+    relay = _Relay(here, ("node-0", "node-1"))
+    listening = threading.Thread(target=relay.listen, daemon=True)
+    listening.start()
+    time.sleep(1.0)
+    assert relay.alive, "it may be silent for as long as it likes"
+    answers: list[object] = []
+    frames = {"node-0": Frame(b"head", (bytes(4 << 20),))}
+    asking = threading.Thread(target=lambda: answers.append(relay.ask(frames, 1.0, None)), daemon=True)
+    asking.start()
+    asking.join(10.0)
+    assert answers == [{"node-0": Failure("gone", "NVFlare's job ended before it answered")}]
+    assert not relay.alive
+    listening.join(5.0)
+    assert not listening.is_alive()
     there.close()

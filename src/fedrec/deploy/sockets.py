@@ -33,11 +33,17 @@ class Connection:
         self._link = link
         self._sending = threading.Lock()
 
+    def limit_sending(self, seconds: float) -> None:
+        """Let a message fail when the other end takes nothing of it for so long; receiving waits for ever."""
+        whole = int(seconds)
+        span = struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
+        self._link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
+
     def send(self, head: Mapping[str, Any], *body: bytes) -> None:
         """Send one message, whose body may come in several parts.
 
         Raises:
-            OSError: if the other end is gone.
+            OSError: if the other end is gone, or took nothing for longer than `limit_sending` allows.
         """
         text = json.dumps(head).encode()
         with self._sending:

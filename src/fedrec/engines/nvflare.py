@@ -31,6 +31,8 @@ __all__ = ["POST", "NvflarePost", "admin_session", "job_files", "nodes_up", "who
 
 POST = "post.sock"
 _GRACE = 2.0
+_STUCK = 10.0
+"""Seconds in which a relay that is there takes at least something of what it is sent."""
 _ASK_AGAIN = 20.0
 _JOB = "fedrec"
 _SLOTS = "fedrec.deploy.mailslots"
@@ -175,6 +177,7 @@ class _Relay:
         self.reached = frozenset(sites)
         self.alive = True
         self._connection = connection
+        connection.limit_sending(_STUCK)
         self._waiting: dict[int, tuple[str, queue.Queue[tuple[str, bytes | Failure]]]] = {}
         self._numbers = itertools.count()
         self._changing = threading.Lock()
@@ -200,7 +203,7 @@ class _Relay:
                 said = {"trips": trips, "seconds": max(seconds, 0.1)}
                 self._connection.send(said, *heads, *frames[bundle[0][1]].parts)
             except OSError:
-                self._ended()
+                self.close()
         until = time.monotonic() + seconds + _GRACE
         good = 0
         while len(answers) < len(frames) and (enough is None or good < enough):
