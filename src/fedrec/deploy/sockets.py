@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Connection", "Listener", "connect", "socket_path"]
+__all__ = ["MOST_BODY", "Connection", "Listener", "connect", "socket_path"]
 
 _SIZES = struct.Struct("<IQ")
 _LONGEST_PATH = 100
 _MOST_HEAD = 1 << 20
-_MOST_BODY = 1 << 34
+MOST_BODY = 1 << 34
 
 
 class Connection:
@@ -58,7 +58,7 @@ class Connection:
             if sizes is None:
                 return None
             text, body = _SIZES.unpack(sizes)
-            if text > _MOST_HEAD or body > _MOST_BODY:
+            if text > _MOST_HEAD or body > MOST_BODY:
                 return None
             head, rest = self._exactly(text), self._exactly(body)
             if head is None or rest is None:
