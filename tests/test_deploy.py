@@ -224,7 +224,7 @@ def test_a_workspace_allows_the_mail_slot_and_nothing_else(
 
 
 def test_a_job_carries_no_code() -> None:
-    files = job_files(["shop-a", "shop-b"])
+    files = job_files(["shop-a", "shop-b"], "1")
     assert all(name.endswith(".json") for name in files)
     assert json.loads(files["meta.json"])["deploy_map"] == {"app": ["server", "shop-a", "shop-b"]}
     paths = [part["path"] for part in json.loads(files["app/config/config_fed_client.json"])["components"]]

@@ -128,10 +128,15 @@ def _answered(frame: bytes) -> bytes:
 
 
 class Relay:
-    """At the coordinator: takes frames of the training process to the nodes, each with a deadline of its own."""
+    """At the coordinator: takes frames of the training process to the nodes, each with a deadline of its own.
 
-    def __init__(self) -> None:
+    Args:
+        job: what the training process calls this job.
+    """
+
+    def __init__(self, job: str) -> None:
         _end_with_parent()
+        self._job = job
 
     @collab.main
     def run(self) -> None:
@@ -141,7 +146,7 @@ class Relay:
             connection = connect(Path(os.environ[POST_SOCKET]))
         except OSError:
             return
-        connection.send({"sites": sorted(sites)})
+        connection.send({"job": self._job, "sites": sorted(sites)})
         sweep, lanes = _Sweep(), threading.BoundedSemaphore(_LANES)
         try:
             while (message := connection.receive()) is not None:
