@@ -138,7 +138,7 @@ def test_a_relay_that_takes_nothing_any_longer_is_given_up(monkeypatch: pytest.M
     asking = threading.Thread(target=lambda: answers.append(relay.ask(frames, 1.0, None)), daemon=True)
     asking.start()
     asking.join(10.0)
-    assert answers == [{"node-0": Failure("gone", "NVFlare's job ended before it answered")}]
+    assert answers == [{"node-0": ENDED}]
     assert not relay.alive
     listening.join(5.0)
     assert not listening.is_alive()
@@ -214,6 +214,18 @@ def post(server: Server, tmp_path: Path) -> Iterator[NvflarePost]:
 
 
 GONE = Failure("gone", "it is not up")
+ENDED = Failure("gone", "NVFlare's job ended before it answered")
+
+
+def asked(post: NvflarePost, frames: dict[str, Frame]) -> tuple[threading.Thread, list[object]]:
+    """A thread that asks and is waiting for the answers, and where it puts them."""
+    answers: list[object] = []
+    asking = threading.Thread(target=lambda: answers.append(post.ask(frames, 30.0)))
+    asking.start()
+    until = time.monotonic() + 5.0
+    while not (post._relay and post._relay.busy) and time.monotonic() < until:
+        time.sleep(0.01)
+    return asking, answers
 
 
 def test_a_relay_that_comes_late_is_not_taken_for_the_next_jobs(server: Server, post: NvflarePost) -> None:
@@ -244,24 +256,56 @@ def test_a_relay_that_ended_at_once_is_no_road(server: Server, post: NvflarePost
 
     server.play = play
     while_ended = post.ask(FRAMES, 5.0)
-    assert set(while_ended.values()) <= {GONE, Failure("gone", "NVFlare's job ended before it answered")}
+    assert set(while_ended.values()) <= {GONE, ENDED}
     server.play, server.status = server.answer, "RUNNING"
     assert post.ask(FRAMES, 5.0) == dict.fromkeys(FRAMES, server.jobs[1].encode())
     assert server.aborted == server.jobs[:1]
 
 
 def test_a_post_that_is_closed_opens_nothing(server: Server, post: NvflarePost) -> None:
-    server.play = lambda job: server.answer(job, work=5.0)
-    answers: list[object] = []
-    asking = threading.Thread(target=lambda: answers.append(post.ask(FRAMES, 30.0)))
-    asking.start()
-    until = time.monotonic() + 5.0
-    while not (post._relay and post._relay._waiting) and time.monotonic() < until:
-        time.sleep(0.01)
+    server.play = lambda job: server.answer(job, work=3.0)
+    asking, answers = asked(post, FRAMES)
     post.close()
-    asking.join(3.0)
-    ended = Failure("gone", "NVFlare's job ended before it answered")
-    assert answers == [dict.fromkeys(FRAMES, ended)]
+    asking.join(2.0)
+    assert answers == [dict.fromkeys(FRAMES, ENDED)]
     assert post.ask(FRAMES, 5.0) == dict.fromkeys(FRAMES, GONE)
     assert (len(server.jobs), server.sessions) == (1, 1)
     post.close()
+
+
+def ask_for(post: NvflarePost, name: str, seconds: float) -> None:
+    """Ask one node again and again."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        post.ask({name: FRAMES[name]}, 5.0)
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("patience", [60.0, 0.5])
+def test_a_job_for_a_lost_node_waits_a_while_for_the_work_of_others(
+    patience: float, server: Server, post: NvflarePost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvflare, "_ASK_AGAIN", 0.05)
+    monkeypatch.setattr(nvflare, "_LONGEST_PAUSE", patience)
+    server.play = lambda job: server.answer(job, work=2.0, lost="node-1")
+    asking, answers = asked(post, {"node-0": FRAMES["node-0"]})
+    ask_for(post, "node-1", 1.0)
+    asking.join(5.0)
+    if patience > 1.0:
+        assert answers == [{"node-0": server.jobs[0].encode()}]
+        assert len(server.jobs) == 1
+        ask_for(post, "node-1", 0.2)
+        assert len(server.jobs) > 1, "nobody is at work now"
+    else:
+        assert answers == [{"node-0": ENDED}]
+        assert len(server.jobs) > 1, "work without an end is not waited for"
+
+
+def test_a_node_that_every_job_loses_gets_a_new_one_less_and_less_often(
+    server: Server, post: NvflarePost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvflare, "_ASK_AGAIN", 0.1)
+    server.play = lambda job: server.answer(job, lost="node-1")
+    ask_for(post, "node-1", 3.0)
+    assert 3 <= len(server.jobs) <= 6, "after 0.1, 0.1, 0.2, 0.4, 0.8, 1.6, … seconds"
+    assert post.ask({"node-0": FRAMES["node-0"]}, 5.0) == {"node-0": server.jobs[-1].encode()}

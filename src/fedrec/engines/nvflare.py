@@ -36,6 +36,8 @@ _STUCK = 10.0
 """Seconds in which a relay that is there takes at least something of what it is sent."""
 _GLANCE = 1.0
 _ASK_AGAIN = 20.0
+_LONGEST_PAUSE = 300.0
+"""Seconds between jobs that are started for a node which each loses again, or while others are at work."""
 _JOB = "fedrec"
 _SLOTS = "fedrec.deploy.mailslots"
 
@@ -61,6 +63,8 @@ class NvflarePost:
         self._relay: _Relay | None = None
         self._job = ""
         self._asked_last = 0.0
+        self._back_since: dict[str, float] = {}
+        self._pauses: dict[str, float] = {}
         self._building = threading.Lock()
         self._closed = False
         self._lock = hold(folder / ".training", f"another training uses the federation {folder}; wait for its end")
@@ -96,24 +100,35 @@ class NvflarePost:
         os.close(self._lock)
 
     def _road(self, wanted: Collection[str]) -> _Relay | None:
-        """The job in use, or a new one: after a failure, and when somebody is up whom this one does not reach."""
+        """The job in use, or a new one: after a failure, and when somebody is up whom this one does not reach.
+
+        A new job ends what others are asked in the old one, so those are waited for, for some minutes; and a node that
+        is lost from job after job gets a new one less and less often.
+        """
         relay = self._relay
-        if relay is not None and relay.alive:
-            missing = set(wanted) - relay.reached
-            if not missing or time.monotonic() - self._asked_last < _ASK_AGAIN:
-                return relay
-            self._asked_last = time.monotonic()
-            if not missing & set(self._up()):
-                return relay
-            self._tell(f"{', '.join(sorted(missing))}: back, but not in NVFlare's job; a new one is started")
-        elif relay is not None:
-            self._tell("NVFlare's job ended; a new one is started with the nodes that are up")
+        if relay is None or not relay.alive:
+            if relay is not None:
+                self._tell("NVFlare's job ended; a new one is started with the nodes that are up")
+            return self._begin()
+        missing, now = set(wanted) - relay.reached, time.monotonic()
+        if not missing or now - self._asked_last < _ASK_AGAIN:
+            return relay
+        self._asked_last = now
+        back = sorted(missing & set(self._up()))
+        waited = {name: now - self._back_since.setdefault(name, now) for name in back}
+        pauses = {name: _LONGEST_PAUSE if relay.busy else self._pauses.get(name, 0.0) for name in back}
+        if not any(waited[name] >= pauses[name] for name in back):
+            return relay
+        for name in back:
+            self._pauses[name] = min(2 * self._pauses.get(name, _ASK_AGAIN / 2), _LONGEST_PAUSE)
+        self._tell(f"{', '.join(back)}: back, but not in NVFlare's job; a new one is started")
         return self._begin()
 
     def _begin(self) -> _Relay | None:
         """Submit a job, in the place of the one before, and wait until its relay is there."""
         self._end_job()
         self._asked_last = time.monotonic()
+        self._back_since = {}
         until = time.monotonic() + self._start
         up = self._up()
         if not up:
@@ -192,6 +207,11 @@ class _Relay:
         self._waiting: dict[int, tuple[str, queue.Queue[tuple[str, bytes | Failure]]]] = {}
         self._numbers = itertools.count()
         self._changing = threading.Lock()
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return bool(self._waiting)
 
     def ask(self, frames: Mapping[str, Frame], seconds: float, enough: int | None) -> dict[str, bytes | Failure]:
         answers: dict[str, bytes | Failure] = {}
