@@ -38,6 +38,7 @@ from fedrec.errors import DamagedError, InputError, PlanError, RunError
 from fedrec.federation.new_node import make_node
 from fedrec.federation.node_config import NodeConfig
 from fedrec.federation.plan import DataPlan, Plan
+from fedrec.record.durable import hold
 from fedrec.record.keys import SigningKey
 
 Fedrec = Callable[..., Said]
@@ -140,6 +141,30 @@ def test_another_key_for_a_known_node_is_refused(federation: FederationFolder) -
         federation.invite({"shop-a": other})
     with pytest.raises(PlanError, match="is of 'shop-b'"):
         federation.invite({"shop-d": KEYS["shop-b"]})
+
+
+def test_nodes_invited_and_removed_from_what_was_read_earlier_are_not_lost(federation: FederationFolder) -> None:
+    one, two, three = (FederationFolder.open(federation.path) for _ in range(3))
+    one.invite({"shop-d": ""})
+    two.remove("shop-b")
+    three.invite({"shop-e": ""})
+    left = FederationFolder.open(federation.path).nodes
+    assert sorted(left) == ["shop-a", "shop-c", "shop-d", "shop-e"]
+    held = hold(federation.path / ".changing", "")
+    for change in (lambda: one.invite({"shop-f": ""}), lambda: one.remove("shop-a")):
+        with pytest.raises(RunError, match="another command changes"):
+            change()
+    os.close(held)
+    assert FederationFolder.open(federation.path).nodes == left
+
+
+def test_a_node_may_not_have_the_servers_name(federation: FederationFolder) -> None:
+    for host, name in (("shop-d", "shop-d"), ("10.1.2.3", "fedrec-coordinator")):
+        file = federation.path / "federation.toml"
+        file.write_text(file.read_text().replace(f'host = "{federation.host}"', f'host = "{host}"'))
+        federation = FederationFolder.open(federation.path)
+        with pytest.raises(InputError, match="server's own name"):
+            federation.invite({name: ""})
 
 
 def certificate(kit: Path, start: datetime, end: datetime) -> None:
@@ -269,9 +294,11 @@ def test_the_commands_from_nothing_to_kits(fedrec: Fedrec, tmp_path: Path) -> No
                   "--host", "localhost")  # fmt: skip
     assert said.code == 2
     assert "is not empty" in said.err
-    said = fedrec("train", "--federation", folder, "--model", "ease", "--out", str(tmp_path / "run"))
-    assert said.code == 2
-    assert "nobody is invited yet" in said.err
+    for words in (["train", "--model", "ease", "--out", tmp_path / "run", "--federation"], ["federation", "start"],
+                  ["federation", "status"]):  # fmt: skip
+        said = fedrec(*words, folder)
+        assert said.code == 2
+        assert "nobody is invited yet" in said.err
     said = fedrec("federation", "invite", folder, "shop-a", "shop-b", "--key", KEYS["shop-a"], "--json")
     assert said.code == 0, said.err
     assert json.loads(said.out)["nodes"] == {"shop-a": True, "shop-b": False}

@@ -12,7 +12,6 @@ from fedrec.deploy.mailslot_names import POST_SOCKET
 from fedrec.deploy.processes import Child
 from fedrec.deploy.sockets import socket_path
 from fedrec.engines.nvflare import POST
-from fedrec.errors import RunError
 from fedrec.record.durable import hold
 
 __all__ = ["ServerProcess"]
@@ -31,8 +30,7 @@ class ServerProcess:
     """
 
     def __init__(self, federation: FederationFolder, tell: Callable[[str], None] = lambda _: None) -> None:
-        if not federation.server_kit.is_dir():
-            raise RunError(f"{federation.path}: nobody is invited yet; 'fedrec federation invite' makes the kits")
+        federation.check_invited()
         self.expires = check_kit(federation.server_kit, "server.crt")
         self._lock = hold(federation.path / ".running", f"the server of {federation.path} runs already")
         try:
