@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -225,6 +226,21 @@ def test_a_server_may_be_started_from_the_folder_beside(
     ServerProcess(FederationFolder.open(Path("shops")))
     assert started[0].is_absolute(), "NVFlare looks for its files from a folder of its own"
     assert (started[0] / "startup" / "fed_server.json").is_file()
+
+
+def test_a_server_whose_port_is_taken_does_not_start(fedrec: Fedrec, federation: FederationFolder) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port, file = taken.getsockname()[1], federation.path / "federation.toml"
+        file.write_text(file.read_text().replace("port = 8002", f"port = {port}"))
+        said = fedrec("federation", "start", federation.path)
+    assert said.code == 2
+    assert f"port {port} of this machine cannot be had" in said.err
+    again = FederationFolder.open(federation.path).invite({"shop-a": ""})
+    kit = (again.path / "kits" / "shop-a" / "startup" / "fed_client.json").read_text()
+    assert str(port) in kit, "as the words say"
+    assert "8002" not in kit
 
 
 @pytest.mark.parametrize("server", [False, True])
