@@ -255,6 +255,34 @@ def test_a_finished_run_resumed_says_the_same_again(run: Path, fedrec: Call) -> 
     assert (run / "model" / "shared.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["--epsilon 1 --delta 1e-5", "--metrics hr@5 --protocol full", "--secure", "--refit", "--from run", "--nodes 1",
+     "--clean k_core=2 --columns a=b --format csv --encoding utf-8 --on-error raise", "--clock slow:0.5x10",
+     "--partition hash", "--seed 0 --split none --set reg=5 --plan p.yaml --model ease --data d.csv"],
+)  # fmt: skip
+def test_a_run_that_goes_on_refuses_every_option_that_would_change_nothing(words: str, run: Path, fedrec: Call) -> None:
+    said = fedrec("train", "--resume", "--out", run, *words.split())
+    assert said.code == 2
+    assert "goes on with its own plan" in said.err
+    for option in (word for word in words.split() if word.startswith("--")):
+        assert option in said.err
+
+
+def test_how_data_is_read_and_cleaned_wins_over_the_plan(run: Path, fedrec: Call) -> None:
+    Path("log.csv").write_text("user_id,item_id,rating\n" + "".join(
+        f"u{user},i{(user * step) % 7},{1 + (user + step) % 5}\n" for user in range(12) for step in range(1, 6)
+    ))  # fmt: skip
+    Path("plan.yaml").write_text("data: {source: log.csv, on_error: skip}\nmodel: {name: popularity}\n")
+    said = fedrec("train", "--plan", "plan.yaml", "--clean", "rating_at_least=3", "--encoding", "latin-1", "--out", "c")
+    assert said.code == 0, said.err
+    data = yaml.safe_load(Path("c/plan.yaml").read_text(encoding="utf-8"))["data"]
+    assert (data["source"], data["on_error"], data["encoding"]) == ("log.csv", "skip", "latin-1")
+    assert data["cleaning"]["rating_at_least"] == 3
+    said = fedrec("train", "--model", "popularity", "--clean", "rating_at_least=3", "--out", "n")
+    assert (said.code, "no data" in said.err) == (2, True)
+
+
 def test_compare_gives_means_over_seeds_and_each_model_its_settings(run: Path, fedrec: Call) -> None:
     said = answer(
         fedrec("compare", "--data", DATA, "--models", "popularity,mf,ease", "--seeds", 2, "--split", "ratio:0.8",

@@ -7,10 +7,17 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,16 +27,20 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from conftest import Said
+from fedrec.deploy.demo import play
 from fedrec.deploy.folder import FederationFolder
 from fedrec.deploy.kits import check_kit, identity_of, lay_out, provision, server_name
 from fedrec.deploy.node_process import NodeProcess
+from fedrec.deploy.processes import until_stopped
 from fedrec.deploy.server_process import ServerProcess
 from fedrec.deploy.sockets import Connection, Listener, connect, socket_path
+from fedrec.deploy.supervised import PARENT
 from fedrec.engines.nvflare import job_files
 from fedrec.errors import DamagedError, InputError, PlanError, RunError
 from fedrec.federation.new_node import make_node
 from fedrec.federation.node_config import NodeConfig
-from fedrec.federation.plan import DataPlan
+from fedrec.federation.plan import DataPlan, Plan
+from fedrec.record.durable import hold
 from fedrec.record.keys import SigningKey
 
 Fedrec = Callable[..., Said]
@@ -160,6 +171,21 @@ def test_another_key_for_a_known_node_is_refused(federation: FederationFolder) -
         federation.invite({"shop-d": KEYS["shop-b"]})
 
 
+def test_nodes_invited_and_removed_from_what_was_read_earlier_are_not_lost(federation: FederationFolder) -> None:
+    one, two, three = (FederationFolder.open(federation.path) for _ in range(3))
+    one.invite({"shop-d": ""})
+    two.remove("shop-b")
+    three.invite({"shop-e": ""})
+    left = FederationFolder.open(federation.path).nodes
+    assert sorted(left) == ["shop-a", "shop-c", "shop-d", "shop-e"]
+    held = hold(federation.path / ".changing", "")
+    for change in (lambda: one.invite({"shop-f": ""}), lambda: one.remove("shop-a")):
+        with pytest.raises(RunError, match="another command changes"):
+            change()
+    os.close(held)
+    assert FederationFolder.open(federation.path).nodes == left
+
+
 def certificate(kit: Path, start: datetime, end: datetime) -> None:
     """A certificate of the kit's own name from another authority, whose root comes with it."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -237,6 +263,21 @@ def test_a_node_is_not_called_as_the_server_is(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_server_whose_port_is_taken_does_not_start(fedrec: Fedrec, federation: FederationFolder) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port, file = taken.getsockname()[1], federation.path / "federation.toml"
+        file.write_text(file.read_text().replace("port = 8002", f"port = {port}"))
+        said = fedrec("federation", "start", federation.path)
+    assert said.code == 2
+    assert f"port {port} of this machine cannot be had" in said.err
+    again = FederationFolder.open(federation.path).invite({"shop-a": ""})
+    kit = (again.path / "kits" / "shop-a" / "startup" / "fed_client.json").read_text()
+    assert str(port) in kit, "as the words say"
+    assert "8002" not in kit
+
+
 @pytest.mark.parametrize("server", [False, True])
 def test_a_workspace_allows_the_mail_slot_and_nothing_else(
     server: bool, federation: FederationFolder, tmp_path: Path
@@ -259,7 +300,7 @@ def test_a_workspace_allows_the_mail_slot_and_nothing_else(
 
 
 def test_a_job_carries_no_code() -> None:
-    files = job_files(["shop-a", "shop-b"])
+    files = job_files(["shop-a", "shop-b"], "1")
     assert all(name.endswith(".json") for name in files)
     assert json.loads(files["meta.json"])["deploy_map"] == {"app": ["server", "shop-a", "shop-b"]}
     paths = [part["path"] for part in json.loads(files["app/config/config_fed_client.json"])["components"]]
@@ -304,9 +345,11 @@ def test_the_commands_from_nothing_to_kits(fedrec: Fedrec, tmp_path: Path) -> No
                   "--host", "localhost")  # fmt: skip
     assert said.code == 2
     assert "is not empty" in said.err
-    said = fedrec("train", "--federation", folder, "--model", "ease", "--out", str(tmp_path / "run"))
-    assert said.code == 2
-    assert "nobody is invited yet" in said.err
+    for words in (["train", "--model", "ease", "--out", tmp_path / "run", "--federation"], ["federation", "start"],
+                  ["federation", "status"]):  # fmt: skip
+        said = fedrec(*words, folder)
+        assert said.code == 2
+        assert "nobody is invited yet" in said.err
     said = fedrec("federation", "invite", folder, "shop-a", "shop-b", "--key", KEYS["shop-a"], "--json")
     assert said.code == 0, said.err
     assert json.loads(said.out)["nodes"] == {"shop-a": True, "shop-b": False}
@@ -326,13 +369,123 @@ def test_the_commands_from_nothing_to_kits(fedrec: Fedrec, tmp_path: Path) -> No
     assert said.code == 2
     said = fedrec("federation", "remove", folder, "shop-a", "--json")
     assert json.loads(said.out)["nodes"] == ["shop-b"]
-    for words in (["--data", "x.csv"], ["--nodes", "3"], ["--partition", "by:age"]):
+    for words in (["--data", "x.csv"], ["--nodes", "3"], ["--partition", "by:age"], ["--columns", "user_id=u"],
+                  ["--format", "csv"], ["--encoding", "latin-1"], ["--on-error", "skip"], ["--clock", "latency:1"],
+                  ["--budget", "b"]):  # fmt: skip
         said = fedrec("train", "--federation", folder, "--model", "ease", *words)
         assert said.code == 2
         assert "--federation" in said.err
+        assert f"leave out {words[0]}" in said.err
+    nowhere = str(tmp_path / "nowhere")
+    said = fedrec("train", "--federation", folder, "--model", "ease", "--resume", "--out", nowhere)
+    assert said.code == 2
+    assert f"{nowhere} is not a run" in said.err
+
+
+def test_cleaning_asked_of_a_federation_is_in_its_plan(
+    fedrec: Fedrec, federation: FederationFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Plan] = []
+
+    def train(plan: Plan, *rest: Any) -> None:
+        asked.append(plan)
+        raise RunError("enough is known")
+
+    monkeypatch.setattr("fedrec.engines.nvflare.NvflarePost", lambda *_, **__: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr("fedrec.engines.federated.train_federated", train)
+    (tmp_path / "plan.yaml").write_text("data: {source: federation}\nmodel: {name: ease}\n")
+    for words in (["--model", "ease"], ["--plan", str(tmp_path / "plan.yaml")]):
+        fedrec("train", "--federation", federation.path, *words, "--clean", "rating_at_least=4")
+    assert [plan.data.cleaning.rating_at_least for plan in asked] == [4, 4]
+    assert {plan.data.source for plan in asked} == {"federation"}
 
 
 def test_a_federation_whose_server_is_not_up_is_told_apart(fedrec: Fedrec, federation: FederationFolder) -> None:
     said = fedrec("federation", "status", str(federation.path))
     assert said.code == 2
     assert "fedrec federation start" in said.err
+
+
+def test_a_demo_that_is_told_to_end_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Path] = []
+
+    def load(data: DataPlan, folder: Path) -> None:
+        seen.append(folder)
+        assert folder.is_dir()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10.0)
+
+    monkeypatch.setattr("fedrec.deploy.demo.load_plan_data", load)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        play(Plan.make({"data": {"source": "synthetic"}, "model": {"name": "ease"}}), 2, False, None)
+    assert ended.value.code == 143
+    assert seen[0].parent == tmp_path
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_process_ends_with_the_one_that_its_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    stopped: list[bool] = []
+    try:
+        monkeypatch.setenv(PARENT, str(os.getpid()))  # not the parent of this process: that one is gone
+        until_stopped(lambda: stopped.append(True))
+        monkeypatch.delenv(PARENT)
+        threading.Timer(2.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        began = time.monotonic()
+        until_stopped(lambda: stopped.append(True))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert stopped == [True, True]
+    assert time.monotonic() - began > 2.0, "it went on until it was told"
+
+
+PLAYED = """
+import sys, time
+from pathlib import Path
+import numpy as np
+import fedrec as fr
+from fedrec.deploy.demo import Stage, staged
+Stage.start_node = lambda self, name: None
+Stage.wait = lambda self, names: None
+data = fr.load_data("synthetic:users=20,items=20,interactions_per_user=5,seed=1")
+with staged(Path(sys.argv[1]), data, np.zeros(data.n_users, dtype=np.int64), 1024):
+    time.sleep(60.0)
+"""
+
+
+def marked(mark: str) -> list[int]:
+    """Processes with a mark in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (path / "environ").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
+def until(true: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.1)
+    return true()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_a_stage_started_ends_with_it_however_it_ends(number: int, tmp_path: Path) -> None:
+    mark = uuid.uuid4().hex
+    said = tmp_path / "server.txt"
+    played = subprocess.Popen([sys.executable, "-c", PLAYED, str(tmp_path)], env={**os.environ, "FEDREC_TEST": mark})
+    try:
+        assert until(lambda: said.exists() and b"listens" in said.read_bytes(), 60.0)
+        assert len(marked(mark)) >= 3, "the stage, 'fedrec federation start' and NVFlare's program"
+        played.send_signal(number)
+        assert played.wait(30.0) == (143 if number == signal.SIGTERM else -number)
+        assert until(lambda: not marked(mark), 15.0 if number == signal.SIGKILL else 1.0)
+    finally:
+        for pid in marked(mark):
+            os.kill(pid, signal.SIGKILL)

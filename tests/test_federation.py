@@ -128,6 +128,16 @@ def test_a_finished_run_that_is_resumed_says_so_again(local: Any, tmp_path: Path
     assert {name: owners.model_at(name).stat().st_ino for name in owners.names} == kept
 
 
+def test_a_run_that_began_in_the_clear_is_not_resumed_as_if_it_were_masked(local: Any, tmp_path: Path) -> None:
+    alone, _ = local("ease")
+    plan = Plan.read(alone / "plan.yaml")
+    owners = Owners(tmp_path, plan, NODES)
+    owners.train(plan, tmp_path / "run")
+    owners.secure = True
+    with pytest.raises(RunError, match="began with sums in the clear"):
+        owners.train(plan, tmp_path / "run", resume=True)
+
+
 def private_plan(model: dict[str, Any], noise: str, **changes: Any) -> Plan:
     return Plan.make(
         {

@@ -40,7 +40,7 @@ def finished(session: Any, folder: Path) -> str:
 
 
 def written(folder: Path, nodes: list[str], **changes: str) -> Path:
-    for name, text in {**job_files(nodes), **changes}.items():
+    for name, text in {**job_files(nodes, "1"), **changes}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     return folder
@@ -56,7 +56,7 @@ def test_jobs_with_code_and_jobs_of_other_classes_are_refused_at_the_node(stage:
     nodes = sorted(stage.federation.nodes)
     canary = tmp_path / "canary"
     code = f"from pathlib import Path\nPath({str(canary)!r}).write_text('ran')\n\n\nclass Mailbox:\n    pass\n"
-    client = json.loads(job_files(nodes)["app/config/config_fed_client.json"])
+    client = json.loads(job_files(nodes, "1")["app/config/config_fed_client.json"])
     client["components"][0]["path"] = "intruder.Mailbox"
     with_code = written(
         tmp_path / "code",

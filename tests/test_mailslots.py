@@ -106,3 +106,43 @@ def test_frames_that_were_begun_and_left_do_not_pile_up(mailbox: Mailbox) -> Non
         mailbox.bring(str(number), b"x")
     assert mailbox.deliver("19", b"y") == b"yxyx"
     assert mailbox.deliver("0", b"y") == b"yy", "the first ones were let go"
+
+
+class Hostile:
+    """A site whose node answers as it likes: to a frame, and to who fetches a long answer."""
+
+    def __init__(self, answer: Any, piece: Any = b"") -> None:
+        self.answer, self.piece, self.fetched = answer, piece, 0
+
+    def __call__(self, timeout: float) -> Hostile:
+        return self
+
+    def deliver(self, parcel: str, frame: bytes) -> Any:
+        return self.answer
+
+    def fetch(self, parcel: str, start: int) -> Any:
+        self.fetched += 1
+        return self.piece
+
+
+@pytest.mark.parametrize(
+    ("answer", "piece", "fetched"),
+    [
+        (10**15, bytes(MEBIBYTE), 0),
+        (-1, b"", 0),
+        (0, b"", 0),
+        (True, b"x", 0),
+        (2.0, b"xx", 0),
+        ("text", b"", 0),
+        (bytes(MEBIBYTE + 1), b"", 0),
+        (3 * MEBIBYTE, bytes(MEBIBYTE + 1), 1),
+        (3 * MEBIBYTE, b"", 1),
+        (3 * MEBIBYTE, "text", 1),
+        (3 * MEBIBYTE + 7, bytes(MEBIBYTE), 4),
+    ],
+)
+def test_an_answer_is_as_long_as_it_was_said_to_be_or_refused(answer: Any, piece: Any, fetched: int) -> None:
+    site = Hostile(answer, piece)
+    with pytest.raises(ValueError, match=r"answer"):
+        Trip(site, "1", 10.0, threading.BoundedSemaphore(4)).go((memoryview(b"frame"),))
+    assert site.fetched == fetched

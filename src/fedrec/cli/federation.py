@@ -127,6 +127,7 @@ def status(folder: Folder, json_: Json = False, quiet: Quiet = False) -> None:
     from fedrec.engines.nvflare import who_is_up
 
     federation = FederationFolder.open(folder)
+    federation.check_invited()
     up = who_is_up(federation.admin_kit)
     table = rows_table(f"{federation.name}, port {federation.port}", "node", "key", "connected")
     for node, text in sorted(federation.nodes.items()):

@@ -47,8 +47,8 @@ def init(
     ] = None,
     columns: Columns = None,
     format: Format = None,
-    encoding: Encoding = "utf-8",
-    on_error: OnError = "raise",
+    encoding: Encoding = None,
+    on_error: OnError = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:

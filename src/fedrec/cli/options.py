@@ -13,7 +13,7 @@ from fedrec.errors import InputError, PlanError, suggestion
 if TYPE_CHECKING:
     from fedrec.federation.plan import Plan
 
-__all__ = ["build_plan", "data_settings", "split_list"]
+__all__ = ["build_plan", "data_settings", "given", "split_list"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
@@ -29,8 +29,11 @@ Columns = Annotated[
     str | None, typer.Option("--columns", help="Which column is which: user_id=customer,item_id=sku,timestamp=when.")
 ]
 Format = Annotated[str | None, typer.Option("--format", help="File format, where detection does not do.")]
-Encoding = Annotated[str, typer.Option("--encoding", help="Text encoding of the file.")]
-OnError = Annotated[str, typer.Option("--on-error", help="raise at a row that cannot be used, or skip such rows.")]
+Encoding = Annotated[str | None, typer.Option("--encoding", help="Text encoding of the file; utf-8 by default.")]
+OnError = Annotated[
+    str | None,
+    typer.Option("--on-error", help="raise at a row that cannot be used, as by default, or skip such rows."),
+]
 Clean = Annotated[
     list[str] | None, typer.Option("--clean", help="A cleaning step, such as rating_at_least=4 or k_core=5.")
 ]
@@ -55,13 +58,26 @@ def split_list(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
+def given(context: typer.Context) -> dict[str, str]:
+    """Options that stand on the command line: how they are written, by parameter."""
+    return {
+        str(option.name): option.opts[0]
+        for option in context.command.params
+        if getattr(context.get_parameter_source(str(option.name)), "name", "") == "COMMANDLINE"
+    }
+
+
 def data_settings(
-    source: str, columns: str | None, format: str | None, encoding: str, on_error: str, clean: list[str] | None
+    source: str | None,
+    columns: str | None,
+    format: str | None,
+    encoding: str | None,
+    on_error: str | None,
+    clean: list[str] | None,
 ) -> dict[str, Any]:
-    """The `data` part of a plan from options."""
-    settings: dict[str, Any] = {"source": source, "encoding": encoding, "on_error": on_error}
-    if format is not None:
-        settings["format"] = format
+    """The `data` part of a plan, as far as options say it."""
+    texts = {"source": source, "format": format, "encoding": encoding, "on_error": on_error}
+    settings: dict[str, Any] = {key: text for key, text in texts.items() if text is not None}
     if columns is not None:
         settings["columns"] = dict(_pair(part, "--columns") for part in split_list(columns) or [])
     if clean:
@@ -70,9 +86,9 @@ def data_settings(
 
 
 def build_plan(
-    plan: Path | None, data: dict[str, Any] | None, model: str | None, changes: dict[str, Any], assignments: list[str]
+    plan: Path | None, data: dict[str, Any], model: str | None, changes: dict[str, Any], assignments: list[str]
 ) -> Plan:
-    """A plan from a file, options and `--set` assignments; the later wins.
+    """A plan from a file, options and `--set` assignments; the later wins, and a source of `data` replaces all of it.
 
     Raises:
         PlanError: if there is no data or no model, or a key or value is wrong.
@@ -84,8 +100,8 @@ def build_plan(
     settings: dict[str, Any] = {} if plan is None else read_settings(check_path(plan))
     if not isinstance(settings, dict):
         raise PlanError(f"{plan}: a plan is a mapping of keys to values")
-    if data is not None:
-        settings["data"] = data
+    if "source" in data:
+        settings["data"] = {}
     if model is not None:
         settings["model"] = {"name": model}
     for key, value in changes.items():
@@ -93,6 +109,8 @@ def build_plan(
             _assign(settings, key.split("."), value, key)
     if "data" not in settings:
         raise PlanError("no data: give --data, or a --plan with a data key")
+    for key, value in data.items():
+        _assign(settings, ["data", key], value, f"data.{key}")
     chosen = settings.get("model")
     if not isinstance(chosen, dict) or "name" not in chosen:
         raise PlanError("no model: give --model, or a --plan with model: {name: …}")

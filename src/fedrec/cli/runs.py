@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,10 +23,11 @@ from fedrec.cli.options import (
     Split,
     build_plan,
     data_settings,
+    given,
     split_list,
 )
 from fedrec.cli.output import Output, rows_table
-from fedrec.errors import InputError, RunError, suggestion
+from fedrec.errors import InputError, suggestion
 
 if TYPE_CHECKING:
     from fedrec.federation.coordinator import Progress
@@ -36,8 +37,14 @@ __all__ = ["evaluate", "recommend", "similar", "train"]
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
+_RESUMED = ("out", "resume", "federation", "threads", "budget", "json_", "quiet")
+"""What may be said of a run that goes on: all else is in its plan, or was settled when it began."""
+_READING = ("data", "columns", "format", "encoding", "on_error")
+_IN_ONE_PROCESS = ("nodes", "partition", "clock", "from_", "budget")
+
 
 def train(
+    context: typer.Context,
     data: Data = None,
     model: Annotated[str | None, typer.Option("--model", help="popularity, ease, itemknn, mf, …")] = None,
     set_: Set = None,
@@ -74,8 +81,8 @@ def train(
     metrics: Metrics = None,
     columns: Columns = None,
     format: Format = None,
-    encoding: Encoding = "utf-8",
-    on_error: OnError = "raise",
+    encoding: Encoding = None,
+    on_error: OnError = None,
     clean: Clean = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -89,16 +96,20 @@ def train(
     output = Output(json_, quiet)
     if resume and out is None:
         raise InputError("--resume needs --out RUN, the run to go on with")
+    said = given(context)
+    if federation is not None:
+        _refuse(said, _READING, "with --federation the data is the nodes' own, and each owner's node.toml says what is "
+                "read and how; leave out")  # fmt: skip
+        _refuse(said, _IN_ONE_PROCESS, "with --federation there is nothing to play in one process, and each owner's "
+                "node.toml has its own budget; leave out")  # fmt: skip
     if resume and out is not None and (is_run(out) or not (data or plan)):
-        if data or model or plan or set_ or split or seed is not None:
-            raise RunError(
-                f"{out} goes on with its own plan; leave out --data, --model, --plan, --set, --split, --seed"
-            )
         chosen = read_plan(out)
+        _refuse(said, set(said) - set(_RESUMED), f"{out} goes on with its own plan, and as it began; leave out")
     else:
+        source = "federation" if federation is not None and plan is None else data
         chosen = build_plan(
             plan,
-            _data(data, columns, format, encoding, on_error, clean, federation, plan),
+            data_settings(source, columns, format, encoding, on_error, clean),
             model,
             {
                 "split": split,
@@ -114,7 +125,6 @@ def train(
         )
     folder = out or next_folder(Path("runs"), str(chosen.model["name"]))
     if federation is not None:
-        _no_simulation(nodes, partition, clock, from_, budget)
         with limit_threads(threads), output.rounds(f"training {chosen.model['name']}") as watch:
             report = _over_nodes(federation, chosen, folder, secure, resume, watch, output)
         shown = [_report_table(report)] if report["metrics"] else []
@@ -135,33 +145,11 @@ def train(
     output.answer(report, *shown, _closing(report))
 
 
-def _data(
-    data: str | None,
-    columns: str | None,
-    format: str | None,
-    encoding: str,
-    on_error: str,
-    clean: list[str] | None,
-    federation: Path | None,
-    plan: Path | None,
-) -> dict[str, Any] | None:
-    """What the plan says of data: in a federation only that it is the nodes' own."""
-    if federation is None:
-        return None if data is None else data_settings(data, columns, format, encoding, on_error, clean)
-    if data is not None:
-        raise InputError("with --federation the data is the nodes' own; each owner's node.toml says where it is")
-    return {"source": "federation"} if plan is None else None
-
-
-def _no_simulation(nodes: int, partition: str, clock: str, from_: Path | None, budget: Path | None) -> None:
-    """What means something in one process only."""
-    given = {
-        "--nodes": nodes != 1, "--partition": partition != "hash", "--clock": bool(clock), "--from": from_ is not None,
-        "--budget (each owner's node.toml has one)": budget is not None,
-    }  # fmt: skip
-    for name, there in given.items():
-        if there:
-            raise InputError(f"{name} is for training in one process; leave it out with --federation")
+def _refuse(said: Mapping[str, str], unwanted: Collection[str], words: str) -> None:
+    """Refuse options that would change nothing, by name."""
+    found = [option for name, option in said.items() if name in unwanted]
+    if found:
+        raise InputError(f"{words} {', '.join(found)}")
 
 
 def _over_nodes(

@@ -54,8 +54,8 @@ def tune(
     metrics: Metrics = None,
     columns: Columns = None,
     format: Format = None,
-    encoding: Encoding = "utf-8",
-    on_error: OnError = "raise",
+    encoding: Encoding = None,
+    on_error: OnError = None,
     clean: Clean = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -73,7 +73,7 @@ def tune(
         raise InputError(f"--strategy {strategy!r} is not known{suggestion(strategy, STRATEGIES)}")
     base = build_plan(
         plan,
-        None if data is None else data_settings(data, columns, format, encoding, on_error, clean),
+        data_settings(data, columns, format, encoding, on_error, clean),
         model,
         {
             "split": split,

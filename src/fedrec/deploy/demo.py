@@ -22,6 +22,8 @@ import numpy as np
 from fedrec.data.interactions import Interactions
 from fedrec.data.partitions import partition
 from fedrec.deploy.folder import FederationFolder
+from fedrec.deploy.processes import unwound
+from fedrec.deploy.supervised import PARENT
 from fedrec.engines.federated import train_federated
 from fedrec.engines.loading import load_plan_data, public_digest
 from fedrec.engines.nvflare import NvflarePost, who_is_up
@@ -40,7 +42,7 @@ _SHOWN = 5
 
 
 class Stage:
-    """Processes of a federation on this machine.
+    """Processes of a federation on this machine, which end with this one however it ends.
 
     Args:
         folder: of everything.
@@ -96,13 +98,14 @@ class Stage:
         self.processes.clear()
 
     def _start(self, name: str, *words: str) -> None:
+        threads = os.environ.get("NUMBA_NUM_THREADS", str(os.cpu_count() or 1))
         with (self.folder / f"{name}.txt").open("ab") as output:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "fedrec", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "NUMBA_NUM_THREADS": os.environ.get("NUMBA_NUM_THREADS", str(os.cpu_count() or 1))},
+                env={**os.environ, "NUMBA_NUM_THREADS": threads, PARENT: str(os.getpid())},
             )
 
 
@@ -133,16 +136,18 @@ def staged(folder: Path, data: Interactions, places: np.ndarray, n_max: int, sec
         _agree(folder / name / "node.toml", list(keys.values()), secure)
     federation = federation.invite(keys)
     stage = Stage(folder, federation)
-    try:
-        stage.start_server()
-        for name in names:
-            stage.start_node(name)
-        stage.wait(names)
-        yield stage
-    finally:
-        stage.stop()
+    with unwound():
+        try:
+            stage.start_server()
+            for name in names:
+                stage.start_node(name)
+            stage.wait(names)
+            yield stage
+        finally:
+            stage.stop()
 
 
+@unwound()
 def play(
     plan: Plan,
     nodes: int,

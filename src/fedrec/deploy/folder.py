@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrec.deploy.kits import ADMIN, provision, server_name
 from fedrec.errors import DamagedError, InputError, PlanError, RunError
-from fedrec.record.durable import replace_file
+from fedrec.record.durable import hold, replace_file
 from fedrec.record.keys import PublicKey, SigningKey
 
 if TYPE_CHECKING:  # the server's process holds a folder all its life, and needs none of these
@@ -161,36 +163,59 @@ class FederationFolder:
 
         Raises:
             InputError: for a name or key that cannot be.
-            RunError: if a node has another key already: remove it first.
+            RunError: if a node has another key already: remove it first; or if another process changes the folder.
         """
-        for name, text in nodes.items():
-            known = self.nodes.get(name)
-            if known and text and known != str(PublicKey.parse(text)):
-                raise RunError(f"{name} has another key already; 'fedrec federation remove {self.path} {name}' first")
-            _checked(name, text, self.path / _FILE)
-        everyone = {**self.nodes, **{name: text or self.nodes.get(name, "") for name, text in nodes.items()}}
-        made = provision(self.path / "provisioning", self.name, self.host, self.port, list(everyone))
-        self._copy(made / server_name(self.host), self.server_kit)
-        self._copy(made / ADMIN, self.admin_kit)
-        for name in everyone:
-            self._copy(made / name, self.path / "kits" / name)
-        grown = replace(self, nodes=everyone)
-        grown._write()
-        return grown
+        with self._changing() as now:
+            for name, text in nodes.items():
+                known = now.nodes.get(name)
+                if known and text and known != str(PublicKey.parse(text)):
+                    raise RunError(
+                        f"{name} has another key already; 'fedrec federation remove {self.path} {name}' first"
+                    )
+                _checked(name, text, self.path / _FILE)
+            everyone = {**now.nodes, **{name: text or now.nodes.get(name, "") for name, text in nodes.items()}}
+            made = provision(self.path / "provisioning", now.name, now.host, now.port, list(everyone))
+            self._copy(made / server_name(now.host), self.server_kit)
+            self._copy(made / ADMIN, self.admin_kit)
+            for name in everyone:
+                self._copy(made / name, self.path / "kits" / name)
+            grown = replace(now, nodes=everyone)
+            grown._write()
+            return grown
 
     def remove(self, name: str) -> FederationFolder:
         """Take a node out: no later run asks it. Its certificate stays valid until it expires.
 
         Raises:
             InputError: if there is no such node.
+            RunError: if another process changes the folder.
         """
-        if name not in self.nodes:
-            raise InputError(f"{self.path}: there is no node {name!r}")
-        left = {known: text for known, text in self.nodes.items() if known != name}
-        shutil.rmtree(self.path / "kits" / name, ignore_errors=True)
-        smaller = replace(self, nodes=left)
-        smaller._write()
-        return smaller
+        with self._changing() as now:
+            if name not in now.nodes:
+                raise InputError(f"{self.path}: there is no node {name!r}")
+            left = {known: text for known, text in now.nodes.items() if known != name}
+            shutil.rmtree(self.path / "kits" / name, ignore_errors=True)
+            smaller = replace(now, nodes=left)
+            smaller._write()
+            return smaller
+
+    def check_invited(self) -> None:
+        """Check that there are kits of a server and of its coordinator.
+
+        Raises:
+            RunError: if nobody is invited yet.
+        """
+        if not self.server_kit.is_dir() or not self.admin_kit.is_dir():
+            raise RunError(f"{self.path}: nobody is invited yet; 'fedrec federation invite' makes the kits")
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[FederationFolder]:
+        """The folder as it is now, while nobody else changes it."""
+        lock = hold(self.path / ".changing", f"another command changes {self.path}; try again when it has ended")
+        try:
+            yield self.open(self.path)
+        finally:
+            os.close(lock)
 
     @property
     def server_kit(self) -> Path:

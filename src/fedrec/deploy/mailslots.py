@@ -15,7 +15,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 from nvflare.collab import collab
 
 from fedrec.deploy.mailslot_names import NODE_SOCKET, POST_SOCKET
-from fedrec.deploy.sockets import Connection, connect
+from fedrec.deploy.sockets import MOST_BODY, Connection, connect
 from fedrec.deploy.supervised import PARENT
 
 __all__ = ["Mailbox", "Relay", "Trip"]
@@ -31,6 +31,8 @@ __all__ = ["Mailbox", "Relay", "Trip"]
 _GLANCE = 1.0
 _SWEPT_BYTES = 1 << 25
 _PIECE = 1 << 20
+_MOST_ANSWER = min(MOST_BODY, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
+"""Bytes of an answer: what the training process reads, if four copies fit in this machine's memory."""
 _LANES = 4
 _KEPT = 8
 _KNOCK = 5.0
@@ -126,10 +128,15 @@ def _answered(frame: bytes) -> bytes:
 
 
 class Relay:
-    """At the coordinator: takes frames of the training process to the nodes, each with a deadline of its own."""
+    """At the coordinator: takes frames of the training process to the nodes, each with a deadline of its own.
 
-    def __init__(self) -> None:
+    Args:
+        job: what the training process calls this job.
+    """
+
+    def __init__(self, job: str) -> None:
         _end_with_parent()
+        self._job = job
 
     @collab.main
     def run(self) -> None:
@@ -139,7 +146,7 @@ class Relay:
             connection = connect(Path(os.environ[POST_SOCKET]))
         except OSError:
             return
-        connection.send({"sites": sorted(sites)})
+        connection.send({"job": self._job, "sites": sorted(sites)})
         sweep, lanes = _Sweep(), threading.BoundedSemaphore(_LANES)
         try:
             while (message := connection.receive()) is not None:
@@ -183,7 +190,7 @@ class Trip:
 
         Raises:
             TimeoutError: if time runs out.
-            TypeError: if the answer is not bytes.
+            ValueError: if the answer is not bytes, or not as long as it may be and was said to be.
         """
         if sum(map(len, frame)) > _PIECE:
             with self._lane():
@@ -191,11 +198,7 @@ class Trip:
                     self._site(timeout=_SHARE * self._left()).bring(self._parcel, piece)
             frame = ()
         answer = self._site(timeout=self._left()).deliver(self._parcel, b"".join(frame))
-        if isinstance(answer, int):
-            answer = self._fetched(answer)
-        if not isinstance(answer, bytes):
-            raise TypeError("the answer is not bytes")
-        return answer
+        return self._fetched(answer) if type(answer) is int else _piece(answer, range(_PIECE + 1))
 
     def has_slot(self) -> bool:
         """Whether the mail slot is still there: a node that is slow has one, a node that was started anew has not."""
@@ -205,10 +208,13 @@ class Trip:
             return False
 
     def _fetched(self, size: int) -> bytes:
+        if not _PIECE < size <= _MOST_ANSWER:
+            raise ValueError(f"a long answer of {size} bytes; more than {_PIECE} and at most {_MOST_ANSWER} are taken")
         pieces = []
         with self._lane():
             for start in range(0, size, _PIECE):
-                pieces.append(self._site(timeout=_SHARE * self._left()).fetch(self._parcel, start))
+                piece = self._site(timeout=_SHARE * self._left()).fetch(self._parcel, start)
+                pieces.append(_piece(piece, (min(_PIECE, size - start),)))
         return b"".join(pieces)
 
     @contextlib.contextmanager
@@ -225,6 +231,15 @@ class Trip:
         if left <= 0:
             raise TimeoutError("timed out on the way")
         return left
+
+
+def _piece(piece: Any, sizes: Container[int]) -> bytes:
+    """What came from a node, where it is bytes of one of these sizes."""
+    if not isinstance(piece, bytes):
+        raise ValueError("the answer is not bytes")
+    if len(piece) not in sizes:
+        raise ValueError(f"a piece of the answer has {len(piece)} bytes, which is not what it was to have")
+    return piece
 
 
 def _cut(frame: Pieces) -> Iterator[bytes]:

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
 from fedrec.deploy.kits import config_name
+from fedrec.deploy.supervised import PARENT
 
-__all__ = ["Child", "until_stopped"]
+__all__ = ["Child", "until_stopped", "unwound"]
 
 _PATIENCE = 10.0
 _MOST_WAIT = 60.0
@@ -117,7 +118,7 @@ class Child:
 
 
 def until_stopped(stop: Callable[[], None]) -> None:
-    """Wait for SIGTERM or SIGINT, then stop."""
+    """Wait for SIGTERM or SIGINT, or for the end of the process that the environment names as parent, then stop."""
     asked = threading.Event()
 
     def ask(signum: int, frame: FrameType | None) -> None:
@@ -125,6 +126,28 @@ def until_stopped(stop: Callable[[], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)
-    while not asked.wait(1.0):
+    parent = os.environ.get(PARENT)
+    while not asked.wait(1.0) and parent in (None, str(os.getppid())):
         pass
     stop()
+
+
+@contextlib.contextmanager
+def unwound() -> Iterator[None]:
+    """SIGTERM ends what is inside as an error would, so that whatever was opened is closed; a second one waits for it.
+
+    Only in the main thread, the one that hears signals.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is _unwind:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _unwind(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(128 + signum)

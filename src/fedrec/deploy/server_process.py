@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,16 +27,16 @@ class ServerProcess:
         tell: told when NVFlare ends by itself.
 
     Raises:
-        RunError: if nobody is invited yet, or the server runs already.
+        RunError: if nobody is invited yet, the server runs already, or its port is in use.
         InputError: if its certificate has expired.
     """
 
     def __init__(self, federation: FederationFolder, tell: Callable[[str], None] = lambda _: None) -> None:
-        if not federation.server_kit.is_dir():
-            raise RunError(f"{federation.path}: nobody is invited yet; 'fedrec federation invite' makes the kits")
+        federation.check_invited()
         self.expires = check_kit(federation.server_kit, "server.crt")
         self._lock = hold(federation.path / ".running", f"the server of {federation.path} runs already")
         try:
+            _check_port(federation)
             workspace = federation.path.absolute() / "nvflare"  # NVFlare looks for files from elsewhere
             lay_out(federation.server_kit, workspace, server=True)
             environment = {POST_SOCKET: str(socket_path(federation.path, POST))}
@@ -53,3 +54,16 @@ class ServerProcess:
         """Stop it."""
         self._child.stop()
         os.close(self._lock)
+
+
+def _check_port(federation: FederationFolder) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as left by a server that ended just now
+        try:
+            probe.bind(("", federation.port))
+        except OSError as error:
+            raise RunError(
+                f"port {federation.port} of this machine cannot be had ({error.strerror}); stop what uses it, which "
+                f"'ss -ltnp' names, or put another port into {federation.path / 'federation.toml'}, invite a node "
+                "again and hand out the new kits"
+            ) from None

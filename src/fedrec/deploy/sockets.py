@@ -17,12 +17,12 @@ from typing import Any
 
 from fedrec.errors import RunError
 
-__all__ = ["Connection", "Listener", "connect", "socket_path"]
+__all__ = ["MOST_BODY", "Connection", "Listener", "connect", "socket_path"]
 
 _SIZES = struct.Struct("<IQ")
 _LONGEST_PATH = 100
 _MOST_HEAD = 1 << 20
-_MOST_BODY = 1 << 34
+MOST_BODY = 1 << 34
 
 
 class Connection:
@@ -36,11 +36,17 @@ class Connection:
         self._link = link
         self._sending = threading.Lock()
 
+    def limit_sending(self, seconds: float) -> None:
+        """Let a message fail when the other end takes nothing of it for so long; receiving waits for ever."""
+        whole = int(seconds)
+        span = struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
+        self._link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
+
     def send(self, head: Mapping[str, Any], *body: bytes) -> None:
         """Send one message, whose body may come in several parts.
 
         Raises:
-            OSError: if the other end is gone.
+            OSError: if the other end is gone, or took nothing for longer than `limit_sending` allows.
         """
         text = json.dumps(head).encode()
         with self._sending:
@@ -55,7 +61,7 @@ class Connection:
             if sizes is None:
                 return None
             text, body = _SIZES.unpack(sizes)
-            if text > _MOST_HEAD or body > _MOST_BODY:
+            if text > _MOST_HEAD or body > MOST_BODY:
                 return None
             head, rest = self._exactly(text), self._exactly(body)
             if head is None or rest is None:

@@ -15,7 +15,7 @@ import time
 __all__ = ["PARENT"]
 
 PARENT = "FEDREC_PARENT"
-"""Tells the processes that NVFlare starts which process they belong to."""
+"""Tells a process, in its environment, with which process it is to end."""
 _GLANCE = 0.5
 
 

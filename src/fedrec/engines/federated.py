@@ -67,8 +67,8 @@ def train_federated(
 ) -> dict[str, Any]:
     """Train a plan among the nodes of a federation; the run's folder is the coordinator's and holds nobody's data.
 
-    With `resume`, a run that exists goes on where it stopped, with its own plan, whoever is up. An error before the
-    first round is committed leaves no folder behind.
+    With `resume`, a run that exists goes on where it stopped, with its own plan, masked or not as it began, whoever is
+    up. An error before the first round is committed leaves no folder behind.
 
     Returns:
         The report (`report.json`), and in its `federation` who signed the record with it, as `cosigned`: they sign what
@@ -76,14 +76,17 @@ def train_federated(
 
     Raises:
         PlanError: if the plan cannot be kept, or a node refuses it; says which and why.
-        RunError: if too few nodes are up.
+        RunError: if too few nodes are up, or `secure` is asked of a run that began in the clear.
     """
     began = time.perf_counter()
     resume = resume and is_run(folder)
     if resume:
         plan = read_plan(folder)
         _put_in_place(folder)
-        number, secure = _kept_terms(folder, members)
+        number, masked = _kept_terms(folder, members)
+        if secure and not masked:
+            raise RunError(f"{folder} began with sums in the clear and goes on so; train anew to mask them")
+        secure = masked
     else:
         check_free(folder)
         plan, number = plan.agree(members.catalog, members.most_clients), secrets.token_hex(16)

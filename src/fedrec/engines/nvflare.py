@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -33,7 +34,12 @@ __all__ = ["POST", "NvflarePost", "admin_session", "job_files", "nodes_up", "who
 
 POST = "post.sock"
 _GRACE = 2.0
+_STUCK = 10.0
+"""Seconds in which a relay that is there takes at least something of what it is sent."""
+_GLANCE = 1.0
 _ASK_AGAIN = 20.0
+_LONGEST_PAUSE = 300.0
+"""Seconds between jobs that are started for a node which each loses again, or while others are at work."""
 _JOB = "fedrec"
 _SLOTS = "fedrec.deploy.mailslots"
 
@@ -55,11 +61,14 @@ class NvflarePost:
         self, folder: Path, admin: Path, start: float = 90.0, tell: Callable[[str], None] = lambda _: None
     ) -> None:
         self._admin, self._start, self._tell, self._folder = admin, start, tell, folder
-        self._relays: queue.Queue[_Relay] = queue.Queue()
+        self._awaited: tuple[str, queue.Queue[_Relay]] | None = None
         self._relay: _Relay | None = None
         self._job = ""
         self._asked_last = 0.0
+        self._back_since: dict[str, float] = {}
+        self._pauses: dict[str, float] = {}
         self._building = threading.Lock()
+        self._closed = False
         self._lock = hold(folder / ".training", f"another training uses the federation {folder}; wait for its end")
         self._listener: Listener | None = None
         try:
@@ -72,14 +81,17 @@ class NvflarePost:
     def ask(self, frames: Mapping[str, Frame], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
         """Hand one frame to each of some nodes; starts a job where there is none, or a better one can be had."""
         with self._building:
-            relay = self._road(frames)
+            relay = None if self._closed else self._road(frames)
         if relay is None:
             return {name: Failure("gone", "it is not up") for name in frames}
         return relay.ask(frames, seconds, enough)
 
     def close(self) -> None:
-        """End the job and the connection to the server."""
-        if self._relay is not None:
+        """End the job and the connection to the server; whoever asks or waits is told that nobody is up."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._building:
             self._end_job()
         if self._listener is not None:
             self._listener.close()
@@ -90,41 +102,54 @@ class NvflarePost:
         os.close(self._lock)
 
     def _road(self, wanted: Collection[str]) -> _Relay | None:
-        """The job in use, or a new one: after a failure, and when somebody is up whom this one does not reach."""
+        """The job in use, or a new one: after a failure, and when somebody is up whom this one does not reach.
+
+        A new job ends what others are asked in the old one, so those are waited for, for some minutes; and a node that
+        is lost from job after job gets a new one less and less often.
+        """
         relay = self._relay
-        if relay is not None and relay.alive:
-            missing = set(wanted) - relay.reached
-            if not missing or time.monotonic() - self._asked_last < _ASK_AGAIN:
-                return relay
-            self._asked_last = time.monotonic()
-            if not missing & set(self._up()):
-                return relay
-            self._tell(f"{', '.join(sorted(missing))}: back, but not in NVFlare's job; a new one is started")
-        elif relay is not None:
-            self._tell("NVFlare's job ended; a new one is started with the nodes that are up")
-        if relay is not None:
-            self._end_job()
+        if relay is None or not relay.alive:
+            if relay is not None:
+                self._tell("NVFlare's job ended; a new one is started with the nodes that are up")
+            return self._begin()
+        missing, now = set(wanted) - relay.reached, time.monotonic()
+        if not missing or now - self._asked_last < _ASK_AGAIN:
+            return relay
+        self._asked_last = now
+        back = sorted(missing & set(self._up()))
+        waited = {name: now - self._back_since.setdefault(name, now) for name in back}
+        pauses = {name: _LONGEST_PAUSE if relay.busy else self._pauses.get(name, 0.0) for name in back}
+        if not any(waited[name] >= pauses[name] for name in back):
+            return relay
+        for name in back:
+            self._pauses[name] = min(2 * self._pauses.get(name, _ASK_AGAIN / 2), _LONGEST_PAUSE)
+        self._tell(f"{', '.join(back)}: back, but not in NVFlare's job; a new one is started")
         return self._begin()
 
     def _begin(self) -> _Relay | None:
-        """Submit a job and wait until its relay is there."""
+        """Submit a job, in the place of the one before, and wait until its relay is there."""
+        self._end_job()
         self._asked_last = time.monotonic()
+        self._back_since = {}
         until = time.monotonic() + self._start
         up = self._up()
         if not up:
             return None
-        folder = self._folder / "job"
-        for name, text in job_files(up).items():
+        folder, number = self._folder / "job", secrets.token_hex(8)
+        arriving: queue.Queue[_Relay] = queue.Queue()
+        self._awaited = number, arriving
+        for name, text in job_files(up, number).items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         try:
             self._job = self._session.submit_job(str(folder.absolute()))
-            while time.monotonic() < until:
+            while time.monotonic() < until and not self._closed:
                 with contextlib.suppress(queue.Empty):
-                    relay = self._relays.get(timeout=1.0)
-                    self._relay = relay
-                    return relay
+                    relay = arriving.get(timeout=_GLANCE)
+                    if relay.alive:
+                        self._relay = relay
+                        return relay
                 status = str(self._session.get_job_meta(self._job).get("status", ""))
                 if status.startswith("FINISHED"):
                     self._tell(f"NVFlare could not start the job: {status}; the logs of server and nodes say more")
@@ -132,8 +157,9 @@ class NvflarePost:
         except Exception as error:  # NVFlare raises what it likes
             self._tell(f"NVFlare could not start the job: {error}")
             return None
-        self._tell(f"NVFlare's job did not start within {self._start:g} s")
-        self._end_job()
+        if not self._closed:
+            self._tell(f"NVFlare's job did not start within {self._start:g} s")
+            self._end_job()
         return None
 
     def _up(self) -> list[str]:
@@ -159,14 +185,16 @@ class NvflarePost:
             with contextlib.suppress(Exception):
                 self._session.abort_job(self._job)
             self._job = ""
+        self._awaited = None
 
     def _welcome(self, connection: Connection) -> None:
         """A relay connects: its first message says whom it reaches; then it brings answers until it ends."""
         first = connection.receive()
-        if first is None:
-            return
+        awaited = self._awaited
+        if first is None or awaited is None or first[0].get("job") != awaited[0]:
+            return  # of a job that was given up; it ends, as nobody listens to it
         relay = _Relay(connection, tuple(str(site) for site in first[0].get("sites", ())))
-        self._relays.put(relay)
+        awaited[1].put(relay)
         relay.listen()
 
 
@@ -177,9 +205,15 @@ class _Relay:
         self.reached = frozenset(sites)
         self.alive = True
         self._connection = connection
+        connection.limit_sending(_STUCK)
         self._waiting: dict[int, tuple[str, queue.Queue[tuple[str, bytes | Failure]]]] = {}
         self._numbers = itertools.count()
         self._changing = threading.Lock()
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return bool(self._waiting)
 
     def ask(self, frames: Mapping[str, Frame], seconds: float, enough: int | None) -> dict[str, bytes | Failure]:
         answers: dict[str, bytes | Failure] = {}
@@ -202,7 +236,7 @@ class _Relay:
                 said = {"trips": trips, "seconds": max(seconds, 0.1)}
                 self._connection.send(said, *heads, *frames[bundle[0][1]].parts)
             except OSError:
-                self._ended()
+                self.close()
         until = time.monotonic() + seconds + _GRACE
         good = 0
         while len(answers) < len(frames) and (enough is None or good < enough):
@@ -277,8 +311,13 @@ def who_is_up(admin: Path) -> list[str]:
             session.close()
 
 
-def job_files(nodes: list[str]) -> dict[str, str]:
-    """The job, by file name: it names the two mail slots of the installed fedrec and carries no code."""
+def job_files(nodes: list[str], number: str) -> dict[str, str]:
+    """The job, by file name: it names the two mail slots of the installed fedrec and carries no code.
+
+    Args:
+        nodes: that take part.
+        number: by which the relay of this job is known.
+    """
     server = {
         "format_version": 2,
         "workflows": [
@@ -288,7 +327,7 @@ def job_files(nodes: list[str]) -> dict[str, str]:
                 "args": {"server_obj_id": "relay", "sync_task_timeout": 30},
             }
         ],
-        "components": [{"id": "relay", "path": f"{_SLOTS}.Relay", "args": {}}],
+        "components": [{"id": "relay", "path": f"{_SLOTS}.Relay", "args": {"job": number}}],
     }
     client = {
         "format_version": 2,
