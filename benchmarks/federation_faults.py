@@ -39,7 +39,7 @@ from fedrec.deploy.demo import Stage, staged
 from fedrec.engines.federated import train_federated
 from fedrec.engines.nvflare import NvflarePost
 from fedrec.engines.post import Failure
-from fedrec.engines.remote import Waiting
+from fedrec.engines.waiting import Waiting
 from fedrec.errors import FedrecError
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.messages import Frame, Request, open_request

@@ -21,7 +21,8 @@ from fedrec.data.partitions import partition
 from fedrec.data.splits import SplitMethod
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.post import LocalPost
-from fedrec.engines.remote import RemoteEngine, Waiting
+from fedrec.engines.remote import RemoteEngine
+from fedrec.engines.waiting import Waiting
 from fedrec.errors import FedrecError
 from fedrec.federation.calls import EvaluationCall, RoundCall
 from fedrec.federation.coordinator import Coordinator, Trained

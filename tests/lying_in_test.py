@@ -11,9 +11,10 @@ from typing import Any
 from federation_in_test import COORDINATOR, RUN, Federation
 from fedrec import __version__
 from fedrec.data.catalog import Catalog
+from fedrec.federation.call_fields import Call, call_fields
 from fedrec.federation.calls import CountCall
 from fedrec.federation.host import NodeHost
-from fedrec.federation.messages import Call, Reply, Request, call_fields, open_reply, pack_arrays
+from fedrec.federation.messages import Reply, Request, open_reply, pack_arrays
 from fedrec.federation.plan import Plan
 from fedrec.federation.witnessing import told
 from fedrec.models.base import Arrays

@@ -16,9 +16,9 @@ from fedrec.data.sources import load_source
 from fedrec.engines.federated import Members, train_federated
 from fedrec.engines.opened import open_run
 from fedrec.engines.post import Failure, LocalPost
-from fedrec.engines.remote import Waiting
 from fedrec.engines.served import save_served
 from fedrec.engines.training import Placement, train_run
+from fedrec.engines.waiting import Waiting
 from fedrec.errors import PlanError, RunError
 from fedrec.federation.host import NodeHost
 from fedrec.federation.messages import open_request

@@ -19,8 +19,9 @@ pytest.importorskip("nvflare")
 from fedrec.deploy.mailslots import Trip, _bundled, _hand_over, _Sweep
 from fedrec.deploy.sockets import Connection, connect, socket_path
 from fedrec.engines import nvflare
-from fedrec.engines.nvflare import POST, NvflarePost, _Relay
+from fedrec.engines.nvflare import POST, NvflarePost
 from fedrec.engines.post import Failure
+from fedrec.engines.relay_link import RelayLink
 from fedrec.federation.messages import Frame
 
 FRAMES = {"node-0": Frame(b"ab", ()), "node-1": Frame(b"cd", ())}
@@ -65,7 +66,7 @@ def test_a_relay_tells_a_lost_slot_from_a_slow_node(there: bool) -> None:
 
 def test_nobody_waits_for_an_answer_from_a_lost_slot() -> None:
     here, there = pair()
-    relay = _Relay(here, ("node-0", "node-1"))
+    relay = RelayLink(here, ("node-0", "node-1"))
     threading.Thread(target=relay.listen, daemon=True).start()
 
     def answer() -> None:
@@ -89,7 +90,7 @@ def test_nobody_waits_for_an_answer_from_a_lost_slot() -> None:
 
 def test_a_job_that_reaches_nobody_is_over() -> None:
     here, there = pair()
-    relay = _Relay(here, ("node-0", "node-1"))
+    relay = RelayLink(here, ("node-0", "node-1"))
     listening = threading.Thread(target=relay.listen, daemon=True)
     listening.start()
     there.send({"lost": "node-0"})
@@ -102,7 +103,7 @@ def test_a_job_that_reaches_nobody_is_over() -> None:
 
 def test_what_goes_to_many_nodes_goes_to_the_relay_once() -> None:
     here, there = pair()
-    relay = _Relay(here, ("node-0", "node-1", "node-2"))
+    relay = RelayLink(here, ("node-0", "node-1", "node-2"))
     threading.Thread(target=relay.listen, daemon=True).start()
     model, other = b"model" * 1000, b"part"
     frames = {
@@ -128,7 +129,7 @@ def test_what_goes_to_many_nodes_goes_to_the_relay_once() -> None:
 def test_a_relay_that_takes_nothing_any_longer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvflare, "_STUCK", 0.5)
     here, there = pair()
-    relay = _Relay(here, ("node-0", "node-1"))
+    relay = RelayLink(here, ("node-0", "node-1"))
     listening = threading.Thread(target=relay.listen, daemon=True)
     listening.start()
     time.sleep(1.0)

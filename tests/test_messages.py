@@ -14,12 +14,11 @@ from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.errors import DamagedError
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import Protocol
+from fedrec.federation.call_fields import call_fields, decode_call
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.messages import (
     Reply,
     Request,
-    call_fields,
-    decode_call,
     open_reply,
     open_request,
     pack_arrays,

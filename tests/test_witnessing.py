@@ -11,7 +11,8 @@ import pytest
 from federation_in_test import COORDINATOR, STRANGER, Federation, small_plan
 from fedrec.engines.federated import Members, train_federated
 from fedrec.engines.post import LocalPost
-from fedrec.engines.remote import RemoteEngine, Waiting
+from fedrec.engines.remote import RemoteEngine
+from fedrec.engines.waiting import Waiting
 from fedrec.errors import DamagedError, PlanError, RunError
 from fedrec.federation import witnessing
 from fedrec.federation.run import Run

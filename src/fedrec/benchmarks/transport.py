@@ -20,7 +20,8 @@ from fedrec.engines.federated import Members
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.nvflare import NvflarePost
 from fedrec.engines.post import Post
-from fedrec.engines.remote import RemoteEngine, Waiting
+from fedrec.engines.remote import RemoteEngine
+from fedrec.engines.waiting import Waiting
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.plan import Plan
 from fedrec.record.ledger import Ledger

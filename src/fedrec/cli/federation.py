@@ -124,7 +124,7 @@ def start(folder: Folder, quiet: Quiet = False) -> None:
 def status(folder: Folder, json_: Json = False, quiet: Quiet = False) -> None:
     """Say which nodes are up."""
     from fedrec.deploy.folder import FederationFolder
-    from fedrec.engines.nvflare import who_is_up
+    from fedrec.engines.nvflare_admin import who_is_up
 
     federation = FederationFolder.open(folder)
     federation.check_invited()

@@ -26,9 +26,10 @@ from fedrec.deploy.processes import unwound
 from fedrec.deploy.supervised import PARENT
 from fedrec.engines.federated import train_federated
 from fedrec.engines.loading import load_plan_data, public_digest
-from fedrec.engines.nvflare import NvflarePost, who_is_up
-from fedrec.engines.remote import Waiting
+from fedrec.engines.nvflare import NvflarePost
+from fedrec.engines.nvflare_admin import who_is_up
 from fedrec.engines.training import Placement, train_run
+from fedrec.engines.waiting import Waiting
 from fedrec.errors import RunError
 from fedrec.federation.coordinator import Progress
 from fedrec.federation.new_node import make_node

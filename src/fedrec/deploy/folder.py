@@ -21,7 +21,7 @@ from fedrec.record.keys import PublicKey, SigningKey
 if TYPE_CHECKING:  # the server's process holds a folder all its life, and needs none of these
     from fedrec.data.catalog import Catalog
     from fedrec.engines.federated import Members
-    from fedrec.engines.remote import Waiting
+    from fedrec.engines.waiting import Waiting
 
 __all__ = ["FederationFolder"]
 
@@ -126,7 +126,7 @@ class FederationFolder:
         Raises:
             PlanError: if federation.toml says what cannot be.
         """
-        from fedrec.engines.remote import Waiting
+        from fedrec.engines.waiting import Waiting
 
         try:
             return Waiting(**self.waits)

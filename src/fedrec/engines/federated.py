@@ -13,9 +13,10 @@ from typing import Any
 from fedrec.data.catalog import Catalog
 from fedrec.engines.opened import FEDERATED
 from fedrec.engines.post import Post
-from fedrec.engines.remote import RemoteEngine, Waiting
+from fedrec.engines.remote import RemoteEngine
 from fedrec.engines.reports import measured_parts, report_of
 from fedrec.engines.training import check_memory
+from fedrec.engines.waiting import PATIENT, Waiting
 from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
 from fedrec.federation.asynchronous import NOT_MASKED
 from fedrec.federation.calls import Part
@@ -29,7 +30,6 @@ from fedrec.record.keys import PublicKey, SigningKey
 
 __all__ = ["Members", "train_federated"]
 
-_PATIENT = Waiting()
 _ASIDE = ".private"
 """Where the private folder of a run is made."""
 
@@ -59,7 +59,7 @@ def train_federated(
     members: Members,
     post: Post,
     secure: bool = False,
-    waiting: Waiting = _PATIENT,
+    waiting: Waiting = PATIENT,
     resume: bool = False,
     watch: Callable[[Progress], None] = lambda _: None,
     tell: Callable[[str], None] = lambda _: None,

@@ -14,8 +14,9 @@ from fedrec.aggregation.sums import Sum
 from fedrec.engines.links import Links
 from fedrec.errors import FedrecError, PlanError, RunError
 from fedrec.federation.asynchronous import Arrival
+from fedrec.federation.call_fields import call_fields
 from fedrec.federation.calls import EvaluationCall, RoundCall
-from fedrec.federation.messages import Reply, call_fields
+from fedrec.federation.messages import Reply
 from fedrec.models.base import Arrays
 
 __all__ = ["NetworkArrivals"]

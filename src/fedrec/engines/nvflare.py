@@ -8,10 +8,7 @@ submitted with whoever is up, and the training goes on.
 from __future__ import annotations
 
 import contextlib
-import io
-import itertools
 import json
-import logging
 import os
 import queue
 import secrets
@@ -19,23 +16,21 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fedrec.deploy.kits import ADMIN
 from fedrec.deploy.sockets import Connection, Listener, socket_path
+from fedrec.engines.nvflare_admin import admin_session, nodes_up
 from fedrec.engines.post import Failure
-from fedrec.errors import InputError, RunError
+from fedrec.engines.relay_link import RelayLink
+from fedrec.errors import RunError
 from fedrec.record.durable import hold
 
 if TYPE_CHECKING:
     from fedrec.federation.messages import Frame
 
-__all__ = ["POST", "NvflarePost", "admin_session", "job_files", "nodes_up", "who_is_up"]
+__all__ = ["POST", "NvflarePost", "job_files"]
 
 POST = "post.sock"
-_GRACE = 2.0
-_STUCK = 10.0
-"""Seconds in which a relay that is there takes at least something of what it is sent."""
 _GLANCE = 1.0
 _ASK_AGAIN = 20.0
 _LONGEST_PAUSE = 300.0
@@ -61,8 +56,8 @@ class NvflarePost:
         self, folder: Path, admin: Path, start: float = 90.0, tell: Callable[[str], None] = lambda _: None
     ) -> None:
         self._admin, self._start, self._tell, self._folder = admin, start, tell, folder
-        self._awaited: tuple[str, queue.Queue[_Relay]] | None = None
-        self._relay: _Relay | None = None
+        self._awaited: tuple[str, queue.Queue[RelayLink]] | None = None
+        self._relay: RelayLink | None = None
         self._job = ""
         self._asked_last = 0.0
         self._back_since: dict[str, float] = {}
@@ -101,7 +96,7 @@ class NvflarePost:
                 session.close()
         os.close(self._lock)
 
-    def _road(self, wanted: Collection[str]) -> _Relay | None:
+    def _road(self, wanted: Collection[str]) -> RelayLink | None:
         """The job in use, or a new one: after a failure, and when somebody is up whom this one does not reach.
 
         A new job ends what others are asked in the old one, so those are waited for, for some minutes; and a node that
@@ -126,7 +121,7 @@ class NvflarePost:
         self._tell(f"{', '.join(back)}: back, but not in NVFlare's job; a new one is started")
         return self._begin()
 
-    def _begin(self) -> _Relay | None:
+    def _begin(self) -> RelayLink | None:
         """Submit a job, in the place of the one before, and wait until its relay is there."""
         self._end_job()
         self._asked_last = time.monotonic()
@@ -136,7 +131,7 @@ class NvflarePost:
         if not up:
             return None
         folder, number = self._folder / "job", secrets.token_hex(8)
-        arriving: queue.Queue[_Relay] = queue.Queue()
+        arriving: queue.Queue[RelayLink] = queue.Queue()
         self._awaited = number, arriving
         for name, text in job_files(up, number).items():
             path = folder / name
@@ -193,122 +188,9 @@ class NvflarePost:
         awaited = self._awaited
         if first is None or awaited is None or first[0].get("job") != awaited[0]:
             return  # of a job that was given up; it ends, as nobody listens to it
-        relay = _Relay(connection, tuple(str(site) for site in first[0].get("sites", ())))
+        relay = RelayLink(connection, tuple(str(site) for site in first[0].get("sites", ())))
         awaited[1].put(relay)
         relay.listen()
-
-
-class _Relay:
-    """The server's job process, seen from here."""
-
-    def __init__(self, connection: Connection, sites: tuple[str, ...]) -> None:
-        self.reached = frozenset(sites)
-        self.alive = True
-        self._connection = connection
-        connection.limit_sending(_STUCK)
-        self._waiting: dict[int, tuple[str, queue.Queue[tuple[str, bytes | Failure]]]] = {}
-        self._numbers = itertools.count()
-        self._changing = threading.Lock()
-
-    @property
-    def busy(self) -> bool:
-        """Whether somebody waits for an answer."""
-        return bool(self._waiting)
-
-    def ask(self, frames: Mapping[str, Frame], seconds: float, enough: int | None) -> dict[str, bytes | Failure]:
-        answers: dict[str, bytes | Failure] = {}
-        arrived: queue.Queue[tuple[str, bytes | Failure]] = queue.Queue()
-        numbers = []
-        bundles: dict[tuple[int, ...], list[tuple[int, str]]] = {}
-        for name, frame in frames.items():
-            if name not in self.reached:
-                answers[name] = Failure("gone", "it is not up")
-                continue
-            number = next(self._numbers)
-            with self._changing:
-                self._waiting[number] = name, arrived
-            numbers.append(number)
-            bundles.setdefault(tuple(map(id, frame.parts)), []).append((number, name))
-        for bundle in bundles.values():  # what several nodes get goes to the relay once
-            heads = [frames[name].head for _, name in bundle]
-            trips = [[number, name, len(head)] for (number, name), head in zip(bundle, heads, strict=True)]
-            try:
-                said = {"trips": trips, "seconds": max(seconds, 0.1)}
-                self._connection.send(said, *heads, *frames[bundle[0][1]].parts)
-            except OSError:
-                self.close()
-        until = time.monotonic() + seconds + _GRACE
-        good = 0
-        while len(answers) < len(frames) and (enough is None or good < enough):
-            try:
-                name, answer = arrived.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                break
-            answers[name] = answer
-            good += isinstance(answer, bytes)
-        missing = Failure("timeout", f"no answer in {seconds:.3g} s")
-        if enough is not None and good >= enough:
-            missing = Failure("late", "others were quicker")
-        answers = {name: answers.get(name, missing) for name in frames}
-        with self._changing:
-            for number in numbers:
-                self._waiting.pop(number, None)
-        return answers
-
-    def listen(self) -> None:
-        """Hand answers to whoever waits for them, until the relay ends."""
-        while (message := self._connection.receive()) is not None:
-            head, body = message
-            self.reached -= {head.get("lost")}
-            if not self.reached:
-                break  # the job is over, whether its relay knows or not
-            with self._changing:
-                waiting = self._waiting.pop(int(head.get("id", -1)), None)
-            if waiting is not None:
-                name, arrived = waiting
-                failure = head.get("failure")
-                arrived.put((name, body if failure is None else Failure(str(failure[0]), _short(str(failure[1])))))
-        self._ended()
-
-    def close(self) -> None:
-        """Let the relay end."""
-        self._connection.close()
-        self._ended()
-
-    def _ended(self) -> None:
-        self.alive = False
-        with self._changing:
-            waiting, self._waiting = self._waiting, {}
-        for name, arrived in waiting.values():
-            arrived.put((name, Failure("gone", "NVFlare's job ended before it answered")))
-
-
-def nodes_up(session: Any) -> list[str]:
-    """Names of the nodes whose NVFlare client is connected to the server.
-
-    Raises:
-        RunError: if the server does not answer.
-    """
-    try:
-        return sorted(client.name for client in session.get_system_info().client_info)
-    except Exception as error:  # NVFlare raises what it likes
-        raise RunError(
-            f"the federation's server does not answer ({error}); is 'fedrec federation start' running?"
-        ) from None
-
-
-def who_is_up(admin: Path) -> list[str]:
-    """Names of the nodes that are connected to the federation's server; `admin` is the coordinator's admin kit.
-
-    Raises:
-        RunError: if the server does not answer.
-    """
-    session = admin_session(admin)
-    try:
-        return nodes_up(session)
-    finally:
-        with contextlib.suppress(Exception):
-            session.close()
 
 
 def job_files(nodes: list[str], number: str) -> dict[str, str]:
@@ -354,30 +236,3 @@ def job_files(nodes: list[str], number: str) -> dict[str, str]:
         "app/config/config_fed_client.json": client,
     }
     return {name: json.dumps(data, indent=1) for name, data in texts.items()}
-
-
-def admin_session(admin: Path) -> Any:
-    """A session with the federation's server.
-
-    Raises:
-        InputError: without NVFlare.
-        RunError: if the server is not up.
-    """
-    try:
-        from nvflare.fuel.flare_api.flare_api import new_secure_session
-    except ImportError:
-        raise InputError("a federation across machines needs NVFlare; pip install 'fedrec[deploy]'") from None
-    logging.getLogger("nvflare").setLevel(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells everybody that it connects
-            return new_secure_session(ADMIN, str(admin.absolute()), timeout=10.0)
-    except Exception as error:  # NVFlare raises what it likes
-        raise RunError(
-            f"the federation's server cannot be reached ({type(error).__name__}: {_short(str(error))}); is 'fedrec "
-            "federation start' running on this machine?"
-        ) from None
-
-
-def _short(text: str) -> str:
-    """The end of NVFlare's chains of reasons: what happened."""
-    return " ".join(text.split())[-300:]

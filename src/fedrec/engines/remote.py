@@ -6,7 +6,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,13 @@ from fedrec.engines.network_arrivals import NetworkArrivals
 from fedrec.engines.network_sums import AbandonedError, NetworkSums
 from fedrec.engines.post import Failure, Post
 from fedrec.engines.ready import commitments_in
+from fedrec.engines.waiting import PATIENT, Waiting
 from fedrec.errors import DamagedError, PlanError, RunError
+from fedrec.federation.call_fields import Call, call_fields
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.coordinator import kept_round
 from fedrec.federation.measuring import measuring_spec
-from fedrec.federation.messages import Call, Reply, call_fields
+from fedrec.federation.messages import Reply
 from fedrec.federation.opening import honest_of
 from fedrec.federation.plan import Plan
 from fedrec.federation.versions import last_part
@@ -38,43 +39,10 @@ from fedrec.record.ledger import Ledger
 from fedrec.record.signing import LEDGER_NOTE, add_cosignature
 from fedrec.secagg.policy import FEWEST_PARTIES
 
-__all__ = ["RemoteEngine", "Waiting"]
+__all__ = ["RemoteEngine"]
 
 _FINISHES = 2
 """How often nodes are told the end: those that miss it once are mostly back a moment later."""
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """How long a coordinator waits, for whom, and how often it tries.
-
-    Args:
-        deadline: seconds for a node to answer in one phase of a round.
-        least: share of the nodes without which a round is abandoned.
-        enough: share of the nodes that is waited for: 1 waits for all until the deadline, less asks more nodes than it
-            needs and goes on without the slowest.
-        tries: how often a round is tried before the run stops.
-        pause: seconds between two tries.
-        patience: seconds that enough nodes have to be back, where too few are left for the next try.
-        sign: seconds for a node that failed to say that it is back.
-    """
-
-    deadline: float = 300.0
-    least: float = 0.5
-    enough: float = 1.0
-    tries: int = 3
-    pause: float = 5.0
-    patience: float = 120.0
-    sign: float = 3.0
-
-    def __post_init__(self) -> None:
-        numbers = all(type(value) in (int, float) and math.isfinite(value) for value in vars(self).values())
-        seconds = numbers and min(self.deadline, self.sign) > 0 and min(self.pause, self.patience) >= 0
-        if not (seconds and 0 < self.least <= self.enough <= 1 and type(self.tries) is int and self.tries >= 1):
-            raise PlanError(
-                "waiting: deadline and sign above 0, pause and patience of 0 or more, 0 < least ≤ enough ≤ 1 and whole "
-                f"tries of 1 or more are needed, not {self}"
-            )
 
 
 class RemoteEngine:
@@ -106,7 +74,7 @@ class RemoteEngine:
         catalog: Catalog,
         ledger: Ledger,
         secure: bool = False,
-        waiting: Waiting = Waiting(),
+        waiting: Waiting = PATIENT,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         if secure and len(nodes) < FEWEST_PARTIES:

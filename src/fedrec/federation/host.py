@@ -21,11 +21,11 @@ from fedrec.aggregation.wire import encode_sum
 from fedrec.data.interactions import Interactions
 from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
 from fedrec.federation.agreed import agreed_rows, check_call, check_committed
+from fedrec.federation.call_fields import decode_call
 from fedrec.federation.calls import CountCall, RoundCall
 from fedrec.federation.messages import (
     Reply,
     Request,
-    decode_call,
     open_request,
     request_digest,
     unpack_arrays,

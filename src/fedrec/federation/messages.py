@@ -12,28 +12,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fedrec.aggregation.specs import ArraySpec, SumSpec
-from fedrec.errors import DamagedError, InputError, RunError
-from fedrec.evaluation.metrics import parse_metrics
-from fedrec.evaluation.protocols import parse_protocol
-from fedrec.federation.calls import HELD_OUT, CountCall, EvaluationCall, RoundCall
+from fedrec.errors import DamagedError, RunError
 from fedrec.models.base import Arrays
-from fedrec.privacy.guard import RoundTerms
 from fedrec.record.keys import PublicKey, SigningKey
 
 __all__ = [
     "Frame",
     "Reply",
     "Request",
-    "call_fields",
-    "decode_call",
     "open_reply",
     "open_request",
     "pack_arrays",
@@ -186,99 +179,6 @@ def unpack_arrays(data: bytes) -> dict[str, np.ndarray]:
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"arrays of a message are damaged: {error}") from None
     return arrays
-
-
-Call = RoundCall | CountCall | EvaluationCall
-
-
-def call_fields(call: Call) -> dict[str, Any]:
-    """What JSON can say of a call: not shared arrays, which travel by their digest, nor item rows, which the plan
-    says."""
-    if isinstance(call, CountCall):
-        return {"spec": asdict(call.spec), "noise": call.noise}
-    if isinstance(call, EvaluationCall):
-        return {
-            "committed": call.committed,
-            "part": call.part,
-            "protocol": str(call.protocol),
-            "metrics": [str(metric) for metric in call.metrics],
-            "n_max": call.n_max,
-        }
-    return {
-        "round": call.round,
-        "committed": call.committed,
-        "spec": asdict(call.spec),
-        "share": call.share,
-        "change": call.change,
-        "privacy": None if call.privacy is None else asdict(call.privacy),
-        "groups": call.groups,
-    }
-
-
-def decode_call(kind: str, fields: Mapping[str, Any], shared: Arrays) -> Call:
-    """A call from what `call_fields` said of it.
-
-    Raises:
-        DamagedError: if it is not one.
-    """
-    try:
-        if kind == "count":
-            return CountCall(_spec(fields["spec"]), _number(fields["noise"]))
-        if kind == "evaluate":
-            part: Literal["valid", "test"] = fields["part"]
-            if part not in HELD_OUT:
-                raise ValueError(f"part {part!r}")
-            metrics, protocol = parse_metrics(fields["metrics"]), parse_protocol(fields["protocol"])
-            return EvaluationCall(_whole(fields["committed"]), shared, part, protocol, metrics, _whole(fields["n_max"]))
-        terms = fields["privacy"]
-        return RoundCall(
-            _whole(fields["round"]),
-            _whole(fields["committed"]),
-            shared,
-            _spec(fields["spec"]),
-            _number(fields["share"]),
-            bool(fields["change"]),
-            None if terms is None else _terms(terms),
-            _whole(fields["groups"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, InputError) as error:
-        raise DamagedError(f"a call of kind {kind!r} is not whole: {error!r}") from None
-
-
-def _spec(data: Any) -> SumSpec:
-    arrays = tuple(
-        ArraySpec(**{**array, "shape": tuple(_whole(n) for n in array["shape"])}) for array in data["arrays"]
-    )
-    for array in arrays:
-        if array.ring not in (32, 64) or not array.shape or min(array.shape) < 1 or not 0 <= array.scale_bits < 64:
-            raise ValueError(f"array {array.name!r} has no ring or an impossible shape")
-    return SumSpec(arrays, _whole(data["n_max"]))
-
-
-def _terms(data: Any) -> RoundTerms:
-    run, clip, honest, parties = data["run"], data["clip"], data["honest"], data["parties"]
-    if not isinstance(run, str) or not isinstance(parties, str | None):
-        raise TypeError("a run and its parties are named by text")
-    return RoundTerms(
-        run,
-        _number(data["noise_multiplier"]),
-        None if clip is None else _number(clip),
-        _number(data["delta"]),
-        None if honest is None else _whole(honest),
-        parties,
-    )
-
-
-def _whole(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{value!r} is not a whole number")
-    return value
-
-
-def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not np.isfinite(value):
-        raise TypeError(f"{value!r} is not a number")
-    return float(value)
 
 
 def _frame(

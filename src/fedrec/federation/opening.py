@@ -18,12 +18,12 @@ from fedrec.data.keys import KeyedSource
 from fedrec.data.sources import load_source
 from fedrec.data.splits import SplitMethod
 from fedrec.errors import DamagedError, NothingLeftError, PlanError
+from fedrec.federation.call_fields import Call, call_fields
 from fedrec.federation.calls import CountCall, Part, RoundCall
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.founding import found_node
 from fedrec.federation.item_floor import SERVED
 from fedrec.federation.masked import COUNTS
-from fedrec.federation.messages import Call, call_fields
 from fedrec.federation.node import Floors, Node
 from fedrec.federation.node_config import NodeConfig
 from fedrec.federation.party import NetworkParty
