@@ -18,7 +18,7 @@ pytest.importorskip("nvflare")
 
 from fedrec.deploy.mailslots import Trip, _bundled, _hand_over, _Sweep
 from fedrec.deploy.sockets import Connection, connect, socket_path
-from fedrec.engines import nvflare
+from fedrec.engines import nvflare, relay_link
 from fedrec.engines.nvflare import POST, NvflarePost
 from fedrec.engines.post import Failure
 from fedrec.engines.relay_link import RelayLink
@@ -127,7 +127,7 @@ def test_what_goes_to_many_nodes_goes_to_the_relay_once() -> None:
 
 
 def test_a_relay_that_takes_nothing_any_longer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvflare, "_STUCK", 0.5)
+    monkeypatch.setattr(relay_link, "_STUCK", 0.5)
     here, there = pair()
     relay = RelayLink(here, ("node-0", "node-1"))
     listening = threading.Thread(target=relay.listen, daemon=True)
