@@ -15,6 +15,7 @@ import pytest
 
 import fedrec as fr
 from federation_in_test import COORDINATOR, MF, RUN, WAITING, Federation, small_plan
+from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.aggregation.wire import decode_sum
 from fedrec.data.keys import KeyedSource
@@ -36,6 +37,7 @@ from fedrec.models.base import State
 from fedrec.models.gram import gram_matrix
 from fedrec.privacy.chance import SYSTEM
 from fedrec.privacy.protection import Protection
+from fedrec.privacy.shares import Stream, discrete_gaussian
 from fedrec.secagg.manifest import invite
 from fedrec.secagg.primitives import Identity
 from fedrec.secagg.server import Server
@@ -131,6 +133,18 @@ def test_terms_of_another_kind_are_no_terms_and_reach_no_journal(changes: dict[s
     assert liar.open(plan, catalog, secrets.token_hex(16)).problem is None
 
 
+def test_noise_cannot_be_made_to_overflow(tmp_path: Path) -> None:
+    liar, call = private_node(tmp_path)
+    assert liar.open(liar.federation.plan, liar.federation.catalog).problem is None
+    arrays = tuple(replace(array, ring=64, scale_bits=63, bound=2.0) for array in call.spec.arrays)
+    said = liar.call("contribute", replace(call, spec=SumSpec(arrays, call.spec.n_max)))
+    assert said.problem == "refused"
+    assert "another grid than the plan's" in said.fields["text"]
+    assert liar.host.config.read_budget().epsilon("node-0") == pytest.approx(0.0), "nothing was charged for it"
+    with pytest.raises(ValueError, match="deviations from"):
+        discrete_gaussian(np.array([1.0, 2.0**60]), Stream(b"key").words)
+
+
 # --- opening --------------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +188,29 @@ def test_a_node_with_nothing_left_is_as_one_that_adds_nothing(tmp_path: Path) ->
         for kind, fields in (("keep", {"committed": -1}), ("finish", {"committed": 0, "kept": 0})):
             said = liar.ask(kind, {**fields, **shared}, run=run)
             assert said.problem is None, (name, kind, said.fields)
+
+
+@pytest.mark.parametrize("name", sorted({"mf", "fcf", "ease", "pfedrec", "spectral"}))
+def test_a_round_has_the_arrays_and_the_grid_of_the_plan(name: str, tmp_path: Path) -> None:
+    federation = Federation(tmp_path, small_plan(MODELS[name], cohort=1.0))
+    liar, call = Liar(federation), first_call(federation)
+    assert liar.open(federation.plan, federation.catalog).problem is None
+    first = call.spec.arrays[0]
+    fewer = replace(first, shape=(first.shape[0] - 1, *first.shape[1:]))
+    for wrong in (fewer, replace(first, scale_bits=first.scale_bits + 1), replace(first, bound=first.bound * 2)):
+        said = liar.call("contribute", replace(call, spec=replace(call.spec, arrays=(wrong, *call.spec.arrays[1:]))))
+        assert said.problem == "refused"
+        assert "other arrays or another grid" in said.fields["text"]
+    assert liar.call("contribute", call).problem is None
+
+
+def test_no_plan_is_for_fewer_users_than_the_floor(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, EASE, secure=True, policy=SECURE)
+    plan, catalog = asked_for(federation, list(range(60)), n_max=1)
+    said = Liar(federation).open(plan, catalog)
+    assert said.problem == "refused"
+    assert "no sum is over fewer than 32" in said.fields["text"]
+    assert "100000" not in said.fields["text"]
 
 
 def test_plain_sums_of_few_users_are_refused_in_the_same_words(tmp_path: Path) -> None:
@@ -262,8 +299,22 @@ def test_a_masked_measurement_is_not_opened_again_in_another_order(tmp_path: Pat
     there.gone.add("node-3")
     with pytest.raises(FedrecError, match="recall@10, ndcg@10 are asked for; agreed were"):
         there.engine.evaluate(replace(call, metrics=metrics[::-1]))
-    with pytest.raises(RunError):
-        there.engine.evaluate(call)
+    for moved in (shared, {"counts": shared["counts"] + 1}):
+        with pytest.raises(RunError):
+            there.engine.evaluate(replace(call, shared=moved))
+
+
+def test_a_sum_is_not_the_part_of_one_node_with_others_that_have_none(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, EASE, secure=True, policy={"secure": True})
+    items = np.unique(federation.data["node-0"].items)[:3]
+    for name in federation.names[1:]:
+        mine = federation.data[name]
+        mine.where(~np.isin(mine.items, items)).to_frame().write_parquet(tmp_path / f"{name}.parquet")
+    federation.catalog = federation.catalog.take(items)
+    federation.plan = EASE.agree(federation.catalog, 1024)
+    outcome = federation.train(LocalPost(federation.hosts()), waiting=replace(WAITING, tries=1))
+    assert isinstance(outcome.error, RunError)
+    assert "no other party vouches for any" in str(outcome.error)
 
 
 @pytest.mark.parametrize(("item_users", "vouch", "said"), [(20, None, 0), (60, None, 32), (20, 15, 15), (10, 15, 0)])
@@ -323,15 +374,28 @@ def test_every_array_that_a_model_shares_fits(name: str, private: bool) -> None:
             cut: Any = array[:1] if array.ndim else array
             for wrong in (cut.copy(), array.astype(np.complex64), np.concatenate([array, array])):
                 if wrong.shape != array.shape or wrong.dtype != array.dtype:
-                    with pytest.raises(DamagedError, match=f"shared array '{key}'"):
+                    with pytest.raises(DamagedError, match="shared array"):
                         fitting.check({**shared, key: wrong})
             if array.size:
                 bad = array.copy()
                 bad.reshape(-1)[0] = np.nan if array.dtype.kind == "f" else 10**6
-                with pytest.raises(DamagedError, match=f"shared array '{key}'"):
+                with pytest.raises(DamagedError, match="shared array"):
                     fitting.check({**shared, key: bad})
         with pytest.raises(DamagedError, match="shared array 'extra'"):
             fitting.check({**shared, "extra": np.zeros(1, dtype=np.float32)})
+
+
+def test_arrays_that_go_together_are_equally_wide() -> None:
+    data = fr.load_data("synthetic:users=240,items=60,interactions_per_user=12,seed=3")
+    plan = Plan.make({"data": {"source": "x"}, "model": {"name": "itemknn"}}).resolve(data, "0" * 64)
+    fitting, near = Fitting(plan, data.catalog), np.zeros((60, 8), dtype=np.int32)
+    fitting.check({"neighbours": near, "similarities": np.zeros((60, 8), dtype=np.float32)})
+    for first in ("neighbours", "similarities"):
+        crafted: dict[str, np.ndarray] = {"neighbours": near, "similarities": np.zeros((60, 0), dtype=np.float32)}
+        with pytest.raises(DamagedError, match="shared array"):
+            fitting.check({first: crafted.pop(first), **crafted})
+    with pytest.raises(DamagedError, match="shared array"):
+        fitting.check({"neighbours": np.zeros((60, 61), np.int32), "similarities": np.zeros((60, 61), np.float32)})
 
 
 @pytest.mark.parametrize("kind", ["contribute", "evaluate", "keep", "finish"])

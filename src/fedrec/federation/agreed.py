@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 
+from fedrec.aggregation.queries import private_spec
+from fedrec.aggregation.release import Release
+from fedrec.aggregation.specs import SumSpec
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.evaluation.metrics import parse_metrics
@@ -14,8 +17,10 @@ from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.item_floor import floor_spec
 from fedrec.federation.partial_rows import drawn_rows
 from fedrec.federation.plan import Plan
+from fedrec.models.base import Arrays, State
+from fedrec.privacy.terms import schedule
 
-__all__ = ["agreed_rows", "check_call", "check_committed"]
+__all__ = ["agreed_rows", "agreed_spec", "check_call", "check_committed"]
 
 
 def check_call(plan: Plan, call: RoundCall | CountCall | EvaluationCall, n_items: int, honest: int | None) -> None:
@@ -54,6 +59,29 @@ def check_committed(plan: Plan, committed: int, kept: int = -1) -> None:
 def agreed_rows(plan: Plan, round: int, n_items: int) -> np.ndarray | None:
     """The item rows that a round sums, ascending; `None` for all."""
     return None if plan.rows == 1 else drawn_rows(KeyedSource.from_seed(plan.seed), round, n_items, plan.rows)
+
+
+def agreed_spec(plan: Plan, shared: Arrays, round: int, excess: float = 1.0) -> SumSpec:
+    """What a round sums: shapes, bounds and grid follow from the plan and the shared arrays.
+
+    Args:
+        plan: resolved.
+        shared: arrays of the model's, see `fitting`.
+        round: one of the plan's.
+        excess: of a private plan, how much more noise there may be than the plan's, by which nodes add too much.
+
+    Raises:
+        PlanError: if the round sums nothing.
+    """
+    model = plan.build_model()
+    found = model.spec(State(shared), round)
+    if found is None or plan.n_max is None:
+        raise PlanError(f"round {round} sums nothing")
+    spec = Release(plan.release).adjust(found)
+    if plan.privacy is None:
+        return spec.fit(plan.n_max)
+    charge = schedule(plan.privacy, model.budget_shares, plan.share())[round]
+    return private_spec(spec, model.queries(shared, round), charge.noise_multiplier, plan.n_max, excess)
 
 
 def rounds_of(plan: Plan) -> int:

@@ -31,6 +31,23 @@ class Fitting:
         self._plan, self._catalog = plan, catalog
 
     @cached_property
+    def _later(self) -> Mapping[str, tuple[str, ...]]:
+        return self._plan.build_model().later
+
+    def _grown(self, arrays: Arrays) -> bool:
+        """Whether all arrays that come up or grow have axes that go together."""
+        items = len(self._catalog)
+        lengths = {"items": items}
+        most = max(items, *(size for _, shape in self._first.values() for size in shape))
+        for name, array in arrays.items():
+            axes = self._later[name]
+            if array.ndim != len(axes) or array.dtype not in _LATER or max(array.shape) > most:
+                return False
+            if any(lengths.setdefault(axis, size) != size for axis, size in zip(axes, array.shape, strict=True)):
+                return False
+        return True
+
+    @cached_property
     def _first(self) -> Mapping[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
         """Types and shapes at the start."""
         state = self._plan.build_model().start(self._catalog, KeyedSource.from_seed(0))
@@ -42,17 +59,17 @@ class Fitting:
         Raises:
             DamagedError: naming the array that does not fit.
         """
-        items = len(self._catalog)
-        lengths, later = {"items": items}, self._plan.build_model().later
-        known = dict(self._first)
+        items, known = len(self._catalog), dict(self._first)
         if self._plan.items is not None:
             known[SERVED] = np.dtype(bool), (items,)
+        as_first = {name for name, array in shared.items() if known.get(name) == (array.dtype, array.shape)}
+        grown = self._grown({name: array for name, array in shared.items() if name in self._later})
         for name, array in shared.items():
-            axes = later.get(name, ())
-            grown = bool(axes) and len(axes) == array.ndim and array.dtype in _LATER
-            for axis, size in zip(axes, array.shape, strict=False):
-                grown = grown and lengths.setdefault(axis, size) == size
-            if not grown and known.get(name) != (array.dtype, array.shape):
+            if name in self._later and not (grown or as_first.issuperset(self._later.keys() & shared.keys())):
+                fits = False
+            else:
+                fits = name in self._later or name in as_first
+            if not fits:
                 raise DamagedError(
                     f"shared array {name!r}, {array.dtype} {list(array.shape)}, is none of {self._plan.model['name']}'s"
                 )

@@ -20,7 +20,7 @@ from fedrec import __version__
 from fedrec.aggregation.wire import encode_sum
 from fedrec.data.interactions import Interactions
 from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
-from fedrec.federation.agreed import agreed_rows, check_call, check_committed
+from fedrec.federation.agreed import agreed_rows, agreed_spec, check_call, check_committed
 from fedrec.federation.call_fields import decode_call
 from fedrec.federation.calls import CountCall, RoundCall
 from fedrec.federation.messages import (
@@ -181,6 +181,8 @@ class NodeHost:
         n_items = len(opened.data.catalog)
         check_call(opened.plan, call, n_items, opened.honest)
         if isinstance(call, RoundCall):
+            if call.spec != agreed_spec(opened.plan, call.shared, call.round, opened.excess):
+                raise PlanError(f"round {call.round} is asked for with other arrays or another grid than the plan's")
             call = replace(call, rows=agreed_rows(opened.plan, call.round, n_items))
         node = opened.node
         if isinstance(call, RoundCall):

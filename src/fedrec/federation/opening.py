@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,6 +97,7 @@ class OpenedHere:
         fitting: what shared arrays look like.
         folder: of the run, in the owner's home.
         least: clients for whom the node speaks: of fewer it says nothing.
+        excess: how much more noise a sum may have than the plan asks for, where nodes add it.
         honest: nodes of a secure sum that are honest and left at least.
         shared: digest of the last shared arrays, and these.
     """
@@ -110,6 +112,7 @@ class OpenedHere:
     fitting: Fitting
     folder: Path
     least: int
+    excess: float = 1.0
     honest: int | None = None
     shared: tuple[str, Arrays] = ("", {})
 
@@ -127,7 +130,9 @@ class OpenedHere:
         self.shared = digest, shared
 
     def measures(self, part: Part) -> bool:
-        """Whether enough users hold out something of a part for the node to say so."""
+        """Whether enough users hold out something of a part for the node to say so; not where sums hide it in noise."""
+        if self.plan.privacy is not None and self.plan.privacy.distributed:
+            return False
         return int((self.node.split.relevant(part).lengths > 0).sum()) >= self.least
 
 
@@ -199,11 +204,12 @@ def open_run_here(
     if guard is not None:
         guard.run = run
     shares = guard is not None and guard.terms.distributed
-    party, honest = None, None
+    party, honest, excess = None, None, 1.0
     if offer.secure:
         who, honest, fewest = honest_of(offer.parties)
         own = secure_floors(config, plan)
         if shares:
+            excess = math.sqrt(len(offer.parties) / honest)
             own = replace(own, parties=max(own.parties, fewest))
         party = NetworkParty(key, own, vouched, folder / "party.json")
         if guard is not None:
@@ -215,7 +221,7 @@ def open_run_here(
     assert config.policy.coordinator is not None
     witness = Witness(folder / "seen", PublicKey.parse(config.policy.coordinator), key)
     fitting = Fitting(plan, catalog)
-    return OpenedHere(run, plan, node, data, party, witness, noise, fitting, folder, vouched, honest)
+    return OpenedHere(run, plan, node, data, party, witness, noise, fitting, folder, vouched, excess, honest)
 
 
 def honest_of(parties: Sequence[str]) -> tuple[str, int, int]:
@@ -230,13 +236,13 @@ def honest_of(parties: Sequence[str]) -> tuple[str, int, int]:
 def call_digests(call: Call) -> tuple[str, str]:
     """Which sum of a run a call asks for, and a digest of how, whoever was counted before.
 
-    A run has one sum of a round, one of counts, and one of metrics for a part under a model.
+    A run has one sum of a round, one of counts, and one of metrics of a part after each round that the node was in.
     """
     shared = "" if isinstance(call, CountCall) else arrays_digest(call.shared)
     if isinstance(call, RoundCall):
         sum_of = f"round {call.round}"
     else:
-        sum_of = "counts" if isinstance(call, CountCall) else f"{call.part} metrics of {shared}"
+        sum_of = "counts" if isinstance(call, CountCall) else f"{call.part} metrics after round {call.committed}"
     fields = {key: value for key, value in call_fields(call).items() if key != "committed"}
     text = json.dumps({"sum": sum_of, "shared": shared, **fields}, sort_keys=True)
     return sum_of, hashlib.sha256(text.encode()).hexdigest()

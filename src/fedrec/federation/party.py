@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedrec.aggregation.sums import Sum
-from fedrec.errors import DamagedError, PlanError, RunError
+from fedrec.errors import DamagedError, RunError
 from fedrec.federation.masked import layout_of, vectors_of
 from fedrec.record.durable import replace_file
 from fedrec.record.keys import SigningKey
@@ -69,13 +69,13 @@ class NetworkParty:
         it was not.
 
         Raises:
-            PlanError: if another call of this sum was answered.
+            RunError: if another call of this sum was answered.
         """
         revealed = self._revealed.get(sum_of)
         if revealed is None:
             return None
         if revealed.call != call:
-            raise PlanError(
+            raise RunError(
                 f"the sum of {sum_of} was opened already for another call; two that differ a little could be "
                 "subtracted from each other"
             )
@@ -98,8 +98,7 @@ class NetworkParty:
         """Get ready for one attempt to sum the part that is held.
 
         Raises:
-            RunError: if it is not the part of this call.
-            PlanError: if another call of the same sum was answered.
+            RunError: if it is not the part of this call, or another call of the same sum was answered.
         """
         held = self._held
         if held is None or held.call != call:

@@ -194,6 +194,16 @@ def _sums(config: NodeConfig, plan: Plan, secure: bool, users: int | None) -> li
             "policy.secure: sums leave this node masked only, and the run is not a secure one. Ask for the secure sum, "
             "or the owner sets policy.secure = false"
         )
+    if plan.n_max is not None and plan.n_max < max(floor, plan.min_clients):
+        found.append(
+            f"policy.min_clients: the plan says that there are {plan.n_max} clients at most over all nodes, and no sum "
+            f"is over fewer than {max(floor, plan.min_clients)}. Ask with the number that was agreed on"
+        )
+    if plan.privacy is not None and (plan.privacy.users or 0) > (plan.n_max or 0):
+        found.append(
+            f"privacy.users: the plan speaks of {plan.privacy.users} users, and of {plan.n_max} clients at most over "
+            "all nodes. Ask with n_max at least as large"
+        )
     if plan.min_clients < floor:
         found.append(
             f"policy.min_clients: the plan lets out sums over {plan.min_clients} clients; the floor is {floor}. Raise "

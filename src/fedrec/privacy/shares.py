@@ -26,6 +26,7 @@ __all__ = ["Stream", "discrete_gaussian", "with_share"]
 
 _BLOCK = 1 << 20
 _LEAST = 4.0
+_MOST = 2.0**50
 
 
 class Stream:
@@ -45,12 +46,17 @@ def discrete_gaussian(deviations: np.ndarray, words: Callable[[int], np.ndarray]
     """One draw per deviation: whole numbers k with probability in proportion to exp(−k² / 2σ²).
 
     Args:
-        deviations: σ [n] float64, above 0.
+        deviations: σ [n] float64, above 0 and at most 2⁵⁰.
         words: gives random uint64.
 
     Returns:
         [n] int64.
+
+    Raises:
+        ValueError: for a deviation that is not in that range, whose draws would not fit.
     """
+    if len(deviations) and not 0.0 < float(deviations.min()) <= float(deviations.max()) <= _MOST:
+        raise ValueError(f"deviations from {deviations.min():g} to {deviations.max():g}; above 0 and at most {_MOST:g}")
     out = np.zeros(len(deviations), dtype=np.int64)
     left = np.arange(len(deviations))
     while len(left):
@@ -72,7 +78,7 @@ def with_share(total: Sum, queries: Sequence[Query], noise_multiplier: float, ho
         key: of the share; the same key gives the same share.
 
     Raises:
-        PlanError: if shares would be too narrow for the grid.
+        PlanError: if shares would be too narrow or too wide for the grid.
     """
     if honest < 1:
         raise PlanError(f"privacy: {honest} honest nodes in a sum; shares of noise need at least 1")
@@ -83,6 +89,11 @@ def with_share(total: Sum, queries: Sequence[Query], noise_multiplier: float, ho
             spec, flat = total.spec[name], total.arrays[name].reshape(-1)
             for tile, sds in deviations(metric, spec, deviation):
                 steps = sds * spec.unit
+                if float(steps.max()) > _MOST:
+                    raise PlanError(
+                        f"privacy: a share of the noise of {name!r} has a deviation of {float(steps.max()):.2g} steps "
+                        f"of the grid, above {_MOST:g}, where draws no longer fit; use a coarser grid"
+                    )
                 if float(steps.min()) < _LEAST:
                     raise PlanError(
                         f"privacy: a share of the noise of {name!r} has a deviation of {float(steps.min()):.2g} steps "

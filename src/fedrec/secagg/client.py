@@ -259,7 +259,7 @@ class Client:
         return [self._say(Stage.REVEAL, b"".join(shares))]
 
     def _check_cohort(self, manifest: Manifest, present: Iterable[int], adverts: Mapping[int, bodies.Advert]) -> None:
-        self._floors.check_present(manifest, {index: adverts[index].clients for index in present})
+        self._floors.check_present(manifest, {index: adverts[index].clients for index in present}, self._clients)
 
     def _check_neighbours(self, manifest: Manifest, present: Container[int]) -> None:
         left = sum(index in present for index in self._kept.holders)

@@ -85,11 +85,16 @@ class Floors:
         if self.layout is not None and manifest.layout != self.layout:
             raise AbortError(Reason.OTHER_LAYOUT)
 
-    def check_present(self, manifest: Manifest, present: Mapping[int, int]) -> None:
+    def check_present(self, manifest: Manifest, present: Mapping[int, int], own: int) -> None:
         """Compare those who are still there, and the clients they vouch for, with manifest and floors.
 
+        Args:
+            manifest: of the sum.
+            present: clients by party.
+            own: clients that this party vouches for.
+
         Raises:
-            AbortError: if there are too few.
+            AbortError: if there are too few, or all of them are this party's: the sum would be its part alone.
         """
         if len(present) < manifest.min_parties:
             raise AbortError(Reason.TOO_FEW_PARTIES, f"{len(present)} of {manifest.min_parties}")
@@ -97,6 +102,8 @@ class Floors:
         clients = sum(present.values())
         if clients < manifest.min_clients:
             raise AbortError(Reason.TOO_FEW_CLIENTS, f"{clients} of {manifest.min_clients}")
+        if 0 < clients <= own:
+            raise AbortError(Reason.TOO_FEW_CLIENTS, "no other party vouches for any")
 
     def check_survivors(self, survivors: frozenset[bytes]) -> None:
         """Compare those who are left at the end with those of an earlier sum of the same vector.
