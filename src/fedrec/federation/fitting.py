@@ -63,13 +63,10 @@ class Fitting:
         if self._plan.items is not None:
             known[SERVED] = np.dtype(bool), (items,)
         as_first = {name for name, array in shared.items() if known.get(name) == (array.dtype, array.shape)}
-        grown = self._grown({name: array for name, array in shared.items() if name in self._later})
+        later = {name: array for name, array in shared.items() if name in self._later}
+        together = later.keys() <= as_first or self._grown(later)
         for name, array in shared.items():
-            if name in self._later and not (grown or as_first.issuperset(self._later.keys() & shared.keys())):
-                fits = False
-            else:
-                fits = name in self._later or name in as_first
-            if not fits:
+            if not (together if name in later else name in as_first):
                 raise DamagedError(
                     f"shared array {name!r}, {array.dtype} {list(array.shape)}, is none of {self._plan.model['name']}'s"
                 )
