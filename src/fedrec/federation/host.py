@@ -199,7 +199,7 @@ class NodeHost:
             return fields, [encode_sum(total)]
         rows = call.rows if isinstance(call, RoundCall) else None
         noise = opened.noise(call.round) if isinstance(call, RoundCall) else 0.0
-        sum_of, digest = call_digests(call)
+        sum_of, digest = call_digests(call, opened.shared[0])
         opened.party.hold(sum_of, digest, total, rows, noise, node.data.n_users if noise else total.clients)
         return {**fields, "call": digest, "among": opened.party.among(sum_of, digest)}, ()
 

@@ -34,7 +34,7 @@ from fedrec.federation.witnessing import Witness
 from fedrec.models.base import Arrays
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import Chance
-from fedrec.record.durable import arrays_digest, replace_file
+from fedrec.record.durable import replace_file
 from fedrec.record.keys import PublicKey, SigningKey
 from fedrec.secagg.layout import Layout
 from fedrec.secagg.manifest import invite
@@ -233,12 +233,11 @@ def honest_of(parties: Sequence[str]) -> tuple[str, int, int]:
     return who, shape.min_parties - shape.colluders, shape.min_parties
 
 
-def call_digests(call: Call) -> tuple[str, str]:
+def call_digests(call: Call, shared: str) -> tuple[str, str]:
     """Which sum of a run a call asks for, and a digest of how, whoever was counted before.
 
     A run has one sum of a round, one of counts, and one of metrics of a part after each round that the node was in.
     """
-    shared = "" if isinstance(call, CountCall) else arrays_digest(call.shared)
     if isinstance(call, RoundCall):
         sum_of = f"round {call.round}"
     else:
