@@ -52,8 +52,8 @@ def check_committed(plan: Plan, committed: int, kept: int = -1) -> None:
     Raises:
         PlanError: if the plan has no such rounds.
     """
-    if not -1 <= kept <= committed < rounds_of(plan):
-        raise PlanError(f"rounds {kept} and {committed} are spoken of as committed; the plan has {rounds_of(plan)}")
+    if not -1 <= kept <= committed < _rounds_of(plan):
+        raise PlanError(f"rounds {kept} and {committed} are spoken of as committed; the plan has {_rounds_of(plan)}")
 
 
 def agreed_rows(plan: Plan, round: int, n_items: int) -> np.ndarray | None:
@@ -84,14 +84,14 @@ def agreed_spec(plan: Plan, shared: Arrays, round: int, excess: float = 1.0) -> 
     return private_spec(spec, model.queries(shared, round), charge.noise_multiplier, plan.n_max, excess)
 
 
-def rounds_of(plan: Plan) -> int:
+def _rounds_of(plan: Plan) -> int:
     """How many rounds there are at most."""
     model = plan.build_model()
     return int(getattr(model, "rounds", 1)) if plan.privacy is None else len(model.budget_shares)
 
 
 def _check_round(plan: Plan, call: RoundCall) -> None:
-    rounds = rounds_of(plan)
+    rounds = _rounds_of(plan)
     if not 0 <= call.round < rounds:
         raise PlanError(f"round {call.round} is not among the {rounds} that were agreed on")
     robust = plan.robust
