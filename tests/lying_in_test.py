@@ -60,5 +60,6 @@ class Liar:
         fields = {**call_fields(call), "record": RECORD}
         if isinstance(call, CountCall):
             return self.ask(kind, fields, run=run)
+        fields["standing"] = dict.fromkeys(self.federation.public, call.committed)
         packed = pack_arrays(call.shared if shared is None else shared)
         return self.ask(kind, {**fields, "shared": hashlib.sha256(packed).hexdigest()}, (packed,), run)

@@ -21,7 +21,7 @@ from fedrec.aggregation.wire import decode_sum
 from fedrec.data.keys import KeyedSource
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.post import Failure, LocalPost
-from fedrec.errors import DamagedError, FedrecError, RunError
+from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
@@ -281,10 +281,12 @@ def test_a_masked_part_is_not_opened_again_for_nearly_the_same_round(tmp_path: P
     there.gone.add("node-3")
     moved = {name: array.copy() for name, array in call.shared.items()}
     moved["items"][0, 0] += 1e-6
-    for shared in (call.shared, {**call.shared, "x": np.zeros(1, dtype=np.float32)}, moved):
-        with pytest.raises(FedrecError):
-            there.engine.contribute(replace(call, shared=shared))
-    assert any("was opened already for another call" in text for text in there.federation.told)
+    with pytest.raises(RunError, match="was opened together with node-3; it takes the same nodes again"):
+        there.engine.contribute(call)
+    with pytest.raises(RunError, match="shared array 'x'"):
+        there.engine.contribute(replace(call, shared={**call.shared, "x": np.zeros(1, dtype=np.float32)}))
+    with pytest.raises(PlanError, match="round 0 was asked for before under another transcript"):
+        there.engine.contribute(replace(call, shared=moved))
 
 
 def test_a_masked_measurement_is_not_opened_again_in_another_order(tmp_path: Path) -> None:
@@ -299,9 +301,10 @@ def test_a_masked_measurement_is_not_opened_again_in_another_order(tmp_path: Pat
     there.gone.add("node-3")
     with pytest.raises(FedrecError, match="recall@10, ndcg@10 are asked for; agreed were"):
         there.engine.evaluate(replace(call, metrics=metrics[::-1]))
-    for moved in (shared, {"counts": shared["counts"] + 1}):
-        with pytest.raises(RunError):
-            there.engine.evaluate(replace(call, shared=moved))
+    with pytest.raises(RunError, match="it takes the same nodes again"):
+        there.engine.evaluate(call)
+    with pytest.raises(PlanError, match="test metrics after round -1 was asked for before under another transcript"):
+        there.engine.evaluate(replace(call, shared={"counts": shared["counts"] + 1}))
 
 
 def test_a_sum_is_not_the_part_of_one_node_with_others_that_have_none(tmp_path: Path) -> None:
@@ -314,7 +317,7 @@ def test_a_sum_is_not_the_part_of_one_node_with_others_that_have_none(tmp_path: 
     federation.plan = EASE.agree(federation.catalog, 1024)
     outcome = federation.train(LocalPost(federation.hosts()), waiting=replace(WAITING, tries=1))
     assert isinstance(outcome.error, RunError)
-    assert "no other party vouches for any" in str(outcome.error)
+    assert "0 of 20, without the largest claims" in str(outcome.error)
 
 
 @pytest.mark.parametrize(("item_users", "vouch", "said"), [(20, None, 0), (60, None, 32), (20, 15, 15), (10, 15, 0)])
@@ -335,7 +338,8 @@ def test_a_node_vouches_for_a_number_of_its_owners_or_for_none(
     digest = liar.call("contribute", call).fields["call"]
     coordinator = Identity(COORDINATOR.secret)
     keys = [key.key for key in federation.public.values()]
-    manifest = invite(RUN, 0, coordinator.public, keys, layout_of(call.spec, None), min_clients=32)
+    agreed = {"model": bytes.fromhex(call.model), "transcript": bytes.fromhex(digest)}
+    manifest = invite(RUN, 0, coordinator.public, keys, layout_of(call.spec, None), min_clients=32, **agreed)
     place = manifest.parties.index(federation.public["node-0"].key)
     frames = [bytes(frame) for to, frame in Server(manifest, coordinator).invite() if to == place]
     (advert,) = liar.ask("mask", {"begin": True, "call": digest}, frames).parts

@@ -37,7 +37,7 @@ def test_random_schedules_end_in_the_exact_sum_or_an_abort() -> None:
 @settings(max_examples=15, deadline=None)
 def test_secure_sum_is_the_plain_sum(n: int, seed: int) -> None:
     draw = np.random.default_rng(seed)
-    parties = [Party(Identity(), clients=11) for _ in range(n)]
+    parties = [Party(Identity(), clients=16) for _ in range(n)]
     vectors = [
         {
             "table": draw.integers(-(2**31), 2**31, (7, 3), dtype=np.int32),

@@ -148,7 +148,7 @@ class NetworkArrivals:
         """Wait for a node's sum."""
 
         def fields() -> dict[str, Any]:
-            return {**call_fields(call), **self._nodes.record(node)}
+            return {**call_fields(call), "standing": {node: call.committed}, **self._nodes.record(node)}
 
         while (answer := self._asked("contribute", node, call, fields)) is not None:
             self._nodes.has_seen(node, answer)

@@ -147,6 +147,7 @@ class NetworkSums:
             [one.key for one in ready],
             layout_of(spec, rows),
             model=model,
+            transcript=bytes.fromhex(ready[0].call),
             min_clients=max(self._insist[one.name] for one in ready),
             noise=noise,
         )

@@ -18,7 +18,7 @@ from fedrec.secagg.policy import FEWEST_PARTIES
 __all__ = ["Ready", "commitments_in", "companies", "of_one_call"]
 
 
-_COMMITMENT = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Ready:
     Args:
         name: of the node.
         key: its public key.
-        call: digest of what was asked.
+        call: digest of the transcript of what was asked.
         commitments: to its receipt.
         among: keys of those among whom the part was opened before, and only may be again; `None` where it was not.
     """
@@ -47,13 +47,16 @@ class Ready:
             DamagedError: if no honest node says that.
         """
         own, said, among = nodes[name].key, reply.fields.get("among"), None
+        call = reply.fields.get("call")
+        if not isinstance(call, str) or not _DIGEST.fullmatch(call):
+            raise DamagedError("it does not say which transcript it answers, in 64 hexadecimal digits")
         if said is not None:
             known = {public.key.hex(): public.key for public in nodes.values()}
             keys = said if isinstance(said, list) else []
             among = frozenset(known[text] for text in keys if isinstance(text, str) and text in known)
             if len(among) != len(keys) or len(among) < FEWEST_PARTIES or own not in among:
                 raise DamagedError("it says that its part was opened among nodes that no secure sum can have been over")
-        return cls(name, own, str(reply.fields.get("call", "")), commitments_in(reply), among)
+        return cls(name, own, call, commitments_in(reply), among)
 
 
 def of_one_call(ready: Sequence[Ready]) -> tuple[list[Ready], list[Ready]]:
@@ -120,6 +123,6 @@ def commitments_in(reply: Reply) -> tuple[str, ...]:
     """
     said = reply.fields.get("commitments", [])
     texts = said if isinstance(said, list) else [None]
-    if len(texts) > 1 or not all(isinstance(text, str) and _COMMITMENT.fullmatch(text) for text in texts):
+    if len(texts) > 1 or not all(isinstance(text, str) and _DIGEST.fullmatch(text) for text in texts):
         raise DamagedError("its commitment to the sum is not one of 64 hexadecimal digits")
     return tuple(texts)

@@ -252,8 +252,8 @@ class RemoteEngine:
             names = self._links.present(self._waiting.sign)
             if isinstance(call, RoundCall):
                 names = self._that_kept(names, call)
-            said = call_fields(call)
-            fields = {name: {**said, **self._own(name, call)} for name in names}
+            said, standing = call_fields(call), self._standing(call)
+            fields = {name: {**said, **self._told(name, standing), **self._own(name, call)} for name in names}
             enough = math.ceil(self._waiting.enough * len(self._links.names))
             answers = self._links.ask(kind, fields, self._waiting.deadline, shared, enough=enough)
             good = {name: answer for name, answer in answers.items() if isinstance(answer, Reply)}
@@ -328,15 +328,25 @@ class RemoteEngine:
             raise AbandonedError(f"not all of these are true, as n_max is {spec.n_max}: clients of {claims}")
         return sums, names
 
-    def _own(self, name: str, call: Call) -> dict[str, Any]:
-        """What differs from node to node: the last round in which its own sum was counted."""
+    def _standing(self, call: Call) -> dict[str, int]:
+        """Of every node, the last round in which its own sum was counted."""
         if isinstance(call, CountCall):
             return {}
-        if isinstance(call, RoundCall):
-            return {**self.record(name), "committed": self._counted(name, call.committed)}
-        if self._versions is not None:
-            return {"committed": self._versions[name]}
-        return {"committed": self._counted(name, call.committed)}
+        if isinstance(call, EvaluationCall) and self._versions is not None:
+            return dict(self._versions)
+        return self._all_counted(call.committed)
+
+    def _told(self, name: str, standing: Mapping[str, int]) -> dict[str, Any]:
+        """The standing as a node is told: of all nodes, so that they can agree; where sums arrive in their own time, of
+        the node alone."""
+        if not standing:
+            return {}
+        told = {name: standing[name]} if self._plan.asynchronous is not None else standing
+        return {"standing": told, "committed": standing[name]}
+
+    def _own(self, name: str, call: Call) -> dict[str, Any]:
+        """What a node alone is told: the part of the record that it has not seen."""
+        return self.record(name) if isinstance(call, RoundCall) else {}
 
     def record(self, name: str) -> dict[str, Any]:
         """What a node is told of the run's record with every call of a round: all that it has not seen."""
@@ -372,14 +382,19 @@ class RemoteEngine:
 
     def _counted(self, name: str, committed: int) -> int:
         """The last committed round, not after `committed`, in which a node's sum was counted; −1 for none."""
-        for line in reversed(self._ledger.of_kind("round")):
-            if line["round"] <= committed and name in line.get("nodes", ()):
-                return int(line["round"])
-        return -1
+        return self._all_counted(committed)[name]
+
+    def _all_counted(self, committed: int) -> dict[str, int]:
+        """The same of all nodes."""
+        found = dict.fromkeys(self._links.names, -1)
+        for line in self._ledger.of_kind("round"):
+            if line["round"] <= committed:
+                found |= {name: int(line["round"]) for name in line.get("nodes", ()) if name in found}
+        return found
 
     @staticmethod
     def _model(call: Call) -> bytes:
-        return bytes.fromhex(call.model) if isinstance(call, RoundCall) else bytes(32)
+        return bytes(32) if isinstance(call, CountCall) else bytes.fromhex(call.model)
 
     @property
     def _least(self) -> int:

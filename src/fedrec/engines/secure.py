@@ -13,9 +13,11 @@ from fedrec.engines.local import LocalEngine
 from fedrec.engines.virtual import VirtualArrivals
 from fedrec.errors import PlanError, RunError
 from fedrec.federation.asynchronous import NOT_MASKED
+from fedrec.federation.call_fields import Call
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.masked import COUNTS, layout_of, unmasked, vectors_of
 from fedrec.federation.node import Node
+from fedrec.federation.transcript import Transcript
 from fedrec.secagg.client import Client
 from fedrec.secagg.layout import Layout
 from fedrec.secagg.manifest import Manifest, invite
@@ -51,7 +53,7 @@ class SecureEngine(LocalEngine):
         # A node vouches for what the floor asks for, and says no more of how many users it has.
         self._parties = [Party(Identity(), clients=min(node.data.n_users, self._least_clients)) for node in self.nodes]
         self._number = 0
-        shape = self._invite(self._parties, Layout((COUNTS,)), bytes(32), 0.0)
+        shape = self._invite(self._parties, Layout((COUNTS,)), bytes(32), bytes(32), 0.0)
         self._honest = shape.min_parties - shape.colluders
         self._who = hashlib.sha256(json.dumps(sorted(node.name for node in self.nodes)).encode()).hexdigest()
         for node in self.nodes:
@@ -88,21 +90,30 @@ class SecureEngine(LocalEngine):
         guard = self.nodes[0].guard
         shares = guard is not None and guard.terms.distributed
         noise = guard.charges[call.round].noise_multiplier if shares and guard is not None else 0.0
-        model, groups = bytes.fromhex(call.model), call.groups
-        return [self._summed(parts, model, noise, group, groups, call.rows) for group in range(groups)]
+        return [self._summed(parts, call, noise, group, call.groups, call.rows) for group in range(call.groups)]
 
     def count_items(self, call: CountCall) -> list[Sum]:
         """The total of counts, alone."""
-        return [self._summed(super().count_items(call), bytes(32))]
+        return [self._summed(super().count_items(call), call)]
 
     def evaluate(self, call: EvaluationCall) -> list[Sum]:
         """The total of metrics over nodes, alone."""
-        return [self._summed(super().evaluate(call), bytes(32))]
+        return [self._summed(super().evaluate(call), call)]
 
-    def _invite(self, parties: Sequence[Party], layout: Layout, model: bytes, noise: float) -> Manifest:
-        keys, least = [party.identity.public for party in parties], self._least_clients
-        public = self._coordinator.public
-        return invite("run", self._number, public, keys, layout, model=model, min_clients=least, noise=noise)
+    def _invite(
+        self, parties: Sequence[Party], layout: Layout, model: bytes, transcript: bytes, noise: float
+    ) -> Manifest:
+        return invite(
+            "run",
+            self._number,
+            self._coordinator.public,
+            [party.identity.public for party in parties],
+            layout,
+            model=model,
+            transcript=transcript,
+            min_clients=self._least_clients,
+            noise=noise,
+        )
 
     @property
     def _least_clients(self) -> int:
@@ -111,7 +122,7 @@ class SecureEngine(LocalEngine):
     def _summed(
         self,
         parts: Sequence[Sum],
-        model: bytes,
+        call: Call,
         noise: float = 0.0,
         group: int = 0,
         groups: int = 1,
@@ -121,10 +132,18 @@ class SecureEngine(LocalEngine):
         parts, parties = parts[group::groups], self._parties[group::groups]
         spec, round = parts[0].spec, parts[0].round
         layout = layout_of(spec, rows)
-        manifest = self._invite(parties, layout, model, noise)
+        model = bytes(32) if isinstance(call, CountCall) else bytes.fromhex(call.model)
+        transcript = bytes.fromhex(Transcript.of(call, model.hex(), parties=[node.name for node in self.nodes]).digest)
+        manifest = self._invite(parties, layout, model, transcript, noise)
         self._number += 1
-        pinned = frozenset(manifest.parties)
-        floors = Floors(self._coordinator.public, pinned, clients=self._least_clients, noise=noise, layout=layout)
+        floors = Floors(
+            self._coordinator.public,
+            frozenset(manifest.parties),
+            clients=self._least_clients,
+            noise=noise,
+            layout=layout,
+            transcript=transcript,
+        )
         clients = [Client(party.identity, floors, party.keep, party.attempts, party.clients) for party in parties]
         outcome = run_round(Server(manifest, self._coordinator), clients, [vectors_of(part, rows) for part in parts])
         if outcome.arrays is None:

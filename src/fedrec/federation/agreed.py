@@ -128,6 +128,6 @@ def _check_evaluation(plan: Plan, call: EvaluationCall) -> None:
         raise PlanError(f"metrics {asked} are asked for; agreed were {', '.join(measured.metrics)}")
     if call.protocol != parse_protocol(measured.protocol):
         raise PlanError(f"metrics are asked for by {call.protocol}; agreed was {measured.protocol}")
-    check_committed(plan, call.committed)
+    check_committed(plan, call.after, call.committed)
     if call.n_max != plan.n_max:
         raise PlanError(f"metrics are asked for with most clients {call.n_max}; agreed was {plan.n_max}")

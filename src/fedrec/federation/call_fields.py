@@ -29,6 +29,7 @@ def call_fields(call: Call) -> dict[str, Any]:
     if isinstance(call, EvaluationCall):
         return {
             "committed": call.committed,
+            "after": call.after,
             "part": call.part,
             "protocol": str(call.protocol),
             "metrics": [str(metric) for metric in call.metrics],
@@ -59,7 +60,15 @@ def decode_call(kind: str, fields: Mapping[str, Any], shared: Arrays) -> Call:
             if part not in HELD_OUT:
                 raise ValueError(f"part {part!r}")
             metrics, protocol = parse_metrics(fields["metrics"]), parse_protocol(fields["protocol"])
-            return EvaluationCall(_whole(fields["committed"]), shared, part, protocol, metrics, _whole(fields["n_max"]))
+            return EvaluationCall(
+                _whole(fields["committed"]),
+                shared,
+                part,
+                protocol,
+                metrics,
+                _whole(fields["n_max"]),
+                _whole(fields["after"]),
+            )
         terms = fields["privacy"]
         return RoundCall(
             _whole(fields["round"]),

@@ -36,6 +36,7 @@ class RoundCall:
         privacy: what is promised of this round, in a private run.
         rows: item rows that are summed in this round, ascending; all by default.
         groups: into how many groups nodes are divided, whose sums are opened apart, under the secure sum.
+        agreed: digest of the transcript that all nodes agreed on; `None` within one process.
     """
 
     round: int
@@ -47,6 +48,7 @@ class RoundCall:
     privacy: RoundTerms | None = None
     groups: int = 1
     rows: np.ndarray | None = None
+    agreed: str | None = None
 
     @cached_property
     def model(self) -> str:
@@ -72,11 +74,12 @@ class EvaluationCall:
     """Measure the shared arrays on held-out interactions.
 
     Args:
-        committed: the last committed round.
+        committed: the last committed round of the node's private rows.
         shared: the model's shared arrays.
         part: `valid` or `test`.
         protocol, metrics: what is measured.
         n_max: most clients of a sum.
+        round: whose model is measured; `committed` if `None`.
     """
 
     committed: int
@@ -85,3 +88,14 @@ class EvaluationCall:
     protocol: Protocol
     metrics: tuple[Metric, ...]
     n_max: int
+    round: int | None = None
+
+    @cached_property
+    def model(self) -> str:
+        """Digest of the shared arrays."""
+        return arrays_digest(self.shared)
+
+    @property
+    def after(self) -> int:
+        """The round whose model is measured."""
+        return self.committed if self.round is None else self.round

@@ -228,7 +228,7 @@ class Coordinator:
         """Federated evaluation: metrics are sums over nodes. Empty where nothing is held out."""
         parsed = parse_metrics(metrics)
         call = EvaluationCall(
-            committed, state.shared, part, parse_protocol(protocol), parsed, self.plan.n_max or 1 << 20
+            committed, state.shared, part, parse_protocol(protocol), parsed, self.plan.n_max or 1 << 20, committed
         )
         sums = self.engine.evaluate(call)
         return summaries(parsed, merged(sums[0].spec, sums, 0))

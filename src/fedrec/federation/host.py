@@ -12,17 +12,16 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedrec import __version__
-from fedrec.aggregation.wire import encode_sum
 from fedrec.data.interactions import Interactions
 from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
-from fedrec.federation.agreed import agreed_rows, agreed_spec, check_call, check_committed
+from fedrec.federation.agreed import check_committed
+from fedrec.federation.answering import answer_call
 from fedrec.federation.call_fields import decode_call
-from fedrec.federation.calls import CountCall, RoundCall
 from fedrec.federation.messages import (
     Reply,
     Request,
@@ -32,7 +31,7 @@ from fedrec.federation.messages import (
 )
 from fedrec.federation.node import Node
 from fedrec.federation.node_config import NodeConfig
-from fedrec.federation.opening import Offer, OpenedHere, agree, call_digests, open_run_here
+from fedrec.federation.opening import Offer, OpenedHere, agree, open_run_here
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, State
 from fedrec.privacy.chance import SYSTEM, Chance
@@ -178,30 +177,12 @@ class NodeHost:
 
     def _sum(self, opened: OpenedHere, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
         call = decode_call(request.kind, request.fields, self._shared(opened, request))
-        n_items = len(opened.data.catalog)
-        check_call(opened.plan, call, n_items, opened.honest)
-        if isinstance(call, RoundCall):
-            if call.spec != agreed_spec(opened.plan, call.shared, call.round, opened.excess):
-                raise PlanError(f"round {call.round} is asked for with other arrays or another grid than the plan's")
-            call = replace(call, rows=agreed_rows(opened.plan, call.round, n_items))
-        node = opened.node
-        if isinstance(call, RoundCall):
-            opened.witness.see(request.fields.get("record"))
-        with self.config.limits.held():
-            if isinstance(call, RoundCall):
-                total = node.contribute(call)
-            elif isinstance(call, CountCall):
-                total = node.count_items(call)
-            else:
-                total = node.evaluate(call)
-        fields: dict[str, Any] = {"commitments": list(total.commitments), "seen": opened.witness.seen}
+        answer = answer_call(opened, call, request.fields, self.config.limits.held)
+        digest, sum_of = answer.transcript.digest, answer.transcript.sum_of
+        fields = {"commitments": list(answer.commitments), "seen": opened.witness.seen, "call": digest}
         if opened.party is None:
-            return fields, [encode_sum(total)]
-        rows = call.rows if isinstance(call, RoundCall) else None
-        noise = opened.noise(call.round) if isinstance(call, RoundCall) else 0.0
-        sum_of, digest = call_digests(call, opened.shared[0])
-        opened.party.hold(sum_of, digest, total, rows, noise, node.data.n_users if noise else total.clients)
-        return {**fields, "call": digest, "among": opened.party.among(sum_of, digest)}, ()
+            return fields, [answer.frame]
+        return {**fields, "among": opened.party.among(sum_of, digest)}, ()
 
     def _mask(self, opened: OpenedHere, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
         party = opened.party
@@ -219,10 +200,12 @@ class NodeHost:
         shared, committed = self._shared(opened, request), _whole(request.fields, "committed")
         if request.kind == "keep":
             check_committed(opened.plan, committed)
+            opened.answers.stand(committed)
             opened.node.keep(shared, committed)
             return {}
         kept = _whole(request.fields, "kept")
         check_committed(opened.plan, committed, kept)
+        opened.answers.finish(committed, kept)
         opened.node.finish(shared, committed, kept)
         folder = self.config.home / "models" / opened.run
         if opened.data.n_users == 0:

@@ -24,6 +24,7 @@ from fedrec.federation.item_floor import SERVED, add_noise, count_chunk, only_se
 from fedrec.federation.measuring import add_metrics, measuring_spec
 from fedrec.federation.partial_rows import only_rows
 from fedrec.federation.private_rows import PrivateRows
+from fedrec.federation.transcript import Transcript
 from fedrec.federation.warm_start import Changed, Remembered, first_rows
 from fedrec.models.base import Arrays, Private, Recommender
 from fedrec.privacy.guard import Guard
@@ -130,7 +131,8 @@ class Node:
         return total
 
     def _contribute(self, call: RoundCall) -> Sum:
-        queries = self._admitted(call)
+        agreed = self._agreed(call)
+        queries = self._admitted(call, agreed)
         rng = self.source.child("contribute", call.round)
         private = self._settled(call.shared, call.committed, anew=True)
         drawn = self._cohort(call)
@@ -156,8 +158,7 @@ class Node:
         rows_served(total, served)
         only_rows(total, call.rows)
         if self.guard is not None:
-            said = self.guard.fingerprint(call.privacy, call.shared, call.spec)
-            total = self.guard.with_noise(total, queries, call.privacy, rng.child("share", said))
+            total = self.guard.with_noise(total, queries, call.privacy, rng.child("share", agreed))
         if private is not None and changed:
             positions = np.concatenate([part for part, _ in changed])
             names = changed[0][1]
@@ -304,9 +305,17 @@ class Node:
         self._private.settle(committed, anew)
         return self._private
 
-    def _admitted(self, call: RoundCall) -> tuple[Query, ...]:
+    def _agreed(self, call: RoundCall) -> str:
+        """Digest of all that was asked; only private rounds need it."""
+        if self.guard is None:
+            return ""
+        return Transcript.alone(call).digest if call.agreed is None else call.agreed
+
+    def _admitted(self, call: RoundCall, agreed: str) -> tuple[Query, ...]:
         if self.guard is not None:
-            return self.guard.admit(call.privacy, call.round, call.committed, call.shared, call.spec, call.share)
+            return self.guard.admit(
+                call.privacy, call.round, call.committed, call.shared, call.spec, call.share, agreed
+            )
         if call.privacy is not None:
             raise PlanError(f"node {self.name}: round {call.round} promises privacy, which the plan does not know of")
         return ()

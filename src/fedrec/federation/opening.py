@@ -19,8 +19,8 @@ from fedrec.data.keys import KeyedSource
 from fedrec.data.sources import load_source
 from fedrec.data.splits import SplitMethod
 from fedrec.errors import DamagedError, NothingLeftError, PlanError
-from fedrec.federation.call_fields import Call, call_fields
-from fedrec.federation.calls import CountCall, Part, RoundCall
+from fedrec.federation.answers import Answers, FileStore
+from fedrec.federation.calls import Part
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.founding import found_node
 from fedrec.federation.item_floor import SERVED
@@ -39,7 +39,7 @@ from fedrec.record.keys import PublicKey, SigningKey
 from fedrec.secagg.layout import Layout
 from fedrec.secagg.manifest import invite
 
-__all__ = ["Offer", "OpenedHere", "agree", "call_digests", "honest_of", "open_run_here"]
+__all__ = ["Offer", "OpenedHere", "agree", "honest_of", "open_run_here"]
 
 _LOG = logging.getLogger("fedrec.node")
 
@@ -92,10 +92,12 @@ class OpenedHere:
         run: its number.
         plan, node, data: the plan, the node that serves it, its owner's data.
         party: the node in secure sums; `None` where sums are plain.
+        parties: public keys of the nodes of secure sums, as text.
         witness: what the node knows of the record.
         noise: least noise multiplier of a round's secure sum.
         fitting: what shared arrays look like.
         folder: of the run, in the owner's home.
+        answers: what the node has answered in the run, and how far it has come.
         least: clients for whom the node speaks: of fewer it says nothing.
         excess: how much more noise a sum may have than the plan asks for, where nodes add it.
         honest: nodes of a secure sum that are honest and left at least.
@@ -107,10 +109,12 @@ class OpenedHere:
     node: Node
     data: Interactions
     party: NetworkParty | None
+    parties: tuple[str, ...]
     witness: Witness
     noise: Callable[[int], float]
     fitting: Fitting
     folder: Path
+    answers: Answers
     least: int
     excess: float = 1.0
     honest: int | None = None
@@ -221,7 +225,10 @@ def open_run_here(
     assert config.policy.coordinator is not None
     witness = Witness(folder / "seen", PublicKey.parse(config.policy.coordinator), key)
     fitting = Fitting(plan, catalog)
-    return OpenedHere(run, plan, node, data, party, witness, noise, fitting, folder, vouched, excess, honest)
+    answers = Answers(FileStore(folder), repeats=plan.asynchronous is not None)
+    return OpenedHere(
+        run, plan, node, data, party, offer.parties, witness, noise, fitting, folder, answers, vouched, excess, honest
+    )
 
 
 def honest_of(parties: Sequence[str]) -> tuple[str, int, int]:
@@ -231,20 +238,6 @@ def honest_of(parties: Sequence[str]) -> tuple[str, int, int]:
     shape = invite("run", 0, bytes(32), keys, Layout((COUNTS,)))
     who = hashlib.sha256(b"".join(keys)).hexdigest()
     return who, shape.min_parties - shape.colluders, shape.min_parties
-
-
-def call_digests(call: Call, shared: str) -> tuple[str, str]:
-    """Which sum of a run a call asks for, and a digest of how, whoever was counted before.
-
-    A run has one sum of a round, one of counts, and one of metrics of a part after each round that the node was in.
-    """
-    if isinstance(call, RoundCall):
-        sum_of = f"round {call.round}"
-    else:
-        sum_of = "counts" if isinstance(call, CountCall) else f"{call.part} metrics after round {call.committed}"
-    fields = {key: value for key, value in call_fields(call).items() if key != "committed"}
-    text = json.dumps({"sum": sum_of, "shared": shared, **fields}, sort_keys=True)
-    return sum_of, hashlib.sha256(text.encode()).hexdigest()
 
 
 def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> Interactions:

@@ -13,6 +13,7 @@ import numpy as np
 from fedrec.aggregation.sums import Sum
 from fedrec.errors import DamagedError, RunError
 from fedrec.federation.masked import layout_of, vectors_of
+from fedrec.federation.transcript import Transcript
 from fedrec.record.durable import replace_file
 from fedrec.record.keys import SigningKey
 from fedrec.secagg.client import Client
@@ -26,8 +27,7 @@ __all__ = ["NetworkParty"]
 class _Held:
     """A sum that waits to be masked."""
 
-    sum_of: str
-    call: str
+    transcript: Transcript
     total: Sum
     rows: np.ndarray | None
     noise: float
@@ -81,18 +81,17 @@ class NetworkParty:
             )
         return list(revealed.among)
 
-    def hold(self, sum_of: str, call: str, total: Sum, rows: np.ndarray | None, noise: float, clients: int) -> None:
+    def hold(self, transcript: Transcript, total: Sum, rows: np.ndarray | None, noise: float, clients: int) -> None:
         """Take the node's part of a sum, instead of the one before.
 
         Args:
-            sum_of: which sum of the run.
-            call: digest of what was asked; equal calls have equal parts.
+            transcript: all that was asked.
             total: the part.
             rows: item rows that are summed, of changes of rows.
             noise: least noise multiplier of the sum.
             clients: in the part, or a public number where that is a secret.
         """
-        self._held, self._client = _Held(sum_of, call, total, rows, noise, clients), None
+        self._held, self._client = _Held(transcript, total, rows, noise, clients), None
 
     def begin(self, call: str) -> None:
         """Get ready for one attempt to sum the part that is held.
@@ -101,12 +100,15 @@ class NetworkParty:
             RunError: if it is not the part of this call, or another call of the same sum was answered.
         """
         held = self._held
-        if held is None or held.call != call:
+        if held is None or held.transcript.digest != call:
             raise RunError("the sum of this call is not at hand; ask for it again")
-        revealed = self.among(held.sum_of, call)
+        revealed = self.among(held.transcript.sum_of, call)
+        model = held.transcript.model
         floors = replace(
             self._floors,
             layout=layout_of(held.total.spec, held.rows),
+            model=bytes.fromhex(model) if model else bytes(32),
+            transcript=bytes.fromhex(call),
             noise=held.noise,
             survivors=None if revealed is None else frozenset(map(bytes.fromhex, revealed)),
         )
@@ -140,7 +142,7 @@ class NetworkParty:
             revealed = self._revealed
             if attempts.answered != self._attempts.answered and self._client is not None:
                 among = tuple(sorted(key.hex() for key in self._client.survivors))
-                revealed = {**revealed, held.sum_of: _Revealed(held.call, among)}
+                revealed = {**revealed, held.transcript.sum_of: _Revealed(held.transcript.digest, among)}
             said = {sum_of: [one.call, *one.among] for sum_of, one in revealed.items()}
             data = {"attempts": attempts.to_data(), "revealed": said}
             replace_file(self._path, json.dumps(data).encode() + b"\n", secret=True)

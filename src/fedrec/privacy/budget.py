@@ -194,15 +194,15 @@ class Budget:
     def _charge(self, run: str, node: str, round: int, noise_multiplier: float, call: str) -> None:
         lines = [line for line in self._journal.of_kind("charge") if (line["run"], line["node"]) == (run, node)]
         for line in lines:
-            if line["round"] == round:
-                if line["call"] != call:
-                    raise PlanError(
-                        f"node {node}: round {round} of run {run[:8]} was answered already, for other parameters; two "
-                        "answers could be subtracted from each other"
-                    )
-                return
+            if line["round"] == round and line["call"] != call:
+                raise PlanError(
+                    f"node {node}: round {round} of run {run[:8]} was answered already, for other parameters; two "
+                    "answers could be subtracted from each other"
+                )
         if lines and max(line["round"] for line in lines) > round:
             raise PlanError(f"node {node}: round {round} of run {run[:8]} is over; a later one was answered already")
+        if any(line["round"] == round for line in lines):
+            return
         self._journal.append("charge", run=run, node=node, round=round, noise_multiplier=noise_multiplier, call=call)
 
     @contextmanager

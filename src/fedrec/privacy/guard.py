@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from fedrec.aggregation.contributions import Contributions
@@ -15,7 +14,7 @@ from fedrec.models.base import Arrays, Recommender
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.shares import with_share
 from fedrec.privacy.terms import Privacy, schedule
-from fedrec.record.durable import arrays_digest
+from fedrec.record.receipts import sum_digest
 
 __all__ = ["Guard", "RoundTerms"]
 
@@ -68,9 +67,23 @@ class Guard:
         self.run: str | None = None
 
     def admit(
-        self, terms: RoundTerms | None, round: int, committed: int, shared: Arrays, spec: SumSpec, share: float
+        self,
+        terms: RoundTerms | None,
+        round: int,
+        committed: int,
+        shared: Arrays,
+        spec: SumSpec,
+        share: float,
+        agreed: str,
     ) -> tuple[Query, ...]:
         """Check a call and charge it; returns how contributions are clipped.
+
+        Args:
+            terms: what the coordinator promises of the round.
+            round, committed: the round that is asked for, and the last committed one.
+            shared, spec: the model and what is summed.
+            share: probability of a client to be drawn.
+            agreed: digest of the transcript; a round is charged once and answered under one transcript.
 
         Raises:
             PlanError: if the call is not what the plan says, or was answered otherwise, or the budget is used up.
@@ -86,14 +99,14 @@ class Guard:
         if round <= committed:
             raise PlanError(f"node {self.node}: round {round} was committed already and is not answered again")
         charge = self.charges[round]
-        for key, asked, agreed in (
+        for key, asked, due in (
             ("noise multiplier", terms.noise_multiplier, charge.noise_multiplier),
             ("clip", terms.clip, self.terms.clip),
             ("delta", terms.delta, self.terms.delta),
             ("share of clients", share, self.share),
         ):
-            if asked != agreed:
-                raise PlanError(f"node {self.node}: round {round} is asked for with {key} {asked}; agreed was {agreed}")
+            if asked != due:
+                raise PlanError(f"node {self.node}: round {round} is asked for with {key} {asked}; agreed was {due}")
         if self.terms.distributed and (self.parties is None or (terms.parties, terms.honest) != self.parties):
             raise PlanError(
                 f"node {self.node}: round {round} asks for a share of noise for another secure sum than the one this "
@@ -108,7 +121,7 @@ class Guard:
             self.budget.check_clip(self.node, query.clip)
             if clip_limit(query, spec) <= 0:
                 raise PlanError(f"node {self.node}: round {round}: the grid of the sum is coarser than the clip")
-        self._charge(terms, round, shared, spec)
+        self._charge(terms, round, agreed)
         return queries
 
     def clip(self, contributions: Contributions, queries: tuple[Query, ...], spec: SumSpec) -> Contributions:
@@ -124,20 +137,18 @@ class Guard:
             total: exact; its arrays are overwritten.
             queries: of the round.
             call: what the coordinator said.
-            key: of the node and the call; the same call gets the same share, any other one another.
+            key: of the node and the transcript.
+
+        The share follows from the key *and* the exact sum: the same sum under the same transcript gets the same share,
+        and whatever differs in either gets one that owes nothing to it: no difference of two sums is without noise.
         """
         if not self.terms.distributed or call is None or self.parties is None:
             return total
         multiplier = self.charges[total.round].noise_multiplier
-        return with_share(total, queries, multiplier, self.parties[1], key.child("noise", call.run).key)
+        exact = sum_digest(total.spec.digest, (total.clients, total.left_out, total.saturated), total.arrays)
+        return with_share(total, queries, multiplier, self.parties[1], key.child("noise", call.run, exact).key)
 
-    @staticmethod
-    def fingerprint(terms: RoundTerms | None, shared: Arrays, spec: SumSpec) -> str:
-        """A digest of all that a call of a round says."""
-        said = None if terms is None else (terms.run, terms.parties, terms.honest)
-        return hashlib.sha256(f"{arrays_digest(shared)} {spec.digest} {said}".encode()).hexdigest()
-
-    def _charge(self, call: RoundTerms, round: int, shared: Arrays, spec: SumSpec) -> None:
+    def _charge(self, call: RoundTerms, round: int, agreed: str) -> None:
         every = [charge.effective for charge in self.charges]
         opened = {
             "epsilon": self.terms.epsilon,
@@ -149,4 +160,4 @@ class Guard:
             "rounds": len(self.charges),
         }
         self.budget.begin(call.run, self.node, opened, every, self.terms.participations, self.terms.clip)
-        self.budget.charge(call.run, self.node, round, every[round], self.fingerprint(call, shared, spec))
+        self.budget.charge(call.run, self.node, round, every[round], agreed)

@@ -22,9 +22,20 @@ from typing import Any
 
 from fedrec.errors import PlanError
 
-__all__ = ["MAX_PARTIES", "Topology", "degree_and_threshold", "is_safe", "neighbours", "topology"]
+__all__ = [
+    "COLLUDING",
+    "MAX_PARTIES",
+    "Topology",
+    "degree_and_threshold",
+    "floor_of",
+    "is_safe",
+    "neighbours",
+    "topology",
+]
 
 MAX_PARTIES = 10_000
+COLLUDING = 0.1
+"""Share of parties that may work with the coordinator, where nobody says otherwise."""
 _COMPLETE_UP_TO = 50
 _SECURITY_BITS = 40
 _FAILURE_BITS = 20
@@ -59,7 +70,7 @@ class Topology:
         )
 
 
-def topology(parties: int, colluding: float = 0.1, dropping: float = 0.1) -> Topology:
+def topology(parties: int, colluding: float = COLLUDING, dropping: float = 0.1) -> Topology:
     """Choose the graph and the threshold of `parties`.
 
     Args:
@@ -81,12 +92,12 @@ def topology(parties: int, colluding: float = 0.1, dropping: float = 0.1) -> Top
     if found is None:
         threshold = complete_threshold(parties, colluding)
         return Topology(parties, parties - 1, threshold, min(2 * threshold - parties - 1, parties - 2))
-    return Topology(parties, *found, _floor(colluding, parties))
+    return Topology(parties, *found, floor_of(colluding, parties))
 
 
 def complete_threshold(parties: int, colluding: float) -> int:
     """The smallest that the complete graph may have: ⌊2n/3⌋ + 1, and 2t > n + colluders if there are many of them."""
-    return max(2 * parties // 3, (parties + min(_floor(colluding, parties), parties - 2)) // 2) + 1
+    return max(2 * parties // 3, (parties + min(floor_of(colluding, parties), parties - 2)) // 2) + 1
 
 
 @functools.lru_cache(maxsize=256)
@@ -105,7 +116,7 @@ def degree_and_threshold(
     _check(parties, colluding, dropping)
     from scipy.stats import hypergeom
 
-    marked, alive = _floor(colluding, parties), parties - _floor(dropping, parties)
+    marked, alive = floor_of(colluding, parties), parties - floor_of(dropping, parties)
     for degree in range(2, parties - 1, 2):
         if not _connected(parties, degree, colluding, dropping):
             continue
@@ -131,7 +142,7 @@ def is_safe(shape: Topology, colluding: float, dropping: float) -> bool:
         return complete_threshold(n, colluding) <= t <= n
     if n <= _COMPLETE_UP_TO or k % 2 or not 2 <= k < n - 1 or not 2 <= t <= k:
         return False
-    marked, bearable = _floor(colluding, n), 2 * t - k - 1
+    marked, bearable = floor_of(colluding, n), 2 * t - k - 1
     tail = sum(
         math.comb(marked, near) * math.comb(n - marked, k - near)
         for near in range(max(0, bearable + 1), min(k, marked) + 1)
@@ -185,13 +196,14 @@ def _exceeded(chance: float, law: Any, most: int) -> int:
     return bisect.bisect_left(range(most), -chance, key=lambda count: -float(law.sf(count)))  # isf goes by 1 - chance
 
 
-def _floor(share: float, parties: int) -> int:
+def floor_of(share: float, parties: int) -> int:
+    """The whole number of parties in a share of them."""
     return math.floor(Fraction(share).limit_denominator(10**9) * parties)
 
 
 def _connected(n: int, k: int, colluding: float, dropping: float) -> bool:
     """Two gaps of k/2 bad parties each cut the circle: a union bound over pairs of gaps stays below 2^-41."""
-    bad = _floor(colluding, n) + _floor(dropping, n)
+    bad = floor_of(colluding, n) + floor_of(dropping, n)
     if k > bad:
         return True
     pairs = n * (n - k - 1)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fedrec.errors import DamagedError, InputError, PlanError
-from fedrec.secagg.graph import MAX_PARTIES, Topology, topology
+from fedrec.secagg.graph import COLLUDING, MAX_PARTIES, Topology, topology
 from fedrec.secagg.layout import MAX_NAME, MAX_SLOTS, Layout, Slot
 from fedrec.secagg.primitives import KEY_BYTES, digest
 
 __all__ = ["MANIFEST_LIMIT", "Manifest", "decode_manifest", "invite"]
 
 _MAX_RUN = 64
-_FIXED = struct.Struct("<Q32s32sIIIIQdIH")
+_FIXED = struct.Struct("<Q32s32s32sIIIIQdIH")
 _SLOT = struct.Struct("<BQB")
 MANIFEST_LIMIT = 1 + _MAX_RUN + _FIXED.size + KEY_BYTES * MAX_PARTIES + (_SLOT.size + MAX_NAME) * MAX_SLOTS
 
@@ -28,6 +28,8 @@ class Manifest:
         run: name of the run, 1 to 64 bytes.
         round: number of the sum within the run; a party begins a number once, and never a lower one again.
         model: SHA-256 of the model that contributions are computed from.
+        transcript: SHA-256 of all that the parties were asked, on which every party insists; so masks of unlike calls
+            never cancel.
         coordinator: its Ed25519 public key.
         parties: Ed25519 public keys, ascending; a party's index is its place here.
         neighbours, threshold, colluders: see `Topology`.
@@ -43,6 +45,7 @@ class Manifest:
     run: str
     round: int
     model: bytes
+    transcript: bytes
     coordinator: bytes
     parties: tuple[bytes, ...]
     neighbours: int
@@ -59,6 +62,7 @@ class Manifest:
             "run": 1 <= len(self.run.encode(errors="replace")) <= _MAX_RUN and self.run.isprintable(),
             "round": 0 <= self.round < 1 << 63,
             "model": len(self.model) == KEY_BYTES,
+            "transcript": len(self.transcript) == KEY_BYTES,
             "coordinator": len(self.coordinator) == KEY_BYTES,
             "parties": 3 <= n <= MAX_PARTIES and all(len(key) == KEY_BYTES for key in self.parties),
             "neighbours": self.neighbours == n - 1 or (2 <= self.neighbours < n - 1 and self.neighbours % 2 == 0),
@@ -86,6 +90,7 @@ class Manifest:
         fixed = _FIXED.pack(
             self.round,
             self.model,
+            self.transcript,
             self.coordinator,
             self.neighbours,
             self.threshold,
@@ -116,10 +121,11 @@ def invite(
     layout: Layout,
     *,
     model: bytes = bytes(KEY_BYTES),
+    transcript: bytes = bytes(KEY_BYTES),
     min_parties: int | None = None,
     min_clients: int = 32,
     noise: float = 0.0,
-    colluding: float = 0.1,
+    colluding: float = COLLUDING,
     dropping: float = 0.1,
 ) -> Manifest:
     """A manifest whose graph and threshold are chosen by `topology`.
@@ -140,6 +146,7 @@ def invite(
         run=run,
         round=round,
         model=model,
+        transcript=transcript,
         coordinator=coordinator,
         parties=tuple(sorted(parties)),
         neighbours=shape.neighbours,
@@ -164,8 +171,11 @@ def decode_manifest(body: bytes) -> Manifest:
     if len(body) < place + _FIXED.size:
         raise DamagedError("a manifest was cut")
     *numbers, n, slots = _FIXED.unpack_from(body, place)
-    names = ("round", "model", "coordinator", "neighbours", "threshold", "colluders", "min_parties", "min_clients")
-    fields = dict(zip((*names, "noise"), numbers, strict=True))
+    names = (
+        *("round", "model", "transcript", "coordinator", "neighbours", "threshold", "colluders"),
+        *("min_parties", "min_clients", "noise"),
+    )
+    fields = dict(zip(names, numbers, strict=True))
     start = place + _FIXED.size
     end = start + KEY_BYTES * n
     if n > MAX_PARTIES or slots > MAX_SLOTS or len(body) < end:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedrec.errors import DamagedError, PlanError
-from fedrec.secagg.graph import complete_threshold, is_safe
+from fedrec.secagg.graph import COLLUDING, complete_threshold, floor_of, is_safe
 from fedrec.secagg.layout import Layout
 from fedrec.secagg.manifest import Manifest
 from fedrec.secagg.reasons import AbortError, Reason
 
-__all__ = ["FEWEST_PARTIES", "Attempts", "Floors"]
+__all__ = ["FEWEST_PARTIES", "Attempts", "Floors", "borne_out"]
 
 FEWEST_PARTIES = 3
 """Parties below which a secure sum hides nobody."""
@@ -26,13 +26,15 @@ class Floors:
         coordinator: its pinned Ed25519 public key.
         pinned: Ed25519 public keys of the parties this one knows, itself included.
         parties: fewest pinned parties, in the manifest and among the survivors; at least 3.
-        clients: fewest clients that the survivors vouch for together.
+        clients: fewest clients that the survivors vouch for together, however many those claim who may be lying.
         strangers: most parties that are not pinned.
         threshold: lowest threshold, besides what the graph needs.
         noise: smallest noise multiplier.
         colluding, dropping: shares of parties that may collude with the coordinator or drop out; above 50 parties the
             graph must bear them.
         layout: the vectors this party agreed to sum; `None` leaves that to whoever hands over the values.
+        model, transcript: digests of the model and of all that this party was asked; `None` leaves that to whoever
+            hands over the values.
         survivors: of a vector that was summed before, who was left then: the second sum must be over the same, or the
             difference would show single parties. `None` for a vector that was not.
 
@@ -47,9 +49,11 @@ class Floors:
     strangers: int = 0
     threshold: int = 2
     noise: float = 0.0
-    colluding: float = 0.1
+    colluding: float = COLLUDING
     dropping: float = 0.1
     layout: Layout | None = None
+    model: bytes | None = None
+    transcript: bytes | None = None
     survivors: frozenset[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -84,13 +88,18 @@ class Floors:
             raise AbortError(Reason.LOW_NOISE, f"{manifest.noise:g}, where {self.noise:g} is the least")
         if self.layout is not None and manifest.layout != self.layout:
             raise AbortError(Reason.OTHER_LAYOUT)
+        if self.transcript is not None and manifest.transcript != self.transcript:
+            theirs, own = manifest.transcript.hex()[:12], self.transcript.hex()[:12]
+            raise AbortError(Reason.OTHER_TRANSCRIPT, f"{theirs}…, this party answered {own}…")
+        if self.model is not None and manifest.model != self.model:
+            raise AbortError(Reason.OTHER_TRANSCRIPT, "it names another model")
 
     def check_present(self, manifest: Manifest, present: Mapping[int, int], own: int) -> None:
         """Compare those who are still there, and the clients they vouch for, with manifest and floors.
 
         Args:
             manifest: of the sum.
-            present: clients by party.
+            present: clients by party, this one included.
             own: clients that this party vouches for.
 
         Raises:
@@ -99,10 +108,13 @@ class Floors:
         if len(present) < manifest.min_parties:
             raise AbortError(Reason.TOO_FEW_PARTIES, f"{len(present)} of {manifest.min_parties}")
         self.check_parties(tuple(manifest.parties[index] for index in present))
-        clients = sum(present.values())
+        others = sorted(present.values())
+        others.remove(own)
+        clients = own + borne_out(others, len(manifest.parties), self.colluding)
         if clients < manifest.min_clients:
-            raise AbortError(Reason.TOO_FEW_CLIENTS, f"{clients} of {manifest.min_clients}")
-        if 0 < clients <= own:
+            words = f"{clients} of {manifest.min_clients}, without the largest claims, which may be false"
+            raise AbortError(Reason.TOO_FEW_CLIENTS, words)
+        if 0 < sum(present.values()) <= own:
             raise AbortError(Reason.TOO_FEW_CLIENTS, "no other party vouches for any")
 
     def check_survivors(self, survivors: frozenset[bytes]) -> None:
@@ -125,6 +137,22 @@ class Floors:
         known = sum(key in self.pinned for key in parties)
         if known < self.parties or len(parties) - known > self.strangers:
             raise AbortError(Reason.UNPINNED_PARTIES, f"{known} of {len(parties)} are pinned")
+
+
+def borne_out(claims: Sequence[int], parties: int, colluding: float = COLLUDING) -> int:
+    """Clients that are there even if those who claim most are lying.
+
+    Args:
+        claims: clients that each other party vouches for.
+        parties: of the sum.
+        colluding: share of parties that may work with the coordinator; at least one may lie.
+
+    Example:
+        >>> borne_out([20, 1 << 62, 20], parties=4)
+        40
+    """
+    liars = max(1, floor_of(colluding, parties))
+    return sum(sorted(claims)[: max(0, len(claims) - liars)])
 
 
 @dataclass(frozen=True)

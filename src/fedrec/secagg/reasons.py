@@ -41,6 +41,7 @@ class Reason(enum.IntEnum):
     SECRETS_LOST = 26
     CANCELLED = 27
     OTHER_SURVIVORS = 28
+    OTHER_TRANSCRIPT = 29
 
 
 _WORDS = {
@@ -72,6 +73,7 @@ _WORDS = {
     Reason.SECRETS_LOST: "the shares that came do not open a mask",
     Reason.CANCELLED: "the other side ended the secure sum",
     Reason.OTHER_SURVIVORS: "the same vector was summed among other survivors before; the sums could be subtracted",
+    Reason.OTHER_TRANSCRIPT: "the manifest is for another call than the one that this party answered",
 }
 
 

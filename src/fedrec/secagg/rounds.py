@@ -9,6 +9,7 @@ import numpy as np
 
 from fedrec.errors import PlanError, RunError
 from fedrec.secagg.client import Client
+from fedrec.secagg.graph import COLLUDING
 from fedrec.secagg.layout import Layout, Slot
 from fedrec.secagg.manifest import invite
 from fedrec.secagg.policy import Attempts, Floors
@@ -72,7 +73,7 @@ def secure_sum(
     coordinator: Identity,
     min_clients: int = 32,
     noise: float = 0.0,
-    colluding: float = 0.1,
+    colluding: float = COLLUDING,
     dropping: float = 0.1,
     model: bytes = bytes(32),
 ) -> dict[str, np.ndarray]:
