@@ -235,7 +235,6 @@ def test_private_runs_and_what_they_cost_are_listed(owner, fedrec):
         budget.begin(run, "shop-a", {"rounds": 2}, [noise, noise], None, None)
         budget.charge(run, "shop-a", 0, noise, "call")
     budget.charge("1" * 32, "shop-a", 1, 3.0, "call")
-    budget.begin("2" * 32, "shop-b", {"rounds": 1}, [9.0], None, None)
     said = fedrec("node", "check", "--json")
     runs = answer(said)["budget"]["runs"]
     assert [(run["answered"], run["rounds"]) for run in runs] == [(1, 2), (2, 2)]

@@ -354,6 +354,16 @@ def test_limits_that_come_later_count_what_was_spent_before(tmp_path):
     assert Budget(config.budget_path).limits == config.privacy.limits
 
 
+def test_a_node_that_is_renamed_has_spent_what_it_has_spent(tmp_path):
+    owned(tmp_path, privacy=BUDGET).open_budget().begin("run", "shop-a", {}, [2.0], None, None)
+    renamed = owned(tmp_path, name="shop-b", privacy=BUDGET)
+    assert (
+        renamed.read_budget().epsilon("shop-b") == owned(tmp_path, privacy=BUDGET).read_budget().epsilon("shop-a") > 1
+    )
+    with pytest.raises(PlanError, match="over all runs is 8"):
+        renamed.open_budget().begin("next", "shop-b", {}, [0.6], None, None)
+
+
 def test_a_changed_journal_is_named_by_its_own_place(tmp_path):
     config = owned(tmp_path, privacy=BUDGET)
     config.home.mkdir()

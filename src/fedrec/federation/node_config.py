@@ -188,7 +188,7 @@ class NodeConfig(_Part):
     def open_budget(self) -> Budget:
         """The journal of what the node's users have lost, under the limits of this configuration; made if need be.
 
-        Charges stand in it under the node's name.
+        All of it counts for the node, whatever name it had at the time.
 
         Raises:
             PlanError: if the journal was begun under other limits.
@@ -210,9 +210,9 @@ class NodeConfig(_Part):
                 raise DamagedError(str(error).replace(str(copy), str(self.budget_path))) from None
 
     def _budget(self, path: Path) -> Budget:
-        limits, found = self.privacy.limits, Budget(path)
+        limits, found = self.privacy.limits, Budget(path, sole=True)
         if found.limits is None:
-            return Budget(path, limits)
+            return Budget(path, limits, sole=True)
         if found.limits == limits:
             return found
         began, now = vars(found.limits), {} if limits is None else vars(limits)

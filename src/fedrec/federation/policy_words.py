@@ -118,14 +118,13 @@ def run_losses(config: NodeConfig) -> list[RunLoss]:
         return []
     data = path.read_bytes()
     lines, _ = read_lines(data[: data.rfind(b"\n") + 1], str(path), rooted=False)
-    mine = [line for line in lines if line.get("node") == config.name]
     delta = config.privacy.delta
     losses = []
-    for line in mine:
+    for line in lines:  # the journal is this node's alone, whatever it was called
         if line["kind"] == "open":
             square = float(line["reserved"])
             spent = 0.0 if square == 0 else None if delta is None else epsilon_of(1 / math.sqrt(square), delta, 1)
-            charges = {other["round"] for other in mine if other["kind"] == "charge" and other["run"] == line["run"]}
+            charges = {other["round"] for other in lines if other["kind"] == "charge" and other["run"] == line["run"]}
             losses.append(RunLoss(line["run"], spent, len(charges), line["terms"].get("rounds")))
     return losses
 

@@ -56,16 +56,19 @@ class Budget:
     Args:
         path: the journal, or `None`.
         limits: set when the journal is made; `None` for no limit.
+        sole: the journal is of one node: a line counts whatever name or key the node had when it was written, so that
+            nobody begins at zero by being renamed.
 
     Raises:
         PlanError: if the journal has other limits than the ones given.
         DamagedError: if the journal was changed.
     """
 
-    def __init__(self, path: Path | None = None, limits: Limits | None = None) -> None:
+    def __init__(self, path: Path | None = None, limits: Limits | None = None, sole: bool = False) -> None:
         if path is not None and path.exists() and not path.is_file():
             raise InputError(f"budget {path} is not a file")
         self.path = path
+        self.sole = sole
         self._journal = Ledger(path)
         _check_lines(self._journal, path)
         found = self._journal.of_kind("limits")
@@ -100,15 +103,15 @@ class Budget:
 
     def runs(self, node: str) -> int:
         """How many runs a node took part in."""
-        return sum(line["node"] == node for line in self._journal.of_kind("open"))
+        return len(self._lines("open", node))
 
     def reserved(self, run: str, node: str) -> bool:
         """Whether a run has begun at a node, and what it may cost is reserved."""
-        return any((line["run"], line["node"]) == (run, node) for line in self._journal.of_kind("open"))
+        return any(line["run"] == run for line in self._lines("open", node))
 
     def spent(self, node: str) -> float:
         """Σ 1 / z² that the runs at a node reserved, each for the dearest rounds that one client may take part in."""
-        return sum(line["reserved"] for line in self._journal.of_kind("open") if line["node"] == node)
+        return sum(line["reserved"] for line in self._lines("open", node))
 
     def epsilon(self, node: str, further: float = 0.0) -> float:
         """ε of all runs at a node, with `further` Σ 1 / z² on top, at the δ of the limits."""
@@ -168,8 +171,8 @@ class Budget:
             PlanError: if the run was begun under other terms, or is more than the limits allow.
         """
         with self._turn():
-            for line in self._journal.of_kind("open"):
-                if (line["run"], line["node"]) == (run, node):
+            for line in self._lines("open", node):
+                if line["run"] == run:
                     changed = [key for key in terms if line["terms"].get(key) != terms[key]]
                     if changed:
                         key = changed[0]
@@ -192,7 +195,7 @@ class Budget:
             self._charge(run, node, round, noise_multiplier, call)
 
     def _charge(self, run: str, node: str, round: int, noise_multiplier: float, call: str) -> None:
-        lines = [line for line in self._journal.of_kind("charge") if (line["run"], line["node"]) == (run, node)]
+        lines = [line for line in self._lines("charge", node) if line["run"] == run]
         for line in lines:
             if line["round"] == round and line["call"] != call:
                 raise PlanError(
@@ -204,6 +207,10 @@ class Budget:
         if any(line["round"] == round for line in lines):
             return
         self._journal.append("charge", run=run, node=node, round=round, noise_multiplier=noise_multiplier, call=call)
+
+    def _lines(self, kind: str, node: str) -> list[dict[str, Any]]:
+        """Lines of a kind that count for a node."""
+        return [line for line in self._journal.of_kind(kind) if self.sole or line["node"] == node]
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
