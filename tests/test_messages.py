@@ -114,7 +114,7 @@ CALLS = [
     ("contribute", RoundCall(3, 1, SHARED, SPEC, 0.25, privacy=TERMS, groups=2)),
     ("contribute", RoundCall(0, -1, SHARED, SPEC, 1.0, change=True)),
     ("count", CountCall(SPEC, 2.5)),
-    ("evaluate", EvaluationCall(2, SHARED, "valid", Protocol(99), parse_metrics("ndcg@10,hr@5"), 64)),
+    ("evaluate", EvaluationCall(2, SHARED, "valid", Protocol(99), parse_metrics("ndcg@10,hr@5"), 64, 3)),
 ]
 
 
