@@ -5,19 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from federation_in_test import COORDINATOR, RUN, Federation
 from fedrec import __version__
+from fedrec.aggregation.specs import SumSpec
+from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
+from fedrec.errors import DamagedError
 from fedrec.federation.call_fields import Call, call_fields
-from fedrec.federation.calls import CountCall
+from fedrec.federation.calls import CountCall, RoundCall
 from fedrec.federation.host import NodeHost
+from fedrec.federation.masked import layout_of, unmasked
 from fedrec.federation.messages import Reply, Request, open_reply, pack_arrays
 from fedrec.federation.plan import Plan
 from fedrec.federation.witnessing import told
 from fedrec.models.base import Arrays
+from fedrec.secagg.manifest import Manifest, invite
+from fedrec.secagg.primitives import Identity
+from fedrec.secagg.server import Server
 
 RECORD = told([bytes(32)], 0, COORDINATOR)
 
@@ -55,11 +63,89 @@ class Liar:
         }
         return self.ask("open", fields, (catalog.to_json_lines(),), run)
 
-    def call(self, kind: str, call: Call, shared: Arrays | None = None, run: str = RUN) -> Reply:
-        """Ask for a sum, under other shared arrays than the call's if they are given."""
+    def call(self, kind: str, call: Call, shared: Arrays | None = None, run: str = RUN, **said: Any) -> Reply:
+        """Ask for a sum, under other shared arrays than the call's if they are given, and with other fields."""
         fields = {**call_fields(call), "record": RECORD}
         if isinstance(call, CountCall):
-            return self.ask(kind, fields, run=run)
+            return self.ask(kind, fields | said, run=run)
         fields["standing"] = dict.fromkeys(self.federation.public, call.committed)
         packed = pack_arrays(call.shared if shared is None else shared)
-        return self.ask(kind, {**fields, "shared": hashlib.sha256(packed).hexdigest()}, (packed,), run)
+        return self.ask(kind, {**fields, "shared": hashlib.sha256(packed).hexdigest(), **said}, (packed,), run)
+
+    def settle(self, kind: str, shared: Arrays, run: str = RUN, **rounds: int) -> Reply:
+        """Tell the node to keep, or to end with, private rows."""
+        packed = pack_arrays(shared)
+        return self.ask(kind, {**rounds, "shared": hashlib.sha256(packed).hexdigest()}, (packed,), run)
+
+
+@dataclass(eq=False)
+class Opened:
+    """What came of a secure sum that a liar ran.
+
+    Args:
+        total: the sum; `None` where there is none.
+        nodes: who is in it.
+        why: why nodes left, by name.
+    """
+
+    total: Sum | None
+    nodes: list[str]
+    why: dict[str, str]
+
+
+def secure_sum(
+    liars: Mapping[str, Liar],
+    replies: Mapping[str, Reply],
+    spec: SumSpec,
+    manifests: Mapping[str, Manifest],
+    run: str = RUN,
+    spoil: Callable[[Server, dict[str, list[bytes]]], None] = lambda _, frames: None,
+) -> Opened:
+    """Run a secure sum in which each node is shown a manifest of its own.
+
+    Args:
+        liars: by name of their nodes.
+        replies: what nodes said when they were asked for their parts.
+        spec: of the sum.
+        manifests: by name; the first is the one that the coordinator goes by.
+        run: its number.
+        spoil: changes the frames that nodes are sent.
+    """
+    identity, first = Identity(COORDINATOR.secret), next(iter(manifests.values()))
+    keys = {name: liars[name].federation.public[name].key for name in replies}
+    servers = {manifest.digest: Server(manifest, identity) for manifest in manifests.values()}
+    leading, why = servers[first.digest], dict[str, str]()
+    sent = {name: servers[manifests[name].digest] for name in replies}
+    frames = {name: [bytes(frame) for to, frame in sent[name].invite() if to == first.parties.index(keys[name])]
+              for name in replies}  # fmt: skip
+    begin = True
+    while frames:
+        spoil(leading, frames)
+        for name, some in frames.items():
+            said = liars[name].ask("mask", {"begin": begin, "call": replies[name].fields["call"]}, some, run)
+            if said.problem or said.fields.get("aborted"):
+                why[name] = str(said.fields.get("text") or said.fields["aborted"])
+            for part in said.parts:
+                try:
+                    leading.receive(part, first.parties.index(keys[name]))
+                except DamagedError as error:
+                    why.setdefault(name, str(error))
+        begin, frames = False, {}
+        for place, frame in leading.close():
+            name = next(name for name, key in keys.items() if key == first.parties[place])
+            frames.setdefault(name, []).append(bytes(frame))
+    if leading.result is None:
+        return Opened(None, [], why | {"": str(leading.aborted)})
+    inside = [name for name, key in keys.items() if first.parties.index(key) in leading.survivors]
+    return Opened(unmasked(spec, 0, None, leading.result), inside, why)
+
+
+def manifest_of(
+    federation: Federation, replies: Mapping[str, Reply], call: RoundCall, transcript: str, noise: float = 0.0
+) -> Manifest:
+    """The manifest that invites the nodes to sum their parts of a call under a transcript."""
+    keys = [federation.public[name].key for name in replies]
+    return invite(
+        RUN, time.time_ns(), Identity(COORDINATOR.secret).public, keys, layout_of(call.spec, None),
+        model=bytes.fromhex(call.model), transcript=bytes.fromhex(transcript), min_clients=32, noise=noise,
+    )  # fmt: skip

@@ -48,6 +48,8 @@ MANIFESTS = {
     "sparse graph": ({"change": lambda m: replace(m, neighbours=4, threshold=4)}, Reason.WEAK_GRAPH),
     "little noise": ({"floors": {"noise": 1.0}, "noise": 0.5}, Reason.LOW_NOISE),
     "other vectors": ({"floors": {"layout": Layout((Slot("other", 5, 32),))}}, Reason.OTHER_LAYOUT),
+    "other transcript": ({"floors": {"transcript": b"\1" * 32}}, Reason.OTHER_TRANSCRIPT),
+    "other model": ({"floors": {"model": b"\1" * 32}}, Reason.OTHER_TRANSCRIPT),
     "other coordinator": ({"floors": {"coordinator": identity(5).public}}, Reason.UNKNOWN_COORDINATOR),
     "reused round": ({"attempts": Attempts({"run": 1})}, Reason.ROUND_REUSED),
     "earlier round": ({"attempts": Attempts({"run": 8})}, Reason.ROUND_REUSED),
@@ -60,6 +62,47 @@ def test_manifest_below_the_floors_is_refused_by_all(case: str) -> None:
     cohort = Cohort(N, **settings)
     assert_all_abort(cohort, cohort.server.invite(), reason)
     assert all(not kept for kept in cohort.kept), "a refused manifest begins no round"
+
+
+def test_parties_of_unlike_transcripts_never_open_a_sum() -> None:
+    """One party is shown a manifest of its own; its advert, and those that it is shown, belong to another sum."""
+    common, own = Cohort(N), Cohort(N, transcript=b"\1" * 32)
+    index = 2
+    (advert,) = own.clients[index].receive(own.server.invite()[index][1])
+    for other, frame in common.server.invite():
+        for sent in common.clients[other].receive(frame) if other != index else [advert]:
+            if other == index:
+                with pytest.raises(DamagedError, match="belongs to another secure sum"):
+                    common.server.receive(sent)
+            else:
+                common.server.receive(sent)
+    adverts = {**common.server._adverts, index: bodies.decode_advert(advert[48:-64], advert[-64:])}
+    roster = bodies.encode_roster(adverts, N)
+    for other in range(N):
+        cohort = own if other == index else common
+        cohort.clients[other].receive(cohort.sign(Stage.ROSTER, roster))
+        aborted = cohort.clients[other].aborted
+        assert aborted is not None
+        assert aborted.reason is Reason.KEYS_SWAPPED
+
+
+@pytest.mark.parametrize("claims", [[1, 1 << 62, 1], [0, 0, 40], [1] * 32, [1, 1 << 30, 1 << 30] + [1] * 17])
+def test_nobody_makes_up_the_clients_of_a_sum_by_claiming_many(claims: list[int]) -> None:
+    cohort = Cohort(len(claims), clients=0)
+    for client, claim in zip(cohort.clients, claims, strict=True):
+        client._clients = claim
+    frames = cohort.server.invite()
+    for index, frame in frames:
+        for sent in cohort.clients[index].receive(frame):
+            cohort.server.receive(sent)
+    roster = bodies.encode_roster(cohort.server._adverts, len(claims))
+    for client in cohort.clients:
+        if client._clients < 32:  # whoever speaks for 32 needs nobody's word
+            client.receive(cohort.sign(Stage.ROSTER, roster))
+            assert client.aborted is not None
+            assert client.aborted.reason is Reason.TOO_FEW_CLIENTS
+    cohort.server.close()
+    assert cohort.server.aborted is not None
 
 
 def test_graph_for_fewer_colluders_is_refused() -> None:

@@ -1,0 +1,317 @@
+"""A coordinator with the real key that opens one round twice, or shows nodes unlike things: nothing opens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from federation_in_test import COORDINATOR, MF, RUN, Federation, small_plan
+from fedrec.aggregation.wire import decode_sum
+from fedrec.data.keys import KeyedSource
+from fedrec.federation.calls import RoundCall
+from fedrec.federation.host import NodeHost
+from fedrec.federation.messages import Reply
+from fedrec.federation.node_config import PrivacyFloors
+from fedrec.federation.opening import honest_of
+from fedrec.federation.witnessing import told
+from fedrec.models.base import Arrays, State
+from fedrec.privacy.chance import SYSTEM
+from fedrec.privacy.protection import Protection
+from lying_in_test import Liar, Opened, manifest_of, secure_sum
+
+SECURE: dict[str, Any] = {"secure": True, "min_clients": 32}
+NOISE = {"epsilon": 1.0, "delta": 1e-6, "users": 240, "noise": "distributed", "clip": 1.0}
+FLOORS = PrivacyFloors(required=True, distributed=True, epsilon=4.0, delta=1e-6, max_run_epsilon=2.0, max_clip=1.0)
+
+
+class Attack:
+    """All nodes of a federation of secure sums, asked by somebody who has the coordinator's key."""
+
+    def __init__(self, folder: Path, private: bool = True, model: Mapping[str, Any] | None = None) -> None:
+        named = {**MF, "rounds": 2} if model is None else model
+        plan = small_plan(named, cohort=1.0, split="none", min_clients=32, **({"privacy": NOISE} if private else {}))
+        self.federation = Federation(folder, plan, secure=True, policy=SECURE)
+        self.plan, self.private = self.federation.plan, private
+        self.liars = {name: Liar(self.federation, name, self.host(name)) for name in self.federation.names}
+        parties = [str(key) for key in self.federation.public.values()]
+        self.who, self.honest, _ = honest_of(parties)
+        self.model = self.plan.build_model()
+        self.state = self.model.start(self.federation.catalog, KeyedSource.from_seed(1))
+        for liar in self.liars.values():
+            said = liar.open(self.plan, self.federation.catalog)
+            assert said.problem is None, said.fields
+
+    def host(self, name: str) -> NodeHost:
+        host = self.federation.host(name)
+        if self.private:
+            host.config = host.config.model_copy(update={"privacy": FLOORS})
+        return host
+
+    def restart(self) -> None:
+        """All nodes' processes end, begin anew and are offered the run again."""
+        for name, liar in self.liars.items():
+            liar.host = self.host(name)
+            assert liar.open(self.plan, self.federation.catalog).problem is None
+
+    def call(self, round: int, committed: int, shared: Arrays | None = None) -> RoundCall:
+        """What the plan lets the coordinator ask, under any shared arrays."""
+        state = self.state if shared is None else State(shared)
+        assert self.plan.n_max is not None
+        found = self.model.spec(state, round)
+        assert found is not None
+        if self.plan.privacy is None:
+            return RoundCall(round, committed, state.shared, found.fit(self.plan.n_max), self.plan.share())
+        parties = (len(self.liars), self.honest, self.who)
+        protection = Protection(self.plan.privacy, self.model, self.plan.share(), self.plan.n_max, RUN, SYSTEM, parties)
+        spec = protection.spec(found, state.shared, round)
+        terms = protection.round_terms(round)
+        return RoundCall(round, committed, state.shared, spec, self.plan.share(), privacy=terms)
+
+    def ask(self, call: RoundCall, **said: Any) -> dict[str, Reply]:
+        return {name: liar.call("contribute", call, **said) for name, liar in self.liars.items()}
+
+    def settle(self, kind: str, **rounds: int) -> dict[str, Reply]:
+        return {name: liar.settle(kind, self.state.shared, **rounds) for name, liar in self.liars.items()}
+
+    def opened(self, replies: Mapping[str, Reply], call: RoundCall, transcript: str) -> Opened:
+        noise = 0.0 if call.privacy is None else call.privacy.noise_multiplier
+        manifest = manifest_of(self.federation, replies, call, transcript, noise)
+        return secure_sum(self.liars, replies, call.spec, dict.fromkeys(replies, manifest))
+
+
+def assert_refused(replies: Mapping[str, Reply], words: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Every node refuses in these words, and its owner can read so in the log."""
+    for name, reply in replies.items():
+        assert reply.problem == "refused", f"{name} answered"
+        assert words in reply.fields["text"]
+    assert words in caplog.text
+
+
+def transcript_of(replies: Mapping[str, Reply]) -> str:
+    (digest,) = {reply.fields["call"] for reply in replies.values()}
+    return str(digest)
+
+
+def fine(replies: Mapping[str, Reply]) -> dict[str, Reply]:
+    assert all(reply.problem is None for reply in replies.values()), [reply.fields for reply in replies.values()][:1]
+    return dict(replies)
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.WARNING, "fedrec.node")
+    return caplog
+
+
+# --- one round opened twice -----------------------------------------------------------------------------------------
+
+
+def test_an_honest_round_opens(tmp_path: Path) -> None:
+    there = Attack(tmp_path)
+    replies = fine(there.ask(there.call(0, -1)))
+    found = there.opened(replies, there.call(0, -1), transcript_of(replies))
+    assert found.total is not None, found.why
+    assert found.nodes == there.federation.names
+
+
+def test_a_round_is_not_opened_on_top_of_another_one(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    there = Attack(tmp_path)
+    fine(there.ask(there.call(0, -1)))
+    fine(there.ask(there.call(1, -1)))
+    assert_refused(there.ask(there.call(0, -1)), "round 0 is over", log)
+    assert_refused(there.ask(there.call(1, 0)), "round 1 was asked for before under another transcript", log)
+    there.restart()
+    assert_refused(there.ask(there.call(1, 0)), "round 1 was asked for before under another transcript", log)
+
+
+def test_rows_are_not_turned_back_by_an_early_end(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    there = Attack(tmp_path)
+    fine(there.settle("keep", committed=-1))
+    fine(there.ask(there.call(0, -1)))
+    first = fine(there.ask(there.call(1, 0)))
+    assert there.opened(first, there.call(1, 0), transcript_of(first)).total is not None
+    fine(there.settle("finish", committed=0, kept=-1))
+    assert_refused(there.ask(there.call(1, 0)), "the run is finished at this node", log)
+    assert_refused(there.settle("finish", committed=0, kept=0), "at this node it ended", log)
+    there.restart()
+    assert_refused(there.ask(there.call(1, 0)), "the run is finished at this node", log)
+
+
+def test_a_measurement_does_not_bring_a_passed_round_back(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    there = Attack(tmp_path)
+    fine(there.ask(there.call(0, -1)))
+    fine(there.ask(there.call(1, -1)))
+    assert_refused(there.settle("keep", committed=0), "waits for round 1 to be committed", log)
+    assert_refused(there.settle("finish", committed=0, kept=0), "waits for round 1 to be committed", log)
+
+
+def test_a_second_opening_for_nearly_the_same_model_is_refused_for_good(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    there = Attack(tmp_path)
+    first = fine(there.ask(there.call(0, -1)))
+    moved = {name: array.copy() for name, array in there.state.shared.items()}
+    moved["items"][0, 0] += 1e-6
+    for _ in range(2):
+        assert_refused(there.ask(there.call(0, -1, moved)), "round 0 was asked for before under another", log)
+        there.restart()
+    assert transcript_of(fine(there.ask(there.call(0, -1)))) == transcript_of(first)
+
+
+def test_whoever_asks_again_gets_the_answer_that_was_kept(tmp_path: Path) -> None:
+    """Even where the node would compute another one now: its private rows were turned back on the disk."""
+    plan = small_plan({**MF, "rounds": 2}, cohort=1.0)
+    federation = Federation(tmp_path, plan)
+    liar, state = Liar(federation), plan.build_model().start(federation.catalog, KeyedSource.from_seed(1))
+    assert liar.open(federation.plan, federation.catalog).problem is None
+    found = plan.build_model().spec(state, 0)
+    assert found is not None
+    assert federation.plan.n_max is not None
+    call = RoundCall(0, -1, state.shared, found.fit(federation.plan.n_max), plan.share())
+    first = liar.call("contribute", call).parts[0]
+    private = tmp_path / "node-0-home" / "runs" / RUN / "private" / "node-0"
+    for path in private.glob("*.safetensors"):
+        path.unlink()
+    liar.host = federation.host("node-0")
+    assert liar.open(federation.plan, federation.catalog).problem is None
+    again = liar.call("contribute", call)
+    assert again.parts[0] == first
+    assert decode_sum(again.parts[0], call.spec).clients > 0
+
+
+def test_shares_of_unlike_sums_owe_nothing_to_each_other(tmp_path: Path) -> None:
+    """The noise of a node follows from its exact sum too: a difference of two sums under one key is never exact."""
+    there = Attack(tmp_path)
+    opened = there.liars["node-0"].host._opened
+    assert opened is not None
+    node, call = opened.node, there.call(0, -1)
+    guard = node.guard
+    assert guard is not None
+    queries = node.model.queries(call.shared, 0)
+    sums = []
+    for nudge in (0, 0, 1):
+        total = decode_sum(_encoded(node, call), call.spec)
+        total.arrays["items"][3, 2] += nudge
+        sums.append(guard.with_noise(total, queries, call.privacy, KeyedSource.from_seed(1)).arrays["items"])
+    assert np.array_equal(sums[0], sums[1])
+    unlike = np.count_nonzero(sums[0].astype(np.int64) - sums[2])
+    assert unlike > 0.99 * sums[0].size
+
+
+def _encoded(node: Any, call: RoundCall) -> bytes:
+    from fedrec.aggregation.sums import Sum
+    from fedrec.aggregation.wire import encode_sum
+
+    return encode_sum(Sum.zeros(call.spec, 0))
+
+
+# --- nodes that are shown unlike things -----------------------------------------------------------------------------
+
+
+def unlike(there: Attack, shown: Mapping[str, Any], other: Mapping[str, Any], kind: str) -> dict[str, Reply]:
+    """What the first node is told, and all others."""
+    replies = {}
+    for name, liar in there.liars.items():
+        told_of = dict(shown if name == "node-0" else other)
+        call = told_of.pop("call")
+        replies[name] = liar.call("contribute", call, **told_of)
+    return fine(replies) if kind == "asked" else replies
+
+
+def assert_nothing_opens(
+    there: Attack, replies: dict[str, Reply], call: RoundCall, log: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the manifests say, and whether they are one or two."""
+    digests = {reply.fields["call"] for reply in replies.values()}
+    assert len(digests) == 2
+    for digest in digests:
+        found = there.opened(replies, call, str(digest))
+        assert found.total is None or "node-0" not in found.nodes or len(found.nodes) == 1, "a mixed sum was opened"
+        assert any("another call than the one that this party answered" in text for text in found.why.values())
+    noise = 0.0 if call.privacy is None else call.privacy.noise_multiplier
+    manifests = {
+        name: manifest_of(there.federation, replies, call, str(reply.fields["call"]), noise)
+        for name, reply in replies.items()
+    }
+    shared_by_others = manifests["node-1"]
+    manifests |= {name: shared_by_others for name in manifests if name != "node-0"}
+    found = secure_sum(there.liars, replies, call.spec, {"node-1": shared_by_others, **manifests})
+    assert found.total is None or "node-0" not in found.nodes
+    assert "another call than the one that this party answered" in log.text
+
+
+def test_one_node_that_is_shown_another_model_is_in_no_sum(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    there = Attack(tmp_path, private=False, model={"name": "ease", "rank": 60, "passes": 2})
+    items = len(there.federation.catalog)
+    real, null = ({"sketch": array.astype(np.float32)} for array in (np.eye(items), np.zeros((items, items))))
+    calls = [replace(there.call(0, -1), shared=shared) for shared in (real, null)]
+    replies = unlike(there, {"call": calls[0]}, {"call": calls[1]}, "asked")
+    assert_nothing_opens(there, replies, calls[1], log)
+
+
+def test_nodes_that_are_told_unlike_standings_are_in_no_sum(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    there = Attack(tmp_path)
+    fine(there.ask(there.call(0, -1)))
+    call = there.call(1, -1)
+    table = dict.fromkeys(there.federation.names, -1)
+    replies = unlike(there, {"call": call, "standing": {**table, "node-3": 0}}, {"call": call}, "asked")
+    assert_nothing_opens(there, replies, call, log)
+
+
+def test_nodes_that_are_shown_unlike_records_are_in_no_sum(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    there = Attack(tmp_path)
+    call = there.call(0, -1)
+    split = {"record": told([b"\1" * 32], 0, COORDINATOR)}
+    assert_nothing_opens(there, unlike(there, {"call": call, **split}, {"call": call}, "asked"), call, log)
+
+
+@pytest.mark.parametrize("clip", [2.0**-6, 0.5, 0.999])
+def test_noise_is_not_thinned_by_unlike_clips(clip: float, tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    there = Attack(tmp_path)
+    narrow = {**there.state.shared, "clip": np.array([clip])}
+    calls = [there.call(0, -1), there.call(0, -1, narrow)]
+    assert_nothing_opens(there, unlike(there, {"call": calls[0]}, {"call": calls[1]}, "asked"), calls[1], log)
+
+
+def test_nodes_of_unlike_companies_are_in_no_sum(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    """One node is offered the run among fewer nodes, so that its share of noise would be for another number."""
+    there = Attack(tmp_path)
+    fed, public = there.federation, dict(there.federation.public)
+    fed.public = {name: key for name, key in public.items() if name != "node-3"}
+    run = "f" * 16
+    assert there.liars["node-0"].open(there.plan, fed.catalog, run).problem is None
+    said = there.liars["node-0"].call("contribute", there.call(0, -1), run=run)
+    assert said.problem == "refused"
+    fed.public = public
+
+
+@pytest.mark.parametrize(
+    ("said", "problem", "words"),
+    [
+        ({"standing": None}, "damaged", "without the standing"),
+        ({"standing": {"node-0": "x"}}, "damaged", "without the standing"),
+        ({"standing": {"node-0": True}}, "damaged", "without the standing"),
+        ({"standing": {"node-0": -1}}, "refused", "exactly the nodes of the secure sum"),
+        ({"standing": {}}, "refused", "the table that all nodes are told says None"),
+        (
+            {"committed": -1, "standing": dict.fromkeys(("node-0", "node-1", "node-2", "node-3"), 0)},
+            "refused",
+            "says 0",
+        ),
+        ({"record": None}, "damaged", "what is told of the record is not whole"),
+    ],
+)
+def test_a_call_without_a_whole_transcript_is_not_answered(
+    said: dict[str, Any], problem: str, words: str, tmp_path: Path
+) -> None:
+    there = Attack(tmp_path)
+    reply = there.liars["node-0"].call("contribute", there.call(0, -1), **said)
+    assert reply.problem == problem
+    assert words in reply.fields["text"]
+    assert there.liars["node-0"].call("contribute", there.call(0, -1)).problem is None, "nothing was bound by it"
