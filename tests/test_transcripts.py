@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from federation_in_test import COORDINATOR, MF, RUN, Federation, small_plan
+from fedrec.aggregation.sums import Sum
 from fedrec.aggregation.wire import decode_sum
 from fedrec.data.keys import KeyedSource
 from fedrec.federation.calls import RoundCall
@@ -196,7 +197,7 @@ def test_shares_of_unlike_sums_owe_nothing_to_each_other(tmp_path: Path) -> None
     queries = node.model.queries(call.shared, 0)
     sums = []
     for nudge in (0, 0, 1):
-        total = decode_sum(_encoded(node, call), call.spec)
+        total = Sum.zeros(call.spec, 0)
         total.arrays["items"][3, 2] += nudge
         sums.append(guard.with_noise(total, queries, call.privacy, KeyedSource.from_seed(1)).arrays["items"])
     assert np.array_equal(sums[0], sums[1])
@@ -204,24 +205,17 @@ def test_shares_of_unlike_sums_owe_nothing_to_each_other(tmp_path: Path) -> None
     assert unlike > 0.99 * sums[0].size
 
 
-def _encoded(node: Any, call: RoundCall) -> bytes:
-    from fedrec.aggregation.sums import Sum
-    from fedrec.aggregation.wire import encode_sum
-
-    return encode_sum(Sum.zeros(call.spec, 0))
-
-
 # --- nodes that are shown unlike things -----------------------------------------------------------------------------
 
 
-def unlike(there: Attack, shown: Mapping[str, Any], other: Mapping[str, Any], kind: str) -> dict[str, Reply]:
-    """What the first node is told, and all others."""
+def unlike(there: Attack, shown: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Reply]:
+    """Answers where the first node is told one thing, and all others another."""
     replies = {}
     for name, liar in there.liars.items():
         told_of = dict(shown if name == "node-0" else other)
         call = told_of.pop("call")
         replies[name] = liar.call("contribute", call, **told_of)
-    return fine(replies) if kind == "asked" else replies
+    return fine(replies)
 
 
 def assert_nothing_opens(
@@ -251,7 +245,7 @@ def test_one_node_that_is_shown_another_model_is_in_no_sum(tmp_path: Path, log: 
     items = len(there.federation.catalog)
     real, null = ({"sketch": array.astype(np.float32)} for array in (np.eye(items), np.zeros((items, items))))
     calls = [replace(there.call(0, -1), shared=shared) for shared in (real, null)]
-    replies = unlike(there, {"call": calls[0]}, {"call": calls[1]}, "asked")
+    replies = unlike(there, {"call": calls[0]}, {"call": calls[1]})
     assert_nothing_opens(there, replies, calls[1], log)
 
 
@@ -260,7 +254,7 @@ def test_nodes_that_are_told_unlike_standings_are_in_no_sum(tmp_path: Path, log:
     fine(there.ask(there.call(0, -1)))
     call = there.call(1, -1)
     table = dict.fromkeys(there.federation.names, -1)
-    replies = unlike(there, {"call": call, "standing": {**table, "node-3": 0}}, {"call": call}, "asked")
+    replies = unlike(there, {"call": call, "standing": {**table, "node-3": 0}}, {"call": call})
     assert_nothing_opens(there, replies, call, log)
 
 
@@ -268,7 +262,7 @@ def test_nodes_that_are_shown_unlike_records_are_in_no_sum(tmp_path: Path, log: 
     there = Attack(tmp_path)
     call = there.call(0, -1)
     split = {"record": told([b"\1" * 32], 0, COORDINATOR)}
-    assert_nothing_opens(there, unlike(there, {"call": call, **split}, {"call": call}, "asked"), call, log)
+    assert_nothing_opens(there, unlike(there, {"call": call, **split}, {"call": call}), call, log)
 
 
 @pytest.mark.parametrize("clip", [2.0**-6, 0.5, 0.999])
@@ -276,7 +270,7 @@ def test_noise_is_not_thinned_by_unlike_clips(clip: float, tmp_path: Path, log: 
     there = Attack(tmp_path)
     narrow = {**there.state.shared, "clip": np.array([clip])}
     calls = [there.call(0, -1), there.call(0, -1, narrow)]
-    assert_nothing_opens(there, unlike(there, {"call": calls[0]}, {"call": calls[1]}, "asked"), calls[1], log)
+    assert_nothing_opens(there, unlike(there, {"call": calls[0]}, {"call": calls[1]}), calls[1], log)
 
 
 def test_nodes_of_unlike_companies_are_in_no_sum(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
