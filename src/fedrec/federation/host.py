@@ -179,10 +179,10 @@ class NodeHost:
         call = decode_call(request.kind, request.fields, self._shared(opened, request))
         answer = answer_call(opened, call, request.fields, self.config.limits.held)
         digest, sum_of = answer.transcript.digest, answer.transcript.sum_of
-        fields = {"commitments": list(answer.commitments), "seen": opened.witness.seen, "call": digest}
+        fields = {"commitments": list(answer.commitments), "seen": opened.witness.seen}
         if opened.party is None:
             return fields, [answer.frame]
-        return {**fields, "among": opened.party.among(sum_of, digest)}, ()
+        return {**fields, "call": digest, "among": opened.party.among(sum_of, digest)}, ()
 
     def _mask(self, opened: OpenedHere, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
         party = opened.party
