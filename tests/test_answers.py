@@ -56,9 +56,9 @@ class MemoryStore:
         self._write()
         self.kept_lines.append(line)
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, *data: bytes) -> None:
         self._write()
-        self.sums[name] = data
+        self.sums[name] = b"".join(data)
 
     def get(self, name: str) -> bytes | None:
         return self.sums.get(name)

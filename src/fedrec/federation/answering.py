@@ -17,6 +17,7 @@ from fedrec.federation.call_fields import Call
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.measuring import measuring_spec
 from fedrec.federation.opening import OpenedHere
+from fedrec.federation.party import NetworkParty
 from fedrec.federation.transcript import Transcript
 from fedrec.record.keys import PublicKey
 from fedrec.record.notes import Checkpoint
@@ -32,7 +33,7 @@ class Answer:
 
     Args:
         transcript: all that was asked, as the node heard it.
-        frame: the encoded sum; in secure runs it stays here, to be masked.
+        frame: the encoded sum; empty in secure runs, where the sum stays here, to be masked.
         commitments: to the receipt of the sum.
     """
 
@@ -70,13 +71,22 @@ def answer_call(
     if kept is None:
         with held():
             total = _computed(opened, call)
-        kept = json.dumps(list(total.commitments)).encode() + b"\n" + encode_sum(total)
-        opened.answers.keep(transcript, kept)
-    head, _, frame = kept.partition(b"\n")
-    answer = Answer(transcript, frame, tuple(json.loads(head)))
-    if opened.party is not None:
-        _hold(opened, call, answer)
-    return answer
+        frame, commitments = encode_sum(total), total.commitments
+        opened.answers.keep(transcript, json.dumps(list(commitments)).encode() + b"\n", frame)
+    else:
+        head, _, frame = kept.partition(b"\n")
+        try:
+            commitments = tuple(map(str, json.loads(head)))
+        except (ValueError, TypeError):
+            raise DamagedError(
+                f"the answer of {transcript.sum_of} that this node kept is damaged; begin another run"
+            ) from None
+    if opened.party is None:
+        return Answer(transcript, frame, commitments)
+    if kept is not None:
+        total = decode_sum(frame, _spec(opened, call))
+    _hold(opened, opened.party, call, transcript, total)
+    return Answer(transcript, b"", commitments)
 
 
 def _held_to_plan(opened: OpenedHere, call: Call) -> Call:
@@ -146,14 +156,11 @@ def _computed(opened: OpenedHere, call: Call) -> Sum:
     return node.count_items(call) if isinstance(call, CountCall) else node.evaluate(call)
 
 
-def _hold(opened: OpenedHere, call: Call, answer: Answer) -> None:
+def _hold(opened: OpenedHere, party: NetworkParty, call: Call, transcript: Transcript, total: Sum) -> None:
     """Hand the answer to the party, which masks it."""
-    party = opened.party
-    assert party is not None
-    total = decode_sum(answer.frame, _spec(opened, call))
     rows, noise = (call.rows, opened.noise(call.round)) if isinstance(call, RoundCall) else (None, 0.0)
     clients = opened.data.n_users if noise else total.clients
-    party.hold(answer.transcript, total, rows, noise, clients)
+    party.hold(transcript, total, rows, noise, clients)
 
 
 def _spec(opened: OpenedHere, call: Call) -> SumSpec:

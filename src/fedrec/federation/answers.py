@@ -128,8 +128,8 @@ class Store(Protocol):
     def append(self, line: str) -> None:
         """Add a line; it is there for good once this returns."""
 
-    def put(self, name: str, data: bytes) -> None:
-        """Keep the bytes of a sum in place of those before; they are there for good once this returns."""
+    def put(self, name: str, *data: bytes) -> None:
+        """Keep pieces of data in place of those before; they are there for good once this returns."""
 
     def get(self, name: str) -> bytes | None:
         """The bytes that were kept under a name."""
@@ -161,11 +161,11 @@ class FileStore:
         """Add a line and flush it to the disk."""
         append_line(self.folder / "answers.jsonl", line)
 
-    def put(self, name: str, data: bytes) -> None:
-        """Write a sum aside, flush it, and put it in place."""
+    def put(self, name: str, *data: bytes) -> None:
+        """Write the pieces aside, flush them, and put them in place."""
         folder = self.folder / "answers"
         folder.mkdir(exist_ok=True)
-        replace_file(folder / f"{name}.sum", data, secret=True)
+        replace_file(folder / f"{name}.sum", *data, secret=True)
 
     def get(self, name: str) -> bytes | None:
         """The sum under a name."""
@@ -213,9 +213,9 @@ class Answers:
             return None
         return kept[_DIGEST:]
 
-    def keep(self, transcript: Transcript, answer: bytes) -> None:
-        """Keep the bytes of an answer; they are on the disk before the node lets anything of it out."""
-        self._store.put(_name(transcript.sum_of), transcript.digest.encode() + answer)
+    def keep(self, transcript: Transcript, *answer: bytes) -> None:
+        """Keep the pieces of an answer; they are on the disk before the node lets anything of it out."""
+        self._store.put(_name(transcript.sum_of), transcript.digest.encode(), *answer)
 
     def stand(self, committed: int) -> None:
         """Take in that a message says which round is the last one that counts.

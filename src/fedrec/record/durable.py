@@ -17,8 +17,8 @@ from fedrec.errors import DamagedError, InputError, RunError
 __all__ = ["append_line", "arrays_digest", "hold", "load_arrays", "remove_unfinished", "replace_file", "save_arrays"]
 
 
-def replace_file(path: Path, data: bytes, secret: bool = False) -> None:
-    """Put `data` at `path`: after a crash the file is the old one or the new one, never a part.
+def replace_file(path: Path, *data: bytes, secret: bool = False) -> None:
+    """Put pieces of data at `path`, one after the other: after a crash the file is the old one or the new one whole.
 
     A `secret` is for its owner's eyes from the first byte on.
     """
@@ -27,7 +27,8 @@ def replace_file(path: Path, data: bytes, secret: bool = False) -> None:
         aside.unlink(missing_ok=True)
         aside.touch(mode=0o600)
     with aside.open("wb") as file:
-        file.write(data)
+        for piece in data:
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)
