@@ -235,7 +235,12 @@ class Plan(_Part):
 
     def _check_private(self, model: Recommender) -> None:
         """What would undo the promise of privacy."""
+        assert self.privacy is not None
         wrong = {
+            f"privacy.max_cohort: {model.name} keeps something of each client between rounds, so whom one user pushes "
+            "out of a round adds something else in later ones, and no charge covers that; leave max_cohort out": (
+                self.privacy.max_cohort is not None and model.keeps_rows
+            ),
             "evaluation.every: validations are exact figures of users' data, and would decide what is "
             "released; train a "
             "fixed number of rounds": self.evaluation.every,
@@ -253,7 +258,6 @@ class Plan(_Part):
         for reason, found in wrong.items():
             if found:
                 raise PlanError(f"privacy does not go with {reason}")
-        assert self.privacy is not None
         if self.cohort > 1 and self.privacy.users is None:
             raise PlanError("privacy: a cohort as a number of clients needs privacy.users, the public number of users")
         self.privacy.check_plan(self.share(), len(model.budget_shares))
