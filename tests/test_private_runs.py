@@ -150,7 +150,7 @@ def test_what_is_public_has_no_exact_count(tmp_path):
                 "model": MODELS["mf"],
                 "cohort": 0.5,
             },
-            "mf keeps something of each client between rounds",
+            "max_cohort for mf: it keeps something",
         ),
         ({"data": {"source": DATA, "cleaning": {"k_core": 3}}}, "k_core"),
         ({"data": {"source": DATA, "cleaning": {"min_item_interactions": 3}}}, "other users' histories"),

@@ -35,8 +35,8 @@ def cohort(
     no client leaves; where u is not among them, nothing changes. So u's absence changes at most `participations`
     rounds, each by u and at most one other client: by the clip without `max_cohort`, by twice the clip with it. That is
     what `accounting.Charge.effective` and `participations` charge. It takes clients whose contributions do not depend
-    on the rounds that they were in before, so plans of models that keep private rows refuse `max_cohort`. Nobody is in
-    more than `participations` sums.
+    on the rounds that they were in before, so plans of models that keep private rows take `max_cohort` for one round a
+    client only. Nobody is in more than `participations` sums.
 
     Counting how often a client was in a sum, after truncating, would not do: a client that u pushed out once would come
     in later, push out another one then, and so on through all rounds.

@@ -237,9 +237,10 @@ class Plan(_Part):
         """What would undo the promise of privacy."""
         assert self.privacy is not None
         wrong = {
-            f"privacy.max_cohort: {model.name} keeps something of each client between rounds, so whom one user pushes "
-            "out of a round adds something else in later ones, and no charge covers that; leave max_cohort out": (
-                self.privacy.max_cohort is not None and model.keeps_rows
+            f"max_cohort for {model.name}: it keeps something of each client between rounds, so whom one user pushes out "
+            "of a round adds something else in later ones, and no charge covers that; leave max_cohort out, or set "
+            "participations: 1": (
+                self.privacy.max_cohort is not None and self.privacy.participations != 1 and model.keeps_rows
             ),
             "evaluation.every: validations are exact figures of users' data, and would decide what is "
             "released; train a "
