@@ -33,6 +33,7 @@ from fedrec.federation.messages import (
 from fedrec.federation.node import Node
 from fedrec.federation.node_config import NodeConfig
 from fedrec.federation.opening import Offer, OpenedHere, agree, call_digests, open_run_here
+from fedrec.federation.openings import Openings
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, State
 from fedrec.privacy.chance import SYSTEM, Chance
@@ -94,6 +95,7 @@ class NodeHost:
         self._chance = chance
         self._opened: OpenedHere | None = None
         self._numbers: dict[str, int] = {}
+        self._openings = Openings(config.openings_path, config.policy.openings_per_day)
         self._turn = threading.Lock()
 
     def answer(self, frame: bytes) -> bytes:
@@ -159,6 +161,7 @@ class NodeHost:
             raise PlanError(
                 f"the coordinator runs fedrec {fields.get('version')}, this node {__version__}; both must run the same"
             )
+        self._openings.admit(request.run, self._coordinator)
         offer = Offer.read(fields, request.parts)
         folder = self._folder(request.run)
         budget = agree(self.config, offer, request.run, folder, str(self._coordinator))
@@ -200,7 +203,7 @@ class NodeHost:
         rows = call.rows if isinstance(call, RoundCall) else None
         noise = opened.noise(call.round) if isinstance(call, RoundCall) else 0.0
         sum_of, digest = call_digests(call, opened.shared[0])
-        opened.party.hold(sum_of, digest, total, rows, noise, node.data.n_users if noise else total.clients)
+        opened.party.hold(sum_of, digest, total, rows, noise, opened.least if noise else total.clients)
         return {**fields, "call": digest, "among": opened.party.among(sum_of, digest)}, ()
 
     def _mask(self, opened: OpenedHere, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
