@@ -100,7 +100,7 @@ def test_where_sums_hide_in_noise_a_plan_for_fewer_users_than_there_are_is_not_t
     with caplog.at_level(logging.WARNING, logger="fedrec.node"):
         assert Liar(federation).open(hidden, federation.catalog).problem is None
     assert "the plan says 40 at most" in caplog.text
-    plain = small_plan({"name": "popularity"}, cohort=1.0).agree(federation.catalog, 40)
+    plain = small_plan({"name": "popularity"}, cohort=1.0, min_clients=32).agree(federation.catalog, 40)
     reply = Liar(federation).open(plain, federation.catalog, "f" * 16)
     assert "more users here than the plan's n_max = 40" in str(reply.fields["text"])
 
