@@ -108,8 +108,11 @@ def test_an_owners_cleaning_across_users_is_told_and_private_plans_are_refused_f
     private = {"epsilon": 2.0, "delta": 1e-6, "users": 4000, "noise": "distributed"}
     said = fedrec("node", "check", "--plan", wrote(owner, privacy=private))
     assert said.code == 2
-    assert "Data.cleaning: k_core look across users, so every plan with privacy is refused" in flat(said)
-    assert "this node's own k_core look across users, so that one user's absence would change other" in flat(said)
+    assert "Data.cleaning (k_core) looks across users, so every plan with privacy is refused" in flat(said)
+    assert (
+        "this node's own cleaning (k_core) looks across users, so that one user's absence would change other"
+        in flat(said)
+    )
     assert fedrec("node", "check", "--plan", wrote(owner)).code == 0
 
 

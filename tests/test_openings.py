@@ -144,7 +144,7 @@ def test_an_owners_cleaning_across_users_does_not_go_with_private_plans(own: dic
     config = owned(data__cleaning=own)
     private, plain = planned(privacy=PRIVATE), planned()
     (said,) = refusals(config, private, coordinator=KEYS["coordinator"], secure=False, budget=None)
-    assert said.startswith(f"data.cleaning: this node's own {named}")
+    assert said.startswith(f"data.cleaning: this node's own cleaning ({named}")
     assert refusals(config, plain, coordinator=KEYS["coordinator"], secure=False, budget=None) == []
     alone = owned(data__cleaning={"min_user_interactions": 3, "rating_at_least": 2.0})
     assert refusals(alone, private, coordinator=KEYS["coordinator"], secure=False, budget=None) == []

@@ -84,7 +84,7 @@ def cautions(config: NodeConfig, users: int | None = None) -> list[str]:
         )
     if config.data.cleaning.across_users:
         found.append(
-            f"data.cleaning: {' and '.join(config.data.cleaning.across_users)} look across users, so every plan with "
+            f"data.cleaning ({', '.join(config.data.cleaning.across_users)}) looks across users, so every plan with "
             "privacy is refused"
         )
     if not policy.secure:

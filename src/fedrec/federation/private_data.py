@@ -26,9 +26,9 @@ def cleaning_refusals(config: NodeConfig, plan: Plan) -> list[str]:
     own, asked, policy = config.data.cleaning, plan.data.cleaning, config.policy
     if plan.privacy is not None and own.across_users:
         found.append(
-            f"data.cleaning: this node's own {' and '.join(own.across_users)} look across users, so that one user's "
-            "absence would change other users' histories, and move the sums by more than the clip. The owner takes "
-            "them out of node.toml; min_user_interactions and rating_at_least look at one user alone"
+            f"data.cleaning: this node's own cleaning ({', '.join(own.across_users)}) looks across users, so that one "
+            "user's absence would change other users' histories, and move the sums by more than the clip. The owner "
+            "takes it out of node.toml; min_user_interactions and rating_at_least look at one user alone"
         )
     held = plan.privacy is not None or policy.cleaning is not None
     allowed = [Cleaning(), policy.cleaning or Cleaning()]
