@@ -60,7 +60,7 @@ def discrete_gaussian(deviations: np.ndarray, words: Callable[[int], np.ndarray]
         [n] int64.
 
     Raises:
-        ValueError: for a deviation that is not in that range, whose draws would not fit.
+        ValueError: for a deviation that is not in that range, whose draws would have holes.
     """
     if len(deviations) and not 0.0 < float(deviations.min()) <= float(deviations.max()) <= WIDEST:
         raise ValueError(
