@@ -9,9 +9,10 @@ import pytest
 from scipy import stats
 
 import fedrec as fr
-from fedrec.aggregation.queries import PLAIN, Metric, Query, private_spec
+from fedrec.aggregation.queries import PLAIN, WIDEST, Metric, Query, clip_limit, deviations, private_spec
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
+from fedrec.data.keys import KeyedSource
 from fedrec.engines.loading import Placement
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.secure import SecureEngine
@@ -21,8 +22,10 @@ from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.kernels.noise import discrete_gaussians
+from fedrec.models.base import State
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.shares import Stream, discrete_gaussian, with_share
+from fedrec.privacy.terms import schedule
 
 DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3"
 TERMS = {"epsilon": 20.0, "delta": 1e-4, "noise": "distributed"}
@@ -54,13 +57,66 @@ def test_tries_equal_their_plain_twin():
     discrete_gaussians(words, deviations, out, kept)
     first, second = words.reshape(-1, 2).T
     scale = np.floor(deviations) + 1
-    size = np.floor(-np.log(((first >> np.uint64(11)).astype(float) + 1) * 2.0**-53) * scale)
+    size = np.floor(-np.log(((first >> np.uint64(1)).astype(float) + 1) * 2.0**-63) * scale)
     chance = np.exp(-((size - deviations**2 / scale) ** 2) / (2 * deviations**2))
     negative = (first & np.uint64(1)).astype(bool)
     assert np.array_equal(out, np.where(negative, -size, size))
     assert np.array_equal(
         kept, ((second >> np.uint64(11)).astype(float) * 2.0**-53 < chance) & ~(negative & (size == 0))
     )
+
+
+@pytest.mark.parametrize("deviations_out", [0.5, 3, 6, 9, 12, 15])
+def test_the_widest_noise_leaves_out_no_whole_number(deviations_out):
+    """Whichever number near t σ is asked for, some word gives it, about as many words as e^−t says."""
+    sd = WIDEST
+    target = int(deviations_out * sd)
+    per_number = math.exp(-deviations_out) * 2.0**63 / (sd + 1)
+    numbers = 50
+    low = int(math.exp(-(target + numbers) / (sd + 1)) * 2.0**63)
+    firsts = np.unique(low + np.linspace(0, numbers * per_number, 20_000).astype(np.uint64)) << np.uint64(1)
+    words = np.stack([firsts, np.zeros_like(firsts)], axis=1).reshape(-1)
+    out, kept = np.empty(len(firsts), dtype=np.int64), np.empty(len(firsts), dtype=np.bool_)
+    discrete_gaussians(words, np.full(len(firsts), sd), out, kept)
+    inner = np.arange(target + 2, target + numbers - 2)
+    assert np.isin(inner, out).all()
+    counts = np.array([np.count_nonzero(out == number) for number in inner]) * (numbers * per_number / len(firsts))
+    assert np.all(np.abs(counts / per_number - 1) < 1.5 / per_number + 0.05)
+
+
+def test_wider_noise_than_that_is_refused_and_plans_take_a_coarser_grid():
+    with pytest.raises(ValueError, match="above 0 and at most"):
+        discrete_gaussian(np.array([2 * WIDEST]), Stream(b"key").words)
+    spec = SumSpec((ArraySpec("x", "dense", (4,), 1.0, scale_bits=41),)).fit(100)
+    with pytest.raises(PlanError, match="where draws have holes"):
+        with_share(Sum.zeros(spec), (Query({"x": PLAIN}, 1.0),), 4.0, 1, b"k")
+    wide = Metric(rows=np.array([1e-6, 1.0]))
+    for z in (1.0, 1e3, 1e5):
+        query = Query({"x": wide}, 1.0)
+        fine = private_spec(SumSpec((ArraySpec("x", "rows", (2, 3), 1.0, scale_bits=20),)), (query,), z, 1000)
+        assert z * 1e6 * fine["x"].unit <= WIDEST
+        assert clip_limit(query, fine) > 0.85
+
+
+@pytest.mark.parametrize("epsilon", [1e-4, 0.01, 1.0, 8.0])
+@pytest.mark.parametrize(
+    "model", [{"name": name} for name in ("popularity", "ease", "itemknn", "spectral", "ials", "mf")]
+)
+def test_every_private_model_finds_a_grid_for_its_noise_and_rounding_stays_small(model, epsilon):
+    data = fr.load_data(DATA)
+    made = plan(model, privacy={"epsilon": epsilon, "delta": 1e-6, "users": 100_000}).resolve(data, "0" * 64)
+    private = made.build_model()
+    shared = private.start(data.catalog, KeyedSource.from_seed(0)).shared
+    charge = schedule(made.privacy, private.budget_shares, made.share())[0]
+    found = private.spec(State(shared), 0)
+    queries = private.queries(shared, 0)
+    spec = private_spec(found, queries, charge.noise_multiplier, 100_000, excess=2.0)
+    for query in queries:
+        assert clip_limit(query, spec) > 0.995 * query.clip
+        for name, metric in query.metrics.items():
+            wide = query.deviation(charge.noise_multiplier) * spec[name].unit
+            steps = [sd for _, sd in deviations(metric, spec[name], wide)]
+            assert 2**8 <= min(map(np.min, steps)) <= max(map(np.max, steps)) <= WIDEST
 
 
 def test_a_stream_repeats_itself_under_its_key_only():

@@ -156,10 +156,11 @@ def asked_for(federation: Federation, items: list[int], **changes: Any) -> tuple
 
 def test_whether_a_run_opens_says_nothing_of_single_users(tmp_path: Path) -> None:
     federation = Federation(tmp_path, EASE, secure=True, policy=SECURE)
-    liar, data = Liar(federation), federation.data["node-0"]
+    data = federation.data["node-0"]
     user = int(np.argmax(data.lengths))
     *known, last = data.items[data.indptr[user] : data.indptr[user + 1]].tolist()
-    told = set()
+    federation.policy["cleaning"] = {"min_user_interactions": len(known) + 1}
+    liar, told = Liar(federation), set()
     for item in [last, *(item for item in range(60) if item not in known)][:8]:
         cleaning = {"min_user_interactions": len(known) + 1}
         plan, catalog = asked_for(federation, [*known, item], data={"source": "x", "cleaning": cleaning})

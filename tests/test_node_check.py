@@ -35,7 +35,7 @@ def owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fedrec: Call) -> Path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clicks.csv").write_text(CLICKS)
     said = fedrec("node", "init", "shop-a", "--data", "clicks.csv", "--coordinator", KEYS["coordinator"],
-                  "--party", KEYS["shop-b"], "--party", KEYS["shop-c"])  # fmt: skip
+                  "--party", KEYS["shop-b"], "--party", KEYS["shop-c"], "--allow-without-privacy")  # fmt: skip
     assert said.code == 0, said.err
     return tmp_path
 
@@ -81,6 +81,41 @@ def test_a_new_node_is_told_what_to_send_and_how(tmp_path, monkeypatch, fedrec):
     assert "node.toml exists already" in again.err
 
 
+def test_a_new_node_takes_part_in_private_plans_only_unless_its_owner_says_otherwise(tmp_path, monkeypatch, fedrec):
+    monkeypatch.chdir(tmp_path)
+    said = fedrec("node", "init", "a", "--data", "clicks.csv", "--config", "a.toml")
+    assert NodeConfig.read(tmp_path / "a.toml").privacy.required
+    assert "Only plans with privacy are allowed" in flat(said)
+    assert "privacy.required" not in flat(fedrec("node", "check", "--config", "a.toml", "--no-data")).lower()
+    said = fedrec("node", "init", "b", "--data", "clicks.csv", "--config", "b.toml", "--allow-without-privacy")
+    assert not NodeConfig.read(tmp_path / "b.toml").privacy.required
+    assert "Plans that promise users no privacy are allowed: their sums are exact" in flat(said)
+    assert "privacy.required is false" in flat(fedrec("node", "check", "--config", "b.toml", "--no-data")).lower()
+
+
+def test_an_owner_hears_that_own_numbers_do_not_fit_the_data(owner, fedrec):
+    edited(owner, ("# vouch = 20 ", "vouch = 61 "), ("# most_clients = 100000", "most_clients = 59"))
+    care = answer(fedrec("node", "check", "--json"))["cautions"]
+    assert "the data has 60 users, and in private secure sums the node vouches for 61" in " ".join(care)
+    assert "policy.most_clients: the data has 60 users" in " ".join(care)
+    edited(owner, ("vouch = 61 ", "vouch = 60 "), ("most_clients = 59", "most_clients = 60"))
+    care = answer(fedrec("node", "check", "--json"))["cautions"]
+    assert "the data has 60 users" not in " ".join(care)
+
+
+def test_an_owners_cleaning_across_users_is_told_and_private_plans_are_refused_for_it(owner, fedrec):
+    edited(owner, ('source = "clicks.csv"', 'source = "clicks.csv"\ncleaning = { k_core = 2 }'))
+    private = {"epsilon": 2.0, "delta": 1e-6, "users": 4000, "noise": "distributed"}
+    said = fedrec("node", "check", "--plan", wrote(owner, privacy=private))
+    assert said.code == 2
+    assert "Data.cleaning (k_core) looks across users, so every plan with privacy is refused" in flat(said)
+    assert (
+        "this node's own cleaning (k_core) looks across users, so that one user's absence would change other"
+        in flat(said)
+    )
+    assert fedrec("node", "check", "--plan", wrote(owner)).code == 0
+
+
 def test_init_answers_one_json_object(tmp_path, monkeypatch, fedrec):
     monkeypatch.chdir(tmp_path)
     said = fedrec("node", "init", "n", "--data", "ml-100k", "--home", "h", "--config", "c.toml", "--json")
@@ -102,7 +137,9 @@ def test_an_owner_reads_whose_orders_what_leaves_and_what_is_left(owner, fedrec)
         "What never leaves it: interactions, the ids of users",
         "users lose epsilon 8 at most, but for a chance of delta = 1e-06. No private run took place so far",
         "users 60", "interactions 420", "malformed rows 0",
-        "privacy.required is false: runs that promise no privacy are allowed",
+        "Privacy.required is false: plans that promise users nothing are allowed, and from exact sums one can",
+        "and such runs cost nothing of the budget",
+        "The coordinator may open 100 runs a day",
     ):  # fmt: skip
         assert words in text, words
     assert SigningKey.load("shop-a", owner / "shop-a-home" / "identity.key").secret.hex() not in text

@@ -310,7 +310,7 @@ def test_the_loss_of_a_run_is_counted_at_the_owners_delta_not_the_plans():
 
 def test_a_truncated_cohort_counts_with_half_its_noise():
     terms = {**PRIVATE, "sampling": "poisson", "max_cohort": 500}
-    plan = planned(model={"name": "mf"}, cohort=0.1, privacy=terms).with_noise()
+    plan = planned(model={"name": "ials"}, cohort=0.1, privacy=terms).with_noise()
     assert plan.privacy is not None
     charges = schedule(plan.privacy, plan.build_model().budget_shares, plan.share())
     least = min(charge.noise_multiplier for charge in charges) / 2
@@ -320,7 +320,7 @@ def test_a_truncated_cohort_counts_with_half_its_noise():
 
 
 def test_a_cap_on_a_nodes_cohort_below_the_floor_is_refused_in_the_clear():
-    plan = planned(model={"name": "mf"}, cohort=0.1, privacy={**PRIVATE, "sampling": "poisson", "max_cohort": 20})
+    plan = planned(model={"name": "ials"}, cohort=0.1, privacy={**PRIVATE, "sampling": "poisson", "max_cohort": 20})
     assert [text.partition(":")[0] for text in reasons(owned(), plan)] == ["policy.min_clients"]
     assert reasons(owned(), plan, secure=True) == []
 

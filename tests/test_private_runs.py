@@ -144,6 +144,14 @@ def test_what_is_public_has_no_exact_count(tmp_path):
         ({"privacy": {"epsilon": 1}}, "delta"),
         ({"privacy": TERMS | {"unit": "event"}}, "unit"),
         ({"privacy": TERMS | {"max_cohort": 5}}, "poisson"),
+        (
+            {
+                "privacy": TERMS | {"max_cohort": 5, "sampling": "poisson", "users": 240},
+                "model": MODELS["mf"],
+                "cohort": 0.5,
+            },
+            "max_cohort for mf: it keeps something",
+        ),
         ({"data": {"source": DATA, "cleaning": {"k_core": 3}}}, "k_core"),
         ({"data": {"source": DATA, "cleaning": {"min_item_interactions": 3}}}, "other users' histories"),
     ],

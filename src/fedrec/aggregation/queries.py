@@ -11,10 +11,12 @@ import numpy as np
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.errors import PlanError
 
-__all__ = ["PLAIN", "Metric", "Query", "clip_limit", "deviations", "private_spec"]
+__all__ = ["PLAIN", "WIDEST", "Metric", "Query", "clip_limit", "deviations", "private_spec"]
 
 _ROUNDING = 1.0 / 1024
 _GRID = 8
+WIDEST = 2.0**40
+"""Most steps of the grid in a deviation of noise; `fedrec.privacy.shares` says why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,8 @@ def private_spec(
     """The spec with bounds that clipping gives, a grid on which rounding costs at most 1/1024 of the clip and noise is
     smooth, and rings with room for the noise, of which there may be `excess` times as much.
 
+    Where noise would be wider than `WIDEST` steps of such a grid, the grid is coarser: it is fine beside that noise.
+
     Raises:
         PlanError: if an array is in no query or in several, shares do not add up to 1, or nothing fits.
     """
@@ -94,7 +98,7 @@ def private_spec(
         least = min(float(np.min(sd)) for _, sd in deviations(metric, array, deviation))
         most = max(float(np.max(sd)) for _, sd in deviations(metric, array, deviation))
         bits = math.ceil(math.log2(max(coarse / (query.clip * _ROUNDING), 2.0**_GRID / least, 1.0)))
-        bits = max(bits, array.scale_bits)
+        bits = min(max(bits, array.scale_bits), math.floor(math.log2(WIDEST / most)))
         room[array.name] = 10.0 * most * excess
         bound = min(array.bound, query.clip / metric.smallest())
         fine.append(replace(array, bound=bound, scale_bits=bits, ring=0))

@@ -45,6 +45,13 @@ def init(
     most_clients: Annotated[
         int | None, typer.Option("--most-clients", help="The agreed most users of all nodes together.", min=1)
     ] = None,
+    without_privacy: Annotated[
+        bool,
+        typer.Option(
+            "--allow-without-privacy",
+            help="Allow plans without privacy too: from exact sums one can work out what single users did.",
+        ),
+    ] = False,
     columns: Columns = None,
     format: Format = None,
     encoding: Encoding = None,
@@ -60,7 +67,9 @@ def init(
     place = home or Path(f"{name}-home")
     reading = DataPlan(**data_settings(data, columns, format, encoding, on_error, None))
     items = None if catalog is None else read_catalog(catalog).digest
-    public = str(make_node(name, config, place, reading, coordinator, party or (), items, most_clients))
+    public = str(
+        make_node(name, config, place, reading, coordinator, party or (), items, most_clients, not without_privacy)
+    )
     answer = {"node": name, "config": str(config), "home": str(place), "public_key": public}
     Output(json_, quiet).answer(
         answer,
@@ -69,6 +78,9 @@ def init(
         public,
         "Tell it to them yourself, not through the coordinator: in person, by telephone, in a signed letter. Whoever "
         "passes it on could pass on another.",
+        "Plans that promise users no privacy are allowed: their sums are exact."
+        if without_privacy
+        else "Only plans with privacy are allowed: privacy.required = false in the file would allow exact sums.",
     )
 
 
@@ -95,8 +107,9 @@ def check(
     owned = NodeConfig.read(config)
     asked = None if plan is None else Plan.read(plan)
     budget = owned.read_budget()
-    words, care, losses, key = explain_policy(owned, budget), cautions(owned), run_losses(owned), own_key(owned)
     found, failed = _data(owned) if data else ({}, False)
+    words, losses, key = explain_policy(owned, budget), run_losses(owned), own_key(owned)
+    care = cautions(owned, found.get("users"))
     answer: dict[str, Any] = {
         "node": owned.name,
         "config": str(config),
@@ -240,12 +253,15 @@ def start(
     _with_environment(chosen.limits.environment())
     from fedrec.deploy.node_process import NodeProcess
     from fedrec.deploy.processes import until_stopped
+    from fedrec.federation.policy_words import unprotected
 
     logging.basicConfig(
         level=logging.WARNING if quiet else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
         handlers=[logging.StreamHandler(), *_log_file(chosen.home)],
     )
+    for text in unprotected(chosen):
+        logging.getLogger("fedrec.node").warning("%s", text)
     until_stopped(NodeProcess(chosen, kit).close)
 
 

@@ -51,6 +51,15 @@ class Cleaning(BaseModel):
     k_core: int | None = Field(default=None, ge=1)
     shrink_catalog: bool = True
 
+    @property
+    def across_users(self) -> tuple[str, ...]:
+        """Settings asked for by which one user's absence changes what is kept of other users.
+
+        >>> Cleaning(rating_at_least=4, min_user_interactions=5, k_core=5).across_users
+        ('k_core',)
+        """
+        return tuple(name for name in ("min_item_interactions", "k_core") if getattr(self, name) is not None)
+
 
 @dataclass(frozen=True)
 class CleaningStep:

@@ -132,7 +132,7 @@ def staged(folder: Path, data: Interactions, places: np.ndarray, n_max: int, sec
         reading = DataPlan(source=str((home / "interactions.parquet").absolute()))
         place = home.absolute() / "home"
         agreed = data.catalog.digest, n_max
-        keys[name] = str(make_node(name, home / "node.toml", place, reading, coordinator, (), *agreed))
+        keys[name] = str(make_node(name, home / "node.toml", place, reading, coordinator, (), *agreed, required=False))
     for name in names:
         _agree(folder / name / "node.toml", list(keys.values()), secure)
     federation = federation.invite(keys)
@@ -176,6 +176,8 @@ def play(
         with staged(folder, data, places, plan.n_max, secure) as stage:
             names = [name for name in stage.processes if name != "server"]
             say(f"{len(names)} nodes and a server are up in {folder} after {time.perf_counter() - began:.0f} s")
+            if plan.privacy is None:
+                say("these nodes allow plans without privacy; those of 'fedrec node init' do not unless you say so")
             post = NvflarePost(stage.federation.path, stage.federation.admin_kit, tell=say)
             try:
                 report = train_federated(

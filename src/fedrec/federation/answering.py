@@ -159,7 +159,7 @@ def _computed(opened: OpenedHere, call: Call) -> Sum:
 def _hold(opened: OpenedHere, party: NetworkParty, call: Call, transcript: Transcript, total: Sum) -> None:
     """Hand the answer to the party, which masks it."""
     rows, noise = (call.rows, opened.noise(call.round)) if isinstance(call, RoundCall) else (None, 0.0)
-    clients = opened.data.n_users if noise else total.clients
+    clients = opened.least if noise else total.clients  # the owner's word, not a count, where counts are secrets
     party.hold(transcript, total, rows, noise, clients)
 
 

@@ -32,6 +32,7 @@ from fedrec.federation.messages import (
 from fedrec.federation.node import Node
 from fedrec.federation.node_config import NodeConfig
 from fedrec.federation.opening import Offer, OpenedHere, agree, open_run_here
+from fedrec.federation.openings import Openings
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, State
 from fedrec.privacy.chance import SYSTEM, Chance
@@ -93,6 +94,7 @@ class NodeHost:
         self._chance = chance
         self._opened: OpenedHere | None = None
         self._numbers: dict[str, int] = {}
+        self._openings = Openings(config.openings_path, config.policy.openings_per_day)
         self._turn = threading.Lock()
 
     def answer(self, frame: bytes) -> bytes:
@@ -158,6 +160,7 @@ class NodeHost:
             raise PlanError(
                 f"the coordinator runs fedrec {fields.get('version')}, this node {__version__}; both must run the same"
             )
+        self._openings.admit(request.run, self._coordinator)
         offer = Offer.read(fields, request.parts)
         folder = self._folder(request.run)
         budget = agree(self.config, offer, request.run, folder, str(self._coordinator))

@@ -27,6 +27,7 @@ def make_node(
     parties: Sequence[str] = (),
     catalog: str | None = None,
     most_clients: int | None = None,
+    required: bool = True,
 ) -> PublicKey:
     """Make a node's key in `home`, or take the one that is there, and write its `node.toml`.
 
@@ -37,6 +38,7 @@ def make_node(
         data: what is read; a path is relative to the working folder.
         coordinator, parties: public keys, where they are known.
         catalog, most_clients: what was agreed on: the digest of the items, and users of all nodes together.
+        required: only plans with privacy are allowed.
 
     Returns:
         The node's public key.
@@ -55,7 +57,7 @@ def make_node(
     place = place_from(folder, home)
 
     def text(keys: Sequence[str]) -> str:
-        return first_config(name, place, settings, coordinator, keys, catalog, most_clients)
+        return first_config(name, place, settings, coordinator, keys, catalog, most_clients, required)
 
     made = NodeConfig.make(tomllib.loads(text(parties)), folder, str(config))
     try:
@@ -83,6 +85,7 @@ def first_config(
     parties: Sequence[str] = (),
     catalog: str | None = None,
     most_clients: int | None = None,
+    required: bool = True,
 ) -> str:
     """The text of a `node.toml`.
 
@@ -94,6 +97,7 @@ def first_config(
         parties: public keys of the nodes of secure sums, the node's own first.
         catalog: digest of the agreed items; without it any are taken.
         most_clients: agreed users of all nodes together; without it any number is taken.
+        required: only plans with privacy are allowed.
 
     Example:
         >>> print(first_config("shop-a", "home", {"source": "clicks.csv"}).splitlines()[3])
@@ -125,14 +129,16 @@ parties = [{listed}
 plans = []                # digests of the plans that are allowed; empty: every plan that meets the rest
 models = []               # such as ["ease", "mf"]; empty: all
 min_clients = 32          # fewest users of a sum that may be read
-# vouch = 20              # a node with fewer users than that vouches for so many in secure sums, else for none
+# vouch = 20              # a node with fewer users than that vouches for so many in secure sums
+# cleaning = {{ rating_at_least = 4 }}    # what plans may name as data.cleaning; without it private plans name none
+openings_per_day = 100    # runs that the coordinator may open in a day
 secure = true             # sums leave masked only
 # min_item_clients = 5    # without noise, items of fewer users stay out of sums
 allow_leaky = false       # plans that tell training about held-out interactions, to reproduce published figures
 allow_updates = false     # plans that keep exact sums, or go on from an earlier run by the sum of what changed
 
 [privacy]
-required = false          # true: only plans with user-level differential privacy
+required = {_toml(required).ljust(5)}          # only plans with user-level differential privacy; false: exact sums too
 distributed = true        # in private plans the nodes add the noise, so that the coordinator sees no exact sum
 epsilon = 8.0             # the most that users may lose over all private runs,
 delta = 1e-6              # but for this chance; well below 1 / users

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from fedrec.data.cleaning import Cleaning
 from fedrec.errors import DamagedError, InputError, PlanError, suggestion
 from fedrec.federation.limits import ResourceLimits
 from fedrec.federation.node_names import check_node_name
@@ -47,12 +48,18 @@ class Policy(_Part):
         plans: digests of the plans that are allowed; empty allows every plan that meets the rest.
         models: names of the models that are allowed; empty allows all.
         min_clients: fewest clients of a sum that leaves unmasked, and of the total of a secure sum.
-        vouch: clients that the node vouches for in a secure sum if it has as many, and of whom it says that there are
-            any; `min_clients` by default. A node with fewer users sets a smaller number, which everybody learns.
+        vouch: clients that the node vouches for in a secure sum, and of whom it says that there are any; `min_clients`
+            by default. A node with fewer users sets a smaller number, which everybody learns. Of sums that hide in
+            noise the node always says this number, as the owner's word; of others if it has as many, and else none.
         most_clients: users of all nodes together, as was agreed; no plan may say fewer. Without it a coordinator can
             find out how many users the node has.
         catalogs: digests of the catalogs that are allowed; empty allows any. Whoever chooses the catalog chooses of
             which items sums are.
+        cleaning: what a plan may name as its `data.cleaning` besides none at all. Without it a plan with privacy may
+            name none, and any other plan what it likes. The owner's own, in table `data`, is done first.
+        openings_per_day: runs that the coordinator may open within 24 hours, refused ones counted; the same run may be
+            opened again. A run every quarter of an hour is more than training takes, and too few for asking questions
+            by the thousand.
         secure: let sums out masked only.
         min_item_clients: of plans without privacy, fewest clients of an item that takes part; `None` for all items. A
             plain sum is cleared of items of fewer clients of the node; in masked ones the coordinator says which items
@@ -70,6 +77,8 @@ class Policy(_Part):
     vouch: int | None = Field(default=None, ge=1)
     most_clients: int | None = Field(default=None, ge=1)
     catalogs: tuple[str, ...] = ()
+    cleaning: Cleaning | None = None
+    openings_per_day: int = Field(default=100, ge=1)
     secure: bool = False
     min_item_clients: int | None = Field(default=None, ge=2)
     allow_leaky: bool = False
@@ -179,6 +188,11 @@ class NodeConfig(_Part):
     def budget_path(self) -> Path:
         """Where the journal of privacy charges is."""
         return self.home / "budget.jsonl"
+
+    @property
+    def openings_path(self) -> Path:
+        """Where the journal of opened runs is."""
+        return self.home / "openings.jsonl"
 
     @property
     def pinned(self) -> frozenset[bytes]:

@@ -30,6 +30,7 @@ from fedrec.federation.node_config import NodeConfig
 from fedrec.federation.party import NetworkParty
 from fedrec.federation.plan import Plan
 from fedrec.federation.policy import admit, secure_floors
+from fedrec.federation.private_data import check_users, hides_sums
 from fedrec.federation.witnessing import Witness
 from fedrec.models.base import Arrays
 from fedrec.privacy.budget import Budget
@@ -135,7 +136,7 @@ class OpenedHere:
 
     def measures(self, part: Part) -> bool:
         """Whether enough users hold out something of a part for the node to say so; not where sums hide it in noise."""
-        if self.plan.privacy is not None and self.plan.privacy.distributed:
+        if hides_sums(self.plan):
             return False
         return int((self.node.split.relevant(part).lengths > 0).sum()) >= self.least
 
@@ -190,16 +191,11 @@ def open_run_here(
     if catalog.digest != plan.catalog:
         raise PlanError("the offered catalog is not the one that the plan names")
     config.limits.check_model(plan.build_model(), len(catalog))
-    data = _load(config, plan, catalog, folder)
-    if plan.n_max is None or data.n_users > plan.n_max:
-        raise PlanError(f"there are more users here than the plan's n_max = {plan.n_max}")
+    data, digest = _load(config, plan, catalog, folder)
     least = max(config.policy.min_clients, plan.min_clients)
-    if not offer.secure and data.n_users < least:
-        raise PlanError(
-            f"under this catalog and cleaning fewer than {least} users are here, whose sums could not leave unmasked"
-        )
+    check_users(plan, data.n_users, 0 if offer.secure else least, config.policy.vouch or least)
     changed = "the node's data changed since the run was opened; restore it, or begin another run"
-    _keep(folder / "data", digest_of(data).encode(), changed)  # private rows and charges are of those users
+    _keep(folder / "data", digest.encode(), changed)  # private rows and charges are of those users
     split = SplitMethod.parse(plan.split).apply(data, KeyedSource.from_seed(plan.seed))
     own_items = None if plan.privacy is not None else config.policy.min_item_clients
     floors = Floors(least, masked=offer.secure, min_item_clients=own_items)
@@ -240,28 +236,43 @@ def honest_of(parties: Sequence[str]) -> tuple[str, int, int]:
     return who, shape.min_parties - shape.colluders, shape.min_parties
 
 
-def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> Interactions:
-    """The owner's data in the terms of the agreed catalog; what is left out is counted and kept.
+def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> tuple[Interactions, str]:
+    """The owner's data in the terms of the agreed catalog, and a digest by which a change of it is noticed; what is
+    left out is counted and kept.
 
     Whether it can be opened depends on nothing that single users have, for catalog and cleaning are a coordinator's.
+    Where sums hide in noise and no catalog is pinned, the digest is of the whole source: else a coordinator that opens
+    a run again would be told whether anybody touched the few items of its catalog meanwhile.
     """
     own, asked = config.data, {"shrink_catalog": False, "drop_missing": True}
     reading, cleaning = own.reading(), own.cleaning.model_copy(update={"shrink_catalog": False})
     # read by itself: in terms of an agreed catalog the digest would be another for every federation
-    if own.digest is not None and load_source(own.source, cleaning=own.cleaning, **reading).digest != own.digest:
+    as_owned = None
+    if own.digest is not None or (hides_sums(plan) and not config.policy.catalogs):
+        as_owned = _digest_as_owned(config)
+    if own.digest is not None and as_owned != own.digest:
         raise PlanError("the node's data is not the source that its owner named; 'fedrec node check' tells the owner")
     try:
         source = load_source(own.source, cleaning=cleaning, catalog=catalog, unknown_items="skip", **reading)
         data, report = clean(source.interactions, plan.data.cleaning.model_copy(update=asked))
     except NothingLeftError as error:
         _LOG.warning("%s; the node takes part with nothing", error)
-        return Interactions.nobody(catalog)
+        data = Interactions.nobody(catalog)
+        return data, as_owned or digest_of(data)
     if source.left_out.height:
         source.left_out.write_parquet(folder / "left_out.parquet")
     for reason, count in {**source.left_out_counts, **report.counts}.items():
         if count:
             _LOG.info("left out: %d for %s", count, reason)
-    return data
+    return data, as_owned or digest_of(data)
+
+
+def _digest_as_owned(config: NodeConfig) -> str:
+    """Digest of the source in the owner's own terms, as 'fedrec node check' prints it; a word where nothing is left."""
+    try:
+        return load_source(config.data.source, cleaning=config.data.cleaning, **config.data.reading()).digest
+    except NothingLeftError:
+        return "nothing is left"
 
 
 def _terms(offer: Offer) -> bytes:

@@ -235,14 +235,19 @@ class Plan(_Part):
 
     def _check_private(self, model: Recommender) -> None:
         """What would undo the promise of privacy."""
+        assert self.privacy is not None
         wrong = {
+            f"max_cohort for {model.name}: it keeps something of each client between rounds, so whom one user pushes "
+            "out of a round adds something else in later ones, and no charge covers that; leave max_cohort out, or set "
+            "participations: 1": (
+                self.privacy.max_cohort is not None and self.privacy.participations != 1 and model.keeps_rows
+            ),
             "evaluation.every: validations are exact figures of users' data, and would decide what is "
             "released; train a "
             "fixed number of rounds": self.evaluation.every,
             "keep_sums: the kept sums are exact": self.keep_sums,
             "cleaning: k_core and min_item_interactions: one user's absence would change other users' histories, and "
-            "move the sums by more than the clip": bool(self.data.cleaning.k_core)
-            or bool(self.data.cleaning.min_item_interactions),
+            "move the sums by more than the clip": bool(self.data.cleaning.across_users),
             "warm_start: what the earlier run learned is not in this run's budget": self.warm_start is not None,
             "items: its counts would have to be paid for, and noise lies on every row anyway": self.items is not None,
             "rows: noise lies on every row, and costs the same however few are summed": self.rows < 1,
@@ -253,7 +258,6 @@ class Plan(_Part):
         for reason, found in wrong.items():
             if found:
                 raise PlanError(f"privacy does not go with {reason}")
-        assert self.privacy is not None
         if self.cohort > 1 and self.privacy.users is None:
             raise PlanError("privacy: a cohort as a number of clients needs privacy.users, the public number of users")
         self.privacy.check_plan(self.share(), len(model.budget_shares))
@@ -351,9 +355,7 @@ class Plan(_Part):
                 self.cohort > 1 and users is None
             ),
             "cleaning: k_core and min_item_interactions look across users, whom nobody sees together; let each owner "
-            "clean, or use items: {least: …}": (
-                bool(self.data.cleaning.k_core) or bool(self.data.cleaning.min_item_interactions)
-            ),
+            "clean, or use items: {least: …}": bool(self.data.cleaning.across_users),
             "privacy: users is needed: the public number of users that is not exceeded": (
                 self.privacy is not None and users is None
             ),

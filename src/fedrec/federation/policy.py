@@ -9,6 +9,7 @@ from fedrec.errors import PlanError
 from fedrec.federation.node_config import NodeConfig, public_key
 from fedrec.federation.plan import Plan
 from fedrec.federation.privacy_floors import expected_clients, privacy_refusals
+from fedrec.federation.private_data import cleaning_refusals
 from fedrec.privacy.budget import Budget
 from fedrec.record.keys import PublicKey
 from fedrec.secagg.policy import FEWEST_PARTIES
@@ -68,6 +69,7 @@ def refusals(
     return [
         *_who(config, coordinator, parties, secure),
         *_what(config, plan),
+        *cleaning_refusals(config, plan),
         *_sums(config, plan, secure, users),
         *privacy_refusals(config.privacy, config.name, plan, secure, budget),
         *_resources(config, plan, items),

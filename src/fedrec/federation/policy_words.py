@@ -15,7 +15,7 @@ from fedrec.privacy.words import number
 from fedrec.record.keys import PublicKey, SigningKey
 from fedrec.record.ledger import read_lines
 
-__all__ = ["RunLoss", "cautions", "explain_policy", "own_key", "run_losses"]
+__all__ = ["RunLoss", "cautions", "explain_policy", "own_key", "run_losses", "unprotected"]
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,35 @@ def explain_policy(config: NodeConfig, budget: Budget) -> list[str]:
     return [f"{head}: {text}" for head, text in texts.items()]
 
 
-def cautions(config: NodeConfig) -> list[str]:
-    """What an owner may not have meant: one sentence each."""
+def cautions(config: NodeConfig, users: int | None = None) -> list[str]:
+    """What an owner may not have meant: one sentence each.
+
+    Args:
+        config: the owner's.
+        users: of the data, where it was read.
+    """
     policy, floors = config.policy, config.privacy
-    found: list[str] = []
+    found = unprotected(config)
+    vouched = policy.vouch or policy.min_clients
+    if users is not None and users < vouched:
+        found.append(
+            f"policy.vouch: the data has {users} users, and in private secure sums the node vouches for {vouched}; set "
+            "a number of users that are surely here"
+        )
+    if users is not None and policy.most_clients is not None and users > policy.most_clients:
+        found.append(
+            f"policy.most_clients: the data has {users} users, more than all nodes together were to have, and sums may "
+            "overflow; agree on another number"
+        )
+    if config.data.cleaning.across_users:
+        found.append(
+            f"data.cleaning ({', '.join(config.data.cleaning.across_users)}) looks across users, so every plan with "
+            "privacy is refused"
+        )
     if not policy.secure:
         found.append(
             "policy.secure is false, so a run may take this node's sums in the clear: its coordinator then sees them "
             "apart from those of the other nodes"
-        )
-    if floors.epsilon is not None and not floors.required:
-        found.append(
-            "there is a budget for private runs, and privacy.required is false: runs that promise no privacy are "
-            "allowed, cost nothing of it, and their sums are exact"
         )
     if (floors.epsilon is not None or floors.required) and not floors.distributed:
         found.append(
@@ -94,6 +110,15 @@ def cautions(config: NodeConfig) -> list[str]:
     if _others_read(config.home):
         found.append(f"{config.home} may be read by others; chmod 700 {config.home}")
     return found
+
+
+def unprotected(config: NodeConfig) -> list[str]:
+    """The one sentence that an owner must hear who allows plans without privacy; nothing else."""
+    if config.privacy.required:
+        return []
+    unpaid = ", and such runs cost nothing of the budget" if config.privacy.epsilon is not None else ""
+    said = "plans that promise users nothing are allowed, and from exact sums one can work out what single users did"
+    return [f"privacy.required is false: {said}{unpaid}"]
 
 
 def own_key(config: NodeConfig) -> PublicKey | None:
@@ -172,7 +197,13 @@ def _plans(config: NodeConfig) -> str:
         if policy.most_clients
         else "for any number of users, by which a coordinator can find out how many are here (policy.most_clients)"
     )
-    return f"{which}{models}, {catalog} and {most}, if the plan meets all that is said below.{never}"
+    cleaned = (
+        " Plans may clean the data as policy.cleaning says, or not at all."
+        if policy.cleaning is not None
+        else " Plans with privacy may not clean the data, others may."
+    )
+    often = f" The coordinator may open {policy.openings_per_day} runs a day; each is noted in {config.openings_path}."
+    return f"{which}{models}, {catalog} and {most}, if the plan meets all that is said below.{cleaned}{often}{never}"
 
 
 def _source(config: NodeConfig) -> str:

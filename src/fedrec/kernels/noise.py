@@ -27,14 +27,15 @@ def normals(words, out):  # type: ignore[no-untyped-def]
 def discrete_gaussians(words, deviations, out, kept):  # type: ignore[no-untyped-def]
     """One try per deviation σ [n] from two words each: `kept` says which tries gave a draw of exp(−k² / 2σ²) in `out`.
 
-    A try is a discrete Laplace variable of scale ⌊σ⌋ + 1, kept with probability exp(−(|k| − σ² / scale)² / 2σ²).
+    A try is a discrete Laplace variable of scale ⌊σ⌋ + 1, kept with probability exp(−(|k| − σ² / scale)² / 2σ²). The
+    first word gives its sign and 63 bits of its size, of which a float64 keeps all that matter in the tail.
     """
-    unit = 1.0 / 9007199254740992.0
+    unit, fine = 1.0 / 9007199254740992.0, 1.0 / 9223372036854775808.0
     for place in prange(len(out)):
         first, second = words[2 * place], words[2 * place + 1]
         deviation = deviations[place]
         scale = np.floor(deviation) + 1.0
-        size = np.floor(-math.log((np.float64(first >> np.uint64(11)) + 1.0) * unit) * scale)
+        size = np.floor(-math.log((np.float64(first >> np.uint64(1)) + 1.0) * fine) * scale)
         off = size - deviation * deviation / scale
         fits = np.float64(second >> np.uint64(11)) * unit < math.exp(-off * off / (2.0 * deviation * deviation))
         negative = (first & np.uint64(1)) != 0

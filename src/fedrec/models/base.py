@@ -147,6 +147,11 @@ class Recommender(BaseModel, ABC):
         return state
 
     @property
+    def keeps_rows(self) -> bool:
+        """Whether nodes may keep private arrays of each client from round to round."""
+        return type(self).join is not Recommender.join
+
+    @property
     def additive(self) -> bool:
         """Whether the model follows from one sum over clients of what depends on nothing but their own history.
 

@@ -1,11 +1,19 @@
 """A node's share of the noise, added before its sum is masked, so that nobody ever sees the sum without noise.
 
 Shares are discrete Gaussians (Canonne, Kamath & Steinke 2020, "The discrete Gaussian for differential privacy"), drawn
-by their rejection from discrete Laplace variables, with 53-bit words for probabilities. The sum of shares is not a
+by their rejection from discrete Laplace variables. The sum of shares is not a
 discrete Gaussian, but with a deviation of four steps of the grid or more it is one up to a factor of e^τ, τ < 10⁻⁶⁰
 (Kairouz et al. 2021, "The distributed discrete Gaussian mechanism", theorem 1), and a discrete Gaussian costs no more
 than a continuous one of its deviation. Each share has the deviation of the whole over √h, where h is how many honest
 nodes are in the sum at least; more make more noise, never less privacy.
+
+How wide a share may be. The size of a discrete Laplace variable of scale s is ⌊−s log U⌋ with U of 63 bits, so a value
+k = t σ comes from about e^−t 2⁶³ / s words, and its probability is off by a factor of up to 1 ± e^t s 2⁻⁶³. Where that
+is above 1, whole numbers are never drawn, and one that is seen tells that no other sum can be behind it. With σ = 2⁴⁰
+the first holes lie at 15.9 σ, beyond which a Gaussian is with a chance of 2⁻¹⁸⁶, and at 5 σ probabilities are off by
+2⁻¹⁵; a coordinate's expected loss grows by about 2⁻⁴⁵. Above, both get worse in step with σ and its square, and from
+2⁴⁹ on float64 no longer holds every whole number within 16 σ. So 2⁴⁰ steps are the most; `queries.private_spec` takes a
+coarser grid where noise is wider.
 """
 
 from __future__ import annotations
@@ -17,7 +25,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedrec.aggregation.queries import Query, deviations
+from fedrec.aggregation.queries import WIDEST, Query, deviations
 from fedrec.aggregation.sums import Sum
 from fedrec.errors import PlanError
 from fedrec.kernels.noise import discrete_gaussians
@@ -26,7 +34,6 @@ __all__ = ["Stream", "discrete_gaussian", "with_share"]
 
 _BLOCK = 1 << 20
 _LEAST = 4.0
-_MOST = 2.0**50
 
 
 class Stream:
@@ -46,17 +53,19 @@ def discrete_gaussian(deviations: np.ndarray, words: Callable[[int], np.ndarray]
     """One draw per deviation: whole numbers k with probability in proportion to exp(−k² / 2σ²).
 
     Args:
-        deviations: σ [n] float64, above 0 and at most 2⁵⁰.
+        deviations: σ [n] float64, above 0 and at most 2⁴⁰.
         words: gives random uint64.
 
     Returns:
         [n] int64.
 
     Raises:
-        ValueError: for a deviation that is not in that range, whose draws would not fit.
+        ValueError: for a deviation that is not in that range, whose draws would have holes.
     """
-    if len(deviations) and not 0.0 < float(deviations.min()) <= float(deviations.max()) <= _MOST:
-        raise ValueError(f"deviations from {deviations.min():g} to {deviations.max():g}; above 0 and at most {_MOST:g}")
+    if len(deviations) and not 0.0 < float(deviations.min()) <= float(deviations.max()) <= WIDEST:
+        raise ValueError(
+            f"deviations from {deviations.min():g} to {deviations.max():g}; above 0 and at most {WIDEST:g}"
+        )
     out = np.zeros(len(deviations), dtype=np.int64)
     left = np.arange(len(deviations))
     while len(left):
@@ -89,10 +98,10 @@ def with_share(total: Sum, queries: Sequence[Query], noise_multiplier: float, ho
             spec, flat = total.spec[name], total.arrays[name].reshape(-1)
             for tile, sds in deviations(metric, spec, deviation):
                 steps = sds * spec.unit
-                if float(steps.max()) > _MOST:
+                if float(steps.max()) > WIDEST:
                     raise PlanError(
                         f"privacy: a share of the noise of {name!r} has a deviation of {float(steps.max()):.2g} steps "
-                        f"of the grid, above {_MOST:g}, where draws no longer fit; use a coarser grid"
+                        f"of the grid, above {WIDEST:g}, where draws have holes; use a coarser grid"
                     )
                 if float(steps.min()) < _LEAST:
                     raise PlanError(

@@ -32,7 +32,8 @@ class Privacy(BaseModel):
         noise: who adds it: `central`, the coordinator, which then sees exact sums, or `distributed`, every node a share
             before it masks its sum, so that nobody ever sees an exact one; that takes the secure sum.
         users: a public upper estimate of the number of users; the data's own number is taken to be public without it.
-        max_cohort: most clients of a node in a round; who is beyond it is drawn away at random.
+        max_cohort: most clients of a node in a round; who is beyond it is drawn away at random. Models that keep
+            something of a client between rounds, as `mf` does, take it with `participations: 1` only.
         view: whose ε is limited: of somebody who sees the `cohort` of every round and all noised sums, or of
             somebody who sees only what is in a `release`, the model.
         noise_multiplier: deviation of the noise of the whole run's budget per unit of clip; filled in by the first run.
