@@ -23,9 +23,11 @@ from fedrec.federation.messages import Reply, Request, open_reply, pack_arrays
 from fedrec.federation.plan import Plan
 from fedrec.federation.witnessing import told
 from fedrec.models.base import Arrays
+from fedrec.secagg.bodies import decode_advert
 from fedrec.secagg.manifest import Manifest, invite
-from fedrec.secagg.primitives import Identity
+from fedrec.secagg.primitives import SIGNATURE_BYTES, Identity
 from fedrec.secagg.server import Server
+from fedrec.secagg.wire import HEADER_BYTES
 
 RECORD = told([bytes(32)], 0, COORDINATOR)
 
@@ -141,11 +143,20 @@ def secure_sum(
 
 
 def manifest_of(
-    federation: Federation, replies: Mapping[str, Reply], call: RoundCall, transcript: str, noise: float = 0.0
+    federation: Federation, call: RoundCall, transcript: str, noise: float = 0.0, run: str = RUN
 ) -> Manifest:
-    """The manifest that invites the nodes to sum their parts of a call under a transcript."""
-    keys = [federation.public[name].key for name in replies]
+    """The manifest that invites all nodes to sum their parts of a call under a transcript."""
+    keys = [key.key for key in federation.public.values()]
     return invite(
-        RUN, time.time_ns(), Identity(COORDINATOR.secret).public, keys, layout_of(call.spec, None),
+        run, time.time_ns(), Identity(COORDINATOR.secret).public, keys, layout_of(call.spec, None),
         model=bytes.fromhex(call.model), transcript=bytes.fromhex(transcript), min_clients=32, noise=noise,
     )  # fmt: skip
+
+
+def vouched(liar: Liar, manifest: Manifest, transcript: str, run: str = RUN) -> int:
+    """For how many clients a node vouches in the secure sum of a manifest."""
+    place = manifest.parties.index(liar.federation.public[liar.name].key)
+    invited = Server(manifest, Identity(COORDINATOR.secret)).invite()
+    frames = [bytes(frame) for to, frame in invited if to == place]
+    (advert,) = liar.ask("mask", {"begin": True, "call": transcript}, frames, run).parts
+    return decode_advert(advert[HEADER_BYTES:-SIGNATURE_BYTES], b"").clients

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fedrec as fr
-from federation_in_test import COORDINATOR, MF, RUN, WAITING, Federation, small_plan
+from federation_in_test import MF, RUN, WAITING, Federation, small_plan
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.aggregation.wire import decode_sum
@@ -28,7 +28,6 @@ from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.item_floor import SERVED, add_noise, floor_spec
-from fedrec.federation.masked import layout_of
 from fedrec.federation.node_config import PrivacyFloors
 from fedrec.federation.opening import honest_of
 from fedrec.federation.plan import Plan
@@ -38,10 +37,7 @@ from fedrec.models.gram import gram_matrix
 from fedrec.privacy.chance import SYSTEM
 from fedrec.privacy.protection import Protection
 from fedrec.privacy.shares import Stream, discrete_gaussian
-from fedrec.secagg.manifest import invite
-from fedrec.secagg.primitives import Identity
-from fedrec.secagg.server import Server
-from lying_in_test import Liar
+from lying_in_test import Liar, manifest_of, vouched
 from runs_in_test import MODELS
 
 SECURE: dict[str, Any] = {"min_clients": 32, "secure": True}
@@ -337,14 +333,7 @@ def test_a_node_vouches_for_a_number_of_its_owners_or_for_none(
     liar, call = Liar(federation), first_call(federation)
     assert liar.open(federation.plan, federation.catalog).problem is None
     digest = liar.call("contribute", call).fields["call"]
-    coordinator = Identity(COORDINATOR.secret)
-    keys = [key.key for key in federation.public.values()]
-    agreed = {"model": bytes.fromhex(call.model), "transcript": bytes.fromhex(digest)}
-    manifest = invite(RUN, 0, coordinator.public, keys, layout_of(call.spec, None), min_clients=32, **agreed)
-    place = manifest.parties.index(federation.public["node-0"].key)
-    frames = [bytes(frame) for to, frame in Server(manifest, coordinator).invite() if to == place]
-    (advert,) = liar.ask("mask", {"begin": True, "call": digest}, frames).parts
-    assert int.from_bytes(advert[48 + 96 : 48 + 104], "little") == said
+    assert vouched(liar, manifest_of(federation, call, digest), digest) == said
 
 
 # --- shared arrays --------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,13 @@ from fedrec.data.cleaning import Cleaning
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import DamagedError, PlanError
 from fedrec.federation.calls import RoundCall
-from fedrec.federation.masked import layout_of
 from fedrec.federation.opening import honest_of
 from fedrec.federation.openings import Openings
 from fedrec.federation.plan import Plan
 from fedrec.federation.policy import refusals
 from fedrec.privacy.chance import SYSTEM
 from fedrec.privacy.protection import Protection
-from fedrec.secagg.manifest import invite
-from fedrec.secagg.primitives import Identity
-from fedrec.secagg.server import Server
-from lying_in_test import Liar
+from lying_in_test import Liar, manifest_of, vouched
 from owners_in_test import KEYS, PRIVATE, owned, planned
 
 HIDDEN = {"epsilon": 1.0, "delta": 1e-6, "users": 240, "noise": "distributed"}
@@ -48,7 +43,7 @@ def keep_users(federation: Federation, most: int) -> None:
     frame.filter(frame["user_id"].is_in(users.to_list())).write_parquet(federation.folder / "node-0.parquet")
 
 
-def vouched(federation: Federation, run: str = RUN) -> int:
+def vouched_first(federation: Federation, run: str = RUN) -> int:
     """For how many clients node-0 vouches in the first round's secure sum, by its advert."""
     liar, plan = Liar(federation), federation.plan
     reply = liar.open(plan, federation.catalog, run)
@@ -66,14 +61,9 @@ def vouched(federation: Federation, run: str = RUN) -> int:
     call = RoundCall(0, -1, state.shared, spec, plan.share(), privacy=protection.round_terms(0))
     reply = liar.call("contribute", call, run=run)
     assert reply.problem is None, reply.fields
-    coordinator = Identity(COORDINATOR.secret)
-    keys = [key.key for key in federation.public.values()]
-    noise = protection.charges[0].noise_multiplier
-    manifest = invite(run, time.time_ns(), coordinator.public, keys, layout_of(spec, None), min_clients=32, noise=noise)
-    place = manifest.parties.index(federation.public["node-0"].key)
-    frames = [bytes(frame) for to, frame in Server(manifest, coordinator).invite() if to == place]
-    (advert,) = liar.ask("mask", {"begin": True, "call": reply.fields["call"]}, frames, run).parts
-    return int.from_bytes(advert[48 + 96 : 48 + 104], "little")
+    transcript = reply.fields["call"]
+    manifest = manifest_of(federation, call, transcript, protection.charges[0].noise_multiplier, run)
+    return vouched(liar, manifest, transcript, run)
 
 
 # --- exact answers --------------------------------------------------------------------------------------------------
@@ -87,7 +77,7 @@ def test_where_sums_hide_in_noise_a_node_vouches_for_its_owners_number_whatever_
     federation = federation_of(tmp_path, hidden_plan(), **({} if vouch is None else {"vouch": vouch}))
     keep_users(federation, users)
     with caplog.at_level(logging.WARNING, logger="fedrec.node"):
-        assert vouched(federation) == said
+        assert vouched_first(federation) == said
     assert (f"this node vouches for {said}" in caplog.text) == (users < said), "the owner alone is told"
 
 

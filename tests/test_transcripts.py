@@ -82,7 +82,7 @@ class Attack:
 
     def opened(self, replies: Mapping[str, Reply], call: RoundCall, transcript: str) -> Opened:
         noise = 0.0 if call.privacy is None else call.privacy.noise_multiplier
-        manifest = manifest_of(self.federation, replies, call, transcript, noise)
+        manifest = manifest_of(self.federation, call, transcript, noise)
         return secure_sum(self.liars, replies, call.spec, dict.fromkeys(replies, manifest))
 
 
@@ -230,8 +230,7 @@ def assert_nothing_opens(
         assert any("another call than the one that this party answered" in text for text in found.why.values())
     noise = 0.0 if call.privacy is None else call.privacy.noise_multiplier
     manifests = {
-        name: manifest_of(there.federation, replies, call, str(reply.fields["call"]), noise)
-        for name, reply in replies.items()
+        name: manifest_of(there.federation, call, str(reply.fields["call"]), noise) for name, reply in replies.items()
     }
     shared_by_others = manifests["node-1"]
     manifests |= {name: shared_by_others for name in manifests if name != "node-0"}
