@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedrec.data.catalog import Catalog
 from fedrec.data.database_urls import is_url, located
 from fedrec.data.sources import LoadedSource, load_source
+from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError
 from fedrec.federation.plan import DataPlan, Plan
@@ -81,8 +81,8 @@ def read_placement(folder: Path, default: Placement) -> Placement:
     if not path.exists():
         return default
     try:
-        placement = Placement(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError, RecursionError):
+        placement = Placement(**parse_json(read_file(path, MOST_SETTINGS)))
+    except (OSError, ValueError, TypeError):
         raise DamagedError(f"{path} is damaged") from None
     words = (placement.partition, placement.folder, placement.clock)
     flags = type(placement.nodes) is int and type(placement.secure) is bool
