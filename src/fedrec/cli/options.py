@@ -25,6 +25,14 @@ Data = Annotated[
         "postgresql://user@host/db?table=clicks, sqlite:///file.db?table=clicks.",
     ),
 ]
+Named = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="The source of the run or plan, named again: needed where it is a database server, as whoever wrote it "
+        "could have any server asked.",
+    ),
+]
 Columns = Annotated[
     str | None, typer.Option("--columns", help="Which column is which: user_id=customer,item_id=sku,timestamp=when.")
 ]
@@ -88,7 +96,8 @@ def data_settings(
 def build_plan(
     plan: Path | None, data: dict[str, Any], model: str | None, changes: dict[str, Any], assignments: list[str]
 ) -> Plan:
-    """A plan from a file, options and `--set` assignments; the later wins, and a source of `data` replaces all of it.
+    """A plan from a file, options and `--set` assignments; the later wins, and a source of `data` replaces all of it,
+    but for the plan's own database named again.
 
     Raises:
         PlanError: if there is no data or no model, or a key or value is wrong.
@@ -100,7 +109,7 @@ def build_plan(
     settings: dict[str, Any] = {} if plan is None else read_settings(check_path(plan))
     if not isinstance(settings, dict):
         raise PlanError(f"{plan}: a plan is a mapping of keys to values")
-    if "source" in data:
+    if "source" in data and not _is_named_again(settings.get("data"), data["source"]):
         settings["data"] = {}
     if model is not None:
         settings["model"] = {"name": model}
@@ -127,6 +136,13 @@ def build_plan(
                             f"{suggestion(path[0], known)}")  # fmt: skip
         _assign(settings, path, value, assignment)
     return Plan.make(settings, "plan" if plan is None else str(plan))
+
+
+def _is_named_again(there: Any, source: str) -> bool:
+    """Whether a plan's own database was named, and with it how the plan reads it."""
+    from fedrec.data.database_urls import asks_a_server
+
+    return isinstance(there, dict) and there.get("source") == source and asks_a_server(source)
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

@@ -86,7 +86,7 @@ def tune(
     values = read_grid(grid or [])
     folder = out or next_folder(Path("runs"), str(base.model["name"]))
     check_free(folder)
-    source = load_plan_data(base.data, folder)
+    source = load_plan_data(base.data, folder, named=data)
     users = source.interactions
     with limit_threads(threads):
         tuned = choose(
@@ -103,7 +103,7 @@ def tune(
             ),
         )
         chosen = refit_plan(tuned.chosen) if refit else tuned.chosen.plan
-        report = train_run(chosen, folder, Placement(nodes, partition), source=source)
+        report = train_run(chosen, folder, Placement(nodes, partition), source=source, named=data)
     if tuned.remark:
         output.warn(tuned.remark)
     answer = {

@@ -20,6 +20,7 @@ from fedrec.errors import InputError, suggestion
 __all__ = ["Lines", "check_path", "compression_of", "line_chunks", "open_bytes"]
 
 _CHUNK = 1 << 26
+_SYSTEM = (("/", "proc"), ("/", "sys"), ("/", "dev"))
 _LONGEST_LINE = 1 << 28
 
 
@@ -34,7 +35,8 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     """The path, if something readable is there.
 
     Raises:
-        InputError: nothing there (with near file names), or no permission to read it.
+        InputError: nothing there (with near file names), no permission to read it, or what is no file: a device, a
+            pipe, or what the system tells of itself, which a plan of somebody else could name.
     """
     if is_url(os.fspath(path)):  # not shown: it may hold a password
         raise InputError("a URL is no file; databases are read with load_data")
@@ -45,6 +47,8 @@ def check_path(path: str | os.PathLike[str]) -> Path:
                 near = suggestion(place.name, [entry.name for entry in place.parent.iterdir()])
                 raise InputError(f"{place}: no such file{near if near.startswith('. Did') else ''}")
             raise InputError(f"{place}: no such file, and no folder {place.parent}")
+        if not (place.is_file() or place.is_dir()) or place.resolve().parts[:2] in _SYSTEM:
+            raise InputError(f"{place}: is a device, a pipe or a part of the system, not a file. Save its rows in one")
         if place.is_file() and not os.access(place, os.R_OK):
             raise PermissionError
         if place.is_dir():
