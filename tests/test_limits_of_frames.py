@@ -61,7 +61,7 @@ def test_what_is_held_never_exceeds_the_limit_whatever_comes(pieces: list[tuple[
             sent.pop(str(name), None)
             continue
         sent[str(name)] = sent.get(str(name), b"") + piece
-        assert parcels.bytes <= most
+        assert parcels.size <= most
         held = {other: data for other, data in sent.items() if other in parcels._held}
         assert len(held) <= 8
         assert str(name) in held
@@ -69,7 +69,7 @@ def test_what_is_held_never_exceeds_the_limit_whatever_comes(pieces: list[tuple[
         assert {other: bytes(data) for other, data in parcels._held.items()} == held
     for name, data in sent.items():
         assert bytes(parcels.take(name)) == data
-    assert parcels.bytes == 0
+    assert parcels.size == 0
 
 
 def test_a_parcel_that_is_too_long_is_gone_and_the_others_stay() -> None:
@@ -83,7 +83,7 @@ def test_a_parcel_that_is_too_long_is_gone_and_the_others_stay() -> None:
         parcels.add("longer", bytes(PIECE))
     with pytest.raises(ValueError, match=r"more than 10,485,760 bytes, .* limits\.memory_gb in its node\.toml"):
         parcels.add("longer", b"x")
-    assert parcels.bytes <= 1
+    assert parcels.size <= 1
     with pytest.raises(ValueError, match="more than"):
         parcels.keep("answer", bytes(10 * PIECE + 1))
 
@@ -102,10 +102,10 @@ def test_what_nobody_touches_is_let_go_in_time() -> None:
     parcels.add("left", b"abc")
     now[0] = 3000.0
     parcels.add("new", b"d")
-    assert parcels.bytes == 4
+    assert parcels.size == 4
     now[0] = 3700.0
     parcels.add("new", b"e")
-    assert parcels.bytes == 2
+    assert parcels.size == 2
 
 
 @pytest.mark.parametrize("start", [-1, 3 * PIECE, 10**30, 1.5, "0", None, True])
@@ -118,7 +118,7 @@ def test_an_answer_has_the_pieces_that_it_has(start: Any) -> None:
         parcels.cut("2", 0)
     assert len(parcels.cut("1", PIECE)) == PIECE
     assert len(parcels.cut("1", 2 * PIECE)) == PIECE
-    assert parcels.bytes == 0
+    assert parcels.size == 0
 
 
 def test_a_node_takes_frames_of_half_its_memory() -> None:

@@ -48,8 +48,8 @@ class Parcels:
         self._turn = threading.Lock()
 
     @property
-    def bytes(self) -> int:
-        """Held now."""
+    def size(self) -> int:
+        """Bytes that are held now."""
         return sum(map(len, self._held.values()))
 
     def add(self, name: str, piece: bytes) -> None:
