@@ -121,7 +121,7 @@ class Mailbox:
             now = time.monotonic()
             if now - self._told >= _QUIET:
                 self._told = now
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, KeyError):
                     connection = connect(Path(os.environ[NODE_SOCKET]))
                     connection.send({"refused": str(error)})
                     connection.close()
