@@ -211,8 +211,10 @@ def test_a_length_that_is_only_said_takes_no_memory(ends: Ends) -> None:
 def test_a_body_of_any_length_arrives_as_it_was_sent(size: int, ends: Ends) -> None:
     near, far = map(Connection, ends)
     body = random.Random(size).randbytes(size)
-    threading.Thread(target=far.send, args=({"n": 1}, body), daemon=True).start()
+    sender = threading.Thread(target=far.send, args=({"n": 1}, body), daemon=True)
+    sender.start()
     assert near.receive() == ({"n": 1}, body)
+    sender.join()
 
 
 def test_a_body_longer_than_the_owner_allows_is_not_read(tmp_path: Path) -> None:
@@ -247,17 +249,21 @@ def test_a_head_that_is_no_mapping_ends_the_connection(head: str, ends: Ends) ->
 def test_a_relay_that_talks_nonsense_ends_no_wait(head: dict[str, Any], ends: Ends) -> None:
     near, far = map(Connection, ends)
     link = RelayLink(near, ("shop",))
-    threading.Thread(target=link.listen, daemon=True).start()
+    listener = threading.Thread(target=link.listen, daemon=True)
+    listener.start()
 
     def answer() -> None:
         far.receive()
         far.send(head)
         far.send({"id": 0, "failure": 7})
 
-    threading.Thread(target=answer, daemon=True).start()
+    relay = threading.Thread(target=answer, daemon=True)
+    relay.start()
     assert link.ask({"shop": Frame(b"x", ())}, 5.0, None) == {"shop": Failure("gone", "7")}
     assert link.alive
+    relay.join()
     far.close()
+    listener.join()
 
 
 def test_an_ended_listener_is_gone(tmp_path: Path) -> None:
