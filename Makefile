@@ -4,13 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint locked clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@echo 'Set up. The first run of a command compiles its kernels, once: about a minute.'
+	touch $(READY)
+
+# The same environment of nothing but the bytes whose hashes are in requirements.lock; see deploy/lock.py.
+locked:
+	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) deploy/lock.py pip setuptools > $(VENV)/first.txt
+	$(PYTHON) deploy/lock.py '.[dev]' > $(VENV)/needed.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r $(VENV)/first.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation -c requirements.lock -r $(VENV)/needed.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $(READY)
 
 demo: $(READY)

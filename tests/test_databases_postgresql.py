@@ -346,8 +346,13 @@ def test_passwords_come_from_the_environment_or_a_file_and_are_shown_nowhere(
 ) -> None:
     url = server.url(table="clicks")
     monkeypatch.setenv("PGPASSFILE", str(tmp_path / "none"))
-    with pytest.raises(InputError, match=r"no password supplied.* Give the password in .* PGPASSWORD or in ~/.pgpass"):
+    with pytest.raises(InputError, match=r"no password supplied.* Give the password in ~/.pgpass, or in .* PGPASSWORD"):
         load_data(url)
+    monkeypatch.setenv("PGPASSWORD", server.password)
+    with pytest.raises(InputError, match=r"no password supplied.* PGPASSWORD beside PGHOST and PGPORT"):
+        load_data(url)
+    monkeypatch.setenv("PGHOST", "127.0.0.1")
+    monkeypatch.setenv("PGPORT", str(server.port))
     monkeypatch.setenv("PGPASSWORD", "swordfish7")
     with pytest.raises(InputError, match=r"password authentication failed.* Correct the user") as caught:
         load_data(url)
@@ -467,6 +472,8 @@ class Relay:
 def test_no_cut_of_the_network_loads_a_part(server: Postgres, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     monkeypatch.setenv("PGPASSWORD", server.password)
     relay = Relay(server.port, after)
+    monkeypatch.setenv("PGHOST", "127.0.0.1")
+    monkeypatch.setenv("PGPORT", str(relay.port))
     try:
         with pytest.raises(InputError, match=r"no connection|the connection broke|nothing was loaded"):
             load_data(f"postgresql://owner@127.0.0.1:{relay.port}/postgres?table=many", on_error="skip")
@@ -478,6 +485,8 @@ def test_a_network_that_freezes_does_not_hang(server: Postgres, monkeypatch: pyt
     monkeypatch.setenv("PGPASSWORD", server.password)
     monkeypatch.setattr(reader, "_GRACE", 0.5)
     relay = Relay(server.port, 1_000_000, freeze=True)
+    monkeypatch.setenv("PGHOST", "127.0.0.1")
+    monkeypatch.setenv("PGPORT", str(relay.port))
     start = time.monotonic()
     try:
         with pytest.raises(InputError, match=r"so the server or the network hangs. Try again"):
@@ -534,16 +543,18 @@ def test_a_run_is_trained_from_a_database_and_knows_when_it_changed(server: Post
     assert (said.code, '"users": 60' in said.out) == (0, True), said.err
     said = fedrec("train", "--data", url, "--model", "ease", "--out", run)
     assert said.code == 0, said.err
-    assert fedrec("recommend", run, "--user", "u3").code == 0
+    assert fedrec("recommend", run, "--user", "u3").code == 2
+    assert fedrec("recommend", run, "--user", "u3", "--data", url).code == 0
     (tmp_path / "plan.yaml").write_text(
         f"data: {{source: '{server.socket_url()}', query: 'SELECT * FROM watched'}}\nmodel: {{name: ease}}\n"
     )
-    again = fedrec("train", "--plan", tmp_path / "plan.yaml", "--out", tmp_path / "again")
+    plan = ("--plan", tmp_path / "plan.yaml", "--data", server.socket_url())
+    again = fedrec("train", *plan, "--out", tmp_path / "again")
     assert again.code == 0, again.err
     same = [(tmp_path / name / "model" / "shared.safetensors") for name in ("run", "again")]
     assert not same[0].exists() or same[0].read_bytes() == same[1].read_bytes()
     server.run("DELETE FROM watched WHERE user_id = 'u3'")
-    said = fedrec("evaluate", run)
+    said = fedrec("evaluate", run, "--data", url)
     assert (said.code, "is not the one this plan was made for" in said.err) == (2, True)
 
 

@@ -409,7 +409,7 @@ def test_a_federation_whose_server_is_not_up_is_told_apart(fedrec: Fedrec, feder
 def test_a_demo_that_is_told_to_end_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Path] = []
 
-    def load(data: DataPlan, folder: Path) -> None:
+    def load(data: DataPlan, folder: Path, named: str) -> None:
         seen.append(folder)
         assert folder.is_dir()
         os.kill(os.getpid(), signal.SIGTERM)

@@ -9,7 +9,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DamagedError", "FedrecError", "InputError", "NothingLeftError", "PlanError", "RunError", "suggestion"]
+__all__ = [
+    "DamagedError",
+    "FedrecError",
+    "InputError",
+    "NothingLeftError",
+    "PlanError",
+    "RunError",
+    "UnnamedSourceError",
+    "suggestion",
+]
 
 
 class FedrecError(Exception):
@@ -34,6 +43,23 @@ class DamagedError(FedrecError):
 
 class RunError(InputError):
     """A run that cannot go on: the folder is in use, was changed, or does not fit the plan."""
+
+
+class UnnamedSourceError(InputError):
+    """A database that a plan or a run names and the person who uses it does not.
+
+    Args:
+        source: its URL.
+        where: what names it.
+    """
+
+    def __init__(self, source: str, where: str) -> None:
+        self.source = source
+        super().__init__(
+            f"{where} names the database {source}, and whoever wrote that could have any server asked, with your "
+            "passwords. If it is the one you mean, name it yourself: add --data with this URL to the command, or "
+            "data=… in Python"
+        )
 
 
 def suggestion(name: object, choices: Iterable[object]) -> str:

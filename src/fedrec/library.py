@@ -261,14 +261,20 @@ def evaluate(
     )
 
 
-def load_model(folder: str | Path) -> Estimator:
+def load_model(folder: str | Path, data: str | None = None) -> Estimator:
     """Open a saved model or a finished run, with its data and private rows.
 
+    Args:
+        folder: of the run.
+        data: the run's source, named again where it is a database server (`postgresql://…`): a run that somebody else
+            wrote could name any server, and is not believed.
+
     Raises:
+        UnnamedSourceError: if the source is a database server and is not named.
         RunError: if there is no finished run.
         DamagedError: if a file was changed.
     """
-    opened = open_run(Path(folder))
+    opened = open_run(Path(folder), data)
     kind = estimator(opened.model.name)
     model = kind(**opened.model.model_dump())
     model.plan = opened.plan

@@ -95,6 +95,7 @@ def audit(
     told: Callable[[str], None] = lambda _: None,
     folder: Path = Path(),
     malicious: float = 0.01,
+    named: str | None = None,
 ) -> list[Finding]:
     """Carry a plan out in this process, in memory, and attack what it releases.
 
@@ -108,6 +109,7 @@ def audit(
         told: called with each attack's name before it starts.
         folder: of the run that the plan is of, where its data may lie.
         malicious: malicious clients per user, for attacks that poison.
+        named: the plan's source as the person at hand named it; no database server is asked without.
 
     Raises:
         InputError: for an attack that there is not, or poison for a model that does not sum changes of rows.
@@ -119,7 +121,7 @@ def audit(
         )
     if not 0.0 < malicious <= 1.0:
         raise InputError(f"{malicious:g} malicious clients per user; give a share above 0 and up to 1")
-    source = load_plan_data(plan.data, folder)
+    source = load_plan_data(plan.data, folder, named=named)
     fresh: dict[str, Any] = {"data": plan.data.model_copy(update={"digest": None})}
     if plan.privacy is not None and plan.privacy.distributed:
         told("noise of the same law, added by the coordinator")

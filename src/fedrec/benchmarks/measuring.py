@@ -55,7 +55,7 @@ def measure(
     repeats = chosen.repeats if repeats is None else repeats
     before = machine()
     tell(f"loading {plan.data.source}")
-    source = load_plan_data(plan.data, Path())
+    source = load_plan_data(plan.data, Path(), named=plan.data.source)
     tell(f"{name}: {warmup} times to warm up, {repeats} timed")
     if chosen.kind == "round":
         measured = _rounds(source, plan, warmup, repeats, chosen.evaluate if evaluate is None else evaluate)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedrec.cli.options import Json, Quiet
+from fedrec.cli.options import Json, Named, Quiet
 from fedrec.cli.output import Output, rows_table
 
 __all__ = ["audit"]
@@ -23,6 +23,7 @@ def audit(
         float, typer.Option("--malicious", help="Malicious clients per user, for attacks that poison.")
     ] = 0.01,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the findings into this PNG file.")] = None,
+    data: Named = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -35,7 +36,12 @@ def audit(
     output = Output(json_, quiet)
     plan = Plan.read(target) if target.is_file() else read_plan(target)
     found = attacked(
-        plan, attack, told=lambda name: output.remark(f"attack: {name}"), folder=target, malicious=malicious
+        plan,
+        attack,
+        told=lambda name: output.remark(f"attack: {name}"),
+        folder=target,
+        malicious=malicious,
+        named=data,
     )
     title = f"{target}: {plan.model['name']}" + (
         ", no privacy"

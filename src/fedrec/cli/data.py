@@ -63,7 +63,7 @@ def describe(
     output = Output(json_, quiet)
     method = None if split is None else SplitMethod.parse(split)
     plan = DataPlan(**data_settings(source, columns, format, encoding, on_error, clean))
-    loaded = load_plan_data(plan, Path())
+    loaded = load_plan_data(plan, Path(), named=plan.source)
     facts: dict[str, Any] = describe_data(loaded.interactions)
     facts["digest"] = loaded.digest
     if method is not None:

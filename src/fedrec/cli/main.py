@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import typer
 
 from fedrec.cli import audit, bench, data, federation, models, node, privacy, runs, tune, verify
-from fedrec.errors import DamagedError, FedrecError, InputError
+from fedrec.errors import DamagedError, FedrecError, InputError, UnnamedSourceError
 
 _INTERRUPTED = "interrupted; a training run goes on with --resume --out RUN"
 
@@ -53,6 +54,9 @@ def run() -> None:
     """Run the command line: exit code 0 done, 2 bad input or plan, 1 failure, 130 interrupted."""
     try:
         app(prog_name="fedrec")
+    except UnnamedSourceError as error:
+        again = shlex.join(["fedrec", *sys.argv[1:], "--data", error.source])
+        _fail(f"{error}" + ("" if "--data" in sys.argv else f":\n\n    {again}\n"), 2)
     except (InputError, DamagedError) as error:
         _fail(str(error), 2)
     except FedrecError as error:

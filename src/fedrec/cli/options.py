@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
+from fedrec.documents import parse_yaml
 from fedrec.errors import InputError, PlanError, suggestion
 
 if TYPE_CHECKING:
@@ -23,6 +23,14 @@ Data = Annotated[
         "--data",
         help="A named set, a file or folder, synthetic:users=2000,items=1000, or a table of a database: "
         "postgresql://user@host/db?table=clicks, sqlite:///file.db?table=clicks.",
+    ),
+]
+Named = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="The source of the run or plan, named again: needed where it is a database server, as whoever wrote it "
+        "could have any server asked.",
     ),
 ]
 Columns = Annotated[
@@ -88,7 +96,8 @@ def data_settings(
 def build_plan(
     plan: Path | None, data: dict[str, Any], model: str | None, changes: dict[str, Any], assignments: list[str]
 ) -> Plan:
-    """A plan from a file, options and `--set` assignments; the later wins, and a source of `data` replaces all of it.
+    """A plan from a file, options and `--set` assignments; the later wins, and a source of `data` replaces all of it,
+    but for the plan's own database named again.
 
     Raises:
         PlanError: if there is no data or no model, or a key or value is wrong.
@@ -100,7 +109,7 @@ def build_plan(
     settings: dict[str, Any] = {} if plan is None else read_settings(check_path(plan))
     if not isinstance(settings, dict):
         raise PlanError(f"{plan}: a plan is a mapping of keys to values")
-    if "source" in data:
+    if "source" in data and not _is_named_again(settings.get("data"), data["source"]):
         settings["data"] = {}
     if model is not None:
         settings["model"] = {"name": model}
@@ -129,6 +138,13 @@ def build_plan(
     return Plan.make(settings, "plan" if plan is None else str(plan))
 
 
+def _is_named_again(there: Any, source: str) -> bool:
+    """Whether a plan's own database was named, and with it how the plan reads it."""
+    from fedrec.data.database_urls import asks_a_server
+
+    return isinstance(there, dict) and there.get("source") == source and asks_a_server(source)
+
+
 def _pair(text: str, option: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
@@ -138,8 +154,8 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 def _value(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except ValueError:
         return text
 
 

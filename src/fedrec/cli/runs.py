@@ -16,6 +16,7 @@ from fedrec.cli.options import (
     Format,
     Json,
     Metrics,
+    Named,
     OnError,
     Protocol,
     Quiet,
@@ -104,7 +105,8 @@ def train(
                 "node.toml has its own budget; leave out")  # fmt: skip
     if resume and out is not None and (is_run(out) or not (data or plan)):
         chosen = read_plan(out)
-        _refuse(said, set(said) - set(_RESUMED), f"{out} goes on with its own plan, and as it began; leave out")
+        again = {"data"} if data == chosen.data.source else set()
+        _refuse(said, set(said) - set(_RESUMED) - again, f"{out} goes on with its own plan, and as it began; leave out")
     else:
         source = "federation" if federation is not None and plan is None else data
         chosen = build_plan(
@@ -140,6 +142,7 @@ def train(
             watch,
             _told(output),
             budget=owned,
+            named=data,
         )
     shown = [_report_table(report)] if report["metrics"] else []
     output.answer(report, *shown, _closing(report))
@@ -180,6 +183,7 @@ def evaluate(
     protocol: Protocol = None,
     metrics: Metrics = None,
     part: Annotated[str, typer.Option("--part", help="test or valid.")] = "test",
+    data: Named = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -191,7 +195,7 @@ def evaluate(
     chosen = next((known for known in HELD_OUT if known == part), None)
     if chosen is None:
         raise InputError(f"--part {part!r} is not known{suggestion(part, HELD_OUT)}")
-    opened = open_run(run)
+    opened = open_run(run, data)
     protocol = protocol or opened.plan.evaluation.protocol
     found = opened.measure(split_list(metrics) or opened.plan.evaluation.metrics, protocol, chosen)
     table = rows_table(f"{run}: {part}, {protocol}" + _stamp(opened.plan.leaky), "metric", "value", "± s.e.", "users")
@@ -224,6 +228,7 @@ def recommend(
     history: Annotated[
         Path | None, typer.Option("--history", help="Interactions of new users, who are folded in.")
     ] = None,
+    data: Named = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -239,7 +244,7 @@ def recommend(
         raise InputError("say for whom: --user ID, or --all-users --to FILE")
     if all_users and to is None:
         raise InputError("--all-users needs --to FILE, such as --to recs.parquet")
-    model = fr.load_model(run)
+    model = fr.load_model(run, data)
     items = model.opened.data.catalog.items
     options: dict[str, Any] = {
         "n": n,
@@ -273,13 +278,14 @@ def similar(
     run: RunFolder,
     item: Annotated[str, typer.Option("--item", help="An item id.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 10,
+    data: Named = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Show the items nearest to an item."""
     import fedrec as fr
 
-    model = fr.load_model(run)
+    model = fr.load_model(run, data)
     catalog = model.opened.data.catalog
     wanted = catalog.items.parse(item)
     table = model.similar(wanted, n)

@@ -22,7 +22,7 @@ def verify(
     run: _Run,
     trust: Annotated[
         list[str] | None,
-        typer.Option("--trust", help="Public key (name+hash+base64) of somebody who must have signed the ledger."),
+        typer.Option("--trust", help="Public key (name+hash+base64) that must have signed all: ledger and files."),
     ] = None,
     checkpoint: Annotated[
         list[Path] | None, typer.Option("--checkpoint", help="An earlier signed checkpoint that you kept.")
@@ -50,6 +50,7 @@ def verify(
         *([f"receipts of nodes: {found.receipts}"] if found.receipts else []),
         *([f"{_cost(found.epsilons)}, recomputed from the charges"] if found.epsilons else []),
         *(f"signed: {line}" for line in found.signatures),
+        *(f"trusted: {who} signed all of it" for who in found.trusted),
         *(f"{remark[0].upper()}{remark[1:]}." for remark in found.remarks),
     ]
     Output(json_, quiet).answer({"run": str(run), **found.to_json()}, *words)

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote, urlencode
 
 from fedrec.errors import InputError, suggestion
 
-__all__ = ["Database", "check_source", "database_of", "is_url", "located", "quoted"]
+__all__ = ["Database", "asks_a_server", "check_source", "database_of", "is_url", "located", "quoted"]
 
 _EXAMPLES = {
     "postgresql": "postgresql://user@host:5432/database?table=clicks",
@@ -81,6 +81,15 @@ def is_url(source: str) -> bool:
     (True, False, False)
     """
     return _URL.match(source) is not None
+
+
+def asks_a_server(source: str) -> bool:
+    """Whether reading a source connects to another process, here or elsewhere, under a person's name.
+
+    >>> asks_a_server("postgresql://db/shop"), asks_a_server("sqlite:///shop.db"), asks_a_server("clicks.csv")
+    (True, False, False)
+    """
+    return is_url(source) and _KINDS.get(source.partition(":")[0].lower()) != "sqlite"
 
 
 def check_source(source: str, table: str | None, query: str | None) -> None:

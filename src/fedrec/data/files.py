@@ -20,6 +20,11 @@ from fedrec.errors import InputError, suggestion
 __all__ = ["Lines", "check_path", "compression_of", "line_chunks", "open_bytes"]
 
 _CHUNK = 1 << 26
+_SYSTEM = (("/", "proc"), ("/", "sys"), ("/", "dev"))
+_FREE = 1 << 28
+_MOST_RATIO = 200
+"""Bytes that a byte of a compressed file may stand for, beyond `_FREE` in all: text has ten, a bomb thousands."""
+_ZSTD_BLOCK = 1 << 17
 _LONGEST_LINE = 1 << 28
 
 
@@ -34,7 +39,8 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     """The path, if something readable is there.
 
     Raises:
-        InputError: nothing there (with near file names), or no permission to read it.
+        InputError: nothing there (with near file names), no permission to read it, or what is no file: a device, a
+            pipe, or what the system tells of itself, which a plan of somebody else could name.
     """
     if is_url(os.fspath(path)):  # not shown: it may hold a password
         raise InputError("a URL is no file; databases are read with load_data")
@@ -45,6 +51,8 @@ def check_path(path: str | os.PathLike[str]) -> Path:
                 near = suggestion(place.name, [entry.name for entry in place.parent.iterdir()])
                 raise InputError(f"{place}: no such file{near if near.startswith('. Did') else ''}")
             raise InputError(f"{place}: no such file, and no folder {place.parent}")
+        if not (place.is_file() or place.is_dir()) or place.resolve().parts[:2] in _SYSTEM:
+            raise InputError(f"{place}: is a device, a pipe or a part of the system, not a file. Save its rows in one")
         if place.is_file() and not os.access(place, os.R_OK):
             raise PermissionError
         if place.is_dir():
@@ -71,19 +79,92 @@ def compression_of(path: Path) -> Literal["none", "gzip", "zstd"]:
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """Open a file for reading its uncompressed bytes."""
+    """Open a file for reading its uncompressed bytes.
+
+    Raises:
+        InputError: here or while reading, if a compressed file grows beyond all measure.
+    """
     kind = compression_of(path)
     if kind == "gzip":
-        return cast(BinaryIO, gzip.open(path, "rb"))
+        return cast(BinaryIO, _Measured(cast(BinaryIO, gzip.open(path, "rb")), path))
     return _open_zstd(path) if kind == "zstd" else path.open("rb")
+
+
+class _Measured(io.RawIOBase):
+    """Counts what comes out of a compressed file, so that a few bytes cannot fill the memory."""
+
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
+        self._stream, self._path = stream, path
+        self._most, self._read = _most_of(path), 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes, all of them if it is negative."""
+        parts: list[bytes] = []
+        while size != 0 and (data := self._stream.read(min(size, _CHUNK) if size > 0 else _CHUNK)):
+            parts.append(data)
+            size -= len(data) if size > 0 else 0
+            self._read += len(data)
+            if self._read > self._most:
+                raise _swollen(self._path)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+        super().close()
+
+
+def _most_of(path: Path) -> int:
+    return max(_FREE, _MOST_RATIO * path.stat().st_size)
+
+
+def _swollen(path: Path) -> InputError:
+    return InputError(
+        f"{path}: grows to more than {_most_of(path):,} bytes when it is decompressed, which no table of interactions "
+        "does. If it is one, decompress it yourself"
+    )
+
+
+def _check_zstd(path: Path) -> None:
+    """Check how far a file grows by the headers of its blocks, each of 128 KiB at most, before any is decompressed.
+
+    Raises:
+        InputError: if it is too far. A file that is not whole is for who decompresses it.
+    """
+    size, most = 0, _most_of(path)
+    with path.open("rb") as file:
+        while len(magic := file.read(4)) == 4:
+            number = int.from_bytes(magic, "little")
+            if number >> 4 == 0x184D2A5:  # a frame to be skipped
+                file.seek(int.from_bytes(file.read(4), "little"), os.SEEK_CUR)
+                continue
+            kind = file.read(1)
+            if number != 0xFD2FB528 or not kind:
+                return
+            single, dictionary, content = kind[0] >> 5 & 1, kind[0] & 3, kind[0] >> 6
+            sizes = (0, 1, 2, 4)[dictionary], (single, 2, 4, 8)[content]
+            file.seek((1 - single) + sum(sizes), os.SEEK_CUR)
+            last = False
+            while not last:
+                header = file.read(3)
+                if len(header) < 3:
+                    return
+                block = int.from_bytes(header, "little")
+                last, length = bool(block & 1), block >> 3
+                file.seek(1 if block >> 1 & 3 == 1 else length, os.SEEK_CUR)
+                size += length if block >> 1 & 3 < 2 else _ZSTD_BLOCK
+                if size > most:
+                    raise _swollen(path)
+            file.seek(4 * (kind[0] >> 2 & 1), os.SEEK_CUR)
 
 
 def _open_zstd(path: Path) -> BinaryIO:
     for name in ("compression.zstd", "zstandard"):
         try:
-            return cast(BinaryIO, importlib.import_module(name).open(path, "rb"))
+            return cast(BinaryIO, _Measured(importlib.import_module(name).open(path, "rb"), path))
         except ImportError:
             continue
+    _check_zstd(path)
     # Polars decompresses what it reads as CSV; with a separator that no text holds, its one column is the lines.
     options = {"has_header": False, "separator": "\x1f", "quote_char": None, "schema": {"line": pl.String}}
     try:

@@ -14,6 +14,7 @@ import polars as pl
 from fedrec.data.database_rows import Rows
 from fedrec.data.database_urls import Database, quoted
 from fedrec.data.deadlines import punctual
+from fedrec.data.postgresql_passwords import guarded
 from fedrec.errors import InputError, suggestion
 
 __all__ = ["read_rows"]
@@ -103,7 +104,7 @@ class _Session:
                 "pip install 'fedrec[databases]'"
             ) from None
         try:
-            return driver.connect(self.database.address, autocommit=False)
+            return driver.connect(guarded(self.database.address, self.database.shown), autocommit=False)
         except driver.Error as error:
             raise InputError(_no_connection(self.database, str(error))) from None
 
@@ -253,7 +254,15 @@ def _no_connection(database: Database, error: str) -> str:
     text = " ".join(re.sub(r"^[A-Z_]+: (?:\[libpq\] )?(?:Failed to connect: )?", "", error).split())
     advice = "Is the server running there, and may this machine and user reach it?"
     if "no password supplied" in text:
-        advice = "Give the password in the environment variable PGPASSWORD or in ~/.pgpass, never in the URL"
+        advice = (
+            "Give the password in ~/.pgpass, or in the environment variable PGPASSWORD beside PGHOST and PGPORT, which "
+            "say whose it is; never in the URL"
+        )
+    elif "authentication method requirement" in text:
+        advice = (
+            "The server asks for the password in clear text or as MD5, and the connection is not encrypted. Add "
+            "sslmode=verify-full and sslrootcert=FILE to the URL, or let the server's owner use scram-sha-256"
+        )
     elif "password authentication failed" in text:
         advice = "Correct the user of the URL, or the password in PGPASSWORD or ~/.pgpass"
     elif re.search(r'database ".*" does not exist', text):

@@ -31,7 +31,7 @@ def read_rows(database: Database, choose: Callable[[Sequence[str]], Mapping[str,
     """The chosen columns of a table or query, 20,000 rows at a time.
 
     Everything is read in one transaction of a read-only connection, so that rows that change meanwhile are read as
-    they were; a program that writes may have to wait for the end.
+    they were; a program that writes may have to wait for the end. A query opens no other file and loads no code.
 
     Args:
         database: what to read.
@@ -57,6 +57,7 @@ def read_rows(database: Database, choose: Callable[[Sequence[str]], Mapping[str,
         connection.set_progress_handler(watch, _STEPS_BETWEEN_LOOKS)
         connection.execute("PRAGMA query_only = ON")
         connection.execute("BEGIN")
+        connection.set_authorizer(_within_the_file)
         yield from _rows(connection, database, choose)
     except sqlite3.Error as error:
         # A KeyboardInterrupt while SQLite looks at the clock ends there; all that is left of it is that it stopped.
@@ -78,6 +79,15 @@ class _Watch:
     def __call__(self) -> bool:
         self.late = time.monotonic() > self.end
         return self.late
+
+
+def _within_the_file(action: int, first: str | None, second: str | None, *_: str | None) -> int:
+    """Whether SQLite may do what a query, or a view of the file, asks for: no other file, no code."""
+    import sqlite3
+
+    other_file = action in (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH)
+    code = action == sqlite3.SQLITE_FUNCTION and second in ("load_extension", "fts3_tokenizer")
+    return sqlite3.SQLITE_DENY if other_file or code else sqlite3.SQLITE_OK
 
 
 def _checked(database: Database) -> Path:

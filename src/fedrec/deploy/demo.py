@@ -168,7 +168,7 @@ def play(
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=False)
     try:
-        source = load_plan_data(plan.data, folder)
+        source = load_plan_data(plan.data, folder, named=plan.data.source)
         data = source.interactions
         plan = plan.resolve(data, public_digest(plan, source, folder))
         places = partition(data, "hash", nodes, plan.seed) if nodes > 1 else np.zeros(data.n_users, dtype=np.int64)

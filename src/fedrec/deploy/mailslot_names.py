@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["NODE_SOCKET", "POST_SOCKET"]
+__all__ = ["NODE_MOST", "NODE_SOCKET", "POST_SOCKET"]
 
 NODE_SOCKET = "FEDREC_NODE_SOCKET"
+NODE_MOST = "FEDREC_NODE_MOST_BYTES"
+"""How many bytes of frames its slot may hold for a node."""
 POST_SOCKET = "FEDREC_POST_SOCKET"

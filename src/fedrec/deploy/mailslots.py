@@ -22,7 +22,8 @@ from typing import Any
 
 from nvflare.collab import collab
 
-from fedrec.deploy.mailslot_names import NODE_SOCKET, POST_SOCKET
+from fedrec.deploy.mailslot_names import NODE_MOST, NODE_SOCKET, POST_SOCKET
+from fedrec.deploy.parcels import PIECE, Parcels, most_bytes
 from fedrec.deploy.sockets import MOST_BODY, Connection, connect
 from fedrec.deploy.supervised import PARENT
 
@@ -30,12 +31,12 @@ __all__ = ["Mailbox", "Relay", "Trip"]
 
 _GLANCE = 1.0
 _SWEPT_BYTES = 1 << 25
-_PIECE = 1 << 20
-_MOST_ANSWER = min(MOST_BODY, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
+_MOST_ANSWER = min(MOST_BODY, most_bytes())
 """Bytes of an answer: what the training process reads, if four copies fit in this machine's memory."""
 _LANES = 4
-_KEPT = 8
 _KNOCK = 5.0
+_QUIET = 60.0
+"""Seconds between two words to the owner about what was refused."""
 _SHARE = 0.25
 """Of the time that is left, for one piece: a node that hangs keeps a lane from the others no longer."""
 
@@ -60,13 +61,16 @@ class _Sweep:
 
 
 class Mailbox:
-    """At a node: hands frames to the node's process."""
+    """At a node: hands frames to the node's process, and holds no more of them than its owner allows.
+
+    What it refuses is an error for whoever sent it, and a word to the node's process.
+    """
 
     def __init__(self) -> None:
         _end_with_parent()
         self._sweep = _Sweep()
-        self._parcels: dict[str, list[bytes]] = {}
-        self._turn = threading.Lock()
+        self._parcels = Parcels(min(MOST_BODY, int(os.environ.get(NODE_MOST) or most_bytes())))
+        self._told = -_QUIET
 
     @collab.publish
     def knock(self) -> bool:
@@ -75,11 +79,13 @@ class Mailbox:
 
     @collab.publish
     def bring(self, parcel: str, piece: bytes) -> bool:
-        """Take the next piece of a frame."""
-        with self._turn:
-            self._parcels.setdefault(parcel, []).append(piece)
-            while len(self._parcels) > _KEPT:
-                del self._parcels[next(iter(self._parcels))]
+        """Take the next piece of a frame.
+
+        Raises:
+            RuntimeError: if it is longer than what may be held.
+        """
+        with self._refusing():
+            self._parcels.add(parcel, piece)
         return True
 
     @collab.publish
@@ -87,36 +93,49 @@ class Mailbox:
         """The node's answer to a frame, or to the one that was brought in pieces; the size of an answer that is long.
 
         Raises:
-            RuntimeError: if the node's process is not there.
+            RuntimeError: if the node's process is not there, or frame or answer are longer than what may be held.
         """
-        with self._turn:
-            frame = b"".join([*self._parcels.pop(parcel, ()), frame])
-        answer = _answered(frame)
-        self._sweep.passed(len(frame) + len(answer))
-        if len(answer) <= _PIECE:
+        with self._refusing():
+            if type(frame) is not bytes or len(frame) > PIECE:
+                raise ValueError(f"a frame that is delivered at once has {PIECE} bytes at most")
+            brought = self._parcels.take(parcel)
+        answer = _answered(brought, frame)
+        self._sweep.passed(len(brought) + len(frame) + len(answer))
+        if len(answer) <= PIECE:
             return answer
-        with self._turn:
-            self._parcels[parcel] = [answer]
+        with self._refusing():
+            self._parcels.keep(parcel, answer)
         return len(answer)
 
     @collab.publish
     def fetch(self, parcel: str, start: int) -> bytes:
         """A piece of a long answer."""
-        with self._turn:
-            answer = self._parcels[parcel][0]
-            if start + _PIECE >= len(answer):
-                del self._parcels[parcel]
-        return answer[start : start + _PIECE]
+        return self._parcels.cut(parcel, start)
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Tell both sides what was refused, and why; the owner not more often than once a minute."""
+        try:
+            yield
+        except ValueError as error:
+            now = time.monotonic()
+            if now - self._told >= _QUIET:
+                self._told = now
+                with contextlib.suppress(OSError, KeyError):
+                    connection = connect(Path(os.environ[NODE_SOCKET]))
+                    connection.send({"refused": str(error)})
+                    connection.close()
+            raise RuntimeError(f"the node's mail slot refused it: {error}") from None
 
 
-def _answered(frame: bytes) -> bytes:
-    """What the node's own process says to a frame."""
+def _answered(*frame: bytes | bytearray) -> bytes:
+    """What the node's own process says to a frame, here in parts."""
     try:
         connection = connect(Path(os.environ[NODE_SOCKET]))
     except OSError:
         raise RuntimeError("the node's process is not running") from None
     try:
-        connection.send({}, frame)
+        connection.send({}, *frame)
         answer = connection.receive()
     except OSError:
         answer = None
@@ -192,13 +211,13 @@ class Trip:
             TimeoutError: if time runs out.
             ValueError: if the answer is not bytes, or not as long as it may be and was said to be.
         """
-        if sum(map(len, frame)) > _PIECE:
+        if sum(map(len, frame)) > PIECE:
             with self._lane():
                 for piece in _cut(frame):
                     self._site(timeout=_SHARE * self._left()).bring(self._parcel, piece)
             frame = ()
         answer = self._site(timeout=self._left()).deliver(self._parcel, b"".join(frame))
-        return self._fetched(answer) if type(answer) is int else _piece(answer, range(_PIECE + 1))
+        return self._fetched(answer) if type(answer) is int else _piece(answer, range(PIECE + 1))
 
     def has_slot(self) -> bool:
         """Whether the mail slot is still there: a node that is slow has one, a node that was started anew has not."""
@@ -208,13 +227,13 @@ class Trip:
             return False
 
     def _fetched(self, size: int) -> bytes:
-        if not _PIECE < size <= _MOST_ANSWER:
-            raise ValueError(f"a long answer of {size} bytes; more than {_PIECE} and at most {_MOST_ANSWER} are taken")
+        if not PIECE < size <= _MOST_ANSWER:
+            raise ValueError(f"a long answer of {size} bytes; more than {PIECE} and at most {_MOST_ANSWER} are taken")
         pieces = []
         with self._lane():
-            for start in range(0, size, _PIECE):
+            for start in range(0, size, PIECE):
                 piece = self._site(timeout=_SHARE * self._left()).fetch(self._parcel, start)
-                pieces.append(_piece(piece, (min(_PIECE, size - start),)))
+                pieces.append(_piece(piece, (min(PIECE, size - start),)))
         return b"".join(pieces)
 
     @contextlib.contextmanager
@@ -248,10 +267,10 @@ def _cut(frame: Pieces) -> Iterator[bytes]:
     for view in frame:
         place = 0
         while place < len(view):
-            more = view[place : place + _PIECE - len(held)]
+            more = view[place : place + PIECE - len(held)]
             held += more
             place += len(more)
-            if len(held) == _PIECE:
+            if len(held) == PIECE:
                 yield bytes(held)
                 held.clear()
     if held:

@@ -8,9 +8,11 @@ from datetime import datetime
 from pathlib import Path
 
 from fedrec.deploy.kits import check_kit, identity_of, lay_out
-from fedrec.deploy.mailslot_names import NODE_SOCKET
+from fedrec.deploy.mailslot_names import NODE_MOST, NODE_SOCKET
+from fedrec.deploy.parcels import most_bytes
 from fedrec.deploy.processes import Child
 from fedrec.deploy.sockets import Connection, Listener, socket_path
+from fedrec.engines.post import printable
 from fedrec.engines.served import save_served
 from fedrec.errors import PlanError
 from fedrec.federation.host import NodeHost
@@ -51,9 +53,10 @@ class NodeProcess:
             self.host = NodeHost(config, key, save_served)
             workspace = config.home / "nvflare"
             lay_out(kit, workspace, server=False)
-            self._listener = Listener(socket_path(config.home, "node.sock"), self._serve)
+            most = most_bytes(config.limits.memory_gb)
+            self._listener = Listener(socket_path(config.home, "node.sock"), self._serve, most)
             settings = {"uid": who["name"], "org": who["organisation"]}
-            environment = {NODE_SOCKET: str(self._listener.path)}
+            environment = {NODE_SOCKET: str(self._listener.path), NODE_MOST: str(most)}
             self._child = Child(workspace, False, settings, environment, _LOG.warning)
         except BaseException:
             self.close()
@@ -70,6 +73,10 @@ class NodeProcess:
 
     def _serve(self, connection: Connection) -> None:
         while (message := connection.receive()) is not None:
+            refused = message[0].get("refused")
+            if refused is not None:
+                _LOG.warning("the mail slot refused what it was sent: %s", printable(str(refused)))
+                continue
             try:
                 connection.send({}, self.host.answer(message[1]))
             except OSError:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedrec.documents import parse_json
 from fedrec.errors import RunError
 
 __all__ = ["MOST_BODY", "Connection", "Listener", "connect", "socket_path"]
@@ -22,7 +23,10 @@ __all__ = ["MOST_BODY", "Connection", "Listener", "connect", "socket_path"]
 _SIZES = struct.Struct("<IQ")
 _LONGEST_PATH = 100
 _MOST_HEAD = 1 << 20
+_AHEAD = 1 << 20
+"""Bytes that are made room for before they come; from then on, as many as came."""
 MOST_BODY = 1 << 34
+"""Bytes beside the head of a message, where nothing smaller is agreed."""
 
 
 class Connection:
@@ -30,10 +34,12 @@ class Connection:
 
     Args:
         link: connected.
+        most: bytes of a body that are taken.
     """
 
-    def __init__(self, link: socket.socket) -> None:
+    def __init__(self, link: socket.socket, most: int = MOST_BODY) -> None:
         self._link = link
+        self._most = most
         self._sending = threading.Lock()
 
     def limit_sending(self, seconds: float) -> None:
@@ -42,7 +48,7 @@ class Connection:
         span = struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
         self._link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
 
-    def send(self, head: Mapping[str, Any], *body: bytes) -> None:
+    def send(self, head: Mapping[str, Any], *body: bytes | bytearray) -> None:
         """Send one message, whose body may come in several parts.
 
         Raises:
@@ -61,12 +67,13 @@ class Connection:
             if sizes is None:
                 return None
             text, body = _SIZES.unpack(sizes)
-            if text > _MOST_HEAD or body > MOST_BODY:
+            if text > _MOST_HEAD or body > self._most:
                 return None
             head, rest = self._exactly(text), self._exactly(body)
             if head is None or rest is None:
                 return None
-            return json.loads(head), bytes(rest)
+            said = parse_json(head)
+            return (said, bytes(rest)) if isinstance(said, dict) else None
         except (OSError, ValueError):
             return None
 
@@ -77,10 +84,13 @@ class Connection:
         self._link.close()
 
     def _exactly(self, size: int) -> bytearray | None:
-        data = bytearray(size)
-        view, done = memoryview(data), 0
+        """So many bytes; whoever only says that they will come fills no memory."""
+        data, done = bytearray(min(size, _AHEAD)), 0
         while done < size:
-            got = self._link.recv_into(view[done:])
+            if done == len(data):
+                data += bytes(min(size, 2 * done) - done)
+            with memoryview(data)[done:] as room:
+                got = self._link.recv_into(room)
             if got == 0:
                 return None
             done += got
@@ -93,11 +103,13 @@ class Listener:
     Args:
         path: of the socket; a stale one is replaced.
         handle: called with every connection; it is closed afterwards.
+        most: bytes of a message's body that are taken.
     """
 
-    def __init__(self, path: Path, handle: Callable[[Connection], None]) -> None:
+    def __init__(self, path: Path, handle: Callable[[Connection], None], most: int = MOST_BODY) -> None:
         self.path = path
         self._handle = handle
+        self._most = most
         path.unlink(missing_ok=True)
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)
@@ -124,7 +136,7 @@ class Listener:
             threading.Thread(target=self._serve, args=(link,), daemon=True, name="fedrec-connection").start()
 
     def _serve(self, link: socket.socket) -> None:
-        connection = Connection(link)
+        connection = Connection(link, self._most)
         try:
             with contextlib.suppress(OSError):  # the other end went away
                 self._handle(connection)

@@ -44,7 +44,7 @@ def compare_plans(
         `per_node`: of each metric the `mean` and the `min` over nodes, means over seeds. Only a simulation can tell
         these: in a federation a node's own figures do not leave it.
     """
-    source = load_plan_data(plans[0].data, Path())
+    source = load_plan_data(plans[0].data, Path(), named=plans[0].data.source)
     return [_row(plan, [_trained(plan, seed, source, told, placement) for seed in range(plan.seed, plan.seed + seeds)])
             for plan in plans]  # fmt: skip
 

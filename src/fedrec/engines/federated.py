@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.data.catalog import Catalog
+from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.engines.opened import FEDERATED
 from fedrec.engines.post import Post
 from fedrec.engines.remote import RemoteEngine
@@ -155,11 +156,11 @@ def _put_in_place(folder: Path) -> None:
 def _kept_terms(folder: Path, members: Members) -> tuple[str, bool]:
     path = folder / FEDERATED
     try:
-        terms = json.loads(path.read_bytes())
+        terms = parse_json(read_file(path, MOST_SETTINGS))
         name, number, secure = terms["federation"], terms["number"], terms["secure"]
     except FileNotFoundError:
         raise RunError(f"{folder} was not trained by a federation; resume it without --federation") from None
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise DamagedError(f"{path} is damaged") from None
     if name != members.name:
         raise RunError(f"{folder} is a run of the federation {name!r}, not of {members.name!r}")

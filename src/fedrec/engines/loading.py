@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedrec.data.catalog import Catalog
-from fedrec.data.database_urls import is_url, located
+from fedrec.data.database_urls import asks_a_server, is_url, located
 from fedrec.data.sources import LoadedSource, load_source
+from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.engines.local import LocalEngine
-from fedrec.errors import DamagedError
+from fedrec.errors import DamagedError, InputError, UnnamedSourceError
 from fedrec.federation.plan import DataPlan, Plan
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, kept_secret
 
-__all__ = ["Placement", "load_plan_data", "public_digest", "read_placement"]
+__all__ = ["Placement", "check_named", "load_plan_data", "public_digest", "read_placement"]
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,33 @@ class Placement:
         return SecureEngine
 
 
-def load_plan_data(data: DataPlan, folder: Path, catalog: Catalog | None = None) -> LoadedSource:
-    """Load and clean the data of a plan; `private/…` is inside the run's folder and has the model's `catalog`."""
+def check_named(data: DataPlan, named: str | None, where: str) -> None:
+    """Check that a database server is asked by the wish of the person at hand, not by that of who wrote a plan.
+
+    Args:
+        data: of the plan.
+        named: the source that the person named: on the command line, or in a call.
+        where: the plan or run.
+
+    Raises:
+        UnnamedSourceError: if it is a server, and not the named one.
+        InputError: if another source was named than the plan's.
+    """
+    if named is None and asks_a_server(data.source):
+        raise UnnamedSourceError(data.source, where)
+    if named is not None and named != data.source:
+        raise InputError(f"{where} is about {data.source}, not about {named}; its data cannot be changed")
+
+
+def load_plan_data(
+    data: DataPlan, folder: Path, catalog: Catalog | None = None, named: str | None = None
+) -> LoadedSource:
+    """Load and clean the data of a plan; `private/…` is inside the run's folder and has the model's `catalog`.
+
+    Raises:
+        UnnamedSourceError: if the source is a database server that is not also `named`; see `check_named`.
+    """
+    check_named(data, named, str(folder) if (folder / "plan.yaml").exists() else "the plan")
     options = data.reading()
     source = data.source
     if is_url(source):
@@ -81,8 +106,8 @@ def read_placement(folder: Path, default: Placement) -> Placement:
     if not path.exists():
         return default
     try:
-        placement = Placement(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError, RecursionError):
+        placement = Placement(**parse_json(read_file(path, MOST_SETTINGS)))
+    except (OSError, ValueError, TypeError):
         raise DamagedError(f"{path} is damaged") from None
     words = (placement.partition, placement.folder, placement.clock)
     flags = type(placement.nodes) is int and type(placement.secure) is bool

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedrec.deploy.parcels import most_bytes
 from fedrec.deploy.sockets import Connection, Listener, socket_path
 from fedrec.engines.nvflare_admin import admin_session, nodes_up
 from fedrec.engines.post import Failure
@@ -68,7 +69,7 @@ class NvflarePost:
         self._listener: Listener | None = None
         try:
             self._session = admin_session(admin)
-            self._listener = Listener(socket_path(folder, POST), self._welcome)
+            self._listener = Listener(socket_path(folder, POST), self._welcome, most_bytes())
         except BaseException:
             self.close()
             raise

@@ -197,10 +197,15 @@ class OpenedRun:
         return None if rows is None else {name: array[places] for name, array in rows.items()}
 
 
-def open_run(folder: Path) -> OpenedRun:
+def open_run(folder: Path, named: str | None = None) -> OpenedRun:
     """Open a finished run, with the data that its plan names.
 
+    Args:
+        folder: the run.
+        named: its source, where that is a database server: a run of somebody else could name any.
+
     Raises:
+        UnnamedSourceError: if the source is a database server and is not named.
         RunError: if it is not a finished run.
         DamagedError: if files were changed.
         PlanError: if the data is not the one it was trained on.
@@ -213,7 +218,7 @@ def open_run(folder: Path) -> OpenedRun:
             f"{folder} was trained over the nodes of a federation, and their users are with them: each node has the "
             "finished run in models/latest of its home, and 'fedrec recommend' and the like open that"
         )
-    source = load_plan_data(plan.data, folder, catalog)
+    source = load_plan_data(plan.data, folder, catalog, named)
     data = source.interactions
     if data.catalog.digest != catalog.digest:
         raise DamagedError(f"{folder}: the catalog of the model is not the catalog of the data")

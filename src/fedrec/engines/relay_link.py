@@ -90,15 +90,15 @@ class RelayLink:
         """Hand answers to whoever waits for them, until the relay ends."""
         while (message := self._connection.receive()) is not None:
             head, body = message
-            self.reached -= {head.get("lost")}
+            number, lost, failure = head.get("id"), head.get("lost"), head.get("failure")
+            self.reached -= {str(lost)}
             if not self.reached:
                 break  # the job is over, whether its relay knows or not
             with self._changing:
-                waiting = self._waiting.pop(int(head.get("id", -1)), None)
+                waiting = self._waiting.pop(number, None) if type(number) is int else None
             if waiting is not None:
                 name, arrived = waiting
-                failure = head.get("failure")
-                arrived.put((name, body if failure is None else Failure(str(failure[0]), last_words(str(failure[1])))))
+                arrived.put((name, body if failure is None else _failure(failure)))
         self._ended()
 
     def close(self) -> None:
@@ -112,3 +112,9 @@ class RelayLink:
             waiting, self._waiting = self._waiting, {}
         for name, arrived in waiting.values():
             arrived.put((name, Failure("gone", "NVFlare's job ended before it answered")))
+
+
+def _failure(said: object) -> Failure:
+    """Why there is no answer, as the relay says it."""
+    kind, words = said if isinstance(said, list) and len(said) == 2 else ("gone", said)
+    return Failure(str(kind), last_words(str(words)))

@@ -14,7 +14,7 @@ from typing import Any
 from fedrec.data.interactions import Interactions
 from fedrec.data.sources import LoadedSource
 from fedrec.engines.clock import Clock
-from fedrec.engines.loading import Placement, load_plan_data, public_digest, read_placement
+from fedrec.engines.loading import Placement, check_named, load_plan_data, public_digest, read_placement
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.opened import OpenedRun, open_run
 from fedrec.engines.reports import measured_parts, report_of
@@ -93,12 +93,15 @@ def train_run(
     source: LoadedSource | None = None,
     budget: Budget | None = None,
     chance: Chance = SYSTEM,
+    named: str | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate and write the report of a run in `folder`.
 
     An error before the first round is committed leaves no folder behind. With `resume`, a run that exists goes on where
     it stopped, with its own plan and placement; a finished one just says so again. `source` is the plan's data where it
-    is loaded already. A private plan over its own or the owner's `budget` is refused before any data is read.
+    is loaded already; `named` is the plan's source as the person at hand named it, without which no database server is
+    asked for it, nor for the run that the plan goes on from. A private plan over its own or the owner's `budget` is
+    refused before any data is read.
 
     Returns:
         The report (`report.json`).
@@ -107,6 +110,7 @@ def train_run(
     resume = resume and is_run(folder)
     if resume:
         plan, placement = read_plan(folder), read_placement(folder, placement)
+        check_named(plan.data, named, str(folder))
         if placement.budget is not None:
             budget = kept_budget(Path(placement.budget), budget)
         if plan.privacy is not None and not has_secret(folder / "private"):
@@ -117,13 +121,13 @@ def train_run(
         check_budget(plan, placement, budget)
         check_clock(plan, placement)
     if source is None:
-        source = load_plan_data(plan.data, folder)
+        source = load_plan_data(plan.data, folder, named=named)
         loaded(source)
     data = source.interactions
     secret = chance.secret("digest") if plan.privacy is not None and not resume else None
     digest = public_digest(plan, source, folder, chance) if secret is None else blinded(source.digest, secret)
     plan = plan.resolve(data, digest)
-    earlier = None if resume else open_earlier(plan)
+    earlier = None if resume else open_earlier(plan, named)
     if earlier is not None:
         plan = warmed(plan, earlier)
     run = Run.open(folder) if resume else Run.create(plan, folder)
@@ -132,7 +136,7 @@ def train_run(
         placement = replace(placement, budget=str(budget.path.resolve()))
     try:
         if resume and not run.ledger.of_kind("round"):
-            earlier = open_earlier(plan)
+            earlier = open_earlier(plan, named)
         private = folder / "private"
         private.mkdir(exist_ok=True)
         if secret is not None:
@@ -205,15 +209,18 @@ def kept_budget(path: Path, given: Budget | None) -> Budget:
     return given or Budget.open(path)
 
 
-def open_earlier(plan: Plan) -> OpenedRun | None:
-    """The finished run that a plan goes on from, where it names one.
+def open_earlier(plan: Plan, named: str | None = None) -> OpenedRun | None:
+    """The finished run that a plan goes on from, where it names one; `named` is the source of both.
 
     Raises:
+        UnnamedSourceError: if its source is a database server other than the one named.
         PlanError: if it is not the one that the plan was made with.
     """
     if plan.warm_start is None:
         return None
-    earlier = open_run(Path(plan.warm_start.run))
+    place = Path(plan.warm_start.run)
+    asked = named is not None and is_run(place) and read_plan(place).data.source == named
+    earlier = open_run(place, named if asked else None)
     warmed(plan, earlier)
     return earlier
 

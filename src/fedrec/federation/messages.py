@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from fedrec.documents import parse_json
 from fedrec.errors import DamagedError, RunError
 from fedrec.models.base import Arrays
 from fedrec.record.keys import PublicKey, SigningKey
@@ -232,9 +233,9 @@ def _open(
     if hashlib.sha256(view[place:]).digest() != frame[sizes.head - _DIGEST : sizes.head]:
         raise DamagedError(f"the parts of a {what} are not those that were signed")
     try:
-        head = json.loads(frame[sizes.head : sizes.signed])
-    except (ValueError, RecursionError):
-        raise DamagedError(f"the head of a {what} is not JSON") from None
+        head = parse_json(frame[sizes.head : sizes.signed])
+    except ValueError as error:
+        raise DamagedError(f"the head of a {what} cannot be read: {error}") from None
     if not isinstance(head, dict):
         raise DamagedError(f"the head of a {what} is not a mapping")
     parts = []

@@ -14,6 +14,7 @@ import numpy as np
 
 from fedrec.aggregation.specs import SumSpec
 from fedrec.data.catalog import Catalog
+from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.errors import DamagedError, RunError, suggestion
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, Recommender, State
@@ -137,7 +138,7 @@ class Run:
         if not np.array_equal(arrays.pop(_CALL, np.zeros(0)), _call(spec, shared)):
             raise DamagedError(f"{self._noised(round)} is not the noised sum of this round; the run was changed")
         try:
-            parts: dict[str, list[str]] = json.loads(arrays.pop(_PARTS, np.zeros(0, np.uint8)).tobytes())
+            parts: dict[str, list[str]] = parse_json(arrays.pop(_PARTS, np.zeros(0, np.uint8)).tobytes())
         except ValueError:
             raise DamagedError(f"{self._noised(round)} is damaged; the run cannot go on") from None
         return arrays, parts
@@ -259,13 +260,13 @@ def load_shared(folder: Path, plan: Plan) -> tuple[Recommender, State, int, Cata
         DamagedError: if a file is not what `model.json` says, or `plan` is not the plan of the model.
     """
     try:
-        description = json.loads((folder / "model.json").read_bytes())
+        description = parse_json(read_file(folder / "model.json", MOST_SETTINGS))
         settings = dict(description["model"])
         round, digest, items = int(description["round"]), description["catalog"], description["items"]
         format = description["format"]
     except FileNotFoundError:
         raise RunError(f"{folder} holds no finished model (no model.json); was the training finished?") from None
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         raise DamagedError(f"{folder / 'model.json'} is damaged") from None
     if format != _FORMAT:
         raise DamagedError(f"{folder / 'model.json'} has format {format}; this fedrec reads format {_FORMAT}")
@@ -277,8 +278,8 @@ def load_shared(folder: Path, plan: Plan) -> tuple[Recommender, State, int, Cata
     if arrays_digest(shared) != description.get("shared"):
         raise DamagedError(f"{folder / 'shared.safetensors'} is not the one that model.json describes")
     try:
-        text = (folder / "catalog.jsonl").read_bytes()
-    except OSError as error:
+        text = read_file(folder / "catalog.jsonl")
+    except (OSError, ValueError) as error:
         raise DamagedError(f"{folder / 'catalog.jsonl'} cannot be read: {error}") from None
     catalog = Catalog.from_json_lines(text, str(folder / "catalog.jsonl"))
     if catalog.digest != digest or len(catalog) != items:

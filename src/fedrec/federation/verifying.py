@@ -8,6 +8,7 @@ from pathlib import Path
 from time import time
 from typing import Any
 
+from fedrec.documents import MOST_LINES, MOST_SETTINGS, read_file
 from fedrec.errors import DamagedError, FedrecError, InputError
 from fedrec.federation.chain import (
     check_chain,
@@ -21,12 +22,22 @@ from fedrec.federation.chain import (
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import PUBLIC, is_run
 from fedrec.privacy.accounting import Epsilons
-from fedrec.record.files import FILES, LEDGER, check_file, check_files, read_files
-from fedrec.record.keys import PublicKey, SigningKey
+from fedrec.record.durable import remove_unfinished
+from fedrec.record.files import FILES, LEDGER, LOCK, check_file, check_files, names_in, read_files
+from fedrec.record.keys import LOG, PublicKey, SigningKey
 from fedrec.record.ledger import read_lines
 from fedrec.record.notes import Checkpoint, Note
 from fedrec.record.receipts import RECEIPTS, Receipt, read_receipts
-from fedrec.record.signing import FILES_NOTE, LEDGER_NOTE, check_against, checkpoint_of, keys_in, sign_notes, signed_in
+from fedrec.record.signing import (
+    FILES_NOTE,
+    KEYS,
+    LEDGER_NOTE,
+    check_against,
+    checkpoint_of,
+    keys_in,
+    sign_notes,
+    signed_in,
+)
 
 __all__ = ["Verdict", "sign_run", "verify_run"]
 
@@ -44,6 +55,8 @@ class Verdict:
         files: checked against the list of files.
         receipts: of nodes, checked.
         signatures: who signed what.
+        trusted: whose word was asked for and covers all: the ledger to its end and, but for a published copy, the list
+            of files.
         epsilons: of a private run, recomputed.
         remarks: what was not checked, or rests on trust.
     """
@@ -56,6 +69,7 @@ class Verdict:
     files: int = 0
     receipts: int = 0
     signatures: list[str] = field(default_factory=list)
+    trusted: list[str] = field(default_factory=list)
     epsilons: Epsilons | None = None
     remarks: list[str] = field(default_factory=list)
 
@@ -76,13 +90,16 @@ def verify_run(
 
     Args:
         folder: the run.
-        keys: of those who must have signed the ledger.
+        keys: of those who are trusted. Each must have signed the ledger of a run that has ended, all of it, and each
+            operator the list of files too; a witness signs no list, so that witnesses alone vouch for a published copy
+            only, which holds nothing else.
         checkpoints: notes of earlier checkpoints that somebody kept.
         receipts: files of receipts that nodes kept elsewhere.
         published: the folder has only what is published: plan, ledger, `model/` and signatures.
 
     Raises:
-        InputError: if there is no run, a file that was named is not there, or a library is missing.
+        InputError: if there is no run, a file that was named is not there, two trusted keys go by one id, or a library
+            is missing.
     """
     if not folder.is_dir() or not (is_run(folder) or (folder / LEDGER).exists() or (folder / FILES).exists()):
         raise InputError(f"{folder} is not a run: there is neither a plan nor a ledger")
@@ -91,11 +108,15 @@ def verify_run(
             raise InputError(f"{path} does not exist")
     check = _Check(folder, Verdict())
     try:
+        check.names = names_in(folder)
         check.ledger()
         check.files(published)
         check.notes(keys, checkpoints, published)
+        if keys:
+            check.trust(keys, published)
         check.training()
         check.receipts(receipts)
+        check.verdict.trusted = [key.id for key in keys]
     except DamagedError as error:
         check.verdict.wrong = str(error)
     return check.verdict
@@ -111,13 +132,18 @@ def sign_run(folder: Path, key: SigningKey, witness: bool = False) -> PublicKey:
 
     Raises:
         DamagedError: if the run does not verify; nothing is signed then.
+        InputError: if a witness is to sign what has no ledger, or what the operator has not signed.
     """
+    if (folder / KEYS).parent.is_dir():
+        remove_unfinished((folder / KEYS).parent)
     verdict = verify_run(folder)
     if verdict.wrong is not None:
         raise DamagedError(f"{folder} is not signed: {verdict.wrong}")
     check = _Check(folder, Verdict())
     check.ledger()
     checkpoints = {LEDGER_NOTE: check.log} if check.leaves else {}
+    if witness and not checkpoints:
+        raise InputError(f"{folder} has no ledger, and a witness signs nothing else")
     if (folder / FILES).exists() and not witness:
         checkpoints[FILES_NOTE] = check.of_files(read_files(folder)[1])
     return sign_notes(folder, checkpoints, key, int(time()) if witness else None)
@@ -129,6 +155,7 @@ class _Check:
     def __init__(self, folder: Path, verdict: Verdict) -> None:
         self.folder = folder
         self.verdict = verdict
+        self.names: list[str] = []
         self.lines: list[dict[str, Any]] = []
         self.asynchronous = False
         self.leaves: list[bytes] = []
@@ -144,7 +171,7 @@ class _Check:
         path = self.folder / LEDGER
         if not path.exists():
             return
-        self.lines, self.leaves = read_lines(path.read_bytes(), LEDGER, rooted=True)
+        self.lines, self.leaves = read_lines(_bytes_of(path, LEDGER, MOST_LINES), LEDGER, rooted=True)
         if not self.lines:
             raise DamagedError(f"{LEDGER}: empty")
         check_fields(self.lines)
@@ -160,6 +187,9 @@ class _Check:
                 raise DamagedError(f"{where}: no digests of {', '.join(PUBLIC)}")
             for name in PUBLIC:
                 check_file(self.folder, name, known[name], "the ledger")
+        beside = self._beside() if published else []
+        if beside:
+            self.verdict.remarks.append(f"not looked at, as no published copy has it: {', '.join(beside)}")
         if published or (self.lines and not self.verdict.finished and not (self.folder / FILES).exists()):
             if not self.verdict.finished:
                 self.verdict.remarks.append(
@@ -182,6 +212,8 @@ class _Check:
             if signed is not None:
                 check_against(LEDGER_NOTE, signed.checkpoint, self.leaves, self.log, LEDGER)
                 self.verdict.signatures += [f"{LEDGER}, first {signed.checkpoint.size}: {one}" for one in signed.by]
+        elif LEDGER_NOTE in self.names:
+            raise DamagedError(f"{LEDGER}: missing, and there is a signature of it in {LEDGER_NOTE}")
         files = None if published else signed_in(self.folder, FILES_NOTE, keys)
         if files is not None:
             leaves = read_files(self.folder)[1]
@@ -199,9 +231,45 @@ class _Check:
                 "keys are those in the folder itself: compare them with what you know, or give --trust"
             )
 
+    def trust(self, keys: Sequence[PublicKey], published: bool) -> None:
+        """What the trusted keys signed is all that there is, and all that there will be."""
+        who, ledger = keys[0].id, signed_in(self.folder, LEDGER_NOTE, keys_in(self.folder)) if self.leaves else None
+        if ledger is not None and ledger.checkpoint.size < len(self.leaves):
+            raise DamagedError(
+                f"{LEDGER_NOTE}: {who} signed the first {ledger.checkpoint.size} of {len(self.leaves)} entries; "
+                "whoever got that signature can have written the others"
+            )
+        if ledger is not None and not self.verdict.finished:
+            raise DamagedError(
+                f"{LEDGER}: the run has not ended, or its end was taken away; {who} signed these {len(self.leaves)} "
+                "entries, and nothing of the model, report and files to come"
+            )
+        beside = self._beside() if published else []
+        if published and not self.leaves:
+            raise DamagedError(f"{LEDGER}: missing; it is all that a signature of a published copy covers")
+        if beside:
+            raise DamagedError(
+                f"{beside[0]}: no published copy has it, and no signature of one covers it. Take it away, or verify "
+                "the whole run, without --published"
+            )
+        operators = [key for key in keys if key.kind == LOG]
+        if not published and not operators:
+            raise DamagedError(
+                f"{FILES_NOTE}: not signed by anybody trusted: {who} is a witness, who signs the ledger alone, and "
+                "report, progress and private files are not in it. Give the operator's key too, or verify what is "
+                "published, with --published"
+            )
+        if not published:
+            signed_in(self.folder, FILES_NOTE, keys_in(self.folder), operators)
+
+    def _beside(self) -> list[str]:
+        """What is there and not in a published copy; checkpoints of committed rounds are covered by their lines."""
+        rounds = {f"checkpoint/round-{line['round']:06d}.safetensors" for _, line in of_kind(self.lines, "round")}
+        return [name for name in self.names if name not in {*PUBLIC, LEDGER, LEDGER_NOTE, KEYS, LOCK} | rounds]
+
     def _known(self, path: Path, keys: Sequence[PublicKey]) -> None:
         try:
-            note = Note.parse(path.read_bytes())
+            note = Note.parse(_bytes_of(path, str(path), MOST_SETTINGS))
             known = Checkpoint.parse(note.text)
             by = note.signed_by(keys)
         except DamagedError as error:
@@ -254,6 +322,13 @@ class _Check:
             raise DamagedError(
                 f"{name}: the node was shown another model in round {receipt.round} than the one recorded before it"
             )
+
+
+def _bytes_of(path: Path, name: str, most: int) -> bytes:
+    try:
+        return read_file(path, most)
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{name}: {error}") from None
 
 
 def _used(receipt: Receipt, rounds: Sequence[tuple[str, dict[str, Any]]]) -> bool:

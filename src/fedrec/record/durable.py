@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from fedrec.documents import read_file
 from fedrec.errors import DamagedError, InputError, RunError
 
 __all__ = ["append_line", "arrays_digest", "hold", "load_arrays", "remove_unfinished", "replace_file", "save_arrays"]
@@ -91,9 +92,11 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         DamagedError: if the file is not whole.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path} cannot be read: {error}") from None
     try:
         return {name: np.require(array, requirements=["C", "W", "O"]) for name, array in load(data).items()}
     except (SafetensorError, ValueError, KeyError) as error:

@@ -72,6 +72,11 @@ class PublicKey:
         """The 4 bytes by which signatures name the key."""
         return hashlib.sha256(self.name.encode() + b"\n" + bytes([self.kind]) + self.key).digest()[:4]
 
+    @property
+    def id(self) -> str:
+        """`name+hash`: what signatures name the key with."""
+        return f"{self.name}+{self.hash.hex()}"
+
     def check(self, message: bytes, signature: bytes) -> None:
         """Check a signature of 64 bytes.
 
@@ -85,7 +90,7 @@ class PublicKey:
             raise DamagedError(f"the signature is not one of {self.name} for this text") from None
 
     def __str__(self) -> str:
-        return f"{self.name}+{self.hash.hex()}+{base64.b64encode(bytes([self.kind]) + self.key).decode()}"
+        return f"{self.id}+{base64.b64encode(bytes([self.kind]) + self.key).decode()}"
 
 
 @dataclass(frozen=True)

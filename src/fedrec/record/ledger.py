@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from fedrec.documents import MOST_LINES, parse_json, read_file
 from fedrec.errors import DamagedError
 from fedrec.record.durable import append_line
 from fedrec.record.merkle import Tree, leaf_hash
@@ -44,7 +45,10 @@ class Ledger:
         self.leaves: list[bytes] = []
         self.tree = Tree()
         if path is not None and path.exists():
-            data = path.read_bytes()
+            try:
+                data = read_file(path, MOST_LINES)
+            except ValueError as error:
+                raise DamagedError(f"{path}: {error}") from None
             whole = data.rfind(b"\n") + 1
             if whole < len(data):
                 with path.open("r+b") as file:
@@ -97,11 +101,12 @@ def read_lines(data: bytes, name: str, rooted: bool) -> tuple[list[dict[str, Any
             found = _ROOT.fullmatch(text[-_ROOT_BYTES:])
             root, text = (found[1].decode(), text[:-_ROOT_BYTES] + b"}") if found else (None, text)
         try:
-            line = json.loads(text)
+            line = parse_json(text)
             if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
-                raise ValueError
-        except (ValueError, RecursionError):
-            raise DamagedError(f"{name}, line {number}: not a line of a ledger; the file was changed") from None
+                raise ValueError("it is no mapping with a kind")
+        except ValueError as error:
+            why = f"not a line of a ledger; the file was changed ({error})"
+            raise DamagedError(f"{name}, line {number}: {why}") from None
         lines.append(line)
         if rooted:
             leaves.append(leaf_hash(text))

@@ -56,7 +56,7 @@ class Checkpoint:
             DamagedError: naming the line that is not as it must be.
         """
         lines = text.split("\n")
-        if len(lines) != 4 or lines[3] or not lines[0]:
+        if len(lines) != 4 or lines[3] or not lines[0] or not lines[0].isprintable():
             raise DamagedError("a checkpoint has three lines: origin, number of entries, root")
         if not re.fullmatch("0|[1-9][0-9]{0,18}", lines[1]):
             raise DamagedError(f"a checkpoint's number of entries is {lines[1][:20]!r}")
@@ -198,7 +198,8 @@ def _cosigned(text: str, time: int) -> bytes:
 
 def _signature(line: str) -> Signature:
     parts = line.split(" ")
-    data = from_base64(parts[2]) if len(parts) == 3 and parts[0] == "—" and parts[1] else None
+    sound = len(parts) == 3 and parts[0] == "—" and parts[1] != "" and parts[1].isprintable() and "+" not in parts[1]
+    data = from_base64(parts[2]) if sound else None
     if data is None or len(data) <= _HASH:
         raise DamagedError(f"not a line of a signature: {line[:60]!r}")
     return Signature(parts[1], data[:_HASH], data[_HASH:])

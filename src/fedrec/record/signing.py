@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedrec.documents import MOST_SETTINGS, read_file
 from fedrec.errors import DamagedError, FedrecError, InputError
 from fedrec.record.durable import replace_file
 from fedrec.record.keys import COSIGNATURE, LOG, PublicKey, SigningKey
@@ -91,17 +92,19 @@ def signed_in(folder: Path, name: str, keys: Sequence[PublicKey], required: Sequ
         required: keys of those who must have signed.
 
     Raises:
-        DamagedError: if it is not a note, a signature does not fit or is of nobody known, or a required one is missing.
+        DamagedError: if it is not a note, a signature does not fit or is of nobody known, a required one is missing, or
+            two keys go by one id.
     """
     path = folder / name
     if not path.exists():
         if required:
             raise DamagedError(f"{name}: missing, and {required[0].name} must have signed it")
         return None
+    known = _by_id(keys, required)
+    note = _note_in(folder, name)
     try:
-        note = Note.parse(path.read_bytes())
         checkpoint = Checkpoint.parse(note.text)
-        found = note.signed_by([*keys, *required])
+        found = note.signed_by(list(known.values()))
     except DamagedError as error:
         raise DamagedError(f"{name}: {error}") from None
     hashes = {(one.name, one.key_hash) for one in found}
@@ -110,9 +113,32 @@ def signed_in(folder: Path, name: str, keys: Sequence[PublicKey], required: Sequ
             raise DamagedError(f"{name}: signed by {one.name}+{one.key_hash.hex()}, whose key is not in {KEYS}")
     for key in required:
         if (key.name, key.hash) not in hashes:
-            raise DamagedError(f"{name}: not signed by {key.name}+{key.hash.hex()}")
-    known = {(key.name, key.hash): key for key in (*keys, *required)}
+            raise DamagedError(f"{name}: not signed by {key.id}")
     return Signed(name, checkpoint, tuple(_words(one, known[one.name, one.key_hash]) for one in found))
+
+
+def _by_id(keys: Sequence[PublicKey], required: Sequence[PublicKey]) -> dict[tuple[str, bytes], PublicKey]:
+    """Keys by what signatures name them with, which is short enough to be met by a key made for it.
+
+    Raises:
+        InputError: if two of the `required` keys have one id.
+        DamagedError: if another key has the id of one of them.
+    """
+    known: dict[tuple[str, bytes], PublicKey] = {}
+    for key in required:
+        if known.setdefault((key.name, key.hash), key) != key:
+            raise InputError(f"two keys that must have signed go by {key.id}; check with one of them at a time")
+    for key in keys:
+        if known.setdefault((key.name, key.hash), key) != key:
+            raise DamagedError(f"{KEYS}: a second key goes by {key.id}; it was made to be taken for the first")
+    return known
+
+
+def _note_in(folder: Path, name: str) -> Note:
+    try:
+        return Note.parse(read_file(folder / name, MOST_SETTINGS))
+    except (DamagedError, ValueError, OSError) as error:
+        raise DamagedError(f"{name}: {error}") from None
 
 
 def keys_in(folder: Path) -> list[PublicKey]:
@@ -122,12 +148,11 @@ def keys_in(folder: Path) -> list[PublicKey]:
         DamagedError: if the file is not a list of keys.
     """
     try:
-        data = (folder / KEYS).read_bytes()
+        data = read_file(folder / KEYS, MOST_SETTINGS)
+        keys = [PublicKey.parse(line) for line in data.decode().split("\n")[:-1]]
     except FileNotFoundError:
         return []
-    try:
-        keys = [PublicKey.parse(line) for line in data.decode().split("\n")[:-1]]
-    except (FedrecError, UnicodeDecodeError) as error:
+    except (FedrecError, ValueError, OSError) as error:
         raise DamagedError(f"{KEYS}: {error}") from None
     if data != _keys(keys):
         raise DamagedError(f"{KEYS}: not written in the one way that keys are")
@@ -149,7 +174,7 @@ def sign_notes(folder: Path, checkpoints: dict[str, Checkpoint], key: SigningKey
     public = key.public(LOG if witness_at is None else COSIGNATURE)
     notes = {}
     for name, checkpoint in checkpoints.items():
-        there = Note.parse((folder / name).read_bytes()) if (folder / name).exists() else Note("")
+        there = _note_in(folder, name) if (folder / name).exists() else Note("")
         note = there if there.text == checkpoint.text else Note(checkpoint.text)
         if witness_at is None:
             notes[name] = sign(note, key)
@@ -177,7 +202,7 @@ def add_cosignature(folder: Path, name: str, public: PublicKey, data: bytes) -> 
     Raises:
         DamagedError: if the signature does not fit; nothing is written then.
     """
-    note, keys, other = Note.parse((folder / name).read_bytes()), keys_in(folder), Note.parse(data)
+    note, keys, other = _note_in(folder, name), keys_in(folder), Note.parse(data)
     if other.text != note.text:
         raise DamagedError(f"{name}: {public.name} signed another checkpoint")
     found = other.signed_by([public])
@@ -193,4 +218,4 @@ def _keys(keys: Sequence[PublicKey]) -> bytes:
 
 def _words(one: Signature, key: PublicKey) -> str:
     seen = f" (witness, at {one.time})" if key.kind == COSIGNATURE else ""
-    return f"{one.name}+{one.key_hash.hex()}{seen}"
+    return f"{key.id}{seen}"
