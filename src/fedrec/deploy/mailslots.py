@@ -23,7 +23,7 @@ from typing import Any
 from nvflare.collab import collab
 
 from fedrec.deploy.mailslot_names import NODE_MOST, NODE_SOCKET, POST_SOCKET
-from fedrec.deploy.parcels import PIECE, Parcels, most_bytes
+from fedrec.deploy.parcels import PIECE, Parcels, held_bytes, most_bytes
 from fedrec.deploy.sockets import MOST_BODY, Connection, connect
 from fedrec.deploy.supervised import PARENT
 
@@ -69,7 +69,7 @@ class Mailbox:
     def __init__(self) -> None:
         _end_with_parent()
         self._sweep = _Sweep()
-        self._parcels = Parcels(min(MOST_BODY, int(os.environ.get(NODE_MOST) or most_bytes())))
+        self._parcels = Parcels(min(MOST_BODY, int(os.environ.get(NODE_MOST) or held_bytes())))
         self._told = -_QUIET
 
     @collab.publish

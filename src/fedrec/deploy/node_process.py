@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedrec.deploy.kits import check_kit, identity_of, lay_out
 from fedrec.deploy.mailslot_names import NODE_MOST, NODE_SOCKET
-from fedrec.deploy.parcels import most_bytes
+from fedrec.deploy.parcels import held_bytes
 from fedrec.deploy.processes import Child
 from fedrec.deploy.sockets import Connection, Listener, socket_path
 from fedrec.engines.post import printable
@@ -53,7 +53,7 @@ class NodeProcess:
             self.host = NodeHost(config, key, save_served)
             workspace = config.home / "nvflare"
             lay_out(kit, workspace, server=False)
-            most = most_bytes(config.limits.memory_gb)
+            most = held_bytes(config.limits.memory_gb)
             self._listener = Listener(socket_path(config.home, "node.sock"), self._serve, most)
             settings = {"uid": who["name"], "org": who["organisation"]}
             environment = {NODE_SOCKET: str(self._listener.path), NODE_MOST: str(most)}

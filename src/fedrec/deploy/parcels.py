@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["PIECE", "Parcels", "most_bytes"]
+__all__ = ["PIECE", "Parcels", "held_bytes", "most_bytes"]
 
 PIECE = 1 << 20
 """Bytes of a piece."""
@@ -21,16 +21,19 @@ _FORGOTTEN = 3600.0
 _GIB = 1 << 30
 
 
-def most_bytes(memory_gb: float | None = None) -> int:
-    """Bytes of a frame that a node can take.
+def most_bytes() -> int:
+    """Bytes of a frame of which four copies fit in this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
+def held_bytes(memory_gb: float | None = None) -> int:
+    """Bytes that a node's mail slot holds before anybody has looked at a signature.
 
     Args:
-        memory_gb: what its owner lets the node have: a frame and the arrays in it must both fit. By default four copies
-            must fit in this machine's memory.
+        memory_gb: what its owner lets the node have: a frame and the arrays in it must both fit. Where the owner does
+            not say, half a gibibyte, and no more than a quarter of the machine's memory.
     """
-    if memory_gb is not None:
-        return int(memory_gb * _GIB) // 2
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return min(_GIB // 2, most_bytes()) if memory_gb is None else int(memory_gb * _GIB) // 2
 
 
 class Parcels:
@@ -108,7 +111,7 @@ class Parcels:
             self._forget(name)
             raise ValueError(
                 f"a frame or answer of more than {self._most:,} bytes, which is all that this node takes: half of "
-                "limits.memory_gb in its node.toml, or a quarter of the machine's memory where that is not set"
+                "limits.memory_gb in its node.toml, or half a GiB where that is not set. Its owner may set it higher"
             )
         self._touched.pop(name, None)
         others = [other for other in self._touched if now - self._touched[other] > _FORGOTTEN]
