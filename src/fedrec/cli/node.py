@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrec.cli.options import Columns, Encoding, Format, Json, OnError, Quiet, data_settings
+from fedrec.cli.options import (
+    Columns,
+    Decimal,
+    Encoding,
+    Format,
+    Header,
+    Json,
+    OnError,
+    Quiet,
+    TimeFormat,
+    Where,
+    data_settings,
+)
 from fedrec.cli.output import Output, rows_table
 from fedrec.errors import FedrecError
 
@@ -49,6 +61,10 @@ def init(
     format: Format = None,
     encoding: Encoding = None,
     on_error: OnError = None,
+    header: Header = None,
+    time_format: TimeFormat = None,
+    decimal: Decimal = None,
+    where: Where = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -58,7 +74,9 @@ def init(
     from fedrec.federation.plan import DataPlan
 
     place = home or Path(f"{name}-home")
-    reading = DataPlan(**data_settings(data, columns, format, encoding, on_error, None))
+    reading = DataPlan(
+        **data_settings(data, columns, format, encoding, on_error, None, header, time_format, decimal, where)
+    )
     items = None if catalog is None else read_catalog(catalog).digest
     public = str(make_node(name, config, place, reading, coordinator, party or (), items, most_clients))
     answer = {"node": name, "config": str(config), "home": str(place), "public_key": public}

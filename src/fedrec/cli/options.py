@@ -34,6 +34,23 @@ OnError = Annotated[
     str | None,
     typer.Option("--on-error", help="raise at a row that cannot be used, as by default, or skip such rows."),
 ]
+Header = Annotated[
+    bool | None,
+    typer.Option("--header/--no-header", help="Whether the first line holds names, where its content does not tell."),
+]
+TimeFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--time-format", help="Of times that are not ISO 8601: day-first, month-first, or as '%d.%m.%Y %H:%M'."
+    ),
+]
+Decimal = Annotated[
+    str | None, typer.Option("--decimal", help="Decimal mark of numbers, , or . whose thousands may be set apart then.")
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", help="Rows to read: kind=click; given again for a column, its other value too."),
+]
 Clean = Annotated[
     list[str] | None, typer.Option("--clean", help="A cleaning step, such as rating_at_least=4 or k_core=5.")
 ]
@@ -74,10 +91,17 @@ def data_settings(
     encoding: str | None,
     on_error: str | None,
     clean: list[str] | None,
+    header: bool | None = None,
+    time_format: str | None = None,
+    decimal: str | None = None,
+    where: list[str] | None = None,
 ) -> dict[str, Any]:
     """The `data` part of a plan, as far as options say it."""
-    texts = {"source": source, "format": format, "encoding": encoding, "on_error": on_error}
-    settings: dict[str, Any] = {key: text for key, text in texts.items() if text is not None}
+    said = {"source": source, "format": format, "encoding": encoding, "on_error": on_error, "header": header,
+            "time_format": time_format, "decimal": decimal}  # fmt: skip
+    settings: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
+    for column, value in (_pair(part, "--where") for part in where or []):
+        settings.setdefault("where", {}).setdefault(column, []).append(value)
     if columns is not None:
         settings["columns"] = dict(_pair(part, "--columns") for part in split_list(columns) or [])
     if clean:
@@ -97,7 +121,7 @@ def build_plan(
     from fedrec.federation.plan import Plan, read_settings
     from fedrec.models.registry import model_class
 
-    settings: dict[str, Any] = {} if plan is None else read_settings(check_path(plan))
+    settings: dict[str, Any] = {} if plan is None else read_settings(check_path(plan, read_once=True))
     if not isinstance(settings, dict):
         raise PlanError(f"{plan}: a plan is a mapping of keys to values")
     if "source" in data:

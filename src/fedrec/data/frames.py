@@ -10,9 +10,10 @@ import polars as pl
 
 from fedrec.data.assembly import assemble
 from fedrec.data.catalog import Catalog
-from fedrec.data.columns import resolve
 from fedrec.data.interactions import Interactions
-from fedrec.data.readers import without_report
+from fedrec.data.picking import Picking
+from fedrec.data.readers import with_unread, without_report
+from fedrec.data.records import NO_LINES
 from fedrec.data.reports import Loaded, ReadReport, no_rows_left_out
 from fedrec.data.rows import RowRules
 from fedrec.data.tables import Piece
@@ -73,25 +74,20 @@ def table_with_report(
 ) -> Loaded:
     """`interactions_from` with its report: rows found, rows left out and why."""
     frame = as_table(table)
-    picked = resolve(frame.columns, columns, "table")
-    for name in user_columns:
-        if name not in frame.columns:
-            raise InputError(f"table: there is no column {name!r} for user_columns among {', '.join(frame.columns)}")
-        if name in picked.values():
-            raise InputError(f"table: column {name!r} is read already; leave it out of user_columns")
-    wanted = picked | {name: name for name in user_columns}
+    picking = Picking("table", columns, tuple(user_columns))
+    picking.pick(frame.columns, frame.head(1000))
     line = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line")
-    raw = frame.select(line, *(pl.col(theirs).alias(ours) for ours, theirs in wanted.items()))
+    raw = frame.select(line, *(pl.col(theirs).alias(ours) for ours, theirs in picking.wanted.items()))
     rules = RowRules("table", "row", on_error, keep_missing)
-    nothing_broken = pl.DataFrame(schema={"line": pl.Int64, "value": pl.String, "reason": pl.String})
-    return assemble(
-        [(Piece(raw, nothing_broken), rules)],
-        ReadReport("table", "table", picked, 0, no_rows_left_out()),
+    loaded = assemble(
+        [(Piece(raw, NO_LINES), rules)],
+        ReadReport("table", "table", picking.picked, 0, no_rows_left_out()),
         text=False,
         catalog=catalog,
         unknown_items=unknown_items,
         user_columns=user_columns,
     )
+    return with_unread(loaded, picking)
 
 
 def as_table(table: object) -> pl.DataFrame:
