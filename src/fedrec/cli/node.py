@@ -22,6 +22,7 @@ from fedrec.cli.options import (
     Quiet,
     TimeFormat,
     Where,
+    agreed_items,
     data_settings,
 )
 from fedrec.cli.output import Output, rows_table
@@ -69,7 +70,6 @@ def init(
     quiet: Quiet = False,
 ) -> None:
     """Write a node.toml with safe defaults, make the node's key, and print what to send to the others."""
-    from fedrec.data.catalogs import read_catalog
     from fedrec.federation.new_node import make_node
     from fedrec.federation.plan import DataPlan
 
@@ -77,7 +77,7 @@ def init(
     reading = DataPlan(
         **data_settings(data, columns, format, encoding, on_error, None, header, time_format, decimal, where)
     )
-    items = None if catalog is None else read_catalog(catalog).digest
+    items = None if catalog is None else agreed_items(catalog, on_error, Output(json_, quiet).warn).digest
     public = str(make_node(name, config, place, reading, coordinator, party or (), items, most_clients))
     answer = {"node": name, "config": str(config), "home": str(place), "public_key": public}
     Output(json_, quiet).answer(
@@ -192,6 +192,7 @@ def _data(config: NodeConfig) -> tuple[dict[str, Any], bool]:
 
 
 def _verdict(config: NodeConfig, plan: Plan, secure: bool | None, data: dict[str, Any]) -> dict[str, Any]:
+    from fedrec.data.splits import SplitMethod
     from fedrec.federation.policy import refusals
 
     asked = plan.privacy is not None and plan.privacy.distributed
@@ -207,6 +208,12 @@ def _verdict(config: NodeConfig, plan: Plan, secure: bool | None, data: dict[str
         users=data.get("users"),
         items=data.get("items"),
     )
+    method = SplitMethod.parse(plan.split)
+    if str(data.get("times", "")).startswith("none") and method.needs_order and not method.by_rows:
+        reasons.append(
+            f"split {plan.split} goes by the order of interactions, and the data has no times; name a column of times "
+            "in node.toml, data.columns, or agree on a split such as ratio:0.8"
+        )
     return {"digest": plan.digest, "secure": masked, "allowed": not reasons, "refusals": reasons, "open": _open(plan)}
 
 

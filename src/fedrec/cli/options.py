@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +12,10 @@ import yaml
 from fedrec.errors import InputError, PlanError, suggestion
 
 if TYPE_CHECKING:
+    from fedrec.data.catalog import Catalog
     from fedrec.federation.plan import Plan
 
-__all__ = ["build_plan", "data_settings", "given", "split_list"]
+__all__ = ["agreed_items", "build_plan", "data_settings", "given", "split_list"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
@@ -107,6 +109,20 @@ def data_settings(
     if clean:
         settings["cleaning"] = {key: _value(text) for key, text in (_pair(part, "--clean") for part in clean)}
     return settings
+
+
+def agreed_items(path: Path, on_error: str | None, warn: Callable[[str], None]) -> Catalog:
+    """The items in a file; `warn` is told of lines that were left out."""
+    import warnings
+
+    from fedrec.data.catalogs import read_catalog
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        items = read_catalog(path, on_error=on_error or "raise")
+    for warning in caught:
+        warn(str(warning.message))
+    return items
 
 
 def build_plan(

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
@@ -45,7 +44,7 @@ def read_catalog(
     columns: Mapping[str, str] | None = None,
     encoding: str | None = None,
     header: bool | None = None,
-    on_error: Literal["raise", "skip"] = "raise",
+    on_error: str = "raise",
 ) -> Catalog:
     """Read items with their titles, genres and any other feature.
 
@@ -59,7 +58,8 @@ def read_catalog(
         columns: `item_id`, `title` and `genres` to names in the file, or to column numbers where it has no header.
         encoding: of text; `None` is UTF-8, and Latin-1 for `u.item`.
         header: whether the first line holds names; told by its content if `None`.
-        on_error: stop at the first line that cannot be used, or leave such lines out, counted in a `UserWarning`.
+        on_error: `raise` stops at the first line that cannot be used, `skip` leaves such lines out, counted in a
+            `UserWarning`.
 
     Raises:
         InputError: the file cannot be read, has no item ids, or lists an item twice.
@@ -101,7 +101,7 @@ def read_user_features(
     columns: Mapping[str, str] | None = None,
     encoding: str = "utf-8",
     header: bool | None = None,
-    on_error: Literal["raise", "skip"] = "raise",
+    on_error: str = "raise",
 ) -> pl.DataFrame:
     """Read a table with one row per user: `user_id` and any features.
 

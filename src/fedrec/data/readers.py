@@ -154,14 +154,19 @@ def read_with_report(
         user_columns=user_columns,
         sequence=kind.startswith("lists"),
     )
-    return with_unread(loaded, picking)
+    return with_unread(loaded, picking, agreed=catalog is not None)
 
 
-def with_unread(loaded: Loaded, picking: Picking) -> Loaded:
-    """What was loaded, with the notes of picking its columns and the names of those that were not read."""
+def with_unread(loaded: Loaded, picking: Picking, agreed: bool) -> Loaded:
+    """What was loaded, with the notes of picking its columns and the names of those that were not read.
+
+    Where items were `agreed` on with others only the report names them, as errors of the data may reach the others.
+    """
     data, report = loaded.interactions, loaded.report
-    order = replace(data.order, unread=picking.unread, like_times=picking.like_times)
     report = replace(report, notes=(*picking.notes, *report.notes), unread=picking.unread)
+    if agreed:
+        return Loaded(data, report)
+    order = replace(data.order, unread=picking.unread, like_times=picking.like_times)
     return Loaded(replace(data, order=order), report)
 
 

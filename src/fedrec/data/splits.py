@@ -152,6 +152,11 @@ class SplitMethod:
             raise InputError(f"split {text!r}: as many users again are held out for validation, so keep it below 0.5")
         return cls(name, share, cuts)
 
+    @property
+    def needs_order(self) -> bool:
+        """Whether the order of a user's interactions decides."""
+        return self.name in ("leave-last-out", "temporal")
+
     def __str__(self) -> str:
         if self.by_rows:
             return f"{self.name}@rows"
