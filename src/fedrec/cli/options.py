@@ -58,7 +58,11 @@ Clean = Annotated[
 ]
 Split = Annotated[
     str | None,
-    typer.Option("--split", help="leave-last-out, temporal:0.8, ratio:0.8, given, given:0.9, new-users:0.1 or none."),
+    typer.Option(
+        "--split",
+        help="leave-last-out, leave-last-out@rows where rows without times are in order, temporal:0.8, ratio:0.8, "
+        "given, given:0.9, new-users:0.1 or none.",
+    ),
 ]
 Protocol = Annotated[str | None, typer.Option("--protocol", help="full, or sampled:99.")]
 Metrics = Annotated[str | None, typer.Option("--metrics", help="Such as ndcg@10,recall@20.")]
