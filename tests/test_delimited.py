@@ -144,6 +144,10 @@ def test_catalogs_and_features_take_quotes_and_leave_out_lines_as_data_does(tmp_
         "2 lines left out (cannot be divided into fields)",
         "2 lines left out (item_id is missing or listed a second time)",
     ]
+    local = written(tmp_path, "local.csv", "kennung,name_of\nxa,Eins\nxb,Zwei\n")
+    with pytest.raises(InputError, match="a header or a row"):
+        fr.read_catalog(local)
+    assert list(fr.read_catalog(local, columns={"item_id": "kennung"}).items) == ["xa", "xb"]
     users = written(tmp_path, "users.csv", 'user_id,city\n1,"Old ""York"""\n2,a,b\n')
     with pytest.warns(UserWarning, match="1 lines left out"):
         assert read_user_features(users, on_error="skip").rows() == [(1, 'Old "York"')]
@@ -330,6 +334,10 @@ def test_columns_by_place_agree_with_what_is_in_them_and_are_said(tmp_path: Path
     ):
         with pytest.raises(InputError, match=f"there is no header, and {column}, which would be .* holds times"):
             read_interactions(written(tmp_path, "log.csv", text))
+    dense = written(tmp_path, "dense.csv", "0.5,1.5,2\n3.25,4.5,1\n")
+    with pytest.raises(InputError, match=r"column 1, which would be user_id, holds fractions such as '0.5'"):
+        read_interactions(dense)
+    assert len(read_interactions(written(tmp_path, "whole.csv", "1.0,2.0\n3.0,4.0\n"))) == 2
     named = read_interactions(tmp_path / "log.csv", columns={"user_id": "1", "item_id": "3"})
     assert len(named) == 2
 

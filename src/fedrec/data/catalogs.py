@@ -77,7 +77,7 @@ def read_catalog(
     if place.name == "u.item" and format is None and columns is None:
         table = _ml_100k_items(place, encoding or "latin-1", on_error)
         return Catalog.of(_typed(table, place, "item_id", on_error))
-    table = _read(place, format, encoding or "utf-8", header, _HEADERLESS.get(place.name), on_error)
+    table = _read(place, format, encoding or "utf-8", header, _HEADERLESS.get(place.name), columns, on_error)
     table = _renamed(table, resolve(table.columns[1:], columns, str(place), fields=_ITEM, required=_ITEM[:1]))
     if "title" not in table.columns and "entity_id" in table.columns:
         title = pl.col("entity_id").str.strip_prefix("res:").str.replace_all("_", " ", literal=True)
@@ -113,7 +113,7 @@ def read_user_features(
     """
     _check_on_error(on_error)
     place = check_path(path)
-    table = _read(place, format, encoding, header, _HEADERLESS.get(place.name), on_error)
+    table = _read(place, format, encoding, header, _HEADERLESS.get(place.name), columns, on_error)
     table = _renamed(table, resolve(table.columns[1:], columns, str(place), fields=("user_id",), required=("user_id",)))
     return _typed(table, place, "user_id", on_error)
 
@@ -152,7 +152,13 @@ def _matched(ids: Identifiers, keys: pl.Series, features: pl.DataFrame) -> pl.Da
 
 
 def _read(
-    path: Path, format: str | None, encoding: str, header: bool | None, names: list[str] | None, on_error: str
+    path: Path,
+    format: str | None,
+    encoding: str,
+    header: bool | None,
+    names: list[str] | None,
+    columns: Mapping[str, str] | None,
+    on_error: str,
 ) -> pl.DataFrame:
     """`line` and every column of a table, as text or as typed in the file."""
     kind = detect_format(path, format, encoding)
@@ -178,7 +184,7 @@ def _read(
     if names is not None and len(rows[0]) == len(names) and not is_known(rows[0][0]):
         shown = names
     else:
-        shape = shape_of(rows, header, (), str(path))
+        shape = shape_of(rows, header, {name for name in (columns or {}).values() if not name.isdigit()}, str(path))
         shown = shape.names
         if shape.has_header:
             top = Records(top.numbers[1:], top.texts[1:], top.broken)

@@ -85,7 +85,7 @@ def by_place(sample: pl.DataFrame, where: str) -> dict[str, str]:
         where: the file, for errors.
 
     Raises:
-        InputError: another number of columns, times where ids belong, or times before a fourth column.
+        InputError: another number of columns, times or fractions where ids belong, or times before a fourth column.
 
     >>> by_place(pl.DataFrame({"1": ["7", "8"], "2": ["x", "y"], "3": ["881250949", "881250950"]}), "log.csv")
     {'user_id': '1', 'item_id': '2', 'timestamp': '3'}
@@ -97,9 +97,10 @@ def by_place(sample: pl.DataFrame, where: str) -> dict[str, str]:
             f"columns={{'user_id': '1', 'item_id': '2'}} (--columns user_id=1,item_id=2), or say header=True (--header)"
         )
     for name, meaning in zip(names[:2], ("user_id", "item_id"), strict=True):
-        if dates_in(sample[name]):
+        what = "times" if dates_in(sample[name]) else "fractions" if _holds_fractions(sample[name]) else None
+        if what is not None:
             raise InputError(
-                f"{where}: there is no header, and column {name}, which would be {meaning}, holds times such as "
+                f"{where}: there is no header, and column {name}, which would be {meaning}, holds {what} such as "
                 f"{sample[name][0]!r}. Say which columns are which by number, such as "
                 f"columns={{'user_id': '1', 'item_id': '3', 'timestamp': '{name}'}} (--columns user_id=1,…)"
             )
@@ -112,6 +113,11 @@ def by_place(sample: pl.DataFrame, where: str) -> dict[str, str]:
             "columns={'user_id': '1', 'item_id': '2', 'timestamp': '3'} (--columns user_id=1,item_id=2,timestamp=3)"
         )
     return dict(zip(("user_id", "item_id", "rating", "timestamp"), names, strict=False))
+
+
+def _holds_fractions(texts: pl.Series) -> bool:
+    found = int(texts.str.contains(r"^[+-]?\d*\.\d*[1-9]\d*$").sum())
+    return found > 0 and 2 * found >= len(texts)
 
 
 def _holds_times(texts: pl.Series) -> bool:
