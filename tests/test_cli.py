@@ -273,7 +273,9 @@ def test_how_data_is_read_and_cleaned_wins_over_the_plan(run: Path, fedrec: Call
     Path("log.csv").write_text("user_id,item_id,rating\n" + "".join(
         f"u{user},i{(user * step) % 7},{1 + (user + step) % 5}\n" for user in range(12) for step in range(1, 6)
     ))  # fmt: skip
-    Path("plan.yaml").write_text("data: {source: log.csv, on_error: skip}\nmodel: {name: popularity}\n")
+    Path("plan.yaml").write_text(
+        "data: {source: log.csv, on_error: skip}\nmodel: {name: popularity}\nsplit: leave-last-out@rows\n"
+    )
     said = fedrec("train", "--plan", "plan.yaml", "--clean", "rating_at_least=3", "--encoding", "latin-1", "--out", "c")
     assert said.code == 0, said.err
     data = yaml.safe_load(Path("c/plan.yaml").read_text(encoding="utf-8"))["data"]
@@ -415,7 +417,7 @@ def test_rows_left_out_are_kept_with_the_run_and_a_run_finds_its_data_from_elsew
     monkeypatch.chdir(tmp_path)
     rows = [f"{user},{item},1" for user in range(40) for item in range(user % 5, user % 5 + 6)]
     (tmp_path / "clicks.csv").write_text("\n".join(["user,item,rating", *rows, "7,3,five"]) + "\n")
-    train = ("train", "--data", "clicks.csv", "--model", "popularity", "--out", "run", "--json")
+    train = ("train", "--data", "clicks.csv", "--model", "popularity", "--split", "ratio:0.8", "--out", "run", "--json")
     assert "line 242: rating 'five'" in fedrec(*train).err
     report = json.loads(fedrec(*train, "--on-error", "skip").out)
     assert report["data"]["left_out"] == {"rating is not a number": 1}

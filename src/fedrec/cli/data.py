@@ -7,7 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from fedrec.cli.options import Clean, Columns, Encoding, Format, Json, OnError, Quiet, Split, data_settings
+from fedrec.cli.options import (
+    Clean,
+    Columns,
+    Decimal,
+    Encoding,
+    Format,
+    Header,
+    Json,
+    OnError,
+    Quiet,
+    Split,
+    TimeFormat,
+    Where,
+    data_settings,
+)
 from fedrec.cli.output import Output, rows_table
 
 __all__ = ["app"]
@@ -41,12 +55,16 @@ def list_sets(json_: Json = False, quiet: Quiet = False) -> None:
 @app.command("describe")
 def describe(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="A named set, a file or folder, a database URL, synthetic:…")
+        str, typer.Argument(metavar="SRC", help="A named set, a file or folder, -, a database URL, synthetic:…")
     ],
     columns: Columns = None,
     format: Format = None,
     encoding: Encoding = None,
     on_error: OnError = None,
+    header: Header = None,
+    time_format: TimeFormat = None,
+    decimal: Decimal = None,
+    where: Where = None,
     clean: Clean = None,
     split: Split = None,
     left_out: Annotated[Path | None, typer.Option("--left-out", help="Write what was left out to this file.")] = None,
@@ -62,15 +80,20 @@ def describe(
 
     output = Output(json_, quiet)
     method = None if split is None else SplitMethod.parse(split)
-    plan = DataPlan(**data_settings(source, columns, format, encoding, on_error, clean))
+    plan = DataPlan(
+        **data_settings(source, columns, format, encoding, on_error, clean, header, time_format, decimal, where)
+    )
     loaded = load_plan_data(plan, Path(), named=plan.source)
     facts: dict[str, Any] = describe_data(loaded.interactions)
+    report = loaded.report
+    facts |= {"columns": dict(report.columns), "not_read": list(report.unread), "notes": list(report.notes)}
     facts["digest"] = loaded.digest
     if method is not None:
         facts["split"] = method.apply(loaded.interactions, KeyedSource.from_seed(0)).counts()
     table = rows_table(source, "fact", "value")
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), _shown(value))
+        if value not in ({}, []):
+            table.add_row(name.replace("_", " "), _shown(value))
     reports = [loaded.report.table()] if loaded.report.left_out.height else []
     if loaded.cleaning is not None:
         facts["left_out"] = loaded.cleaning.counts

@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from fedrec.cli.options import Json, Metrics, Protocol, Quiet, Set, Split, build_plan, split_list
+from fedrec.cli.options import (
+    Json,
+    Metrics,
+    OnError,
+    Protocol,
+    Quiet,
+    Set,
+    Split,
+    agreed_items,
+    build_plan,
+    split_list,
+)
 from fedrec.cli.output import Output, rows_table
 from fedrec.errors import InputError
 
@@ -29,14 +40,15 @@ def init(
     host: Annotated[str, typer.Option("--host", help="Name or address where nodes find this machine.")],
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The one port that must be open here.")] = 8002,
     name: Annotated[str | None, typer.Option("--name", help="Of the federation; the folder's by default.")] = None,
+    on_error: OnError = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Begin a federation: its folder, the agreed catalog, and the coordinator's key."""
-    from fedrec.data.catalogs import read_catalog
     from fedrec.deploy.folder import FederationFolder
 
-    items = read_catalog(catalog)
+    output = Output(json_, quiet)
+    items = agreed_items(catalog, on_error, output.warn)
     made = FederationFolder.create(folder, name or folder.resolve().name, host, port, most_clients, items)
     public = str(made.key.public())
     answer = {"federation": str(folder), "name": made.name, "items": len(items), "public_key": public}

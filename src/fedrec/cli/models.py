@@ -10,14 +10,18 @@ import typer
 from fedrec.cli.options import (
     Clean,
     Columns,
+    Decimal,
     Encoding,
     Format,
+    Header,
     Json,
     Metrics,
     OnError,
     Protocol,
     Quiet,
     Split,
+    TimeFormat,
+    Where,
     data_settings,
     split_list,
 )
@@ -46,6 +50,10 @@ def compare(
     format: Format = None,
     encoding: Encoding = None,
     on_error: OnError = None,
+    header: Header = None,
+    time_format: TimeFormat = None,
+    decimal: Decimal = None,
+    where: Where = None,
     clean: Clean = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -56,7 +64,7 @@ def compare(
     from fedrec.engines.loading import Placement
 
     output = Output(json_, quiet)
-    settings = data_settings(data, columns, format, encoding, on_error, clean)
+    settings = data_settings(data, columns, format, encoding, on_error, clean, header, time_format, decimal, where)
     changes = {"split": split, "evaluation.protocol": protocol, "evaluation.metrics": split_list(metrics)}
     names = split_list(models) or []
     if not names:

@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrec.cli.options import Columns, Encoding, Format, Json, OnError, Quiet, data_settings
+from fedrec.cli.options import (
+    Columns,
+    Decimal,
+    Encoding,
+    Format,
+    Header,
+    Json,
+    OnError,
+    Quiet,
+    TimeFormat,
+    Where,
+    agreed_items,
+    data_settings,
+)
 from fedrec.cli.output import Output, rows_table
 from fedrec.errors import FedrecError
 
@@ -56,17 +69,22 @@ def init(
     format: Format = None,
     encoding: Encoding = None,
     on_error: OnError = None,
+    header: Header = None,
+    time_format: TimeFormat = None,
+    decimal: Decimal = None,
+    where: Where = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a node.toml with safe defaults, make the node's key, and print what to send to the others."""
-    from fedrec.data.catalogs import read_catalog
     from fedrec.federation.new_node import make_node
     from fedrec.federation.plan import DataPlan
 
     place = home or Path(f"{name}-home")
-    reading = DataPlan(**data_settings(data, columns, format, encoding, on_error, None))
-    items = None if catalog is None else read_catalog(catalog).digest
+    reading = DataPlan(
+        **data_settings(data, columns, format, encoding, on_error, None, header, time_format, decimal, where)
+    )
+    items = None if catalog is None else agreed_items(catalog, on_error, Output(json_, quiet).warn).digest
     public = str(
         make_node(name, config, place, reading, coordinator, party or (), items, most_clients, not without_privacy)
     )
@@ -187,6 +205,7 @@ def _data(config: NodeConfig) -> tuple[dict[str, Any], bool]:
 
 
 def _verdict(config: NodeConfig, plan: Plan, secure: bool | None, data: dict[str, Any]) -> dict[str, Any]:
+    from fedrec.data.splits import SplitMethod
     from fedrec.federation.policy import refusals
 
     asked = plan.privacy is not None and plan.privacy.distributed
@@ -202,6 +221,12 @@ def _verdict(config: NodeConfig, plan: Plan, secure: bool | None, data: dict[str
         users=data.get("users"),
         items=data.get("items"),
     )
+    method = SplitMethod.parse(plan.split)
+    if str(data.get("times", "")).startswith("none") and method.needs_order and not method.by_rows:
+        reasons.append(
+            f"split {plan.split} goes by the order of interactions, and the data has no times; name a column of times "
+            "in node.toml, data.columns, or agree on a split such as ratio:0.8"
+        )
     return {"digest": plan.digest, "secure": masked, "allowed": not reasons, "refusals": reasons, "open": _open(plan)}
 
 

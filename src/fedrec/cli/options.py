@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +12,10 @@ from fedrec.documents import parse_yaml
 from fedrec.errors import InputError, PlanError, suggestion
 
 if TYPE_CHECKING:
+    from fedrec.data.catalog import Catalog
     from fedrec.federation.plan import Plan
 
-__all__ = ["build_plan", "data_settings", "given", "split_list"]
+__all__ = ["agreed_items", "build_plan", "data_settings", "given", "split_list"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
@@ -42,12 +44,33 @@ OnError = Annotated[
     str | None,
     typer.Option("--on-error", help="raise at a row that cannot be used, as by default, or skip such rows."),
 ]
+Header = Annotated[
+    bool | None,
+    typer.Option("--header/--no-header", help="Whether the first line holds names, where its content does not tell."),
+]
+TimeFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--time-format", help="Of times that are not ISO 8601: day-first, month-first, or as '%d.%m.%Y %H:%M'."
+    ),
+]
+Decimal = Annotated[
+    str | None, typer.Option("--decimal", help="Decimal mark of numbers, , or . whose thousands may be set apart then.")
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", help="Rows to read: kind=click; given again for a column, its other value too."),
+]
 Clean = Annotated[
     list[str] | None, typer.Option("--clean", help="A cleaning step, such as rating_at_least=4 or k_core=5.")
 ]
 Split = Annotated[
     str | None,
-    typer.Option("--split", help="leave-last-out, temporal:0.8, ratio:0.8, given, given:0.9, new-users:0.1 or none."),
+    typer.Option(
+        "--split",
+        help="leave-last-out, leave-last-out@rows where rows without times are in order, temporal:0.8, ratio:0.8, "
+        "given, given:0.9, new-users:0.1 or none.",
+    ),
 ]
 Protocol = Annotated[str | None, typer.Option("--protocol", help="full, or sampled:99.")]
 Metrics = Annotated[str | None, typer.Option("--metrics", help="Such as ndcg@10,recall@20.")]
@@ -82,15 +105,36 @@ def data_settings(
     encoding: str | None,
     on_error: str | None,
     clean: list[str] | None,
+    header: bool | None = None,
+    time_format: str | None = None,
+    decimal: str | None = None,
+    where: list[str] | None = None,
 ) -> dict[str, Any]:
     """The `data` part of a plan, as far as options say it."""
-    texts = {"source": source, "format": format, "encoding": encoding, "on_error": on_error}
-    settings: dict[str, Any] = {key: text for key, text in texts.items() if text is not None}
+    said = {"source": source, "format": format, "encoding": encoding, "on_error": on_error, "header": header,
+            "time_format": time_format, "decimal": decimal}  # fmt: skip
+    settings: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
+    for column, value in (_pair(part, "--where") for part in where or []):
+        settings.setdefault("where", {}).setdefault(column, []).append(value)
     if columns is not None:
         settings["columns"] = dict(_pair(part, "--columns") for part in split_list(columns) or [])
     if clean:
         settings["cleaning"] = {key: _value(text) for key, text in (_pair(part, "--clean") for part in clean)}
     return settings
+
+
+def agreed_items(path: Path, on_error: str | None, warn: Callable[[str], None]) -> Catalog:
+    """The items in a file; `warn` is told of lines that were left out."""
+    import warnings
+
+    from fedrec.data.catalogs import read_catalog
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        items = read_catalog(path, on_error=on_error or "raise")
+    for warning in caught:
+        warn(str(warning.message))
+    return items
 
 
 def build_plan(
@@ -106,7 +150,7 @@ def build_plan(
     from fedrec.federation.plan import Plan, read_settings
     from fedrec.models.registry import model_class
 
-    settings: dict[str, Any] = {} if plan is None else read_settings(check_path(plan))
+    settings: dict[str, Any] = {} if plan is None else read_settings(check_path(plan, read_once=True))
     if not isinstance(settings, dict):
         raise PlanError(f"{plan}: a plan is a mapping of keys to values")
     if "source" in data and not _is_named_again(settings.get("data"), data["source"]):

@@ -12,8 +12,10 @@ from fedrec.cli.options import (
     Clean,
     Columns,
     Data,
+    Decimal,
     Encoding,
     Format,
+    Header,
     Json,
     Metrics,
     Named,
@@ -22,6 +24,8 @@ from fedrec.cli.options import (
     Quiet,
     Set,
     Split,
+    TimeFormat,
+    Where,
     build_plan,
     data_settings,
     given,
@@ -40,7 +44,7 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.
 
 _RESUMED = ("out", "resume", "federation", "threads", "budget", "json_", "quiet")
 """What may be said of a run that goes on: all else is in its plan, or was settled when it began."""
-_READING = ("data", "columns", "format", "encoding", "on_error")
+_READING = ("data", "columns", "format", "encoding", "on_error", "header", "time_format", "decimal", "where")
 _IN_ONE_PROCESS = ("nodes", "partition", "clock", "from_", "budget")
 
 
@@ -84,6 +88,10 @@ def train(
     format: Format = None,
     encoding: Encoding = None,
     on_error: OnError = None,
+    header: Header = None,
+    time_format: TimeFormat = None,
+    decimal: Decimal = None,
+    where: Where = None,
     clean: Clean = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -111,7 +119,7 @@ def train(
         source = "federation" if federation is not None and plan is None else data
         chosen = build_plan(
             plan,
-            data_settings(source, columns, format, encoding, on_error, clean),
+            data_settings(source, columns, format, encoding, on_error, clean, header, time_format, decimal, where),
             model,
             {
                 "split": split,
@@ -296,9 +304,10 @@ def similar(
 
 
 def _told(output: Output) -> Any:
-    """Say what reading and cleaning left out."""
+    """Say which columns were read, and what reading and cleaning left out."""
 
     def tell(source: Any) -> None:
+        output.remark(*(f"{source.report.source}: {remark}" for remark in source.report.remarks))
         if source.report.left_out.height:
             output.remark(source.report.table())
         if source.cleaning is not None and source.cleaning.left_out.height:

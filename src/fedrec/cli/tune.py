@@ -10,8 +10,10 @@ import typer
 from fedrec.cli.options import (
     Clean,
     Columns,
+    Decimal,
     Encoding,
     Format,
+    Header,
     Json,
     Metrics,
     OnError,
@@ -19,6 +21,8 @@ from fedrec.cli.options import (
     Quiet,
     Set,
     Split,
+    TimeFormat,
+    Where,
     build_plan,
     data_settings,
     split_list,
@@ -56,6 +60,10 @@ def tune(
     format: Format = None,
     encoding: Encoding = None,
     on_error: OnError = None,
+    header: Header = None,
+    time_format: TimeFormat = None,
+    decimal: Decimal = None,
+    where: Where = None,
     clean: Clean = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -73,7 +81,7 @@ def tune(
         raise InputError(f"--strategy {strategy!r} is not known{suggestion(strategy, STRATEGIES)}")
     base = build_plan(
         plan,
-        data_settings(data, columns, format, encoding, on_error, clean),
+        data_settings(data, columns, format, encoding, on_error, clean, header, time_format, decimal, where),
         model,
         {
             "split": split,

@@ -11,10 +11,10 @@ import polars as pl
 
 from fedrec.data.catalog import Catalog
 from fedrec.data.identifiers import Identifiers
-from fedrec.data.interactions import Interactions
+from fedrec.data.interactions import Interactions, RowOrder
 from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.data.reports import LEFT_OUT, Loaded, ReadReport, no_rows_left_out
-from fedrec.data.rows import Fault, RowRules, check_rows, integers_if_whole, set_aside
+from fedrec.data.rows import Fault, RowRules, check_rows, integers_if_whole, numbers_in, set_aside
 from fedrec.data.tables import Piece
 from fedrec.data.times import divided, latest_second, unit_of
 from fedrec.errors import InputError, NothingLeftError
@@ -31,6 +31,7 @@ def assemble(
     unknown_items: Literal["raise", "skip"] = "raise",
     user_columns: Sequence[str] = (),
     ordered: bool = True,
+    sequence: bool = False,
 ) -> Loaded:
     """Check pieces of rows one after the other and make interactions of them.
 
@@ -43,6 +44,7 @@ def assemble(
         user_columns: further columns, constant for each user, that become features of the users.
         ordered: the order of the rows is that of the file; else rows of the same user and time are put into an order
             that only their values decide.
+        sequence: rows of a user are in order, oldest first, by definition of the source.
 
     Raises:
         InputError: a row that cannot be used (`on_error="raise"`), or no rows at all.
@@ -56,7 +58,7 @@ def assemble(
         found += piece.raw.height + piece.broken.height
         left_out.append(_broken(piece.broken, rules))
         if "timestamp" in piece.raw.columns and notation is None and piece.raw.height:
-            notation = "seconds" if rules.times == "seconds" else _notation(piece.raw["timestamp"])
+            notation = "seconds" if rules.times == "seconds" else _notation(piece.raw["timestamp"], rules)
         good, bad = check_rows(piece.raw, replace(rules, times=notation or "numbers"))
         left_out.append(bad)
         if text:
@@ -87,7 +89,8 @@ def assemble(
         raise NothingLeftError(f"{report.source}: " + ("every row was left out" if found else "holds no interactions"))
     if left.height:
         left = left.sort("line", maintain_order=True) if left["step"].n_unique() == 1 else left
-    data = _interactions(table, catalog, user_columns, report.source, ordered)
+    by = RowOrder("sequence" if sequence else "rows" if ordered else "chance")
+    data = _interactions(table, catalog, user_columns, report.source, ordered, by)
     return Loaded(data, replace(report, rows=found, left_out=left, notes=notes))
 
 
@@ -97,11 +100,13 @@ def _compact(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(pl.col(texts).cast(pl.Categorical)) if texts else table
 
 
-def _notation(times: pl.Series) -> Literal["numbers", "iso"]:
+def _notation(times: pl.Series, rules: RowRules) -> Literal["numbers", "iso"]:
     if times.dtype != pl.String:
         return "numbers"
+    if rules.time_format is not None:
+        return "iso"
     present = times.filter(times.str.len_bytes().fill_null(0) > 0)
-    return "numbers" if 2 * present.cast(pl.Float64, strict=False).is_not_null().sum() >= len(present) else "iso"
+    return "numbers" if 2 * numbers_in(present, rules.decimal).is_not_null().sum() >= len(present) else "iso"
 
 
 def _broken(broken: pl.DataFrame, rules: RowRules) -> pl.DataFrame:
@@ -158,7 +163,12 @@ def _known_items(
 
 
 def _interactions(
-    table: pl.DataFrame, catalog: Catalog | None, user_columns: Sequence[str], source: str, ordered: bool
+    table: pl.DataFrame,
+    catalog: Catalog | None,
+    user_columns: Sequence[str],
+    source: str,
+    ordered: bool,
+    order_of_rows: RowOrder,
 ) -> Interactions:
     users = Identifiers.of(table["user_id"].unique())
     if catalog is None:
@@ -185,6 +195,7 @@ def _interactions(
         times=None if times is None else times[order].astype(np.float64, copy=False),
         part=arranged("part", np.int8),
         user_features=features,
+        order=order_of_rows if times is None else RowOrder("time"),
     )
 
 

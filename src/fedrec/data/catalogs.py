@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -12,12 +13,14 @@ import polars as pl
 
 from fedrec.data.catalog import Catalog
 from fedrec.data.columns import is_known, resolve
-from fedrec.data.files import check_path, line_chunks
-from fedrec.data.formats import Dialect, detect_format, dialect_of
+from fedrec.data.files import Lines, check_path, line_chunks
+from fedrec.data.formats import MATRICES, detect_format, dialect_of
+from fedrec.data.headers import shape_of
 from fedrec.data.identifiers import Identifiers
 from fedrec.data.interactions import Interactions
+from fedrec.data.records import Dialect, Records, fields_of, records
 from fedrec.data.rows import integers_if_whole
-from fedrec.data.tables import divide, shape_of
+from fedrec.data.tables import divide
 from fedrec.errors import InputError
 
 __all__ = ["describe", "read_catalog", "read_user_features", "with_user_features"]
@@ -41,6 +44,7 @@ def read_catalog(
     columns: Mapping[str, str] | None = None,
     encoding: str | None = None,
     header: bool | None = None,
+    on_error: str = "raise",
 ) -> Catalog:
     """Read items with their titles, genres and any other feature.
 
@@ -54,6 +58,8 @@ def read_catalog(
         columns: `item_id`, `title` and `genres` to names in the file, or to column numbers where it has no header.
         encoding: of text; `None` is UTF-8, and Latin-1 for `u.item`.
         header: whether the first line holds names; told by its content if `None`.
+        on_error: `raise` stops at the first line that cannot be used, `skip` leaves such lines out, counted in a
+            `UserWarning`.
 
     Raises:
         InputError: the file cannot be read, has no item ids, or lists an item twice.
@@ -66,11 +72,12 @@ def read_catalog(
         >>> catalog.title(1), catalog.features["genres"].to_list()
         ('Seven (1995)', [['Crime'], ['Crime', 'Thriller']])
     """
+    _check_on_error(on_error)
     place = check_path(path)
     if place.name == "u.item" and format is None and columns is None:
-        table = _ml_100k_items(place, encoding or "latin-1")
-        return Catalog.of(_typed(table, place, "item_id"))
-    table = _read(place, format, encoding or "utf-8", header, _HEADERLESS.get(place.name))
+        table = _ml_100k_items(place, encoding or "latin-1", on_error)
+        return Catalog.of(_typed(table, place, "item_id", on_error))
+    table = _read(place, format, encoding or "utf-8", header, _HEADERLESS.get(place.name), columns, on_error)
     table = _renamed(table, resolve(table.columns[1:], columns, str(place), fields=_ITEM, required=_ITEM[:1]))
     if "title" not in table.columns and "entity_id" in table.columns:
         title = pl.col("entity_id").str.strip_prefix("res:").str.replace_all("_", " ", literal=True)
@@ -81,7 +88,7 @@ def read_catalog(
         table = table.with_columns(
             pl.when(none).then(pl.lit([], dtype=pl.List(pl.String))).otherwise(genres).alias("genres")
         )
-    return Catalog.of(_typed(table, place, "item_id"))
+    return Catalog.of(_typed(table, place, "item_id", on_error))
 
 
 _ITEM = ("item_id", "title", "genres")
@@ -94,18 +101,26 @@ def read_user_features(
     columns: Mapping[str, str] | None = None,
     encoding: str = "utf-8",
     header: bool | None = None,
+    on_error: str = "raise",
 ) -> pl.DataFrame:
     """Read a table with one row per user: `user_id` and any features.
 
-    Knows the columns of the `u.user` of MovieLens 100K and the `users.dat` of MovieLens 1M.
+    Knows the columns of the `u.user` of MovieLens 100K and the `users.dat` of MovieLens 1M. `on_error` is as for
+    `read_catalog`.
 
     Raises:
         InputError: the file cannot be read, has no user ids, or lists a user twice.
     """
+    _check_on_error(on_error)
     place = check_path(path)
-    table = _read(place, format, encoding, header, _HEADERLESS.get(place.name))
+    table = _read(place, format, encoding, header, _HEADERLESS.get(place.name), columns, on_error)
     table = _renamed(table, resolve(table.columns[1:], columns, str(place), fields=("user_id",), required=("user_id",)))
-    return _typed(table, place, "user_id")
+    return _typed(table, place, "user_id", on_error)
+
+
+def _check_on_error(on_error: str) -> None:
+    if on_error not in ("raise", "skip"):
+        raise InputError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
 
 
 def describe(items: Identifiers, described: Catalog) -> Catalog:
@@ -136,7 +151,15 @@ def _matched(ids: Identifiers, keys: pl.Series, features: pl.DataFrame) -> pl.Da
     return wanted.join(table, on="\0id", how="left", maintain_order="left").drop("\0id")
 
 
-def _read(path: Path, format: str | None, encoding: str, header: bool | None, names: list[str] | None) -> pl.DataFrame:
+def _read(
+    path: Path,
+    format: str | None,
+    encoding: str,
+    header: bool | None,
+    names: list[str] | None,
+    columns: Mapping[str, str] | None,
+    on_error: str,
+) -> pl.DataFrame:
     """`line` and every column of a table, as text or as typed in the file."""
     kind = detect_format(path, format, encoding)
     if kind == "parquet":
@@ -145,49 +168,68 @@ def _read(path: Path, format: str | None, encoding: str, header: bool | None, na
         except (OSError, pl.exceptions.PolarsError) as error:
             raise InputError(f"{path}: cannot be read as Parquet ({error}). Copy or make it again") from None
         return table.select(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line"), pl.all())
-    if kind in ("jsonl", "lists"):
+    if kind in ("jsonl", "lists", *MATRICES):
         raise InputError(f"{path}: a table of features is delimited text or Parquet, not {kind!r}. Say format=")
-    chunks = line_chunks(path, encoding)
+    chunks = line_chunks(path, encoding, whole=kind == "csv")
     first = next(chunks, None)
     if first is None:
         raise InputError(f"{path}: is empty")
-    top = first.texts.head(2).to_list()
-    dialect = dialect_of(kind, top[0])
-    fields = top[0].split(dialect.separator)
-    if names is not None and len(fields) == len(names) and not is_known(fields[0]):
-        shown, has_header = names, False
+    filled = first.texts.filter(first.texts.str.contains(r"\S")).head(1000)
+    dialect = dialect_of(kind, (filled if len(filled) else first.texts).str.strip_suffix("\r").to_list())
+    found = records(chain([first], chunks), dialect, str(path))
+    top = next(found, None)
+    if top is None or len(top.texts) == 0:
+        raise InputError(f"{path}: is empty, or its first line is part of a quoted field that is not closed")
+    rows = [fields_of(text, dialect) for text in top.texts.head(1000).to_list()]
+    if names is not None and len(rows[0]) == len(names) and not is_known(rows[0][0]):
+        shown = names
     else:
-        shape = shape_of(top, dialect, header, (), is_known)
-        shown, has_header = shape.names, shape.has_header
-    parts = []
-    for number, chunk in enumerate(chain([first], chunks)):
-        skip = 1 if has_header and number == 0 else 0
-        parts.append(_whole(path, chunk.numbers[skip:], chunk.texts[skip:], dialect, shown))
-    return pl.concat(parts)
+        shape = shape_of(rows, header, {name for name in (columns or {}).values() if not name.isdigit()}, str(path))
+        shown = shape.names
+        if shape.has_header:
+            top = Records(top.numbers[1:], top.texts[1:], top.broken)
+    return _whole(path, chain([top], found), dialect, shown, on_error)
 
 
-def _whole(path: Path, numbers: pl.Series, texts: pl.Series, dialect: Dialect, names: list[str]) -> pl.DataFrame:
+def _whole(path: Path, found: Iterator[Records], dialect: Dialect, names: list[str], on_error: str) -> pl.DataFrame:
+    """`line` and the columns of all records; those that are broken are an error, or are left out and counted."""
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InputError(f"{path}: two columns are called {repeated[0]!r}; rename one")
-    raw, broken = divide(numbers, texts, dialect, names, {name: name for name in names})
-    if broken.height:
-        line, value, reason = broken.row(0)
-        raise InputError(f"{path}, line {line}: {value[:80]!r} {reason}. Correct it")
-    return raw
+    parts, left_out = [], 0
+    for part in found:
+        raw, broken = divide(part, dialect, names, {name: name for name in names})
+        if broken.height and on_error == "raise":
+            line, value, reason = broken.row(0)
+            raise InputError(
+                f"{path}, line {line}: {value[:80]!r} {reason}. Correct it, or leave out such lines with "
+                "on_error='skip' (--on-error skip)"
+            )
+        left_out += broken.height
+        parts.append(raw)
+    if left_out:
+        _say_left_out(path, left_out, "cannot be divided into fields")
+    return pl.concat(parts)
 
 
-def _ml_100k_items(path: Path, encoding: str) -> pl.DataFrame:
+def _say_left_out(path: Path, lines: int, reason: str) -> None:
+    warnings.warn(f"{path}: {lines:,} lines left out ({reason})", UserWarning, stacklevel=2)
+
+
+def _ml_100k_items(path: Path, encoding: str, on_error: str) -> pl.DataFrame:
     listed = path.with_name("u.genre")
     genres = _ML_GENRES
     if listed.is_file():
         genres = [text.split("|")[0] for chunk in line_chunks(listed, encoding) for text in chunk.texts]
     names = [*_ML_ITEM, *(f"genre {genre}" for genre in genres)]
-    parts = [_whole(path, *chunk, Dialect("|", False), names) for chunk in line_chunks(path, encoding)]
-    if not parts:
+    dialect = Dialect("|", False)
+    chunks: Iterator[Lines] = line_chunks(path, encoding)
+    first = next(chunks, None)
+    if first is None:
         raise InputError(f"{path}: is empty")
+    table = _whole(path, records(chain([first], chunks), dialect, str(path)), dialect, names, on_error)
     flags = [pl.when(pl.col(f"genre {genre}") == "1").then(pl.lit(genre)) for genre in genres]
-    return pl.concat(parts).select("line", *_ML_ITEM, pl.concat_list(flags).list.drop_nulls().alias("genres"))
+    return table.select("line", *_ML_ITEM, pl.concat_list(flags).list.drop_nulls().alias("genres"))
 
 
 def _renamed(table: pl.DataFrame, picked: Mapping[str, str]) -> pl.DataFrame:
@@ -206,8 +248,14 @@ def _renamed(table: pl.DataFrame, picked: Mapping[str, str]) -> pl.DataFrame:
     return table.select(columns)
 
 
-def _typed(table: pl.DataFrame, path: Path, key: str) -> pl.DataFrame:
+def _typed(table: pl.DataFrame, path: Path, key: str, on_error: str) -> pl.DataFrame:
     """Empty text becomes null, whole numbers and numbers become such; ids are there and distinct. Drops `line`."""
+    if on_error == "skip":
+        filled = _filled(table[key])
+        keep = filled.is_not_null() & filled.is_first_distinct()
+        if not keep.all():
+            _say_left_out(path, int((~keep).sum()), f"{key} is missing or listed a second time")
+            table = table.filter(keep)
     typed = pl.DataFrame(
         [_filled(column) if column.name in ("line", "title") else _numbers_if_all(column) for column in table]
     )

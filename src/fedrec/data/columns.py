@@ -19,7 +19,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
         *("book", "bookid", "track", "trackid", "song", "songid", "news", "newsid", "asin", "isbn", "sku"),
         *("business", "businessid", "locationid"),
     ),
-    "rating": ("rating", "score", "stars", "overall"),
+    "rating": ("rating", "score", "stars", "overall", "bookrating", "starrating"),
     "weight": ("weight", "count", "playcount", "plays", "confidence"),
     "timestamp": (
         *("timestamp", "time", "ts", "datetime", "date", "unixtime", "unixreviewtime", "createdat", "eventtime"),

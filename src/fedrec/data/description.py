@@ -11,6 +11,13 @@ from fedrec.data.interactions import Interactions
 
 __all__ = ["describe_data", "gini"]
 
+_NO_TIMES = {
+    "time": "order only",
+    "sequence": "order only",
+    "rows": "none; rows are in the order of the source, which may mean nothing",
+    "chance": "none; rows have no order",
+}
+
 
 def describe_data(data: Interactions) -> dict[str, Any]:
     """Sizes, activity, popularity and time span of interactions.
@@ -37,7 +44,7 @@ def describe_data(data: Interactions) -> dict[str, Any]:
     if data.times is not None and len(data):
         facts["from"], facts["to"] = (_day(moment) for moment in (data.times.min(), data.times.max()))
     else:
-        facts["times"] = "order only"
+        facts["times"] = _NO_TIMES[data.order.by]
     if data.user_features is not None:
         facts["user_columns"] = data.user_features.columns
     if data.catalog.features is not None:

@@ -7,8 +7,13 @@ import gzip
 import importlib
 import io
 import os
+import re
+import shutil
+import sys
+import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, cast
 
@@ -17,7 +22,10 @@ import polars as pl
 from fedrec.data.database_urls import is_url
 from fedrec.errors import InputError, suggestion
 
-__all__ = ["Lines", "check_path", "compression_of", "line_chunks", "open_bytes"]
+__all__ = ["STANDARD_INPUT", "Lines", "check_path", "compression_of", "line_chunks", "open_bytes", "standard_input"]
+
+STANDARD_INPUT = "-"
+"""The path that stands for what is piped into the command."""
 
 _CHUNK = 1 << 26
 _SYSTEM = (("/", "proc"), ("/", "sys"), ("/", "dev"))
@@ -26,6 +34,7 @@ _MOST_RATIO = 200
 """Bytes that a byte of a compressed file may stand for, beyond `_FREE` in all: text has ten, a bomb thousands."""
 _ZSTD_BLOCK = 1 << 17
 _LONGEST_LINE = 1 << 28
+_QUOTED = re.compile(rb'"[^"]*"')
 
 
 class Lines(NamedTuple):
@@ -35,12 +44,13 @@ class Lines(NamedTuple):
     texts: pl.Series
 
 
-def check_path(path: str | os.PathLike[str]) -> Path:
-    """The path, if something readable is there.
+def check_path(path: str | os.PathLike[str], *, read_once: bool = False) -> Path:
+    """The path, if a readable file or folder is there; with `read_once` a pipe will do.
 
     Raises:
-        InputError: nothing there (with near file names), no permission to read it, or what is no file: a device, a
-            pipe, or what the system tells of itself, which a plan of somebody else could name.
+        InputError: nothing is there (with near file names), or the path cannot be read, or it is a pipe or a device,
+            which gives what it holds only once, while a file is opened several times, or what the system tells of
+            itself, which a plan of somebody else could name.
     """
     if is_url(os.fspath(path)):  # not shown: it may hold a password
         raise InputError("a URL is no file; databases are read with load_data")
@@ -51,8 +61,12 @@ def check_path(path: str | os.PathLike[str]) -> Path:
                 near = suggestion(place.name, [entry.name for entry in place.parent.iterdir()])
                 raise InputError(f"{place}: no such file{near if near.startswith('. Did') else ''}")
             raise InputError(f"{place}: no such file, and no folder {place.parent}")
-        if not (place.is_file() or place.is_dir()) or place.resolve().parts[:2] in _SYSTEM:
-            raise InputError(f"{place}: is a device, a pipe or a part of the system, not a file. Save its rows in one")
+        plain = place.is_file() or place.is_dir()
+        if not read_once and (not plain or place.resolve().parts[:2] in _SYSTEM):
+            raise InputError(
+                f"{place}: is a pipe or a device, not a file, and can be read only once, or a part of the system. "
+                "Save its rows to a file first; 'fedrec data describe -' reads standard input"
+            )
         if place.is_file() and not os.access(place, os.R_OK):
             raise PermissionError
         if place.is_dir():
@@ -62,6 +76,26 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise InputError(f"{place}: cannot be read ({error.strerror})") from None
     return place
+
+
+@contextmanager
+def standard_input() -> Iterator[Path]:
+    """What is piped into the command, in a file that only its user may read and that goes afterwards.
+
+    Raises:
+        InputError: standard input is closed or a terminal; and whatever the block raises, in which the file is called
+            standard input.
+    """
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        raise InputError("standard input: nothing is piped in. Give a file, or pipe one in: zcat log.gz | fedrec … -")
+    with tempfile.TemporaryDirectory(prefix="fedrec-") as folder:
+        place = Path(folder) / "stdin"
+        with place.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file, _CHUNK)
+        try:
+            yield place
+        except InputError as error:
+            raise type(error)(str(error).replace(str(place), "standard input")) from None
 
 
 def compression_of(path: Path) -> Literal["none", "gzip", "zstd"]:
@@ -177,8 +211,13 @@ def _open_zstd(path: Path) -> BinaryIO:
     return io.BytesIO("\n".join(lines.fill_null("").to_list()).encode())
 
 
-def line_chunks(path: Path, encoding: str = "utf-8", chunk_bytes: int = _CHUNK) -> Iterator[Lines]:
-    """Read the lines of a text file, plain or compressed, about `chunk_bytes` at a time; blank lines are skipped.
+def line_chunks(
+    path: Path, encoding: str = "utf-8", chunk_bytes: int = _CHUNK, *, whole: bool = False
+) -> Iterator[Lines]:
+    """Read the lines of a text file, plain or compressed, about `chunk_bytes` at a time.
+
+    Lines end with LF or CRLF; with CR where the first lines do. Blank lines are skipped, unless `whole` asks for every
+    line, with the CR of a CRLF.
 
     Raises:
         InputError: bytes that are not text, not in `encoding`, or that break off.
@@ -189,24 +228,39 @@ def line_chunks(path: Path, encoding: str = "utf-8", chunk_bytes: int = _CHUNK) 
         raise InputError(f"encoding {encoding!r} is unknown; try 'utf-8' or 'latin-1'") from None
     wide = codec.startswith(("utf-16", "utf-32"))
     first, rest = 1, b""
+    end: str | None = None
     with open_bytes(path) as stream:
         while True:
             data = _read(stream, path, -1 if wide else chunk_bytes, first)
             if not data and not rest:
                 return
             block, rest = rest + data, b""
+            if end is None and not wide:
+                end = _line_end(block, data == b"")
             if data and not wide:
-                cut = block.rfind(b"\n") + 1
+                cut = block.rfind((end or "\n").encode()) + 1
                 block, rest = block[:cut], block[cut:]
                 if len(rest) > _LONGEST_LINE:
                     raise InputError(f"{path}, line {first}: longer than 256 MiB; is this a text file?")
                 if not block:
                     continue
-            text = _decode(block, encoding, path, first, wide)
-            lines = _lines(text, first)
-            first += text.count("\n")
+            text = _decode(block, encoding, path, first, wide, end or "\n")
+            end = end or _line_end(text.encode(errors="replace"), True) or "\n"
+            lines = _lines(text, first, end, whole)
+            first += text.count(end)
             if len(lines.texts):
                 yield lines
+
+
+def _line_end(start: bytes, whole: bool) -> str | None:
+    """How lines end, told by the first one outside of double quotes; `None` where more must be read to tell."""
+    bare = _QUOTED.sub(b"", start[: 1 << 20])
+    carriage, feed = bare.find(b"\r"), bare.find(b"\n")
+    if carriage >= 0 and (feed < 0 or carriage < feed - 1):
+        if carriage == len(bare) - 1 and not whole:
+            return None
+        return "\r" if bare.count(b"\r") > 2 * bare.count(b"\n") else "\n"
+    return "\n" if feed >= 0 or whole else None
 
 
 def _read(stream: BinaryIO, path: Path, size: int, line: int) -> bytes:
@@ -223,11 +277,11 @@ def _read(stream: BinaryIO, path: Path, size: int, line: int) -> bytes:
         raise
 
 
-def _decode(block: bytes, encoding: str, path: Path, first: int, wide: bool) -> str:
+def _decode(block: bytes, encoding: str, path: Path, first: int, wide: bool, end: str) -> str:
     if not wide and b"\0" in block:
         if block[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise InputError(f"{path}: is not {encoding} text. It looks like UTF-16: say encoding='utf-16'")
-        line = first + block[: block.index(b"\0")].count(b"\n")
+        line = first + block[: block.index(b"\0")].count(end.encode())
         raise InputError(f"{path}, line {line}: holds zero bytes, so it is not text. Is it Parquet or an archive?")
     try:
         text = block.decode(encoding)
@@ -235,7 +289,7 @@ def _decode(block: bytes, encoding: str, path: Path, first: int, wide: bool) -> 
         start = error.start if isinstance(error, UnicodeDecodeError) else 0
         if block[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise InputError(f"{path}: is not {encoding} text. It looks like UTF-16: say encoding='utf-16'") from None
-        line = first + block[:start].count(b"\n")
+        line = first + block[:start].count(end.encode())
         hint = "encoding='utf-8'" if encoding.lower() in ("ascii", "us-ascii") else "encoding='latin-1'"
         raise InputError(
             f"{path}, line {line}: byte 0x{block[start]:02X} is not {encoding} text. "
@@ -244,12 +298,14 @@ def _decode(block: bytes, encoding: str, path: Path, first: int, wide: bool) -> 
     return text.removeprefix("\ufeff") if first == 1 else text
 
 
-def _lines(text: str, first: int) -> Lines:
-    texts = pl.Series("line", [text]).str.split("\n").explode()
-    if text.endswith("\n"):
+def _lines(text: str, first: int, end: str, whole: bool) -> Lines:
+    texts = pl.Series("line", [text]).str.split(end).explode()
+    if text.endswith(end):
         texts = texts.head(len(texts) - 1)
+    numbers = pl.int_range(first, first + len(texts), dtype=pl.Int64, eager=True)
+    if whole:
+        return Lines(numbers, texts)
     if "\r" in text:
         texts = texts.str.strip_suffix("\r")
-    table = pl.DataFrame({"number": pl.int_range(first, first + len(texts), dtype=pl.Int64, eager=True), "line": texts})
-    table = table.filter(pl.col("line").str.contains(r"\S"))
+    table = pl.DataFrame({"number": numbers, "line": texts}).filter(pl.col("line").str.contains(r"\S"))
     return Lines(table["number"], table["line"])

@@ -10,9 +10,10 @@ import polars as pl
 
 from fedrec.data.assembly import assemble
 from fedrec.data.catalog import Catalog
-from fedrec.data.columns import resolve
 from fedrec.data.interactions import Interactions
-from fedrec.data.readers import without_report
+from fedrec.data.picking import Picking
+from fedrec.data.readers import with_unread, without_report
+from fedrec.data.records import NO_LINES
 from fedrec.data.reports import Loaded, ReadReport, no_rows_left_out
 from fedrec.data.rows import RowRules
 from fedrec.data.tables import Piece
@@ -73,25 +74,20 @@ def table_with_report(
 ) -> Loaded:
     """`interactions_from` with its report: rows found, rows left out and why."""
     frame = as_table(table)
-    picked = resolve(frame.columns, columns, "table")
-    for name in user_columns:
-        if name not in frame.columns:
-            raise InputError(f"table: there is no column {name!r} for user_columns among {', '.join(frame.columns)}")
-        if name in picked.values():
-            raise InputError(f"table: column {name!r} is read already; leave it out of user_columns")
-    wanted = picked | {name: name for name in user_columns}
+    picking = Picking("table", columns, tuple(user_columns))
+    picking.pick(frame.columns, frame.head(1000))
     line = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line")
-    raw = frame.select(line, *(pl.col(theirs).alias(ours) for ours, theirs in wanted.items()))
+    raw = frame.select(line, *(pl.col(theirs).alias(ours) for ours, theirs in picking.wanted.items()))
     rules = RowRules("table", "row", on_error, keep_missing)
-    nothing_broken = pl.DataFrame(schema={"line": pl.Int64, "value": pl.String, "reason": pl.String})
-    return assemble(
-        [(Piece(raw, nothing_broken), rules)],
-        ReadReport("table", "table", picked, 0, no_rows_left_out()),
+    loaded = assemble(
+        [(Piece(raw, NO_LINES), rules)],
+        ReadReport("table", "table", picking.picked, 0, no_rows_left_out()),
         text=False,
         catalog=catalog,
         unknown_items=unknown_items,
         user_columns=user_columns,
     )
+    return with_unread(loaded, picking, agreed=catalog is not None)
 
 
 def as_table(table: object) -> pl.DataFrame:
@@ -103,11 +99,17 @@ def as_table(table: object) -> pl.DataFrame:
     if isinstance(table, pl.DataFrame):
         return table
     if isinstance(table, pl.LazyFrame):
-        return table.collect()
+        try:
+            return table.collect()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise InputError(f"table: the lazy frame cannot be computed ({' '.join(str(error).split())})") from None
     if type(table).__module__.split(".")[0] == "pandas":
         return _from_pandas(table)
     if hasattr(table, "__arrow_c_stream__"):
-        return pl.DataFrame(cast(Any, table))
+        try:
+            return pl.DataFrame(cast(Any, table))
+        except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+            raise InputError(f"table: a {type(table).__name__} that polars cannot take in ({error})") from None
     if isinstance(table, Mapping):
         columns = {str(name): _column(str(name), values) for name, values in table.items()}
         if len({len(column) for column in columns.values()}) > 1:
@@ -130,7 +132,7 @@ def _from_pandas(table: object) -> pl.DataFrame:
 def _pandas_column(name: str, column: Any) -> pl.Series:
     try:
         return pl.Series(name, pl.from_pandas(column, nan_to_null=True))
-    except (ImportError, TypeError, ValueError, pl.exceptions.PolarsError):
+    except (ImportError, OverflowError, TypeError, ValueError, pl.exceptions.PolarsError):
         pass
     except Exception as error:  # pyarrow has its own error types for mixed columns
         if not type(error).__module__.startswith("pyarrow"):
@@ -154,6 +156,8 @@ def _column(name: str, values: Any) -> pl.Series:
             values = values.tolist()
         elif values.dtype.kind == "S":
             raise InputError(f"table: column {name!r} holds bytes; decode them to text first")
+        elif values.dtype.kind == "M":
+            return pl.Series(name, values.astype("datetime64[us]"))
         else:
             return pl.Series(name, values)
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
@@ -163,6 +167,8 @@ def _column(name: str, values: Any) -> pl.Series:
     if type(values).__module__.split(".")[0] == "pandas":
         return _pandas_column(name, values)
     listed = list(values)
+    if any(isinstance(value, int) and not -(2**63) <= value < 2**64 for value in listed):
+        raise InputError(f"table: column {name!r} holds numbers beyond 64 bits; give these as text")
     try:
         return pl.Series(name, listed, strict=True)
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):

@@ -13,6 +13,8 @@ from fedrec.errors import InputError, suggestion
 
 __all__ = ["Identifiers"]
 
+_BEYOND = "ids hold numbers beyond 64 bits; give these ids as text"
+
 
 @dataclass(frozen=True, eq=False)
 class Identifiers:
@@ -122,15 +124,29 @@ class Identifiers:
 
 def typed_ids(values: Iterable[object] | pl.Series) -> pl.Series:
     """Turn `values` into an `Int64` or `String` series without nulls, in the order given."""
-    series = values if isinstance(values, pl.Series) else pl.Series("id", list(values), strict=False)
+    series = values if isinstance(values, pl.Series) else _listed(values)
     if len(series) == 0 and series.dtype == pl.Null:
         return pl.Series("id", [], dtype=pl.String)
     if series.dtype in (pl.Categorical, pl.Enum):
         series = series.cast(pl.String)
     if series.dtype.is_integer():
-        series = series.cast(pl.Int64)
+        try:
+            series = series.cast(pl.Int64)
+        except pl.exceptions.InvalidOperationError:
+            raise InputError(_BEYOND) from None
     if series.dtype not in (pl.Int64, pl.String):
         raise InputError(f"ids must be whole numbers or text, not {series.dtype}")
     if series.null_count():
         raise InputError(f"id number {int(series.is_null().arg_true()[0]) + 1} is missing")
     return series
+
+
+def _listed(values: Iterable[object]) -> pl.Series:
+    """Ids in a list, a NumPy array or a pandas series; what pandas calls missing is missing."""
+    listed = [None if type(value).__name__ in ("NAType", "NaTType") else value for value in values]
+    try:
+        return pl.Series("id", listed, strict=False)
+    except OverflowError:
+        raise InputError(_BEYOND) from None
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise InputError(f"ids must be whole numbers or text ({error})") from None

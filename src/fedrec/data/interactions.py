@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -13,17 +14,34 @@ from fedrec.data.identifiers import Identifiers
 from fedrec.errors import InputError
 from fedrec.kernels.splitting import kept_offsets
 
-__all__ = ["PARTS", "Interactions"]
+__all__ = ["PARTS", "Interactions", "RowOrder"]
 
 PARTS = ("train", "valid", "test", "history")
 """Names of the codes 0, 1, 2, 3 in `Interactions.part`; `history` is given at scoring time only (held-out users)."""
+
+
+@dataclass(frozen=True)
+class RowOrder:
+    """What the order of a user's rows goes by.
+
+    Args:
+        by: `time`; `sequence`, where the source is in order by definition, as lists are; `rows`, those of a file or
+            table without times, which may mean nothing; `chance`, as rows of a database without times have no order.
+        unread: columns of the source that were not read.
+        like_times: those of them that look like times.
+    """
+
+    by: Literal["time", "sequence", "rows", "chance"] = "sequence"
+    unread: tuple[str, ...] = ()
+    like_times: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
     """What users did, one row range per user, oldest first.
 
-    Rows of one user are in order of time; equal times keep the order of the file. (user, item) pairs may repeat until
+    Rows of one user are in order of time; equal times keep the order of the file. Without times `order` says what the
+    order means. (user, item) pairs may repeat until
     cleaning merges them.
 
     Args:
@@ -32,9 +50,10 @@ class Interactions:
         indptr: [users + 1] int64.
         items: [interactions] int32.
         values: [interactions] float32, ratings or weights; `None` means 1 everywhere.
-        times: [interactions] float64, seconds since 1970; `None` means that only the order is known.
+        times: [interactions] float64, seconds since 1970; `None` where they are unknown.
         part: [interactions] int8, a given split (see `PARTS`); `None` where none was given.
         user_features: one row per user in the same order, without an id column; stays with the users.
+        order: what the order of the rows goes by.
     """
 
     users: Identifiers
@@ -45,6 +64,7 @@ class Interactions:
     times: np.ndarray | None = None
     part: np.ndarray | None = None
     user_features: pl.DataFrame | None = None
+    order: RowOrder = RowOrder()
 
     def __post_init__(self) -> None:
         rows = len(self.items)
@@ -117,6 +137,7 @@ class Interactions:
             times=None if self.times is None else self.times[rows],
             part=None if self.part is None else self.part[rows],
             user_features=None if self.user_features is None else self.user_features[positions.tolist()],
+            order=self.order,
         )
 
     def to_frame(self) -> pl.DataFrame:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -14,21 +14,27 @@ import polars as pl
 
 from fedrec.data.assembly import assemble
 from fedrec.data.catalog import Catalog
-from fedrec.data.columns import is_known, resolve
-from fedrec.data.files import Lines, check_path, compression_of, line_chunks, open_bytes
-from fedrec.data.formats import detect_format, dialect_of
+from fedrec.data.files import STANDARD_INPUT, Lines, check_path, line_chunks, standard_input
+from fedrec.data.formats import MATRICES, detect_format, dialect_of
+from fedrec.data.headers import by_place, shape_of
 from fedrec.data.interactions import Interactions
+from fedrec.data.json_lines import json_pieces
+from fedrec.data.matrices import read_matrix
+from fedrec.data.parquet_files import parquet_files, parquet_pieces
+from fedrec.data.picking import Picking
+from fedrec.data.records import NO_LINES, Dialect, Records, fields_of, records
 from fedrec.data.reports import Loaded, ReadReport, no_rows_left_out
 from fedrec.data.rows import RowRules
-from fedrec.data.tables import Piece, divide, shape_of
+from fedrec.data.tables import Piece, divide
+from fedrec.data.times import check_time_format
 from fedrec.errors import InputError
 
-__all__ = ["read_interactions", "read_with_report"]
+__all__ = ["read_interactions", "read_with_report", "without_report"]
 
-_BY_PLACE = ("user_id", "item_id", "rating", "timestamp")
 _PART_FILES = ("train", "valid", "test")
-_NO_LINES = pl.DataFrame(schema={"line": pl.Int64, "value": pl.String, "reason": pl.String})
-Picked = dict[str, str]
+_SAMPLE = 1000
+Pieces = Iterable[tuple[Piece, RowRules]]
+Where = Mapping[str, str | Sequence[str]]
 
 
 def read_interactions(
@@ -42,22 +48,28 @@ def read_interactions(
     on_error: Literal["raise", "skip"] = "raise",
     unknown_items: Literal["raise", "skip"] = "raise",
     user_columns: Sequence[str] = (),
+    time_format: str | None = None,
+    decimal: Literal[".", ","] | None = None,
+    where: Where | None = None,
 ) -> Interactions:
-    """Read interactions from a file, or from a folder with `train.txt`, `test.txt` and perhaps `valid.txt`.
+    """Read interactions from a file, or from a folder: of Parquet, or with `train.txt`, `test.txt` and `valid.txt`.
 
     Rows that are left out are counted in a `UserWarning`; `read_with_report` returns them.
 
     Args:
-        path: the file (plain, gzip or zstd) or folder.
-        format: one of `csv`, `tsv`, `::`, `jsonl`, `parquet`, `inter`, `lists`; told by name and first lines if `None`.
-        columns: standard names (`user_id`, `item_id`, `rating` or `weight`, `timestamp`, `part`) to names in the file;
-            to column numbers as text, counted from 1, in a file without a header.
+        path: the file (plain, gzip or zstd) or folder; `-` is standard input.
+        format: one of `formats.FORMATS`, such as `csv` or `lists`; told by name or first lines if `None`.
+        columns: standard names (`user_id`, `item_id`, `rating` or `weight`, `timestamp`, `part`) to names in the file,
+            of an inner field with dots; to column numbers as text, counted from 1, in a file without a header.
         encoding: of text, such as `latin-1`.
         catalog: the agreed items; made of the items found if `None`.
         header: whether the first line holds names; told by its content if `None`.
         on_error: stop at the first row that cannot be used, or leave such rows out.
         unknown_items: stop at an item that `catalog` does not list, or leave its rows out.
         user_columns: columns that are constant for each user and become features of the users.
+        time_format: notation of times in text that are not ISO 8601, see `times.local_seconds`.
+        decimal: decimal mark of numbers in text, whose groups of three digits may then be set apart.
+        where: names in the file to the value, or values, of the rows to read, such as `{"kind": "click"}`.
 
     Raises:
         InputError: the file cannot be read, or a row cannot be used; says where and what to do.
@@ -79,6 +91,9 @@ def read_interactions(
         on_error=on_error,
         unknown_items=unknown_items,
         user_columns=user_columns,
+        time_format=time_format,
+        decimal=decimal,
+        where=where,
     )
     return without_report(loaded, "read_with_report")
 
@@ -102,6 +117,9 @@ def read_with_report(
     unknown_items: Literal["raise", "skip"] = "raise",
     user_columns: Sequence[str] = (),
     keep_missing: bool = False,
+    time_format: str | None = None,
+    decimal: Literal[".", ","] | None = None,
+    where: Where | None = None,
 ) -> Loaded:
     """`read_interactions` with its report: rows found, rows left out and why, and what was decided on the way.
 
@@ -110,153 +128,163 @@ def read_with_report(
     for name, value in (("on_error", on_error), ("unknown_items", unknown_items)):
         if value not in ("raise", "skip"):
             raise InputError(f"{name} must be 'raise' or 'skip', not {value!r}")
+    if decimal not in (None, ".", ","):
+        raise InputError(f"decimal must be '.' or ',', not {decimal!r}")
+    if time_format is not None:
+        check_time_format(time_format)
+    if os.fspath(path) == STANDARD_INPUT:
+        with standard_input() as place:
+            loaded = read_with_report(
+                place, format=format, columns=columns, encoding=encoding, catalog=catalog, header=header,
+                on_error=on_error, unknown_items=unknown_items, user_columns=user_columns, keep_missing=keep_missing,
+                time_format=time_format, decimal=decimal, where=where,
+            )  # fmt: skip
+        return replace(loaded, report=replace(loaded.report, source="standard input"))
     place = check_path(path)
-    rules = RowRules(str(place), "line", on_error, keep_missing)
-    picked: Picked = {}
-    if place.is_dir():
-        pieces, kind = _folder(place, encoding, rules, format), "lists in a folder"
-        ignored = [name for name, given in (("columns", columns), ("user_columns", user_columns)) if given]
-        if ignored:
-            raise InputError(f"{place}: {ignored[0]} do not apply to lists of items")
-    else:
-        kind = detect_format(place, format, encoding)
-        read = _Source(place, kind, columns, encoding, header, tuple(user_columns), picked)
-        if kind in ("jsonl", "parquet"):
-            rules = RowRules(str(place), "row" if kind == "parquet" else "line", on_error, keep_missing)
-        pieces = ((piece, rules) for piece in read.pieces())
-    return assemble(
+    kept = {name: (values,) if isinstance(values, str) else tuple(values) for name, values in (where or {}).items()}
+    picking = Picking(str(place), columns, tuple(user_columns), kept)
+    rules = RowRules(str(place), "line", on_error, keep_missing, time_format=time_format, decimal=decimal)
+    kind, pieces = _pieces(place, format, encoding, header, picking, rules)
+    loaded = assemble(
         pieces,
-        ReadReport(str(place), kind, picked, 0, no_rows_left_out()),
+        ReadReport(str(place), kind, picking.picked, 0, no_rows_left_out()),
         text=kind not in ("jsonl", "parquet"),
         catalog=catalog,
         unknown_items=unknown_items,
         user_columns=user_columns,
+        sequence=kind.startswith("lists"),
     )
+    return with_unread(loaded, picking, agreed=catalog is not None)
 
 
-class _Source:
-    """One file, what was asked of it, and the columns picked once its first lines are known."""
+def with_unread(loaded: Loaded, picking: Picking, agreed: bool) -> Loaded:
+    """What was loaded, with the notes of picking its columns and the names of those that were not read.
 
-    def __init__(
-        self,
-        path: Path,
-        kind: str,
-        columns: Mapping[str, str] | None,
-        encoding: str,
-        header: bool | None,
-        user_columns: tuple[str, ...],
-        picked: Picked,
-    ) -> None:
-        self.path, self.kind, self.columns, self.encoding = path, kind, columns, encoding
-        self.header, self.user_columns, self.picked = header, user_columns, picked
-
-    def pieces(self) -> Iterable[Piece]:
-        """Rows of the file, a piece at a time."""
-        if self.kind == "parquet":
-            return self._parquet()
-        chunks = line_chunks(self.path, self.encoding)
-        if self.kind == "jsonl":
-            return self._json(chunks)
-        if self.kind == "lists":
-            if self.columns or self.user_columns:
-                raise InputError(f"{self.path}: columns do not apply to lists of items")
-            self.picked.update(user_id="first", item_id="all others")
-            return (_lists(chunk) for chunk in chunks)
-        return self._delimited(chunks)
-
-    def _pick(self, names: list[str], has_header: bool = True) -> None:
-        columns = self.columns
-        if not has_header and not columns:
-            if len(names) not in (2, 3, 4):
-                raise InputError(
-                    f"{self.path}: has {len(names)} columns and no header. Say which they are by number, "
-                    f"such as columns={{'user_id': '1', 'item_id': '2'}}, or say header=True"
-                )
-            columns = dict(zip(_BY_PLACE, names, strict=False))
-        self.picked.update(resolve(names, columns, str(self.path)))
-        for name in self.user_columns:
-            if name not in names:
-                raise InputError(f"{self.path}: there is no column {name!r} for user_columns among {', '.join(names)}")
-            if name in self.picked.values():
-                raise InputError(f"{self.path}: column {name!r} is read already; leave it out of user_columns")
-
-    def _all_picked(self) -> Picked:
-        return self.picked | {name: name for name in self.user_columns}
-
-    def _delimited(self, chunks: Iterator[Lines]) -> Iterator[Piece]:
-        first = next(chunks, None)
-        if first is None:
-            raise InputError(f"{self.path}: is empty")
-        top = first.texts.head(2).to_list()
-        dialect = dialect_of(self.kind, top[0])
-        named = {name for name in (*(self.columns or {}).values(), *self.user_columns) if not name.isdigit()}
-        names, has_header = shape_of(top, dialect, self.header, named, is_known)
-        self._pick(names, has_header)
-        for number, chunk in enumerate(chain([first], chunks)):
-            skip = 1 if has_header and number == 0 else 0
-            yield divide(chunk.numbers[skip:], chunk.texts[skip:], dialect, names, self._all_picked())
-
-    def _json(self, chunks: Iterator[Lines]) -> Iterator[Piece]:
-        for number, (lines, texts) in enumerate(chunks):
-            sound = texts.str.starts_with("{")
-            table = _parse_json(texts.filter(sound)) if sound.all() else None
-            if table is None:
-                sound = texts.str.json_path_match("$").is_not_null() & texts.str.strip_chars().str.starts_with("{")
-                table = _parse_json(texts.filter(sound))
-            broken = pl.DataFrame({"line": lines, "value": texts}).filter(~sound)
-            broken = broken.with_columns(pl.lit("is not one JSON object").alias("reason"))
-            if table is None or (broken.height == 0 and table.height != len(texts)):
-                raise InputError(f"{self.path}: is not JSON lines (one object on each line). Check format=")
-            if number == 0 and table.height:
-                self._pick(table.columns)
-            wanted = self._all_picked()
-            here = [
-                (pl.col(theirs) if theirs in table.columns else pl.lit(None, dtype=pl.String)).alias(ours)
-                for ours, theirs in wanted.items()
-            ]
-            yield Piece(table.select(lines.filter(sound).alias("line"), *here) if wanted else _NO_LINES, broken)
-
-    def _parquet(self) -> Iterator[Piece]:
-        try:
-            plain = compression_of(self.path) == "none"
-            content = self.path if plain else io.BytesIO(open_bytes(self.path).read())
-            self._pick(list(pl.read_parquet_schema(content)))
-            wanted = self._all_picked()
-            table = pl.read_parquet(content, columns=list(dict.fromkeys(wanted.values())))
-        except InputError:
-            raise
-        except (OSError, EOFError, pl.exceptions.PolarsError) as error:
-            raise InputError(f"{self.path}: cannot be read as Parquet ({error}). Copy or make it again") from None
-        line = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line")
-        yield Piece(table.select(line, *(pl.col(theirs).alias(ours) for ours, theirs in wanted.items())), _NO_LINES)
+    Where items were `agreed` on with others only the report names them, as errors of the data may reach the others.
+    """
+    data, report = loaded.interactions, loaded.report
+    report = replace(report, notes=(*picking.notes, *report.notes), unread=picking.unread)
+    if agreed:
+        return Loaded(data, report)
+    order = replace(data.order, unread=picking.unread, like_times=picking.like_times)
+    return Loaded(replace(data, order=order), report)
 
 
-def _parse_json(texts: pl.Series) -> pl.DataFrame | None:
-    if len(texts) == 0:
-        return pl.DataFrame()
-    try:
-        return pl.read_ndjson(io.BytesIO("\n".join(texts.to_list()).encode()), infer_schema_length=None)
-    except pl.exceptions.PolarsError:
-        return None
+def _pieces(
+    place: Path, format: str | None, encoding: str, header: bool | None, picking: Picking, rules: RowRules
+) -> tuple[str, Pieces]:
+    """The format of a file or folder, and its rows, a piece at a time, which decide the picking as they are read."""
+    if place.is_dir():
+        return _folder(place, encoding, format, picking, rules)
+    kind = detect_format(place, format, encoding)
+    if kind == "parquet":
+        return kind, _closing(parquet_pieces([place], place, picking, replace(rules, unit="row")), picking)
+    chunks = line_chunks(place, encoding, whole=kind == "csv")
+    if kind == "jsonl":
+        found = json_pieces(chunks, picking)
+    elif kind == "lists":
+        _check_no_columns(place, picking)
+        picking.picked.update(user_id="first", item_id="all others")
+        found = (_lists(chunk) for chunk in chunks)
+    elif kind in MATRICES:
+        matrix = read_matrix(chunks, kind, str(place))
+        found = _delimited(matrix.chunks, kind, matrix.names, header, picking)
+    else:
+        found = _delimited(chunks, kind, None, header, picking)
+    return kind, _closing(((piece, rules) for piece in found), picking)
+
+
+def _closing(pieces: Pieces, picking: Picking) -> Iterator[tuple[Piece, RowRules]]:
+    yield from pieces
+    picking.close()
+
+
+def _check_no_columns(place: Path, picking: Picking) -> None:
+    given = {"columns": picking.columns, "user_columns": picking.user_columns, "where": picking.where}
+    for name, value in given.items():
+        if value:
+            raise InputError(f"{place}: {name} do not apply to lists of items; leave out {name}")
+
+
+def _delimited(
+    chunks: Iterator[Lines], kind: str, names: list[str] | None, header: bool | None, picking: Picking
+) -> Iterator[Piece]:
+    """Rows of delimited text; `names` where the format gives its columns."""
+    first = next(chunks, None)
+    if first is None:
+        raise InputError(f"{picking.source}: is empty")
+    filled = first.texts.filter(first.texts.str.contains(r"\S")).head(_SAMPLE)
+    if len(filled) == 0:
+        filled = first.texts.head(1)
+    dialect = dialect_of(kind, filled.str.strip_suffix("\r").to_list())
+    has_header = False
+    for number, found in enumerate(records(chain([first], chunks), dialect, picking.source)):
+        if number == 0:
+            names, has_header = _columns(found, dialect, names, header, picking)
+            if has_header:
+                found = Records(found.numbers[1:], found.texts[1:], found.broken)
+        assert names is not None
+        piece = divide(found, dialect, names, picking.wanted)
+        yield Piece(picking.kept(piece.raw), piece.broken)
+    if not picking.picked:
+        raise InputError(f"{picking.source}: is empty")
+
+
+def _columns(
+    found: Records, dialect: Dialect, names: list[str] | None, header: bool | None, picking: Picking
+) -> tuple[list[str], bool]:
+    """Names of the columns and whether the first record holds them; picks those that are read."""
+    if len(found.texts) == 0:
+        if found.broken.height == 0:
+            raise InputError(f"{picking.source}: is empty")
+        line, value, reason = found.broken.row(0)
+        raise InputError(f"{picking.source}, line {line}: {value[:80]!r} {reason}. Correct it")
+    rows = [fields_of(text, dialect) for text in found.texts.head(_SAMPLE).to_list()]
+    if names is not None:
+        picking.pick(names, _sample(rows, names))
+        return names, False
+    shape = shape_of(rows, header, picking.named, picking.source)
+    sample = _sample(rows[1:] if shape.has_header else rows, shape.names)
+    placed = None
+    if not shape.has_header and not picking.columns:
+        placed = by_place(sample, picking.source)
+        picking.notes.append(f"no header: columns {', '.join(placed.values())} read as {', '.join(placed)}")
+    picking.pick(shape.names, sample, placed)
+    return shape.names, shape.has_header
+
+
+def _sample(rows: list[list[str]], names: list[str]) -> pl.DataFrame:
+    """Columns of the rows that have as many fields as there are names; of a repeated name the first."""
+    whole = [row for row in rows if len(row) == len(names)]
+    return pl.DataFrame(
+        {name: pl.Series(name, [row[names.index(name)].strip() for row in whole], dtype=pl.String) for name in names}
+    )
 
 
 def _lists(chunk: Lines) -> Piece:
     words = chunk.texts.str.strip_chars().str.replace_all(r"\s+", " ").str.split(" ")
     table = pl.DataFrame({"line": chunk.numbers, "user_id": words.list.first(), "item_id": words.list.slice(1)})
-    return Piece(table.filter(pl.col("item_id").list.len() > 0).explode("item_id"), _NO_LINES)
+    return Piece(table.filter(pl.col("item_id").list.len() > 0).explode("item_id"), NO_LINES)
 
 
-def _folder(place: Path, encoding: str, rules: RowRules, format: str | None) -> Iterator[tuple[Piece, RowRules]]:
-    if format not in (None, "lists"):
-        raise InputError(f"{place}: is a folder; a folder is read as lists of items, not as {format!r}. Give a file")
+def _folder(place: Path, encoding: str, format: str | None, picking: Picking, rules: RowRules) -> tuple[str, Pieces]:
+    if format not in (None, "lists", "parquet"):
+        raise InputError(
+            f"{place}: is a folder; a folder is read as Parquet or as lists of items, not as {format!r}. Give a file"
+        )
     found = {part: _part_file(place, part) for part in _PART_FILES}
-    if found["train"] is None or found["test"] is None:
+    if format != "parquet" and found["train"] is not None and found["test"] is not None:
+        _check_no_columns(place, picking)
+        return "lists in a folder", _parts(found, encoding, rules)
+    files = [] if format == "lists" else parquet_files(place)
+    if not files:
         names = sorted(entry.name for entry in place.iterdir())[:20]
         raise InputError(
-            f"{place}: is a folder without train.txt and test.txt, so it is not a split in lists. "
+            f"{place}: is a folder without train.txt and test.txt, so it is not a split in lists, and without "
+            "Parquet files. "
             f"Give one of its files: {', '.join(names) or 'there are none'}"
         )
-    return _parts(found, encoding, rules)
+    return "parquet", _closing(parquet_pieces(files, place, picking, replace(rules, unit="row")), picking)
 
 
 def _part_file(place: Path, part: str) -> Path | None:
@@ -269,7 +297,7 @@ def _parts(found: Mapping[str, Path | None], encoding: str, rules: RowRules) -> 
     for part, path in found.items():
         if path is None:
             continue
-        here = RowRules(str(path), "line", rules.on_error, rules.keep_missing, step=f"reading {path.name}")
+        here = replace(rules, source=str(path), step=f"reading {path.name}")
         for chunk in line_chunks(path, encoding):
             piece = _lists(chunk)
             yield Piece(piece.raw.with_columns(pl.lit(part).alias("part")), piece.broken), here

@@ -76,6 +76,7 @@ class ReadReport:
         rows: rows found, left-out ones included.
         left_out: the rows left out, see `LEFT_OUT`.
         notes: what reading had to decide, such as the unit of times.
+        unread: columns of the source that were not read.
     """
 
     source: str
@@ -84,6 +85,7 @@ class ReadReport:
     rows: int
     left_out: pl.DataFrame
     notes: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -97,6 +99,16 @@ class ReadReport:
             reasons = "; ".join(f"{reason}: {count:,}" for reason, count in self.counts.items())
             text += f", {self.left_out.height:,} left out ({reasons})"
         return text
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Which column was taken for what, which were not read, and the notes."""
+        columns = ", ".join(f"{ours} = {theirs}" for ours, theirs in self.columns.items())
+        return (
+            *([f"columns: {columns}"] if columns else []),
+            *([f"columns that were not read: {', '.join(self.unread)}"] if self.unread else []),
+            *self.notes,
+        )
 
     def table(self) -> Table:
         """The report as a table for printing with Rich."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -10,10 +11,10 @@ import polars as pl
 
 from fedrec.data.interactions import PARTS
 from fedrec.data.reports import LEFT_OUT, no_rows_left_out
-from fedrec.data.times import calendar_seconds, iso_seconds
+from fedrec.data.times import calendar_seconds, dates_in, iso_seconds, local_seconds
 from fedrec.errors import InputError
 
-__all__ = ["Fault", "RowRules", "check_rows", "integers_if_whole", "set_aside"]
+__all__ = ["Fault", "RowRules", "check_rows", "integers_if_whole", "numbers_in", "set_aside"]
 
 _PART_NAMES = {**{name: code for code, name in enumerate(PARTS)}, "validation": 1, "val": 1, "dev": 1}
 _ADVICE = "Correct it, or leave out such rows (counted, and kept in the report) with on_error='skip' (--on-error skip)"
@@ -30,6 +31,9 @@ class RowRules:
         keep_missing: an empty rating or time becomes NaN, for a later cleaning step, instead of a fault.
         times: notation of textual times; `seconds` if all times are numbers of seconds since 1970.
         step: what a left-out row is filed under.
+        time_format: notation of textual times as `times.local_seconds` takes it, where the file does not decide.
+        decimal: the decimal mark of numbers in text, and then groups of three digits may be set apart; without it a
+            point, and no groups.
     """
 
     source: str
@@ -38,6 +42,8 @@ class RowRules:
     keep_missing: bool = False
     times: Literal["numbers", "iso", "seconds"] = "numbers"
     step: str = "reading"
+    time_format: str | None = None
+    decimal: Literal[".", ","] | None = None
 
 
 class Fault(NamedTuple):
@@ -60,6 +66,36 @@ def integers_if_whole(ids: pl.Series) -> pl.Series:
     if numbers.null_count() == ids.null_count() and bool((numbers.cast(pl.String) == ids).all()):
         return numbers
     return ids
+
+
+def numbers_in(texts: pl.Series, decimal: Literal[".", ","] | None = None) -> pl.Series:
+    """Numbers (Float64) written as text, with or without a currency sign; null where a text is none.
+
+    With `decimal` that mark is the decimal one, and groups of three digits may be set apart by the other, a blank or an
+    apostrophe.
+
+    >>> numbers_in(pl.Series(["4.5", "$3", "4,50 €", "1.234"])).to_list()
+    [4.5, 3.0, None, 1.234]
+    >>> numbers_in(pl.Series(["4,50 €", "1.234,5", "4.5", "1 234"]), ",").to_list()
+    [4.5, 1234.5, None, 1234.0]
+    """
+
+    def read(texts: pl.Series) -> pl.Series:
+        if decimal is None:
+            return texts.cast(pl.Float64, strict=False)
+        other = "." if decimal == "," else ","
+        grouped = rf"^[+-]?\d{{1,3}}(?:[{other}'’\u{{a0}}\u{{202f}} ]\d{{3}})+(?:[{decimal}]\d*)?$"
+        bare = texts.str.replace_all(rf"[^\d+{decimal}-]", "")
+        shown = bare.zip_with(texts.str.contains(grouped).fill_null(False), texts)
+        if decimal == ",":
+            shown = shown.set(shown.str.contains(".", literal=True).fill_null(False), None)
+        return shown.str.replace(decimal, ".", literal=True).cast(pl.Float64, strict=False)
+
+    numbers = read(texts)
+    if numbers.null_count() > texts.null_count() and texts.str.contains(r"\p{Sc}").any():
+        unmarked = texts.str.replace(r"^\s*([+-]?)\s*\p{Sc}\s*", "$1").str.replace(r"\s*\p{Sc}\s*$", "")
+        numbers = numbers.zip_with(numbers.is_not_null(), read(unmarked))
+    return numbers
 
 
 def set_aside(
@@ -111,8 +147,17 @@ def set_aside(
         place = f"{rules.unit} {first['line']}"
         if first["line"] is None:
             place = f"the row of user {first['user_id']!r} and item {first['item_id']!r}"
-        raise InputError(f"{rules.source}, {place}: {first['field']}{shown} {faults[which[0]].reason}. {advice}")
+        raise InputError(f"{rules.source}, {place}: {first['field']}{shown} {faults[which[0]].reason}. "
+                         f"{_hint(first['field'], first['value'] or '')}{advice}")  # fmt: skip
     return keep, table
+
+
+def _hint(field: str, value: str) -> str:
+    if field in ("rating", "weight") and re.search(r"\d,\d", value):
+        return "Say what its decimal mark is with decimal=',' or decimal='.' (--decimal). "
+    if field == "timestamp" and dates_in(pl.Series([value])):
+        return "Of a local notation say time_format='day-first', 'month-first' or a format (--time-format). "
+    return ""
 
 
 def check_rows(raw: pl.DataFrame, rules: RowRules) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -181,7 +226,7 @@ def _numbers(field: str, column: pl.Series, faults: list[Fault], rules: RowRules
     if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null, pl.Boolean)):
         raise InputError(f"{rules.source}: {field} is of type {column.dtype}; it must hold numbers")
     empty = _is_empty(column)
-    numbers = column.cast(pl.Float64, strict=False)
+    numbers = numbers_in(column, rules.decimal) if column.dtype == pl.String else column.cast(pl.Float64, strict=False)
     _fault_numbers(field, numbers, empty, faults, rules, "is not a number")
     with np.errstate(over="ignore"):
         narrow = pl.Series(numbers.to_numpy().astype(np.float32))
@@ -194,8 +239,14 @@ def _times(column: pl.Series, faults: list[Fault], rules: RowRules) -> pl.Series
         seconds, empty = calendar_seconds(column), column.is_null()
     elif column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null):
         empty = _is_empty(column)
-        iso = column.dtype == pl.String and rules.times == "iso"
-        seconds = iso_seconds(column) if iso else column.cast(pl.Float64, strict=False)
+        if column.dtype.is_numeric() and rules.time_format is not None:
+            raise InputError(f"{rules.source}: timestamp holds numbers, not text; leave out time_format")
+        if column.dtype == pl.String and rules.time_format is not None:
+            seconds = local_seconds(column, rules.time_format)
+        elif column.dtype == pl.String:
+            seconds = iso_seconds(column) if rules.times == "iso" else numbers_in(column, rules.decimal)
+        else:
+            seconds = column.cast(pl.Float64, strict=False)
     else:
         raise InputError(f"{rules.source}: timestamp is of type {column.dtype}; it must hold numbers, text or dates")
     reason = "is not a time (numbers of seconds, or text such as 2024-05-01 12:30:00)"

@@ -15,6 +15,7 @@ from fedrec.data.cleaning import Cleaning, CleaningReport, clean
 from fedrec.data.database_urls import check_source, database_of, is_url
 from fedrec.data.datasets import DATASETS, DataSet, Layout, dataset, find_folder
 from fedrec.data.digests import digest_of
+from fedrec.data.files import STANDARD_INPUT
 from fedrec.data.interactions import Interactions
 from fedrec.data.readers import read_with_report, without_report
 from fedrec.data.reports import Loaded, ReadReport, no_rows_left_out
@@ -151,7 +152,7 @@ def _path(text: str, options: dict[str, Any]) -> Loaded:
         )
         if layout is not None and not set(options) - set(_ANY_SET):
             return _by_layout(place, layout, options, text)
-    if not place.exists() and not place.suffix and os.sep not in text:
+    if not place.exists() and not place.suffix and os.sep not in text and text != STANDARD_INPUT:
         raise InputError(f"{text!r} is neither a named data set nor a file{suggestion(text, DATASETS)}")
     return read_with_report(place, **options)
 

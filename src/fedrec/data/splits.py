@@ -12,9 +12,9 @@ from functools import cached_property
 
 import numpy as np
 
-from fedrec.data.interactions import PARTS, Interactions
+from fedrec.data.interactions import PARTS, Interactions, RowOrder
 from fedrec.data.keys import KeyedSource, client_keys
-from fedrec.errors import InputError, suggestion
+from fedrec.errors import InputError, PlanError, suggestion
 from fedrec.kernels import splitting
 
 __all__ = ["Split", "SplitMethod", "given", "leave_last_out", "new_users", "ratio", "temporal"]
@@ -90,17 +90,24 @@ class Split:
 
 @dataclass(frozen=True)
 class SplitMethod:
-    """A split by name and share, as plans and commands write it: `leave-last-out`, `temporal:0.8`, `temporal@T`,
-    `ratio:0.8`, `given`, `given:0.9`, `new-users:0.1` or `none`.
+    """A split by name and share, as plans and commands write it: `leave-last-out`, `leave-last-out@rows`,
+    `temporal:0.8`, `temporal@T,T`, `ratio:0.8`, `given`, `given:0.9`, `new-users:0.1` or `none`.
+
+    Args:
+        name: of the split.
+        share: of train, or of users.
+        cuts: times at which `temporal` cuts.
+        by_rows: rows without times count as being in order, oldest first.
 
     Example:
         >>> SplitMethod.parse("ratio:0.8")
-        SplitMethod(name='ratio', share=0.8, cuts=None)
+        SplitMethod(name='ratio', share=0.8, cuts=None, by_rows=False)
     """
 
     name: str
     share: float | None = None
     cuts: tuple[float, float] | None = field(default=None)
+    by_rows: bool = False
 
     @classmethod
     def parse(cls, text: str) -> SplitMethod:
@@ -114,8 +121,14 @@ class SplitMethod:
         takes_share = {"leave-last-out": False, "temporal": True, "ratio": True, "given": None, "new-users": True}
         if match is None or name not in {*takes_share, "none"}:
             raise InputError(f"split {text!r} is not known{suggestion(name, [*takes_share, 'none'])}")
+        if name == "leave-last-out" and match[3] == "rows" and match[2] is None:
+            return cls(name, by_rows=True)
         cuts = None
         if match[3] is not None:
+            if name == "leave-last-out":
+                raise InputError(
+                    f"split {text!r}: write leave-last-out, or leave-last-out@rows where rows are in order"
+                )
             try:
                 first, second = (float(cut) for cut in match[3].split(","))
             except ValueError:
@@ -139,7 +152,14 @@ class SplitMethod:
             raise InputError(f"split {text!r}: as many users again are held out for validation, so keep it below 0.5")
         return cls(name, share, cuts)
 
+    @property
+    def needs_order(self) -> bool:
+        """Whether the order of a user's interactions decides."""
+        return self.name in ("leave-last-out", "temporal")
+
     def __str__(self) -> str:
+        if self.by_rows:
+            return f"{self.name}@rows"
         if self.cuts is not None:
             return f"{self.name}@{self.cuts[0]!r},{self.cuts[1]!r}"
         return self.name if self.share is None else f"{self.name}:{self.share!r}"
@@ -149,9 +169,7 @@ class SplitMethod:
         if self.name != "temporal" or self.cuts is not None:
             return self
         if data.times is None:
-            raise InputError(
-                "split 'temporal' needs timestamps, and this data has none; leave-last-out uses order only"
-            )
+            raise PlanError(f"split 'temporal' needs timestamps, and this data has none. {_how_to_order(data.order)}")
         assert self.share is not None
         if len(data) == 0:
             raise InputError("split 'temporal' needs interactions, and there are none")
@@ -159,9 +177,15 @@ class SplitMethod:
         return SplitMethod("temporal", None, (float(first), float(second)))
 
     def apply(self, data: Interactions, source: KeyedSource) -> Split:
-        """Split the users of one node; `source` keys the draws of `ratio`, `given:SHARE` and `new-users`."""
+        """Split the users of one node; `source` keys the draws of `ratio`, `given:SHARE` and `new-users`.
+
+        Raises:
+            PlanError: the split goes by time or order, and the data has none.
+        """
         if self.name == "temporal" and self.cuts is None:
             return self.resolve(data).apply(data, source)
+        if self.name == "leave-last-out":
+            _check_order(data, self.by_rows)
         data, merged = _distinct(data)
         part = np.zeros(len(data), dtype=np.int8)
         seeds = source.child("split").seeds(client_keys(source, data.users))
@@ -171,7 +195,9 @@ class SplitMethod:
             part[data.indptr[1:][lengths >= 3] - 2] = VALID
         elif self.name == "temporal":
             if data.times is None:
-                raise InputError("split 'temporal' needs timestamps, and this data has none")
+                raise PlanError(
+                    f"split 'temporal' needs timestamps, and this data has none. {_how_to_order(data.order)}"
+                )
             assert self.cuts is not None
             part[data.times >= self.cuts[0]] = VALID
             part[data.times >= self.cuts[1]] = TEST
@@ -188,12 +214,46 @@ class SplitMethod:
         return Split(data, part, str(self), merged)
 
 
-def leave_last_out(data: Interactions) -> Split:
+def leave_last_out(data: Interactions, *, by_rows: bool = False) -> Split:
     """Each user's last interaction is test, the last but one validation; users with two keep one in train.
 
-    Equal times count in the order of the file. Users with a single interaction stay in train.
+    Equal times count in the order of the file. Users with a single interaction stay in train. Data without times is
+    split only if its rows are in order by definition, as lists are, or `by_rows` says that they are, oldest first.
+
+    Raises:
+        PlanError: the data has no times, and nothing says that its rows are in order.
     """
-    return SplitMethod("leave-last-out").apply(data, KeyedSource.from_seed(0))
+    return SplitMethod("leave-last-out", by_rows=by_rows).apply(data, KeyedSource.from_seed(0))
+
+
+def _check_order(data: Interactions, by_rows: bool) -> None:
+    if data.order.by in ("time", "sequence") or (by_rows and data.order.by == "rows") or len(data) == 0:
+        return
+    reason = "rows of a database without times have no order" if data.order.by == "chance" else (
+        "the data has no times, and nothing says that its rows are in order"
+    )  # fmt: skip
+    raise PlanError(f"split 'leave-last-out' needs to know which interaction was the last: {reason}. "
+                    f"{_how_to_order(data.order)}")  # fmt: skip
+
+
+def _how_to_order(order: RowOrder) -> str:
+    """What to do about data without times: which of its columns could be the time, and which splits need none."""
+    shown = ", ".join(repr(name) for name in order.unread[:20]) + (", …" if len(order.unread) > 20 else "")
+    words = f"Columns that were not read: {shown}. " if order.unread else ""
+    if order.like_times:
+        like, name = ", ".join(map(repr, order.like_times)), order.like_times[0]
+        words += (
+            f"{like} look{'s' if len(order.like_times) == 1 else ''} like times: say columns={{'timestamp': {name!r}}} "
+            f"(--columns timestamp={name}). "
+        )
+    else:
+        words += (
+            "If a column holds times or a serial number, name it: columns={'timestamp': …} (--columns timestamp=…). "
+        )
+    rows = "" if order.by == "chance" else (
+        "If rows stand in order, oldest first, say leave-last-out@rows (leave_last_out(…, by_rows=True)). "
+    )  # fmt: skip
+    return f"{words}{rows}Else take ratio:0.8, which needs no order"
 
 
 def temporal(data: Interactions, share: float = 0.8) -> Split:

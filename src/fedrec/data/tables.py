@@ -1,24 +1,18 @@
-"""Lines of delimited text to columns of text, all lines at once."""
+"""Records of delimited text to columns of text, all records at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import polars as pl
 
-from fedrec.data.formats import Dialect
+from fedrec.data.records import NO_LINES, Dialect, Records, field_pattern, fields_of
 
-__all__ = ["Piece", "Shape", "divide", "shape_of"]
+__all__ = ["Piece", "divide"]
 
-_COMMA, _QUOTE = "\x1f", "\x1e"
-
-
-class Shape(NamedTuple):
-    """Names of the columns (`1`, `2`, … where the file has none) and whether the first line holds them."""
-
-    names: list[str]
-    has_header: bool
+_TORN = "has a CR in the middle, where other lines end with LF"
 
 
 class Piece(NamedTuple):
@@ -33,75 +27,89 @@ class Piece(NamedTuple):
     broken: pl.DataFrame
 
 
-def fields_of(texts: pl.Series, dialect: Dialect) -> tuple[pl.Series, pl.Series]:
-    """Fields of every line (lists of text) and which lines have quotes that do not close (bool).
+def divide(found: Records, dialect: Dialect, names: list[str], picked: Mapping[str, str]) -> Piece:
+    """Divide records into the `picked` columns (our names to theirs); those with another number of fields are broken.
 
-    >>> fields, unclosed = fields_of(pl.Series(['a,"b, c"', 'a,"b']), Dialect(",", True))
-    >>> fields[0].to_list(), unclosed.to_list()
-    (['a', 'b, c'], [False, True])
+    Blanks around a field are not part of it.
+
+    >>> texts = pl.Series(['1,"a, b"', "2,c,d", '3,12" single'])
+    >>> piece = divide(Records(pl.Series([1, 2, 3]), texts, NO_LINES), Dialect(",", True), ["u", "i"], {"item_id": "i"})
+    >>> piece.raw.rows(), piece.broken.rows()
+    ([(1, 'a, b'), (3, '12" single')], [(2, '2,c,d', 'has 3 fields where 2 are expected')])
     """
-    fine = pl.repeat(False, len(texts), eager=True)
-    if not dialect.quoted or not texts.str.contains('"', literal=True).any():
-        return texts.str.split(dialect.separator), fine
-    # Between quotes are the odd parts: hide their separators, then divide as usual and put them back.
-    parts = texts.str.replace_all('""', _QUOTE, literal=True).str.split('"')
-    element = pl.element()
-    hidden = element.str.replace_all(dialect.separator, _COMMA, literal=True)
-    joined = parts.list.eval(pl.when(pl.int_range(pl.len()) % 2 == 1).then(hidden).otherwise(element)).list.join("")
-    # A field of nothing but quotes loses the pair that enclosed it.
-    only_quotes = element.str.contains(f"^{_QUOTE}+$")
-    bare = pl.when(only_quotes).then(element.str.slice(1)).otherwise(element)
-    shown = bare.str.replace_all(_COMMA, dialect.separator, literal=True).str.replace_all(_QUOTE, '"', literal=True)
-    return joined.str.split(dialect.separator).list.eval(shown), parts.list.len() % 2 == 0
+    numbers, texts, broken = found
+    marked = texts.str.contains('"', literal=True) if dialect.quoted else pl.repeat(False, len(texts), eager=True)
+    places = {ours: names.index(theirs) for ours, theirs in picked.items()}
+    if not marked.any():
+        piece = _plain(numbers, texts, dialect, len(names), places)
+    elif marked.all():
+        piece = _quoted(numbers, texts, dialect, len(names), places)
+    else:
+        plain = _plain(numbers.filter(~marked), texts.filter(~marked), dialect, len(names), places)
+        quoted = _quoted(numbers.filter(marked), texts.filter(marked), dialect, len(names), places)
+        piece = Piece(*(pl.concat([one, two]).sort("line") for one, two in zip(plain, quoted, strict=True)))
+    if broken.height:
+        piece = Piece(piece.raw, pl.concat([piece.broken, broken]).sort("line"))
+    return piece
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def shape_of(
-    first: list[str], dialect: Dialect, header: bool | None, named: Collection[str], is_known: Callable[[str], bool]
-) -> Shape:
-    """Names of the columns, from the first two lines.
-
-    With `header=None` the first line is a header if it holds one of the `named` columns or a name that `is_known`, or
-    no number while the next line holds one.
-    """
-    rows = [
-        [field.strip() for field in row]
-        for row in fields_of(pl.Series(first[:2], dtype=pl.String), dialect)[0].to_list()
-    ]
-    top = [name.strip().removeprefix("\ufeff") for name in rows[0]]
-    if header is None:
-        numbers = [any(map(_is_number, row)) for row in rows]
-        header = any(name in named or is_known(name) for name in top) or (
-            len(rows) > 1 and not numbers[0] and numbers[1]
-        )
-    return Shape(top, True) if header else Shape([str(number + 1) for number in range(len(top))], False)
-
-
-def divide(
-    numbers: pl.Series, texts: pl.Series, dialect: Dialect, names: list[str], picked: Mapping[str, str]
-) -> Piece:
-    """Divide lines into the `picked` columns (our names to theirs); lines with another number of fields are broken."""
-    fields, unclosed = fields_of(texts, dialect)
+def _plain(numbers: pl.Series, texts: pl.Series, dialect: Dialect, width: int, places: Mapping[str, int]) -> Piece:
+    """Records without quotes that mean anything."""
+    if dialect.separator == " ":
+        fields = texts.str.strip_chars().str.replace_all(r"\s+", " ").str.split(" ")
+    else:
+        fields = texts.str.split(dialect.separator)
     counts = fields.list.len()
     table = pl.DataFrame({"line": numbers, "fields": fields})
     columns = [
-        pl.col("fields").list.get(names.index(theirs), null_on_oob=True).str.strip_chars().alias(ours)
-        for ours, theirs in picked.items()
+        pl.col("fields").list.get(place, null_on_oob=True).str.strip_chars(" ").alias(ours)
+        for ours, place in places.items()
     ]
-    right = (counts == len(names)) & ~unclosed
-    broken = pl.DataFrame({"line": numbers, "value": texts, "count": counts, "unclosed": unclosed}).filter(~right)
+    right = counts == width
+    torn = texts.str.contains("\r", literal=True)
+    if torn.any():
+        right &= ~torn
+    if right.all():
+        return Piece(table.select("line", *columns), NO_LINES)
     reason = (
-        pl.when("unclosed")
-        .then(pl.lit("has a double quote that is not closed on its line"))
-        .otherwise(pl.format("has {} fields where {} are expected", "count", pl.lit(len(names))))
+        pl.when("torn")
+        .then(pl.lit(_TORN))
+        .otherwise(pl.format("has {} fields where {} are expected", "count", pl.lit(width)))
     )
-    if broken.height:
-        table = table.filter(right)
-    return Piece(table.select("line", *columns), broken.select("line", "value", reason.alias("reason")))
+    wrong = pl.DataFrame({"line": numbers, "value": texts, "count": counts, "torn": torn}).filter(~right)
+    return Piece(table.filter(right).select("line", *columns), wrong.select("line", "value", reason.alias("reason")))
+
+
+def _quoted(numbers: pl.Series, texts: pl.Series, dialect: Dialect, width: int, places: Mapping[str, int]) -> Piece:
+    """Records with quotes: one expression says whether a record is sound and has its picked fields as groups."""
+    wanted = sorted(set(places.values()))
+    fields = (field_pattern(dialect.separator, groups=place in wanted) for place in range(width))
+    expression = f"^({re.escape(dialect.separator).join(fields)})$"
+    groups = texts.str.extract_groups(expression).struct.unnest()
+    groups.columns = ["whole", *(f"{kind}{place}" for place in wanted for kind in ("quoted ", "bare "))]
+    right = groups["whole"].is_not_null()
+    if texts.str.contains("\r", literal=True).any():
+        right &= ~texts.str.replace_all(r'"[^"]*"', "").str.contains("\r", literal=True)
+    columns = [
+        pl.coalesce(
+            pl.col(f"quoted {place}").str.replace_all('""', '"', literal=True), f"bare {place}", pl.lit("")
+        ).str.strip_chars(" ").alias(ours)
+        for ours, place in places.items()
+    ]  # fmt: skip
+    table = groups.with_columns(numbers.alias("line"))
+    if right.all():
+        return Piece(table.select("line", *columns), NO_LINES)
+    wrong = [
+        (number, text, _fault(text, dialect, width))
+        for number, text in zip(numbers.filter(~right), texts.filter(~right), strict=True)
+    ]
+    broken = pl.DataFrame(wrong, schema=NO_LINES.schema, orient="row")
+    return Piece(table.filter(right).select("line", *columns), broken)
+
+
+def _fault(text: str, dialect: Dialect, width: int) -> str:
+    field, mark = field_pattern(dialect.separator), re.escape(dialect.separator)
+    if re.fullmatch(f"{field}(?:{mark}{field})*", text) is None:
+        return "has text behind the closing quote of a field (a quote inside is doubled)"
+    count = len(fields_of(text, dialect))
+    return _TORN if count == width else f"has {count} fields where {width} are expected"

@@ -150,6 +150,8 @@ def train_run(
         seconds = time.perf_counter() - began
         report = _report(coordinator, trained, engine, data, run, folder, placement, seconds)
         report["data"]["left_out"] = source.left_out_counts
+        report["data"] |= {"columns": source.report.columns, "not_read": list(source.report.unread)}
+        report["data"]["notes"] = list(source.report.notes)
         run.report(report)
         run.prune({trained.round, trained.rounds - 1})
         run.seal()

@@ -174,7 +174,7 @@ class NodeConfig(_Part):
     @field_validator("data")
     @classmethod
     def _readable(cls, value: DataPlan) -> DataPlan:
-        if value.source in ("", "memory") or "\0" in value.source:
+        if value.source in ("", "-", "memory") or "\0" in value.source:
             raise PlanError(f"data.source: {value.source!r} is nothing to read; name a file, a folder or a URL")
         return value
 

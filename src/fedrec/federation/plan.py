@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from fedrec.aggregation.buffered import Asynchronous
 from fedrec.aggregation.release import Cap, Clip, Release, Step, Weight
@@ -16,8 +25,10 @@ from fedrec.aggregation.robust import Robust
 from fedrec.data.catalog import Catalog
 from fedrec.data.cleaning import Cleaning
 from fedrec.data.database_urls import check_source
+from fedrec.data.files import STANDARD_INPUT
 from fedrec.data.interactions import Interactions
 from fedrec.data.splits import SplitMethod
+from fedrec.data.times import check_time_format
 from fedrec.documents import MOST_SETTINGS, parse_yaml, read_file
 from fedrec.errors import InputError, PlanError
 from fedrec.evaluation.metrics import DEFAULT_METRICS, parse_metrics
@@ -28,6 +39,9 @@ from fedrec.models.registry import build_model, explain, foremost
 from fedrec.privacy.terms import Privacy
 
 __all__ = ["DataPlan", "EvaluationPlan", "Plan", "WarmStart"]
+
+
+_LATER_KEYS = ("header", "time_format", "decimal", "where")
 
 
 class _Part(BaseModel):
@@ -43,6 +57,10 @@ class DataPlan(_Part):
         table, query: what is read from a database, where its URL does not say.
         format, columns, encoding: how to read a file, where detection does not do.
         on_error: `raise` stops at the first row that cannot be used, `skip` leaves such rows out, counted and kept.
+        header: whether the first line of a file holds names, where its content does not tell.
+        time_format: notation of times in a file that are not ISO 8601: `day-first`, `month-first`, or a format.
+        decimal: decimal mark of numbers in a file, whose groups of three digits may then be set apart.
+        where: columns of a file to the value, or values, of the rows that are read.
         cleaning: named steps, in order.
         digest: SHA-256 of the cleaned data; filled in by the first run, checked by every later one.
     """
@@ -54,6 +72,10 @@ class DataPlan(_Part):
     columns: dict[str, str] | None = None
     encoding: str = "utf-8"
     on_error: Literal["raise", "skip"] = "raise"
+    header: bool | None = None
+    time_format: str | None = None
+    decimal: Literal[".", ","] | None = None
+    where: dict[str, tuple[str, ...]] | None = None
     cleaning: Cleaning = Cleaning()
     digest: str | None = None
 
@@ -66,14 +88,34 @@ class DataPlan(_Part):
             raise PlanError("data.source: must be text")
         return value
 
+    @field_validator("where", mode="before")
+    @classmethod
+    def _values(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        listed = {name: found if isinstance(found, list | tuple) else [found] for name, found in value.items()}
+        return {name: [str(one) if isinstance(one, int) else one for one in found] for name, found in listed.items()}
+
     @model_validator(mode="after")
     def _check(self) -> DataPlan:
         check_source(self.source, self.table, self.query)
+        if self.time_format is not None:
+            check_time_format(self.time_format)
         return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keys that plans of earlier versions lack are written only where they say something: digests stay."""
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if value is not None or key not in _LATER_KEYS}
 
     def reading(self) -> dict[str, Any]:
         """Options of `load_source`: those that differ from its defaults, as some sources take none."""
-        options = {"format": self.format, "columns": self.columns, "table": self.table, "query": self.query}
+        options: dict[str, Any] = {"format": self.format, "columns": self.columns, "table": self.table}
+        options |= {"query": self.query, "header": self.header, "time_format": self.time_format}
+        options |= {"decimal": self.decimal}
+        if self.where is not None:
+            options["where"] = {name: list(values) for name, values in self.where.items()}
         return {
             **{name: option for name, option in options.items() if option is not None},
             **({"encoding": self.encoding} if self.encoding != "utf-8" else {}),
@@ -187,6 +229,11 @@ class Plan(_Part):
     @model_validator(mode="after")
     def _check(self) -> Plan:
         model = self.build_model()
+        if self.data.source == STANDARD_INPUT:
+            raise PlanError(
+                "data: a run reads its data again when it goes on, is measured or recommends, and standard input can "
+                "be read only once; save it to a file first"
+            )
         if self.keep_sums and not model.additive:
             raise PlanError(
                 f"keep_sums: {self.model['name']} has no sum that later interactions can be added to; ease (without "

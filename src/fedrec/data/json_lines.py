@@ -1,0 +1,65 @@
+"""JSON lines: one object on each line, whose inner fields are columns named with dots."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import polars as pl
+
+from fedrec.data.files import Lines
+from fedrec.data.nested import unnested
+from fedrec.data.picking import Picking
+from fedrec.data.records import NO_LINES
+from fedrec.data.tables import Piece
+from fedrec.errors import InputError
+
+__all__ = ["json_pieces"]
+
+_SAMPLE = 1000
+
+
+def json_pieces(chunks: Iterator[Lines], picking: Picking) -> Iterator[Piece]:
+    """Rows of a file of JSON lines, a piece at a time; columns are picked from the first."""
+    picked = False
+    for lines, texts in chunks:
+        sound = texts.str.starts_with("{")
+        table = _parsed(texts.filter(sound)) if sound.all() else None
+        if table is None:
+            sound = texts.str.json_path_match("$").is_not_null() & texts.str.strip_chars().str.starts_with("{")
+            table = _parsed(texts.filter(sound))
+        broken = pl.DataFrame({"line": lines, "value": texts}).filter(~sound)
+        broken = broken.select("line", "value", _reason().alias("reason"))
+        if table is None or (broken.height == 0 and table.height != len(texts)):
+            raise InputError(f"{picking.source}: is not JSON lines (one object on each line). Check format=")
+        table = unnested(table)
+        if not picked and table.height:
+            picking.pick(table.columns, table.head(_SAMPLE))
+            picked = True
+        wanted = picking.wanted
+        here = [
+            (pl.col(theirs) if theirs in table.columns else pl.lit(None, dtype=pl.String)).alias(ours)
+            for ours, theirs in wanted.items()
+        ]
+        rows = picking.kept(table.select(lines.filter(sound).alias("line"), *here)) if picked else NO_LINES
+        yield Piece(rows, broken)
+
+
+def _reason() -> pl.Expr:
+    start = pl.col("value").str.strip_chars_start()
+    return (
+        pl.when(start.str.starts_with("["))
+        .then(pl.lit("begins a JSON array, not one JSON object; jq -c '.[]' puts each object on a line"))
+        .when(start.str.contains(r"^\{\s*$"))
+        .then(pl.lit("is not one JSON object but the beginning of one; jq -c . puts each object on a line"))
+        .otherwise(pl.lit("is not one JSON object"))
+    )
+
+
+def _parsed(texts: pl.Series) -> pl.DataFrame | None:
+    if len(texts) == 0:
+        return pl.DataFrame()
+    try:
+        return pl.read_ndjson(io.BytesIO("\n".join(texts.to_list()).encode()), infer_schema_length=None)
+    except pl.exceptions.PolarsError:
+        return None

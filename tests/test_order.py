@@ -1,0 +1,186 @@
+"""Order that nobody gave is asked for: splits by time or order refuse rows that may stand anyhow."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+import fedrec as fr
+from conftest import Said
+from fedrec.data.digests import digest_of
+from fedrec.data.keys import KeyedSource
+from fedrec.data.splits import SplitMethod
+from fedrec.errors import PlanError
+from fedrec.federation.plan import Plan
+
+ROWS = [(user, item) for user in range(40) for item in range(user % 5, user % 5 + 6)]
+BARE = pl.DataFrame(ROWS, schema=["user_id", "item_id"], orient="row")
+TIMED = BARE.with_columns(pl.int_range(pl.len()).alias("when") + 1_600_000_000, pl.lit("x").alias("mood"))
+
+
+def source(folder: Path, kind: str, table: pl.DataFrame) -> Path:
+    path = folder / f"log.{kind}"
+    if kind == "csv":
+        table.write_csv(path)
+    elif kind == "tsv":
+        table.write_csv(path, separator="\t")
+    elif kind == "jsonl":
+        table.write_ndjson(path)
+    elif kind == "parquet":
+        table.write_parquet(path)
+    elif kind == "folder":
+        path.mkdir()
+        table.write_parquet(path / "a.parquet")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "folder"])
+def test_leave_last_out_of_rows_without_times_is_refused_and_names_columns_that_were_not_read(
+    tmp_path: Path, kind: str
+) -> None:
+    data = fr.load_data(source(tmp_path, kind, TIMED))
+    with pytest.raises(PlanError, match=r"not read: 'when', 'mood'. 'when' looks like times.*--columns timestamp=when"):
+        fr.leave_last_out(data)
+    with pytest.raises(PlanError, match=r"needs timestamps.*'when' looks like times"):
+        fr.temporal(data)
+    assert fr.leave_last_out(data, by_rows=True).counts() == {"train": 160, "valid": 40, "test": 40, "history": 0}
+    named = fr.read_interactions(tmp_path / f"log.{kind}", columns={"timestamp": "when"})
+    assert fr.leave_last_out(named).counts()["test"] == 40
+
+
+@pytest.mark.parametrize("form", ["polars", "pandas", "arrow", "mapping"])
+def test_tables_are_asked_too(form: str) -> None:
+    tables = {"polars": TIMED, "pandas": TIMED.to_pandas(), "arrow": TIMED.to_arrow(), "mapping": TIMED.to_dict()}
+    data = fr.interactions_from(tables[form])
+    with pytest.raises(PlanError, match="'when' looks like times"):
+        fr.leave_last_out(data)
+    with pytest.raises(PlanError, match="name it: columns="):
+        fr.leave_last_out(fr.interactions_from(BARE))
+    with pytest.raises(PlanError, match="'when' looks like times"):
+        fr.leave_last_out(data.take_users([0, 1]))  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="leave-last-out"):
+        fr.EASE(plan={"split": "leave-last-out"}).fit(TIMED)
+
+
+def test_columns_that_look_like_times_are_told_by_name_or_content(tmp_path: Path) -> None:
+    table = BARE.with_columns(
+        pl.lit("2024-05-01 12:30").alias("a"), pl.lit("31/12/2024").alias("b"), pl.lit(1_700_000_000_000).alias("c"),
+        pl.lit(7).alias("bought_on"), pl.lit(7).alias("d"), pl.lit("word").alias("e"),
+    )  # fmt: skip
+    for kind in ("csv", "parquet"):
+        data = fr.read_interactions(source(tmp_path, kind, table))
+        assert data.order.like_times == ("a", "b", "c", "bought_on")
+        assert data.order.unread == ("a", "b", "c", "bought_on", "d", "e")
+    path = tmp_path / "u.data"
+    path.write_text("196\t242\t3\t881250949\n186\t302\t3\t891717742\n")
+    bare = fr.read_interactions(path, columns={"user_id": "1", "item_id": "2"})
+    with pytest.raises(PlanError, match=r"not read: '3', '4'. '4' looks like times"):
+        fr.leave_last_out(bare)
+
+
+def test_sequences_and_synthetic_data_are_in_order(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1 5 6 7\n2 5 6\n")
+    assert fr.leave_last_out(fr.read_interactions(tmp_path / "a.txt")).test.to_frame()["item_id"].to_list() == [7, 6]
+    data = fr.synthetic(users=40, items=60, interactions_per_user=9)
+    assert fr.leave_last_out(data).counts()["test"] == 40
+    assert fr.leave_last_out(data.without_times()).counts()["test"] == 40
+
+
+def test_splits_that_need_no_order_take_rows_as_they_are() -> None:
+    data = fr.interactions_from(BARE)
+    for split in (fr.ratio(data), fr.new_users(data)):
+        assert split.counts()["test"] > 0
+    marked = fr.interactions_from(BARE.with_columns(pl.Series("part", ["train", "test"] * (BARE.height // 2))))
+    assert fr.given(marked).counts()["test"] == BARE.height // 2
+
+
+def test_rows_of_a_database_without_times_have_no_order(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as shop:
+        shop.execute("CREATE TABLE clicks (user_id INTEGER, item_id INTEGER)")
+        shop.executemany("INSERT INTO clicks VALUES (?, ?)", ROWS)
+        shop.commit()
+    data = fr.load_data(f"sqlite:///{tmp_path}/shop.db?table=clicks")
+    for by_rows in (False, True):
+        with pytest.raises(PlanError, match="rows of a database without times have no order"):
+            fr.leave_last_out(data, by_rows=by_rows)
+
+
+def test_the_split_by_rows_is_written_as_it_is_read() -> None:
+    method = SplitMethod.parse("leave-last-out@rows")
+    assert (str(method), method.by_rows, method.name) == ("leave-last-out@rows", True, "leave-last-out")
+    assert not SplitMethod.parse("leave-last-out").by_rows
+    for wrong in ("leave-last-out@row", "leave-last-out@1,2", "ratio:0.8@rows", "temporal@rows"):
+        with pytest.raises(fr.InputError):
+            SplitMethod.parse(wrong)
+    data = fr.synthetic(users=40, items=60, interactions_per_user=9)
+    same = [SplitMethod.parse(text).apply(data, KeyedSource.from_seed(0)) for text in (str(method), "leave-last-out")]
+    assert same[0].part.tolist() == same[1].part.tolist()
+
+
+def test_training_refuses_and_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fedrec: object) -> None:
+    monkeypatch.chdir(tmp_path)
+    source(tmp_path, "csv", TIMED)
+
+    def said(*words: str) -> Said:
+        return fedrec(*words)  # type: ignore[operator, no-any-return]
+
+    for command in (
+        "train --data log.csv --model popularity --out run",
+        "compare --data log.csv --models popularity",
+        "data describe log.csv --split leave-last-out",
+        "data describe log.csv --split temporal:0.8",
+    ):
+        refused = said(*command.split())
+        assert refused.code == 2
+        assert "'when' looks like times" in refused.err
+        assert not Path("run").exists()
+    train = ("train", "--data", "log.csv", "--model", "popularity", "--json", "--out")
+    assert said(*train, "timed", "--columns", "timestamp=when").code == 0
+    rows = json.loads(said(*train, "rows", "--split", "leave-last-out@rows").out)
+    assert rows["split"]["method"] == "leave-last-out@rows"
+    assert rows["data"]["columns"] == {"user_id": "user_id", "item_id": "item_id"}
+    assert rows["data"]["not_read"] == ["when", "mood"]
+    assert yaml.safe_load(Path("rows/plan.yaml").read_text())["split"] == "leave-last-out@rows"
+    assert said("evaluate", "rows", "--json").code == 0
+    model = fr.EASE().fit(BARE)
+    model.save("saved")
+    assert said("recommend", "saved", "--user", "3").code == 0
+
+
+def test_an_owner_hears_beforehand_and_no_error_of_agreed_data_names_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fedrec: object
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source(tmp_path, "csv", TIMED)
+    catalog = fr.interactions_from(BARE).catalog
+    data = fr.read_interactions("log.csv", catalog=catalog)
+    with pytest.raises(PlanError) as told:
+        fr.leave_last_out(data)
+    assert "mood" not in str(told.value)
+    assert fedrec("node", "init", "a", "--data", "log.csv").code == 0  # type: ignore[operator]
+    Path("plan.yaml").write_text("data: {source: x.csv}\nmodel: {name: ease}\n")
+    checked = fedrec("node", "check", "--plan", "plan.yaml", "--plain", "--json")  # type: ignore[operator]
+    refusals = json.loads(checked.out)["plan"]["refusals"]
+    assert any("goes by the order of interactions" in reason for reason in refusals)
+
+
+def test_plans_that_say_nothing_new_keep_their_digest_and_text() -> None:
+    plan = Plan.make({"data": {"source": "a.csv"}, "model": {"name": "ease"}})
+    assert plan.digest == "e52c27ad5299d607f6546dee0e855cdb349769174bd1f80edd0137ea4e3baca6"
+    assert set(yaml.safe_load(plan.to_yaml())["data"]) == {
+        "source", "table", "query", "format", "columns", "encoding", "on_error", "cleaning", "digest",
+    }  # fmt: skip
+    where = Plan.make(
+        {"data": {"source": "a.csv", "where": {"kind": "click"}, "header": False}, "model": {"name": "ease"}}
+    )
+    assert where.digest != plan.digest
+    assert Plan.make(yaml.safe_load(where.to_yaml())) == where
+    assert where.data.reading() == {"where": {"kind": ["click"]}, "header": False}
+    data = fr.synthetic(users=40, items=60, interactions_per_user=9)
+    assert plan.resolve(data, digest_of(data)).split == "leave-last-out"
