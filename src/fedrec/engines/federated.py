@@ -27,6 +27,7 @@ from fedrec.federation.verifying import sign_run
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.record.durable import replace_file
 from fedrec.record.keys import PublicKey, SigningKey
+from fedrec.record.reading import read_json
 
 __all__ = ["Members", "train_federated"]
 
@@ -155,7 +156,7 @@ def _put_in_place(folder: Path) -> None:
 def _kept_terms(folder: Path, members: Members) -> tuple[str, bool]:
     path = folder / FEDERATED
     try:
-        terms = json.loads(path.read_bytes())
+        terms = read_json(path)
         name, number, secure = terms["federation"], terms["number"], terms["secure"]
     except FileNotFoundError:
         raise RunError(f"{folder} was not trained by a federation; resume it without --federation") from None

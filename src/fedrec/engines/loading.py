@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +12,11 @@ from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError
 from fedrec.federation.plan import DataPlan, Plan
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, kept_secret
+from fedrec.record.reading import read_json
 
 __all__ = ["Placement", "load_plan_data", "public_digest", "read_placement"]
+
+_MOST_NODES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,14 @@ def read_placement(folder: Path, default: Placement) -> Placement:
     if not path.exists():
         return default
     try:
-        placement = Placement(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError, RecursionError):
-        raise DamagedError(f"{path} is damaged") from None
+        placement = Placement(**read_json(path))
+    except TypeError:
+        raise DamagedError(f"{path} is damaged: it must be a mapping of what was settled when the run began") from None
     words = (placement.partition, placement.folder, placement.clock)
-    flags = type(placement.nodes) is int and type(placement.secure) is bool
+    flags = type(placement.nodes) is int and type(placement.secure) is bool and 1 <= placement.nodes <= _MOST_NODES
     if not isinstance(placement.budget, str | None) or not flags or not all(isinstance(word, str) for word in words):
         raise DamagedError(
-            f"{path} is damaged: nodes must be a whole number, partition, folder and clock text, secure yes or no"
+            f"{path} is damaged: nodes must be from 1 to {_MOST_NODES}, partition, folder and clock text, secure true or "
+            "false"
         )
     return placement

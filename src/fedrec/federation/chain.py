@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from fedrec.privacy.terms import schedule
 from fedrec.record.durable import arrays_digest, load_arrays
 from fedrec.record.files import LEDGER, file_digest
 from fedrec.record.ledger import Ledger
+from fedrec.record.reading import read_json
 
 __all__ = [
     "check_chain",
@@ -108,7 +108,7 @@ def check_checkpoints(folder: Path, lines: Lines) -> list[str]:
             continue
         if file_digest(path) != line["checkpoint"]:
             raise DamagedError(f"{name}: changed; it is not the checkpoint that the ledger committed")
-        if arrays_digest(unpacked(load_arrays(path)).shared) != line["model"]:
+        if arrays_digest(unpacked(load_arrays(path), name).shared) != line["model"]:
             raise DamagedError(f"{where}: its model is not the one in {name}")
     if rounds and not of_kind(lines, "end"):
         newest = f"checkpoint/round-{max(rounds):06d}.safetensors"
@@ -157,12 +157,12 @@ def check_report(folder: Path, cost: Epsilons | None) -> None:
     if cost is None or not path.exists():
         return
     try:
-        said, known = json.loads(path.read_bytes())["privacy"]["epsilons"], cost.to_json()
+        said, known = read_json(path)["privacy"]["epsilons"], cost.to_json()
         same = said.keys() == known.keys() and all(
             value == said[key] or math.isclose(float(value), float(said[key]), rel_tol=_CLOSE)
             for key, value in known.items()
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (DamagedError, OSError, ValueError, KeyError, TypeError, AttributeError):
         same = False
     if not same:
         raise DamagedError("report.json: its epsilons are not what the ledger's charges add up to")

@@ -14,21 +14,25 @@ import numpy as np
 
 from fedrec.aggregation.specs import SumSpec
 from fedrec.data.catalog import Catalog
-from fedrec.errors import DamagedError, RunError, suggestion
+from fedrec.errors import DamagedError, InputError, RunError, suggestion
+from fedrec.federation.fitting import Fitting, check_sum, naming
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, Recommender, State
 from fedrec.models.registry import build_model
 from fedrec.record.durable import arrays_digest, hold, load_arrays, remove_unfinished, replace_file, save_arrays
 from fedrec.record.files import FILES, LEDGER, file_digest, list_files
 from fedrec.record.ledger import Ledger
+from fedrec.record.reading import check_plain, parse_json, read_file, read_json
 from fedrec.record.signing import FILES_NOTE
 
-__all__ = ["PUBLIC", "Run", "load_shared", "save_shared"]
+__all__ = ["MOST_ROUNDS", "PUBLIC", "Run", "load_shared", "save_shared"]
 
 PUBLIC = ("plan.yaml", "model/catalog.jsonl", "model/model.json", "model/shared.safetensors")
 """What a finished run publishes besides its ledger, whose last line has the digests."""
 
 _FORMAT = 1
+MOST_ROUNDS = 1 << 31
+"""No run has as many rounds."""
 _CALL = "call"
 _PARTS = "parts"
 
@@ -43,6 +47,8 @@ class Run:
     Args:
         plan: the resolved plan.
         folder: where the run lives, or `None`.
+
+    `fitting`, which whoever knows the catalog sets, says what the arrays of checkpoints must look like.
     """
 
     def __init__(self, plan: Plan, folder: Path | None) -> None:
@@ -52,11 +58,13 @@ class Run:
         self._lock = None if folder is None else hold(folder / ".lock", busy)
         try:
             if folder is not None:
+                check_plain(folder)
                 remove_unfinished(folder)
             self.ledger = Ledger(None if folder is None else folder / LEDGER, rooted=True)
         except BaseException:
             self.close()
             raise
+        self.fitting: Fitting | None = None
         self._states: dict[int, State] = {}
 
     @classmethod
@@ -129,31 +137,39 @@ class Run:
         """The noised sum that a crash left of a round, and what the ledger says of its parts.
 
         Raises:
-            DamagedError: if it is of another call.
+            DamagedError: if it is of another call, or its arrays are not those of such a sum.
         """
         if self.folder is None or not self._noised(round).exists():
             return None
         arrays = load_arrays(self._noised(round))
         if not np.array_equal(arrays.pop(_CALL, np.zeros(0)), _call(spec, shared)):
             raise DamagedError(f"{self._noised(round)} is not the noised sum of this round; the run was changed")
-        try:
-            parts: dict[str, list[str]] = json.loads(arrays.pop(_PARTS, np.zeros(0, np.uint8)).tobytes())
-        except ValueError:
-            raise DamagedError(f"{self._noised(round)} is damaged; the run cannot go on") from None
+        path = str(self._noised(round))
+        parts = parse_json(arrays.pop(_PARTS, np.zeros(0, np.uint8)).tobytes(), f"{path}: what is said of its parts")
+        if not isinstance(parts, dict) or not all(
+            isinstance(said, list) and all(isinstance(word, str) for word in said) for said in parts.values()
+        ):
+            raise DamagedError(f"{path}: what is said of its parts is damaged; the run cannot go on")
+        check_sum(arrays, spec, path)
         return arrays, parts
 
     def state(self, round: int) -> State:
         """The state after a committed round.
 
         Raises:
-            DamagedError: if the checkpoint is missing or is not what the ledger committed.
+            DamagedError: if the checkpoint is missing, is not what the ledger committed, or its arrays are not the
+                model's.
         """
         if self.folder is None:
             return self._states[round]
-        state = unpacked(load_arrays(self._checkpoint(round)))
+        path = self._checkpoint(round)
+        state = unpacked(load_arrays(path), str(path))
         committed = [line for line in self.ledger.of_kind("round") if line["round"] == round]
-        if not committed or committed[-1]["checkpoint"] != file_digest(self._checkpoint(round)):
-            raise DamagedError(f"{self._checkpoint(round)} is not the model that the ledger committed")
+        if not committed or committed[-1].get("checkpoint") != file_digest(path):
+            raise DamagedError(f"{path} is not the model that the ledger committed")
+        if self.fitting is not None:
+            with naming(path):
+                self.fitting.check_state(state)
         return state
 
     def prune(self, keep: set[int]) -> None:
@@ -164,7 +180,8 @@ class Run:
         for path in (self.folder / "checkpoint").glob("noised-*.safetensors"):
             path.unlink()
         for path in (self.folder / "checkpoint").glob("round-*.safetensors"):
-            if int(path.stem.removeprefix("round-")) not in keep:
+            number = path.stem.removeprefix("round-")
+            if number.isdecimal() and int(number) not in keep:
                 path.unlink()
 
     def publish(self, model: Recommender, state: State, round: int, catalog: Catalog) -> None:
@@ -258,54 +275,75 @@ def load_shared(folder: Path, plan: Plan) -> tuple[Recommender, State, int, Cata
         RunError: if there is none.
         DamagedError: if a file is not what `model.json` says, or `plan` is not the plan of the model.
     """
-    try:
-        description = json.loads((folder / "model.json").read_bytes())
-        settings = dict(description["model"])
-        round, digest, items = int(description["round"]), description["catalog"], description["items"]
-        format = description["format"]
-    except FileNotFoundError:
-        raise RunError(f"{folder} holds no finished model (no model.json); was the training finished?") from None
-    except (ValueError, KeyError, TypeError):
-        raise DamagedError(f"{folder / 'model.json'} is damaged") from None
-    if format != _FORMAT:
-        raise DamagedError(f"{folder / 'model.json'} has format {format}; this fedrec reads format {_FORMAT}")
+    description = _description(folder / "model.json")
+    model = plan.build_model()
     if description.get("plan") != plan.digest:
         raise DamagedError(
             f"{folder.parent / 'plan.yaml'} is not the plan that this model was trained with. Restore it, or train anew"
         )
-    shared = load_arrays(folder / "shared.safetensors")
-    if arrays_digest(shared) != description.get("shared"):
-        raise DamagedError(f"{folder / 'shared.safetensors'} is not the one that model.json describes")
+    if description["model"] != {"name": model.name, **model.model_dump(mode="json")}:
+        raise DamagedError(f"{folder / 'model.json'} describes another model than the plan's")
     try:
-        text = (folder / "catalog.jsonl").read_bytes()
-    except OSError as error:
-        raise DamagedError(f"{folder / 'catalog.jsonl'} cannot be read: {error}") from None
+        shared = load_arrays(folder / "shared.safetensors")
+        text = read_file(folder / "catalog.jsonl")
+    except (OSError, InputError) as error:
+        raise DamagedError(f"{folder} is not whole: {error}") from None
+    if arrays_digest(shared) != description["shared"]:
+        raise DamagedError(f"{folder / 'shared.safetensors'} is not the one that model.json describes")
     catalog = Catalog.from_json_lines(text, str(folder / "catalog.jsonl"))
-    if catalog.digest != digest or len(catalog) != items:
+    if catalog.digest != description["catalog"] or len(catalog) != description["items"]:
         raise DamagedError(f"{folder / 'catalog.jsonl'} is not the catalog that model.json describes")
-    return build_model(settings.pop("name"), settings), State(shared), round, catalog
+    with naming(folder / "shared.safetensors"):
+        Fitting(plan, catalog).check_finished(shared)
+    settings = {key: value for key, value in description["model"].items() if key != "name"}
+    return build_model(model.name, settings), State(shared), description["round"], catalog
 
 
-def server_arrays(folder: Path, round: int, shared: Arrays) -> dict[str, np.ndarray]:
+def _description(path: Path) -> dict[str, Any]:
+    """What a `model.json` says, its fields checked."""
+    try:
+        said = read_json(path)
+    except FileNotFoundError:
+        raise RunError(f"{path.parent} holds no finished model (no {path.name}); was the training finished?") from None
+    if isinstance(said, dict) and said.get("format") != _FORMAT:
+        raise DamagedError(f"{path} has format {said.get('format')!r:.40}; this fedrec reads format {_FORMAT}")
+    kinds = {"model": dict, "round": int, "items": int, "catalog": str, "shared": str}
+    for key, kind in kinds.items():
+        if not isinstance(said, dict) or type(said.get(key)) is not kind:
+            raise DamagedError(f"{path} is damaged: {key} is missing or wrong")
+    if not 0 <= said["round"] < MOST_ROUNDS:
+        raise DamagedError(f"{path} is damaged: round must be from 0 to {MOST_ROUNDS - 1}")
+    return said
+
+
+def server_arrays(folder: Path, round: int, shared: Arrays, fitting: Fitting) -> dict[str, np.ndarray]:
     """The coordinator's own arrays of a finished run, from its last checkpoint; none where there is none.
 
     Raises:
-        DamagedError: if the checkpoint is of another model.
+        DamagedError: if the checkpoint is of another model, or its arrays are not the model's.
     """
     path = _checkpoint(folder, round)
     if not path.exists():
         return {}
-    state = unpacked(load_arrays(path))
+    state = unpacked(load_arrays(path), str(path))
     if arrays_digest(state.shared) != arrays_digest(shared):
         raise DamagedError(f"{path} is not of the model in {folder / 'model'}")
+    with naming(path):
+        fitting.check_state(state)
     return dict(state.server)
 
 
-def unpacked(arrays: Arrays) -> State:
-    """A state from the arrays of its checkpoint, named `shared.…` and `server.…`."""
+def unpacked(arrays: Arrays, where: str) -> State:
+    """A state from the arrays of its checkpoint, named `shared.…` and `server.…`.
+
+    Raises:
+        DamagedError: naming an array that is neither.
+    """
     split: dict[str, dict[str, np.ndarray]] = {"shared": {}, "server": {}}
     for name, array in arrays.items():
         kind, _, rest = name.partition(".")
+        if kind not in split:
+            raise DamagedError(f"{where}: array {name!r} is neither a shared nor a server array")
         split[kind][rest] = array
     return State(split["shared"], split["server"])
 

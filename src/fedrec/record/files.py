@@ -17,6 +17,7 @@ from fedrec.errors import DamagedError
 from fedrec.record.durable import replace_file
 from fedrec.record.ledger import read_lines, rooted_line
 from fedrec.record.merkle import Tree
+from fedrec.record.reading import read_file
 
 __all__ = ["FILES", "LEDGER", "check_file", "check_files", "file_digest", "list_files", "read_files"]
 
@@ -51,7 +52,7 @@ def read_files(folder: Path) -> tuple[dict[str, dict[str, Any]], list[bytes]]:
         DamagedError: naming the line that does not fit, or what is missing.
     """
     try:
-        data = (folder / FILES).read_bytes()
+        data = read_file(folder / FILES)
     except OSError:
         raise DamagedError(
             f"{FILES}: missing; it was taken away, or the run was stopped before it was closed, which 'fedrec train "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from fedrec.errors import DamagedError
 from fedrec.record.durable import append_line
 from fedrec.record.merkle import Tree, leaf_hash
+from fedrec.record.reading import parse_json, read_file
 
 __all__ = ["Ledger", "read_lines", "rooted_line"]
 
@@ -44,10 +46,10 @@ class Ledger:
         self.leaves: list[bytes] = []
         self.tree = Tree()
         if path is not None and path.exists():
-            data = path.read_bytes()
+            data = read_file(path)
             whole = data.rfind(b"\n") + 1
             if whole < len(data):
-                with path.open("r+b") as file:
+                with open(os.open(path, os.O_RDWR | os.O_NOFOLLOW), "r+b") as file:
                     file.truncate(whole)
             self.lines, self.leaves = read_lines(data[:whole], str(path), rooted)
             for leaf in self.leaves:
@@ -97,10 +99,10 @@ def read_lines(data: bytes, name: str, rooted: bool) -> tuple[list[dict[str, Any
             found = _ROOT.fullmatch(text[-_ROOT_BYTES:])
             root, text = (found[1].decode(), text[:-_ROOT_BYTES] + b"}") if found else (None, text)
         try:
-            line = json.loads(text)
+            line = parse_json(text, name)
             if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
-                raise ValueError
-        except (ValueError, RecursionError):
+                raise DamagedError(name)
+        except DamagedError:
             raise DamagedError(f"{name}, line {number}: not a line of a ledger; the file was changed") from None
         lines.append(line)
         if rooted:
