@@ -131,4 +131,6 @@ def _leaves(kind: pl.DataType) -> int:
     """Columns that values of a type take."""
     if isinstance(kind, pl.List):
         return _leaves(kind.inner)  # type: ignore[arg-type]
-    return sum(_leaves(field.dtype) for field in kind.fields) if isinstance(kind, pl.Struct) else 1  # type: ignore[arg-type]
+    if isinstance(kind, pl.Struct):
+        return sum(_leaves(inner) for inner in kind.to_schema().values())
+    return 1

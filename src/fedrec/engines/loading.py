@@ -90,7 +90,7 @@ def read_placement(folder: Path, default: Placement) -> Placement:
     flags = type(placement.nodes) is int and type(placement.secure) is bool and 1 <= placement.nodes <= _MOST_NODES
     if not isinstance(placement.budget, str | None) or not flags or not all(isinstance(word, str) for word in words):
         raise DamagedError(
-            f"{path} is damaged: nodes must be from 1 to {_MOST_NODES}, partition, folder and clock text, secure true or "
-            "false"
+            f"{path} is damaged: nodes must be from 1 to {_MOST_NODES}, partition, folder and clock text, secure true "
+            "or false"
         )
     return placement

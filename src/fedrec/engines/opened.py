@@ -118,7 +118,7 @@ class OpenedRun:
         return shared
 
     def with_visitors(self, visitors: Interactions) -> Node:
-        """A node of users to be folded in from their history alone, whatever their ids; the latest of repeats counts."""
+        """A node of users to be folded in from their history alone, whatever their ids; repeats are merged."""
         visitors, merged = distinct(visitors)
         split = Split(visitors, np.full(len(visitors), HISTORY, dtype=np.int8), "history", merged)
         return LocalEngine.of_split(split, self.plan.model_copy(update={"refit": False})).nodes[0]

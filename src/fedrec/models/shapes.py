@@ -166,8 +166,8 @@ def check_rows(rows: Mapping[str, Any], shapes: Mapping[str, Shape | Own], clien
 def _check_own(name: str, rows: OwnRows, shape: Own, clients: int, n_items: int) -> None:
     if len(rows) != clients or rows.width != shape.width:
         raise DamagedError(
-            f"private rows {name!r} are of {len(rows)} clients and {rows.width} numbers wide; they should be of {clients} "
-            f"clients and {shape.width} wide"
+            f"private rows {name!r} are of {len(rows)} clients and {rows.width} numbers wide; they should be of "
+            f"{clients} clients and {shape.width} wide"
         )
     packed = rows.packed()
     if len(packed.items) and not 0 <= int(packed.items.min()) <= int(packed.items.max()) < n_items:
