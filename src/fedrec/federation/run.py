@@ -55,10 +55,11 @@ class Run:
         self.plan = plan
         self.folder = folder
         busy = f"another process is working on {folder}; wait for it, or choose another folder"
+        if folder is not None:
+            check_plain(folder)
         self._lock = None if folder is None else hold(folder / ".lock", busy)
         try:
             if folder is not None:
-                check_plain(folder)
                 remove_unfinished(folder)
             self.ledger = Ledger(None if folder is None else folder / LEDGER, rooted=True)
         except BaseException:

@@ -70,7 +70,9 @@ def check_plain(folder: Path) -> None:
     """
     if not folder.is_dir():
         return
-    for entry in os.scandir(folder):
+    with os.scandir(folder) as entries:
+        found = list(entries)
+    for entry in found:
         if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
             raise DamagedError(
                 f"{entry.path} is a link or something else than a file; put the file itself there, as fedrec writes it"
