@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import yaml
+from fedrec.documents import read_file
 
 from fedrec.federation.plan import Plan
 from fedrec.record.durable import load_arrays
 from fedrec.record.ledger import rooted_line
 from fedrec.record.merkle import Tree
-from fedrec.record.reading import read_file
 
 __all__ = ["mutate"]
 
@@ -85,7 +85,9 @@ def _double(path: Path, outside: Path, draw: random.Random) -> None:
 def _insert(path: Path, outside: Path, draw: random.Random) -> None:
     data = path.read_bytes()
     place = draw.randrange(len(data) + 1)
-    path.write_bytes(data[:place] + draw.choice((b"\x00", b"\n", b"\xff\xfe", b"[" * 50_000, b"9" * 5000)) + data[place:])
+    path.write_bytes(
+        data[:place] + draw.choice((b"\x00", b"\n", b"\xff\xfe", b"[" * 50_000, b"9" * 5000)) + data[place:]
+    )
 
 
 def _remove(path: Path, outside: Path, draw: random.Random) -> None:

@@ -21,8 +21,7 @@ from fedrec.errors import DamagedError
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.run import read_plan
 from fedrec.models.base import State
-from fedrec.record.durable import load_arrays, save_arrays
-from fedrec.record.reading import check_plain, parse_json, read_file
+from fedrec.record.durable import check_plain, load_arrays, save_arrays
 from runs_in_test import MODELS, small_plan
 
 SMALL = "synthetic:users=80,items=40,interactions_per_user=10,seed=1"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
+from fedrec.documents import parse_yaml
 from fedrec.errors import InputError, PlanError, suggestion
 
 if TYPE_CHECKING:
@@ -138,8 +138,8 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 def _value(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except ValueError:
         return text
 
 

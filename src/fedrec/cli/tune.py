@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from fedrec.cli.options import (
     Clean,
@@ -25,6 +24,7 @@ from fedrec.cli.options import (
     split_list,
 )
 from fedrec.cli.output import Output, rows_table
+from fedrec.documents import parse_yaml
 from fedrec.errors import InputError, suggestion
 
 __all__ = ["tune"]
@@ -141,8 +141,8 @@ def read_grid(texts: list[str]) -> dict[str, list[Any]]:
         if key in grid:
             raise InputError(f"--grid {text!r}: {key!r} is given twice; put all its values in one --grid")
         try:
-            values = yaml.safe_load(f"[{rest}]")
-        except yaml.YAMLError:
+            values = parse_yaml(f"[{rest}]")
+        except ValueError:
             raise InputError(f"--grid {text!r}: the values cannot be read; write it as key=v1,v2") from None
         grid[key] = [_number(value) for value in values]
     return grid

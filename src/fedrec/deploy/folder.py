@@ -7,13 +7,13 @@ import json
 import os
 import re
 import shutil
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrec.deploy.kits import ADMIN, provision, server_name
+from fedrec.documents import MOST_SETTINGS, parse_toml, read_file
 from fedrec.errors import DamagedError, InputError, PlanError, RunError
 from fedrec.record.durable import hold, replace_file
 from fedrec.record.keys import PublicKey, SigningKey
@@ -85,12 +85,12 @@ class FederationFolder:
         """
         file = path / _FILE
         try:
-            settings = tomllib.loads(file.read_text(encoding="utf-8"))
+            settings = parse_toml(read_file(file, MOST_SETTINGS).decode("utf-8"))
         except OSError:
             raise RunError(
                 f"{path} is not a federation: it has no {_FILE}; 'fedrec federation init' makes one"
             ) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise PlanError(f"{file} is not TOML: {error}") from None
         known = {"name": str, "host": str, "port": int, "most_clients": int, "nodes": dict, "waiting": dict}
         for key, value in settings.items():
@@ -114,9 +114,9 @@ class FederationFolder:
         from fedrec.data.catalog import Catalog
 
         try:
-            text = (self.path / _CATALOG).read_bytes()
-        except OSError as error:
-            raise DamagedError(f"{self.path / _CATALOG} cannot be read ({error.strerror})") from None
+            text = read_file(self.path / _CATALOG)
+        except (OSError, ValueError) as error:
+            raise DamagedError(f"{self.path / _CATALOG} cannot be read ({error})") from None
         return Catalog.from_json_lines(text, str(self.path / _CATALOG))
 
     @property

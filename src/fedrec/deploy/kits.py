@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.errors import DamagedError, InputError, RunError
 from fedrec.federation.node_names import check_node_name
 from fedrec.record.durable import replace_file
@@ -95,7 +96,7 @@ def identity_of(kit: Path) -> dict[str, str]:
         InputError: if it is not a kit of a node.
     """
     try:
-        data = json.loads((kit / "startup" / "fed_client.json").read_bytes())
+        data = parse_json(read_file(kit / "startup" / "fed_client.json", MOST_SETTINGS))
         name, federation = data["client"]["fqsn"], data["servers"][0]["name"]
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         raise InputError(
@@ -120,8 +121,8 @@ def check_kit(kit: Path, certificate: str) -> datetime:
 
     startup = kit / "startup"
     try:
-        mine = x509.load_pem_x509_certificate((startup / certificate).read_bytes())
-        root = x509.load_pem_x509_certificate((startup / "rootCA.pem").read_bytes())
+        mine = x509.load_pem_x509_certificate(read_file(startup / certificate, MOST_SETTINGS))
+        root = x509.load_pem_x509_certificate(read_file(startup / "rootCA.pem", MOST_SETTINGS))
     except (OSError, ValueError) as error:
         raise DamagedError(f"{startup}: the certificates cannot be read ({error}); ask for a new kit") from None
     try:
@@ -159,7 +160,7 @@ def lay_out(kit: Path, workspace: Path, server: bool) -> None:
             "operate": "any" if server else "none", "shell_commands": "none", "byoc": "none"}  # fmt: skip
     rights = {"format_version": "1.0", "permissions": {"project_admin": jobs}}
     replace_file(workspace / "local" / "authorization.json", json.dumps(rights, indent=1).encode())
-    resources = json.loads((workspace / "local" / "resources.json.default").read_bytes())
+    resources = _settings(workspace / "local" / "resources.json.default")
     resources["class_list_enforcement_mode"] = "enforce"
     resources["class_allow_list"] = list(_CLASSES)
     resources["allow_log_streaming"] = False
@@ -172,6 +173,21 @@ def lay_out(kit: Path, workspace: Path, server: bool) -> None:
             if part["id"] == "job_manager":
                 part["args"]["uri_root"] = str(workspace / "jobs")
     replace_file(workspace / "local" / "resources.json", json.dumps(resources, indent=1).encode())
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What a kit says in a file.
+
+    Raises:
+        DamagedError: if it says nothing that can be read.
+    """
+    try:
+        settings = parse_json(read_file(path, MOST_SETTINGS))
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path} cannot be read ({error}); ask for a new kit") from None
+    if not isinstance(settings, dict):
+        raise DamagedError(f"{path} is not a mapping; ask for a new kit")
+    return settings
 
 
 def config_name(server: bool) -> str:

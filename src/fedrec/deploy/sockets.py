@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedrec.documents import parse_json
 from fedrec.errors import RunError
 
 __all__ = ["MOST_BODY", "Connection", "Listener", "connect", "socket_path"]
@@ -66,7 +67,8 @@ class Connection:
             head, rest = self._exactly(text), self._exactly(body)
             if head is None or rest is None:
                 return None
-            return json.loads(head), bytes(rest)
+            said = parse_json(head)
+            return (said, bytes(rest)) if isinstance(said, dict) else None
         except (OSError, ValueError):
             return None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.data.catalog import Catalog
+from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.engines.opened import FEDERATED
 from fedrec.engines.post import Post
 from fedrec.engines.remote import RemoteEngine
@@ -27,7 +28,6 @@ from fedrec.federation.verifying import sign_run
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.record.durable import replace_file
 from fedrec.record.keys import PublicKey, SigningKey
-from fedrec.record.reading import read_json
 
 __all__ = ["Members", "train_federated"]
 
@@ -156,11 +156,11 @@ def _put_in_place(folder: Path) -> None:
 def _kept_terms(folder: Path, members: Members) -> tuple[str, bool]:
     path = folder / FEDERATED
     try:
-        terms = read_json(path)
+        terms = parse_json(read_file(path, MOST_SETTINGS))
         name, number, secure = terms["federation"], terms["number"], terms["secure"]
     except FileNotFoundError:
         raise RunError(f"{folder} was not trained by a federation; resume it without --federation") from None
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise DamagedError(f"{path} is damaged") from None
     if name != members.name:
         raise RunError(f"{folder} is a run of the federation {name!r}, not of {members.name!r}")

@@ -8,11 +8,11 @@ from pathlib import Path
 from fedrec.data.catalog import Catalog
 from fedrec.data.database_urls import is_url, located
 from fedrec.data.sources import LoadedSource, load_source
+from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError
 from fedrec.federation.plan import DataPlan, Plan
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, kept_secret
-from fedrec.record.reading import read_json
 
 __all__ = ["Placement", "load_plan_data", "public_digest", "read_placement"]
 
@@ -83,9 +83,9 @@ def read_placement(folder: Path, default: Placement) -> Placement:
     if not path.exists():
         return default
     try:
-        placement = Placement(**read_json(path))
-    except TypeError:
-        raise DamagedError(f"{path} is damaged: it must be a mapping of what was settled when the run began") from None
+        placement = Placement(**parse_json(read_file(path, MOST_SETTINGS)))
+    except (OSError, ValueError, TypeError):
+        raise DamagedError(f"{path} is damaged") from None
     words = (placement.partition, placement.folder, placement.clock)
     flags = type(placement.nodes) is int and type(placement.secure) is bool and 1 <= placement.nodes <= _MOST_NODES
     if not isinstance(placement.budget, str | None) or not flags or not all(isinstance(word, str) for word in words):

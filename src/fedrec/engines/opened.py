@@ -26,9 +26,8 @@ from fedrec.federation.run import Run, load_shared, read_plan, save_shared, serv
 from fedrec.federation.warm_start import Earlier, Remembered
 from fedrec.kernels.splitting import count_shared
 from fedrec.models.base import Private, Recommender, State
-from fedrec.record.durable import arrays_digest, replace_file
+from fedrec.record.durable import arrays_digest, check_plain, replace_file
 from fedrec.record.files import check_files, read_files
-from fedrec.record.reading import check_plain
 
 __all__ = ["FEDERATED", "OpenedRun", "open_run"]
 

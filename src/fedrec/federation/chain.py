@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from fedrec.documents import MOST_LINES, parse_json, read_file
 from fedrec.errors import DamagedError, FedrecError
 from fedrec.federation.coordinator import kept_round
 from fedrec.federation.plan import Plan
@@ -16,7 +17,6 @@ from fedrec.privacy.terms import schedule
 from fedrec.record.durable import arrays_digest, load_arrays
 from fedrec.record.files import LEDGER, file_digest
 from fedrec.record.ledger import Ledger
-from fedrec.record.reading import read_json
 
 __all__ = [
     "check_chain",
@@ -157,12 +157,12 @@ def check_report(folder: Path, cost: Epsilons | None) -> None:
     if cost is None or not path.exists():
         return
     try:
-        said, known = read_json(path)["privacy"]["epsilons"], cost.to_json()
+        said, known = parse_json(read_file(path, MOST_LINES))["privacy"]["epsilons"], cost.to_json()
         same = said.keys() == known.keys() and all(
             value == said[key] or math.isclose(float(value), float(said[key]), rel_tol=_CLOSE)
             for key, value in known.items()
         )
-    except (DamagedError, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         same = False
     if not same:
         raise DamagedError("report.json: its epsilons are not what the ledger's charges add up to")

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import save
 
+from fedrec.documents import parse_json
 from fedrec.errors import DamagedError, RunError
 from fedrec.models.base import Arrays
 from fedrec.record.durable import unpacked_arrays
@@ -228,9 +229,9 @@ def _open(
     if hashlib.sha256(view[place:]).digest() != frame[sizes.head - _DIGEST : sizes.head]:
         raise DamagedError(f"the parts of a {what} are not those that were signed")
     try:
-        head = json.loads(frame[sizes.head : sizes.signed])
-    except (ValueError, RecursionError):
-        raise DamagedError(f"the head of a {what} is not JSON") from None
+        head = parse_json(frame[sizes.head : sizes.signed])
+    except ValueError as error:
+        raise DamagedError(f"the head of a {what} cannot be read: {error}") from None
     if not isinstance(head, dict):
         raise DamagedError(f"the head of a {what} is not a mapping")
     parts = []

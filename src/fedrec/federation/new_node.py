@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedrec.documents import parse_toml
 from fedrec.errors import InputError
 from fedrec.federation.node_config import NodeConfig
 from fedrec.federation.places import is_path, place_from, source_at
@@ -57,14 +57,14 @@ def make_node(
     def text(keys: Sequence[str]) -> str:
         return first_config(name, place, settings, coordinator, keys, catalog, most_clients)
 
-    made = NodeConfig.make(tomllib.loads(text(parties)), folder, str(config))
+    made = NodeConfig.make(parse_toml(text(parties)), folder, str(config))
     try:
         made.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         there = made.identity_path.exists()
         key = (SigningKey.load if there else SigningKey.make)(name, made.identity_path).public()
         others = [other for other in made.policy.parties if PublicKey.parse(other).key != key.key]
         whole = text([str(key), *others])
-        NodeConfig.make(tomllib.loads(whole), folder, str(config))
+        NodeConfig.make(parse_toml(whole), folder, str(config))
         handle = os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise InputError(f"{error.filename} cannot be made ({error.strerror}); choose another place") from None

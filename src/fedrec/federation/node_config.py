@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import tempfile
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from fedrec.documents import MOST_SETTINGS, parse_toml, read_file
 from fedrec.errors import DamagedError, InputError, PlanError, suggestion
 from fedrec.federation.limits import ResourceLimits
 from fedrec.federation.node_names import check_node_name
@@ -27,7 +27,6 @@ from fedrec.record.keys import PublicKey
 
 __all__ = ["NodeConfig", "Policy", "PrivacyFloors", "redacted"]
 
-_LARGEST = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PASSWORD = re.compile(r"(://[^\s/@:]*):.*@")
 _SECRET_SETTING = re.compile(r"((?:password|passwd|pwd|secret|token|key)=)('[^']*'|\"[^\"]*\"|[^&\s]+)", re.IGNORECASE)
@@ -247,15 +246,14 @@ class NodeConfig(_Part):
             PlanError: if it is missing, is not TOML, or a key is wrong; says which table and key.
         """
         try:
-            with path.open("rb") as file:
-                data = file.read(_LARGEST + 1)
+            data = read_file(path, MOST_SETTINGS)
         except OSError as error:
             raise PlanError(f"{path} cannot be read ({error.strerror}); 'fedrec node init NAME' writes one") from None
-        if len(data) > _LARGEST:
-            raise PlanError(f"{path} is larger than a mebibyte, so it is no node.toml")
+        except ValueError as error:
+            raise PlanError(f"{path} is no node.toml: {error}") from None
         try:
-            settings = tomllib.loads(data.decode("utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+            settings = parse_toml(data.decode("utf-8"))
+        except ValueError as error:
             raise PlanError(f"{path} is not TOML: {redacted(' '.join(str(error).split()))}") from None
         return cls.make(settings, path.absolute().parent, str(path))
 

@@ -18,6 +18,7 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
 from fedrec.data.sources import load_source
 from fedrec.data.splits import SplitMethod
+from fedrec.documents import parse_json
 from fedrec.errors import DamagedError, NothingLeftError, PlanError
 from fedrec.federation.call_fields import Call, call_fields
 from fedrec.federation.calls import CountCall, Part, RoundCall
@@ -71,8 +72,8 @@ class Offer:
         text, secure, parties = fields.get("plan"), fields.get("secure"), fields.get("parties")
         words = isinstance(parties, list) and all(isinstance(party, str) for party in parties)
         try:
-            settings = json.loads(text) if isinstance(text, str) else None
-        except (ValueError, RecursionError):
+            settings = parse_json(text) if isinstance(text, str) else None
+        except ValueError:
             settings = None
         if settings is None or not isinstance(secure, bool) or not words or len(parts) != 1:
             raise DamagedError("the offer of a run is not whole")

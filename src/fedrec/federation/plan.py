@@ -18,6 +18,7 @@ from fedrec.data.cleaning import Cleaning
 from fedrec.data.database_urls import check_source
 from fedrec.data.interactions import Interactions
 from fedrec.data.splits import SplitMethod
+from fedrec.documents import MOST_SETTINGS, parse_yaml, read_file
 from fedrec.errors import InputError, PlanError
 from fedrec.evaluation.metrics import DEFAULT_METRICS, parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
@@ -377,7 +378,7 @@ class Plan(_Part):
 
     def to_yaml(self) -> str:
         """The plan as a person reads it, in the order of the fields."""
-        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        text: str = yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
         return text
 
     @classmethod
@@ -411,25 +412,20 @@ def read_settings(path: Path) -> Any:
         PlanError: if the file is missing or is not YAML; says where.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)  # a safe loader
+        return parse_yaml(read_file(path, MOST_SETTINGS).decode("utf-8"))
     except FileNotFoundError:
         raise PlanError(f"plan {path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise PlanError(f"plan {path} cannot be read: {reason}") from None
 
 
-class _EachKeyOnce(yaml.SafeLoader):
-    """Refuses a mapping that says a key twice, where YAML would silently take the last."""
+class _Dumper(yaml.SafeDumper):
+    """Writes a part that stands in two places twice: what is read has no aliases."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, once its keys are known to differ."""
-        names = [key.value for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: key {name!r} appears more than once")
-        made: dict[Any, Any] = super().construct_mapping(node, deep)
-        return made
+    def ignore_aliases(self, data: Any) -> bool:
+        """Whether to write it out; always."""
+        return True
 
 
 def _keys(error: ValidationError) -> list[str]:

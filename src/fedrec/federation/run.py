@@ -14,15 +14,23 @@ import numpy as np
 
 from fedrec.aggregation.specs import SumSpec
 from fedrec.data.catalog import Catalog
+from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.errors import DamagedError, InputError, RunError, suggestion
 from fedrec.federation.fitting import Fitting, check_sum, naming
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, Recommender, State
 from fedrec.models.registry import build_model
-from fedrec.record.durable import arrays_digest, hold, load_arrays, remove_unfinished, replace_file, save_arrays
+from fedrec.record.durable import (
+    arrays_digest,
+    check_plain,
+    hold,
+    load_arrays,
+    remove_unfinished,
+    replace_file,
+    save_arrays,
+)
 from fedrec.record.files import FILES, LEDGER, file_digest, list_files
 from fedrec.record.ledger import Ledger
-from fedrec.record.reading import check_plain, parse_json, read_file, read_json
 from fedrec.record.signing import FILES_NOTE
 
 __all__ = ["MOST_ROUNDS", "PUBLIC", "Run", "load_shared", "save_shared"]
@@ -146,7 +154,10 @@ class Run:
         if not np.array_equal(arrays.pop(_CALL, np.zeros(0)), _call(spec, shared)):
             raise DamagedError(f"{self._noised(round)} is not the noised sum of this round; the run was changed")
         path = str(self._noised(round))
-        parts = parse_json(arrays.pop(_PARTS, np.zeros(0, np.uint8)).tobytes(), f"{path}: what is said of its parts")
+        try:
+            parts = parse_json(arrays.pop(_PARTS, np.zeros(0, np.uint8)).tobytes())
+        except ValueError:
+            parts = None
         if not isinstance(parts, dict) or not all(
             isinstance(said, list) and all(isinstance(word, str) for word in said) for said in parts.values()
         ):
@@ -287,7 +298,7 @@ def load_shared(folder: Path, plan: Plan) -> tuple[Recommender, State, int, Cata
     try:
         shared = load_arrays(folder / "shared.safetensors")
         text = read_file(folder / "catalog.jsonl")
-    except (OSError, InputError) as error:
+    except (OSError, ValueError, InputError) as error:
         raise DamagedError(f"{folder} is not whole: {error}") from None
     if arrays_digest(shared) != description["shared"]:
         raise DamagedError(f"{folder / 'shared.safetensors'} is not the one that model.json describes")
@@ -303,9 +314,11 @@ def load_shared(folder: Path, plan: Plan) -> tuple[Recommender, State, int, Cata
 def _description(path: Path) -> dict[str, Any]:
     """What a `model.json` says, its fields checked."""
     try:
-        said = read_json(path)
+        said = parse_json(read_file(path, MOST_SETTINGS))
     except FileNotFoundError:
         raise RunError(f"{path.parent} holds no finished model (no {path.name}); was the training finished?") from None
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path} is damaged: {error}") from None
     if isinstance(said, dict) and said.get("format") != _FORMAT:
         raise DamagedError(f"{path} has format {said.get('format')!r:.40}; this fedrec reads format {_FORMAT}")
     kinds = {"model": dict, "round": int, "items": int, "catalog": str, "shared": str}

@@ -12,12 +12,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from fedrec.documents import read_file
 from fedrec.errors import DamagedError, InputError, RunError
-from fedrec.record.reading import read_file
 
 __all__ = [
     "append_line",
     "arrays_digest",
+    "check_plain",
     "hold",
     "load_arrays",
     "remove_unfinished",
@@ -47,6 +48,25 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what a crash left of files that were being written below `folder`."""
     for path in folder.rglob(".*.new"):
         path.unlink()
+
+
+def check_plain(folder: Path) -> None:
+    """Check that a folder holds files and folders only: writing there must not write anywhere else.
+
+    Raises:
+        DamagedError: naming a link, a named pipe or a device.
+    """
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        found = list(entries)
+    for entry in found:
+        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+            raise DamagedError(
+                f"{entry.path} is a link or something else than a file; put the file itself there, as fedrec writes it"
+            )
+        if entry.is_dir():
+            check_plain(Path(entry.path))
 
 
 def hold(path: Path, busy: str) -> int:
@@ -103,6 +123,8 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         data = read_file(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path} cannot be read: {error}") from None
     arrays = unpacked_arrays(data, str(path))
     return {name: np.require(array, requirements=["C", "W", "O"]) for name, array in arrays.items()}
 

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fedrec.documents import MOST_LINES, read_file
 from fedrec.errors import DamagedError
 from fedrec.record.durable import replace_file
 from fedrec.record.ledger import read_lines, rooted_line
 from fedrec.record.merkle import Tree
-from fedrec.record.reading import read_file
 
 __all__ = ["FILES", "LEDGER", "check_file", "check_files", "file_digest", "list_files", "read_files"]
 
@@ -52,7 +52,9 @@ def read_files(folder: Path) -> tuple[dict[str, dict[str, Any]], list[bytes]]:
         DamagedError: naming the line that does not fit, or what is missing.
     """
     try:
-        data = read_file(folder / FILES)
+        data = read_file(folder / FILES, MOST_LINES)
+    except ValueError as error:
+        raise DamagedError(f"{FILES}: {error}") from None
     except OSError:
         raise DamagedError(
             f"{FILES}: missing; it was taken away, or the run was stopped before it was closed, which 'fedrec train "

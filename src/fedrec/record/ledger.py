@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from fedrec.documents import MOST_LINES, parse_json, read_file
 from fedrec.errors import DamagedError
 from fedrec.record.durable import append_line
 from fedrec.record.merkle import Tree, leaf_hash
-from fedrec.record.reading import parse_json, read_file
 
 __all__ = ["Ledger", "read_lines", "rooted_line"]
 
@@ -46,7 +46,10 @@ class Ledger:
         self.leaves: list[bytes] = []
         self.tree = Tree()
         if path is not None and path.exists():
-            data = read_file(path)
+            try:
+                data = read_file(path, MOST_LINES)
+            except (OSError, ValueError) as error:
+                raise DamagedError(f"{path} cannot be read: {error}") from None
             whole = data.rfind(b"\n") + 1
             if whole < len(data):
                 with open(os.open(path, os.O_RDWR | os.O_NOFOLLOW), "r+b") as file:
@@ -99,10 +102,10 @@ def read_lines(data: bytes, name: str, rooted: bool) -> tuple[list[dict[str, Any
             found = _ROOT.fullmatch(text[-_ROOT_BYTES:])
             root, text = (found[1].decode(), text[:-_ROOT_BYTES] + b"}") if found else (None, text)
         try:
-            line = parse_json(text, name)
+            line = parse_json(text)
             if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
-                raise DamagedError(name)
-        except DamagedError:
+                raise ValueError
+        except ValueError:
             raise DamagedError(f"{name}, line {number}: not a line of a ledger; the file was changed") from None
         lines.append(line)
         if rooted:

@@ -8,7 +8,6 @@ and into the ledger line of the round: it says nothing about the sum, and nobody
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fedrec.documents import MOST_LINES, parse_json, read_file
 from fedrec.errors import DamagedError
 from fedrec.record.ledger import Ledger, read_lines
 from fedrec.record.merkle import HASH_BYTES, check_inclusion, inclusion_proof, leaf_hash
@@ -130,7 +130,12 @@ class ReceiptProof:
             DamagedError: if it does not.
         """
         check_inclusion(leaf_hash(self.entry), self.index, checkpoint.size, self.proof, checkpoint.root)
-        line = json.loads(self.entry)
+        try:
+            line = parse_json(self.entry)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict):
+            raise DamagedError(f"entry {self.index + 1} of the log is not one")
         if line.get("kind") != "round" or line.get("round") != receipt.round:
             raise DamagedError(f"entry {self.index + 1} of the log is not of round {receipt.round}")
         if receipt.commitment not in line.get("sums", []):
@@ -158,7 +163,11 @@ def read_receipts(path: Path, name: str) -> list[Receipt]:
     Raises:
         DamagedError: naming the line that does not fit.
     """
-    lines, _ = read_lines(path.read_bytes(), name, rooted=True)
+    try:
+        data = read_file(path, MOST_LINES)
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{name}: {error}") from None
+    lines, _ = read_lines(data, name, rooted=True)
     return [Receipt.from_line(line, f"{name}, line {number}") for number, line in enumerate(lines, 1)]
 
 
