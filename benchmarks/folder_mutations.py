@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import yaml
-from fedrec.documents import read_file
 
+from fedrec.documents import read_file
 from fedrec.federation.plan import Plan
 from fedrec.record.durable import load_arrays
 from fedrec.record.ledger import rooted_line
@@ -53,7 +53,7 @@ def mutate(folder: Path, outside: Path, draw: random.Random) -> str:
             break
         path = draw.choice(files)
         change = draw.choice(_CHANGES.get(path.suffix, []) * 4 + _ANY)
-        with contextlib.suppress(_CannotError, ValueError, KeyError, OverflowError, RecursionError):
+        with contextlib.suppress(_CannotError, ValueError, KeyError, OverflowError, RecursionError, yaml.YAMLError):
             before = len(said)
             change(path, outside, draw)
             said.insert(before, f"{change.__name__.strip('_')} {path.relative_to(folder)}")

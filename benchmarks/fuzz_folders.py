@@ -202,7 +202,7 @@ class Watch:
             if arguments[0] != sys.executable:  # `federation invite` makes its kits in a process of its own
                 self.seen.append(("write", f"{event} {arguments[0]!r:.80}"))
         elif event == "open":
-            path, mode, flags = arguments
+            path, _, flags = arguments
             if isinstance(path, str | bytes) and (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
                 self._wrote(event, path)
         elif event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.truncate", "os.chmod"):
@@ -333,8 +333,8 @@ def supervise(first: int, stop: int, seed: int, kinds: Sequence[str], honest: Pa
         log = place.with_suffix(".log")
         log.unlink(missing_ok=True)
         last = min(stop, number + 2000)
-        words = [sys.executable, __file__, "--worker", str(number), str(last), str(seed), str(honest), str(place), str(log),
-                 *kinds]  # fmt: skip
+        options = (number, last, seed, honest, place, log)
+        words = [sys.executable, __file__, "--worker", *map(str, options), *kinds]
         with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             told = _watched(process, log)
         lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []

@@ -1,0 +1,193 @@
+"""Files and documents (JSON, TOML, YAML) that somebody else may have written, read without a way to fill the memory.
+
+A file is read only if it is a regular one and no longer than it may be. A document must be shallow, say every key once,
+and take no more memory than its length allows: YAML's anchors and aliases, which repeat a part for a few bytes, are
+refused, and so are its tags. What is wrong is a `DocumentError`, which says where; who reads says of which file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["MOST_LINES", "MOST_SETTINGS", "DocumentError", "parse_json", "parse_toml", "parse_yaml", "read_file"]
+
+MOST_SETTINGS = 1 << 20
+"""Bytes of a file of settings, a plan among them: a thousand times what one has."""
+MOST_LINES = 1 << 28
+"""Bytes of a log, line by line: a thousand rounds of a thousand nodes have a quarter of it."""
+_MOST_DEPTH = 64
+_MOST_PARTS = 1 << 21
+"""Lists and mappings of a document: an empty one takes 64 bytes or more, whatever little it takes in the file."""
+_MOST_DIGITS = 400
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+class DocumentError(ValueError):
+    """A file or document that is not read: too long, too deep, not a regular file, or not in its language."""
+
+
+def read_file(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a regular file, if there are no more than `most`.
+
+    Args:
+        path: of the file; a link to a file is one.
+        most: bytes; `None` for what the file says of its size.
+
+    Raises:
+        OSError: if there is no such file, or it cannot be read.
+        DocumentError: if it is a device, a pipe or a socket, or is too long.
+    """
+    # A pipe that nobody writes to must not hang whoever looks what it is.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        found = os.fstat(file.fileno())
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(21, os.strerror(21), str(path))
+        if not stat.S_ISREG(found.st_mode):
+            raise DocumentError("not a regular file but a device, a pipe or a socket")
+        allowed = found.st_size if most is None else most
+        data = file.read(allowed + 1)
+    if len(data) > allowed:
+        raise DocumentError(f"longer than the {allowed:,} bytes that it may have")
+    return data
+
+
+def parse_json(text: str | bytes | bytearray) -> Any:
+    """What a JSON document says.
+
+    Raises:
+        DocumentError: if it is not JSON, says a key twice, or is nested too deep.
+
+    >>> parse_json('{"a": [1, 2]}')
+    {'a': [1, 2]}
+    >>> parse_json('{"a": 1, "a": 2}')
+    Traceback (most recent call last):
+    fedrec.documents.DocumentError: key 'a' appears more than once
+    """
+    parts = _count(text, "[") + _count(text, "{")
+    if parts > _MOST_PARTS:
+        raise DocumentError(f"more than {_MOST_PARTS:,} lists and mappings")
+    try:
+        made = json.loads(text, object_pairs_hook=_each_key_once)
+    except RecursionError:
+        raise _too_deep() from None
+    except DocumentError:
+        raise
+    except ValueError as error:  # not JSON, not UTF-8, or a number of too many digits
+        raise DocumentError(f"not JSON: {error}") from None
+    return _shallow(made) if parts > _MOST_DEPTH else made
+
+
+def parse_toml(text: str) -> Any:
+    """What a TOML document says.
+
+    Raises:
+        DocumentError: if it is not TOML, or is nested too deep.
+    """
+    try:
+        return _shallow(tomllib.loads(text))
+    except RecursionError:
+        raise _too_deep() from None
+    except DocumentError:
+        raise
+    except ValueError as error:
+        raise DocumentError(str(error)) from None
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML document says.
+
+    Raises:
+        DocumentError: naming the line, if it is not YAML, says a key twice, is nested too deep, or has anchors, aliases
+            or tags.
+
+    >>> parse_yaml("{a: [1, 2.5, x], b: null}")
+    {'a': [1, 2.5, 'x'], 'b': None}
+    >>> parse_yaml("a: &all [x]\\nb: *all")
+    Traceback (most recent call last):
+    fedrec.documents.DocumentError: line 1: anchors and aliases (& and *) are not read; write the value out
+    """
+    try:
+        return yaml.load(text, _Loader)  # a safe loader
+    except DocumentError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
+        raise DocumentError(" ".join(str(error).split())) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Builds nothing that is larger than its text, and nothing twice."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """A node of the document, if it has no name by which it could be repeated, and is not too deep."""
+        event = self.peek_event()
+        line = event.start_mark.line + 1
+        if getattr(event, "anchor", None) is not None:
+            raise DocumentError(f"line {line}: anchors and aliases (& and *) are not read; write the value out")
+        if getattr(event, "tag", None) is not None:
+            raise DocumentError(f"line {line}: tags ({event.tag[:40]!r}) are not read; write the value plainly")
+        self._depth += 1
+        if self._depth > _MOST_DEPTH:
+            raise DocumentError(f"line {line}: {_too_deep()}")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, once its keys are known to differ, where YAML would silently take the last."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str):
+                if key.value in seen:
+                    raise DocumentError(f"line {node.start_mark.line + 1}: key {key.value!r} appears more than once")
+                seen.add(key.value)
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
+
+    def construct_scalar(self, node: yaml.Node) -> Any:
+        """A scalar; a number is short, as those in base 60 take the square of their length in time."""
+        if node.tag in _NUMBERS and len(node.value) > _MOST_DIGITS:
+            raise DocumentError(f"line {node.start_mark.line + 1}: a number of more than {_MOST_DIGITS} characters")
+        return super().construct_scalar(node)
+
+
+def _too_deep() -> DocumentError:
+    return DocumentError(f"nested deeper than {_MOST_DEPTH} levels")
+
+
+def _count(text: str | bytes | bytearray, mark: str) -> int:
+    return text.count(mark) if isinstance(text, str) else text.count(mark.encode())
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        again = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise DocumentError(f"key {again[:80]!r} appears more than once")
+    return made
+
+
+def _shallow(made: Any) -> Any:
+    """The value, if it is not nested too deep."""
+    level = [made] if isinstance(made, dict | list) else []
+    for _ in range(_MOST_DEPTH):
+        level = [
+            part
+            for whole in level
+            for part in (whole.values() if isinstance(whole, dict) else whole)
+            if isinstance(part, dict | list)
+        ]
+        if not level:
+            return made
+    raise _too_deep()
