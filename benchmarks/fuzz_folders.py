@@ -37,7 +37,7 @@ for _name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "P
 sys.path.insert(0, str(Path(__file__).parent))
 
 DATA = "synthetic:users=60,items=40,interactions_per_user=8,seed=1"
-SECONDS = 10
+SECONDS = 4
 """For a command; training and attacks on it may take as long as their plan says, and are stopped then."""
 MEMORY = 300 << 20
 """Bytes that a command may take besides ten times its folder: libraries, caches and threads."""
@@ -83,6 +83,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "fedrap": {"name": "fedrap", "embedding_size": 4, "rounds": 1, "epochs": 1},
 }
 KINDS = (*(f"run {name}" for name in MODELS), "kept sums", "stopped", "private", "plan", "budget", "node", "federation")
+
+
+_OFTEN = {"federation": 1, "plan": 10}
+"""How often a kind has its turn, of 20: those that take seconds are rarer."""
 
 
 def make(kind: str, folder: Path) -> None:
@@ -232,7 +236,9 @@ def forget_peak() -> int:
     return peak()
 
 
-def attempt(number: int, kind: str, seed: int, honest: Path, work: Path, watch: Watch) -> Outcome:
+def attempt(
+    number: int, kind: str, seed: int, honest: Path, work: Path, watch: Watch, begin: Callable[[Outcome], None]
+) -> Outcome:
     """Make a mutation, run a command on it, and see what comes of it."""
     from folder_mutations import mutate
 
@@ -250,6 +256,7 @@ def attempt(number: int, kind: str, seed: int, honest: Path, work: Path, watch: 
     before = listing(outside)
     words = draw.choice(commands(kind, folder, out))
     outcome.command = " ".join(words[:2])
+    begin(outcome)
     size = sum(path.lstat().st_size for path in folder.rglob("*"))
     watch.allowed, watch.seen = tuple(os.path.realpath(path) for path in (folder, out, spare, "/dev/null")), []
     os.chdir(out)
@@ -319,11 +326,15 @@ def work(first: int, stop: int, seed: int, kinds: Sequence[str], honest: Path, p
             for words in commands(kind, place / "folder", place / "out"):
                 run_command(words)
     with log.open("a", buffering=1) as file:
-        for number in range(first, stop):
-            kind = random.Random(f"{seed}:kind:{number}").choice(list(kinds))
-            file.write(json.dumps({"number": number, "kind": kind}) + "\n")
-            outcome = attempt(number, kind, seed, honest, place, watch)
+
+        def begun(outcome: Outcome) -> None:
             file.write(json.dumps(vars(outcome)) + "\n")
+
+        for number in range(first, stop):
+            kind = random.Random(f"{seed}:kind:{number}").choices(kinds, [_OFTEN.get(kind, 20) for kind in kinds])[0]
+            begun(Outcome(number, kind))
+            outcome = attempt(number, kind, seed, honest, place, watch, begun)
+            file.write(json.dumps({**vars(outcome), "ended": True}) + "\n")
 
 
 def supervise(first: int, stop: int, seed: int, kinds: Sequence[str], honest: Path, place: Path) -> Iterator[Outcome]:
@@ -338,20 +349,22 @@ def supervise(first: int, stop: int, seed: int, kinds: Sequence[str], honest: Pa
         with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             told = _watched(process, log)
         lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        ended = -1
         for line in lines:
-            if "problems" in line:
+            if line.pop("ended", False):
+                ended = line["number"]
                 yield Outcome(**line)
         if process.returncode == 0:
             number = last
         elif not lines:
             raise RuntimeError(f"a worker could not begin: {told[-2000:]}")
-        elif "problems" in lines[-1]:
-            number = lines[-1]["number"] + 1
         else:
             number = lines[-1]["number"] + 1
-            hung = process.returncode == -signal.SIGKILL
-            yield Outcome(lines[-1]["number"], lines[-1]["kind"], code=process.returncode,
-                          problems=["hang" if hung else "crash"], told=told[-2000:])  # fmt: skip
+            if lines[-1]["number"] != ended:
+                last_words = lines[-1]["command"].split(" ")[0]
+                killed = process.returncode == -signal.SIGKILL
+                problems = [] if killed and last_words in LONG else ["hang" if killed else "crash"]
+                yield Outcome(**{**lines[-1], "code": process.returncode, "problems": problems, "told": told[-2000:]})
 
 
 def _watched(process: subprocess.Popen[bytes], log: Path) -> str:
@@ -362,7 +375,7 @@ def _watched(process: subprocess.Popen[bytes], log: Path) -> str:
         now = log.stat().st_size if log.exists() else 0
         if now != size:
             size, since = now, time.monotonic()
-        elif time.monotonic() - since > 60:
+        elif time.monotonic() - since > (15 if now > 0 else 300):
             process.kill()
     assert process.stderr is not None
     return process.stderr.read().decode(errors="replace")

@@ -17,7 +17,9 @@ from fedrec.data.catalog import Catalog
 from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.errors import DamagedError, InputError, RunError, suggestion
 from fedrec.federation.fitting import Fitting, check_sum, naming
+from fedrec.federation.ledger_fields import check_fields
 from fedrec.federation.plan import Plan
+from fedrec.federation.versions import check_versions
 from fedrec.models.base import Arrays, Recommender, State
 from fedrec.models.registry import build_model
 from fedrec.record.durable import (
@@ -70,6 +72,8 @@ class Run:
             if folder is not None:
                 remove_unfinished(folder)
             self.ledger = Ledger(None if folder is None else folder / LEDGER, rooted=True)
+            if folder is not None:
+                _check_ledger(plan, self.ledger)
         except BaseException:
             self.close()
             raise
@@ -242,6 +246,29 @@ class Run:
     def _checkpoint(self, round: int) -> Path:
         assert self.folder is not None
         return _checkpoint(self.folder, round)
+
+
+def _check_ledger(plan: Plan, ledger: Ledger) -> None:
+    """Check that a run can go on from the lines of its ledger: one start, rounds in order, validations of them.
+
+    Raises:
+        DamagedError: naming the line and the field.
+    """
+    check_fields(ledger.lines)
+    rounds = [(f"{LEDGER}, line {number}", line) for number, line in enumerate(ledger.lines, 1) if "round" in line]
+    done = 0
+    for where, line in rounds:
+        committed = line["kind"] == "round"
+        if not (line["round"] == done if committed else 0 <= line["round"] < done):
+            raise DamagedError(f"{where}: {line['kind']} {line['round']} is out of order; the run was changed")
+        done += committed
+    if ledger.lines and (ledger.lines[0]["kind"] != "start" or len(ledger.of_kind("start")) != 1):
+        raise DamagedError(f"{LEDGER}, line 1: a ledger has one start, in its first line")
+    metrics = [value for line in ledger.of_kind("validation") for value in line["metrics"].values()]
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in metrics):
+        raise DamagedError(f"{LEDGER}: a validation holds something else than numbers")
+    if plan.asynchronous is not None:
+        check_versions(plan.asynchronous, [place for place in rounds if place[1]["kind"] == "round"])
 
 
 def _call(spec: SumSpec, shared: Arrays) -> np.ndarray:
