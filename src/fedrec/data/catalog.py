@@ -124,13 +124,14 @@ def _as_wide_as_long(text: bytes) -> bool:
     if sum(known.values()) == keys:  # no key stands anywhere but those of the first line
         return True
     found = pl.scan_ndjson(io.BytesIO(text), infer_schema_length=None).collect_schema()
-    return lines * sum(_leaves(kind) for kind in found.dtypes()) <= _FEW_CELLS + 2 * keys
+    cells: int = lines * sum(_leaves(kind) for kind in found.dtypes())
+    return cells <= _FEW_CELLS + 2 * keys
 
 
-def _leaves(kind: pl.DataType) -> int:
+def _leaves(kind: object) -> int:
     """Columns that values of a type take."""
     if isinstance(kind, pl.List):
-        return _leaves(kind.inner)  # type: ignore[arg-type]
+        return _leaves(kind.inner)
     if isinstance(kind, pl.Struct):
-        return sum(_leaves(inner) for inner in kind.to_schema().values())
+        return sum(_leaves(field.dtype) for field in kind.fields)
     return 1
