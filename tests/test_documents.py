@@ -14,11 +14,11 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import yaml
-from fedrec.documents import MOST_SETTINGS, DocumentError, parse_json, parse_toml, parse_yaml, read_file
 from hypothesis import given, settings
 
 from fedrec.deploy.folder import FederationFolder
 from fedrec.deploy.kits import identity_of
+from fedrec.documents import MOST_SETTINGS, DocumentError, parse_json, parse_toml, parse_yaml, read_file
 from fedrec.engines.opened import open_run
 from fedrec.engines.training import train_run
 from fedrec.errors import DamagedError, FedrecError, InputError

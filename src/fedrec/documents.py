@@ -130,7 +130,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """A node of the document, if it has no name by which it could be repeated, and is not too deep."""
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if getattr(event, "anchor", None) is not None:
             raise DocumentError(f"line {line}: anchors and aliases (& and *) are not read; write the value out")
@@ -154,7 +154,7 @@ class _Loader(yaml.SafeLoader):
         made: dict[Any, Any] = super().construct_mapping(node, deep)
         return made
 
-    def construct_scalar(self, node: yaml.Node) -> Any:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         """A scalar; a number is short, as those in base 60 take the square of their length in time."""
         if node.tag in _NUMBERS and len(node.value) > _MOST_DIGITS:
             raise DocumentError(f"line {node.start_mark.line + 1}: a number of more than {_MOST_DIGITS} characters")
