@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -155,7 +156,9 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def _changed_tree(value: Any, draw: random.Random) -> Any:
     """A tree with a leaf or a branch replaced, removed or added."""
-    places = list(_places(value))
+    places = list(itertools.islice(_places(value), 100_000))
+    if len(places) == 100_000:
+        raise _CannotError
     if not places or draw.random() < 0.03:
         return _hostile(draw)
     holder, key = draw.choice(places)

@@ -22,6 +22,7 @@ from fedrec.federation.plan import Plan
 from fedrec.federation.versions import check_versions
 from fedrec.models.base import Arrays, Recommender, State
 from fedrec.models.registry import build_model
+from fedrec.privacy.accounting import Charge
 from fedrec.record.durable import (
     arrays_digest,
     check_plain,
@@ -267,6 +268,12 @@ def _check_ledger(plan: Plan, ledger: Ledger) -> None:
     metrics = [value for line in ledger.of_kind("validation") for value in line["metrics"].values()]
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in metrics):
         raise DamagedError(f"{LEDGER}: a validation holds something else than numbers")
+    if plan.privacy is not None:
+        for line in ledger.of_kind("start"):
+            if not isinstance(line.get("run"), str) or not isinstance(line.get("noise_is_secret"), bool):
+                raise DamagedError(f"{LEDGER}, line 1: the number of a private run is missing or wrong")
+        for line in ledger.of_kind("round"):
+            Charge.from_json(line.get("charge"))
     if plan.asynchronous is not None:
         check_versions(plan.asynchronous, [place for place in rounds if place[1]["kind"] == "round"])
 
