@@ -22,6 +22,8 @@ from fedrec.federation.fitting import Fitting
 from fedrec.federation.run import read_plan
 from fedrec.models.base import State
 from fedrec.record.durable import check_plain, load_arrays, save_arrays
+from fedrec.record.ledger import rooted_line
+from fedrec.record.merkle import Tree
 from runs_in_test import MODELS, small_plan
 
 SMALL = "synthetic:users=80,items=40,interactions_per_user=10,seed=1"
@@ -180,6 +182,35 @@ def test_a_link_in_a_run_leads_no_writing_elsewhere(small: Path, tmp_path: Path,
     with pytest.raises(DamagedError, match=name):
         check_plain(run)
     assert sorted((path, path.stat().st_mtime_ns) for path in (outside, *outside.rglob("*"))) == before
+
+
+@pytest.mark.parametrize("name", ["private", "private/node-0"])
+def test_a_link_in_the_private_part_of_a_run_is_not_followed(small: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(small, tmp_path / "run")
+    shutil.move(tmp_path / "run" / name, tmp_path / "outside")
+    (tmp_path / "run" / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(DamagedError, match="is a link or something else than a file"):
+        open_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [("round", {"bytes": "x"}), ("round", {"bytes": {"plain_per_node": {"up": "1"}}}), ("round", {"left_out": "1"}),
+     ("round", {"cohort": None}), ("round", {"round": 5}), ("start", {"kind": "round"}), ("round", {"nodes": 3}),
+     ("round", {"checkpoint": 1})],
+)  # fmt: skip
+def test_a_run_does_not_go_on_from_lines_that_say_something_else(
+    small: Path, tmp_path: Path, kind: str, change: dict[str, Any]
+) -> None:
+    shutil.copytree(small, tmp_path / "run")
+    path, tree, lines = tmp_path / "run" / "ledger.jsonl", Tree(), []
+    for text in path.read_text().splitlines():
+        line = json.loads(text)
+        del line["root"]
+        lines.append(rooted_line(json.dumps({**line, **change} if line["kind"] == kind else line), tree))
+    path.write_text("".join(f"{line}\n" for line in lines))
+    with pytest.raises(DamagedError, match=r"ledger\.jsonl, line"):
+        train_run(read_plan(tmp_path / "run"), tmp_path / "run", resume=True)
 
 
 def test_truth_values_that_are_neither_are_damage(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def open_run(folder: Path) -> OpenedRun:
         PlanError: if the data is not the one it was trained on.
     """
     folder = folder.resolve() if folder.is_symlink() else folder  # it may point elsewhere before all is read
-    check_plain(folder / "private")  # where secrets and journals are written
+    check_plain(folder, "private")  # where secrets and journals are written
     plan = read_plan(folder)
     model, state, round, catalog = load_shared(folder / "model", plan)
     if (folder / FEDERATED).exists():

@@ -50,8 +50,12 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink()
 
 
-def check_plain(folder: Path) -> None:
+def check_plain(folder: Path, only: str | None = None) -> None:
     """Check that a folder holds files and folders only: writing there must not write anywhere else.
+
+    Args:
+        folder: which may be a link itself.
+        only: the one entry that is looked at; all by default.
 
     Raises:
         DamagedError: naming a link, a named pipe or a device.
@@ -59,7 +63,7 @@ def check_plain(folder: Path) -> None:
     if not folder.is_dir():
         return
     with os.scandir(folder) as entries:
-        found = list(entries)
+        found = [entry for entry in entries if only in (None, entry.name)]
     for entry in found:
         if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
             raise DamagedError(
