@@ -325,6 +325,10 @@ def test_an_address_is_no_name(host: str, name: str) -> None:
         ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[waiting]\npatience="1 h"', "patience of 0 or more"),
         ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[waiting]\ndeadline=nan', "deadline and sign above 0"),
         ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[nodes]\n"a"="b"', "key of a"),
+        ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[nodes]\n"../../x"=""', "a name has small letters"),
+        ('name="../x"\nhost="h"\nport=1\nmost_clients=5', "a name has letters"),
+        ('name="x"\nhost="../../h"\nport=1\nmost_clients=5', "a federation needs a host name or address"),
+        ('name="x"\nhost="h"\nport=0\nmost_clients=5', "a port from 1 to 65535"),
     ],
 )
 def test_what_is_wrong_in_a_federation_is_named(text: str, words: str, tmp_path: Path) -> None:

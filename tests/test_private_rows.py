@@ -9,10 +9,13 @@ from hypothesis import given, settings
 
 from fedrec.data.own_rows import OwnRows, flattened, joined, restored
 from fedrec.errors import DamagedError
-from fedrec.federation.private_rows import PrivateRows
+from fedrec.federation.private_rows import PrivateRows, RowShapes
+from fedrec.models.shapes import Own, Shape
 from fedrec.record import durable
 
 CLIENTS = 5
+SHAPES = RowShapes({"users": Shape((2,), "float64"), "seen": Shape((), "int64")}, CLIENTS, 9)
+OWN_SHAPES = RowShapes({"own": Own(2), "users": Shape((1,), "float64")}, CLIENTS, 9)
 
 
 class Crash(BaseException):
@@ -50,9 +53,9 @@ class Node:
 
     def settled(self, committed):
         if self.rows is None and self.folder is not None:
-            self.rows = PrivateRows.open(self.folder)
+            self.rows = PrivateRows.open(self.folder, SHAPES)
         if self.rows is None:
-            self.rows = PrivateRows.create(first(), self.folder)
+            self.rows = PrivateRows.create(first(), SHAPES, self.folder)
         self.rows.settle(committed)
         return self.rows
 
@@ -66,7 +69,7 @@ class Node:
 
     def finish(self, committed, kept):
         if self.rows is None and self.folder is not None:
-            self.rows = PrivateRows.open(self.folder)
+            self.rows = PrivateRows.open(self.folder, SHAPES)
         if self.rows is None or self.rows.applied != kept:
             self.settled(committed)
         self.rows.finish(kept)
@@ -126,7 +129,7 @@ def test_a_crash_at_any_change_of_the_disk_changes_nothing(tmp_path, monkeypatch
         kept = run(Node(folder), COHORTS, best)
         crashed = fuse[0] <= 0
         fuse[0] = 0
-        again = PrivateRows.open(folder)
+        again = PrivateRows.open(folder, SHAPES)
         assert again.applied == kept
         assert equal(again.arrays, uninterrupted(COHORTS, kept))
         assert [path.name for path in folder.iterdir()] == ["base.safetensors"]
@@ -151,7 +154,7 @@ def test_dying_after_any_calls_equals_memory_equals_the_twin(tmp_path_factory, c
     memory = Node(None)
     assert run(memory, cohorts, best) == kept
     expected = uninterrupted(cohorts, kept)
-    assert equal(node.rows.arrays if node.rows else PrivateRows.open(node.folder).arrays, expected)
+    assert equal(node.rows.arrays if node.rows else PrivateRows.open(node.folder, SHAPES).arrays, expected)
     assert equal(memory.rows.arrays, expected)
 
 
@@ -217,7 +220,7 @@ def test_only_the_kept_round_can_be_the_end(tmp_path, kind):
 
 
 def test_nothing_kept_cannot_be_the_end(tmp_path):
-    rows = PrivateRows.create(first(), None)
+    rows = PrivateRows.create(first(), SHAPES, None)
     rows.settle(1)
     with pytest.raises(DamagedError, match="private rows of round 0 were not kept"):
         rows.finish(0)
@@ -225,7 +228,7 @@ def test_nothing_kept_cannot_be_the_end(tmp_path):
 
 def test_taken_rows_are_copies_and_first_rows_are_not_shared():
     given = first()
-    rows = PrivateRows.create(given, None)
+    rows = PrivateRows.create(given, SHAPES, None)
     taken = rows.take(np.array([3, 0]))
     assert taken["users"].tolist() == [[6, 7], [0, 1]]
     taken["users"][:] = -1
@@ -243,13 +246,13 @@ def test_journals_are_folded_into_the_base_before_they_outgrow_it(tmp_path):
 
 
 def test_other_arrays_are_not_private_rows(tmp_path):
-    assert PrivateRows.open(tmp_path) is None
+    assert PrivateRows.open(tmp_path, SHAPES) is None
     durable.save_arrays(tmp_path / "base.safetensors", first())
-    with pytest.raises(DamagedError, match="not a table of private rows"):
-        PrivateRows.open(tmp_path)
+    with pytest.raises(DamagedError, match="__round must be one whole number"):
+        PrivateRows.open(tmp_path, SHAPES)
     (tmp_path / "base.safetensors").write_bytes(b"garbage")
     with pytest.raises(DamagedError, match="is damaged"):
-        PrivateRows.open(tmp_path)
+        PrivateRows.open(tmp_path, SHAPES)
 
 
 def own(seed, clients, width=2):
@@ -296,14 +299,14 @@ def test_ranges_of_rows_are_replaced_client_by_client_and_never_written_over(par
 def test_ranges_of_rows_live_through_rounds_and_a_new_process(tmp_path, kind):
     folder = None if kind == "memory" else tmp_path / "private"
     first_rows = {"own": own(0, CLIENTS), "users": np.zeros((CLIENTS, 1))}
-    rows, expected = PrivateRows.create(first_rows, folder), listed(first_rows["own"])
+    rows, expected = PrivateRows.create(first_rows, OWN_SHAPES, folder), listed(first_rows["own"])
     for round, cohort in enumerate(COHORTS):
         fresh = own(round + 1, len(cohort))
-        rows.stage(round, cohort, {"own": fresh, "users": np.full((len(cohort), 1), round)})
+        rows.stage(round, cohort, {"own": fresh, "users": np.full((len(cohort), 1), float(round))})
         if folder is not None:
             size = (folder / f"round-{round:06d}.safetensors").stat().st_size
             assert size < 1000 + 40 * len(cohort)
-            rows = PrivateRows.open(folder)
+            rows = PrivateRows.open(folder, OWN_SHAPES)
         rows.settle(round)
         for client, mine in zip(cohort.tolist(), listed(fresh), strict=True):
             expected[client] = mine
@@ -315,7 +318,7 @@ def test_ranges_of_rows_live_through_rounds_and_a_new_process(tmp_path, kind):
     rows.finish(2)
     assert listed(rows.arrays["own"]) == best
     if folder is not None:
-        assert listed(PrivateRows.open(folder).arrays["own"]) == best
+        assert listed(PrivateRows.open(folder, OWN_SHAPES).arrays["own"]) == best
 
 
 def test_rows_taken_and_added_to_leave_those_they_were_taken_from_alone():

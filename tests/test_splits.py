@@ -162,8 +162,9 @@ def test_the_hash_changes_with_any_part_item_user_or_order(data, draw):
     row = draw.draw(st.integers(0, len(data) - 1))
     part, items, other = split.part.copy(), data.items.copy(), keys.copy()
     part[row] = (part[row] + 1) % 4
-    items[row] = (items[row] + 1) % 30
-    other[np.searchsorted(data.indptr, row, side="right") - 1] += np.uint64(1)
+    user = int(np.searchsorted(data.indptr, row, side="right")) - 1
+    items[row] = np.setdiff1d(np.arange(30), data.items[data.indptr[user] : data.indptr[user + 1]])[0]
+    other[user] += np.uint64(1)
     changed = Interactions(data.users, data.catalog, data.indptr, items, times=data.times)
     hashes = {
         split.hash(keys),

@@ -9,7 +9,7 @@ import typer
 
 from fedrec.cli.options import Json, Quiet
 from fedrec.cli.output import Output, rows_table
-from fedrec.errors import InputError, RunError
+from fedrec.errors import DamagedError, InputError, RunError
 
 __all__ = ["app"]
 
@@ -43,7 +43,10 @@ def show(
     if not charges:
         raise RunError(f"{run} has released nothing yet: no round is committed")
     cost = plan.privacy.cost(charges)
-    secret = bool(ledger.of_kind("start")[0].get("noise_is_secret"))
+    started = ledger.of_kind("start")
+    if not started:
+        raise DamagedError(f"{run / 'ledger.jsonl'} has no start; the run was changed")
+    secret = bool(started[0].get("noise_is_secret"))
     words = explain(plan.privacy, cost, charges, plan.share(), secret)
     answer = {"run": str(run), "epsilons": cost.to_json(), "rounds": len(charges), "terms": plan.privacy.model_dump(),
               "noise_is_secret": secret, "words": words}  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +15,9 @@ from fedrec.data.identifiers import Identifiers
 from fedrec.errors import DamagedError, InputError
 
 __all__ = ["Catalog"]
+
+_FEW_CELLS = 1 << 22
+_MOST_KEYS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +71,11 @@ class Catalog:
             DamagedError: if it is not a catalog.
         """
         try:
+            if not _as_wide_as_long(text):
+                raise InputError("its lines have different keys; every line has the same ones")
             return cls.of(pl.read_ndjson(text, infer_schema_length=None))
-        except (OSError, InputError, pl.exceptions.PolarsError) as error:
-            raise DamagedError(f"{where} is not a catalog: {error}") from None
+        except (OSError, ValueError, RecursionError, InputError, pl.exceptions.PolarsError) as error:
+            raise DamagedError(f"{where} is not a catalog: {str(error)[:500]}") from None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -103,3 +110,28 @@ class Catalog:
         chosen = pl.Series(np.asarray(positions, dtype=np.int64))
         features = None if self.features is None else self.features[chosen.to_list()]
         return Catalog(Identifiers(self.items.series.gather(chosen)), features)
+
+
+def _as_wide_as_long(text: bytes) -> bool:
+    """Whether JSON lines become a table about as large as they are: its columns are the keys of all lines together,
+    and lines with keys of their own would make it as wide as it is long."""
+    lines = text.count(b"\n") + 1
+    keys = text.count(b'":')
+    if lines * keys <= _FEW_CELLS:
+        return True
+    first = json.loads(text[: text.find(b"\n")])
+    known = {key: text.count(json.dumps(key, ensure_ascii=False).encode() + b":") for key in list(first)[:_MOST_KEYS]}
+    if sum(known.values()) == keys:  # no key stands anywhere but those of the first line
+        return True
+    found = pl.scan_ndjson(io.BytesIO(text), infer_schema_length=None).collect_schema()
+    cells: int = lines * sum(_leaves(kind) for kind in found.dtypes())
+    return cells <= _FEW_CELLS + 2 * keys
+
+
+def _leaves(kind: object) -> int:
+    """Columns that values of a type take."""
+    if isinstance(kind, pl.List):
+        return _leaves(kind.inner)
+    if isinstance(kind, pl.Struct):
+        return sum(_leaves(field.dtype) for field in kind.fields)
+    return 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedrec.data.interactions import Interactions, rows_of
+from fedrec.errors import InputError
 from fedrec.kernels.splitting import kept_offsets
 
 __all__ = ["Clients"]
@@ -36,6 +37,14 @@ class Clients:
     n_items: int
     excluded_indptr: np.ndarray
     excluded_items: np.ndarray
+
+    def __post_init__(self) -> None:
+        for indptr, items in ((self.indptr, self.items), (self.excluded_indptr, self.excluded_items)):
+            bounds = indptr.shape == (len(self.keys) + 1,) and indptr[0] >= 0 and indptr[-1] <= len(items)
+            if not bounds or (np.diff(indptr) < 0).any():
+                raise InputError(f"row ranges do not lie within {len(items)} items of {len(self.keys)} clients")
+            if len(items) and not 0 <= int(items.min()) <= int(items.max()) < self.n_items:
+                raise InputError(f"clients' items must be positions in the catalog, from 0 to {self.n_items - 1}")
 
     @classmethod
     def of(cls, data: Interactions, keys: np.ndarray, excluded: Interactions | None = None) -> Clients:

@@ -70,6 +70,10 @@ class Interactions:
         rows = len(self.items)
         if self.indptr.shape != (len(self.users) + 1,) or self.indptr[0] != 0 or self.indptr[-1] != rows:
             raise InputError(f"row ranges do not cover {rows} interactions of {len(self.users)} users")
+        if (np.diff(self.indptr) < 0).any():
+            raise InputError("row ranges must come one after the other")
+        if rows and not 0 <= int(self.items.min()) <= int(self.items.max()) < len(self.catalog):
+            raise InputError(f"items must be positions in the catalog, from 0 to {len(self.catalog) - 1}")
         for name in ("values", "times", "part"):
             column = getattr(self, name)
             if column is not None and column.shape != (rows,):

@@ -168,7 +168,7 @@ def restored(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What `flattened` was given.
 
     Raises:
-        DamagedError: if the ranges of a name do not fit its rows.
+        DamagedError: if the ranges of a name do not fit its rows, or are of other types.
     """
     out: dict[str, Any] = {name: array for name, array in arrays.items() if "." not in name}
     for name in sorted({name.partition(".")[0] for name in arrays if "." in name}):
@@ -176,7 +176,11 @@ def restored(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
             lengths, items, values = (arrays[f"{name}.{part}"] for part in _PARTS)
         except KeyError as error:
             raise DamagedError(f"private rows {name!r} lack {error}") from None
-        if lengths.ndim != 1 or lengths.min(initial=0) < 0 or not lengths.sum() == len(items) == len(values):
+        kinds = [(lengths, np.int64, 1), (items, np.int32, 1), (values, np.float32, 2)]
+        if any(array.dtype != kind or array.ndim != axes for array, kind, axes in kinds):
+            raise DamagedError(f"private rows {name!r} must be int64 lengths, int32 items and float32 [rows, width]")
+        whole = lengths.min(initial=0) >= 0 and lengths.max(initial=0) <= len(items)
+        if not whole or not lengths.sum() == len(items) == len(values):
             raise DamagedError(f"private rows {name!r}: ranges of {lengths.sum()} rows, but {len(items)} are there")
         out[name] = OwnRows.of(np.concatenate([[0], np.cumsum(lengths)]), items, values)
     return out

@@ -17,7 +17,7 @@ from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.errors import InputError, PlanError, suggestion
 from fedrec.kernels import splitting
 
-__all__ = ["Split", "SplitMethod", "given", "leave_last_out", "new_users", "ratio", "temporal"]
+__all__ = ["Split", "SplitMethod", "distinct", "given", "leave_last_out", "new_users", "ratio", "temporal"]
 
 TRAIN, VALID, TEST, HISTORY = np.arange(4, dtype=np.int8)
 
@@ -48,6 +48,8 @@ class Split:
     def __post_init__(self) -> None:
         if self.part.shape != self.data.items.shape:
             raise InputError(f"{len(self.part)} parts for {len(self.data)} interactions")
+        if splitting.first_repeat(self.data.indptr, self.data.items, self.data.n_items) >= 0:
+            raise InputError("a split is of distinct (user, item) pairs; 'distinct' merges repeats")
 
     @cached_property
     def train(self) -> Interactions:
@@ -186,7 +188,7 @@ class SplitMethod:
             return self.resolve(data).apply(data, source)
         if self.name == "leave-last-out":
             _check_order(data, self.by_rows)
-        data, merged = _distinct(data)
+        data, merged = distinct(data)
         part = np.zeros(len(data), dtype=np.int8)
         seeds = source.child("split").seeds(client_keys(source, data.users))
         if self.name == "leave-last-out":
@@ -289,7 +291,8 @@ def _nearest(counts: np.ndarray) -> np.ndarray:
     return np.floor(counts + (0.5 + 1e-9)).astype(np.int64)
 
 
-def _distinct(data: Interactions) -> tuple[Interactions, int]:
+def distinct(data: Interactions) -> tuple[Interactions, int]:
+    """The interactions with repeats of a (user, item) pair merged, of which the latest is kept; and how many went."""
     if splitting.first_repeat(data.indptr, data.items, data.n_items) < 0:
         return data, 0
     keep = np.empty(len(data), dtype=np.bool_)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fedrec.deploy.kits import ADMIN, provision, server_name
 from fedrec.documents import MOST_SETTINGS, parse_toml, read_file
 from fedrec.errors import DamagedError, InputError, PlanError, RunError
+from fedrec.federation.node_names import check_node_name
 from fedrec.record.durable import hold, replace_file
 from fedrec.record.keys import PublicKey, SigningKey
 
@@ -29,6 +30,7 @@ _FILE = "federation.toml"
 _CATALOG = "catalog.jsonl"
 _KEY = "coordinator.key"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9_.:-]{0,252}")
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,7 @@ class FederationFolder:
             InputError: for a name, port or number that makes no sense.
             RunError: if something is there already.
         """
-        if not _NAME.fullmatch(name):
-            raise InputError(f"federation {name!r}: a name has letters, digits, hyphens and underscores, 63 at most")
-        if not 0 < port < 65536 or most_clients < 1 or not host.strip():
-            raise InputError("a federation needs a host, a port from 1 to 65535, and 1 or more clients at most")
+        _check_place(name, host, port, most_clients)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path} is not empty; choose another folder for the federation")
         path.mkdir(parents=True, exist_ok=True)
@@ -101,6 +100,10 @@ class FederationFolder:
             raise PlanError(f"{file}: {', '.join(missing)} is missing")
         nodes = {str(name): _checked(str(name), text, file) for name, text in settings.get("nodes", {}).items()}
         name, host, port, most = (settings[key] for key in ("name", "host", "port", "most_clients"))
+        try:
+            _check_place(name, host, port, most)
+        except InputError as error:
+            raise PlanError(f"{file}: {error}") from None
         return cls(path, name, host, port, most, nodes, settings.get("waiting", {}))
 
     @property
@@ -130,7 +133,7 @@ class FederationFolder:
 
         try:
             return Waiting(**self.waits)
-        except TypeError:
+        except (TypeError, OverflowError):
             raise PlanError(
                 f"{self.path / _FILE}: [waiting] has deadline, least, enough, tries, pause, patience and sign"
             ) from None
@@ -251,11 +254,26 @@ class FederationFolder:
         replace_file(self.path / _FILE, "\n".join(lines).encode())
 
 
+def _check_place(name: str, host: str, port: int, most_clients: int) -> None:
+    """Check what a federation is called, and where its server is: folders and certificates are named by both.
+
+    Raises:
+        InputError: for a name, host or number that cannot be.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(f"federation {name!r}: a name has letters, digits, hyphens and underscores, 63 at most")
+    if not _HOST.fullmatch(host) or not 0 < port < 65536 or not 1 <= most_clients < 1 << 48:
+        raise InputError(
+            "a federation needs a host name or address, a port from 1 to 65535, and 1 or more clients at most"
+        )
+
+
 def _checked(name: str, text: Any, where: Path) -> str:
     """A node's key as text; empty where it is to come."""
-    if text == "":
-        return ""
     try:
+        check_node_name(name)
+        if text == "":
+            return ""
         key = PublicKey.parse(str(text))
     except InputError as error:
         raise PlanError(f"{where}: key of {name}: {error}") from None

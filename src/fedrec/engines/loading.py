@@ -16,6 +16,8 @@ from fedrec.privacy.chance import SYSTEM, Chance, blinded, kept_secret
 
 __all__ = ["Placement", "check_named", "load_plan_data", "public_digest", "read_placement"]
 
+_MOST_NODES = 1 << 20
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -110,9 +112,10 @@ def read_placement(folder: Path, default: Placement) -> Placement:
     except (OSError, ValueError, TypeError):
         raise DamagedError(f"{path} is damaged") from None
     words = (placement.partition, placement.folder, placement.clock)
-    flags = type(placement.nodes) is int and type(placement.secure) is bool
+    flags = type(placement.nodes) is int and type(placement.secure) is bool and 1 <= placement.nodes <= _MOST_NODES
     if not isinstance(placement.budget, str | None) or not flags or not all(isinstance(word, str) for word in words):
         raise DamagedError(
-            f"{path} is damaged: nodes must be a whole number, partition, folder and clock text, secure yes or no"
+            f"{path} is damaged: nodes must be from 1 to {_MOST_NODES}, partition, folder and clock text, secure true "
+            "or false"
         )
     return placement

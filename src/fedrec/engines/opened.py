@@ -12,20 +12,21 @@ import polars as pl
 
 from fedrec.data.interactions import Interactions, rows_of
 from fedrec.data.own_rows import blank, placed
-from fedrec.data.splits import HISTORY, TRAIN, Split
+from fedrec.data.splits import HISTORY, TRAIN, Split, distinct
 from fedrec.engines.loading import Placement, load_plan_data, public_digest, read_placement
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError, FedrecError, InputError, RunError
 from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.calls import Part
 from fedrec.federation.coordinator import Coordinator, Trained
+from fedrec.federation.fitting import Fitting
 from fedrec.federation.node import Node
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, load_shared, read_plan, save_shared, server_arrays
 from fedrec.federation.warm_start import Earlier, Remembered
 from fedrec.kernels.splitting import count_shared
 from fedrec.models.base import Private, Recommender, State
-from fedrec.record.durable import arrays_digest, replace_file
+from fedrec.record.durable import arrays_digest, check_plain, replace_file
 from fedrec.record.files import check_files, read_files
 
 __all__ = ["FEDERATED", "OpenedRun", "open_run"]
@@ -116,8 +117,9 @@ class OpenedRun:
         return shared
 
     def with_visitors(self, visitors: Interactions) -> Node:
-        """A node of users to be folded in from their history alone, whatever their ids."""
-        split = Split(visitors, np.full(len(visitors), HISTORY, dtype=np.int8), "history")
+        """A node of users to be folded in from their history alone, whatever their ids; repeats are merged."""
+        visitors, merged = distinct(visitors)
+        split = Split(visitors, np.full(len(visitors), HISTORY, dtype=np.int8), "history", merged)
         return LocalEngine.of_split(split, self.plan.model_copy(update={"refit": False})).nodes[0]
 
     def measure(
@@ -211,6 +213,7 @@ def open_run(folder: Path, named: str | None = None) -> OpenedRun:
         PlanError: if the data is not the one it was trained on.
     """
     folder = folder.resolve() if folder.is_symlink() else folder  # it may point elsewhere before all is read
+    check_plain(folder, "private")  # where secrets and journals are written
     plan = read_plan(folder)
     model, state, round, catalog = load_shared(folder / "model", plan)
     if (folder / FEDERATED).exists():
@@ -225,11 +228,5 @@ def open_run(folder: Path, named: str | None = None) -> OpenedRun:
     plan = plan.resolve(data, public_digest(plan, source, folder))
     placement = read_placement(folder, Placement())
     engine = placement.engine.build(data, plan, placement.nodes, placement.partition, folder / "private")
-    for node in engine.nodes:
-        for name, array in (node.private() or {}).items():
-            if len(array) != node.data.n_users:
-                raise DamagedError(
-                    f"{folder / 'private' / node.name}: {len(array)} rows of {name!r} for {node.data.n_users} users"
-                )
-    state = State(state.shared, server_arrays(folder, round, state.shared))
+    state = State(state.shared, server_arrays(folder, round, state.shared, Fitting(plan, catalog)))
     return OpenedRun(plan, model, Trained(state, round, round + 1), engine, data)

@@ -23,6 +23,7 @@ from fedrec.evaluation.protocols import parse_protocol
 from fedrec.federation.agreed import agreed_rows
 from fedrec.federation.asynchronous import Buffering, OwnRounds, arrivals_of
 from fedrec.federation.calls import CountCall, EvaluationCall, Part, RoundCall
+from fedrec.federation.fitting import Fitting
 from fedrec.federation.item_floor import SERVED, ItemFloor, floor_spec
 from fedrec.federation.measuring import summaries
 from fedrec.federation.partial_rows import check_rows
@@ -125,6 +126,7 @@ class Coordinator:
         self.catalog = catalog
         self.engine = engine
         self.run = run
+        run.fitting = Fitting(run.plan, catalog)
         self.plan: Plan = run.plan
         self.has_valid = has_valid
         self.watch = watch

@@ -1,26 +1,30 @@
-"""Shared arrays as they must be before a model may touch them: kernels trust shapes and indexes."""
+"""Arrays from a file or a network, held to what the plan's model declares before it may touch them: kernels trust
+shapes and indexes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 
+from fedrec.aggregation.release import Release
+from fedrec.aggregation.specs import SumSpec
 from fedrec.data.catalog import Catalog
-from fedrec.data.keys import KeyedSource
-from fedrec.errors import DamagedError
+from fedrec.errors import DamagedError, PlanError
 from fedrec.federation.item_floor import SERVED
 from fedrec.federation.plan import Plan
-from fedrec.models.base import Arrays
+from fedrec.models.base import Arrays, State
+from fedrec.models.shapes import Form, Shape, Shapes, check_arrays
 
-__all__ = ["Fitting"]
+__all__ = ["SUM", "Fitting", "check_sum", "naming"]
 
-_LATER = (np.float32, np.float64, np.int32)
+SUM = "sum."
+"""Begins the name of a server array that is a kept sum."""
 
 
 class Fitting:
-    """What the shared arrays of a plan look like.
+    """What the arrays of a plan look like.
 
     Args:
         plan: resolved.
@@ -28,51 +32,93 @@ class Fitting:
     """
 
     def __init__(self, plan: Plan, catalog: Catalog) -> None:
-        self._plan, self._catalog = plan, catalog
-
-    @cached_property
-    def _later(self) -> Mapping[str, tuple[str, ...]]:
-        return self._plan.build_model().later
-
-    def _grown(self, arrays: Arrays) -> bool:
-        """Whether all arrays that come up or grow have axes that go together."""
-        items = len(self._catalog)
-        lengths = {"items": items}
-        most = max(items, *(size for _, shape in self._first.values() for size in shape))
-        for name, array in arrays.items():
-            axes = self._later[name]
-            if array.ndim != len(axes) or array.dtype not in _LATER or max(array.shape) > most:
-                return False
-            if any(lengths.setdefault(axis, size) != size for axis, size in zip(axes, array.shape, strict=True)):
-                return False
-        return True
-
-    @cached_property
-    def _first(self) -> Mapping[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
-        """Types and shapes at the start."""
-        state = self._plan.build_model().start(self._catalog, KeyedSource.from_seed(0))
-        return {name: (array.dtype, array.shape) for name, array in state.shared.items()}
+        self._plan, self._items = plan, len(catalog)
+        self._model = plan.build_model()
+        self._forms = self._model.forms(self._items)
 
     def check(self, shared: Arrays) -> None:
-        """Check names, types, shapes, that numbers are finite and that indexes are of items.
+        """Check the shared arrays of any round: names, types, shapes, finite numbers, indexes of items.
 
         Raises:
-            DamagedError: naming the array that does not fit.
+            DamagedError: naming the array that does not fit, and what it should be.
         """
-        items, known = len(self._catalog), dict(self._first)
-        if self._plan.items is not None:
-            known[SERVED] = np.dtype(bool), (items,)
-        as_first = {name for name, array in shared.items() if known.get(name) == (array.dtype, array.shape)}
-        later = {name: array for name, array in shared.items() if name in self._later}
-        together = later.keys() <= as_first or self._grown(later)
-        for name, array in shared.items():
-            if not (together if name in later else name in as_first):
-                raise DamagedError(
-                    f"shared array {name!r}, {array.dtype} {list(array.shape)}, is none of {self._plan.model['name']}'s"
-                )
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise DamagedError(f"shared array {name!r} holds numbers that are not finite")
-            if array.dtype.kind == "i" and array.size and not -1 <= array.min() <= array.max() < items:
-                raise DamagedError(f"shared array {name!r} names items that are not in the catalog")
-        if self._plan.items is not None and SERVED not in shared:
-            raise DamagedError(f"shared array {SERVED!r} is missing: the plan has a floor for items")
+        self._check(shared, [form.shared for form in self._forms], "shared array")
+
+    def check_finished(self, shared: Arrays) -> None:
+        """Check the shared arrays of a finished model, as `check` does.
+
+        Raises:
+            DamagedError: naming the array that does not fit, and what it should be.
+        """
+        self._check(shared, [self._forms[-1].shared], "shared array")
+
+    def check_state(self, state: State) -> None:
+        """Check shared and server arrays that were kept together.
+
+        Raises:
+            DamagedError: naming the array that does not fit, and what it should be.
+        """
+        self.check(state.shared)
+        alike = [form for form in self._forms if self._fits(state.shared, form)]
+        sums = {name: array for name, array in state.server.items() if name.startswith(SUM)}
+        own = {name: array for name, array in state.server.items() if name not in sums}
+        self._check(own, [form.server for form in alike], "server array", served=False)
+        if sums or self._plan.keep_sums:
+            kept = {name: Shape(shape.axes, shape.dtype) for name, shape in self._kept().items()}
+            self._check(sums, [kept], "kept sum", served=False)
+
+    def _fits(self, shared: Arrays, form: Form) -> bool:
+        try:
+            self._check(shared, [form.shared], "shared array")
+        except DamagedError:
+            return False
+        return True
+
+    def _kept(self) -> Shapes:
+        """The kept sums of an additive model: those of round 0, whatever that state holds."""
+        empty = {name: np.zeros(_fewest(shape), shape.dtype) for name, shape in self._forms[0].shared.items()}
+        spec = self._model.spec(State(empty), 0) if self._plan.keep_sums else None
+        if spec is None or self._plan.n_max is None:
+            return {}
+        return {SUM + name: shape for name, shape in sum_shapes(self._fitted(spec)).items()}
+
+    def _fitted(self, spec: SumSpec) -> SumSpec:
+        assert self._plan.n_max is not None
+        return Release(self._plan.release).adjust(spec).fit(self._plan.n_max)
+
+    def _check(self, arrays: Arrays, forms: list[Shapes], what: str, served: bool = True) -> None:
+        if served and self._plan.items is not None:
+            mask = {SERVED: Shape((self._items,), "bool")}
+            forms = [{**form, **mask} for form in forms]
+        check_arrays(arrays, forms, self._items, what, str(self._plan.model["name"]))
+
+
+def check_sum(arrays: Mapping[str, np.ndarray], spec: SumSpec, where: str) -> None:
+    """Check that arrays are those of a sum, or of a sum with noise, which are whole numbers too.
+
+    Raises:
+        DamagedError: naming the file, the array and what it should be.
+    """
+    with naming(where):
+        check_arrays(arrays, [sum_shapes(spec)], 0, "array", "the sum")
+
+
+@contextmanager
+def naming(where: object) -> Iterator[None]:
+    """Let errors say where the arrays are from."""
+    try:
+        yield
+    except DamagedError as error:
+        raise DamagedError(f"{where}: {error}") from None
+
+
+def sum_shapes(spec: SumSpec) -> Shapes:
+    """What the arrays of a sum look like."""
+    if any(array.ring == 0 for array in spec.arrays):
+        raise PlanError("the rings of this sum are not chosen yet")
+    return {array.name: Shape(array.shape, f"int{array.ring}") for array in spec.arrays}
+
+
+def _fewest(shape: Shape) -> tuple[int, ...]:
+    """Axes of an array of this shape with named ones at zero."""
+    return tuple(axis if isinstance(axis, int) else 0 for axis in shape.axes)

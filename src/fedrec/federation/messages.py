@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from fedrec.documents import parse_json
 from fedrec.errors import DamagedError, RunError
 from fedrec.models.base import Arrays
+from fedrec.record.durable import unpacked_arrays
 from fedrec.record.keys import PublicKey, SigningKey
 
 __all__ = [
@@ -175,11 +175,7 @@ def unpack_arrays(data: bytes) -> dict[str, np.ndarray]:
     Raises:
         DamagedError: if they are not.
     """
-    try:
-        arrays: dict[str, np.ndarray] = load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"arrays of a message are damaged: {error}") from None
-    return arrays
+    return unpacked_arrays(data, "the arrays of a message")
 
 
 def _frame(

@@ -23,7 +23,7 @@ from fedrec.federation.cohorts import cohort
 from fedrec.federation.item_floor import SERVED, add_noise, count_chunk, only_served, rows_served
 from fedrec.federation.measuring import add_metrics, measuring_spec
 from fedrec.federation.partial_rows import only_rows
-from fedrec.federation.private_rows import PrivateRows
+from fedrec.federation.private_rows import PrivateRows, RowShapes
 from fedrec.federation.transcript import Transcript
 from fedrec.federation.warm_start import Changed, Remembered, first_rows
 from fedrec.models.base import Arrays, Private, Recommender
@@ -101,7 +101,8 @@ class Node:
         held_out = seen.data.where((seen.part != TRAIN) & (seen.part != HISTORY)) if leaky else None
         self.clients = Clients.of(seen.train, self.keys, held_out)
         self.active = np.flatnonzero(self.clients.lengths > 0)
-        self._private = None if folder is None else PrivateRows.open(folder)
+        self._shapes = RowShapes(model.rows(split.data.n_items), len(self.clients), split.data.n_items)
+        self._private = None if folder is None else PrivateRows.open(folder, self._shapes)
         self._before: Remembered | None = None
         self._scored: _Scored | None = None
         self._receipts: Receipts | None = None
@@ -245,7 +246,7 @@ class Node:
     def adopt(self, private: Private, committed: int) -> None:
         """Take over private rows from elsewhere, one per user of the node, as of round `committed`."""
         self._scored = None
-        self._private = PrivateRows.create(private, self.folder, committed)
+        self._private = PrivateRows.create(private, self._shapes, self.folder, committed)
 
     def remember(self, before: Remembered) -> None:
         """Take over what an earlier run left at this node: private rows of known users, and what was summed of them.
@@ -301,7 +302,7 @@ class Node:
                 return None
             if self._before is not None:
                 first = first_rows(first, self.data.users, self.data.catalog, self._before)
-            self._private = PrivateRows.create(first, self.folder)
+            self._private = PrivateRows.create(first, self._shapes, self.folder)
         self._private.settle(committed, anew)
         return self._private
 

@@ -1,11 +1,13 @@
 """Private rows of a node's clients: journalled when computed, applied when the round is known to be committed.
 
 On disk: `base.safetensors` (all rows as of a round) and one `round-N.safetensors` per later round with the rows that it
-changed. A journal of a round that was never committed is thrown away.
+changed. A journal of a round that was never committed is thrown away. What is read from the disk is held to what the
+model declares before anything uses it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,68 @@ import numpy as np
 from fedrec.data.own_rows import flattened, placed, restored
 from fedrec.errors import DamagedError
 from fedrec.models.base import Private
+from fedrec.models.shapes import Own, Shape, check_rows, whole_number
 from fedrec.record.durable import load_arrays, save_arrays
 
-__all__ = ["PrivateRows"]
+__all__ = ["PrivateRows", "RowShapes"]
 
 _ROUND = "__round"
 _POSITIONS = "__positions"
+_MOST_ROUNDS = 1 << 31
+
+
+@dataclass(frozen=True)
+class RowShapes:
+    """What the private rows of a node look like.
+
+    Args:
+        shapes: what the model declares (`Recommender.rows`).
+        clients: of the node.
+        n_items: length of the catalog.
+    """
+
+    shapes: Mapping[str, Shape | Own]
+    clients: int
+    n_items: int
+
+    def read(self, path: Path) -> tuple[dict[str, Any], int]:
+        """The rows of all clients that a file holds, and the round that they are of.
+
+        Raises:
+            DamagedError: naming the file, the array and what it should be.
+        """
+        arrays = load_arrays(path)
+        round = whole_number(arrays.pop(_ROUND, None), -1, _MOST_ROUNDS)
+        if round is None:
+            raise DamagedError(f"{path}: {_ROUND} must be one whole number, the round that the rows are of")
+        try:
+            rows = restored(arrays)
+            check_rows(rows, self.shapes, self.clients, self.n_items)
+        except DamagedError as error:
+            raise DamagedError(f"{path}: {error}") from None
+        return rows, round
+
+    def read_changes(self, path: Path) -> tuple[dict[str, Any], np.ndarray]:
+        """The rows that a round's journal holds, and the positions [n] of their clients.
+
+        Raises:
+            DamagedError: naming the file, the array and what it should be.
+        """
+        arrays = load_arrays(path)
+        positions = arrays.pop(_POSITIONS, np.zeros(0))
+        wrong = positions.dtype != np.int64 or positions.ndim != 1
+        if wrong or (len(positions) and not 0 <= positions.min() <= positions.max() < self.clients):
+            raise DamagedError(f"{path}: {_POSITIONS} must be int64 [n], each from 0 to {self.clients - 1}")
+        if len(np.unique(positions)) < len(positions):
+            raise DamagedError(f"{path}: {_POSITIONS} has a client twice")
+        if whole_number(arrays.pop(_ROUND, None), 0, _MOST_ROUNDS) != _round_of(path):
+            raise DamagedError(f"{path}: {_ROUND} must be the round in its name")
+        try:
+            rows = restored(arrays)
+            check_rows(rows, self.shapes, len(positions), self.n_items)
+        except DamagedError as error:
+            raise DamagedError(f"{path}: {error}") from None
+        return rows, positions
 
 
 @dataclass(eq=False)
@@ -29,11 +87,13 @@ class PrivateRows:
 
     Args:
         arrays: name → [clients, …] or `OwnRows`.
+        shapes: what they look like, for those that come from the disk.
         folder: where they are kept; `None` for in memory only.
         applied: the last round whose changes are in `arrays`; −1 before the first.
     """
 
     arrays: dict[str, Any]
+    shapes: RowShapes
     folder: Path | None = None
     applied: int = -1
     _pending: tuple[int, np.ndarray, Private] | None = field(default=None, init=False)
@@ -42,21 +102,22 @@ class PrivateRows:
     _journalled: int = field(default=0, init=False)
 
     @classmethod
-    def open(cls, folder: Path) -> PrivateRows | None:
-        """The rows kept in `folder`, with no journal applied yet; `None` if there are none yet."""
+    def open(cls, folder: Path, shapes: RowShapes) -> PrivateRows | None:
+        """The rows kept in `folder`, with no journal applied yet; `None` if there are none yet.
+
+        Raises:
+            DamagedError: if they are not those of the model and the clients.
+        """
         base = folder / "base.safetensors"
         if not base.exists():
             return None
-        arrays = load_arrays(base)
-        if _ROUND not in arrays:
-            raise DamagedError(f"{base} is not a table of private rows")
-        applied = int(arrays.pop(_ROUND)[0])
-        return cls(restored(arrays), folder, applied)
+        rows, applied = shapes.read(base)
+        return cls(rows, shapes, folder, applied)
 
     @classmethod
-    def create(cls, private: Private, folder: Path | None, applied: int = -1) -> PrivateRows:
+    def create(cls, private: Private, shapes: RowShapes, folder: Path | None, applied: int = -1) -> PrivateRows:
         """Rows of all clients as of round `applied`; −1 for their first rows."""
-        rows = cls({name: array.copy() for name, array in private.items()}, folder, applied)
+        rows = cls({name: array.copy() for name, array in private.items()}, shapes, folder, applied)
         rows._save_base()
         return rows
 
@@ -91,9 +152,8 @@ class PrivateRows:
         elif self.folder is not None:
             for round in sorted(_round_of(path) for path in self.folder.glob("round-*.safetensors")):
                 if self.applied < round <= committed:
-                    changed = load_arrays(self._journal(round))
-                    changed.pop(_ROUND)
-                    self._apply(round, changed.pop(_POSITIONS), restored(changed))
+                    rows, positions = self.shapes.read_changes(self._journal(round))
+                    self._apply(round, positions, rows)
         self.applied = committed
         if self.folder is not None:
             for path in self.folder.glob("round-*.safetensors") if anew else ():
@@ -113,10 +173,10 @@ class PrivateRows:
         """End with the rows of round `kept`, and only those on disk; may be called again after a crash."""
         if kept != self.applied:
             if self.folder is not None:
-                arrays = load_arrays(self.folder / "kept.safetensors")
-                if int(arrays.pop(_ROUND)[0]) != kept:
+                rows, round = self.shapes.read(self.folder / "kept.safetensors")
+                if round != kept:
                     raise DamagedError(f"private rows of round {kept} are not in {self.folder}")
-                self.arrays = restored(arrays)
+                self.arrays = rows
             elif self._kept is None or self._kept_round != kept:
                 raise DamagedError(f"private rows of round {kept} were not kept")
             else:
@@ -149,4 +209,7 @@ class PrivateRows:
 
 
 def _round_of(journal: Path) -> int:
-    return int(journal.stem.removeprefix("round-"))
+    number = journal.stem.removeprefix("round-")
+    if not number.isdecimal():
+        raise DamagedError(f"{journal} has no round in its name; fedrec did not write it")
+    return int(number)

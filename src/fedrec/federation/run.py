@@ -15,21 +15,35 @@ import numpy as np
 from fedrec.aggregation.specs import SumSpec
 from fedrec.data.catalog import Catalog
 from fedrec.documents import MOST_SETTINGS, parse_json, read_file
-from fedrec.errors import DamagedError, RunError, suggestion
+from fedrec.errors import DamagedError, InputError, RunError, suggestion
+from fedrec.federation.fitting import Fitting, check_sum, naming
+from fedrec.federation.ledger_fields import check_fields
 from fedrec.federation.plan import Plan
+from fedrec.federation.versions import check_versions
 from fedrec.models.base import Arrays, Recommender, State
 from fedrec.models.registry import build_model
-from fedrec.record.durable import arrays_digest, hold, load_arrays, remove_unfinished, replace_file, save_arrays
+from fedrec.privacy.accounting import Charge
+from fedrec.record.durable import (
+    arrays_digest,
+    check_plain,
+    hold,
+    load_arrays,
+    remove_unfinished,
+    replace_file,
+    save_arrays,
+)
 from fedrec.record.files import FILES, LEDGER, file_digest, list_files
 from fedrec.record.ledger import Ledger
 from fedrec.record.signing import FILES_NOTE
 
-__all__ = ["PUBLIC", "Run", "load_shared", "save_shared"]
+__all__ = ["MOST_ROUNDS", "PUBLIC", "Run", "load_shared", "save_shared"]
 
 PUBLIC = ("plan.yaml", "model/catalog.jsonl", "model/model.json", "model/shared.safetensors")
 """What a finished run publishes besides its ledger, whose last line has the digests."""
 
 _FORMAT = 1
+MOST_ROUNDS = 1 << 31
+"""No run has as many rounds."""
 _CALL = "call"
 _PARTS = "parts"
 
@@ -44,20 +58,27 @@ class Run:
     Args:
         plan: the resolved plan.
         folder: where the run lives, or `None`.
+
+    `fitting`, which whoever knows the catalog sets, says what the arrays of checkpoints must look like.
     """
 
     def __init__(self, plan: Plan, folder: Path | None) -> None:
         self.plan = plan
         self.folder = folder
         busy = f"another process is working on {folder}; wait for it, or choose another folder"
+        if folder is not None:
+            check_plain(folder)
         self._lock = None if folder is None else hold(folder / ".lock", busy)
         try:
             if folder is not None:
                 remove_unfinished(folder)
             self.ledger = Ledger(None if folder is None else folder / LEDGER, rooted=True)
+            if folder is not None:
+                _check_ledger(plan, self.ledger)
         except BaseException:
             self.close()
             raise
+        self.fitting: Fitting | None = None
         self._states: dict[int, State] = {}
 
     @classmethod
@@ -130,31 +151,42 @@ class Run:
         """The noised sum that a crash left of a round, and what the ledger says of its parts.
 
         Raises:
-            DamagedError: if it is of another call.
+            DamagedError: if it is of another call, or its arrays are not those of such a sum.
         """
         if self.folder is None or not self._noised(round).exists():
             return None
         arrays = load_arrays(self._noised(round))
         if not np.array_equal(arrays.pop(_CALL, np.zeros(0)), _call(spec, shared)):
             raise DamagedError(f"{self._noised(round)} is not the noised sum of this round; the run was changed")
+        path = str(self._noised(round))
         try:
-            parts: dict[str, list[str]] = parse_json(arrays.pop(_PARTS, np.zeros(0, np.uint8)).tobytes())
+            parts = parse_json(arrays.pop(_PARTS, np.zeros(0, np.uint8)).tobytes())
         except ValueError:
-            raise DamagedError(f"{self._noised(round)} is damaged; the run cannot go on") from None
+            parts = None
+        if not isinstance(parts, dict) or not all(
+            isinstance(said, list) and all(isinstance(word, str) for word in said) for said in parts.values()
+        ):
+            raise DamagedError(f"{path}: what is said of its parts is damaged; the run cannot go on")
+        check_sum(arrays, spec, path)
         return arrays, parts
 
     def state(self, round: int) -> State:
         """The state after a committed round.
 
         Raises:
-            DamagedError: if the checkpoint is missing or is not what the ledger committed.
+            DamagedError: if the checkpoint is missing, is not what the ledger committed, or its arrays are not the
+                model's.
         """
         if self.folder is None:
             return self._states[round]
-        state = unpacked(load_arrays(self._checkpoint(round)))
+        path = self._checkpoint(round)
+        state = unpacked(load_arrays(path), str(path))
         committed = [line for line in self.ledger.of_kind("round") if line["round"] == round]
-        if not committed or committed[-1]["checkpoint"] != file_digest(self._checkpoint(round)):
-            raise DamagedError(f"{self._checkpoint(round)} is not the model that the ledger committed")
+        if not committed or committed[-1].get("checkpoint") != file_digest(path):
+            raise DamagedError(f"{path} is not the model that the ledger committed")
+        if self.fitting is not None:
+            with naming(path):
+                self.fitting.check_state(state)
         return state
 
     def prune(self, keep: set[int]) -> None:
@@ -165,7 +197,8 @@ class Run:
         for path in (self.folder / "checkpoint").glob("noised-*.safetensors"):
             path.unlink()
         for path in (self.folder / "checkpoint").glob("round-*.safetensors"):
-            if int(path.stem.removeprefix("round-")) not in keep:
+            number = path.stem.removeprefix("round-")
+            if number.isdecimal() and int(number) not in keep:
                 path.unlink()
 
     def publish(self, model: Recommender, state: State, round: int, catalog: Catalog) -> None:
@@ -216,6 +249,35 @@ class Run:
         return _checkpoint(self.folder, round)
 
 
+def _check_ledger(plan: Plan, ledger: Ledger) -> None:
+    """Check that a run can go on from the lines of its ledger: one start, rounds in order, validations of them.
+
+    Raises:
+        DamagedError: naming the line and the field.
+    """
+    check_fields(ledger.lines)
+    rounds = [(f"{LEDGER}, line {number}", line) for number, line in enumerate(ledger.lines, 1) if "round" in line]
+    done = 0
+    for where, line in rounds:
+        committed = line["kind"] == "round"
+        if not (line["round"] == done if committed else 0 <= line["round"] < done):
+            raise DamagedError(f"{where}: {line['kind']} {line['round']} is out of order; the run was changed")
+        done += committed
+    if ledger.lines and (ledger.lines[0]["kind"] != "start" or len(ledger.of_kind("start")) != 1):
+        raise DamagedError(f"{LEDGER}, line 1: a ledger has one start, in its first line")
+    metrics = [value for line in ledger.of_kind("validation") for value in line["metrics"].values()]
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in metrics):
+        raise DamagedError(f"{LEDGER}: a validation holds something else than numbers")
+    if plan.privacy is not None:
+        for line in ledger.of_kind("start"):
+            if not isinstance(line.get("run"), str) or not isinstance(line.get("noise_is_secret"), bool):
+                raise DamagedError(f"{LEDGER}, line 1: the number of a private run is missing or wrong")
+        for line in ledger.of_kind("round"):
+            Charge.from_json(line.get("charge"))
+    if plan.asynchronous is not None:
+        check_versions(plan.asynchronous, [place for place in rounds if place[1]["kind"] == "round"])
+
+
 def _call(spec: SumSpec, shared: Arrays) -> np.ndarray:
     """What identifies the call that a noised sum answers."""
     return np.frombuffer(f"{spec.digest}{arrays_digest(shared)}".encode(), dtype=np.uint8)
@@ -259,54 +321,77 @@ def load_shared(folder: Path, plan: Plan) -> tuple[Recommender, State, int, Cata
         RunError: if there is none.
         DamagedError: if a file is not what `model.json` says, or `plan` is not the plan of the model.
     """
-    try:
-        description = parse_json(read_file(folder / "model.json", MOST_SETTINGS))
-        settings = dict(description["model"])
-        round, digest, items = int(description["round"]), description["catalog"], description["items"]
-        format = description["format"]
-    except FileNotFoundError:
-        raise RunError(f"{folder} holds no finished model (no model.json); was the training finished?") from None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        raise DamagedError(f"{folder / 'model.json'} is damaged") from None
-    if format != _FORMAT:
-        raise DamagedError(f"{folder / 'model.json'} has format {format}; this fedrec reads format {_FORMAT}")
+    description = _description(folder / "model.json")
+    model = plan.build_model()
     if description.get("plan") != plan.digest:
         raise DamagedError(
             f"{folder.parent / 'plan.yaml'} is not the plan that this model was trained with. Restore it, or train anew"
         )
-    shared = load_arrays(folder / "shared.safetensors")
-    if arrays_digest(shared) != description.get("shared"):
-        raise DamagedError(f"{folder / 'shared.safetensors'} is not the one that model.json describes")
+    if description["model"] != {"name": model.name, **model.model_dump(mode="json")}:
+        raise DamagedError(f"{folder / 'model.json'} describes another model than the plan's")
     try:
+        shared = load_arrays(folder / "shared.safetensors")
         text = read_file(folder / "catalog.jsonl")
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{folder / 'catalog.jsonl'} cannot be read: {error}") from None
+    except (OSError, ValueError, InputError) as error:
+        raise DamagedError(f"{folder} is not whole: {error}") from None
+    if arrays_digest(shared) != description["shared"]:
+        raise DamagedError(f"{folder / 'shared.safetensors'} is not the one that model.json describes")
     catalog = Catalog.from_json_lines(text, str(folder / "catalog.jsonl"))
-    if catalog.digest != digest or len(catalog) != items:
+    if catalog.digest != description["catalog"] or len(catalog) != description["items"]:
         raise DamagedError(f"{folder / 'catalog.jsonl'} is not the catalog that model.json describes")
-    return build_model(settings.pop("name"), settings), State(shared), round, catalog
+    with naming(folder / "shared.safetensors"):
+        Fitting(plan, catalog).check_finished(shared)
+    settings = {key: value for key, value in description["model"].items() if key != "name"}
+    return build_model(model.name, settings), State(shared), description["round"], catalog
 
 
-def server_arrays(folder: Path, round: int, shared: Arrays) -> dict[str, np.ndarray]:
+def _description(path: Path) -> dict[str, Any]:
+    """What a `model.json` says, its fields checked."""
+    try:
+        said = parse_json(read_file(path, MOST_SETTINGS))
+    except FileNotFoundError:
+        raise RunError(f"{path.parent} holds no finished model (no {path.name}); was the training finished?") from None
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path} is damaged: {error}") from None
+    if isinstance(said, dict) and said.get("format") != _FORMAT:
+        raise DamagedError(f"{path} has format {said.get('format')!r:.40}; this fedrec reads format {_FORMAT}")
+    kinds = {"model": dict, "round": int, "items": int, "catalog": str, "shared": str}
+    for key, kind in kinds.items():
+        if not isinstance(said, dict) or type(said.get(key)) is not kind:
+            raise DamagedError(f"{path} is damaged: {key} is missing or wrong")
+    if not 0 <= said["round"] < MOST_ROUNDS:
+        raise DamagedError(f"{path} is damaged: round must be from 0 to {MOST_ROUNDS - 1}")
+    return said
+
+
+def server_arrays(folder: Path, round: int, shared: Arrays, fitting: Fitting) -> dict[str, np.ndarray]:
     """The coordinator's own arrays of a finished run, from its last checkpoint; none where there is none.
 
     Raises:
-        DamagedError: if the checkpoint is of another model.
+        DamagedError: if the checkpoint is of another model, or its arrays are not the model's.
     """
     path = _checkpoint(folder, round)
     if not path.exists():
         return {}
-    state = unpacked(load_arrays(path))
+    state = unpacked(load_arrays(path), str(path))
     if arrays_digest(state.shared) != arrays_digest(shared):
         raise DamagedError(f"{path} is not of the model in {folder / 'model'}")
+    with naming(path):
+        fitting.check_state(state)
     return dict(state.server)
 
 
-def unpacked(arrays: Arrays) -> State:
-    """A state from the arrays of its checkpoint, named `shared.…` and `server.…`."""
+def unpacked(arrays: Arrays, where: str) -> State:
+    """A state from the arrays of its checkpoint, named `shared.…` and `server.…`.
+
+    Raises:
+        DamagedError: naming an array that is neither.
+    """
     split: dict[str, dict[str, np.ndarray]] = {"shared": {}, "server": {}}
     for name, array in arrays.items():
         kind, _, rest = name.partition(".")
+        if kind not in split:
+            raise DamagedError(f"{where}: array {name!r} is neither a shared nor a server array")
         split[kind][rest] = array
     return State(split["shared"], split["server"])
 

@@ -14,11 +14,11 @@ from fedrec.federation.chain import (
     check_chain,
     check_charges,
     check_checkpoints,
-    check_fields,
     check_model,
     check_report,
     of_kind,
 )
+from fedrec.federation.ledger_fields import check_fields
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import PUBLIC, is_run
 from fedrec.privacy.accounting import Epsilons

@@ -21,12 +21,12 @@ from fedrec.data.interactions import Interactions, rows_of
 from fedrec.data.own_rows import OwnRows, placed
 from fedrec.data.splits import TEST, VALID, Split
 from fedrec.errors import DamagedError, PlanError
+from fedrec.federation.fitting import SUM
 from fedrec.models.base import Arrays, Recommender, State
 
 __all__ = ["Changed", "Earlier", "How", "Remembered", "carried", "first_rows", "how_to_start", "kept_sums"]
 
 How = Literal["goes on", "adds the change", "computed anew"]
-_SUM = "sum."
 _FREE = frozenset({"rounds", "learning_rate", "item_rate", "server_learning_rate", "epochs", "negatives", "batch_size"})
 """Hyperparameters that say how long and how fast to train, and may differ from those of the earlier run."""
 
@@ -56,7 +56,7 @@ class Earlier:
     @property
     def sums(self) -> dict[str, np.ndarray]:
         """The summed integers that were kept, by name."""
-        return {name.removeprefix(_SUM): array for name, array in self.state.server.items() if name.startswith(_SUM)}
+        return {name.removeprefix(SUM): array for name, array in self.state.server.items() if name.startswith(SUM)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +193,7 @@ def first_rows(joined: Mapping[str, Any], users: Identifiers, catalog: Catalog, 
 
 def kept_sums(total: Sum) -> dict[str, np.ndarray]:
     """The integers of a sum as server arrays."""
-    return {_SUM + name: array for name, array in total.arrays.items()}
+    return {SUM + name: array for name, array in total.arrays.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,10 +248,10 @@ class Changed:
         new_changed[places[same]] = False
         old_changed = np.ones(old.n_users, dtype=np.bool_)
         old_changed[same] = False
-        former = Clients.of(replace(old, items=old_items, catalog=old.catalog), keys)
+        former = replace(Clients.of(old, keys), items=old_items, n_items=self.n_items)
         return (
             replace(now.take(np.flatnonzero(new_changed & (now.lengths > 0))), n_items=self.n_items),
-            replace(former.take(np.flatnonzero(old_changed & (old.lengths > 0))), n_items=self.n_items),
+            former.take(np.flatnonzero(old_changed & (old.lengths > 0))),
         )
 
     def added(self, sums: Mapping[str, np.ndarray], change: Sum, spec: SumSpec) -> Sum:

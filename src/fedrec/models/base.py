@@ -18,6 +18,7 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import InputError, PlanError
+from fedrec.models.shapes import Form, Own, Shape
 
 __all__ = ["Arrays", "Private", "Recommender", "State", "cosines"]
 
@@ -56,12 +57,17 @@ class Recommender(BaseModel, ABC):
     """Whether `score` reads the clients' interactions; otherwise it reads private arrays or neither."""
     reads_times: ClassVar[bool] = False
     """Whether it needs more than the order of interactions; `Clients.times` is `None` otherwise."""
-    later: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Axes of shared arrays that come up, or change their width, after `start`: `items` is as long as the catalog, axes
-    of one name are equally long. Of all other arrays only the values change."""
 
     _clip: float | None = PrivateAttr(default=None)
     """Bound on a client's contribution in the private form; `None` in the plain one."""
+
+    @abstractmethod
+    def forms(self, n_items: int) -> tuple[Form, ...]:
+        """The arrays of its states for a catalog of `n_items`, in the order of training; the last form scores."""
+
+    def rows(self, n_items: int) -> Mapping[str, Shape | Own]:
+        """The private arrays that `join` gives, without the axis of clients; empty where it gives none."""
+        return {}
 
     @abstractmethod
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -22,13 +21,14 @@ from fedrec.models import private_gram
 from fedrec.models.base import Arrays, Private, Recommender, State
 from fedrec.models.denoising import ridge_arrays
 from fedrec.models.gram import gram_contributions, gram_matrix, gram_spec
+from fedrec.models.shapes import Form, Shape
 from fedrec.models.sketch import (
-    LOW_RANK,
     Sketched,
     basis_table,
     draw_signs,
     leading_spectrum,
     low_rank_arrays,
+    low_rank_form,
     low_rank_scores,
     low_rank_similarity,
     sketch_contribution,
@@ -64,9 +64,6 @@ class EASE(Recommender):
     passes: PositiveInt = 2
 
     name: ClassVar[str] = "ease"
-    later: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "weights": ("items", "items"), "sketch": ("items", "rank"), "table": ("items", "rank"), **LOW_RANK,
-    }  # fmt: skip
 
     @property
     def rounds(self) -> int:
@@ -79,6 +76,15 @@ class EASE(Recommender):
     def additive(self) -> bool:
         """The Gram matrix is a sum over clients; passes of a sketch depend on the pass before."""
         return self.rank is None
+
+    def forms(self, n_items: int) -> tuple[Form, ...]:
+        """Nothing, then the weights; with a rank or noise, a table of directions, then factors."""
+        if self._clip is not None:
+            return (*private_gram.forms(n_items), low_rank_form(n_items))
+        if self.rank is None:
+            return Form({"weights": Shape((n_items, 0))}), Form({"weights": Shape((n_items, n_items))})
+        sketch = {"sketch": Shape((n_items, "rank"))}
+        return Form(sketch), Form(sketch, {"mean": Shape((1,), "float64")}), low_rank_form(n_items)
 
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """No weights yet; random signs for a sketch."""

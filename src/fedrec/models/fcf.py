@@ -17,6 +17,7 @@ from fedrec.kernels.least_squares import gram_of_rows, item_pulls, outer_rows, s
 from fedrec.kernels.scoring import dot_rows
 from fedrec.models.base import Arrays, Private, Recommender, State, cosines
 from fedrec.models.gram import unpack_triangle
+from fedrec.models.shapes import Form, Shape
 
 __all__ = ["FCF"]
 
@@ -67,6 +68,12 @@ class FCF(Recommender):
     bound: PositiveFloat = Field(default=64.0, le=4096.0)
 
     name: ClassVar[str] = "fcf"
+
+    def forms(self, n_items: int) -> tuple[Form, ...]:
+        """Item factors Y and YᵀY; the moments of Adam."""
+        d = self.embedding_size
+        table, gram = Shape((n_items, d)), Shape((d, d), "float64")
+        return (Form({"items": table, "gram": gram}, {"first_moment": table, "second_moment": table}),)
 
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """Random item factors, and moments of zero."""

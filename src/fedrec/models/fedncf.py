@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from fedrec.kernels.personal_factors import gmf_round
 from fedrec.kernels.scoring import dot_items
 from fedrec.kernels.threads import thread_count
 from fedrec.models.base import Arrays, Private, Recommender, State, cosines
+from fedrec.models.shapes import Form, Own, Shape
 
 __all__ = ["FedNCF"]
 
@@ -55,6 +57,14 @@ class FedNCF(Recommender):
 
     name: ClassVar[str] = "fedncf"
     reads_history: ClassVar[bool] = False
+
+    def forms(self, n_items: int) -> tuple[Form, ...]:
+        """Item rows and the output layer."""
+        return (Form({"items": Shape((n_items, self.embedding_size)), "output": Shape((self.embedding_size + 1,))}),)
+
+    def rows(self, n_items: int) -> Mapping[str, Shape | Own]:
+        """User vectors."""
+        return {"users": Shape((self.embedding_size,), finite=False)}
 
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """Random item rows; an output layer that begins as a plain inner product."""

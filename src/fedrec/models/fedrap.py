@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from fedrec.kernels.personal_pairs import add_own_rows, pair_round
 from fedrec.kernels.scoring import dot_items
 from fedrec.kernels.threads import thread_count
 from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.shapes import Form, Own, Shape
 
 __all__ = ["FedRAP"]
 
@@ -75,6 +77,16 @@ class FedRAP(Recommender):
 
     name: ClassVar[str] = "fedrap"
     reads_history: ClassVar[bool] = False
+
+    def forms(self, n_items: int) -> tuple[Form, ...]:
+        """The common table, the first private one and the first head."""
+        table = Shape((n_items, self.embedding_size))
+        return (Form({"items": table, "first": table, "head": Shape((self.embedding_size + 1,))}),)
+
+    def rows(self, n_items: int) -> Mapping[str, Shape | Own]:
+        """Heads, own rows, and how far all others have shrunk."""
+        heads, shrunk = Shape((self.embedding_size + 1,), finite=False), Shape((), finite=False)
+        return {"heads": heads, "own": Own(self.embedding_size), "shrunk": shrunk}
 
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """A random common table, the private table and the head that all clients begin with."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from fedrec.kernels.draws import draw_halves
 from fedrec.models.base import Arrays, Private
 from fedrec.models.local_training import LocalTraining, draw
 from fedrec.models.mf import MF
+from fedrec.models.shapes import Own, Shape
 
 __all__ = ["FedRecon"]
 
@@ -45,6 +47,10 @@ class FedRecon(MF):
         if self.scaffold:
             raise PlanError("model fedrecon: scaffold keeps a control variate at each client, fedrecon keeps nothing")
         return self
+
+    def rows(self, n_items: int) -> Mapping[str, Shape | Own]:
+        """Nothing is kept."""
+        return {}
 
     def join(self, shared: Arrays, clients: Clients, rng: KeyedSource) -> Private | None:
         """Nothing is kept."""

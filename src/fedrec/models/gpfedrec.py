@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -18,6 +19,7 @@ from fedrec.data.own_rows import OwnRows
 from fedrec.kernels.personal_graph import graph_round, graph_scores, network_size
 from fedrec.kernels.threads import thread_count
 from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.shapes import Form, Own, Shape
 
 __all__ = ["GPFedRec"]
 
@@ -68,6 +70,23 @@ class GPFedRec(Recommender):
 
     name: ClassVar[str] = "gpfedrec"
     reads_history: ClassVar[bool] = False
+
+    def forms(self, n_items: int) -> tuple[Form, ...]:
+        """The item table, a mean table of every group, and the first user vector and network."""
+        d = self.embedding_size
+        shared = {"items": Shape((n_items, d)), "centres": Shape((self.groups, n_items, d)), "user": Shape((d,))}
+        return (Form(shared | {"network": Shape((network_size(d),))}),)
+
+    def rows(self, n_items: int) -> Mapping[str, Shape | Own]:
+        """User vectors, networks, groups, and own rows."""
+        d = self.embedding_size
+        return {
+            "users": Shape((d,), finite=False),
+            "networks": Shape((network_size(d),), finite=False),
+            "groups": Shape((), "int64", 0, self.groups),
+            "pulls": Shape((), finite=False),
+            "own": Own(d),
+        }
 
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """A random item table that is every group's, and the user vector and network that all clients begin with."""

@@ -29,6 +29,7 @@ from fedrec.models.private_ials import (
     round_queries,
     shares,
 )
+from fedrec.models.shapes import Form, Shape
 
 __all__ = ["IALS"]
 
@@ -81,6 +82,12 @@ class IALS(Recommender):
     scale_bits: int = Field(default=22, ge=8, le=32)
 
     name: ClassVar[str] = "ials"
+
+    def forms(self, n_items: int) -> tuple[Form, ...]:
+        """Item factors Y and YᵀY; noisy counts in the private form."""
+        d = self.embedding_size
+        shared = {"items": Shape((n_items, d)), "gram": Shape((d, d), "float64")}
+        return (Form(shared if self._clip is None else shared | {"counts": Shape((n_items,), "float64")}),)
 
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """Random item factors."""

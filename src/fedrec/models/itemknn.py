@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from fedrec.kernels.scoring import sum_neighbours
 from fedrec.models import private_gram
 from fedrec.models.base import Arrays, Private, Recommender, State
 from fedrec.models.gram import gram_contributions, gram_matrix, gram_spec
+from fedrec.models.shapes import Form, Shape
 
 __all__ = ["ItemKNN"]
 
@@ -42,14 +42,17 @@ class ItemKNN(Recommender):
     alpha: float = Field(default=0.0, ge=0.0, le=2.0)
 
     name: ClassVar[str] = "itemknn"
-    later: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "table": ("items", "rank"), "neighbours": ("items", "nearest"), "similarities": ("items", "nearest"),
-    }  # fmt: skip
 
     @property
     def additive(self) -> bool:
         """Its one sum is of what each client has."""
         return True
+
+    def forms(self, n_items: int) -> tuple[Form, ...]:
+        """Neighbours, none at first; before them a table of directions in the private form."""
+        nearest = Shape((n_items, "nearest"), "int32", -1, n_items)
+        near = Form({"neighbours": nearest, "similarities": Shape((n_items, "nearest"))})
+        return (near,) if self._clip is None else (*private_gram.forms(n_items), near)
 
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """No neighbours yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -20,8 +21,9 @@ from fedrec.kernels.scoring import dot_rows
 from fedrec.models.adaptive_clip import BIT_SHARE, adapted
 from fedrec.models.base import Arrays, Private, Recommender, State, cosines
 from fedrec.models.local_training import LocalOptimiser, LocalTraining, Loss, draw
-from fedrec.models.scaffold import first_controls, stored_rows, used_controls
+from fedrec.models.scaffold import control_rows, first_controls, stored_rows, used_controls
 from fedrec.models.server_optimisers import ServerOptimiser, ServerRule
+from fedrec.models.shapes import Form, Own, Shape
 
 __all__ = ["MF"]
 
@@ -111,6 +113,24 @@ class MF(Recommender):
         if self.scaffold and self.denominator != "count":
             raise PlanError(f"{where}: scaffold averages over all clients of a round; set denominator to count")
         return self
+
+    def forms(self, n_items: int) -> tuple[Form, ...]:
+        """Item factors; moments, control variates and a clip where there are any."""
+        table = Shape((n_items, self.embedding_size + 1))
+        shared, server = {"items": table}, self._server.forms((n_items, self.embedding_size + 1))
+        if self._clip is not None:
+            shared["clip"] = Shape((1,), "float64")
+        elif self.scaffold:
+            shared["control"] = table
+            server |= {"control_sum": Shape(table.axes, "float64"), "control_clients": Shape((1,), "float64")}
+        return (Form(shared, server),)
+
+    def rows(self, n_items: int) -> Mapping[str, Shape | Own]:
+        """User factors; a control variate where there are any."""
+        users = {"users": Shape((self.embedding_size,), finite=False)}
+        if not self.scaffold:
+            return users
+        return users | control_rows(self.control_rows, self.embedding_size + 1, n_items)
 
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """Random item factors, biases of zero; moments and control variates of zero."""

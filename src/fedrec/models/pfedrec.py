@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from fedrec.kernels.personal import overwrite_scores, personal_round
 from fedrec.kernels.scoring import dot_items
 from fedrec.kernels.threads import thread_count
 from fedrec.models.base import Arrays, Private, Recommender, State, cosines
+from fedrec.models.shapes import Form, Own, Shape
 
 __all__ = ["PFedRec"]
 
@@ -67,6 +69,15 @@ class PFedRec(Recommender):
 
     name: ClassVar[str] = "pfedrec"
     reads_history: ClassVar[bool] = False
+
+    def forms(self, n_items: int) -> tuple[Form, ...]:
+        """The item table and the first head."""
+        return (Form({"items": Shape((n_items, self.embedding_size)), "head": Shape((self.embedding_size + 1,))}),)
+
+    def rows(self, n_items: int) -> Mapping[str, Shape | Own]:
+        """Heads, and logits of the client's own rows."""
+        heads: dict[str, Shape | Own] = {"heads": Shape((self.embedding_size + 1,), finite=False)}
+        return heads | {"own": Own(1)} if self.scores_with == "personal" else heads
 
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """A random item table, and the head that all clients begin with."""

@@ -15,6 +15,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.models.base import Arrays, Private, Recommender, State
 from fedrec.models.counts import count_spec, counted
+from fedrec.models.shapes import Form, Shape
 
 __all__ = ["Popularity"]
 
@@ -29,6 +30,10 @@ class Popularity(Recommender):
     def additive(self) -> bool:
         """Its one sum is of what each client has."""
         return True
+
+    def forms(self, n_items: int) -> tuple[Form, ...]:
+        """Counts."""
+        return (Form({"counts": Shape((n_items,))}),)
 
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """Counts of zero."""

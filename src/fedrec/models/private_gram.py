@@ -14,15 +14,28 @@ import numpy as np
 
 from fedrec.aggregation.contributions import Contributions
 from fedrec.aggregation.queries import PLAIN, Metric, Query
-from fedrec.aggregation.specs import ArraySpec, SumSpec
+from fedrec.aggregation.specs import ArraySpec, SumSpec, triangle_size
 from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
 from fedrec.models.base import Arrays, State
 from fedrec.models.denoising import Factors, Pass, denoised, from_gram, next_table, unclipped
 from fedrec.models.gram import gram_contributions, gram_spec, unpack_triangle
+from fedrec.models.shapes import Form, Shape
 from fedrec.models.sketch import sketch_contribution
 
-__all__ = ["SHARES", "Found", "contribute", "pass_query", "pass_spec", "passed", "queries", "spec", "start", "step"]
+__all__ = [
+    "SHARES",
+    "Found",
+    "contribute",
+    "forms",
+    "pass_query",
+    "pass_spec",
+    "passed",
+    "queries",
+    "spec",
+    "start",
+    "step",
+]
 
 SHARES = (0.5, 0.5)
 """Of the budget: for the Gram matrix and the pass."""
@@ -41,6 +54,18 @@ class Found(NamedTuple):
 
     factors: np.ndarray
     mean: float
+
+
+def forms(n_items: int) -> tuple[Form, ...]:
+    """A table without directions, then one with them, and what the coordinator has read of the Gram matrix."""
+    table, doubles = {"table": Shape((n_items, "directions"))}, "float64"
+    server = {
+        "gram": Shape((triangle_size(n_items),)),
+        "deviation": Shape((1,), doubles),
+        "factors": Shape((n_items, "rank"), doubles),
+        "scales": Shape((n_items,), doubles),
+    }
+    return Form({"table": Shape((n_items, 0))}), Form(table, server)
 
 
 def start(n_items: int) -> State:

@@ -16,9 +16,10 @@ from fedrec.data.clients import Clients
 from fedrec.models.base import Arrays, State
 from fedrec.models.denoising import Factors, Pass, denoised, from_sketch, next_table, unclipped
 from fedrec.models.private_gram import Found, pass_query, passed
+from fedrec.models.shapes import Form, Shape
 from fedrec.models.sketch import sketch_contribution
 
-__all__ = ["contribute", "queries", "shares", "start", "step"]
+__all__ = ["contribute", "forms", "queries", "shares", "start", "step"]
 
 _FIRST_SHARE = 0.4
 
@@ -26,6 +27,20 @@ _FIRST_SHARE = 0.4
 def shares(passes: int) -> tuple[float, ...]:
     """Of the budget: two fifths for the first sketch of two, evenly otherwise."""
     return (_FIRST_SHARE, 1.0 - _FIRST_SHARE) if passes == 2 else (1.0 / passes,) * passes
+
+
+def forms(n_items: int, passes: int) -> tuple[Form, ...]:
+    """Random signs, then directions; of every pass so far the coordinator keeps what it read."""
+    doubles, table = "float64", {"table": Shape((n_items, "directions"))}
+    found = {"factors": Shape((n_items, "rank"), doubles), "scales": Shape((n_items,), doubles)}
+    kept: dict[str, Shape] = {}
+    out = [Form(table)]
+    for number in range(passes - 1):
+        width = f"directions of pass {number}"
+        kept[f"sums_{number}"] = kept[f"table_{number}"] = Shape((n_items, width), doubles)
+        kept[f"deviation_{number}"] = Shape((1,), doubles)
+        out.append(Form(table, found | kept))
+    return tuple(out)
 
 
 def start(signs: np.ndarray) -> State:

@@ -19,8 +19,9 @@ import numpy as np
 from fedrec.data.clients import Clients
 from fedrec.models.base import Arrays, Private
 from fedrec.models.local_training import Drawn
+from fedrec.models.shapes import Shape
 
-__all__ = ["Controls", "first_controls", "stored_rows", "used_controls"]
+__all__ = ["Controls", "control_rows", "first_controls", "stored_rows", "used_controls"]
 
 
 def first_controls(clients: Clients, rows: int, width: int) -> dict[str, np.ndarray]:
@@ -29,6 +30,15 @@ def first_controls(clients: Clients, rows: int, width: int) -> dict[str, np.ndar
         "control_items": np.full((len(clients), rows), -1, dtype=np.int32),
         "controls": np.zeros((len(clients), rows, width), dtype=np.float32),
         "took_part": np.zeros((len(clients), 1), dtype=np.float32),
+    }
+
+
+def control_rows(rows: int, width: int, n_items: int) -> dict[str, Shape]:
+    """What the private arrays of `first_controls` look like, without the axis of clients."""
+    return {
+        "control_items": Shape((rows,), "int32", -1, n_items),
+        "controls": Shape((rows, width), finite=False),
+        "took_part": Shape((1,)),
     }
 
 

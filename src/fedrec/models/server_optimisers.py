@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 
 from fedrec.models.base import Arrays
+from fedrec.models.shapes import Shape
 
 __all__ = ["ServerOptimiser", "ServerRule"]
 
@@ -60,6 +61,11 @@ class ServerOptimiser:
         if self.rule == "momentum":
             return first
         return first | {"second_moment": np.full(table.shape, self.floor**2, dtype=np.float32)}
+
+    def forms(self, axes: tuple[int, ...]) -> dict[str, Shape]:
+        """What the moments of a table look like."""
+        names = {"sgd": (), "momentum": ("first_moment",)}.get(self.rule, ("first_moment", "second_moment"))
+        return {name: Shape(axes) for name in names}
 
     def step(self, table: np.ndarray, change: np.ndarray, moments: Arrays) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The table and the moments after an average change, all [rows, columns]; arithmetic in float64."""

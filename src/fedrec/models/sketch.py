@@ -31,24 +31,22 @@ from fedrec.data.keys import KeyedSource
 from fedrec.kernels.scoring import dot_items, gather_rows
 from fedrec.kernels.threads import thread_count
 from fedrec.models.base import Arrays
+from fedrec.models.shapes import Form, Shape
 
 __all__ = [
-    "LOW_RANK",
     "Sketched",
     "Spectrum",
     "basis_table",
     "draw_signs",
     "leading_spectrum",
     "low_rank_arrays",
+    "low_rank_form",
     "low_rank_scores",
     "low_rank_similarity",
     "sketch_contribution",
     "sketch_memory",
     "sketch_spec",
 ]
-
-LOW_RANK = {"factors": ("items", "rank"), "gain": ("items",), "own": ("items",)}
-"""Axes of what nodes need to score, see `low_rank_arrays`."""
 
 Result = TypeVar("Result")
 
@@ -245,6 +243,12 @@ def low_rank_arrays(spectrum: Spectrum, reg: float | None) -> dict[str, np.ndarr
     for _ in _mapped(fill, spectrum.sketched.tiles()):
         pass
     return {"factors": factors, "gain": gain, "own": own}
+
+
+def low_rank_form(n_items: int) -> Form:
+    """What `low_rank_arrays` look like."""
+    each = Shape((n_items,))
+    return Form({"factors": Shape((n_items, "rank")), "gain": each, "own": each})
 
 
 def low_rank_scores(shared: Arrays, clients: Clients) -> np.ndarray:

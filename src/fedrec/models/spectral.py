@@ -3,7 +3,6 @@ recommendation?"; ridge: Steck 2019), from a sketch of the normalised item Gram 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -21,13 +20,14 @@ from fedrec.models import private_gram, private_sketch
 from fedrec.models.base import Arrays, Private, Recommender, State
 from fedrec.models.counts import count_spec, counted
 from fedrec.models.denoising import ridge_arrays
+from fedrec.models.shapes import Form, Shape
 from fedrec.models.sketch import (
-    LOW_RANK,
     Sketched,
     basis_table,
     draw_signs,
     leading_spectrum,
     low_rank_arrays,
+    low_rank_form,
     low_rank_scores,
     low_rank_similarity,
     sketch_contribution,
@@ -64,14 +64,20 @@ class Spectral(Recommender):
     reg: PositiveFloat = 0.1
 
     name: ClassVar[str] = "spectral"
-    later: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "sketch": ("items", "rank"), "table": ("items", "rank"), **LOW_RANK,
-    }  # fmt: skip
 
     @property
     def rounds(self) -> int:
         """Item counts, then the passes; the passes alone in the private form."""
         return self.passes + (self._clip is None)
+
+    def forms(self, n_items: int) -> tuple[Form, ...]:
+        """Counts, then a sketch, at last factors; sketches alone before them in the private form."""
+        if self._clip is not None:
+            return (*private_sketch.forms(n_items, self.passes), low_rank_form(n_items))
+        counts = Shape((n_items,), "float64")
+        signs = Shape((n_items, min(self.rank, n_items)), "int8", -1, 2)
+        sketch = Form({"sketch": Shape((n_items, "rank"))}, {"counts": counts})
+        return Form({"counts": counts}, {"signs": signs}), sketch, low_rank_form(n_items)
 
     def start(self, catalog: Catalog, rng: KeyedSource) -> State:
         """Random signs, kept back until the counts are known."""

@@ -245,5 +245,5 @@ def _check_lines(journal: Ledger, path: Path | None) -> None:
 def _limits(line: dict[str, Any], path: Path | None) -> Limits:
     try:
         return Limits(**{key: value for key, value in line.items() if key != "kind"})
-    except (TypeError, InputError) as error:
+    except (TypeError, OverflowError, InputError) as error:
         raise DamagedError(f"budget {path}: its limits are damaged ({error})") from None

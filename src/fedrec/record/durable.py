@@ -15,7 +15,17 @@ from safetensors.numpy import load, save
 from fedrec.documents import read_file
 from fedrec.errors import DamagedError, InputError, RunError
 
-__all__ = ["append_line", "arrays_digest", "hold", "load_arrays", "remove_unfinished", "replace_file", "save_arrays"]
+__all__ = [
+    "append_line",
+    "arrays_digest",
+    "check_plain",
+    "hold",
+    "load_arrays",
+    "remove_unfinished",
+    "replace_file",
+    "save_arrays",
+    "unpacked_arrays",
+]
 
 
 def replace_file(path: Path, *data: bytes, secret: bool = False) -> None:
@@ -24,10 +34,9 @@ def replace_file(path: Path, *data: bytes, secret: bool = False) -> None:
     A `secret` is for its owner's eyes from the first byte on.
     """
     aside = path.with_name(f".{path.name}.new")
-    if secret:
-        aside.unlink(missing_ok=True)
-        aside.touch(mode=0o600)
-    with aside.open("wb") as file:
+    aside.unlink(missing_ok=True)  # what a crash left, or a link to somewhere else
+    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o666)
+    with open(handle, "wb") as file:
         for piece in data:
             file.write(piece)
         file.flush()
@@ -42,13 +51,36 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink()
 
 
+def check_plain(folder: Path, only: str | None = None) -> None:
+    """Check that a folder holds files and folders only: writing there must not write anywhere else.
+
+    Args:
+        folder: which may be a link itself.
+        only: the one entry that is looked at; all by default.
+
+    Raises:
+        DamagedError: naming a link, a named pipe or a device.
+    """
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        found = [entry for entry in entries if only in (None, entry.name)]
+    for entry in found:
+        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+            raise DamagedError(
+                f"{entry.path} is a link or something else than a file; put the file itself there, as fedrec writes it"
+            )
+        if entry.is_dir():
+            check_plain(Path(entry.path))
+
+
 def hold(path: Path, busy: str) -> int:
     """Hold a lock file for this process, until the descriptor is closed or the process ends.
 
     Raises:
         RunError: with the words of `busy`, if another process holds it.
     """
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -60,7 +92,8 @@ def hold(path: Path, busy: str) -> int:
 def append_line(path: Path, line: str) -> None:
     """Append one line and flush it to the disk; after a crash it is there whole, or its torn end has no newline."""
     fresh = not path.exists()
-    with path.open("ab", buffering=0) as file:
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with open(handle, "ab", buffering=0) as file:
         before = file.tell()
         try:
             file.write(line.encode() + b"\n")
@@ -89,7 +122,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         InputError: if there is no such file.
-        DamagedError: if the file is not whole.
+        DamagedError: if the file is not whole, or an array is of a type that fedrec has not.
     """
     try:
         data = read_file(path)
@@ -97,10 +130,25 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
         raise DamagedError(f"{path} cannot be read: {error}") from None
+    arrays = unpacked_arrays(data, str(path))
+    return {name: np.require(array, requirements=["C", "W", "O"]) for name, array in arrays.items()}
+
+
+def unpacked_arrays(data: bytes, where: str) -> dict[str, np.ndarray]:
+    """Named arrays from the bytes of safetensors.
+
+    Raises:
+        DamagedError: naming `where`, if they are not whole, or an array is of a type that fedrec has not.
+    """
     try:
-        return {name: np.require(array, requirements=["C", "W", "O"]) for name, array in load(data).items()}
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise DamagedError(f"{path} is damaged: {error}") from None
+        arrays: dict[str, np.ndarray] = load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{where} is damaged: {error}") from None
+    for name, array in arrays.items():
+        # NumPy counts and gathers by the byte of a truth value, and trusts that it is 0 or 1
+        if array.dtype.kind == "b" and array.size and array.view(np.uint8).max() > 1:
+            raise DamagedError(f"{where}: array {name!r} holds truth values that are neither 0 nor 1")
+    return arrays
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:

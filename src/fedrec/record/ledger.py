@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,11 @@ class Ledger:
         if path is not None and path.exists():
             try:
                 data = read_file(path, MOST_LINES)
-            except ValueError as error:
-                raise DamagedError(f"{path}: {error}") from None
+            except (OSError, ValueError) as error:
+                raise DamagedError(f"{path} cannot be read: {error}") from None
             whole = data.rfind(b"\n") + 1
             if whole < len(data):
-                with path.open("r+b") as file:
+                with open(os.open(path, os.O_RDWR | os.O_NOFOLLOW), "r+b") as file:
                     file.truncate(whole)
             self.lines, self.leaves = read_lines(data[:whole], str(path), rooted)
             for leaf in self.leaves:

@@ -1,0 +1,231 @@
+"""Arrays of a folder that somebody else made: whatever they hold, they are refused before a kernel touches them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fedrec as fr
+from conftest import Said
+from fedrec.data.catalog import Catalog
+from fedrec.engines.opened import open_run
+from fedrec.engines.training import train_run
+from fedrec.errors import DamagedError
+from fedrec.federation.fitting import Fitting
+from fedrec.federation.run import read_plan
+from fedrec.models.base import State
+from fedrec.record.durable import check_plain, load_arrays, save_arrays
+from fedrec.record.ledger import rooted_line
+from fedrec.record.merkle import Tree
+from runs_in_test import MODELS, small_plan
+
+SMALL = "synthetic:users=80,items=40,interactions_per_user=10,seed=1"
+
+
+@pytest.fixture(scope="module", params=sorted(MODELS))
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    train_run(small_plan(request.param, data={"source": SMALL}, evaluation={}, release=[]), folder)
+    return folder
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def crafted(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Arrays of other shapes, types and values."""
+    yield array[:1].copy()
+    yield np.concatenate([array, array])
+    yield array.reshape(-1)[:, None].copy() if array.ndim == 1 else array.reshape(-1).copy()
+    yield array.astype(np.float64 if array.dtype == np.float32 else np.float32)
+    yield np.zeros((10**12, 0), dtype=array.dtype)
+    if array.size and array.dtype.kind in "fi":
+        bad = array.copy()
+        bad.reshape(-1)[-1] = np.nan if array.dtype.kind == "f" else 2**30
+        yield bad
+
+
+def put(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Make `model/` hold other arrays, with the digest that belongs to them."""
+    said = json.loads((folder / "model" / "model.json").read_text())
+    said["shared"] = save_arrays(folder / "model" / "shared.safetensors", arrays)
+    (folder / "model" / "model.json").write_text(json.dumps(said))
+
+
+def test_crafted_shared_arrays_are_refused_by_name(copied: Path) -> None:
+    honest = load_arrays(copied / "model" / "shared.safetensors")
+    for name, array in honest.items():
+        for wrong in crafted(array):
+            if (wrong.shape, wrong.dtype) != (array.shape, array.dtype) or not np.array_equal(wrong, array):
+                put(copied, {**honest, name: wrong})
+                with pytest.raises(DamagedError, match=rf"shared\.safetensors: shared array '{name}'"):
+                    open_run(copied)
+        put(copied, {key: value for key, value in honest.items() if key != name})
+        with pytest.raises(DamagedError, match=r"shared array"):
+            open_run(copied)
+    put(copied, {**honest, "extra": np.zeros(1)})
+    with pytest.raises(DamagedError, match=r"shared array 'extra' is none of"):
+        open_run(copied)
+    put(copied, honest)
+    assert fr.load_model(copied).recommend(n=2).height
+
+
+def test_crafted_checkpoints_are_refused(copied: Path) -> None:
+    (path,) = (copied / "checkpoint").iterdir()
+    honest, opened = load_arrays(path), open_run(copied)
+    for name, array in honest.items():
+        if name.startswith("server."):
+            for wrong in crafted(array):
+                if (wrong.shape, wrong.dtype) != (array.shape, array.dtype) or not np.array_equal(wrong, array):
+                    save_arrays(path, {**honest, name: wrong})
+                    with pytest.raises(DamagedError, match=f"server array '{name[7:]}'"):
+                        open_run(copied)
+    save_arrays(path, {**honest, "server.extra": np.zeros(1)})
+    with pytest.raises(DamagedError, match="server array 'extra'"):
+        open_run(copied)
+    save_arrays(path, {**honest, "neither.x": np.zeros(1)})
+    with pytest.raises(DamagedError, match=r"'neither\.x' is neither a shared nor a server array"):
+        open_run(copied)
+    Fitting(opened.plan, opened.data.catalog).check_state(State(opened.trained.state.shared, _server(honest)))
+
+
+def _server(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name[7:]: array for name, array in arrays.items() if name.startswith("server.")}
+
+
+def test_crafted_private_rows_are_refused(copied: Path) -> None:
+    path = copied / "private" / "node-0" / "base.safetensors"
+    if not path.exists():
+        assert not open_run(copied).model.rows(40)
+        return
+    honest = load_arrays(path)
+    for name, array in honest.items():
+        for wrong in crafted(array):
+            same = wrong.shape == array.shape and wrong.dtype == array.dtype
+            if not same or (array.dtype.kind == "i" and name != "__round"):
+                save_arrays(path, {**honest, name: wrong})
+                with pytest.raises(DamagedError, match=r"base\.safetensors"):
+                    open_run(copied)
+    if "own.items" in honest and honest["own.lengths"][0] > 1:
+        twice = honest["own.items"].copy()
+        twice[1] = twice[0]
+        save_arrays(path, {**honest, "own.items": twice})
+        with pytest.raises(DamagedError, match="an item of a client twice"):
+            open_run(copied)
+    for round in (-2, 2**40):
+        save_arrays(path, {**honest, "__round": np.array([round])})
+        with pytest.raises(DamagedError, match="__round must be one whole number"):
+            open_run(copied)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "run"
+    train_run(small_plan("itemknn", data={"source": SMALL}), folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("items", 10**12), ("items", True), ("items", 10**4000), ("round", -1), ("round", 10**400), ("round", "0"),
+     ("format", [1]), ("shared", None), ("model", {"name": "itemknn", "neighbours": 10**12}), ("model", [["name", 1]]),
+     ("catalog", {})],
+)  # fmt: skip
+def test_a_model_json_with_hostile_values_is_damage(
+    small: Path, tmp_path: Path, fedrec: Callable[..., Said], key: str, value: Any
+) -> None:
+    shutil.copytree(small, tmp_path / "run")
+    path = tmp_path / "run" / "model" / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    said = fedrec("recommend", tmp_path / "run", "--user", "1")
+    assert said.code == 2
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    "name", ["model/model.json", "model/shared.safetensors", "model/catalog.jsonl", "ledger.jsonl"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_a_pipe_or_a_device_in_a_run_is_not_read(
+    small: Path, tmp_path: Path, fedrec: Callable[..., Said], name: str, kind: str
+) -> None:
+    shutil.copytree(small, tmp_path / "run")
+    path = tmp_path / "run" / name
+    path.unlink()
+    {"pipe": lambda: os.mkfifo(path), "device": lambda: path.symlink_to("/dev/zero"), "folder": path.mkdir}[kind]()
+    for words in (("recommend", tmp_path / "run", "--user", "1"), ("train", "--resume", "--out", tmp_path / "run")):
+        said = fedrec(*words)
+        if not (name == "ledger.jsonl" and words[0] == "recommend"):
+            assert said.code in (1, 2)
+        assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("name", ["ledger.jsonl", "checkpoint", "private/node-0", "progress.jsonl", ".lock"])
+def test_a_link_in_a_run_leads_no_writing_elsewhere(small: Path, tmp_path: Path, name: str) -> None:
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    shutil.copytree(small, run)
+    shutil.move(run / name, outside) if (run / name).exists() else outside.write_bytes(b"no line")
+    (run / name).symlink_to(outside)
+    before = sorted((path, path.stat().st_mtime_ns) for path in (outside, *outside.rglob("*")))
+    with pytest.raises(DamagedError, match="is a link or something else than a file"):
+        train_run(read_plan(run), run, resume=True)
+    with pytest.raises(DamagedError, match=name):
+        check_plain(run)
+    assert sorted((path, path.stat().st_mtime_ns) for path in (outside, *outside.rglob("*"))) == before
+
+
+@pytest.mark.parametrize("name", ["private", "private/node-0"])
+def test_a_link_in_the_private_part_of_a_run_is_not_followed(small: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(small, tmp_path / "run")
+    shutil.move(tmp_path / "run" / name, tmp_path / "outside")
+    (tmp_path / "run" / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(DamagedError, match="is a link or something else than a file"):
+        open_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [("round", {"bytes": "x"}), ("round", {"bytes": {"plain_per_node": {"up": "1"}}}), ("round", {"left_out": "1"}),
+     ("round", {"cohort": None}), ("round", {"round": 5}), ("start", {"kind": "round"}), ("round", {"nodes": 3}),
+     ("round", {"checkpoint": 1})],
+)  # fmt: skip
+def test_a_run_does_not_go_on_from_lines_that_say_something_else(
+    small: Path, tmp_path: Path, kind: str, change: dict[str, Any]
+) -> None:
+    shutil.copytree(small, tmp_path / "run")
+    path, tree, lines = tmp_path / "run" / "ledger.jsonl", Tree(), []
+    for text in path.read_text().splitlines():
+        line = json.loads(text)
+        del line["root"]
+        lines.append(rooted_line(json.dumps({**line, **change} if line["kind"] == kind else line), tree))
+    path.write_text("".join(f"{line}\n" for line in lines))
+    with pytest.raises(DamagedError, match=r"ledger\.jsonl, line"):
+        train_run(read_plan(tmp_path / "run"), tmp_path / "run", resume=True)
+
+
+def test_truth_values_that_are_neither_are_damage(tmp_path: Path) -> None:
+    save_arrays(tmp_path / "x.safetensors", {"served": np.array([True, False, True])})
+    data = (tmp_path / "x.safetensors").read_bytes()
+    (tmp_path / "x.safetensors").write_bytes(data[:-1] + b"\x07")
+    with pytest.raises(DamagedError, match="neither 0 nor 1"):
+        load_arrays(tmp_path / "x.safetensors")
+
+
+def test_a_catalog_whose_lines_have_keys_of_their_own_is_no_catalog() -> None:
+    same = b"".join(b'{"item_id":%d,"title":"a \\": b"}\n' % item for item in range(3000))
+    assert len(Catalog.from_json_lines(same, "here")) == 3000
+    own = b"".join(b'{"item_id":%d,"k%d":1}\n' % (item, item) for item in range(3000))
+    nested = b"".join(b'{"item_id":%d,"k":{"k%d":1}}\n' % (item, item) for item in range(3000))
+    for text in (own, nested):
+        with pytest.raises(DamagedError, match="here is not a catalog: its lines have different keys"):
+            Catalog.from_json_lines(text, "here")
