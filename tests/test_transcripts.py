@@ -24,6 +24,7 @@ from fedrec.federation.witnessing import told
 from fedrec.models.base import Arrays, State
 from fedrec.privacy.chance import SYSTEM
 from fedrec.privacy.protection import Protection
+from fedrec.record.receipts import commitment, sum_digest
 from lying_in_test import Liar, Opened, manifest_of, secure_sum
 
 SECURE: dict[str, Any] = {"secure": True, "min_clients": 32}
@@ -203,6 +204,21 @@ def test_shares_of_unlike_sums_owe_nothing_to_each_other(tmp_path: Path) -> None
     assert np.array_equal(sums[0], sums[1])
     unlike = np.count_nonzero(sums[0].astype(np.int64) - sums[2])
     assert unlike > 0.99 * sums[0].size
+
+
+def test_a_commitment_does_not_tell_who_guesses_the_sum(tmp_path: Path) -> None:
+    """Without privacy a node's randomness follows from the plan, so whoever guesses its data knows its exact sum."""
+    there = Attack(tmp_path, private=False)
+    opened = there.liars["node-0"].host._opened
+    assert opened is not None
+    call = there.call(0, -1)
+    guessed = opened.node.contribute(call)
+    counts = (guessed.round, guessed.clients, guessed.left_out, guessed.saturated)
+    digest = sum_digest(call.spec.digest, counts, guessed.arrays)
+    salt = KeyedSource.from_seed(there.plan.seed).child("receipt", "node-0", 0).key
+    (told,) = there.liars["node-0"].call("contribute", call).fields["commitments"]
+    assert told == guessed.commitments[0], "it commits to another sum"
+    assert told != commitment(salt, bytes.fromhex(digest))
 
 
 # --- nodes that are shown unlike things -----------------------------------------------------------------------------

@@ -68,7 +68,7 @@ class Node:
         floors: the owner's.
         leaky: tell training about held-out items (`negatives: paper-leaky`).
         guard: of a private run: clips contributions, checks calls and keeps the owner's budget.
-        hidden: what noise on counts of items is drawn from; `source` if `None`.
+        hidden: what noise on counts of items and salts of receipts are drawn from; `source` if `None`.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Node:
             self._receipts = Receipts(folder / RECEIPTS)
         counts = (total.round, total.clients, total.left_out, total.saturated)
         digest = sum_digest(call.spec.digest, counts, total.arrays)
-        salt = self.source.child("receipt", self.name, call.round).key.hex()
+        salt = self.hidden.child("receipt", self.name, call.round).key.hex()
         return self._receipts.keep(Receipt(call.round, call.model, call.spec.digest, digest, salt))
 
     def count_items(self, call: CountCall) -> Sum:
