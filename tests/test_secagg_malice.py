@@ -8,8 +8,10 @@ import pytest
 
 from fedrec.errors import DamagedError
 from fedrec.secagg import bodies
+from fedrec.secagg.graph import neighbours
 from fedrec.secagg.layout import Layout, Slot
 from fedrec.secagg.policy import Attempts
+from fedrec.secagg.primitives import digest
 from fedrec.secagg.reasons import Reason
 from fedrec.secagg.wire import COORDINATOR, Stage, compose
 from secagg_in_test import COORDINATOR_KEY, Cohort, identity
@@ -133,6 +135,24 @@ def test_swapped_keys(key: str) -> None:
     adverts[2] = replace(adverts[2], **{key: 99 if key == "clients" else adverts[3].mask_key})
     body = bodies.encode_roster(adverts, N)
     assert_all_abort(cohort, [(index, cohort.sign(Stage.ROSTER, body)) for index, _ in frames], Reason.KEYS_SWAPPED)
+
+
+def test_the_coordinator_makes_up_no_clients_of_parties_far_away_in_a_sparse_graph() -> None:
+    """Eight false claims are more than a tenth of 60 parties; the order on the circle is tried out until they are not
+    the neighbours of whom they are told to."""
+    cohort = Cohort(60, clients=0)
+    for index, frame in cohort.server.invite():
+        for sent in cohort.clients[index].receive(frame):
+            cohort.server.receive(sent)
+    adverts = cohort.server._adverts
+    victim, false = 0, range(1, 9)
+    for trial in range(1 << 20):
+        forged = {index: replace(adverts[index], clients=1000 + trial) for index in false}
+        body = bodies.encode_roster({**adverts, **forged}, 60)
+        seed = digest(b"graph", cohort.manifest.digest, body)
+        if not set(neighbours(cohort.manifest.topology, seed, victim)) & set(false):
+            break
+    assert_all_abort(cohort, [(victim, cohort.sign(Stage.ROSTER, body))], Reason.KEYS_SWAPPED)
 
 
 def test_adverts_of_another_sum_or_party_do_not_pass() -> None:

@@ -33,13 +33,12 @@ def found_node(
         plan: resolved.
         folder: for private rows, journals and the node's secret; `None` for in memory.
         floors: the owner's.
-        chance: where secrets come from: of a private run all, of one with a floor for items, that leaves this process,
-            noise on counts; everything else comes from the plan's seed.
+        chance: where secrets come from: of a private run all, of any other whose sums leave this process noise on
+            counts and salts of receipts; everything else comes from the plan's seed.
         budget: the owner's, for a private run; without one the node keeps a journal without limits.
     """
-    source, guard, hidden = KeyedSource.from_seed(plan.seed), None, None
-    if plan.items is not None and not floors.simulated:
-        hidden = kept_secret(folder, name, chance)
+    source, guard = KeyedSource.from_seed(plan.seed), None
+    hidden = None if floors.simulated else kept_secret(folder, name, chance)
     if plan.privacy is not None:
         source = kept_secret(folder, name, chance)
         journal = budget or Budget(None if folder is None else folder / "budget.jsonl")

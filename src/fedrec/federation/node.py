@@ -68,7 +68,7 @@ class Node:
         floors: the owner's.
         leaky: tell training about held-out items (`negatives: paper-leaky`).
         guard: of a private run: clips contributions, checks calls and keeps the owner's budget.
-        hidden: what noise on counts of items is drawn from; `source` if `None`.
+        hidden: what noise on counts of items and salts of receipts are drawn from; `source` if `None`.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class Node:
             self._receipts = Receipts(folder / RECEIPTS)
         counts = (total.round, total.clients, total.left_out, total.saturated)
         digest = sum_digest(call.spec.digest, counts, total.arrays)
-        salt = self.source.child("receipt", self.name, call.round).key.hex()
+        salt = self.hidden.child("receipt", self.name, call.round).key.hex()
         return self._receipts.keep(Receipt(call.round, call.model, call.spec.digest, digest, salt))
 
     def count_items(self, call: CountCall) -> Sum:
@@ -210,6 +210,8 @@ class Node:
         Users that never trained are folded in from their history.
         """
         private = self._settled(shared, committed)
+        if private is not None and committed < 0 and (first := self._first_rows(shared)) is not None:
+            private = PrivateRows(dict(first), self._shapes)
         everyone = Clients.of(history, self.keys)
         size = max(1, _SCORE_FLOATS // max(self.data.n_items, 1))
         for start in range(0, len(positions), size):
@@ -295,16 +297,26 @@ class Node:
         return rows
 
     def _settled(self, shared: Arrays, committed: int, anew: bool = False) -> PrivateRows | None:
-        """Private rows as of round `committed`; `anew` when what was computed of later ones counts no more."""
-        if self._private is None:
-            first = self.model.join(shared, self.clients, self.source.child("join"))
+        """Private rows as of round `committed`; `anew` when what was computed of later ones counts no more.
+
+        Rows that no round has changed follow from the arrays of the very call: not from those of an earlier one, which
+        other nodes may not have been shown.
+        """
+        rows = self._private
+        if rows is None or (anew and committed == rows.applied == -1):
+            first = self._first_rows(shared)
             if first is None:
                 return None
-            if self._before is not None:
-                first = first_rows(first, self.data.users, self.data.catalog, self._before)
-            self._private = PrivateRows.create(first, self._shapes, self.folder)
-        self._private.settle(committed, anew)
-        return self._private
+            rows = self._private = PrivateRows.create(first, self._shapes, self.folder)
+        rows.settle(committed, anew)
+        return rows
+
+    def _first_rows(self, shared: Arrays) -> Private | None:
+        """Private rows before the first round that counts."""
+        first = self.model.join(shared, self.clients, self.source.child("join"))
+        if first is None or self._before is None:
+            return first
+        return first_rows(first, self.data.users, self.data.catalog, self._before)
 
     def _agreed(self, call: RoundCall) -> str:
         """Digest of all that was asked; only private rounds need it."""

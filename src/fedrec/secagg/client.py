@@ -169,12 +169,12 @@ class Client:
         if adverts[self._index].body != self._kept.advert:
             raise AbortError(Reason.KEYS_SWAPPED, f"party {self._index}, which is this one")
         self._check_cohort(manifest, adverts, adverts)
+        for index, advert in adverts.items():  # of neighbours and of all others, whose clients count as much
+            if index != self._index and not advert.is_signed(manifest.parties[index], manifest.digest, index):
+                raise AbortError(Reason.KEYS_SWAPPED, f"party {index}")
         shape = manifest.topology
         near = neighbours(shape, primitives.digest(b"graph", manifest.digest, body), self._index)
         self._kept.near = tuple(index for index in near if index in adverts)
-        for index in self._kept.near:
-            if not adverts[index].is_signed(manifest.parties[index], manifest.digest, index):
-                raise AbortError(Reason.KEYS_SWAPPED, f"party {index}")
         self._kept.holders = holders(shape, self._kept.near, self._index)
         self._check_neighbours(manifest, adverts)
         seeds = shamir.split(self._kept.seed, manifest.threshold, self._kept.holders)
