@@ -43,6 +43,7 @@ class Liar:
 
     def __init__(self, federation: Federation, name: str = "node-0", host: NodeHost | None = None) -> None:
         self.federation, self.name, self.number = federation, name, 0
+        self.transcripts: dict[int, str] = {}
         self.host = host or federation.host(name)
 
     def ask(
@@ -72,7 +73,13 @@ class Liar:
             return self.ask(kind, fields | said, run=run)
         fields["standing"] = dict.fromkeys(self.federation.public, call.committed)
         packed = pack_arrays(call.shared if shared is None else shared)
-        return self.ask(kind, {**fields, "shared": hashlib.sha256(packed).hexdigest(), **said}, (packed,), run)
+        fields |= {"shared": hashlib.sha256(packed).hexdigest(), **said}
+        rounds = set(fields["standing"].values()) if isinstance(fields["standing"], dict) else set()
+        past = {str(round): self.transcripts[round] for round in rounds if round in self.transcripts}
+        reply = self.ask(kind, {"past": past, **fields}, (packed,), run)
+        if isinstance(call, RoundCall) and "call" in reply.fields:
+            self.transcripts[call.round] = reply.fields["call"]
+        return reply
 
     def settle(self, kind: str, shared: Arrays, run: str = RUN, **rounds: int) -> Reply:
         """Tell the node to keep, or to end with, private rows."""

@@ -65,11 +65,13 @@ class MemoryStore:
 
 
 def transcript(round: int, committed: int, model: str) -> Transcript:
-    return Transcript("run", "plan", (), "", (("node", committed),), f"round {round}", model, "{}")
+    return Transcript("run", "plan", (), "", (), (("node", committed),), f"round {round}", model, "{}")
 
 
 def measured(after: int, committed: int, model: str) -> Transcript:
-    return Transcript("run", "plan", (), "", (("node", committed),), f"test metrics after round {after}", model, "{}")
+    return Transcript(
+        "run", "plan", (), "", (), (("node", committed),), f"test metrics after round {after}", model, "{}"
+    )
 
 
 @dataclass(eq=False)
@@ -350,7 +352,7 @@ def test_a_journal_is_read_back_and_a_damaged_one_refused(tmp_path: Path) -> Non
 
 def test_whatever_differs_in_a_call_differs_in_the_digest() -> None:
     one = transcript(0, -1, "one")
-    changes = {"run": "r", "plan": "p", "parties": ("a",), "record": "1 a", "standing": (("node", 0),), "sum_of": "s",
-               "model": "m", "asked": "[]"}  # fmt: skip
+    changes = {"run": "r", "plan": "p", "parties": ("a",), "record": "1 a", "past": ((0, "a"),),
+               "standing": (("node", 0),), "sum_of": "s", "model": "m", "asked": "[]"}  # fmt: skip
     digests = {one.digest, *(replace(one, **{name: value}).digest for name, value in changes.items())}  # type: ignore[arg-type]
     assert len(digests) == 1 + len(changes)

@@ -15,7 +15,9 @@ from federation_in_test import COORDINATOR, MF, RUN, Federation, small_plan
 from fedrec.aggregation.sums import Sum
 from fedrec.aggregation.wire import decode_sum
 from fedrec.data.keys import KeyedSource
-from fedrec.federation.calls import RoundCall
+from fedrec.evaluation.metrics import parse_metrics
+from fedrec.evaluation.protocols import parse_protocol
+from fedrec.federation.calls import EvaluationCall, RoundCall
 from fedrec.federation.host import NodeHost
 from fedrec.federation.messages import Reply
 from fedrec.federation.node_config import PrivacyFloors
@@ -273,6 +275,60 @@ def test_nodes_that_are_told_unlike_standings_are_in_no_sum(tmp_path: Path, log:
     assert_nothing_opens(there, replies, call, log)
 
 
+@pytest.mark.parametrize("own_past", [True, False])
+def test_one_node_whose_rows_come_from_another_model_is_in_no_later_sum(
+    own_past: bool, tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    """What a round leaves in private rows enters later answers: a node agrees on the past as well."""
+    there = Attack(tmp_path, private=False)
+    crafted = {**there.state.shared, "items": there.state.shared["items"] + 3}
+    shown = there.call(0, -1, crafted)
+    unlike(there, {"call": shown}, {"call": there.call(0, -1)})
+    transcripts = {name: liar.transcripts[0] for name, liar in there.liars.items()}
+    call = there.call(1, 0)
+    replies = {}
+    for name, liar in there.liars.items():
+        past = {"0": transcripts[name if own_past else "node-1"]}
+        replies[name] = liar.call("contribute", call, past=past)
+    if own_past:
+        assert_nothing_opens(there, fine(replies), call, log)
+    else:
+        assert_refused({"node-0": replies["node-0"]}, "its rows are not those of the other nodes' round", log)
+        fine({name: reply for name, reply in replies.items() if name != "node-0"})
+
+
+@pytest.mark.parametrize("kind", ["keep", "valid", "round"])
+def test_first_rows_follow_from_the_round_that_counts(kind: str, tmp_path: Path) -> None:
+    """A head that a node is shown before the first committed round leaves nothing behind."""
+    plan = small_plan({"name": "pfedrec", "embedding_size": 4, "rounds": 3}, cohort=1.0)
+    federation, model = Federation(tmp_path, plan), plan.build_model()
+    state = model.start(federation.catalog, KeyedSource.from_seed(1))
+    crafted = {**state.shared, "head": state.shared["head"] + 5}
+
+    def call(round: int, shared: Arrays) -> RoundCall:
+        found = model.spec(State(shared), round)
+        assert found is not None
+        assert federation.plan.n_max is not None
+        return RoundCall(round, -1, shared, found.fit(federation.plan.n_max), plan.share())
+
+    answers = []
+    for run, shared in (("a" * 16, state.shared), ("b" * 16, crafted)):
+        liar = Liar(federation)
+        assert liar.open(federation.plan, federation.catalog, run).problem is None
+        if kind == "round":
+            said = liar.call("contribute", call(0, shared), run=run)
+        elif kind == "keep":
+            said = liar.settle("keep", shared, run, committed=-1)
+        else:
+            metrics, n_max = parse_metrics(plan.evaluation.metrics), federation.plan.n_max
+            assert n_max is not None
+            asked = EvaluationCall(-1, shared, "valid", parse_protocol(plan.evaluation.protocol), metrics, n_max)
+            said = liar.call("evaluate", asked, run=run)
+        assert said.problem is None, said.fields
+        answers.append(liar.call("contribute", call(1, state.shared), run=run).parts[0])
+    assert answers[0] == answers[1]
+
+
 def test_nodes_that_are_shown_unlike_records_are_in_no_sum(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     there = Attack(tmp_path)
     call = there.call(0, -1)
@@ -312,6 +368,11 @@ def test_nodes_of_unlike_companies_are_in_no_sum(tmp_path: Path, log: pytest.Log
             {"committed": -1, "standing": dict.fromkeys(("node-0", "node-1", "node-2", "node-3"), 0)},
             "refused",
             "says 0",
+        ),
+        (
+            {"standing": {"node-0": -1, "node-1": 0, "node-2": 0, "node-3": 0}},
+            "damaged",
+            "without the transcripts of the rounds",
         ),
         ({"record": None}, "damaged", "what is told of the record is not whole"),
     ],

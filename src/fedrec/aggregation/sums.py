@@ -30,6 +30,7 @@ class Sum:
         commitments: of the nodes that keep receipts of their parts (see `fedrec.record.receipts`); they travel beside
             the frame.
         masked_bytes: what the node that sent most let out of a secure sum; `None` of a plain one.
+        transcript: digest of all that the nodes of a secure sum across machines were asked; empty of any other.
 
     Example:
         >>> import numpy as np
@@ -52,6 +53,7 @@ class Sum:
     noise: Mapping[str, float] = field(default_factory=dict)
     commitments: tuple[str, ...] = ()
     masked_bytes: int | None = None
+    transcript: str = ""
 
     @classmethod
     def zeros(cls, spec: SumSpec, round: int = 0) -> Sum:

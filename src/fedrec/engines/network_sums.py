@@ -191,5 +191,5 @@ class NetworkSums:
             names = ", ".join(one.name for one in inside)
             raise AbandonedError(f"one of {names} does not tell the truth: {error}") from None
         total.commitments = tuple(text for one in inside for text in one.commitments)
-        total.masked_bytes = max(sent.values())
+        total.masked_bytes, total.transcript = max(sent.values()), ready[0].call
         return total, [one.name for one in inside]

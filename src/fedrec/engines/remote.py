@@ -342,7 +342,14 @@ class RemoteEngine:
         if not standing:
             return {}
         told = {name: standing[name]} if self._plan.asynchronous is not None else standing
-        return {"standing": told, "committed": standing[name]}
+        return {"standing": told, "committed": standing[name], **self._past(set(standing.values()))}
+
+    def _past(self, rounds: set[int]) -> dict[str, Any]:
+        """Under which transcripts rounds were summed; of secure sums."""
+        if self._sums is None:
+            return {}
+        lines = [line for line in self._ledger.of_kind("round") if line["round"] in rounds]
+        return {"past": {str(line["round"]): text for line in lines for text in line.get("transcript", ())}}
 
     def _own(self, name: str, call: Call) -> dict[str, Any]:
         """What a node alone is told: the part of the record that it has not seen."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -18,12 +19,13 @@ from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.measuring import measuring_spec
 from fedrec.federation.opening import OpenedHere
 from fedrec.federation.party import NetworkParty
-from fedrec.federation.transcript import Transcript
+from fedrec.federation.transcript import Transcript, sum_of_round
 from fedrec.record.keys import PublicKey
 from fedrec.record.notes import Checkpoint
 
 __all__ = ["Answer", "answer_call"]
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME_LIMIT = 200
 
 
@@ -109,6 +111,7 @@ def _transcript(opened: OpenedHere, call: Call, fields: Mapping[str, Any]) -> Tr
             record = f"{checkpoint.size} {checkpoint.root.hex()}"
     model = "" if isinstance(call, CountCall) else opened.shared[0]
     standing = _standing(opened, call, fields.get("standing"))
+    past = {} if opened.party is None else _past(opened, call, standing, fields.get("past"))
     return Transcript.of(
         call,
         model,
@@ -116,6 +119,7 @@ def _transcript(opened: OpenedHere, call: Call, fields: Mapping[str, Any]) -> Tr
         plan=opened.plan.digest,
         parties=opened.parties,
         record=record,
+        past=past,
         standing=standing,
     )
 
@@ -143,6 +147,32 @@ def _standing(opened: OpenedHere, call: Call, said: Any) -> dict[str, int]:
     if names and names != said.keys():
         raise PlanError("the standing of nodes is not told of exactly the nodes of the secure sum")
     return said
+
+
+def _past(opened: OpenedHere, call: Call, standing: Mapping[str, int], said: Any) -> dict[int, str]:
+    """Under which transcripts the rounds that nodes stand after were summed, as the coordinator tells all of them.
+
+    What a node keeps of its clients comes from the rounds that it stands after. Each transcript names those before it,
+    so nodes that agree on these agree on all that their rows come from.
+
+    Raises:
+        DamagedError: if what is said is not of exactly these rounds.
+        PlanError: if this node was asked something else than the others in the round that it stands after.
+    """
+    rounds = {round for round in standing.values() if round >= 0}
+    whole = isinstance(said, dict) and all(isinstance(one, str) and _DIGEST.fullmatch(one) for one in said.values())
+    if rounds and not (whole and said.keys() == {str(round) for round in rounds}):
+        raise DamagedError("a request without the transcripts of the rounds that nodes stand after")
+    past = {round: str(said[str(round)]) for round in rounds}
+    if not isinstance(call, CountCall) and call.committed >= 0:
+        own = opened.answers.progress.transcripts.get(sum_of_round(call.committed), "")
+        if past[call.committed] != own:
+            raise PlanError(
+                f"round {call.committed} was summed under the transcript {past[call.committed][:12]}…, and this node "
+                f"was asked for it under {own[:12] or 'no'}…; its rows are not those of the other nodes' round, and it "
+                "is in no sum with them"
+            )
+    return past
 
 
 def _committed(opened: OpenedHere, call: Call) -> int:

@@ -217,10 +217,13 @@ class Coordinator:
 
     def _parts(self, sums: Sequence[Sum]) -> dict[str, list[str]]:
         """What the ledger says of the parts of a sum: what nodes that keep receipts commit to, in the order of the
-        nodes; and which nodes they are of, where that may change."""
-        commitments = [commitment for part in sums for commitment in part.commitments]
-        nodes = list(self.engine.took_part)
-        return {**({"sums": commitments} if commitments else {}), **({"nodes": nodes} if nodes else {})}
+        nodes; which nodes they are of, where that may change; and the transcript that these agreed on."""
+        said = {
+            "sums": [commitment for part in sums for commitment in part.commitments],
+            "nodes": list(self.engine.took_part),
+            "transcript": sorted({part.transcript for part in sums if part.transcript}),
+        }
+        return {name: texts for name, texts in said.items() if texts}
 
     def evaluate(
         self, state: State, committed: int, part: Part, metrics: Sequence[str], protocol: str

@@ -209,6 +209,8 @@ class Node:
         Users that never trained are folded in from their history.
         """
         private = self._settled(shared, committed)
+        if private is not None and committed < 0 and (first := self._first_rows(shared)) is not None:
+            private = PrivateRows(dict(first))
         everyone = Clients.of(history, self.keys)
         size = max(1, _SCORE_FLOATS // max(self.data.n_items, 1))
         for start in range(0, len(positions), size):
@@ -294,16 +296,29 @@ class Node:
         return rows
 
     def _settled(self, shared: Arrays, committed: int, anew: bool = False) -> PrivateRows | None:
-        """Private rows as of round `committed`; `anew` when what was computed of later ones counts no more."""
-        if self._private is None:
-            first = self.model.join(shared, self.clients, self.source.child("join"))
+        """Private rows as of round `committed`; `anew` when what was computed of later ones counts no more.
+
+        Rows that no round has changed follow from the arrays of the very call: not from those of an earlier one, which
+        other nodes may not have been shown.
+        """
+        rows = self._private
+        if rows is None or (anew and committed == rows.applied == -1):
+            first = self._first_rows(shared)
             if first is None:
                 return None
-            if self._before is not None:
-                first = first_rows(first, self.data.users, self.data.catalog, self._before)
-            self._private = PrivateRows.create(first, self.folder)
-        self._private.settle(committed, anew)
-        return self._private
+            if rows is None:
+                rows = self._private = PrivateRows.create(first, self.folder)
+            else:
+                rows.begin_anew(first)
+        rows.settle(committed, anew)
+        return rows
+
+    def _first_rows(self, shared: Arrays) -> Private | None:
+        """Private rows before the first round that counts."""
+        first = self.model.join(shared, self.clients, self.source.child("join"))
+        if first is None or self._before is None:
+            return first
+        return first_rows(first, self.data.users, self.data.catalog, self._before)
 
     def _agreed(self, call: RoundCall) -> str:
         """Digest of all that was asked; only private rounds need it."""

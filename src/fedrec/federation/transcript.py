@@ -15,9 +15,9 @@ from functools import cached_property
 from fedrec.federation.call_fields import Call, call_fields
 from fedrec.federation.calls import CountCall, RoundCall
 
-__all__ = ["Transcript", "sum_of"]
+__all__ = ["Transcript", "sum_of", "sum_of_round"]
 
-_VERSION = "fedrec transcript 1"
+_VERSION = "fedrec transcript 2"
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,16 @@ class Transcript:
         parties: public keys of the nodes of secure sums, as text, ascending; empty where sums are plain.
         record: number of entries and root of the coordinator's ledger at this call; empty where the call does not
             depend on it.
+        past: of every round that `standing` speaks of, the digest of the transcript that its sum was made under, so
+            that nodes whose private rows come from unlike rounds have unlike transcripts; empty where sums are plain.
         standing: of each node, by name, the last committed round that its own sum is in; −1 before the first.
         sum_of: which sum of the run is asked for; a run has each sum once.
         model: SHA-256 of the shared arrays; empty where there are none.
         asked: canonical JSON of the other fields of the call: round, spec, share, noise, groups, metrics, protocol.
 
     Example:
-        >>> one = Transcript("ab", "cd", (), "", (("a", -1),), "round 0", "ef", "{}")
-        >>> one.digest == Transcript("ab", "cd", (), "", (("a", -1),), "round 0", "ef", "{}").digest
+        >>> one = Transcript("ab", "cd", (), "", (), (("a", -1),), "round 0", "ef", "{}")
+        >>> one.digest == Transcript("ab", "cd", (), "", (), (("a", -1),), "round 0", "ef", "{}").digest
         True
     """
 
@@ -45,6 +47,7 @@ class Transcript:
     plan: str
     parties: tuple[str, ...]
     record: str
+    past: tuple[tuple[int, str], ...]
     standing: tuple[tuple[str, int], ...]
     sum_of: str
     model: str
@@ -60,6 +63,7 @@ class Transcript:
         plan: str = "",
         parties: Sequence[str] = (),
         record: str = "",
+        past: Mapping[int, str] | None = None,
         standing: Mapping[str, int] | None = None,
     ) -> Transcript:
         """The transcript of a call.
@@ -67,7 +71,7 @@ class Transcript:
         Args:
             call: what is asked, as the node understands it.
             model: SHA-256 of the shared arrays, as they came.
-            run, plan, parties, record, standing: as of the class.
+            run, plan, parties, record, past, standing: as of the class.
         """
         fields = {name: value for name, value in call_fields(call).items() if name != "committed"}
         return cls(
@@ -75,6 +79,7 @@ class Transcript:
             plan,
             tuple(sorted(parties)),
             record,
+            tuple(sorted((past or {}).items())),
             tuple(sorted((standing or {}).items())),
             sum_of(call),
             model,
@@ -101,8 +106,13 @@ def sum_of(call: Call) -> str:
     """Which sum of a run a call asks for: of a round, of the counts of items, or of the metrics of a part after a
     round."""
     if isinstance(call, RoundCall):
-        return f"round {call.round}"
+        return sum_of_round(call.round)
     return "counts" if isinstance(call, CountCall) else f"{call.part} metrics after round {call.after}"
+
+
+def sum_of_round(round: int) -> str:
+    """Name of the sum of a round."""
+    return f"round {round}"
 
 
 def _canonical(value: object) -> str:
