@@ -307,7 +307,10 @@ class Node:
             first = self._first_rows(shared)
             if first is None:
                 return None
-            rows = self._private = PrivateRows.create(first, self._shapes, self.folder)
+            if rows is None:
+                rows = self._private = PrivateRows.create(first, self._shapes, self.folder)
+            else:
+                rows.begin_anew(first)
         rows.settle(committed, anew)
         return rows
 

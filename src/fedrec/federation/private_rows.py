@@ -121,6 +121,11 @@ class PrivateRows:
         rows._save_base()
         return rows
 
+    def begin_anew(self, private: Private) -> None:
+        """Take other first rows, as long as no round counts; what was kept stays."""
+        self.arrays = {name: array.copy() for name, array in private.items()}
+        self._save_base()
+
     def take(self, positions: np.ndarray) -> dict[str, Any]:
         """The rows of some clients; what is done to them changes nothing here."""
         return {name: array[positions] for name, array in self.arrays.items()}
