@@ -5,13 +5,17 @@ Each attack looks for answers that could be subtracted from each other, or are o
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from fedrec.aggregation.queries import deviations
 from fedrec.aggregation.specs import ArraySpec, SumSpec
+from fedrec.aggregation.sums import Sum
 from fedrec.audit.driven import honest_round
 from fedrec.audit.liar import Liar
 from fedrec.audit.staged import Staged
@@ -26,6 +30,7 @@ from fedrec.models.base import Arrays
 __all__ = [
     "again_committed",
     "again_restarted",
+    "again_restored",
     "again_rewound",
     "again_unlike",
     "off_plan",
@@ -34,6 +39,7 @@ __all__ = [
 ]
 
 _EXTRA = b"\x01" * 32
+_FRESH = 0.5
 _FURTHER = "0" * 63 + "1"
 
 
@@ -98,6 +104,53 @@ def _otherwise(stage: Staged, restart: bool) -> Tried:
     return tried
 
 
+def again_restored(stage: Staged) -> Tried | None:
+    """Ask for two rounds, let an owner restore a backup of the home from before, and ask for them again, for nearly the
+    same model in the first: rows differ in the second, and all that was asked for there does not. If the noise were the
+    same too, it would cancel."""
+    if not stage.hidden or stage.last < 1:
+        return None
+    liar, name, shown = Liar(stage), stage.names[0], [stage.models[0], moved(stage.models[0])]
+    if shown[1] is None:
+        return None
+    tried = Tried("second sums of a round with the noise of the first, after a backup was restored")
+    liar.begin()
+    backup, parts = liar.homes.with_name(f"{liar.homes.name}-backup"), []
+    shutil.copytree(liar.homes, backup)
+    call = liar.round(1)
+    for model in shown:
+        liar.need({name: liar.call(name, liar.round(0, model=model))})
+        liar.need({name: liar.call(name, call)})
+        parts.append(liar.part(name, call))
+        shutil.rmtree(liar.homes)
+        shutil.copytree(backup, liar.homes)
+        liar.restart()
+        liar.begin()
+    if _same(*parts):
+        return None
+    if _noise_between(stage, call, *parts) < _FRESH:
+        tried.got.append("all that is left of their difference is what users added")
+    else:
+        tried.refused.append("the difference of both is noise: what differs in a sum draws noise of its own")
+    return tried
+
+
+def _same(one: Sum, other: Sum) -> bool:
+    return all(np.array_equal(one.arrays[name], other.arrays[name]) for name in one.spec.names)
+
+
+def _noise_between(stage: Staged, call: RoundCall, one: Sum, other: Sum) -> float:
+    """Mean square of the difference of two sums of a node, in squares of its share of noise: 2 for unlike draws."""
+    assert call.privacy is not None
+    squares: list[np.ndarray] = []
+    for query in stage.plan.build_model().queries(call.shared, call.round):
+        share = query.deviation(call.privacy.noise_multiplier) / math.sqrt(call.privacy.honest or 1)
+        for name, metric in query.metrics.items():
+            between = (one.value(name) - other.value(name)).reshape(-1)
+            squares += [(between[tile] / sds) ** 2 for tile, sds in deviations(metric, call.spec[name], share)]
+    return float(np.concatenate(squares).mean())
+
+
 def older_round(stage: Staged) -> Tried | None:
     """Ask for a round after a later one: for one that was passed over, and for one that was answered."""
     if stage.last < 1:
@@ -134,7 +187,8 @@ def _off(liar: Liar) -> Iterator[tuple[str, Call]]:
     yield "a round too many", replace(call, round=10**6)
     yield "a round that follows itself", replace(call, committed=0)
     yield "a change since an earlier run", replace(call, change=True)
-    yield "fewer rows", _with_array(call, replace(first, shape=(max(1, first.shape[0] - 1), *first.shape[1:])), rest)
+    if first.shape[0] > 1:
+        yield "fewer rows", _with_array(call, replace(first, shape=(first.shape[0] - 1, *first.shape[1:])), rest)
     yield "a finer grid", _with_array(call, replace(first, scale_bits=first.scale_bits + 1), rest)
     yield "a larger bound", _with_array(call, replace(first, bound=first.bound * 2), rest)
     yield "room for other clients", replace(call, spec=replace(call.spec, n_max=call.spec.n_max * 2))

@@ -11,6 +11,7 @@ from pathlib import Path
 from fedrec.audit.asked_again import (
     again_committed,
     again_restarted,
+    again_restored,
     again_rewound,
     again_unlike,
     off_plan,
@@ -40,6 +41,7 @@ LIES: Mapping[str, Callable[[Staged], Tried | None]] = {
     "again-committed": again_committed,
     "again-rewound": again_rewound,
     "again-restarted": again_restarted,
+    "again-restored": again_restored,
     "again-unlike": again_unlike,
     "older-round": older_round,
     "off-plan": off_plan,

@@ -32,11 +32,12 @@ from fedrec.privacy.accounting import epsilon_of
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.privacy.terms import schedule, total_cost
 from fedrec.record.keys import SigningKey
+from fedrec.secagg.policy import FEWEST_PARTIES
 
 __all__ = ["Mode", "Staged", "modes_of", "stage"]
 
 Mode = Literal["secure", "plain"]
-_NODES: Mapping[Mode, int] = {"secure": 4, "plain": 2}
+_NODES: Mapping[Mode, int] = {"secure": FEWEST_PARTIES + 1, "plain": 2}
 """Plain sums are attacked node by node; a secure sum among four can lose a node and go on."""
 _ROUNDS = 2
 _BUDGET = 2.5
@@ -178,7 +179,8 @@ def stage(plan: Plan, data: Interactions, digest: str, mode: Mode, folder: Path,
     """
     cleaned = DataPlan(source="memory")
     asked = plan.model_copy(update={"data": cleaned, "min_clients": max(2, plan.min_clients)}).resolve(data, digest)
-    names = [f"node-{place}" for place in range(_NODES[mode])]
+    groups = 1 if plan.robust is None else plan.robust.groups or 1
+    names = [f"node-{place}" for place in range(max(_NODES[mode], FEWEST_PARTIES * groups if mode == "secure" else 1))]
     places = partition(data, "hash", len(names), plan.seed)
     parts = {name: data.take_users(np.flatnonzero(places == place)) for place, name in enumerate(names)}
     for name, own in parts.items():

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from fedrec.audit.driven import Driven
 from fedrec.audit.findings import Finding
 from fedrec.engines.post import printable
+from fedrec.errors import RunError
 from fedrec.federation.messages import Reply
 
 __all__ = ["Tried"]
 
 _LETTERS = 220
+_BROKE_DOWN = "the node's own log says more"
 
 
 @dataclass(eq=False)
@@ -57,7 +59,13 @@ class Tried:
             self.refused.append(next(iter(driven.why.values()), "nobody said why"))
 
     def finding(self, name: str) -> Finding:
-        """The finding, under the attack's name."""
+        """The finding, under the attack's name.
+
+        Raises:
+            RunError: if nodes broke down in all that was tried, which says nothing of what they refuse.
+        """
+        if not self.got and all(_BROKE_DOWN in text for text in self.refused):
+            raise RunError(f"the attack {name} gets no answer because nodes break down: {self.refused[:1]}")
         tried = len(self.got) + len(self.refused)
         says = f"{len(self.got) or 'none'} of {tried} {self.what}"
         if not self.got:

@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fedrec.aggregation.sums import Sum
-from fedrec.aggregation.wire import decode_sum
 from fedrec.audit.driven import Driven, honest_round
 from fedrec.audit.liar import Liar
 from fedrec.audit.staged import Staged
 from fedrec.audit.tried import Tried
 from fedrec.data.cleaning import Cleaning
-from fedrec.federation.answers import FileStore
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.masked import vectors_of
 from fedrec.federation.messages import Reply
@@ -26,10 +24,9 @@ from fedrec.secagg.primitives import Identity
 
 __all__ = ["crafted_model", "fake_nodes", "plain_sums", "strangers", "subtracted_runs", "thresholds"]
 
-_ASKINGS = 8
+_ASKINGS = 6
 _CHEAP = 1e-3
 _EXACT = 0.5
-_DIGEST = 64
 
 
 def thresholds(stage: Staged) -> Tried:
@@ -42,10 +39,10 @@ def thresholds(stage: Staged) -> Tried:
         Tried("exact answers on whether a node has enough users with so many interactions", beyond),
         stage.names[0],
     )
-    liar, told = Liar(stage), dict[int, bool]()
+    liar, told, cheap = Liar(stage), dict[int, bool](), _cheap(stage.plan)
     most = int(stage.data[name].lengths.max())
     for least in np.unique(np.linspace(1, most + 1, _ASKINGS).astype(int)).tolist():
-        enough = _enough(liar, name, _cleaned(stage.plan, least), tried)
+        enough = _enough(liar, name, _cleaned(cheap, least), tried)
         if enough is not None:
             told[least] = enough
     answers = list(told.values())
@@ -58,14 +55,18 @@ def thresholds(stage: Staged) -> Tried:
     return tried
 
 
+def _cheap(plan: Plan) -> Plan:
+    """The plan with noise that makes a run cheap, where it promises privacy."""
+    if plan.privacy is None:
+        return plan
+    terms = plan.privacy.model_copy(update={"epsilon": min(_CHEAP, plan.privacy.epsilon), "noise_multiplier": None})
+    return plan.model_copy(update={"privacy": terms}).with_noise()
+
+
 def _cleaned(plan: Plan, least: int) -> Plan:
-    """The plan for users with so many interactions; where it promises privacy, with noise that makes it cheap."""
+    """The plan for users with so many interactions."""
     cleaning = Cleaning(min_user_interactions=least)
-    changes: dict[str, object] = {"data": plan.data.model_copy(update={"cleaning": cleaning})}
-    if plan.privacy is not None:
-        epsilon = min(_CHEAP, plan.privacy.epsilon)
-        changes["privacy"] = plan.privacy.model_copy(update={"epsilon": epsilon, "noise_multiplier": None})
-    return plan.model_copy(update=changes).with_noise()
+    return plan.model_copy(update={"data": plan.data.model_copy(update={"cleaning": cleaning})})
 
 
 def _enough(liar: Liar, name: str, plan: Plan, tried: Tried) -> bool | None:
@@ -114,7 +115,7 @@ def subtracted_runs(stage: Staged) -> Tried | None:
     liar.begin()
     replies = honest_round(liar, call)
     everybody = Driven(liar, call, replies).open().total
-    part = _part(liar, left_out, call)
+    part = liar.part(left_out, call)
     liar.run = secrets.token_hex(16)
     names = stage.names[:-1]
     fewer = [stage.keys[name] for name in names]
@@ -167,7 +168,7 @@ def fake_nodes(stage: Staged) -> Tried | None:
         tried.opening("", driven)
     else:
         words = f"{name}'s part, {'with its own share of noise only' if stage.hidden else 'exactly'}"
-        _compared(tried, words, _part(liar, name, call), driven.total)
+        _compared(tried, words, liar.part(name, call), driven.total)
     return tried
 
 
@@ -222,13 +223,6 @@ class _WithFakes(Driven):
 
 def _fakes(stage: Staged) -> list[SigningKey]:
     return [SigningKey(f"fake-{place}", secrets.token_bytes(32)) for place in range(1, len(stage.names))]
-
-
-def _part(liar: Liar, name: str, call: RoundCall) -> Sum:
-    """A node's own part of a round, from its disk: what an attack is measured against."""
-    kept = FileStore(liar.homes / name / "runs" / liar.run).get("round")
-    assert kept is not None
-    return decode_sum(kept[_DIGEST:].partition(b"\n")[2], call.spec)
 
 
 def _compared(tried: Tried, words: str, part: Sum, total: Sum, without: Sum | None = None) -> None:
