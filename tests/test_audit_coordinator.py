@@ -32,6 +32,7 @@ DATA = "synthetic:users=240,items=60,interactions_per_user=12,seed=3"
 MODELS: dict[str, dict[str, Any]] = {"mf": {"name": "mf", "embedding_size": 4, "rounds": 2}, "ease": {"name": "ease"}}
 TOLD = {"thresholds"}
 """What is got today although nothing pays for it: whether a node has enough users under a coordinator's cleaning."""
+MEASURED = {"again-restored", "subtracted-runs"}
 BEYOND = {"crafted-model", "fake-nodes", "plain-sums", "subtracted-runs"}
 
 
@@ -80,7 +81,7 @@ CASES: dict[str, tuple[str, str | None, tuple[Mode, ...], Sequence[str]]] = {
     "mf, distributed": ("mf", "distributed", ("secure",), tuple(LIES)),
     "mf": ("mf", None, ("secure", "plain"), BACKWARDS),
     "ease, distributed": ("ease", "distributed", ("secure",), BACKWARDS),
-    "ease": ("ease", None, ("secure", "plain"), tuple(LIES)),
+    "ease": ("ease", None, ("secure", "plain"), sorted(set(LIES) - BEYOND)),
 }
 
 
@@ -98,7 +99,7 @@ def test_nodes_refuse_what_they_promise_to_refuse(case: str, staged: Callable[..
             found = tried.finding(name)
             assert found.against == "server"
             assert (found.value == 0) == (found.verdict == "pass"), found
-            assert "“" in found.says or found.value, "a node's own words"
+            assert "“" in found.says or found.value or name in MEASURED, "a node's own words"
             if name in BEYOND:
                 hidden = name == "subtracted-runs" and noise == "distributed"
                 assert found.verdict == ("pass" if hidden else "out of scope"), found.says

@@ -37,8 +37,6 @@ from fedrec.secagg.policy import FEWEST_PARTIES
 __all__ = ["Mode", "Staged", "modes_of", "stage"]
 
 Mode = Literal["secure", "plain"]
-_NODES: Mapping[Mode, int] = {"secure": FEWEST_PARTIES + 1, "plain": 2}
-"""Plain sums are attacked node by node; a secure sum among four can lose a node and go on."""
 _ROUNDS = 2
 _BUDGET = 2.5
 """Runs of the plan that an owner's budget is enough for."""
@@ -119,7 +117,7 @@ class Staged:
                 "coordinator": str(self.coordinator.public()),
                 "parties": [str(key.public()) for key in (*self.keys.values(), *further)],
                 "min_clients": least,
-                "vouch": min(least, *(data.n_users for data in self.data.values())),
+                "vouch": max(1, min(least, self._drawn)),
                 "most_clients": self.plan.n_max,
                 "catalogs": [self.catalog.digest],
                 "secure": self.secure,
@@ -129,6 +127,13 @@ class Staged:
             "privacy": self._floors,
         }
         return NodeHost(NodeConfig.make(settings, homes), self.keys[name], chance=self.chance)
+
+    @property
+    def _drawn(self) -> int:
+        """Clients that hardly any cohort of a node falls short of, where cohorts are drawn."""
+        share = self.plan.share()
+        users = share * min(data.n_users for data in self.data.values())
+        return int(users if share >= 1 else users - 2.0 * math.sqrt(users))
 
     @cached_property
     def _floors(self) -> dict[str, Any]:
@@ -179,8 +184,7 @@ def stage(plan: Plan, data: Interactions, digest: str, mode: Mode, folder: Path,
     """
     cleaned = DataPlan(source="memory")
     asked = plan.model_copy(update={"data": cleaned, "min_clients": max(2, plan.min_clients)}).resolve(data, digest)
-    groups = 1 if plan.robust is None else plan.robust.groups or 1
-    names = [f"node-{place}" for place in range(max(_NODES[mode], FEWEST_PARTIES * groups if mode == "secure" else 1))]
+    names = [f"node-{place}" for place in range(_nodes(plan, mode))]
     places = partition(data, "hash", len(names), plan.seed)
     parts = {name: data.take_users(np.flatnonzero(places == place)) for place, name in enumerate(names)}
     for name, own in parts.items():
@@ -194,6 +198,13 @@ def stage(plan: Plan, data: Interactions, digest: str, mode: Mode, folder: Path,
         raise InputError(
             f"the federation to attack ({len(names)} nodes, {mode} sums) does not get through its first rounds: {error}"
         ) from None
+
+
+def _nodes(plan: Plan, mode: Mode) -> int:
+    """How many nodes: plain sums are attacked node by node; a secure sum among four can lose a node and go on."""
+    if plan.robust is not None:
+        return 5 if plan.robust.groups is None else FEWEST_PARTIES * plan.robust.groups
+    return FEWEST_PARTIES + 1 if mode == "secure" else 2
 
 
 class _Heard(RemoteEngine):

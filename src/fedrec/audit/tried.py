@@ -25,7 +25,7 @@ class Tried:
         what: was asked for, in the plural: of what the value is a number.
         beyond: where nothing was promised, what bounds the attack; `None` where nodes promise to refuse.
         got: in words, what was got.
-        refused: why something was not.
+        refused: why something was not, in a node's words, quoted, or in others.
     """
 
     what: str
@@ -38,7 +38,7 @@ class Tried:
         if reply.problem is None:
             self.got.append(words)
         else:
-            self.refused.append(str(reply.fields.get("text")))
+            self.refused.append(_quoted(str(reply.fields.get("text"))))
 
     def answers(self, words: str, replies: Mapping[str, Reply]) -> None:
         """The same of several nodes."""
@@ -56,7 +56,7 @@ class Tried:
         if driven.total is not None and wanted:
             self.got.append(words)
         else:
-            self.refused.append(next(iter(driven.why.values()), "nobody said why"))
+            self.refused.append(_quoted(next(iter(driven.why.values()), "nobody says why")))
 
     def finding(self, name: str) -> Finding:
         """The finding, under the attack's name.
@@ -69,7 +69,7 @@ class Tried:
         tried = len(self.got) + len(self.refused)
         says = f"{len(self.got) or 'none'} of {tried} {self.what}"
         if not self.got:
-            return Finding(name, "server", self.what, 0.0, self._limit, "pass", f"{says}: “{_short(self.refused[0])}”")
+            return Finding(name, "server", self.what, 0.0, self._limit, "pass", f"{says}: {self.refused[0]}")
         says = f"{says}: {', '.join(dict.fromkeys(self.got))}"
         value = float(len(self.got))
         if self.beyond is None:
@@ -81,7 +81,7 @@ class Tried:
         return 0.0 if self.beyond is None else None
 
 
-def _short(text: str) -> str:
+def _quoted(text: str) -> str:
     """The first sentence of what a node said, or as much of it as fits."""
     first = printable(text).split(". ")[0].rstrip(".")
-    return first if len(first) <= _LETTERS else f"{first[:_LETTERS]}…"
+    return f"“{first if len(first) <= _LETTERS else f'{first[:_LETTERS]}…'}”"

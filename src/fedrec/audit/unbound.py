@@ -237,4 +237,4 @@ def _compared(tried: Tried, words: str, part: Sum, total: Sum, without: Sum | No
     if count and same / count > _EXACT:
         tried.got.append(words)
     else:
-        tried.refused.append(f"{same / max(count, 1):.0%} of its numbers come out, as with guessing")
+        tried.refused.append(f"{same / max(count, 1):.0%} of its numbers come out")
