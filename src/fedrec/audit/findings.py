@@ -33,6 +33,11 @@ class Finding:
     verdict: Verdict
     says: str
 
+    @property
+    def of_nodes(self) -> bool:
+        """Whether it is about what nodes promise a lying coordinator's victims, whatever the plan says of privacy."""
+        return self.against == "server" and self.limit is not None
+
     def to_json(self) -> dict[str, Any]:
         """All fields."""
         return asdict(self)

@@ -9,6 +9,7 @@ from typing import Any
 from fedrec.audit.canaries import canaries
 from fedrec.audit.exposure import exposed, poisoned
 from fedrec.audit.findings import Finding
+from fedrec.audit.lying import LIES, lied_to
 from fedrec.audit.membership import membership
 from fedrec.audit.neighbours import denominator, untouched
 from fedrec.audit.observe import Observed, observe
@@ -100,11 +101,13 @@ def audit(
     """Carry a plan out in this process, in memory, and attack what it releases.
 
     A plan whose nodes add the noise is audited with central noise: what is released has the same law with a little less
-    of it, and what the coordinator sees of a secure sum is not attacked.
+    of it. What a coordinator gets out of nodes, masked or plain, is what the attacks of a lying one are about: these
+    have real nodes, with homes in a temporary folder, and the plan's own noise.
 
     Args:
-        plan: its data are read; nothing is written.
-        attacks: by name; `poisoning` stands for all of `POISONS`. By default all of `ATTACKS`.
+        plan: its data are read; nothing is written beside them.
+        attacks: by name; `poisoning` stands for all of `POISONS`, `coordinator` for all of `LIES`. By default all of
+            `ATTACKS`.
         chance: where the noise of a private plan comes from.
         told: called with each attack's name before it starts.
         folder: of the run that the plan is of, where its data may lie.
@@ -123,11 +126,15 @@ def audit(
         raise InputError(f"{malicious:g} malicious clients per user; give a share above 0 and up to 1")
     source = load_plan_data(plan.data, folder, named=named)
     fresh: dict[str, Any] = {"data": plan.data.model_copy(update={"digest": None})}
-    if plan.privacy is not None and plan.privacy.distributed:
+    lies = [name for name in chosen if name in LIES]
+    chosen = [name for name in chosen if name not in LIES]
+    if chosen and plan.privacy is not None and plan.privacy.distributed:
         told("noise of the same law, added by the coordinator")
         fresh["privacy"] = plan.privacy.model_copy(update={"noise": "central"})
     anew = plan.model_copy(update=fresh)
     findings: list[Finding | None] = []
+    if lies:
+        findings += lied_to(plan, source.interactions, source.digest, lies, chance, told)
     if not set(ATTACKS).isdisjoint(chosen):
         observed = observe(anew, source.interactions, source.digest, chance)
     if not set(POISONS).isdisjoint(chosen):
@@ -143,9 +150,11 @@ def audit(
 
 
 def _named(attacks: Sequence[str]) -> list[str]:
+    several = {"poisoning": list(POISONS), "coordinator": list(LIES)}
+    known = [*ATTACKS, *POISONS, *LIES, *several]
     names: list[str] = []
     for name in attacks:
-        if name not in (*ATTACKS, *POISONS, "poisoning"):
-            raise InputError(f"attack {name!r} is not known{suggestion(name, [*ATTACKS, *POISONS, 'poisoning'])}")
-        names += list(POISONS) if name == "poisoning" else [name]
+        if name not in known:
+            raise InputError(f"attack {name!r} is not known{suggestion(name, known)}")
+        names += several.get(name, [name])
     return list(dict.fromkeys(names))

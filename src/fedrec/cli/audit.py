@@ -17,7 +17,11 @@ def audit(
     target: Annotated[Path, typer.Argument(metavar="RUN|PLAN", help="Folder of a run, or a plan in YAML.")],
     attack: Annotated[
         list[str] | None,
-        typer.Option("--attack", help="One attack, or poisoning for all that poison; may be given several times."),
+        typer.Option(
+            "--attack",
+            help="One attack, poisoning for all that poison, or coordinator for all of a coordinator that lies; may be "
+            "given several times.",
+        ),
     ] = None,
     malicious: Annotated[
         float, typer.Option("--malicious", help="Malicious clients per user, for attacks that poison.")
@@ -27,7 +31,12 @@ def audit(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Carry a plan out again in memory and attack all that it releases; exit code 1 if an attack beats a promise."""
+    """Carry a plan out again in memory and attack all that it releases; exit code 1 if an attack beats a promise.
+
+    With --attack coordinator a coordinator that has the real key lies to nodes of this process.
+    """
+    from rich.markup import escape
+
     from fedrec.audit.picture import draw
     from fedrec.audit.running import audit as attacked
     from fedrec.federation.plan import Plan
@@ -63,6 +72,6 @@ def audit(
             for finding in found
         ],
     }
-    output.answer(answer, table, *(f"{finding.attack}: {finding.says}." for finding in found))
-    if plan.privacy is not None and any(finding.verdict == "fail" for finding in found):
+    output.answer(answer, table, *(escape(f"{finding.attack}: {finding.says}.") for finding in found))
+    if any(finding.verdict == "fail" and (plan.privacy is not None or finding.of_nodes) for finding in found):
         raise typer.Exit(1)

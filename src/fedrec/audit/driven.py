@@ -1,0 +1,168 @@
+"""Secure sums that a lying coordinator drives, by manifests of its own: one for all nodes, or unlike ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedrec.aggregation.sums import Sum
+from fedrec.audit.liar import Liar
+from fedrec.errors import DamagedError, RunError
+from fedrec.federation.agreed import agreed_rows
+from fedrec.federation.calls import RoundCall
+from fedrec.federation.masked import layout_of, unmasked
+from fedrec.federation.messages import Reply
+from fedrec.record.keys import SigningKey
+from fedrec.secagg.bodies import Advert, decode_advert, encode_roster
+from fedrec.secagg.manifest import Manifest, invite
+from fedrec.secagg.primitives import Identity
+from fedrec.secagg.server import Server
+from fedrec.secagg.wire import COORDINATOR, Message, Stage, compose, limits, parse
+
+__all__ = ["Driven", "honest_round", "transcript_in"]
+
+
+@dataclass(eq=False)
+class Driven:
+    """One try to open the parts that nodes hold.
+
+    Args:
+        liar: who drives it.
+        call: whose arrays are to come out.
+        replies: in which nodes say which transcripts they answered.
+        total: the sum, once one came out.
+        survivors: nodes whose parts are in it.
+        why: of nodes that left, or answered otherwise, the reason.
+    """
+
+    liar: Liar
+    call: RoundCall
+    replies: Mapping[str, Reply]
+    total: Sum | None = None
+    survivors: tuple[str, ...] = ()
+    why: dict[str, str] = field(default_factory=dict)
+
+    def manifest(self, transcript: str | None = None) -> Manifest:
+        """An invitation of the nodes of the replies to sum the parts of the call.
+
+        Args:
+            transcript: that it names, in hexadecimal; by default the one that the first node answered.
+        """
+        stage, call = self.liar.stage, self.call
+        noise = 0.0 if call.privacy is None or not stage.hidden else call.privacy.noise_multiplier
+        return invite(
+            self.liar.run,
+            self.liar.number(),
+            stage.coordinator.public().key,
+            [self.key(name).public().key for name in self.replies],
+            layout_of(call.spec, self.rows),
+            model=bytes.fromhex(call.model),
+            transcript=bytes.fromhex(transcript or transcript_in(next(iter(self.replies.values())))),
+            min_clients=stage.plan.min_clients,
+            noise=noise,
+        )
+
+    def open(self, manifest: Manifest | None = None, silent: Sequence[str] = ()) -> Driven:
+        """Go through a whole secure sum.
+
+        Args:
+            manifest: that all nodes are shown; by default `self.manifest()`.
+            silent: nodes of the manifest that are not asked, as if they had dropped out.
+        """
+        manifest = manifest or self.manifest()
+        server, first = Server(manifest, self._identity), True
+        frames = server.invite()
+        while frames:
+            for name in self.replies:
+                place = self._place(name, manifest)
+                own = [bytes(frame) for to, frame in frames if to == place]
+                if not own or name in silent:
+                    continue
+                for part in self.said(name, own, first):
+                    try:
+                        server.receive(part, place)
+                    except DamagedError as error:
+                        self.why.setdefault(name, str(error))
+            frames, first = server.close(), False
+        if server.result is not None:
+            self.survivors = tuple(name for name in self.replies if self._place(name, manifest) in server.survivors)
+            self.total = unmasked(self.call.spec, self.call.round, self.rows, server.result)
+        return self
+
+    def go_along(self, manifests: Mapping[str, Manifest]) -> list[str]:
+        """Show each node a manifest of its own, and then all of them the keys that they made under these.
+
+        Returns:
+            Nodes that sealed shares for keys which were made under other manifests.
+        """
+        adverts: dict[int, Advert] = {}
+        for name, manifest in manifests.items():
+            found = self.advert(name, manifest)
+            if found is not None:
+                adverts[self._place(name, manifest)] = found
+        along = []
+        for name, manifest in manifests.items():
+            roster = encode_roster(adverts, len(manifest.parties))
+            if any(one.stage is Stage.SHARES for one in self._messages(name, manifest, Stage.ROSTER, roster)):
+                along.append(name)
+        return along
+
+    def advert(self, name: str, manifest: Manifest) -> Advert | None:
+        """What a node says of itself at the start of a secure sum; `None` if it does not take part."""
+        for message in self._messages(name, manifest, Stage.MANIFEST, manifest.body):
+            if message.stage is Stage.ADVERT:
+                return decode_advert(message.body, message.signature)
+        return None
+
+    def _messages(self, name: str, manifest: Manifest, stage: Stage, body: bytes) -> Iterator[Message]:
+        """What a node answers to a frame that the coordinator signed."""
+        frame = compose(stage, COORDINATOR, manifest.digest, body, self._identity)
+        for part in self.said(name, [frame], stage is Stage.MANIFEST):
+            yield parse(part, limits(manifest), manifest.digest)
+
+    def said(self, name: str, frames: Sequence[bytes], first: bool) -> Sequence[bytes]:
+        """What a node answers to frames of a secure sum; notes why it leaves."""
+        fields = {"begin": first, "call": transcript_in(self.replies[name])}
+        reply = self.liar.ask(name, "mask", fields, frames)
+        said = reply.fields.get("text") if reply.problem is not None else reply.fields.get("aborted")
+        if said:
+            self.why.setdefault(name, str(said))
+        return reply.parts
+
+    def key(self, name: str) -> SigningKey:
+        """A node's key pair."""
+        return self.liar.stage.keys[name]
+
+    def _place(self, name: str, manifest: Manifest) -> int:
+        return manifest.parties.index(self.key(name).public().key)
+
+    @property
+    def rows(self) -> np.ndarray | None:
+        """Item rows that are summed; `None` for all."""
+        stage = self.liar.stage
+        return agreed_rows(stage.plan, self.call.round, len(stage.catalog))
+
+    @property
+    def _identity(self) -> Identity:
+        return Identity(self.liar.stage.coordinator.secret)
+
+
+def honest_round(liar: Liar, call: RoundCall) -> Mapping[str, Reply]:
+    """Let all nodes answer a call as an honest coordinator would; masked parts are opened.
+
+    Raises:
+        RunError: if that does not work.
+    """
+    replies = liar.need(liar.all(call))
+    if liar.stage.secure:
+        driven = Driven(liar, call, replies).open()
+        if driven.total is None:
+            raise RunError(f"an attack does not get to its point: round {call.round} did not open ({driven.why})")
+    return replies
+
+
+def transcript_in(reply: Reply) -> str:
+    """Digest of the transcript that a node says it answered."""
+    return str(reply.fields.get("call"))

@@ -1,0 +1,192 @@
+"""A coordinator with the real key that asks each node what it likes, and says what it likes."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedrec import __version__
+from fedrec.aggregation.sums import Sum
+from fedrec.aggregation.wire import decode_sum
+from fedrec.audit.staged import Staged
+from fedrec.errors import RunError
+from fedrec.federation.agreed import agreed_spec
+from fedrec.federation.answers import FileStore
+from fedrec.federation.call_fields import Call, call_fields
+from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
+from fedrec.federation.host import NodeHost
+from fedrec.federation.messages import Reply, Request, open_reply, pack_arrays
+from fedrec.federation.opening import honest_of
+from fedrec.federation.plan import Plan
+from fedrec.federation.witnessing import told
+from fedrec.models.base import Arrays
+from fedrec.privacy.protection import Protection
+from fedrec.record.durable import arrays_digest
+from fedrec.record.keys import SigningKey
+
+__all__ = ["Liar"]
+
+_START = bytes(32)
+_LARGEST = 1 << 34
+_DIGEST = 64
+_KINDS = {RoundCall: "contribute", CountCall: "count", EvaluationCall: "evaluate"}
+
+
+@dataclass(eq=False)
+class Liar:
+    """Asks the nodes of a stage, each by itself, in fresh homes.
+
+    Args:
+        stage: the federation.
+        further: keys that owners pin besides those of the nodes.
+        run: number of the run that is spoken of; it may be set to another.
+    """
+
+    stage: Staged
+    further: Sequence[SigningKey] = ()
+    run: str = field(default_factory=lambda: secrets.token_hex(16))
+    hosts: dict[str, NodeHost] = field(default_factory=dict, init=False)
+    _number: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.homes = self.stage.homes()
+
+    def number(self) -> int:
+        """A number above all before, as requests and sums need."""
+        self._number = max(self._number + 1, time.time_ns())
+        return self._number
+
+    def restart(self) -> None:
+        """Start all nodes again, from what their homes hold, when they are next asked."""
+        self.hosts.clear()
+
+    def ask(self, name: str, kind: str, fields: Mapping[str, Any], parts: Sequence[bytes] = ()) -> Reply:
+        """One request to one node, and what the node says."""
+        frame = Request(kind, self.run, name, self.number(), fields, parts).sign(self.stage.coordinator)
+        if name not in self.hosts:
+            self.hosts[name] = self.stage.host(name, self.homes, self.further)
+        answer = self.hosts[name].answer(frame.whole())
+        return open_reply(answer, self.stage.keys[name].public(), frame.digest, _LARGEST)
+
+    def offer(self, name: str, plan: Plan | None = None, parties: Sequence[SigningKey] | None = None) -> Reply:
+        """Offer a node a plan and the parties of secure sums; by default those that all agreed on."""
+        plan = plan or self.stage.plan
+        fields = {
+            "version": __version__,
+            "plan": json.dumps(plan.model_dump(mode="json")),
+            "digest": plan.digest,
+            "secure": self.stage.secure,
+            "parties": self._texts(parties) if self.stage.secure else [],
+        }
+        return self.ask(name, "open", fields, (self.stage.catalog.to_json_lines(),))
+
+    def begin(self) -> None:
+        """Open the agreed run at all nodes.
+
+        Raises:
+            RunError: if a node refuses it.
+        """
+        self.need({name: self.offer(name) for name in self.stage.names})
+
+    def round(
+        self,
+        number: int,
+        committed: int | None = None,
+        model: Arrays | None = None,
+        *,
+        plan: Plan | None = None,
+        parties: Sequence[SigningKey] | None = None,
+    ) -> RoundCall:
+        """The call of a round as the plan has it, for a model of the liar's choice.
+
+        Args:
+            number: of the round.
+            committed: the last committed round; by default the one before.
+            model: shared arrays; by default those of an honest run.
+            plan, parties: which plan it is of, and whose secure sum.
+        """
+        plan, shared = plan or self.stage.plan, self.stage.models[number] if model is None else model
+        assert plan.n_max is not None
+        terms, excess = None, 1.0
+        if plan.privacy is not None:
+            texts = self._texts(parties)
+            who, honest, _ = honest_of(texts) if self.stage.secure else ("", 1, 0)
+            within = (len(texts), honest, who) if self.stage.secure else None
+            protection = Protection(
+                plan.privacy, plan.build_model(), plan.share(), plan.n_max, self.run, self.stage.chance, within
+            )
+            terms, excess = protection.round_terms(number), protection.excess
+        return RoundCall(
+            number,
+            number - 1 if committed is None else committed,
+            shared,
+            agreed_spec(plan, shared, number, excess),
+            plan.share(),
+            privacy=terms,
+            groups=1 if plan.robust is None else plan.robust.groups or 1,
+        )
+
+    def call(
+        self,
+        name: str,
+        call: Call,
+        *,
+        record: Sequence[bytes] = (),
+        standing: Mapping[str, int] | None = None,
+        named: Arrays | None = None,
+    ) -> Reply:
+        """Ask a node for a sum.
+
+        Args:
+            name: of the node.
+            call: what is asked.
+            record: entries of the record after the first.
+            standing: of each node, the last round that counts for it; by default what the call says.
+            named: shared arrays whose digest is named instead of that of those which are sent.
+        """
+        fields = call_fields(call)
+        if isinstance(call, RoundCall):
+            fields["record"] = told([_START, *record], 0, self.stage.coordinator)
+        if isinstance(call, CountCall):
+            return self.ask(name, _KINDS[type(call)], fields)
+        fields["standing"] = dict.fromkeys(self.stage.names, call.committed) if standing is None else dict(standing)
+        return self._with_arrays(name, _KINDS[type(call)], fields, call.shared, named)
+
+    def settle(self, name: str, kind: str, shared: Arrays, **fields: int) -> Reply:
+        """Tell a node to `keep` its private rows, or to `finish`."""
+        return self._with_arrays(name, kind, fields, shared)
+
+    def all(self, call: Call, **how: Any) -> dict[str, Reply]:
+        """Ask all nodes for the same sum; `how` as of `call`."""
+        return {name: self.call(name, call, **how) for name in self.stage.names}
+
+    def part(self, name: str, call: RoundCall) -> Sum:
+        """A node's own part of the last round that it answered, from its disk: what attacks are measured against."""
+        kept = FileStore(self.homes / name / "runs" / self.run).get("round")
+        assert kept is not None
+        return decode_sum(kept[_DIGEST:].partition(b"\n")[2], call.spec)
+
+    def need(self, replies: Mapping[str, Reply]) -> Mapping[str, Reply]:
+        """The replies of steps that honest coordinators take too.
+
+        Raises:
+            RunError: if a node refused; an attack that does not come so far shows nothing.
+        """
+        for name, reply in replies.items():
+            if reply.problem is not None:
+                raise RunError(f"an attack does not get to its point: {name} says: {reply.fields.get('text')}")
+        return replies
+
+    def _with_arrays(
+        self, name: str, kind: str, fields: Mapping[str, Any], shared: Arrays, named: Arrays | None = None
+    ) -> Reply:
+        digest = arrays_digest(shared if named is None else named)
+        return self.ask(name, kind, {**fields, "shared": digest}, (pack_arrays(shared),))
+
+    def _texts(self, parties: Sequence[SigningKey] | None) -> list[str]:
+        keys = list(self.stage.keys.values()) if parties is None else parties
+        return sorted(str(key.public()) for key in keys)

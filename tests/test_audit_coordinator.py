@@ -1,0 +1,298 @@
+"""A coordinator with the real key that lies, as a command: nodes refuse what they promise to refuse, and every attack
+succeeds once the defence against it is taken away."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedrec as fr
+from fedrec.audit.lying import LIES
+from fedrec.audit.running import audit
+from fedrec.audit.staged import Mode, Staged, modes_of, stage
+from fedrec.errors import InputError, RunError
+from fedrec.federation import answering, host, opening
+from fedrec.federation.answers import Answers
+from fedrec.federation.host import NodeHost
+from fedrec.federation.party import NetworkParty
+from fedrec.federation.plan import Plan
+from fedrec.privacy import accounting, guard
+from fedrec.privacy.budget import Budget
+from fedrec.secagg.bodies import Advert
+from fedrec.secagg.policy import Floors
+
+DATA = "synthetic:users=240,items=60,interactions_per_user=12,seed=3"
+MODELS: dict[str, dict[str, Any]] = {"mf": {"name": "mf", "embedding_size": 4, "rounds": 2}, "ease": {"name": "ease"}}
+TOLD = {"thresholds"}
+"""What is got today although nothing pays for it: whether a node has enough users under a coordinator's cleaning."""
+MEASURED = {"again-restored", "subtracted-runs"}
+BEYOND = {"crafted-model", "fake-nodes", "plain-sums", "subtracted-runs"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick() -> Iterator[None]:
+    """Homes of staged nodes need not survive a power cut, and all of them compute the same epsilons."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(accounting, "_gaussian_epsilon", functools.cache(accounting._gaussian_epsilon))
+        yield
+
+
+def small_plan(model: str, noise: str | None = None, **changes: Any) -> Plan:
+    settings: dict[str, Any] = {"data": {"source": DATA}, "model": MODELS[model], "seed": 5}
+    if noise is not None:
+        settings["privacy"] = {"epsilon": 2.0, "delta": 1e-4, "users": 240, "noise": noise}
+    return Plan.make(settings | changes)
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Staged]:
+    """Federations by model, noise and mode, each staged once."""
+    made: dict[tuple[str, str | None, Mode], Staged] = {}
+
+    def one(model: str, noise: str | None = None, mode: Mode = "secure") -> Staged:
+        key = model, noise, mode
+        if key not in made:
+            folder = tmp_path_factory.mktemp("stage")
+            made[key] = stage(small_plan(model, noise), fr.load_data(DATA), "0" * 64, mode, folder)
+        return made[key]
+
+    return one
+
+
+def verdict(name: str, staged: Staged) -> str:
+    tried = LIES[name](staged)
+    assert tried is not None
+    return tried.finding(name).verdict
+
+
+# --- what nodes refuse ------------------------------------------------------------------------------------------------
+
+
+BACKWARDS = ("again-committed", "again-rewound", "older-round", "unlike-models")
+CASES: dict[str, tuple[str, str | None, tuple[Mode, ...], Sequence[str]]] = {
+    "mf, distributed": ("mf", "distributed", ("secure",), tuple(LIES)),
+    "mf": ("mf", None, ("secure", "plain"), BACKWARDS),
+    "ease, distributed": ("ease", "distributed", ("secure",), BACKWARDS),
+    "ease": ("ease", None, ("secure", "plain"), sorted(set(LIES) - BEYOND)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nodes_refuse_what_they_promise_to_refuse(case: str, staged: Callable[..., Staged]) -> None:
+    model, noise, modes, names = CASES[case]
+    assert modes_of(small_plan(model, noise)) == modes
+    asked = set()
+    for mode in modes:
+        for name in names:
+            tried = LIES[name](staged(model, noise, mode))
+            if tried is None:
+                continue
+            asked.add(name)
+            found = tried.finding(name)
+            assert found.against == "server"
+            assert (found.value == 0) == (found.verdict == "pass"), found
+            assert "“" in found.says or found.value or name in MEASURED, "a node's own words"
+            if name in BEYOND:
+                hidden = name == "subtracted-runs" and noise == "distributed"
+                assert found.verdict == ("pass" if hidden else "out of scope"), found.says
+            elif name not in TOLD:
+                assert (found.limit, found.verdict) == (0.0, "pass"), found.says
+    lacking = {"plain-sums"} if noise else {"private-metrics", "unlike-clips", "again-restored"}
+    if model == "ease" and noise is None:
+        lacking |= {"again-committed", "older-round", "unlike-models"}
+    assert asked == set(names) - lacking
+
+
+def test_what_nothing_bounds_is_got_and_said_to_be_out_of_scope(staged: Callable[..., Staged]) -> None:
+    said = {
+        "subtracted-runs": (staged("ease"), "node-3's part"),
+        "fake-nodes": (staged("ease"), "policy.parties"),
+        "crafted-model": (staged("ease"), "clip in the plan's release"),
+        "plain-sums": (staged("ease", None, "plain"), "policy.secure = true"),
+        "private-metrics": (staged("ease", "central", "plain"), "privacy.distributed = true"),
+    }
+    for name, (federation, words) in said.items():
+        tried = LIES[name](federation)
+        assert tried is not None
+        found = tried.finding(name)
+        assert (found.verdict, found.limit) == ("out of scope", None)
+        assert words in found.says
+
+
+def test_askings_that_are_answered_are_said_and_those_that_are_not_are_no_findings(
+    staged: Callable[..., Staged], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = verdict("thresholds", staged("ease", "distributed"))
+    assert answered in ("pass", "fail")
+    monkeypatch.setattr(Advert, "clients", property(lambda _: 20, lambda *_: None), raising=False)
+    tried = LIES["thresholds"](staged("ease", "distributed"))
+    assert tried is not None
+    assert tried.finding("thresholds").verdict == "pass", "an answer that is always the same tells nothing"
+
+
+# --- every attack can succeed -----------------------------------------------------------------------------------------
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def forgetful(patch: pytest.MonkeyPatch) -> None:
+    """A node that answers whatever it is asked, under any transcript, at any time, and notes nothing."""
+    patch.setattr(Answers, "ask", lambda *_: None)
+    patch.setattr(Answers, "finish", lambda *_: None)
+    patch.setattr(NetworkParty, "among", lambda *_: None)
+    patch.setattr(Budget, "charge", lambda *_: None)
+    patch.setattr("fedrec.federation.private_rows.PrivateRows.settle", lambda *_, **__: None)
+
+
+def one_transcript(patch: pytest.MonkeyPatch) -> None:
+    """Parties that do not insist on the transcript that they answered."""
+    checked = Floors.check
+    patch.setattr(Floors, "check", lambda self, manifest: checked(replace(self, transcript=None, model=None), manifest))
+
+
+def unsigned_keys(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Advert, "is_signed", lambda *_: True)
+
+
+def any_digest(patch: pytest.MonkeyPatch) -> None:
+    """A host that takes the coordinator's word for which arrays it sent."""
+    taken = NodeHost._shared
+
+    def shared(self: NodeHost, opened: Any, request: Any) -> Any:
+        from fedrec.federation.messages import unpack_arrays
+
+        if not request.parts:
+            return taken(self, opened, request)
+        opened.take(request.fields["shared"], unpack_arrays(request.parts[0]))
+        return opened.shared[1]
+
+    patch.setattr(NodeHost, "_shared", shared)
+
+
+def any_terms(patch: pytest.MonkeyPatch) -> None:
+    """A node that keeps no terms of a run."""
+    patch.setattr(opening, "_keep", lambda *_: None)
+
+
+def any_survivors(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Floors, "check_survivors", lambda *_: None)
+
+
+def any_call(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(answering, "check_call", lambda *_: None)
+
+
+def any_company(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(opening, "admit", lambda *_, **__: None)
+
+
+def noise_of_the_call(patch: pytest.MonkeyPatch) -> None:
+    """Noise that is drawn for all that was asked, whatever the sum is."""
+    patch.setattr(guard, "sum_digest", lambda *_: "")
+
+
+BROKEN: list[tuple[str, str, str | None, Mode, Patch]] = [
+    ("again-committed", "mf", None, "plain", forgetful),
+    ("again-committed", "mf", "distributed", "secure", forgetful),
+    ("again-rewound", "mf", None, "plain", forgetful),
+    ("again-rewound", "mf", "distributed", "secure", forgetful),
+    ("again-restarted", "ease", None, "plain", forgetful),
+    ("again-restored", "mf", "distributed", "secure", noise_of_the_call),
+    ("again-unlike", "mf", None, "secure", forgetful),
+    ("older-round", "mf", None, "plain", forgetful),
+    ("off-plan", "ease", None, "plain", any_call),
+    ("unlike-models", "mf", None, "secure", one_transcript),
+    ("unlike-models", "mf", None, "secure", unsigned_keys),
+    ("unlike-models", "mf", None, "secure", any_digest),
+    ("unlike-clips", "mf", "distributed", "secure", one_transcript),
+    ("unlike-records", "ease", None, "secure", one_transcript),
+    ("unlike-standing", "ease", None, "secure", one_transcript),
+    ("unlike-plans", "ease", None, "secure", one_transcript),
+    ("unlike-plans", "ease", None, "plain", any_terms),
+    ("unlike-parties", "ease", None, "secure", one_transcript),
+    ("other-survivors", "ease", None, "secure", any_survivors),
+    ("strangers", "ease", None, "secure", any_company),
+    ("private-metrics", "ease", "distributed", "secure", any_call),
+]
+
+
+@pytest.mark.parametrize(("name", "model", "noise", "mode", "breaking"), BROKEN)
+def test_every_attack_succeeds_where_its_defence_is_taken_away(
+    name: str,
+    model: str,
+    noise: str | None,
+    mode: Mode,
+    breaking: Patch,
+    staged: Callable[..., Staged],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    federation = staged(model, noise, mode)
+    breaking(monkeypatch)
+    assert verdict(name, federation) == "fail"
+
+
+def test_every_promise_has_an_attack_that_can_succeed() -> None:
+    assert {name for name, *_ in BROKEN} == set(LIES) - BEYOND - TOLD
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_lies_and_draws(fedrec: Any, tmp_path: Path) -> None:
+    path, picture = tmp_path / "plan.yaml", tmp_path / "a.png"
+    path.write_text(small_plan("ease").to_yaml())
+    said = fedrec("audit", path, "--attack", "again-unlike", "--attack", "plain-sums", "--json", "--plot", picture)
+    assert said.code == 0, said.err
+    found = json.loads(said.out)["findings"]
+    assert [each["attack"] for each in found] == ["again-unlike (secure)", "again-unlike (plain)", "plain-sums (plain)"]
+    assert {each["against"] for each in found} == {"server"}
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    said = fedrec("audit", path, "--attack", "again-unlke")
+    assert "Did you mean 'again-unlike'" in said.err
+
+
+def test_a_promise_of_nodes_that_fails_is_an_exit_code_of_1_without_privacy_too(
+    fedrec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(small_plan("ease").to_yaml())
+    any_terms(monkeypatch)
+    said = fedrec("audit", path, "--attack", "unlike-plans", "--quiet")
+    assert said.code == 1
+    assert "a second plan" in said.out
+
+
+def test_coordinator_stands_for_all_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("fedrec.audit.running.lied_to", lambda *said: asked.extend(said[3]) or [])
+    assert audit(small_plan("ease"), ["coordinator"]) == []
+    assert asked == list(LIES)
+
+
+def test_plans_that_cannot_be_staged_say_why(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="leave out asynchronous"):
+        modes_of(small_plan("mf", asynchronous={"buffer": 2}))
+    few = small_plan("ease", min_clients=200)
+    with pytest.raises(InputError, match=r"does not get through its first rounds: .*fewer than 200 users"):
+        stage(few, fr.load_data(DATA), "0" * 64, "plain", tmp_path)
+
+
+def test_an_attack_that_does_not_get_to_its_point_is_no_finding(
+    staged: Callable[..., Staged], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = staged("ease")
+
+    def refused(*_: object, **__: object) -> None:
+        raise InputError("nobody is here")
+
+    monkeypatch.setattr(host, "answer_call", refused)
+    with pytest.raises(RunError, match="does not get to its point"):
+        LIES["again-unlike"](federation)
