@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ __all__ = ["Liar"]
 _START = bytes(32)
 _LARGEST = 1 << 34
 _DIGEST = 64
+_NEVER = "0" * _DIGEST
 _KINDS = {RoundCall: "contribute", CountCall: "count", EvaluationCall: "evaluate"}
 
 
@@ -51,6 +52,7 @@ class Liar:
     run: str = field(default_factory=lambda: secrets.token_hex(16))
     hosts: dict[str, NodeHost] = field(default_factory=dict, init=False)
     _number: int = field(default=0, init=False)
+    _answered: dict[tuple[str, str, int], str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.homes = self.stage.homes()
@@ -153,8 +155,16 @@ class Liar:
             fields["record"] = told([_START, *record], 0, self.stage.coordinator)
         if isinstance(call, CountCall):
             return self.ask(name, _KINDS[type(call)], fields)
-        fields["standing"] = dict.fromkeys(self.stage.names, call.committed) if standing is None else dict(standing)
-        return self._with_arrays(name, _KINDS[type(call)], fields, call.shared, named)
+        table = dict.fromkeys(self.stage.names, call.committed) if standing is None else dict(standing)
+        fields |= {"standing": table, "past": self._past(name, {round for round in table.values() if round >= 0})}
+        reply = self._with_arrays(name, _KINDS[type(call)], fields, call.shared, named)
+        if isinstance(call, RoundCall) and "call" in reply.fields:
+            self._answered[self.run, name, call.round] = str(reply.fields["call"])
+        return reply
+
+    def _past(self, name: str, rounds: Iterable[int]) -> dict[str, str]:
+        """Under which transcripts rounds were summed, as the node itself answered them, so that it goes along."""
+        return {str(round): self._answered.get((self.run, name, round), _NEVER) for round in rounds}
 
     def settle(self, name: str, kind: str, shared: Arrays, **fields: int) -> Reply:
         """Tell a node to `keep` its private rows, or to `finish`."""
