@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fedrec import __version__
@@ -44,12 +45,15 @@ class Liar:
         stage: the federation.
         further: keys that owners pin besides those of the nodes.
         run: number of the run that is spoken of; it may be set to another.
+        sources: of nodes whose data have changed, where these are.
     """
 
     stage: Staged
     further: Sequence[SigningKey] = ()
     run: str = field(default_factory=lambda: secrets.token_hex(16))
+    sources: dict[str, Path] = field(default_factory=dict)
     hosts: dict[str, NodeHost] = field(default_factory=dict, init=False)
+    _answered: dict[tuple[str, str, int], str] = field(default_factory=dict, init=False)
     _number: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -68,7 +72,7 @@ class Liar:
         """One request to one node, and what the node says."""
         frame = Request(kind, self.run, name, self.number(), fields, parts).sign(self.stage.coordinator)
         if name not in self.hosts:
-            self.hosts[name] = self.stage.host(name, self.homes, self.further)
+            self.hosts[name] = self.stage.host(name, self.homes, self.further, self.sources.get(name))
         answer = self.hosts[name].answer(frame.whole())
         return open_reply(answer, self.stage.keys[name].public(), frame.digest, _LARGEST)
 
@@ -137,6 +141,7 @@ class Liar:
         *,
         record: Sequence[bytes] = (),
         standing: Mapping[str, int] | None = None,
+        past: Mapping[str, str] | None = None,
         named: Arrays | None = None,
     ) -> Reply:
         """Ask a node for a sum.
@@ -146,6 +151,8 @@ class Liar:
             call: what is asked.
             record: entries of the record after the first.
             standing: of each node, the last round that counts for it; by default what the call says.
+            past: of each round that nodes stand after, under which transcript it was summed; by default the one that
+                the node answered.
             named: shared arrays whose digest is named instead of that of those which are sent.
         """
         fields = call_fields(call)
@@ -154,7 +161,15 @@ class Liar:
         if isinstance(call, CountCall):
             return self.ask(name, _KINDS[type(call)], fields)
         fields["standing"] = dict.fromkeys(self.stage.names, call.committed) if standing is None else dict(standing)
-        return self._with_arrays(name, _KINDS[type(call)], fields, call.shared, named)
+        fields["past"] = self._past(name, fields["standing"].values()) if past is None else dict(past)
+        reply = self._with_arrays(name, _KINDS[type(call)], fields, call.shared, named)
+        if isinstance(call, RoundCall) and "call" in reply.fields:
+            self._answered[self.run, name, call.round] = str(reply.fields["call"])
+        return reply
+
+    def _past(self, name: str, rounds: Iterable[int]) -> dict[str, str]:
+        """Transcripts that a node answered; any text of their form where it answered none."""
+        return {str(one): self._answered.get((self.run, name, one), "0" * 64) for one in rounds if one >= 0}
 
     def settle(self, name: str, kind: str, shared: Arrays, **fields: int) -> Reply:
         """Tell a node to `keep` its private rows, or to `finish`."""
