@@ -34,6 +34,7 @@ __all__ = ["Liar"]
 _START = bytes(32)
 _LARGEST = 1 << 34
 _DIGEST = 64
+_NEVER = "0" * _DIGEST
 _KINDS = {RoundCall: "contribute", CountCall: "count", EvaluationCall: "evaluate"}
 
 
@@ -53,11 +54,15 @@ class Liar:
     run: str = field(default_factory=lambda: secrets.token_hex(16))
     sources: dict[str, Path] = field(default_factory=dict)
     hosts: dict[str, NodeHost] = field(default_factory=dict, init=False)
-    _answered: dict[tuple[str, str, int], str] = field(default_factory=dict, init=False)
     _number: int = field(default=0, init=False)
+    _answered: dict[tuple[str, str, int], str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.homes = self.stage.homes()
+
+    def pretend(self, name: str, round: int, transcript: str) -> None:
+        """From now on tell a node that a round was summed under this transcript, whatever the node answered."""
+        self._answered[self.run, name, round] = transcript
 
     def number(self) -> int:
         """A number above all before, as requests and sums need."""
@@ -141,7 +146,6 @@ class Liar:
         *,
         record: Sequence[bytes] = (),
         standing: Mapping[str, int] | None = None,
-        past: Mapping[str, str] | None = None,
         named: Arrays | None = None,
     ) -> Reply:
         """Ask a node for a sum.
@@ -151,8 +155,6 @@ class Liar:
             call: what is asked.
             record: entries of the record after the first.
             standing: of each node, the last round that counts for it; by default what the call says.
-            past: of each round that nodes stand after, under which transcript it was summed; by default the one that
-                the node answered.
             named: shared arrays whose digest is named instead of that of those which are sent.
         """
         fields = call_fields(call)
@@ -160,16 +162,16 @@ class Liar:
             fields["record"] = told([_START, *record], 0, self.stage.coordinator)
         if isinstance(call, CountCall):
             return self.ask(name, _KINDS[type(call)], fields)
-        fields["standing"] = dict.fromkeys(self.stage.names, call.committed) if standing is None else dict(standing)
-        fields["past"] = self._past(name, fields["standing"].values()) if past is None else dict(past)
+        table = dict.fromkeys(self.stage.names, call.committed) if standing is None else dict(standing)
+        fields |= {"standing": table, "past": self._past(name, {round for round in table.values() if round >= 0})}
         reply = self._with_arrays(name, _KINDS[type(call)], fields, call.shared, named)
         if isinstance(call, RoundCall) and "call" in reply.fields:
             self._answered[self.run, name, call.round] = str(reply.fields["call"])
         return reply
 
     def _past(self, name: str, rounds: Iterable[int]) -> dict[str, str]:
-        """Transcripts that a node answered; any text of their form where it answered none."""
-        return {str(one): self._answered.get((self.run, name, one), "0" * 64) for one in rounds if one >= 0}
+        """Under which transcripts rounds were summed, as the node itself answered them, so that it goes along."""
+        return {str(round): self._answered.get((self.run, name, round), _NEVER) for round in rounds}
 
     def settle(self, name: str, kind: str, shared: Arrays, **fields: int) -> Reply:
         """Tell a node to `keep` its private rows, or to `finish`."""

@@ -102,19 +102,16 @@ def unlike_past(stage: Staged) -> Tried | None:
     alone = liar.need({first: liar.call(first, liar.round(0))})
     if Driven(liar, call, said).open().total is None:
         raise RunError("an attack does not get to its point: the round of all nodes but one did not open")
-    after, committed = liar.round(1), transcript_in(said[stage.names[1]])
-    told = {"as the others": committed, "as it answered itself": transcript_in(alone[first])}
+    after, own, theirs = liar.round(1), transcript_in(alone[first]), transcript_in(said[stage.names[1]])
     tried = Tried("sums with a node whose rows come from a round of its own")
-    others = {name: liar.call(name, after, record=record, past={"0": committed}) for name in stage.names[1:]}
-    for words, past in told.items():
-        reply = liar.call(first, after, record=record, past={"0": past})
-        if reply.problem is not None:
-            tried.answer(words, reply)
-            continue
-        found = _opened(liar, tried.what, dict.fromkeys(stage.names, after), {first: reply, **others})
-        tried.got += found.got
-        tried.refused += found.refused
-        break
+    others = {name: liar.call(name, after, record=record) for name in stage.names[1:]}
+    for words, past in (("told the others' round", theirs), ("told its own round", own)):
+        liar.pretend(first, 0, past)
+        reply = liar.call(first, after, record=record)
+        if reply.problem is None:
+            found = _opened(liar, tried.what, dict.fromkeys(stage.names, after), {first: reply, **others})
+            return replace(tried, got=found.got, refused=[*found.refused, *tried.refused])
+        tried.answer(words, reply)
     return tried
 
 
