@@ -32,7 +32,7 @@ DATA = "synthetic:users=240,items=60,interactions_per_user=12,seed=3"
 MODELS: dict[str, dict[str, Any]] = {"mf": {"name": "mf", "embedding_size": 4, "rounds": 2}, "ease": {"name": "ease"}}
 TOLD = {"thresholds"}
 """What is got today although nothing pays for it: whether a node has enough users under a coordinator's cleaning."""
-MEASURED = {"again-restored", "subtracted-runs"}
+MEASURED = {"subtracted-runs"}
 BEYOND = {"crafted-model", "fake-nodes", "plain-sums", "subtracted-runs"}
 
 
@@ -107,7 +107,7 @@ def test_nodes_refuse_what_they_promise_to_refuse(case: str, staged: Callable[..
                 assert (found.limit, found.verdict) == (0.0, "pass"), found.says
     lacking = {"plain-sums"} if noise else {"private-metrics", "unlike-clips", "again-restored"}
     if model == "ease" and noise is None:
-        lacking |= {"again-committed", "older-round", "unlike-models"}
+        lacking |= {"again-committed", "older-round", "unlike-models", "unlike-past"}
     assert asked == set(names) - lacking
 
 
@@ -201,13 +201,24 @@ def noise_of_the_call(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(answering, "_past", lambda *_: {})  # which refuses a node whose journal was put back
 
 
+def changed_data(patch: pytest.MonkeyPatch) -> None:
+    """The same at a node that goes on with a run whose data have changed."""
+    noise_of_the_call(patch)
+    any_terms(patch)
+
+
+def any_past(patch: pytest.MonkeyPatch) -> None:
+    """Nodes that take any word for which round their rows come from."""
+    patch.setattr(answering, "_past", lambda *_: {}, raising=False)
+
+
 BROKEN: list[tuple[str, str, str | None, Mode, Patch]] = [
     ("again-committed", "mf", None, "plain", forgetful),
     ("again-committed", "mf", "distributed", "secure", forgetful),
     ("again-rewound", "mf", None, "plain", forgetful),
     ("again-rewound", "mf", "distributed", "secure", forgetful),
     ("again-restarted", "ease", None, "plain", forgetful),
-    ("again-restored", "mf", "distributed", "secure", noise_of_the_call),
+    ("again-restored", "ease", "distributed", "secure", changed_data),
     ("again-unlike", "mf", None, "secure", forgetful),
     ("older-round", "mf", None, "plain", forgetful),
     ("off-plan", "ease", None, "plain", any_call),
@@ -217,6 +228,7 @@ BROKEN: list[tuple[str, str, str | None, Mode, Patch]] = [
     ("unlike-clips", "mf", "distributed", "secure", one_transcript),
     ("unlike-records", "ease", None, "secure", one_transcript),
     ("unlike-standing", "ease", None, "secure", one_transcript),
+    ("unlike-past", "mf", None, "secure", any_past),
     ("unlike-plans", "ease", None, "secure", one_transcript),
     ("unlike-plans", "ease", None, "plain", any_terms),
     ("unlike-parties", "ease", None, "secure", one_transcript),
@@ -239,6 +251,15 @@ def test_every_attack_succeeds_where_its_defence_is_taken_away(
     federation = staged(model, noise, mode)
     breaking(monkeypatch)
     assert verdict(name, federation) == "fail"
+
+
+def test_noise_is_fresh_where_a_node_takes_changed_data(
+    staged: Callable[..., Staged], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    any_terms(monkeypatch)
+    tried = LIES["again-restored"](staged("ease", "distributed"))
+    assert tried is not None
+    assert "draws noise of its own" in tried.finding("again-restored").says
 
 
 def test_every_promise_has_an_attack_that_can_succeed() -> None:

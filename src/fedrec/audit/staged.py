@@ -100,19 +100,20 @@ class Staged:
         folder.mkdir()
         return folder
 
-    def host(self, name: str, homes: Path, further: Sequence[SigningKey] = ()) -> NodeHost:
+    def host(self, name: str, homes: Path, further: Sequence[SigningKey] = (), source: Path | None = None) -> NodeHost:
         """A node, started from what its home holds.
 
         Args:
             name: which.
             homes: where its home is.
             further: keys that its owner pins besides those of the nodes.
+            source: where its data are, if they have changed.
         """
         least = self.plan.min_clients
         settings: dict[str, Any] = {
             "name": name,
             "home": name,
-            "data": {"source": str(self.folder / f"{name}.parquet")},
+            "data": {"source": str(source or self.folder / f"{name}.parquet")},
             "policy": {
                 "coordinator": str(self.coordinator.public()),
                 "parties": [str(key.public()) for key in (*self.keys.values(), *further)],

@@ -11,11 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedrec.audit.asked_again import moved
 from fedrec.audit.driven import Driven, honest_round, transcript_in
 from fedrec.audit.liar import Liar
 from fedrec.audit.staged import Staged
 from fedrec.audit.tried import Tried
-from fedrec.errors import FedrecError
+from fedrec.errors import FedrecError, RunError
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.item_floor import SERVED
 from fedrec.federation.messages import Reply
@@ -26,6 +27,7 @@ __all__ = [
     "unlike_clips",
     "unlike_models",
     "unlike_parties",
+    "unlike_past",
     "unlike_plans",
     "unlike_records",
     "unlike_standing",
@@ -85,6 +87,32 @@ def unlike_standing(stage: Staged) -> Tried | None:
     tables = {name: table if name == first else {**table, first: call.committed + 1} for name in stage.names}
     said = {name: liar.call(name, call, standing=tables[name]) for name in stage.names}
     return _opened(liar, "sums over nodes with unlike tables of standing", dict.fromkeys(stage.names, call), said)
+
+
+def unlike_past(stage: Staged) -> Tried | None:
+    """Ask the first node for a round under another model than the others, commit the round of the others, and go on
+    alike: rows of the first node then come from a round that nobody else was in."""
+    if not stage.secure or stage.last < 1:
+        return None
+    liar, first, other = Liar(stage), stage.names[0], moved(stage.models[0])
+    call = liar.round(0) if other is None else liar.round(0, model=other)
+    record = [_ENTRY] if other is None else []
+    liar.begin()
+    said = liar.need({name: liar.call(name, call, record=record) for name in stage.names[1:]})
+    alone = liar.need({first: liar.call(first, liar.round(0))})
+    if Driven(liar, call, said).open().total is None:
+        raise RunError("an attack does not get to its point: the round of all nodes but one did not open")
+    after, own, theirs = liar.round(1), transcript_in(alone[first]), transcript_in(said[stage.names[1]])
+    tried = Tried("sums with a node whose rows come from a round of its own")
+    others = {name: liar.call(name, after, record=record) for name in stage.names[1:]}
+    for words, past in (("told the others' round", theirs), ("told its own round", own)):
+        liar.pretend(first, 0, past)
+        reply = liar.call(first, after, record=record)
+        if reply.problem is None:
+            found = _opened(liar, tried.what, dict.fromkeys(stage.names, after), {first: reply, **others})
+            return replace(tried, got=found.got, refused=[*found.refused, *tried.refused])
+        tried.answer(words, reply)
+    return tried
 
 
 def unlike_plans(stage: Staged) -> Tried:
@@ -150,8 +178,7 @@ def _opened(liar: Liar, what: str, calls: Mapping[str, RoundCall], said: Mapping
     for name in (names[0], names[-1]):
         driven = Driven(liar, calls[name], said)
         driven.open(driven.manifest(transcript_in(said[name])))
-        unlike = len({transcript_in(said[one]) for one in driven.survivors}) > 1
-        tried.opening(f"by the manifest of {name}", driven, unlike)
+        tried.opening(f"by the manifest of {name}", driven, names[0] in driven.survivors)
     mixing = Driven(liar, calls[names[0]], said)
     manifests = {name: Driven(liar, calls[name], said).manifest(transcript_in(reply)) for name, reply in said.items()}
     along = mixing.go_along(manifests)
