@@ -54,6 +54,6 @@ def parse_protocol(text: str) -> Protocol:
         return Protocol(int(count))
     if name == "sampled":
         raise InputError(
-            f"protocol {text!r} needs a whole number of sampled items, of 9 digits at most, as in sampled:99"
+            f"protocol {text!r:.80} needs a whole number of sampled items, of 9 digits at most, as in sampled:99"
         )
     raise InputError(f"unknown protocol {text!r}{suggestion(text, ['full', 'sampled:99'])}")
