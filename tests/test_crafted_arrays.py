@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -182,6 +183,17 @@ def test_a_link_in_a_run_leads_no_writing_elsewhere(small: Path, tmp_path: Path,
     with pytest.raises(DamagedError, match=name):
         check_plain(run)
     assert sorted((path, path.stat().st_mtime_ns) for path in (outside, *outside.rglob("*"))) == before
+
+
+@pytest.mark.parametrize(("old", "new"), [("seed: 5", "seed: 6"), (r"n_max: \d+", ""), (r"n_max: \d+", "n_max: 81")])
+def test_a_run_does_not_go_on_under_another_plan(small: Path, tmp_path: Path, old: str, new: str) -> None:
+    shutil.copytree(small, tmp_path / "run")
+    path = tmp_path / "run" / "plan.yaml"
+    text, times = re.subn(old, new, path.read_text())
+    assert times == 1
+    path.write_text(text)
+    with pytest.raises(DamagedError, match=r"plan\.yaml"):
+        train_run(read_plan(tmp_path / "run"), tmp_path / "run", resume=True)
 
 
 @pytest.mark.parametrize("name", ["private", "private/node-0"])

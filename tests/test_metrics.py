@@ -198,6 +198,7 @@ def test_names():
         (["recal"], "Did you mean 'recall'"),
         (["hr"], "needs a whole cutoff after '@', as in hr@10"),
         (["hr@-1"], "needs a whole cutoff"),
+        (["hr@1000000000000"], "9 digits at most"),
         (["hr@0"], "at least 1"),
         (["hr@5", "hr@05"], "hr@5 is listed twice"),
         ([], "no metric given"),

@@ -162,6 +162,7 @@ def test_protocol_names():
         ("ful", "Did you mean 'full'"),
         ("sampled", "needs a whole number"),
         ("sampled:-1", "needs a whole number"),
+        ("sampled:1000000000000", "9 digits at most"),
         ("sampled:0", "at least 1"),
         ("full:9", "unknown protocol 'full:9'"),
     ]:

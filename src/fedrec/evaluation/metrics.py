@@ -69,8 +69,10 @@ def parse_metrics(names: str | Iterable[str] = DEFAULT_METRICS) -> tuple[Metric,
         name, at, k = str(word).strip().lower().partition("@")
         if name not in METRIC_NAMES:
             raise InputError(f"unknown metric {name!r}{suggestion(name, METRIC_NAMES)}")
-        if not at or not (k.isascii() and k.isdigit()):
-            raise InputError(f"metric {str(word).strip()!r} needs a whole cutoff after '@', as in {name}@10")
+        if not at or not (k.isascii() and k.isdigit() and len(k) <= 9):
+            raise InputError(
+                f"metric {str(word).strip()!r:.80} needs a whole cutoff after '@', as in {name}@10, of 9 digits at most"
+            )
         metric = Metric(name, int(k))
         if metric in metrics:
             raise InputError(f"metric {metric} is listed twice; list it once")

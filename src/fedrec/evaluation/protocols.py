@@ -50,8 +50,10 @@ def parse_protocol(text: str) -> Protocol:
     name, colon, count = text.strip().lower().partition(":")
     if name == "full" and not colon:
         return Protocol()
-    if name == "sampled" and count.isascii() and count.isdigit():
+    if name == "sampled" and count.isascii() and count.isdigit() and len(count) <= 9:
         return Protocol(int(count))
     if name == "sampled":
-        raise InputError(f"protocol {text!r} needs a whole number of sampled items, as in sampled:99")
+        raise InputError(
+            f"protocol {text!r:.80} needs a whole number of sampled items, of 9 digits at most, as in sampled:99"
+        )
     raise InputError(f"unknown protocol {text!r}{suggestion(text, ['full', 'sampled:99'])}")

@@ -107,8 +107,12 @@ class Run:
 
         Raises:
             RunError: if it is not a run, or another process works on it.
+            DamagedError: if its plan or ledger was changed.
         """
-        return cls(read_plan(folder), folder)
+        plan = read_plan(folder)
+        if plan.n_max is None or plan.catalog is None:
+            raise DamagedError(f"{folder / 'plan.yaml'} lacks n_max or catalog, which a run's plan has; it was changed")
+        return cls(plan, folder)
 
     def discard(self) -> None:
         """Close the run and, if no round was committed, remove all that was written of it."""
@@ -268,6 +272,8 @@ def _check_ledger(plan: Plan, ledger: Ledger) -> None:
     metrics = [value for line in ledger.of_kind("validation") for value in line["metrics"].values()]
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in metrics):
         raise DamagedError(f"{LEDGER}: a validation holds something else than numbers")
+    if any(line["plan"] != plan.digest for line in ledger.of_kind("start")):
+        raise DamagedError(f"{LEDGER}, line 1: it began with another plan than the one in plan.yaml; restore that")
     if plan.privacy is not None:
         for line in ledger.of_kind("start"):
             if not isinstance(line.get("run"), str) or not isinstance(line.get("noise_is_secret"), bool):

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from fedrec.data.keys import KeyedSource
+from fedrec.documents import read_file
 from fedrec.errors import DamagedError
 from fedrec.record.durable import replace_file
 
@@ -67,6 +68,7 @@ class SeededChance:
 
 SYSTEM = SystemChance()
 _FILE = "secret"
+_MOST_SECRET = 1 << 10
 
 
 def keep_secret(folder: Path, secret: KeyedSource) -> None:
@@ -93,7 +95,7 @@ def kept_secret(folder: Path | None, purpose: str, chance: Chance) -> KeyedSourc
         folder.mkdir(parents=True, exist_ok=True)
         keep_secret(folder, chance.secret(purpose))
     try:
-        key = bytes.fromhex(path.read_text(encoding="ascii"))
+        key = bytes.fromhex(read_file(path, _MOST_SECRET).decode("ascii"))
     except ValueError:
         key = b""
     if len(key) != 16:
