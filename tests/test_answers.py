@@ -8,8 +8,10 @@ second answer to a round, reused noise, or rows that go back would show.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
+import time
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -348,6 +350,24 @@ def test_a_journal_is_read_back_and_a_damaged_one_refused(tmp_path: Path) -> Non
         path.write_bytes(whole + line)
         with pytest.raises(DamagedError, match="journal of answers is damaged in line 2"):
             Answers(FileStore(tmp_path))
+
+
+def test_a_long_journal_is_read_in_time_that_grows_with_its_length() -> None:
+    """A coordinator that asks for every round of a long plan does not make the node's next start take for ever."""
+    lines = [
+        json.dumps(
+            {"event": "asked", "sum": f"round {round}", "transcript": f"{round:064x}", "round": round, "committed": -1}
+        )
+        for round in range(60_000)
+    ]
+    began = time.process_time()
+    progress = Answers(MemoryStore(lines)).progress
+    assert time.process_time() - began < 10.0
+    assert (progress.pending, len(progress.transcripts), progress.transcripts["round 7"]) == (
+        59_999,
+        60_000,
+        f"{7:064x}",
+    )
 
 
 def test_whatever_differs_in_a_call_differs_in_the_digest() -> None:

@@ -169,6 +169,8 @@ def test_a_coordinator_opens_so_many_runs_a_day_and_any_of_them_again(tmp_path: 
     reply = liar.open(federation.plan, federation.catalog, runs[3])
     assert reply.problem == "refused"
     assert "policy.openings_per_day: coordinator has opened 3 runs here within a day" in str(reply.fields["text"])
+    folders = federation.folder / "node-0-home" / "runs"
+    assert sorted(path.name for path in folders.iterdir()) == runs[:3], "a run that is not opened leaves nothing here"
     restarted = Liar(federation)
     assert restarted.open(federation.plan, federation.catalog, runs[1]).problem is None
     assert restarted.open(federation.plan, federation.catalog, runs[3]).problem == "refused"

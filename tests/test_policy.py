@@ -19,6 +19,7 @@ from fedrec.models.registry import MODELS, build_model
 from fedrec.privacy.accounting import epsilon_of
 from fedrec.privacy.budget import Budget, Limits
 from fedrec.privacy.terms import schedule
+from fedrec.record.keys import SigningKey
 from fedrec.secagg.reasons import AbortError
 from owners_in_test import KEYS, PARTIES, PRIVATE, SECRETS, owned, planned
 
@@ -179,6 +180,24 @@ def test_some_plans_are_refused_whatever_the_owner_allows(case):
     said = reasons(config, planned(**asks), **how)
     assert len(said) == 1, said
     assert said[0].startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("asks", "taken", "refused"),
+    [
+        ({}, 3, True),
+        ({}, 4, False),
+        ({"robust": {"rule": "median", "over": "groups", "groups": 4}}, 12, True),
+        ({"robust": {"rule": "median", "over": "groups", "groups": 4}}, 20, False),
+        ({"privacy": NOISE}, 4, True),
+        ({"privacy": NOISE}, 6, False),
+    ],
+)
+def test_a_node_that_pins_twenty_is_hidden_from_two_of_them(asks: dict[str, Any], taken: int, refused: bool) -> None:
+    others = [str(SigningKey(f"shop-{number}", bytes(31) + bytes([number])).public()) for number in range(100, 117)]
+    pins = [*PARTIES, *others]
+    said = reasons(owned(policy__parties=pins), planned(**asks), secure=True, parties=pins[:taken])
+    assert [reason.startswith("parties: 2 of the 20 pinned nodes") for reason in said] == [True] * refused
 
 
 ALLOWED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {

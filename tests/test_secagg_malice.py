@@ -8,7 +8,7 @@ import pytest
 
 from fedrec.errors import DamagedError
 from fedrec.secagg import bodies
-from fedrec.secagg.graph import neighbours
+from fedrec.secagg.graph import neighbours, share_among
 from fedrec.secagg.layout import Layout, Slot
 from fedrec.secagg.policy import Attempts
 from fedrec.secagg.primitives import digest
@@ -105,6 +105,26 @@ def test_nobody_makes_up_the_clients_of_a_sum_by_claiming_many(claims: list[int]
             assert client.aborted.reason is Reason.TOO_FEW_CLIENTS
     cohort.server.close()
     assert cohort.server.aborted is not None
+
+
+@pytest.mark.parametrize(("pinned", "n", "refused"), [(20, 3, True), (20, 4, False), (19, 3, False), (50, 6, True)])
+def test_a_sum_of_few_hides_a_party_from_a_tenth_of_all_that_are_pinned(pinned: int, n: int, refused: bool) -> None:
+    keys = frozenset(identity(number).public for number in range(pinned))
+    few = Cohort(n, clients=40, floors={"pinned": keys}, colluding=share_among(n, pinned))
+    if refused:
+        assert_all_abort(few, few.server.invite(), Reason.TOO_FEW_PARTIES)
+    else:
+        few.until(Stage.REVEAL)
+        assert few.server.result is not None
+
+
+def test_a_sum_of_some_has_the_threshold_that_bears_a_tenth_of_all_that_are_pinned() -> None:
+    keys = frozenset(identity(number).public for number in range(50))
+    assert_all_abort(*_invited(Cohort(9, floors={"pinned": keys})), Reason.LOW_THRESHOLD)
+
+
+def _invited(cohort: Cohort) -> tuple[Cohort, list[tuple[int, bytes]]]:
+    return cohort, cohort.server.invite()
 
 
 def test_graph_for_fewer_colluders_is_refused() -> None:

@@ -47,6 +47,25 @@ def test_what_was_seen_is_on_the_disk(tmp_path: Path) -> None:
     assert witness(tmp_path / "seen").seen == 5
 
 
+def test_what_is_told_at_once_is_flushed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr("fedrec.record.durable.os.fsync", flushed.append)
+    one = witness(tmp_path / "seen")
+    one.see(told(leaves(200), 0, COORDINATOR))
+    assert len(flushed) <= 2
+    assert witness(tmp_path / "seen").seen == one.seen == 200
+
+
+def test_entries_that_a_crash_cut_short_are_told_again(tmp_path: Path) -> None:
+    path = tmp_path / "seen"
+    witness(path).see(told(leaves(5), 0, COORDINATOR))
+    path.write_bytes(path.read_bytes()[:200])
+    again = witness(path)
+    assert again.seen == 3
+    again.see(told(leaves(5), 3, COORDINATOR))
+    assert witness(path).seen == 5
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [

@@ -18,6 +18,7 @@ from fedrec.errors import DamagedError, FedrecError
 from fedrec.federation.masked import layout_of, unmasked
 from fedrec.federation.messages import Reply
 from fedrec.record.keys import PublicKey, SigningKey
+from fedrec.secagg.graph import share_among
 from fedrec.secagg.manifest import invite
 from fedrec.secagg.policy import FEWEST_PARTIES
 from fedrec.secagg.primitives import Identity
@@ -150,6 +151,7 @@ class NetworkSums:
             transcript=bytes.fromhex(ready[0].call),
             min_clients=max(self._insist[one.name] for one in ready),
             noise=noise,
+            colluding=share_among(len(ready), len(self._nodes)),
         )
         places = {manifest.parties.index(one.key): one for one in ready}
         server = Server(manifest, self._identity)

@@ -12,8 +12,9 @@ sum has one transcript.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,50 @@ from fedrec.record.durable import append_line, replace_file
 __all__ = ["Answers", "FileStore", "Progress", "Store"]
 
 _DIGEST = 64
+
+
+class Bound(Mapping[str, str]):
+    """Transcripts by sum, of which there are only ever more: what was bound earlier is shared, not copied.
+
+    Example:
+        >>> one = Bound().added("round 0", "t0")
+        >>> two = one.added("round 1", "t1")
+        >>> dict(one), dict(two), one == two
+        ({'round 0': 't0'}, {'round 0': 't0', 'round 1': 't1'}, False)
+    """
+
+    def __init__(self) -> None:
+        self._all: dict[str, tuple[int, str]] = {}
+        self._count = 0
+
+    def __getitem__(self, sum_of: str) -> str:
+        place, transcript = self._all[sum_of]
+        if place >= self._count:
+            raise KeyError(sum_of)
+        return transcript
+
+    def __iter__(self) -> Iterator[str]:
+        return itertools.islice(self._all, self._count)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Bound) and other._all is self._all:
+            return other._count == self._count
+        return super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def added(self, sum_of: str, transcript: str) -> Bound:
+        """With one sum more."""
+        more = Bound()
+        more._all = (
+            self._all if len(self._all) == self._count else dict(itertools.islice(self._all.items(), self._count))
+        )
+        more._all[sum_of] = self._count, transcript
+        more._count = self._count + 1
+        return more
 
 
 @dataclass(frozen=True)
@@ -51,7 +96,7 @@ class Progress:
 
     committed: int = -1
     pending: int | None = None
-    transcripts: Mapping[str, str] = field(default_factory=dict)
+    transcripts: Bound = field(default_factory=Bound)
     finished: tuple[int, int] | None = None
     repeats: bool = False
 
@@ -100,7 +145,7 @@ class Progress:
                 raise PlanError(f"{sum_of} is over; round {self.pending} was asked for before")
             stood = replace(stood, pending=round)
         if bound is None:
-            stood = replace(stood, transcripts={**stood.transcripts, sum_of: transcript})
+            stood = replace(stood, transcripts=stood.transcripts.added(sum_of, transcript))
         return stood
 
     def ended(self, committed: int, kept: int) -> Progress:

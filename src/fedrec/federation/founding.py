@@ -24,6 +24,7 @@ def found_node(
     floors: Floors,
     chance: Chance = SYSTEM,
     budget: Budget | None = None,
+    salts: KeyedSource | None = None,
 ) -> Node:
     """A node that serves a plan.
 
@@ -33,12 +34,14 @@ def found_node(
         plan: resolved.
         folder: for private rows, journals and the node's secret; `None` for in memory.
         floors: the owner's.
-        chance: where secrets come from: of a private run all, of any other whose sums leave this process noise on
-            counts and salts of receipts; everything else comes from the plan's seed.
+        chance: where secrets come from: of a private run all, of one with a floor for items, that leaves this process,
+            noise on counts; everything else comes from the plan's seed.
         budget: the owner's, for a private run; without one the node keeps a journal without limits.
+        salts: what salts of receipts are drawn from; where sums leave this process a secret, whatever the plan.
     """
-    source, guard = KeyedSource.from_seed(plan.seed), None
-    hidden = None if floors.simulated else kept_secret(folder, name, chance)
+    source, guard, hidden = KeyedSource.from_seed(plan.seed), None, None
+    if plan.items is not None and not floors.simulated:
+        hidden = kept_secret(folder, name, chance)
     if plan.privacy is not None:
         source = kept_secret(folder, name, chance)
         journal = budget or Budget(None if folder is None else folder / "budget.jsonl")
@@ -54,4 +57,5 @@ def found_node(
         leaky=plan.leaky,
         guard=guard,
         hidden=hidden,
+        salts=salts,
     )

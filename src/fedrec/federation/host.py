@@ -130,6 +130,7 @@ class NodeHost:
                 f"request {request.number} of run {request.run[:8]} was made before; it may be a replay"
             )
         if request.kind == "open":
+            self._openings.admit(request.run, self._coordinator)  # else every refused run would leave a folder here
             self._folder(request.run).mkdir(parents=True, exist_ok=True)
             replace_file(self._number_path(request.run), b"%d\n" % request.number)
         self._numbers[request.run] = request.number
@@ -160,7 +161,6 @@ class NodeHost:
             raise PlanError(
                 f"the coordinator runs fedrec {fields.get('version')}, this node {__version__}; both must run the same"
             )
-        self._openings.admit(request.run, self._coordinator)
         offer = Offer.read(fields, request.parts)
         folder = self._folder(request.run)
         budget = agree(self.config, offer, request.run, folder, str(self._coordinator))

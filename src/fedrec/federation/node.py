@@ -68,7 +68,8 @@ class Node:
         floors: the owner's.
         leaky: tell training about held-out items (`negatives: paper-leaky`).
         guard: of a private run: clips contributions, checks calls and keeps the owner's budget.
-        hidden: what noise on counts of items and salts of receipts are drawn from; `source` if `None`.
+        hidden: what noise on counts of items is drawn from; `source` if `None`.
+        salts: what salts of receipts are drawn from; `source` if `None`.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Node:
         leaky: bool = False,
         guard: Guard | None = None,
         hidden: KeyedSource | None = None,
+        salts: KeyedSource | None = None,
     ) -> None:
         self.name = name
         self.split = split
@@ -90,6 +92,7 @@ class Node:
         self.release = release
         self.source = source
         self.hidden = hidden or source
+        self.salts = salts or source
         self.folder = folder
         self.floors = floors
         self.guard = guard
@@ -172,7 +175,7 @@ class Node:
             self._receipts = Receipts(folder / RECEIPTS)
         counts = (total.round, total.clients, total.left_out, total.saturated)
         digest = sum_digest(call.spec.digest, counts, total.arrays)
-        salt = self.hidden.child("receipt", self.name, call.round).key.hex()
+        salt = self.salts.child("receipt", self.name, call.round).key.hex()
         return self._receipts.keep(Receipt(call.round, call.model, call.spec.digest, digest, salt))
 
     def count_items(self, call: CountCall) -> Sum:

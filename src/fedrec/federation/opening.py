@@ -200,7 +200,8 @@ def open_run_here(
     split = SplitMethod.parse(plan.split).apply(data, KeyedSource.from_seed(plan.seed))
     own_items = None if plan.privacy is not None else config.policy.min_item_clients
     floors = Floors(least, masked=offer.secure, min_item_clients=own_items)
-    node = found_node(config.name, split, plan, folder / "private" / config.name, floors, chance, budget)
+    salts = KeyedSource(hashlib.blake2b(b"salts of receipts", key=key.secret, digest_size=16).digest()).child(run)
+    node = found_node(config.name, split, plan, folder / "private" / config.name, floors, chance, budget, salts)
     guard, vouched = node.guard, config.policy.vouch or least
     if guard is not None:
         guard.run = run

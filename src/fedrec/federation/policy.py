@@ -12,6 +12,7 @@ from fedrec.federation.privacy_floors import expected_clients, privacy_refusals
 from fedrec.federation.private_data import cleaning_refusals
 from fedrec.privacy.budget import Budget
 from fedrec.record.keys import PublicKey
+from fedrec.secagg.graph import COLLUDING, floor_of, topology
 from fedrec.secagg.policy import FEWEST_PARTIES
 from fedrec.secagg.policy import Floors as SecureFloors
 
@@ -68,6 +69,7 @@ def refusals(
     """
     return [
         *_who(config, coordinator, parties, secure),
+        *_company(config, plan, parties, secure),
         *_what(config, plan),
         *cleaning_refusals(config, plan),
         *_sums(config, plan, secure, users),
@@ -129,6 +131,20 @@ def _who(config: NodeConfig, coordinator: str, parties: Sequence[str], secure: b
     elif not own & {key.key for key in keys}:
         found.append(f"parties: {config.name} itself, by its pinned key, is not among those of the secure sum")
     return found
+
+
+def _company(config: NodeConfig, plan: Plan, parties: Sequence[str], secure: bool) -> list[str]:
+    """Whether a sum hides the node even if a tenth of the pinned nodes are the coordinator's, and all of them in it."""
+    colluders = floor_of(COLLUDING, len(config.pinned))
+    groups = 1 if plan.robust is None else plan.robust.groups or 1
+    least = len(set(parties)) // groups
+    if not secure or least < FEWEST_PARTIES:
+        return []
+    noise = plan.privacy is not None and plan.privacy.distributed
+    if least >= colluders + 2 and not (noise and topology(least).colluders < colluders):
+        return []
+    words = f"{colluders} of the {len(config.pinned)} pinned nodes may be the coordinator's, and a sum of {least}"
+    return [f"parties: {words} does not hide a node from so many. Ask for sums of more nodes"]
 
 
 def _what(config: NodeConfig, plan: Plan) -> list[str]:

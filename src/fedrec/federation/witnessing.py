@@ -87,10 +87,10 @@ class Witness:
             )
         if not note.signed_by([self._log]):
             raise PlanError(f"the checkpoint is not signed by {self._log.name}")
-        for leaf in everything[self.seen :]:
-            if self._path is not None:
-                append_line(self._path, leaf.hex())
-            self._leaves.append(leaf)
+        fresh = everything[self.seen :]
+        if self._path is not None and fresh:
+            append_line(self._path, "\n".join(leaf.hex() for leaf in fresh))  # flushed once, however many are told
+        self._leaves += fresh
         return note
 
     def sign(self, said: Any, time: int) -> bytes:

@@ -30,6 +30,7 @@ __all__ = [
     "floor_of",
     "is_safe",
     "neighbours",
+    "share_among",
     "topology",
 ]
 
@@ -199,6 +200,15 @@ def _exceeded(chance: float, law: Any, most: int) -> int:
 def floor_of(share: float, parties: int) -> int:
     """The whole number of parties in a share of them."""
     return math.floor(Fraction(share).limit_denominator(10**9) * parties)
+
+
+def share_among(parties: int, known: int, colluding: float = COLLUDING) -> float:
+    """The share of `parties` that collude if a share `colluding` of all `known` ones does, and all of these are here.
+
+    >>> floor_of(share_among(14, known=50), 14)
+    5
+    """
+    return max(colluding, (floor_of(colluding, known) + 0.5) / parties) if known > parties else colluding
 
 
 def _connected(n: int, k: int, colluding: float, dropping: float) -> bool:

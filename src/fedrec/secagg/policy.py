@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedrec.errors import DamagedError, PlanError
-from fedrec.secagg.graph import COLLUDING, complete_threshold, floor_of, is_safe
+from fedrec.secagg.graph import COLLUDING, complete_threshold, floor_of, is_safe, share_among
 from fedrec.secagg.layout import Layout
 from fedrec.secagg.manifest import Manifest
 from fedrec.secagg.reasons import AbortError, Reason
@@ -30,8 +30,8 @@ class Floors:
         strangers: most parties that are not pinned.
         threshold: lowest threshold, besides what the graph needs.
         noise: smallest noise multiplier.
-        colluding, dropping: shares of parties that may collude with the coordinator or drop out; above 50 parties the
-            graph must bear them.
+        colluding: share of the pinned parties that may work with the coordinator, be they all in a sum of few.
+        dropping: share of parties that may drop out; above 50 parties the graph must bear it.
         layout: the vectors this party agreed to sum; `None` leaves that to whoever hands over the values.
         model, transcript: digests of the model and of all that this party was asked; `None` leaves that to whoever
             hands over the values.
@@ -78,11 +78,15 @@ class Floors:
             raise AbortError(Reason.TOO_FEW_PARTIES, f"{manifest.min_parties} survivors would do, of {self.parties}")
         if manifest.min_clients < self.clients:
             raise AbortError(Reason.TOO_FEW_CLIENTS, f"{manifest.min_clients} clients would do, of {self.clients}")
-        shape = manifest.topology
-        needed = max(self.threshold, complete_threshold(n, self.colluding) if shape.complete else 2)
+        colluders = floor_of(self.colluding, len(self.pinned))
+        if n < colluders + 2:
+            words = f"{n}, where {colluders} of the {len(self.pinned)} pinned ones may be the coordinator's"
+            raise AbortError(Reason.TOO_FEW_PARTIES, words)
+        shape, colluding = manifest.topology, share_among(n, len(self.pinned), self.colluding)
+        needed = max(self.threshold, complete_threshold(n, colluding) if shape.complete else 2)
         if manifest.threshold < needed:
             raise AbortError(Reason.LOW_THRESHOLD, f"{manifest.threshold}, where {n} parties need {needed}")
-        if not is_safe(shape, self.colluding, self.dropping):
+        if not is_safe(shape, colluding, self.dropping):
             raise AbortError(Reason.WEAK_GRAPH, str(shape))
         if manifest.noise < self.noise:
             raise AbortError(Reason.LOW_NOISE, f"{manifest.noise:g}, where {self.noise:g} is the least")
@@ -110,7 +114,8 @@ class Floors:
         self.check_parties(tuple(manifest.parties[index] for index in present))
         others = sorted(present.values())
         others.remove(own)
-        clients = own + borne_out(others, len(manifest.parties), self.colluding)
+        known = max(len(manifest.parties), len(self.pinned))
+        clients = own + borne_out(others, known, self.colluding)
         if clients < manifest.min_clients:
             words = f"{clients} of {manifest.min_clients}, without the largest claims, which may be false"
             raise AbortError(Reason.TOO_FEW_CLIENTS, words)
@@ -144,7 +149,7 @@ def borne_out(claims: Sequence[int], parties: int, colluding: float = COLLUDING)
 
     Args:
         claims: clients that each other party vouches for.
-        parties: of the sum.
+        parties: of the sum, or that are known, if these are more.
         colluding: share of parties that may work with the coordinator; at least one may lie.
 
     Example:
