@@ -51,6 +51,7 @@ MANIFESTS = {
     "little noise": ({"floors": {"noise": 1.0}, "noise": 0.5}, Reason.LOW_NOISE),
     "other vectors": ({"floors": {"layout": Layout((Slot("other", 5, 32),))}}, Reason.OTHER_LAYOUT),
     "other transcript": ({"floors": {"transcript": b"\1" * 32}}, Reason.OTHER_TRANSCRIPT),
+    "other run": ({"floors": {"run": "other"}}, Reason.OTHER_TRANSCRIPT),
     "other model": ({"floors": {"model": b"\1" * 32}}, Reason.OTHER_TRANSCRIPT),
     "other coordinator": ({"floors": {"coordinator": identity(5).public}}, Reason.UNKNOWN_COORDINATOR),
     "reused round": ({"attempts": Attempts({"run": 1})}, Reason.ROUND_REUSED),

@@ -124,6 +124,19 @@ def test_an_honest_round_opens(tmp_path: Path) -> None:
     assert found.nodes == there.federation.names
 
 
+def test_numbers_of_sums_are_counted_in_one_run(tmp_path: Path) -> None:
+    """Else each name that a coordinator makes up would begin at number 0 again, and add a line to the node's record."""
+    there = Attack(tmp_path)
+    call = there.call(0, -1)
+    replies = fine(there.ask(call))
+    assert call.privacy is not None
+    manifest = manifest_of(there.federation, call, transcript_of(replies), call.privacy.noise_multiplier, "another")
+    found = secure_sum(there.liars, replies, call.spec, dict.fromkeys(replies, manifest))
+    assert found.total is None
+    assert "it names another run" in found.why["node-0"]
+    assert not list(tmp_path.glob("*/runs/*/party.json"))
+
+
 def test_a_round_is_not_opened_on_top_of_another_one(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     there = Attack(tmp_path)
     fine(there.ask(there.call(0, -1)))

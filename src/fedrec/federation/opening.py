@@ -209,7 +209,7 @@ def open_run_here(
     party, honest, excess = None, None, 1.0
     if offer.secure:
         who, honest, fewest = honest_of(offer.parties)
-        own = secure_floors(config, plan)
+        own = replace(secure_floors(config, plan), run=run)
         if shares:
             excess = math.sqrt(len(offer.parties) / honest)
             own = replace(own, parties=max(own.parties, fewest))

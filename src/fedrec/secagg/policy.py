@@ -33,6 +33,7 @@ class Floors:
         colluding: share of the pinned parties that may work with the coordinator, be they all in a sum of few.
         dropping: share of parties that may drop out; above 50 parties the graph must bear it.
         layout: the vectors this party agreed to sum; `None` leaves that to whoever hands over the values.
+        run: name of the run, under which numbers of sums are counted; `None` for any.
         model, transcript: digests of the model and of all that this party was asked; `None` leaves that to whoever
             hands over the values.
         survivors: of a vector that was summed before, who was left then: the second sum must be over the same, or the
@@ -52,6 +53,7 @@ class Floors:
     colluding: float = COLLUDING
     dropping: float = 0.1
     layout: Layout | None = None
+    run: str | None = None
     model: bytes | None = None
     transcript: bytes | None = None
     survivors: frozenset[bytes] | None = None
@@ -92,6 +94,8 @@ class Floors:
             raise AbortError(Reason.LOW_NOISE, f"{manifest.noise:g}, where {self.noise:g} is the least")
         if self.layout is not None and manifest.layout != self.layout:
             raise AbortError(Reason.OTHER_LAYOUT)
+        if self.run is not None and manifest.run != self.run:
+            raise AbortError(Reason.OTHER_TRANSCRIPT, "it names another run")
         if self.transcript is not None and manifest.transcript != self.transcript:
             theirs, own = manifest.transcript.hex()[:12], self.transcript.hex()[:12]
             raise AbortError(Reason.OTHER_TRANSCRIPT, f"{theirs}…, this party answered {own}…")
