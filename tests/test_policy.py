@@ -373,6 +373,12 @@ def test_floors_of_the_secure_sum_are_those_of_owner_and_plan():
         secure_floors(owned(policy__coordinator=None), planned())
 
 
+def test_plans_of_endless_rounds_are_refused_before_anything_is_worked_out_for_them():
+    (reason,) = reasons(owned(), planned(model={"name": "mf", "rounds": 5_000_000}))
+    assert reason.startswith("limits.rounds: the plan has 5,000,000 rounds, and this node takes part in 10,000 at most")
+    assert reasons(owned(limits__rounds=20), planned(model={"name": "mf", "rounds": 20})) == []
+
+
 def test_the_memory_of_a_model_is_compared_with_the_owners_limit():
     limits = owned(limits__memory_gb=2.0).limits
     ease = build_model("ease", {})

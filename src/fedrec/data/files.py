@@ -28,7 +28,7 @@ STANDARD_INPUT = "-"
 """The path that stands for what is piped into the command."""
 
 _CHUNK = 1 << 26
-_SYSTEM = (("/", "proc"), ("/", "sys"), ("/", "dev"))
+_SYSTEM = (("/", "proc"), ("/", "sys"))
 _FREE = 1 << 28
 _MOST_RATIO = 200
 """Bytes that a byte of a compressed file may stand for, beyond `_FREE` in all: text has ten, a bomb thousands."""

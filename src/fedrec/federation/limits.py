@@ -24,6 +24,7 @@ class ResourceLimits(BaseModel):
     Args:
         threads: most threads that compute at once; `None` for all cores.
         memory_gb: most memory of the process in GiB, without files that are mapped; `None` for no limit.
+        rounds: most rounds of a plan: what a node keeps of a run and works out for it grows with them.
 
     Example:
         >>> ResourceLimits(threads=2).environment()["POLARS_MAX_THREADS"]
@@ -34,6 +35,7 @@ class ResourceLimits(BaseModel):
 
     threads: int | None = Field(default=None, ge=1)
     memory_gb: float | None = Field(default=None, ge=0.5)
+    rounds: int = Field(default=10_000, ge=1)
 
     def environment(self) -> dict[str, str]:
         """Variables for a process that is about to be started: some libraries count their threads only once."""

@@ -150,6 +150,7 @@ max_run_epsilon = 4.0     # the most in one run
 [limits]
 # threads = 2             # all cores without it
 # memory_gb = 4
+# rounds = 10000          # most rounds of a plan
 """
 
 

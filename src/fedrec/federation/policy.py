@@ -67,6 +67,10 @@ def refusals(
         budget: the owner's journal; `None` for a run that has its reservation in it already.
         users, items: of the node's data and of the catalog, once they are known.
     """
+    asked = plan.model.get("rounds")
+    if isinstance(asked, int) and asked > config.limits.rounds:  # all that follows takes time that grows with them
+        words = f"the plan has {asked:,} rounds, and this node takes part in {config.limits.rounds:,} at most"
+        return [f"limits.rounds: {words}. Ask for fewer, or the owner raises limits.rounds"]
     return [
         *_who(config, coordinator, parties, secure),
         *_company(config, plan, parties, secure),

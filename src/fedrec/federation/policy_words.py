@@ -275,7 +275,7 @@ def _limits(config: NodeConfig) -> str:
     limits = config.limits
     threads = "all cores" if limits.threads is None else f"{limits.threads} thread{'s' if limits.threads != 1 else ''}"
     memory = "as much memory as there is" if limits.memory_gb is None else f"{limits.memory_gb:g} GiB of memory"
-    return f"{threads} and {memory}. What the node keeps is in {config.home}."
+    return f"{threads}, {memory} and {limits.rounds:,} rounds of a plan. What the node keeps is in {config.home}."
 
 
 def _named(text: str) -> str:
