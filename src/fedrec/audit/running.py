@@ -16,6 +16,7 @@ from fedrec.audit.poisoning import POISONS
 from fedrec.audit.recovery import co_occurrences, differencing, singletons
 from fedrec.audit.refusals import repeated_round
 from fedrec.audit.updates import single_updates
+from fedrec.data.listing import listed
 from fedrec.engines.loading import load_plan_data
 from fedrec.errors import InputError, suggestion
 from fedrec.federation.plan import Plan
@@ -144,7 +145,7 @@ def audit(
 
 def _named(attacks: Sequence[str]) -> list[str]:
     names: list[str] = []
-    for name in attacks:
+    for name in listed(attacks, "attacks"):
         if name not in (*ATTACKS, *POISONS, "poisoning"):
             raise InputError(f"attack {name!r} is not known{suggestion(name, [*ATTACKS, *POISONS, 'poisoning'])}")
         names += list(POISONS) if name == "poisoning" else [name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +32,7 @@ from fedrec.cli.output import Output, rows_table
 from fedrec.errors import InputError, suggestion
 
 if TYPE_CHECKING:
+    from fedrec.data.identifiers import Identifiers
     from fedrec.federation.coordinator import Progress
     from fedrec.federation.plan import Plan
 
@@ -38,6 +40,7 @@ __all__ = ["evaluate", "recommend", "similar", "train"]
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
+_ITEM_COLUMNS = ("item_id", "item", "itemId")
 _RESUMED = ("out", "resume", "federation", "threads", "budget", "json_", "quiet")
 """What may be said of a run that goes on: all else is in its plan, or was settled when it began."""
 _READING = ("data", "columns", "format", "encoding", "on_error")
@@ -226,8 +229,16 @@ def recommend(
     block: Annotated[str | None, typer.Option("--block", help="Item ids that may not appear: a,b,c or @FILE.")] = None,
     unknown: Annotated[str, typer.Option("--unknown", help="Unknown users: raise, warn or ignore.")] = "raise",
     history: Annotated[
-        Path | None, typer.Option("--history", help="Interactions of new users, who are folded in.")
+        Path | None,
+        typer.Option("--history", help="File of interactions of new users, who are folded in; all of them by default."),
     ] = None,
+    unknown_items: Annotated[
+        str,
+        typer.Option(
+            "--unknown-items",
+            help="Items of --history that the model does not know: raise, or leave out: warn, ignore.",
+        ),
+    ] = "raise",
     data: Named = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -238,11 +249,14 @@ def recommend(
     import fedrec as fr
 
     output = Output(json_, quiet)
-    if unknown not in ("raise", "warn", "ignore"):
-        raise InputError(f"--unknown {unknown!r} is not known{suggestion(unknown, ['raise', 'warn', 'ignore'])}")
-    if bool(user) == all_users:
-        raise InputError("say for whom: --user ID, or --all-users --to FILE")
-    if all_users and to is None:
+    for option, policy in (("--unknown", unknown), ("--unknown-items", unknown_items)):
+        if policy not in ("raise", "warn", "ignore"):
+            raise InputError(f"{option} {policy!r} is not known{suggestion(policy, ['raise', 'warn', 'ignore'])}")
+    if user and all_users:
+        raise InputError("--user and --all-users exclude each other; leave one out")
+    if not user and not all_users and history is None:
+        raise InputError("say for whom: --user ID, --history FILE for all users in it, or --all-users --to FILE")
+    if all_users and to is None and history is None:
         raise InputError("--all-users needs --to FILE, such as --to recs.parquet")
     model = fr.load_model(run, data)
     items = model.opened.data.catalog.items
@@ -252,7 +266,8 @@ def recommend(
         "only": _ids(only, items, "--only"),
         "block": _ids(block, items, "--block"),
         "unknown": unknown,
-        "history": None if history is None else fr.read_interactions(history, catalog=model.opened.data.catalog),
+        "history": history,
+        "unknown_items": unknown_items,
     }
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -276,23 +291,28 @@ def recommend(
 
 def similar(
     run: RunFolder,
-    item: Annotated[str, typer.Option("--item", help="An item id.")],
+    item: Annotated[list[str], typer.Option("--item", help="An item id; may be given several times.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 10,
     data: Named = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show the items nearest to an item."""
+    """Show the items nearest to an item, or to each of several."""
     import fedrec as fr
 
     model = fr.load_model(run, data)
     catalog = model.opened.data.catalog
-    wanted = catalog.items.parse(item)
-    table = model.similar(wanted, n)
-    shown = rows_table(f"like {catalog.title(int(catalog.items.find([wanted])[0]))}", "item", *table.columns[1:])
-    for row in table.iter_rows():
-        shown.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
-    Output(json_, quiet).answer({"run": str(run), "item": wanted, "similar": table.to_dicts()}, shown)
+    wanted = [catalog.items.parse(text) for text in item]
+    shown, answers = [], []
+    for one in wanted:
+        table = model.similar(one, n)
+        title = catalog.title(int(catalog.items.find([one])[0]))
+        shown.append(rows_table(f"like {title}", "item", *table.columns[1:]))
+        for row in table.iter_rows():
+            shown[-1].add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+        answers.append({"item": one, "similar": table.to_dicts()})
+    answer = answers[0] if len(answers) == 1 else {"items": answers}
+    Output(json_, quiet).answer({"run": str(run), **answer}, *shown)
 
 
 def _told(output: Output) -> Any:
@@ -381,16 +401,23 @@ def _stamp(leaky: bool) -> str:
     return "  [LEAKY: trained knowing held-out items]" if leaky else ""
 
 
-def _ids(text: str | None, items: Any, option: str) -> list[int | str] | None:
+def _ids(text: str | None, items: Identifiers, option: str) -> list[int | str] | None:
+    """Ids in an option: `a,b,c` with CSV's quotes, or `@FILE` with one id, or several with commas, on each line."""
     if text is None:
         return None
+    lines = [text]
     if text.startswith("@"):
         try:
-            listed = Path(text[1:]).read_text(encoding="utf-8").split()
+            lines = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
         except OSError as error:
             raise InputError(f"{option} {text}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise InputError(f"{option} {text}: is not UTF-8 text; write one id on each line") from None
-    else:
-        listed = split_list(text) or []
+    try:
+        rows = list(csv.reader(lines, skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{option} {text}: {error}; a double quote inside an id is written twice") from None
+    listed = [part.strip() for row in rows for part in row if part.strip()]
+    if text.startswith("@") and listed and listed[0] in _ITEM_COLUMNS and items.look_up(listed[:1])[0] < 0:
+        del listed[0]  # a header
     return [items.parse(part) for part in listed]

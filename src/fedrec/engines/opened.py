@@ -19,6 +19,7 @@ from fedrec.errors import DamagedError, FedrecError, InputError, RunError
 from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.calls import Part
 from fedrec.federation.coordinator import Coordinator, Trained
+from fedrec.federation.item_floor import SERVED
 from fedrec.federation.node import Node
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, load_shared, read_plan, save_shared, server_arrays
@@ -119,6 +120,18 @@ class OpenedRun:
         """A node of users to be folded in from their history alone, whatever their ids."""
         split = Split(visitors, np.full(len(visitors), HISTORY, dtype=np.int8), "history")
         return LocalEngine.of_split(split, self.plan.model_copy(update={"refit": False})).nodes[0]
+
+    def similarity(self, items: np.ndarray) -> np.ndarray:
+        """How near the items at `items` [n] are to every item: [n, items] float32, −inf for those that take no part.
+
+        Raises:
+            InputError: if the model knows no such thing.
+        """
+        shared = self.trained.state.shared
+        scores = self.model.similarity(shared, items)
+        if SERVED in shared:
+            scores[:, ~shared[SERVED]] = -np.inf
+        return scores
 
     def measure(
         self,

@@ -17,6 +17,7 @@ import numpy as np
 from fedrec.aggregation.release import Release
 from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
+from fedrec.data.listing import listed
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.training import check_memory
 from fedrec.errors import InputError, PlanError, suggestion
@@ -119,6 +120,7 @@ def candidate_plans(base: Plan, grid: Mapping[str, Sequence[Any]]) -> list[tuple
     own = type(base.build_model()).model_fields
     if not grid:
         raise PlanError("grid: no key; name at least one hyperparameter and its values, such as reg=10,100")
+    grid = {key: list(listed(values, f"grid {key}")) for key, values in grid.items()}
     for key, values in grid.items():
         if key not in own and key not in _PLAN_KEYS:
             raise PlanError(
