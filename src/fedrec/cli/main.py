@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shlex
 import sys
 
@@ -53,6 +55,10 @@ def _main(
 def run() -> None:
     """Run the command line: exit code 0 done, 2 bad input or plan, 1 failure, 130 interrupted."""
     try:
+        sys.argv[1:] = [_text(argument) for argument in sys.argv[1:]]
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter of an id still gets it
         app(prog_name="fedrec")
     except UnnamedSourceError as error:
         again = shlex.join(["fedrec", *sys.argv[1:], "--data", error.source])
@@ -69,6 +75,24 @@ def run() -> None:
         raise
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+    except MemoryError as error:
+        _fail(
+            f"this machine, or the limit under which this process runs, has too little memory ({error}); use a model "
+            "that needs less, a smaller catalog, or shorter lists",
+            1,
+        )
+
+
+def _text(argument: str) -> str:
+    """An argument as text: outside of UTF-8 locales Python hands over bytes that it does not understand.
+
+    Raises:
+        InputError: if the bytes are not UTF-8.
+    """
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:
+        raise InputError(f"argument {argument!r} is not UTF-8 text; set LC_ALL=C.UTF-8 or the like") from None
 
 
 def _fail(message: str, code: int) -> None:

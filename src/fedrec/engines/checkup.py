@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from fedrec.engines.memory import usable_memory
+
 __all__ = ["checkup"]
 
 _PACKAGES = ("fedrec", "numpy", "scipy", "numba", "polars", "pydantic", "safetensors", "threadpoolctl")
@@ -31,7 +33,8 @@ def checkup() -> dict[str, Any]:
             facts[name] = version(name)
         except PackageNotFoundError:
             problems.append(f"{name} is not installed")
-    facts["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
+    memory, whose = usable_memory()
+    facts["memory"] = f"{memory / 2**30:.1f} GiB" + ("" if "machine" in whose else f" ({whose} this)")
     facts["free disk here"] = f"{shutil.disk_usage('.').free / 2**30:.1f} GiB"
     _check_kernels(facts, problems)
     _check_blas(facts)

@@ -26,7 +26,7 @@ from fedrec.federation.run import Run, load_shared, read_plan, save_shared, serv
 from fedrec.federation.warm_start import Earlier, Remembered
 from fedrec.kernels.splitting import count_shared
 from fedrec.models.base import Private, Recommender, State
-from fedrec.record.durable import arrays_digest, replace_file
+from fedrec.record.durable import arrays_digest, replace_file, replace_table
 from fedrec.record.files import check_files, read_files
 
 __all__ = ["FEDERATED", "OpenedRun", "open_run"]
@@ -162,7 +162,7 @@ class OpenedRun:
         run = Run.create(plan, folder)
         try:
             (folder / "private").mkdir()
-            self._history().write_parquet(folder / _HISTORY)
+            replace_table(folder / _HISTORY, self._history())
             catalog = self.data.catalog
             loaded = load_plan_data(plan.data, folder, catalog)
             data, plan = loaded.interactions, plan.resolve(loaded.interactions, public_digest(plan, loaded, folder))
@@ -174,6 +174,9 @@ class OpenedRun:
             if rows is not None:
                 node.adopt(rows, self.trained.round)
             run.seal()
+        except (FedrecError, OSError, MemoryError):
+            run.discard()
+            raise
         finally:
             run.close()
 

@@ -19,7 +19,7 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
 from fedrec.data.listing import listed
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.training import check_memory
+from fedrec.engines.memory import check_memory
 from fedrec.errors import InputError, PlanError, suggestion
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.federation.coordinator import Coordinator, Trained

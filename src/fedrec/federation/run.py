@@ -19,7 +19,15 @@ from fedrec.errors import DamagedError, RunError, suggestion
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, Recommender, State
 from fedrec.models.registry import build_model
-from fedrec.record.durable import arrays_digest, hold, load_arrays, remove_unfinished, replace_file, save_arrays
+from fedrec.record.durable import (
+    arrays_digest,
+    hold,
+    load_arrays,
+    named_on_error,
+    remove_unfinished,
+    replace_file,
+    save_arrays,
+)
 from fedrec.record.files import FILES, LEDGER, file_digest, list_files
 from fedrec.record.ledger import Ledger
 from fedrec.record.signing import FILES_NOTE
@@ -204,7 +212,7 @@ class Run:
     def progress(self, entry: dict[str, Any]) -> None:
         """Append to `progress.jsonl`: for people and plots, nothing depends on it."""
         if self.folder is not None:
-            with (self.folder / "progress.jsonl").open("a") as file:
+            with named_on_error(self.folder / "progress.jsonl") as path, path.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
 
     def _noised(self, round: int) -> Path:
@@ -319,10 +327,16 @@ def check_free(folder: Path) -> None:
     """Check that a run can begin in `folder`.
 
     Raises:
-        RunError: if something is there already.
+        RunError: if something is there already, or the folder cannot be made.
     """
     if folder.exists() and (not folder.is_dir() or any(path.name[0] != "." for path in folder.iterdir())):
         raise RunError(f"{folder} exists already; go on with it (--resume), or choose another folder (--out)")
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "is no folder" if not place.is_dir() else "cannot be written to"
+        raise RunError(f"{folder} cannot be made ({place} {why}); choose another folder (--out)")
 
 
 def is_run(folder: Path) -> bool:

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedrec.documents import read_file
 from fedrec.errors import DamagedError, InputError, RunError
 
-__all__ = ["append_line", "arrays_digest", "hold", "load_arrays", "remove_unfinished", "replace_file", "save_arrays"]
+__all__ = [
+    "append_line",
+    "arrays_digest",
+    "hold",
+    "load_arrays",
+    "named_on_error",
+    "remove_unfinished",
+    "replace_file",
+    "replace_table",
+    "save_arrays",
+]
 
 
 def replace_file(path: Path, *data: bytes, secret: bool = False) -> None:
@@ -24,16 +37,46 @@ def replace_file(path: Path, *data: bytes, secret: bool = False) -> None:
     A `secret` is for its owner's eyes from the first byte on.
     """
     aside = path.with_name(f".{path.name}.new")
-    if secret:
-        aside.unlink(missing_ok=True)
-        aside.touch(mode=0o600)
-    with aside.open("wb") as file:
-        for piece in data:
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    with _whole(aside, path):
+        if secret:
+            aside.unlink(missing_ok=True)
+            aside.touch(mode=0o600)
+        with aside.open("wb") as file:
+            for piece in data:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
     _sync_folder(path.parent)
+
+
+def replace_table(path: Path, table: pl.DataFrame) -> None:
+    """Put a table at `path` as Parquet, as `replace_file` puts bytes."""
+    buffer = io.BytesIO()
+    table.write_parquet(buffer)
+    replace_file(path, buffer.getvalue())
+
+
+@contextmanager
+def named_on_error(path: Path) -> Iterator[Path]:
+    """Name the file in an error of writing to it, as a full disk does not say which one it is."""
+    try:
+        yield path
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
+def _whole(aside: Path, path: Path) -> Iterator[None]:
+    """Leave nothing of a file that could not be written whole, and name it: a full disk stays no fuller."""
+    with named_on_error(path):
+        try:
+            yield
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -60,10 +103,12 @@ def hold(path: Path, busy: str) -> int:
 def append_line(path: Path, line: str) -> None:
     """Append one line and flush it to the disk; after a crash it is there whole, or its torn end has no newline."""
     fresh = not path.exists()
-    with path.open("ab", buffering=0) as file:
+    with named_on_error(path), path.open("ab", buffering=0) as file:
         before = file.tell()
         try:
-            file.write(line.encode() + b"\n")
+            left = memoryview(line.encode() + b"\n")
+            while left:  # on a disk that is all but full, a part may be written without an error
+                left = left[file.write(left) :]
             os.fsync(file.fileno())
         except OSError:
             file.truncate(before)
