@@ -174,6 +174,7 @@ def _over_nodes(
 
     federation = FederationFolder.open(path)
     members = federation.members
+    federation.check_own_kits(output.warn)
     post = NvflarePost(path, federation.admin_kit, tell=output.warn)
     try:
         return train_federated(plan, folder, members, post, secure, federation.waiting, resume, watch, output.warn)
