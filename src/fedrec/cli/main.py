@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from fedrec.cli import audit, bench, data, federation, models, node, privacy, runs, tune, verify
+from fedrec.cli import audit, bench, data, federation, models, node, plans, privacy, runs, tune, verify
 from fedrec.errors import DamagedError, FedrecError, InputError, UnnamedSourceError
 
 _INTERRUPTED = "interrupted; a training run goes on with --resume --out RUN"
@@ -32,6 +32,8 @@ app.command("recommend")(runs.recommend)
 app.command("similar")(runs.similar)
 app.command("compare")(models.compare)
 app.command("tune")(tune.tune)
+app.command("models")(plans.models)
+app.command("plan")(plans.plan)
 app.command("audit")(audit.audit)
 app.command("verify")(verify.verify)
 app.command("sign")(verify.sign)

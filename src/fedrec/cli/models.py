@@ -22,7 +22,7 @@ from fedrec.cli.options import (
     split_list,
 )
 from fedrec.cli.output import Output, rows_table
-from fedrec.errors import InputError, PlanError, suggestion
+from fedrec.errors import InputError, PlanError
 
 __all__ = ["compare", "demo", "doctor"]
 
@@ -167,7 +167,7 @@ def _by_model(models: list[str], assignments: list[str]) -> dict[str, list[str]]
         PlanError: for an assignment that concerns none of the models.
     """
     from fedrec.federation.plan import Plan
-    from fedrec.models.registry import model_class
+    from fedrec.models.registry import meant, model_class
 
     settings = {model: set(model_class(model).model_fields) for model in models}
     chosen: dict[str, list[str]] = {model: [] for model in models}
@@ -181,7 +181,7 @@ def _by_model(models: list[str], assignments: list[str]) -> dict[str, list[str]]
         if not concerned:
             known = {*Plan.model_fields, *models, *(name for names in settings.values() for name in names)}
             raise PlanError(f"--set {assignment}: {key!r} is no setting of {', '.join(models)} or of a plan"
-                            f"{suggestion(key, known)}")  # fmt: skip
+                            f"{meant(key, known)}")  # fmt: skip
         for model in concerned:
             chosen[model].append(assignment)
     return chosen

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedrec.documents import parse_yaml
-from fedrec.errors import InputError, PlanError, suggestion
+from fedrec.errors import InputError, PlanError
 
 if TYPE_CHECKING:
     from fedrec.federation.plan import Plan
@@ -104,7 +104,7 @@ def build_plan(
     """
     from fedrec.data.files import check_path
     from fedrec.federation.plan import Plan, read_settings
-    from fedrec.models.registry import model_class
+    from fedrec.models.registry import meant, model_class
 
     settings: dict[str, Any] = {} if plan is None else read_settings(check_path(plan))
     if not isinstance(settings, dict):
@@ -133,7 +133,7 @@ def build_plan(
         elif path[0] not in Plan.model_fields:
             known = [*own, *Plan.model_fields]
             raise PlanError(f"--set {assignment}: {path[0]!r} is no setting of {chosen['name']} or of a plan"
-                            f"{suggestion(path[0], known)}")  # fmt: skip
+                            f"{meant(path[0], known)} ('fedrec models {chosen['name']}' lists all)")  # fmt: skip
         _assign(settings, path, value, assignment)
     return Plan.make(settings, "plan" if plan is None else str(plan))
 

@@ -50,9 +50,13 @@ _IN_ONE_PROCESS = ("nodes", "partition", "clock", "from_", "budget")
 def train(
     context: typer.Context,
     data: Data = None,
-    model: Annotated[str | None, typer.Option("--model", help="popularity, ease, itemknn, mf, …")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="popularity, ease, itemknn, mf, …; 'fedrec models' lists all.")
+    ] = None,
     set_: Set = None,
-    plan: Annotated[Path | None, typer.Option("--plan", help="A plan in YAML; options win over it.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="A plan in YAML, as 'fedrec plan MODEL' prints; options win over it.")
+    ] = None,
     split: Split = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
     nodes: Annotated[

@@ -31,7 +31,9 @@ __all__ = ["tune"]
 
 
 def tune(
-    model: Annotated[str | None, typer.Option("--model", help="popularity, ease, itemknn, mf, …")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="popularity, ease, itemknn, mf, …; 'fedrec models' lists all.")
+    ] = None,
     grid: Annotated[
         list[str] | None, typer.Option("--grid", help="Values to try: reg=10,100. Several keys make a product.")
     ] = None,
@@ -40,7 +42,9 @@ def tune(
     metric: Annotated[str, typer.Option("--metric", help="What decides, on validation.")] = "ndcg@10",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings per candidate; their mean counts.")] = 1,
     set_: Set = None,
-    plan: Annotated[Path | None, typer.Option("--plan", help="A plan in YAML; options win over it.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="A plan in YAML, as 'fedrec plan MODEL' prints; options win over it.")
+    ] = None,
     split: Split = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many nodes to play; never changes the model.")] = 1,

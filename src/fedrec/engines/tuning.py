@@ -25,6 +25,7 @@ from fedrec.evaluation.metrics import parse_metrics
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.models.registry import meant
 
 __all__ = ["ETA", "STRATEGIES", "Candidate", "Strategy", "Tuned", "candidate_plans", "choose", "refit_plan", "rungs"]
 
@@ -124,7 +125,7 @@ def candidate_plans(base: Plan, grid: Mapping[str, Sequence[Any]]) -> list[tuple
     for key, values in grid.items():
         if key not in own and key not in _PLAN_KEYS:
             raise PlanError(
-                f"grid {key}: not a hyperparameter of {base.model['name']}{suggestion(key, [*own, *_PLAN_KEYS])}. "
+                f"grid {key}: not a hyperparameter of {base.model['name']}{meant(key, [*own, *_PLAN_KEYS])}. "
                 "What is measured (data, split, seed, evaluation) is the same for all candidates"
             )
         if not values:
