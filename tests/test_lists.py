@@ -225,6 +225,20 @@ def test_a_history_alone_means_everybody_in_it(run: Path, fedrec: Call) -> None:
     assert "--user ID, --history FILE" in nobody.err
 
 
+def test_a_history_is_read_as_its_options_say(run: Path, fedrec: Call) -> None:
+    """Errors of reading name these options, so there must be such options."""
+    Path("h.csv").write_text("who;what\n9;1\n9;2;3\n")
+    refused = fedrec("recommend", run, "--history", "h.csv", "--format", "csv")
+    assert refused.code == 2
+    said = fedrec("recommend", run, "--history", "h.csv", "--columns", "user_id=who,item_id=what",
+                  "--on-error", "skip", "--json")  # fmt: skip
+    assert said.code == 0, said.err
+    assert {row["user_id"] for row in json.loads(said.out)["recommendations"]} == {9}
+    assert "1 left out" in said.err
+    without = fedrec("recommend", run, "--user", 1, "--columns", "user_id=who")
+    assert (without.code, "--history" in without.err) == (2, True)
+
+
 def test_several_similar_items_on_the_command_line(run: Path, fedrec: Call) -> None:
     one = json.loads(fedrec("similar", run, "--item", 3, "--json").out)
     both = json.loads(fedrec("similar", run, "--item", 3, "--item", 1, "--json").out)

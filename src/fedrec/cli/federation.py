@@ -155,9 +155,7 @@ def _day(end: datetime | None) -> str:
 def demo(
     nodes: Annotated[int, typer.Option("--nodes", min=1, max=20, help="How many.")] = 3,
     data: Annotated[str, typer.Option("--data", help="What is spread over the nodes.")] = "synthetic:users=2000",
-    model: Annotated[
-        str, typer.Option("--model", help="popularity, ease, itemknn, mf, …; 'fedrec models' lists all.")
-    ] = "ease",
+    model: Annotated[str, typer.Option("--model", help="See 'fedrec models'.")] = "ease",
     set_: Set = None,
     split: Split = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,

@@ -12,8 +12,6 @@ import typer
 from fedrec.cli import audit, bench, data, federation, models, node, plans, privacy, runs, tune, verify
 from fedrec.errors import DamagedError, FedrecError, InputError, UnnamedSourceError
 
-_INTERRUPTED = "interrupted; a training run goes on with --resume --out RUN"
-
 app = typer.Typer(
     name="fedrec",
     help="Train, check, deploy and serve recommenders on data that never leaves its owners.",
@@ -70,10 +68,10 @@ def run() -> None:
     except FedrecError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail(_INTERRUPTED, 130)
+        _interrupted()
     except SystemExit as end:
         if end.code == 130:
-            _fail(_INTERRUPTED, 130)
+            _interrupted()
         raise
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
@@ -95,6 +93,11 @@ def _text(argument: str) -> str:
         return os.fsencode(argument).decode("utf-8")
     except UnicodeError:
         raise InputError(f"argument {argument!r} is not UTF-8 text; set LC_ALL=C.UTF-8 or the like") from None
+
+
+def _interrupted() -> None:
+    on = "; 'fedrec train --resume --out RUN' goes on with the run" if sys.argv[1:2] == ["train"] else ""
+    _fail(f"interrupted{on}", 130)
 
 
 def _fail(message: str, code: int) -> None:

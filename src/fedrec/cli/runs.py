@@ -17,8 +17,10 @@ from fedrec.cli.options import (
     Format,
     Json,
     Metrics,
+    ModelName,
     Named,
     OnError,
+    PlanFile,
     Protocol,
     Quiet,
     Set,
@@ -41,8 +43,6 @@ __all__ = ["evaluate", "recommend", "similar", "train"]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
 _ITEM_COLUMNS = ("item_id", "item", "itemId")
-_RESUMED = ("out", "resume", "federation", "threads", "budget", "json_", "quiet")
-"""What may be said of a run that goes on: all else is in its plan, or was settled when it began."""
 _READING = ("data", "columns", "format", "encoding", "on_error")
 _IN_ONE_PROCESS = ("nodes", "partition", "clock", "from_", "budget")
 
@@ -50,13 +50,9 @@ _IN_ONE_PROCESS = ("nodes", "partition", "clock", "from_", "budget")
 def train(
     context: typer.Context,
     data: Data = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="popularity, ease, itemknn, mf, …; 'fedrec models' lists all.")
-    ] = None,
+    model: ModelName = None,
     set_: Set = None,
-    plan: Annotated[
-        Path | None, typer.Option("--plan", help="A plan in YAML, as 'fedrec plan MODEL' prints; options win over it.")
-    ] = None,
+    plan: PlanFile = None,
     split: Split = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
     nodes: Annotated[
@@ -96,7 +92,8 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model, evaluate it, and write a run."""
-    from fedrec.engines.training import Placement, train_run
+    from fedrec.cli.resuming import check_resumed
+    from fedrec.engines.training import Placement, read_placement, train_run
     from fedrec.federation.run import is_run, next_folder, read_plan
     from fedrec.kernels.threads import limit_threads
     from fedrec.privacy.budget import Budget
@@ -110,28 +107,29 @@ def train(
                 "read and how; leave out")  # fmt: skip
         _refuse(said, _IN_ONE_PROCESS, "with --federation there is nothing to play in one process, and each owner's "
                 "node.toml has its own budget; leave out")  # fmt: skip
+    source = "federation" if federation is not None and plan is None else data
+    reading = data_settings(source, columns, format, encoding, on_error, clean)
+    changes: dict[str, dict[str, Any]] = {
+        "split": {"split": split},
+        "seed": {"seed": seed},
+        "refit": {"refit": refit},
+        "from_": {"warm_start": None if from_ is None else str(from_)},
+        "epsilon": {"privacy.epsilon": epsilon},
+        "delta": {"privacy.delta": delta},
+        "protocol": {"evaluation.protocol": protocol},
+        "metrics": {"evaluation.metrics": split_list(metrics)},
+    }
     if resume and out is not None and (is_run(out) or not (data or plan)):
         chosen = read_plan(out)
-        again = {"data"} if data == chosen.data.source else set()
-        _refuse(said, set(said) - set(_RESUMED) - again, f"{out} goes on with its own plan, and as it began; leave out")
+        placement = None if federation is not None else read_placement(out, Placement())
+        asked = {"nodes": nodes, "partition": partition, "secure": secure, "clock": clock, "plan": plan}
+        told = {"data": {"data.source": data}, "model": {"model.name": model}}
+        told |= {name: {f"data.{name}": reading.get(name)} for name in _READING[1:]}
+        told["clean"] = {f"data.cleaning.{key}": value for key, value in reading.get("cleaning", {}).items()}
+        check_resumed(out, chosen, placement, said, asked, {**changes, **told}, set_ or [])
     else:
-        source = "federation" if federation is not None and plan is None else data
-        chosen = build_plan(
-            plan,
-            data_settings(source, columns, format, encoding, on_error, clean),
-            model,
-            {
-                "split": split,
-                "seed": seed,
-                "refit": refit,
-                "warm_start": None if from_ is None else str(from_),
-                "privacy.epsilon": epsilon,
-                "privacy.delta": delta,
-                "evaluation.protocol": protocol,
-                "evaluation.metrics": split_list(metrics),
-            },
-            set_ or [],
-        )
+        merged = {key: value for part in changes.values() for key, value in part.items()}
+        chosen = build_plan(plan, reading, model, merged, set_ or [])
     folder = out or next_folder(Path("runs"), str(chosen.model["name"]))
     if federation is not None:
         with limit_threads(threads), output.rounds(f"training {chosen.model['name']}") as watch:
@@ -244,14 +242,19 @@ def recommend(
             help="Items of --history that the model does not know: raise, or leave out: warn, ignore.",
         ),
     ] = "raise",
+    columns: Columns = None,
+    format: Format = None,
+    encoding: Encoding = None,
+    on_error: OnError = None,
     data: Named = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Recommend items to users of a run."""
+    """Recommend items to users of a run. How a --history is read is said as for training: --columns, --format, …"""
     import warnings
 
     import fedrec as fr
+    from fedrec.engines.visitors import Visitors
 
     output = Output(json_, quiet)
     for option, policy in (("--unknown", unknown), ("--unknown-items", unknown_items)):
@@ -263,30 +266,34 @@ def recommend(
         raise InputError("say for whom: --user ID, --history FILE for all users in it, or --all-users --to FILE")
     if all_users and to is None and history is None:
         raise InputError("--all-users needs --to FILE, such as --to recs.parquet")
+    reading = data_settings(None, columns, format, encoding, on_error, None)
+    if history is None and reading:
+        raise InputError(
+            f"{', '.join(reading)}: how a history is read; give it with --history FILE, or leave these out"
+        )
     model = fr.load_model(run, data)
-    items = model.opened.data.catalog.items
+    catalog = model.opened.data.catalog
     options: dict[str, Any] = {
         "n": n,
         "include_seen": include_seen,
-        "only": _ids(only, items, "--only"),
-        "block": _ids(block, items, "--block"),
+        "only": _ids(only, catalog.items, "--only"),
+        "block": _ids(block, catalog.items, "--block"),
         "unknown": unknown,
-        "history": history,
-        "unknown_items": unknown_items,
     }
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        if history is not None:
+            options["history"] = Visitors.read(history, catalog, unknown_items, **reading)  # type: ignore[arg-type]
         if to is not None:
             rows = model.save_recommendations(to, user, **options)
             output.answer({"run": str(run), "rows": rows, "file": str(to)}, f"{rows:,} recommendations in {to}")
         else:
             table = model.recommend(user, **options)
-            catalog = model.opened.data.catalog
             shown = rows_table(f"{run}: {model.model_name}" + _stamp(model.plan.leaky), "user", "rank", "item", "title",
                                "score")  # fmt: skip
             shown.columns[3].justify = "left"
             for user_id, item_id, score, rank in table.iter_rows():
-                title = catalog.title(int(items.find([item_id])[0])) if catalog.has_titles else ""
+                title = catalog.title(int(catalog.items.find([item_id])[0])) if catalog.has_titles else ""
                 shown.add_row(str(user_id), str(rank), str(item_id), title, f"{score:.4f}")
             answer = {"run": str(run), "recommendations": table.to_dicts()}
             output.answer(answer, shown if table.height else "nothing to recommend")

@@ -75,7 +75,8 @@ class Lists:
         known, lost = [node.data.users for node in nodes], None
         everyone = opened.data.users
         if history is not None:
-            visitors = Visitors.read(history, catalog, unknown_items)
+            given = isinstance(history, Visitors)
+            visitors = history if given else Visitors.read(history, catalog, unknown_items)
             everyone, lost = visitors.data.users, visitors.lost
             nodes = [opened.with_visitors(visitors.data)] if len(everyone) else []
             known = [everyone]

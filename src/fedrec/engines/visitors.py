@@ -24,6 +24,7 @@ __all__ = ["UNKNOWN", "Unknown", "Visitors", "check_unknown", "some_of"]
 Unknown = Literal["raise", "warn", "ignore"]
 UNKNOWN: tuple[Unknown, ...] = ("raise", "warn", "ignore")
 """What to do with ids that nobody has, or items that the model does not know."""
+_REASON = "item_id is not in the catalog"
 _ADVICE = (
     "The model was trained without this item; leave such rows out with unknown_items='warn' or 'ignore' "
     "(--unknown-items)"
@@ -51,13 +52,14 @@ class Visitors:
     lost: pl.Series
 
     @classmethod
-    def read(cls, history: Any, catalog: Catalog, unknown_items: Unknown = "raise") -> Visitors:
+    def read(cls, history: Any, catalog: Catalog, unknown_items: Unknown = "raise", **reading: Any) -> Visitors:
         """Read a history: a table, `Interactions`, or the path of a file.
 
         Args:
             history: what the visitors did.
             catalog: items of the model.
             unknown_items: `raise` refuses an item that is not in `catalog`; `warn` and `ignore` leave its rows out.
+            reading: options of `fedrec.read_interactions` or `fedrec.interactions_from`, such as `columns`.
 
         Raises:
             InputError: if the history cannot be read, or it has an unknown item and `unknown_items` is `raise`.
@@ -69,21 +71,23 @@ class Visitors:
             history = history.to_frame()
         if unknown_items == "raise":
             try:
-                data = _load(history, catalog=catalog).interactions
+                loaded = _load(history, catalog=catalog, **reading)
             except InputError as error:
                 said = str(error)
                 if not said.endswith(UNKNOWN_ITEM):
                     raise
                 raise InputError(said.removesuffix(UNKNOWN_ITEM) + _ADVICE) from None
-            return cls(data, _nobody(data.users))
+            _warn_of_others(loaded)
+            return cls(loaded.interactions, _nobody(loaded.interactions.users))
         try:
-            loaded = _load(history, catalog=catalog, unknown_items="skip")
+            loaded = _load(history, catalog=catalog, unknown_items="skip", **reading)
         except NothingLeftError:
-            whole = _load(history).interactions  # nothing at all in it is an error still
+            whole = _load(history, **reading).interactions  # nothing at all in it is an error still
             visitors = cls(_without_rows(whole.users, catalog), whole.users.series)
             left_out = whole.to_frame().select("user_id", pl.col("item_id").cast(pl.String))
         else:
-            left_out = loaded.report.left_out
+            _warn_of_others(loaded)
+            left_out = loaded.report.left_out.filter(pl.col("reason") == _REASON)
             visitors = cls(loaded.interactions, _lost(left_out["user_id"], loaded.interactions.users))
         if unknown_items == "warn" and left_out.height:
             _warn(left_out, visitors.lost)
@@ -125,6 +129,12 @@ def _lost(mentioned: pl.Series, users: Identifiers) -> pl.Series:
 def _without_rows(users: Identifiers, catalog: Catalog) -> Interactions:
     none = np.empty(0, dtype=np.int32)
     return Interactions(Identifiers(users.series.clear()), catalog, np.zeros(1, dtype=np.int64), none)
+
+
+def _warn_of_others(loaded: Loaded) -> None:
+    """Count rows that could not be read at all, as `fedrec.read_interactions` does."""
+    if loaded.report.left_out.filter(pl.col("reason") != _REASON).height:
+        warnings.warn(f"history: {loaded.report.summary()}", stacklevel=3)
 
 
 def _warn(left_out: pl.DataFrame, lost: pl.Series) -> None:

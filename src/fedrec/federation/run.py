@@ -79,7 +79,7 @@ class Run:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{folder} cannot be made ({error.strerror}); choose another folder (--out)") from None
+            raise RunError(f"{folder} cannot be made ({error.strerror}); choose another folder") from None
         run = cls(plan, folder)
         try:
             replace_file(folder / "plan.yaml", plan.to_yaml().encode())
@@ -330,13 +330,14 @@ def check_free(folder: Path) -> None:
         RunError: if something is there already, or the folder cannot be made.
     """
     if folder.exists() and (not folder.is_dir() or any(path.name[0] != "." for path in folder.iterdir())):
-        raise RunError(f"{folder} exists already; go on with it (--resume), or choose another folder (--out)")
+        on = f", or go on with the run: 'fedrec train --resume --out {folder}'" if is_run(folder) else ""
+        raise RunError(f"{folder} exists already; choose another folder{on}")
     place = folder.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         why = "is no folder" if not place.is_dir() else "cannot be written to"
-        raise RunError(f"{folder} cannot be made ({place} {why}); choose another folder (--out)")
+        raise RunError(f"{folder} cannot be made ({place} {why}); choose another folder")
 
 
 def is_run(folder: Path) -> bool:
