@@ -370,6 +370,22 @@ def test_failures_that_are_nobodys_input_end_with_1(run: Path, monkeypatch: pyte
     assert "No space left" in said.err
 
 
+def test_doctor_lists_every_extra_and_whether_it_is_there(fedrec: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import metadata
+
+    from fedrec.engines import checkup
+
+    monkeypatch.delenv("FEDREC_DATA", raising=False)
+    there = checkup.find_spec
+    monkeypatch.setattr(checkup, "find_spec", lambda name: None if name == "matplotlib" else there(name))
+    said = answer(fedrec("doctor", "--json"))
+    extras = {extra["name"]: extra for extra in said["extras"]}
+    assert set(extras) == set(metadata("fedrec").get_all("Provides-Extra") or ()) - {"dev"}
+    assert extras["plots"]["installed"] is False
+    assert extras["plots"]["install"] == "pip install 'fedrec[plots]'"
+    assert "differential privacy" in fedrec("doctor").out
+
+
 def test_an_interrupted_training_goes_on(run: Path, monkeypatch: pytest.MonkeyPatch, fedrec: Call) -> None:
     options = ("train", "--data", DATA, "--model", "mf", "--set", "rounds=6", "--set", "embedding_size=4")
     whole = answer(fedrec(*options, "--out", "whole", "--json"))

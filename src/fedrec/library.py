@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 
 from fedrec.data.digests import digest_of
-from fedrec.data.frames import interactions_from
-from fedrec.data.interactions import Interactions
+from fedrec.data.frames import as_interactions, is_pandas
+from fedrec.data.showing import html_table
 from fedrec.data.splits import Split, unsplit
 from fedrec.engines.lists import Lists
 from fedrec.engines.local import LocalEngine
@@ -70,6 +70,11 @@ class Estimator:
     def __repr__(self) -> str:
         return repr(self.plan.build_model()) + ("" if self._opened is None else ", fitted")
 
+    def _repr_html_(self) -> str:
+        model = self.plan.build_model()
+        fitted = {} if self._opened is None else {"fitted on": repr(self._opened.data)}
+        return html_table(type(model).__name__, model.model_dump(mode="json") | fitted)
+
     def fit(
         self,
         data: Table | Split,
@@ -89,7 +94,7 @@ class Estimator:
             warm_start: a fitted model of the same kind to go on from: known items and users keep what it learned, new
                 ones join. See `fedrec.federation.warm_start.how_to_start` for what must be equal.
         """
-        whole = data.data if isinstance(data, Split) else unsplit(_interactions(data)).data
+        whole = data.data if isinstance(data, Split) else unsplit(as_interactions(data)).data
         plan = self.plan.resolve(whole, digest_of(whole))
         if warm_start is not None:
             plan = plan.model_copy(update={"warm_start": WarmStart(run="memory")})
@@ -110,7 +115,7 @@ class Estimator:
                 stacklevel=2,
             )
         self._opened = OpenedRun(plan, coordinator.model, trained, engine, whole)
-        self._pandas = _is_pandas(data)
+        self._pandas = whole.pandas
         return self
 
     @property
@@ -210,7 +215,7 @@ class Estimator:
 
     def _shown(self, table: pl.DataFrame, history: object = None) -> Any:
         """A table as people work: pandas where pandas was given."""
-        return table.to_pandas() if self._pandas or _is_pandas(history) else table
+        return table.to_pandas() if self._pandas or is_pandas(history) else table
 
     def save(self, folder: str | Path) -> None:
         """Save as a run: `plan.yaml`, `model/`, and `private/` (histories, private rows), which stays with its owner.
@@ -228,10 +233,10 @@ def evaluate(
     *,
     protocol: str = "full",
     part: Part = "test",
-) -> pl.DataFrame:
+) -> Any:
     """Measure a fitted model on the held-out part of a split: columns `metric`, `value`, `standard_error`, `users`.
 
-    Warns where the model was trained on what is held out.
+    A pandas table if the split or the model is of pandas data. Warns where the model was trained on what is held out.
 
     Example:
         >>> import fedrec as fr
@@ -251,7 +256,7 @@ def evaluate(
         )
     names = metrics.split(",") if isinstance(metrics, str) else list(metrics)
     found = opened.measure(names, protocol, part, opened.with_split(split))
-    return pl.DataFrame(
+    table = pl.DataFrame(
         {
             "metric": list(found),
             "value": [summary.value for summary in found.values()],
@@ -260,6 +265,7 @@ def evaluate(
         },
         schema={"metric": pl.String, "value": pl.Float64, "standard_error": pl.Float64, "users": pl.Int64},
     )
+    return table.to_pandas() if split.data.pandas or model._pandas else table
 
 
 def load_model(folder: str | Path, data: str | None = None) -> Estimator:
@@ -311,11 +317,3 @@ def __getattr__(name: str) -> type[Estimator]:
     if name not in classes:
         raise AttributeError(f"fedrec.library has no {name!r}{suggestion(name, classes)}")
     return estimator(classes[name])
-
-
-def _interactions(table: Table) -> Interactions:
-    return table if isinstance(table, Interactions) else interactions_from(table)
-
-
-def _is_pandas(table: object) -> bool:
-    return type(table).__module__.split(".")[0] == "pandas"

@@ -153,9 +153,13 @@ def doctor(json_: Json = False, quiet: Quiet = False) -> None:
     table.columns[1].justify = "left"
     for name, value in facts["facts"].items():
         table.add_row(name, str(value))
+    extras = rows_table("extras", "name", "installed", "what for")
+    extras.columns[2].justify = "left"
+    for extra in facts["extras"]:
+        extras.add_row(extra["name"], "yes" if extra["installed"] else f"no: {extra['install']}", extra["what_for"])
     problems = facts["problems"]
     closing = "everything is in order" if not problems else "\n".join(f"problem: {problem}" for problem in problems)
-    Output(json_, quiet).answer(facts, table, closing)
+    Output(json_, quiet).answer(facts, table, "", extras, "", closing)
     if problems:
         raise typer.Exit(1)
 

@@ -53,6 +53,9 @@ class OpenedRun:
     engine: LocalEngine
     data: Interactions
 
+    def __repr__(self) -> str:
+        return f"OpenedRun({self.model!r}, rounds={self.trained.rounds}, {self.data!r})"
+
     def private(self) -> Private | None:
         """Private rows of all users, in the order of `data.users`; `None` for a model without."""
         rows: dict[str, Any] = {}

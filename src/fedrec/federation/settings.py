@@ -128,9 +128,10 @@ def commented_plan(model: str = "ease", source: str = "clicks.csv") -> str:
 def plan_schema() -> dict[str, Any]:
     """The JSON schema of a plan, with the hyperparameters of each model and the meaning of every key."""
     schema = Plan.model_json_schema()
-    for name, kind in {"Plan": Plan, **{part.__name__: part for part in _parts().values()}}.items():
+    kinds: dict[str, type[BaseModel]] = {"Plan": Plan, **{part.__name__: part for part in _parts().values()}}
+    for name, kind in kinds.items():
         _describe(schema if name == "Plan" else schema["$defs"].get(name, {}), kind)
-    choices = []
+    choices: list[dict[str, Any]] = []
     for name in MODELS:
         kind = model_class(name)
         own = kind.model_json_schema()

@@ -9,14 +9,17 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedrec.documents import read_file
 from fedrec.errors import DamagedError, InputError, RunError
+
+if TYPE_CHECKING:  # processes that only hand messages on load no tables
+    import polars as pl
 
 __all__ = [
     "append_line",
