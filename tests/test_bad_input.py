@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from conftest import Said
-from fedrec.engines import training
+from fedrec.engines import memory
 
 Call = Callable[..., Said]
 Files = dict[str, bytes]
@@ -420,7 +420,7 @@ def test_one_short_error_that_says_what_is_wrong_and_leaves_nothing(
 def test_a_model_that_memory_cannot_hold_is_refused_before_training(
     place: Path, monkeypatch: pytest.MonkeyPatch, fedrec: Call
 ) -> None:
-    monkeypatch.setattr(training, "_memory", lambda: 1 << 20)
+    monkeypatch.setattr(memory, "usable_memory", lambda: (1 << 20, "this machine has"))
     command = ("train", "--data", "synthetic:users=40,items=400,interactions_per_user=9", "--out", "new", "--model")
     said = fedrec(*command, "ease", "--json")
     assert (said.code, said.out) == (2, "")

@@ -26,7 +26,7 @@ Call = Callable[..., Said]
 DATA = "synthetic:users=150,items=60,interactions_per_user=12,seed=4"
 COMMANDS = [
     ("train",), ("evaluate",), ("recommend",), ("similar",), ("compare",), ("demo",), ("doctor",),
-    ("data", "list"), ("data", "describe"), ("data", "fetch"),
+    ("models",), ("plan",), ("data", "list"), ("data", "describe"), ("data", "fetch"),
 ]  # fmt: skip
 
 
@@ -91,6 +91,7 @@ def commands_of(run: Path) -> dict[str, tuple[object, ...]]:
         "compare": ("compare", "--data", DATA, "--models", "popularity,ease", "--metrics", "hr@5"),
         "demo": ("demo", "--out", "demo"),
         "doctor": ("doctor",),
+        "models": ("models", "mf"),
     }
 
 
@@ -257,16 +258,37 @@ def test_a_finished_run_resumed_says_the_same_again(run: Path, fedrec: Call) -> 
 
 @pytest.mark.parametrize(
     "words",
-    ["--epsilon 1 --delta 1e-5", "--metrics hr@5 --protocol full", "--secure", "--refit", "--from run", "--nodes 1",
-     "--clean k_core=2 --columns a=b --format csv --encoding utf-8 --on-error raise", "--clock slow:0.5x10",
-     "--partition hash", "--seed 0 --split none --set reg=5 --plan p.yaml --model ease --data d.csv"],
+    ["--epsilon 1 --delta 1e-5", "--metrics hr@5 --protocol sampled:9", "--secure", "--refit", "--from run",
+     "--nodes 2", "--clean k_core=2 --columns a=b --format csv --encoding latin-1 --on-error skip",
+     "--clock slow:0.5x10", "--partition by:region",
+     "--seed 5 --split none --set cohort=0.5 --plan p.yaml --model mf --data d.csv",
+     "--set shrink=5"],
 )  # fmt: skip
-def test_a_run_that_goes_on_refuses_every_option_that_would_change_nothing(words: str, run: Path, fedrec: Call) -> None:
+def test_a_run_that_goes_on_refuses_every_option_that_says_something_else(words: str, run: Path, fedrec: Call) -> None:
+    Path("p.yaml").write_text("data: {source: d.csv}\nmodel: {name: ease}\n")
     said = fedrec("train", "--resume", "--out", run, *words.split())
     assert said.code == 2
     assert "goes on with its own plan" in said.err
     for option in (word for word in words.split() if word.startswith("--")):
         assert option in said.err
+
+
+def test_a_run_goes_on_with_the_command_that_began_it(fedrec: Call, run: Path) -> None:
+    """The same command with --resume, whatever it sets, is taken; with one other value it is not."""
+    words = ["train", "--data", DATA, "--model", "mf", "--set", "embedding_size=4", "--set", "cohort=0.5",
+             "--seed", 7, "--clean", "k_core=2", "--nodes", 2, "--metrics", "hr@5,ndcg@5", "--set", "rounds=2",
+             "--out", "a"]  # fmt: skip
+    first = answer(fedrec(*words, "--json"))
+    again = answer(fedrec(*words, "--json", "--resume"))
+    assert again["digests"] == first["digests"]
+    began = answer(fedrec("train", "--plan", Path("a/plan.yaml"), "--nodes", 2, "--out", "b", "--resume", "--json"))
+    assert began["digests"] == first["digests"]
+    assert answer(fedrec("train", "--plan", "a/plan.yaml", "--out", "b", "--resume", "--json"))
+    other = fedrec(*words, "--set", "rounds=3", "--resume")
+    assert (other.code, "--set" in other.err) == (2, True)
+    warm = (*words[:-1], "w", "--from", "a")
+    assert fedrec(*warm).code == 0
+    assert fedrec(*warm, "--resume").code == 0
 
 
 def test_how_data_is_read_and_cleaned_wins_over_the_plan(run: Path, fedrec: Call) -> None:
@@ -348,6 +370,22 @@ def test_failures_that_are_nobodys_input_end_with_1(run: Path, monkeypatch: pyte
     said = fedrec("train", "--data", DATA, "--model", "ease", "--out", "new")
     assert (said.code, said.out) == (1, "")
     assert "No space left" in said.err
+
+
+def test_doctor_lists_every_extra_and_whether_it_is_there(fedrec: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import metadata
+
+    from fedrec.engines import checkup
+
+    monkeypatch.delenv("FEDREC_DATA", raising=False)
+    there = checkup.find_spec
+    monkeypatch.setattr(checkup, "find_spec", lambda name: None if name == "matplotlib" else there(name))
+    said = answer(fedrec("doctor", "--json"))
+    extras = {extra["name"]: extra for extra in said["extras"]}
+    assert set(extras) == set(metadata("fedrec").get_all("Provides-Extra") or ()) - {"dev"}
+    assert extras["plots"]["installed"] is False
+    assert extras["plots"]["install"] == "pip install 'fedrec[plots]'"
+    assert "differential privacy" in fedrec("doctor").out
 
 
 def test_an_interrupted_training_goes_on(run: Path, monkeypatch: pytest.MonkeyPatch, fedrec: Call) -> None:

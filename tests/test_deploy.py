@@ -219,6 +219,64 @@ def test_expired_early_foreign_and_damaged_certificates_are_refused(federation: 
         check_kit(kit, "client.crt")
 
 
+def ending(federation: FederationFolder, days: float) -> None:
+    """Certificates of all kits that end in so many days."""
+    now = datetime.now(UTC)
+    kits = [federation.server_kit, federation.admin_kit, *(federation.path / "kits").iterdir()]
+    for kit in kits:
+        certificate(kit, now - timedelta(days=300), now + timedelta(days=days, hours=1))
+    shutil.copy(federation.server_kit / "startup" / "client.crt", federation.server_kit / "startup" / "server.crt")
+
+
+@pytest.mark.parametrize(("days", "warned"), [(3, True), (29, True), (31, False), (300, False)])
+def test_certificates_that_end_soon_are_warned_about_with_the_renewal(
+    federation: FederationFolder, days: int, warned: bool, fedrec: Fedrec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending(federation, days)
+    monkeypatch.setattr("fedrec.engines.nvflare_admin.who_is_up", lambda admin: ["shop-a"])
+    said = fedrec("federation", "status", federation.path)
+    assert said.code == 0, said.err
+    assert said.out.count(f"{datetime.now(UTC) + timedelta(days=days, hours=1):%Y-%m-%d}") == 1 + len(KEYS)
+    assert (f"ends in {days} days" in said.err) == warned
+    assert (f"fedrec federation invite {federation.path} shop-a shop-b shop-c" in said.err) == warned
+
+
+def test_invite_says_until_when_kits_are_valid(federation: FederationFolder, fedrec: Fedrec) -> None:
+    said = fedrec("federation", "invite", federation.path, "shop-a", "--json")
+    ends = json.loads(said.out)["valid_until"]
+    assert set(ends) == set(KEYS)
+    assert all(datetime.fromisoformat(end) > datetime.now(UTC) + timedelta(days=300) for end in ends.values())
+
+
+@pytest.mark.parametrize("kit", ["server", "admin"])
+def test_the_coordinator_is_told_how_to_renew_what_has_ended(
+    federation: FederationFolder, kit: str, fedrec: Fedrec, tmp_path: Path
+) -> None:
+    now = datetime.now(UTC)
+    place = federation.path / "own-kits" / kit
+    certificate(place, now - timedelta(days=9), now - timedelta(days=2))
+    if kit == "server":
+        (place / "startup" / "client.crt").rename(place / "startup" / "server.crt")
+    for words in (("federation", "start", federation.path), ("federation", "status", federation.path),
+                  ("train", "--federation", federation.path, "--model", "ease", "--out", tmp_path / "r")):  # fmt: skip
+        said = fedrec(*words)
+        assert said.code == 2
+        assert "expired on" in said.err
+        assert f"fedrec federation invite {federation.path}" in said.err
+
+
+def test_a_node_says_until_when_its_kit_is_valid(federation: FederationFolder, tmp_path: Path, fedrec: Fedrec) -> None:
+    (tmp_path / "clicks.csv").write_text("user_id,item_id\n1,1\n")
+    make_node("shop-a", tmp_path / "node.toml", tmp_path / "home", DataPlan(source=str(tmp_path / "clicks.csv")),
+              str(federation.key.public()), ())  # fmt: skip
+    ending(federation, 5)
+    said = fedrec("node", "check", "--config", tmp_path / "node.toml", "--no-data", "--kit",
+                  federation.path / "kits" / "shop-a")  # fmt: skip
+    assert said.code == 0, said.err
+    assert "is valid until" in said.out
+    assert "ends in 5 days" in " ".join(said.out.split())
+
+
 def test_a_node_starts_with_its_own_valid_kit_only(federation: FederationFolder, tmp_path: Path) -> None:
     coordinator = str(federation.key.public())
     (tmp_path / "clicks.csv").write_text("user_id,item_id\n1,1\n")

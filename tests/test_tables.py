@@ -9,7 +9,7 @@ import pytest
 
 from fedrec.data.catalog import Catalog
 from fedrec.data.identifiers import Identifiers
-from fedrec.errors import InputError
+from fedrec.errors import FedrecError, InputError
 from fedrec.recommending.tables import recommendation_schema, recommendation_table, write_parquet_stream
 from fedrec.recommending.topk import top_items
 
@@ -108,7 +108,7 @@ def test_when_the_writer_fails_endless_batches_end_and_no_file_stays(tmp_path, m
 
     monkeypatch.setattr(pl.LazyFrame, "sink_parquet", full)
     endless = (batch for _ in iter(int, 1) for batch in batches(1))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(FedrecError, match="No space left"):
         write_parquet_stream(tmp_path / "recs.parquet", endless, SCHEMA)
     assert list(tmp_path.iterdir()) == []
 

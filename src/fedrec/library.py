@@ -5,36 +5,35 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from numbers import Number
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
 
 from fedrec.data.digests import digest_of
-from fedrec.data.frames import interactions_from
-from fedrec.data.identifiers import Identifiers, typed_ids
-from fedrec.data.interactions import Interactions
+from fedrec.data.frames import as_interactions, is_pandas
+from fedrec.data.showing import html_table
 from fedrec.data.splits import Split, unsplit
+from fedrec.engines.lists import Lists
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.opened import OpenedRun, open_run
 from fedrec.engines.training import open_earlier, train_here, warmed
+from fedrec.engines.visitors import Unknown
 from fedrec.errors import InputError, suggestion
 from fedrec.evaluation.metrics import DEFAULT_METRICS
 from fedrec.federation.calls import Part
 from fedrec.federation.coordinator import Progress
-from fedrec.federation.item_floor import SERVED
-from fedrec.federation.node import Node
 from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run
 from fedrec.models.registry import MODELS, model_class
-from fedrec.recommending.recommend import allowed_items, recommend_batches, similar_table
-from fedrec.recommending.tables import recommendation_schema, write_parquet_stream
+from fedrec.recommending.recommend import item_positions, list_length, similar_table
+from fedrec.recommending.tables import write_parquet_stream
 
 __all__ = ["Estimator", "evaluate", "load_model"]
 
-Unknown = Literal["raise", "warn", "ignore"]
 Table = Any
 """A polars, pandas or Arrow table, a dict of columns, or `Interactions`."""
 
@@ -71,6 +70,11 @@ class Estimator:
     def __repr__(self) -> str:
         return repr(self.plan.build_model()) + ("" if self._opened is None else ", fitted")
 
+    def _repr_html_(self) -> str:
+        model = self.plan.build_model()
+        fitted = {} if self._opened is None else {"fitted on": repr(self._opened.data)}
+        return html_table(type(model).__name__, model.model_dump(mode="json") | fitted)
+
     def fit(
         self,
         data: Table | Split,
@@ -90,7 +94,7 @@ class Estimator:
             warm_start: a fitted model of the same kind to go on from: known items and users keep what it learned, new
                 ones join. See `fedrec.federation.warm_start.how_to_start` for what must be equal.
         """
-        whole = data.data if isinstance(data, Split) else unsplit(_interactions(data)).data
+        whole = data.data if isinstance(data, Split) else unsplit(as_interactions(data)).data
         plan = self.plan.resolve(whole, digest_of(whole))
         if warm_start is not None:
             plan = plan.model_copy(update={"warm_start": WarmStart(run="memory")})
@@ -101,9 +105,17 @@ class Estimator:
             engine = LocalEngine.of_split(data, plan, None, nodes, partition)
         else:
             engine = LocalEngine.build(whole, plan, nodes, partition)
-        coordinator, trained = train_here(engine, whole, Run(plan, None), watch, earlier)
+        run = Run(plan, None)
+        coordinator, trained = train_here(engine, whole, run, watch, earlier)
+        left_out = sum(line["left_out"] or 0 for line in run.ledger.of_kind("round"))
+        if left_out:
+            warnings.warn(
+                f"{left_out:,} contributions of users were not finite numbers and were left out of the sums: training "
+                "diverged for these users. Train with a lower learning_rate, or more regularisation",
+                stacklevel=2,
+            )
         self._opened = OpenedRun(plan, coordinator.model, trained, engine, whole)
-        self._pandas = _is_pandas(data)
+        self._pandas = whole.pandas
         return self
 
     @property
@@ -124,92 +136,86 @@ class Estimator:
 
     def recommend(
         self,
-        users: Iterable[object] | None = None,
+        users: object = None,
         n: int = 10,
         *,
         include_seen: bool = False,
-        only: Iterable[object] | None = None,
-        block: Iterable[object] | None = None,
+        only: object = None,
+        block: object = None,
         unknown: Unknown = "raise",
-        history: Table | None = None,
+        history: Table | str | Path | None = None,
+        unknown_items: Unknown = "raise",
     ) -> Any:
         """The `n` best items of each user, best first: columns `user_id`, `item_id`, `score`, `rank`.
 
         Args:
-            users: ids, in whose order the answer comes; `None` for everybody.
+            users: one id, or ids in whose order the answer comes; `None` for everybody.
             n: length of a list; shorter where fewer items are left.
             include_seen: whether items the user already has may appear.
             only, block: item ids that alone may, or may not, appear.
             unknown: what to do with ids that nobody has.
-            history: interactions of users that were not trained on; they are folded in, and `users` are among them.
+            history: interactions of users that were not trained on, or the file that holds them; these users are folded
+                in, and `users` are among them.
+            unknown_items: what to do with items of `history` that the model does not know; `warn` and `ignore` leave
+                their rows out. Who has nothing left gets no list.
 
         Returns:
             A polars table; a pandas one if the model was fitted on pandas, or `history` is pandas.
 
         Raises:
-            InputError: for unknown ids, or an `n` below 1.
+            InputError: for unknown ids or items, or an `n` that is no whole number above 0.
         """
-        listed = None if users is None else list(users)
-        frames = list(
-            self.recommend_batches(
-                listed, n, include_seen=include_seen, only=only, block=block, unknown=unknown, history=history
-            )
+        asked = Lists.of(
+            self.opened,
+            users,
+            n,
+            include_seen=include_seen,
+            only=only,
+            block=block,
+            unknown=unknown,
+            history=history,
+            unknown_items=unknown_items,
         )
-        data = self.opened.data
-        table = pl.concat(frames) if frames else pl.DataFrame(schema=recommendation_schema(data.users, data.catalog))
-        if listed is not None and len(self.opened.engine.nodes) > 1:
-            order = Identifiers.of(table["user_id"]) if table.height else data.users
-            places = order.look_up(listed)
-            rank = pl.DataFrame({"user_id": order.take(places[places >= 0])}).unique(maintain_order=True)
-            table = rank.join(table, on="user_id", maintain_order="left_right")
-        return table.to_pandas() if self._pandas or _is_pandas(history) else table
+        return self._shown(asked.table(), history)
 
-    def recommend_batches(
-        self,
-        users: Iterable[object] | None = None,
-        n: int = 10,
-        *,
-        include_seen: bool = False,
-        only: Iterable[object] | None = None,
-        block: Iterable[object] | None = None,
-        unknown: Unknown = "raise",
-        history: Table | None = None,
-    ) -> Iterator[pl.DataFrame]:
+    def recommend_batches(self, users: object = None, n: int = 10, **options: Any) -> Iterator[Any]:
         """`recommend` in batches of users, for more users than fit in memory at once."""
-        if n < 1:
-            raise InputError(f"n must be at least 1, not {n}")
-        opened = self.opened
-        allowed = allowed_items(opened.data.catalog, only, block)
-        nodes: Sequence[Node] = opened.engine.nodes
-        if history is not None:
-            nodes = [opened.with_visitors(_interactions(history, opened.data))]
-        positions = _positions(users, [node.data.users for node in nodes], unknown)
-        return _batches(opened, nodes, positions, n, include_seen, allowed)
+        asked = Lists.of(self.opened, users, n, **options)
+        return (self._shown(batch, options.get("history")) for batch in asked.batches())
 
-    def save_recommendations(self, path: str | Path, users: Iterable[object] | None = None, **options: Any) -> int:
-        """Stream `recommend(users, **options)` to a Parquet, CSV or JSON-lines file; returns the number of rows."""
-        data = self.opened.data
-        schema = recommendation_schema(data.users, data.catalog)
-        return write_parquet_stream(path, self.recommend_batches(users, **options), schema)
+    def save_recommendations(self, path: str | Path, users: object = None, n: int = 10, **options: Any) -> int:
+        """Stream `recommend(users, n, **options)` to a Parquet, CSV or JSON-lines file; returns the number of rows."""
+        asked = Lists.of(self.opened, users, n, **options)
+        return write_parquet_stream(path, asked.batches(), asked.schema)
 
-    def similar(self, item: object, n: int = 10) -> pl.DataFrame:
-        """The `n` items nearest to `item`: columns `item_id`, `title` where known, `score`, `rank`.
+    def similar(self, items: object, n: int = 10) -> Any:
+        """The `n` items nearest to an item: columns `item_id`, `title` where known, `score`, `rank`.
+
+        For a list of items there is a first column `similar_to`, with the item that the others are near to.
+
+        Returns:
+            A polars table; a pandas one if the model was fitted on pandas.
 
         Raises:
             InputError: for an unknown item, or a model without a notion of similar items.
         """
-        if n < 1:
-            raise InputError(f"n must be at least 1, not {n}")
         opened = self.opened
         catalog = opened.data.catalog
-        position = int(catalog.items.look_up([item])[0])
-        if position < 0:
-            raise InputError(f"item {item!r} is not in the catalog{catalog.items.explain_unknown(item)}")
-        shared = opened.trained.state.shared
-        scores = opened.model.similarity(shared, np.array([position]))
-        if SERVED in shared:
-            scores[:, ~shared[SERVED]] = -np.inf
-        return similar_table(catalog, position, scores[0], n)
+        length = list_length(n, len(catalog))
+        positions = item_positions(catalog, items)
+        scores = opened.similarity(positions)
+        tables = [similar_table(catalog, int(place), row, length) for place, row in zip(positions, scores, strict=True)]
+        if isinstance(items, str | Number | np.generic):
+            return self._shown(tables[0])
+        named = [
+            table.select(catalog.items.take(np.full(table.height, place)).alias("similar_to"), pl.all())
+            for place, table in zip(positions, tables, strict=True)
+        ]
+        return self._shown(pl.concat(named))
+
+    def _shown(self, table: pl.DataFrame, history: object = None) -> Any:
+        """A table as people work: pandas where pandas was given."""
+        return table.to_pandas() if self._pandas or is_pandas(history) else table
 
     def save(self, folder: str | Path) -> None:
         """Save as a run: `plan.yaml`, `model/`, and `private/` (histories, private rows), which stays with its owner.
@@ -227,10 +233,10 @@ def evaluate(
     *,
     protocol: str = "full",
     part: Part = "test",
-) -> pl.DataFrame:
+) -> Any:
     """Measure a fitted model on the held-out part of a split: columns `metric`, `value`, `standard_error`, `users`.
 
-    Warns where the model was trained on what is held out.
+    A pandas table if the split or the model is of pandas data. Warns where the model was trained on what is held out.
 
     Example:
         >>> import fedrec as fr
@@ -250,7 +256,7 @@ def evaluate(
         )
     names = metrics.split(",") if isinstance(metrics, str) else list(metrics)
     found = opened.measure(names, protocol, part, opened.with_split(split))
-    return pl.DataFrame(
+    table = pl.DataFrame(
         {
             "metric": list(found),
             "value": [summary.value for summary in found.values()],
@@ -259,6 +265,7 @@ def evaluate(
         },
         schema={"metric": pl.String, "value": pl.Float64, "standard_error": pl.Float64, "users": pl.Int64},
     )
+    return table.to_pandas() if split.data.pandas or model._pandas else table
 
 
 def load_model(folder: str | Path, data: str | None = None) -> Estimator:
@@ -310,51 +317,3 @@ def __getattr__(name: str) -> type[Estimator]:
     if name not in classes:
         raise AttributeError(f"fedrec.library has no {name!r}{suggestion(name, classes)}")
     return estimator(classes[name])
-
-
-def _batches(
-    opened: OpenedRun,
-    nodes: Sequence[Node],
-    positions: Sequence[np.ndarray],
-    n: int,
-    include_seen: bool,
-    allowed: np.ndarray | None,
-) -> Iterator[pl.DataFrame]:
-    state = opened.trained
-    for node, chosen in zip(nodes, positions, strict=True):
-        scored = node.scores(state.state.shared, state.round, node.known, chosen)
-        seen = None if include_seen else node.known
-        yield from recommend_batches(scored, node.data.users, opened.data.catalog, n, seen, allowed)
-
-
-def _positions(users: Iterable[object] | None, known: Sequence[Identifiers], unknown: Unknown) -> list[np.ndarray]:
-    """Positions of the wanted users at each node; ids that no node has are treated as `unknown` says."""
-    if users is None:
-        return [np.arange(len(ids)) for ids in known]
-    if unknown not in ("raise", "warn", "ignore"):
-        raise InputError(f"unknown={unknown!r} is not one of raise, warn, ignore")
-    wanted = typed_ids([users] if isinstance(users, str | int) else users).unique(maintain_order=True)
-    found = [ids.look_up(wanted) for ids in known]
-    missing = wanted.filter(pl.Series(np.all([places < 0 for places in found], axis=0)))
-    if len(missing):
-        shown = ", ".join(repr(value) for value in missing.head(5).to_list()) + (", …" if len(missing) > 5 else "")
-        message = f"{len(missing)} unknown user{'s' if len(missing) > 1 else ''}: {shown}"
-        if unknown == "raise":
-            hints = (ids.explain_unknown(missing[0]) for ids in known)
-            hint = next(filter(None, hints), "")
-            raise InputError(f"{message}. Give their interactions as history to fold them in{hint}")
-        if unknown == "warn":
-            warnings.warn(f"{message}; left out", stacklevel=4)
-    return [places[places >= 0] for places in found]
-
-
-def _interactions(table: Table, like: Interactions | None = None) -> Interactions:
-    if isinstance(table, Interactions):
-        if like is not None and not table.catalog.items.same_as(like.catalog.items):
-            return interactions_from(table.to_frame(), catalog=like.catalog)
-        return table
-    return interactions_from(table) if like is None else interactions_from(table, catalog=like.catalog)
-
-
-def _is_pandas(table: object) -> bool:
-    return type(table).__module__.split(".")[0] == "pandas"

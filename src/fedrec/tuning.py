@@ -9,8 +9,7 @@ from typing import Any
 import polars as pl
 
 from fedrec.data.digests import digest_of
-from fedrec.data.frames import interactions_from
-from fedrec.data.interactions import Interactions
+from fedrec.data.frames import as_interactions
 from fedrec.data.splits import Split
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.tuning import Strategy, choose
@@ -26,13 +25,14 @@ class Tuning:
 
     Args:
         table: a row per candidate in the order of the grid: its settings, the deciding metric on validation,
-            `standard_error` over users, `sd` over seeds, `rounds`, `seconds` and whether it is `chosen`.
+            `standard_error` over users, `sd` over seeds, `rounds`, `seconds` and whether it is `chosen`; pandas where
+            the data is.
         best: the chosen estimator, not fitted.
         settings: its values of the grid's keys.
         remark: why another strategy than the wanted one was used; empty otherwise.
     """
 
-    table: pl.DataFrame
+    table: Any
     best: Estimator
     settings: dict[str, Any]
     remark: str = ""
@@ -84,7 +84,7 @@ def tune(
     evaluation = {**common.get("evaluation", {}), "protocol": protocol}
     model = {"name": kind.model_name, **hyperparameters}
     settings = {"data": {"source": "memory"}, **common, "evaluation": evaluation, "cohort": cohort, "model": model}
-    whole = data.data if isinstance(data, Split) else _interactions(data)
+    whole = data.data if isinstance(data, Split) else as_interactions(data)
 
     def nodes(resolved: Plan) -> LocalEngine:
         return LocalEngine.of_split(data, resolved) if isinstance(data, Split) else LocalEngine.build(whole, resolved)
@@ -111,11 +111,7 @@ def tune(
     table = pl.DataFrame(
         rows, schema_overrides={"standard_error": pl.Float64, "sd": pl.Float64}, infer_schema_length=None
     )
-    return Tuning(table, kind(plan=plan, **own), chosen, tuned.remark)
-
-
-def _interactions(table: Table) -> Interactions:
-    return table if isinstance(table, Interactions) else interactions_from(table)
+    return Tuning(table.to_pandas() if whole.pandas else table, kind(plan=plan, **own), chosen, tuned.remark)
 
 
 def _mixed(grid: Mapping[str, Sequence[Any]]) -> list[bool]:

@@ -17,6 +17,7 @@ from fedrec.audit.poisoning import POISONS
 from fedrec.audit.recovery import co_occurrences, differencing, singletons
 from fedrec.audit.refusals import repeated_round
 from fedrec.audit.updates import single_updates
+from fedrec.data.listing import listed
 from fedrec.engines.loading import load_plan_data
 from fedrec.errors import InputError, suggestion
 from fedrec.federation.plan import Plan
@@ -153,7 +154,7 @@ def _named(attacks: Sequence[str]) -> list[str]:
     several = {"poisoning": list(POISONS), "coordinator": list(LIES)}
     known = [*ATTACKS, *POISONS, *LIES, *several]
     names: list[str] = []
-    for name in attacks:
+    for name in listed(attacks, "attacks"):
         if name not in known:
             raise InputError(f"attack {name!r} is not known{suggestion(name, known)}")
         names += several.get(name, [name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,23 +81,27 @@ def invite(
     if strangers:
         raise InputError(f"--key: {', '.join(strangers)} is not among the nodes that are named")
     grown = FederationFolder.open(folder).invite({node: keys.get(node, "") for node in names})
-    table = rows_table(f"{grown.name}: {len(grown.nodes)} nodes", "node", "key", "startup kit")
+    ends = grown.valid_until()
+    table = rows_table(f"{grown.name}: {len(grown.nodes)} nodes", "node", "key", "startup kit", "valid until")
     for node, text in sorted(grown.nodes.items()):
-        table.add_row(node, "known" if text else "to come", str(folder / "kits" / node))
+        table.add_row(node, "known" if text else "to come", str(folder / "kits" / node), _day(ends[node]))
     kits = {node: str(folder / "kits" / node) for node in grown.nodes}
     public = str(grown.key.public())
     answer = {
         "federation": str(folder),
         "nodes": {node: bool(text) for node, text in grown.nodes.items()},
         "kits": kits,
+        "valid_until": {node: None if end is None else end.isoformat() for node, end in ends.items()},
         "public_key": public,
     }
-    Output(json_, quiet).answer(
+    output = Output(json_, quiet)
+    output.answer(
         answer,
         table,
         "A kit holds a private key: hand it over as you would a password, to its node's owner only.",
         f"The coordinator's public key, for policy.coordinator of every node.toml: {public}",
     )
+    grown.check_own_kits(output.warn)
 
 
 @app.command("remove")
@@ -138,24 +143,31 @@ def status(folder: Folder, json_: Json = False, quiet: Quiet = False) -> None:
     from fedrec.deploy.folder import FederationFolder
     from fedrec.engines.nvflare_admin import who_is_up
 
+    output = Output(json_, quiet)
     federation = FederationFolder.open(folder)
-    federation.check_invited()
-    up = who_is_up(federation.admin_kit)
-    table = rows_table(f"{federation.name}, port {federation.port}", "node", "key", "connected")
+    own = federation.check_own_kits(output.warn)
+    up, ends = who_is_up(federation.admin_kit), federation.valid_until()
+    title = f"{federation.name}, port {federation.port}, certificates valid until {_day(own)}"
+    table = rows_table(title, "node", "key", "connected", "kit valid until")
     for node, text in sorted(federation.nodes.items()):
-        table.add_row(node, "known" if text else "to come", "yes" if node in up else "no")
+        table.add_row(node, "known" if text else "to come", "yes" if node in up else "no", _day(ends[node]))
     answer = {
         "federation": str(folder),
+        "valid_until": own.isoformat(),
         "nodes": {node: {"key": bool(text), "connected": node in up} for node, text in federation.nodes.items()},
     }
-    Output(json_, quiet).answer(answer, table)
+    output.answer(answer, table)
+
+
+def _day(end: datetime | None) -> str:
+    return "unknown" if end is None else f"{end:%Y-%m-%d}"
 
 
 @app.command("demo")
 def demo(
     nodes: Annotated[int, typer.Option("--nodes", min=1, max=20, help="How many.")] = 3,
     data: Annotated[str, typer.Option("--data", help="What is spread over the nodes.")] = "synthetic:users=2000",
-    model: Annotated[str, typer.Option("--model", help="popularity, ease, itemknn, mf, …")] = "ease",
+    model: Annotated[str, typer.Option("--model", help="See 'fedrec models'.")] = "ease",
     set_: Set = None,
     split: Split = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,

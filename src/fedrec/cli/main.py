@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shlex
 import sys
 
 import typer
 
-from fedrec.cli import audit, bench, data, federation, models, node, privacy, runs, tune, verify
+from fedrec.cli import audit, bench, data, federation, models, node, plans, privacy, runs, tune, verify
 from fedrec.errors import DamagedError, FedrecError, InputError, UnnamedSourceError
-
-_INTERRUPTED = "interrupted; a training run goes on with --resume --out RUN"
 
 app = typer.Typer(
     name="fedrec",
@@ -30,6 +30,8 @@ app.command("recommend")(runs.recommend)
 app.command("similar")(runs.similar)
 app.command("compare")(models.compare)
 app.command("tune")(tune.tune)
+app.command("models")(plans.models)
+app.command("plan")(plans.plan)
 app.command("audit")(audit.audit)
 app.command("verify")(verify.verify)
 app.command("sign")(verify.sign)
@@ -53,6 +55,10 @@ def _main(
 def run() -> None:
     """Run the command line: exit code 0 done, 2 bad input or plan, 1 failure, 130 interrupted."""
     try:
+        sys.argv[1:] = [_text(argument) for argument in sys.argv[1:]]
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter of an id still gets it
         app(prog_name="fedrec")
     except UnnamedSourceError as error:
         again = shlex.join(["fedrec", *sys.argv[1:], "--data", error.source])
@@ -62,13 +68,36 @@ def run() -> None:
     except FedrecError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail(_INTERRUPTED, 130)
+        _interrupted()
     except SystemExit as end:
         if end.code == 130:
-            _fail(_INTERRUPTED, 130)
+            _interrupted()
         raise
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+    except MemoryError as error:
+        _fail(
+            f"this machine, or the limit under which this process runs, has too little memory ({error}); use a model "
+            "that needs less, a smaller catalog, or shorter lists",
+            1,
+        )
+
+
+def _text(argument: str) -> str:
+    """An argument as text: outside of UTF-8 locales Python hands over bytes that it does not understand.
+
+    Raises:
+        InputError: if the bytes are not UTF-8.
+    """
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:
+        raise InputError(f"argument {argument!r} is not UTF-8 text; set LC_ALL=C.UTF-8 or the like") from None
+
+
+def _interrupted() -> None:
+    on = "; 'fedrec train --resume --out RUN' goes on with the run" if sys.argv[1:2] == ["train"] else ""
+    _fail(f"interrupted{on}", 130)
 
 
 def _fail(message: str, code: int) -> None:

@@ -26,7 +26,7 @@ from fedrec.cli.options import (
     split_list,
 )
 from fedrec.cli.output import Output, rows_table
-from fedrec.errors import InputError, PlanError, suggestion
+from fedrec.errors import InputError, PlanError
 
 __all__ = ["compare", "demo", "doctor"]
 
@@ -161,9 +161,13 @@ def doctor(json_: Json = False, quiet: Quiet = False) -> None:
     table.columns[1].justify = "left"
     for name, value in facts["facts"].items():
         table.add_row(name, str(value))
+    extras = rows_table("extras", "name", "installed", "what for")
+    extras.columns[2].justify = "left"
+    for extra in facts["extras"]:
+        extras.add_row(extra["name"], "yes" if extra["installed"] else f"no: {extra['install']}", extra["what_for"])
     problems = facts["problems"]
     closing = "everything is in order" if not problems else "\n".join(f"problem: {problem}" for problem in problems)
-    Output(json_, quiet).answer(facts, table, closing)
+    Output(json_, quiet).answer(facts, table, "", extras, "", closing)
     if problems:
         raise typer.Exit(1)
 
@@ -175,7 +179,7 @@ def _by_model(models: list[str], assignments: list[str]) -> dict[str, list[str]]
         PlanError: for an assignment that concerns none of the models.
     """
     from fedrec.federation.plan import Plan
-    from fedrec.models.registry import model_class
+    from fedrec.models.registry import meant, model_class
 
     settings = {model: set(model_class(model).model_fields) for model in models}
     chosen: dict[str, list[str]] = {model: [] for model in models}
@@ -189,7 +193,7 @@ def _by_model(models: list[str], assignments: list[str]) -> dict[str, list[str]]
         if not concerned:
             known = {*Plan.model_fields, *models, *(name for names in settings.values() for name in names)}
             raise PlanError(f"--set {assignment}: {key!r} is no setting of {', '.join(models)} or of a plan"
-                            f"{suggestion(key, known)}")  # fmt: skip
+                            f"{meant(key, known)}")  # fmt: skip
         for model in concerned:
             chosen[model].append(assignment)
     return chosen

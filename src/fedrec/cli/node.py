@@ -111,6 +111,9 @@ def check(
         typer.Option("--secure/--plain", help="Judge the plan with sums masked, or in the clear."),
     ] = None,
     data: Annotated[bool, typer.Option("--data/--no-data", help="Read the data and say what is in it.")] = True,
+    kit: Annotated[
+        Path | None, typer.Option("--kit", help="The startup kit; say until when its certificate is valid.")
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -142,6 +145,15 @@ def check(
         },
     }
     shown: list[Any] = [f"{owned.name}, by {config}\n", *words]
+    if kit is not None:
+        from fedrec.deploy.kits import check_kit, ends_soon
+
+        expires = check_kit(kit, "client.crt")
+        answer["kit"] = {"folder": str(kit), "valid_until": expires.isoformat()}
+        shown.append(f"The certificate of {kit} is valid until {expires:%Y-%m-%d}.")
+        caution = ends_soon(expires, str(kit), "ask the coordinator for a new kit")
+        if caution is not None:
+            care.append(caution)
     if losses:
         table = rows_table("\nprivate runs so far", "run", "epsilon reserved", "rounds answered")
         for loss in losses:

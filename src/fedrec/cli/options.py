@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedrec.documents import parse_yaml
-from fedrec.errors import InputError, PlanError, suggestion
+from fedrec.errors import InputError, PlanError
 
 if TYPE_CHECKING:
     from fedrec.data.catalog import Catalog
     from fedrec.federation.plan import Plan
 
-__all__ = ["agreed_items", "build_plan", "data_settings", "given", "split_list"]
+__all__ = ["agreed_items", "assign", "assign_settings", "build_plan", "data_settings", "given", "split_list"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
@@ -74,6 +74,13 @@ Split = Annotated[
 ]
 Protocol = Annotated[str | None, typer.Option("--protocol", help="full, or sampled:99.")]
 Metrics = Annotated[str | None, typer.Option("--metrics", help="Such as ndcg@10,recall@20.")]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="popularity, ease, itemknn, mf, …; 'fedrec models' lists all.")
+]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option("--plan", help="A plan in YAML, as 'fedrec plan MODEL' prints; options win over it."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="A hyperparameter or plan key: reg=200, rounds=50, cohort=0.1, evaluation.every=5."),
@@ -148,7 +155,6 @@ def build_plan(
     """
     from fedrec.data.files import check_path
     from fedrec.federation.plan import Plan, read_settings
-    from fedrec.models.registry import model_class
 
     settings: dict[str, Any] = {} if plan is None else read_settings(check_path(plan, read_once=True))
     if not isinstance(settings, dict):
@@ -159,14 +165,28 @@ def build_plan(
         settings["model"] = {"name": model}
     for key, value in changes.items():
         if value is not None:
-            _assign(settings, key.split("."), value, key)
+            assign(settings, key.split("."), value, key)
     if "data" not in settings:
         raise PlanError("no data: give --data, or a --plan with a data key")
     for key, value in data.items():
-        _assign(settings, ["data", key], value, f"data.{key}")
+        assign(settings, ["data", key], value, f"data.{key}")
     chosen = settings.get("model")
     if not isinstance(chosen, dict) or "name" not in chosen:
         raise PlanError("no model: give --model, or a --plan with model: {name: …}")
+    assign_settings(settings, assignments)
+    return Plan.make(settings, "plan" if plan is None else str(plan))
+
+
+def assign_settings(settings: dict[str, Any], assignments: list[str]) -> None:
+    """Put `--set` assignments into the settings of a plan.
+
+    Raises:
+        PlanError: if a key is no setting of the model or of a plan.
+    """
+    from fedrec.federation.plan import Plan
+    from fedrec.models.registry import meant, model_class
+
+    chosen = settings["model"]
     own = model_class(str(chosen["name"])).model_fields
     for assignment in assignments:
         key, text = _pair(assignment, "--set")
@@ -177,9 +197,8 @@ def build_plan(
         elif path[0] not in Plan.model_fields:
             known = [*own, *Plan.model_fields]
             raise PlanError(f"--set {assignment}: {path[0]!r} is no setting of {chosen['name']} or of a plan"
-                            f"{suggestion(path[0], known)}")  # fmt: skip
-        _assign(settings, path, value, assignment)
-    return Plan.make(settings, "plan" if plan is None else str(plan))
+                            f"{meant(path[0], known)} ('fedrec models {chosen['name']}' lists all)")  # fmt: skip
+        assign(settings, path, value, assignment)
 
 
 def _is_named_again(there: Any, source: str) -> bool:
@@ -203,7 +222,12 @@ def _value(text: str) -> Any:
         return text
 
 
-def _assign(settings: dict[str, Any], path: list[str], value: Any, shown: str) -> None:
+def assign(settings: dict[str, Any], path: list[str], value: Any, shown: str) -> None:
+    """Put a value at a path of keys.
+
+    Raises:
+        PlanError: if something on the path has no keys.
+    """
     place = settings
     for key in path[:-1]:
         place = place.setdefault(key, {})

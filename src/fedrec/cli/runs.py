@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,8 +19,10 @@ from fedrec.cli.options import (
     Header,
     Json,
     Metrics,
+    ModelName,
     Named,
     OnError,
+    PlanFile,
     Protocol,
     Quiet,
     Set,
@@ -35,6 +38,7 @@ from fedrec.cli.output import Output, rows_table
 from fedrec.errors import InputError, suggestion
 
 if TYPE_CHECKING:
+    from fedrec.data.identifiers import Identifiers
     from fedrec.federation.coordinator import Progress
     from fedrec.federation.plan import Plan
 
@@ -42,8 +46,7 @@ __all__ = ["evaluate", "recommend", "similar", "train"]
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
-_RESUMED = ("out", "resume", "federation", "threads", "budget", "json_", "quiet")
-"""What may be said of a run that goes on: all else is in its plan, or was settled when it began."""
+_ITEM_COLUMNS = ("item_id", "item", "itemId")
 _READING = ("data", "columns", "format", "encoding", "on_error", "header", "time_format", "decimal", "where")
 _IN_ONE_PROCESS = ("nodes", "partition", "clock", "from_", "budget")
 
@@ -51,9 +54,9 @@ _IN_ONE_PROCESS = ("nodes", "partition", "clock", "from_", "budget")
 def train(
     context: typer.Context,
     data: Data = None,
-    model: Annotated[str | None, typer.Option("--model", help="popularity, ease, itemknn, mf, …")] = None,
+    model: ModelName = None,
     set_: Set = None,
-    plan: Annotated[Path | None, typer.Option("--plan", help="A plan in YAML; options win over it.")] = None,
+    plan: PlanFile = None,
     split: Split = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
     nodes: Annotated[
@@ -97,7 +100,8 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model, evaluate it, and write a run."""
-    from fedrec.engines.training import Placement, train_run
+    from fedrec.cli.resuming import check_resumed
+    from fedrec.engines.training import Placement, read_placement, train_run
     from fedrec.federation.run import is_run, next_folder, read_plan
     from fedrec.kernels.threads import limit_threads
     from fedrec.privacy.budget import Budget
@@ -111,28 +115,29 @@ def train(
                 "read and how; leave out")  # fmt: skip
         _refuse(said, _IN_ONE_PROCESS, "with --federation there is nothing to play in one process, and each owner's "
                 "node.toml has its own budget; leave out")  # fmt: skip
+    source = "federation" if federation is not None and plan is None else data
+    reading = data_settings(source, columns, format, encoding, on_error, clean, header, time_format, decimal, where)
+    changes: dict[str, dict[str, Any]] = {
+        "split": {"split": split},
+        "seed": {"seed": seed},
+        "refit": {"refit": refit},
+        "from_": {"warm_start": None if from_ is None else str(from_)},
+        "epsilon": {"privacy.epsilon": epsilon},
+        "delta": {"privacy.delta": delta},
+        "protocol": {"evaluation.protocol": protocol},
+        "metrics": {"evaluation.metrics": split_list(metrics)},
+    }
     if resume and out is not None and (is_run(out) or not (data or plan)):
         chosen = read_plan(out)
-        again = {"data"} if data == chosen.data.source else set()
-        _refuse(said, set(said) - set(_RESUMED) - again, f"{out} goes on with its own plan, and as it began; leave out")
+        placement = None if federation is not None else read_placement(out, Placement())
+        asked = {"nodes": nodes, "partition": partition, "secure": secure, "clock": clock, "plan": plan}
+        told = {"data": {"data.source": data}, "model": {"model.name": model}}
+        told |= {name: {f"data.{name}": reading.get(name)} for name in _READING[1:]}
+        told["clean"] = {f"data.cleaning.{key}": value for key, value in reading.get("cleaning", {}).items()}
+        check_resumed(out, chosen, placement, said, asked, {**changes, **told}, set_ or [])
     else:
-        source = "federation" if federation is not None and plan is None else data
-        chosen = build_plan(
-            plan,
-            data_settings(source, columns, format, encoding, on_error, clean, header, time_format, decimal, where),
-            model,
-            {
-                "split": split,
-                "seed": seed,
-                "refit": refit,
-                "warm_start": None if from_ is None else str(from_),
-                "privacy.epsilon": epsilon,
-                "privacy.delta": delta,
-                "evaluation.protocol": protocol,
-                "evaluation.metrics": split_list(metrics),
-            },
-            set_ or [],
-        )
+        merged = {key: value for part in changes.values() for key, value in part.items()}
+        chosen = build_plan(plan, reading, model, merged, set_ or [])
     folder = out or next_folder(Path("runs"), str(chosen.model["name"]))
     if federation is not None:
         with limit_threads(threads), output.rounds(f"training {chosen.model['name']}") as watch:
@@ -179,6 +184,7 @@ def _over_nodes(
 
     federation = FederationFolder.open(path)
     members = federation.members
+    federation.check_own_kits(output.warn)
     post = NvflarePost(path, federation.admin_kit, tell=output.warn)
     try:
         return train_federated(plan, folder, members, post, secure, federation.waiting, resume, watch, output.warn)
@@ -234,47 +240,68 @@ def recommend(
     block: Annotated[str | None, typer.Option("--block", help="Item ids that may not appear: a,b,c or @FILE.")] = None,
     unknown: Annotated[str, typer.Option("--unknown", help="Unknown users: raise, warn or ignore.")] = "raise",
     history: Annotated[
-        Path | None, typer.Option("--history", help="Interactions of new users, who are folded in.")
+        Path | None,
+        typer.Option("--history", help="File of interactions of new users, who are folded in; all of them by default."),
     ] = None,
+    unknown_items: Annotated[
+        str,
+        typer.Option(
+            "--unknown-items",
+            help="Items of --history that the model does not know: raise, or leave out: warn, ignore.",
+        ),
+    ] = "raise",
+    columns: Columns = None,
+    format: Format = None,
+    encoding: Encoding = None,
+    on_error: OnError = None,
     data: Named = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Recommend items to users of a run."""
+    """Recommend items to users of a run. How a --history is read is said as for training: --columns, --format, …"""
     import warnings
 
     import fedrec as fr
+    from fedrec.engines.visitors import Visitors
 
     output = Output(json_, quiet)
-    if unknown not in ("raise", "warn", "ignore"):
-        raise InputError(f"--unknown {unknown!r} is not known{suggestion(unknown, ['raise', 'warn', 'ignore'])}")
-    if bool(user) == all_users:
-        raise InputError("say for whom: --user ID, or --all-users --to FILE")
-    if all_users and to is None:
+    for option, policy in (("--unknown", unknown), ("--unknown-items", unknown_items)):
+        if policy not in ("raise", "warn", "ignore"):
+            raise InputError(f"{option} {policy!r} is not known{suggestion(policy, ['raise', 'warn', 'ignore'])}")
+    if user and all_users:
+        raise InputError("--user and --all-users exclude each other; leave one out")
+    if not user and not all_users and history is None:
+        raise InputError("say for whom: --user ID, --history FILE for all users in it, or --all-users --to FILE")
+    if all_users and to is None and history is None:
         raise InputError("--all-users needs --to FILE, such as --to recs.parquet")
+    reading = data_settings(None, columns, format, encoding, on_error, None)
+    if history is None and reading:
+        raise InputError(
+            f"{', '.join(reading)}: how a history is read; give it with --history FILE, or leave these out"
+        )
     model = fr.load_model(run, data)
-    items = model.opened.data.catalog.items
+    catalog = model.opened.data.catalog
     options: dict[str, Any] = {
         "n": n,
         "include_seen": include_seen,
-        "only": _ids(only, items, "--only"),
-        "block": _ids(block, items, "--block"),
+        "only": _ids(only, catalog.items, "--only"),
+        "block": _ids(block, catalog.items, "--block"),
         "unknown": unknown,
-        "history": None if history is None else fr.read_interactions(history, catalog=model.opened.data.catalog),
     }
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        if history is not None:
+            options["history"] = Visitors.read(history, catalog, unknown_items, **reading)  # type: ignore[arg-type]
         if to is not None:
             rows = model.save_recommendations(to, user, **options)
             output.answer({"run": str(run), "rows": rows, "file": str(to)}, f"{rows:,} recommendations in {to}")
         else:
             table = model.recommend(user, **options)
-            catalog = model.opened.data.catalog
             shown = rows_table(f"{run}: {model.model_name}" + _stamp(model.plan.leaky), "user", "rank", "item", "title",
                                "score")  # fmt: skip
             shown.columns[3].justify = "left"
             for user_id, item_id, score, rank in table.iter_rows():
-                title = catalog.title(int(items.find([item_id])[0])) if catalog.has_titles else ""
+                title = catalog.title(int(catalog.items.find([item_id])[0])) if catalog.has_titles else ""
                 shown.add_row(str(user_id), str(rank), str(item_id), title, f"{score:.4f}")
             answer = {"run": str(run), "recommendations": table.to_dicts()}
             output.answer(answer, shown if table.height else "nothing to recommend")
@@ -284,23 +311,28 @@ def recommend(
 
 def similar(
     run: RunFolder,
-    item: Annotated[str, typer.Option("--item", help="An item id.")],
+    item: Annotated[list[str], typer.Option("--item", help="An item id; may be given several times.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 10,
     data: Named = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show the items nearest to an item."""
+    """Show the items nearest to an item, or to each of several."""
     import fedrec as fr
 
     model = fr.load_model(run, data)
     catalog = model.opened.data.catalog
-    wanted = catalog.items.parse(item)
-    table = model.similar(wanted, n)
-    shown = rows_table(f"like {catalog.title(int(catalog.items.find([wanted])[0]))}", "item", *table.columns[1:])
-    for row in table.iter_rows():
-        shown.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
-    Output(json_, quiet).answer({"run": str(run), "item": wanted, "similar": table.to_dicts()}, shown)
+    wanted = [catalog.items.parse(text) for text in item]
+    shown, answers = [], []
+    for one in wanted:
+        table = model.similar(one, n)
+        title = catalog.title(int(catalog.items.find([one])[0]))
+        shown.append(rows_table(f"like {title}", "item", *table.columns[1:]))
+        for row in table.iter_rows():
+            shown[-1].add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+        answers.append({"item": one, "similar": table.to_dicts()})
+    answer = answers[0] if len(answers) == 1 else {"items": answers}
+    Output(json_, quiet).answer({"run": str(run), **answer}, *shown)
 
 
 def _told(output: Output) -> Any:
@@ -390,16 +422,23 @@ def _stamp(leaky: bool) -> str:
     return "  [LEAKY: trained knowing held-out items]" if leaky else ""
 
 
-def _ids(text: str | None, items: Any, option: str) -> list[int | str] | None:
+def _ids(text: str | None, items: Identifiers, option: str) -> list[int | str] | None:
+    """Ids in an option: `a,b,c` with CSV's quotes, or `@FILE` with one id, or several with commas, on each line."""
     if text is None:
         return None
+    lines = [text]
     if text.startswith("@"):
         try:
-            listed = Path(text[1:]).read_text(encoding="utf-8").split()
+            lines = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
         except OSError as error:
             raise InputError(f"{option} {text}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise InputError(f"{option} {text}: is not UTF-8 text; write one id on each line") from None
-    else:
-        listed = split_list(text) or []
+    try:
+        rows = list(csv.reader(lines, skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{option} {text}: {error}; a double quote inside an id is written twice") from None
+    listed = [part.strip() for row in rows for part in row if part.strip()]
+    if text.startswith("@") and listed and listed[0] in _ITEM_COLUMNS and items.look_up(listed[:1])[0] < 0:
+        del listed[0]  # a header
     return [items.parse(part) for part in listed]

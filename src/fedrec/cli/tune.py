@@ -16,7 +16,9 @@ from fedrec.cli.options import (
     Header,
     Json,
     Metrics,
+    ModelName,
     OnError,
+    PlanFile,
     Protocol,
     Quiet,
     Set,
@@ -35,7 +37,7 @@ __all__ = ["tune"]
 
 
 def tune(
-    model: Annotated[str | None, typer.Option("--model", help="popularity, ease, itemknn, mf, …")] = None,
+    model: ModelName = None,
     grid: Annotated[
         list[str] | None, typer.Option("--grid", help="Values to try: reg=10,100. Several keys make a product.")
     ] = None,
@@ -44,7 +46,7 @@ def tune(
     metric: Annotated[str, typer.Option("--metric", help="What decides, on validation.")] = "ndcg@10",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings per candidate; their mean counts.")] = 1,
     set_: Set = None,
-    plan: Annotated[Path | None, typer.Option("--plan", help="A plan in YAML; options win over it.")] = None,
+    plan: PlanFile = None,
     split: Split = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many nodes to play; never changes the model.")] = 1,

@@ -19,7 +19,10 @@ from fedrec.data.tables import Piece
 from fedrec.data.times import divided, latest_second, unit_of
 from fedrec.errors import InputError, NothingLeftError
 
-__all__ = ["assemble"]
+__all__ = ["UNKNOWN_ITEM", "assemble"]
+
+UNKNOWN_ITEM = "Add it to the catalog, or say unknown_items='skip'"
+"""What to do about an item that the catalog does not list."""
 
 
 def assemble(
@@ -158,7 +161,7 @@ def _known_items(
         positions = np.where(positions >= 0, order[positions], -1)
     table = table.with_columns(pl.Series("item", positions.astype(np.int32)))
     fault = Fault("item_id", pl.Series(positions < 0), "is not in the catalog")
-    keep, unknown = set_aside(table, [fault], rules, advice="Add it to the catalog, or say unknown_items='skip'")
+    keep, unknown = set_aside(table, [fault], rules, advice=UNKNOWN_ITEM)
     return (table.filter(keep) if unknown.height else table), unknown
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -19,7 +20,7 @@ from fedrec.data.rows import RowRules
 from fedrec.data.tables import Piece
 from fedrec.errors import InputError
 
-__all__ = ["as_table", "interactions_from", "table_with_report"]
+__all__ = ["as_interactions", "as_table", "interactions_from", "is_pandas", "table_with_report"]
 
 
 def interactions_from(
@@ -59,7 +60,8 @@ def interactions_from(
         unknown_items=unknown_items,
         user_columns=user_columns,
     )
-    return without_report(loaded, "table_with_report")
+    data = without_report(loaded, "table_with_report")
+    return replace(data, pandas=True) if is_pandas(table) else data
 
 
 def table_with_report(
@@ -88,6 +90,16 @@ def table_with_report(
         user_columns=user_columns,
     )
     return with_unread(loaded, picking, agreed=catalog is not None)
+
+
+def as_interactions(table: object) -> Interactions:
+    """Interactions as they are, or from any table, see `interactions_from`."""
+    return table if isinstance(table, Interactions) else interactions_from(table)
+
+
+def is_pandas(table: object) -> bool:
+    """Whether a table is a pandas one."""
+    return type(table).__module__.split(".")[0] == "pandas"
 
 
 def as_table(table: object) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
+from fedrec.data.listing import listed_ids
 from fedrec.errors import InputError, suggestion
 
 __all__ = ["Identifiers"]
@@ -98,17 +100,16 @@ class Identifiers:
         if self.is_text:
             return self.find(wanted.cast(pl.String))
         numbers = wanted.cast(pl.Int64, strict=False)
-        written = numbers.is_not_null().to_numpy()
+        written = (numbers.cast(pl.String) == wanted).fill_null(False).to_numpy()  # 007 is not 7
         return np.where(written, self.find(numbers.fill_null(0)), -1)
 
     def parse(self, text: str) -> int | str:
         """Read an id written on a command line as the type of these ids."""
         if self.is_text:
             return text
-        try:
-            return int(text)
-        except ValueError:
-            raise InputError(f"id {text!r} is not a whole number, and the ids of this data are") from None
+        if re.fullmatch(r"-?[0-9]{1,19}", text) is None or str(int(text)) != text or abs(int(text)) >= 2**63:
+            raise InputError(f"id {text!r} is not a whole number, and the ids of this data are")
+        return int(text)
 
     def explain_unknown(self, value: object) -> str:
         """A hint for an id that is not here: a near id, or the type expected."""
@@ -124,7 +125,8 @@ class Identifiers:
 
 def typed_ids(values: Iterable[object] | pl.Series) -> pl.Series:
     """Turn `values` into an `Int64` or `String` series without nulls, in the order given."""
-    series = values if isinstance(values, pl.Series) else _listed(values)
+    values = listed_ids(values)
+    series = values if isinstance(values, pl.Series) else _series(values)
     if len(series) == 0 and series.dtype == pl.Null:
         return pl.Series("id", [], dtype=pl.String)
     if series.dtype in (pl.Categorical, pl.Enum):
@@ -141,7 +143,7 @@ def typed_ids(values: Iterable[object] | pl.Series) -> pl.Series:
     return series
 
 
-def _listed(values: Iterable[object]) -> pl.Series:
+def _series(values: Iterable[object]) -> pl.Series:
     """Ids in a list, a NumPy array or a pandas series; what pandas calls missing is missing."""
     listed = [None if type(value).__name__ in ("NAType", "NaTType") else value for value in values]
     try:

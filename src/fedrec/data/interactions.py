@@ -11,6 +11,7 @@ import polars as pl
 
 from fedrec.data.catalog import Catalog
 from fedrec.data.identifiers import Identifiers
+from fedrec.data.showing import day, html_table
 from fedrec.errors import InputError
 from fedrec.kernels.splitting import kept_offsets
 
@@ -54,6 +55,7 @@ class Interactions:
         part: [interactions] int8, a given split (see `PARTS`); `None` where none was given.
         user_features: one row per user in the same order, without an id column; stays with the users.
         order: what the order of the rows goes by.
+        pandas: whether they came as a pandas table, so that answers about them are pandas tables.
     """
 
     users: Identifiers
@@ -65,6 +67,7 @@ class Interactions:
     part: np.ndarray | None = None
     user_features: pl.DataFrame | None = None
     order: RowOrder = RowOrder()
+    pandas: bool = False
 
     def __post_init__(self) -> None:
         rows = len(self.items)
@@ -142,7 +145,26 @@ class Interactions:
             part=None if self.part is None else self.part[rows],
             user_features=None if self.user_features is None else self.user_features[positions.tolist()],
             order=self.order,
+            pandas=self.pandas,
         )
+
+    def facts(self) -> dict[str, str]:
+        """What is in the data, for people."""
+        facts = {"users": f"{self.n_users:,}", "items": f"{self.n_items:,}", "interactions": f"{len(self):,}"}
+        if self.values is not None:
+            facts["ratings"] = "yes"
+        if self.times is not None and len(self):
+            facts["times"] = f"{day(float(self.times.min()))} to {day(float(self.times.max()))}"
+        return facts
+
+    def __repr__(self) -> str:
+        facts = self.facts()
+        counts = ", ".join(f"{facts.pop(name)} {name}" for name in ("users", "items", "interactions"))
+        more = "".join(f", {name}" if value == "yes" else f", {name} {value}" for name, value in facts.items())
+        return f"Interactions({counts}{more})"
+
+    def _repr_html_(self) -> str:
+        return html_table("Interactions", self.facts())
 
     def to_frame(self) -> pl.DataFrame:
         """One row per interaction: `user_id`, `item_id` and, where known, `rating`, `timestamp`, `part`.

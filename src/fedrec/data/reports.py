@@ -61,8 +61,9 @@ def write_left_out(left_out: pl.DataFrame, path: str | Path) -> None:
             left_out.write_parquet(target)
         else:
             left_out.write_csv(target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror or error}). Choose another place") from None
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{target}: cannot be written ({reason}). Choose another place") from None
 
 
 @dataclass(frozen=True, eq=False)

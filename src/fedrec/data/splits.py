@@ -9,11 +9,13 @@ import math
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from fedrec.data.interactions import PARTS, Interactions, RowOrder
 from fedrec.data.keys import KeyedSource, client_keys
+from fedrec.data.showing import html_table
 from fedrec.errors import InputError, PlanError, suggestion
 from fedrec.kernels import splitting
 
@@ -74,6 +76,14 @@ class Split:
     def relevant(self, part: str) -> Interactions:
         """What is to be found in `part` (`valid` or `test`)."""
         return self.valid if part == "valid" else self.test
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{count:,} {name}" for name, count in self.counts().items() if count)
+        return f"Split({self.method}: {parts or 'nothing'}; {self.data.n_users:,} users, {self.data.n_items:,} items)"
+
+    def _repr_html_(self) -> str:
+        counts = {name: f"{count:,}" for name, count in self.counts().items() if count}
+        return html_table(f"Split {self.method}", self.data.facts() | counts)
 
     def counts(self) -> dict[str, int]:
         """Interactions per part."""
@@ -178,12 +188,18 @@ class SplitMethod:
         first, second = np.quantile(data.times, [self.share, (1 + self.share) / 2], method="higher")
         return SplitMethod("temporal", None, (float(first), float(second)))
 
-    def apply(self, data: Interactions, source: KeyedSource) -> Split:
+    def apply(self, data: Any, source: KeyedSource) -> Split:
         """Split the users of one node; `source` keys the draws of `ratio`, `given:SHARE` and `new-users`.
+
+        Any table of interactions will do that `fedrec.interactions_from` takes.
 
         Raises:
             PlanError: the split goes by time or order, and the data has none.
         """
+        if not isinstance(data, Interactions):
+            from fedrec.data.frames import interactions_from  # readers, which nodes need not load
+
+            data = interactions_from(data)
         if self.name == "temporal" and self.cuts is None:
             return self.resolve(data).apply(data, source)
         if self.name == "leave-last-out":
@@ -216,7 +232,7 @@ class SplitMethod:
         return Split(data, part, str(self), merged)
 
 
-def leave_last_out(data: Interactions, *, by_rows: bool = False) -> Split:
+def leave_last_out(data: Any, *, by_rows: bool = False) -> Split:
     """Each user's last interaction is test, the last but one validation; users with two keep one in train.
 
     Equal times count in the order of the file. Users with a single interaction stay in train. Data without times is
@@ -258,22 +274,22 @@ def _how_to_order(order: RowOrder) -> str:
     return f"{words}{rows}Else take ratio:0.8, which needs no order"
 
 
-def temporal(data: Interactions, share: float = 0.8) -> Split:
+def temporal(data: Any, share: float = 0.8) -> Split:
     """Train before the time below which `share` of all interactions lie; the later half of the rest is test."""
     return SplitMethod.parse(f"temporal:{share}").apply(data, KeyedSource.from_seed(0))
 
 
-def ratio(data: Interactions, share: float = 0.8, seed: int = 0) -> Split:
+def ratio(data: Any, share: float = 0.8, seed: int = 0) -> Split:
     """A uniform draw within each user: `share` for training, the rest half for validation and half for test."""
     return SplitMethod.parse(f"ratio:{share}").apply(data, KeyedSource.from_seed(seed))
 
 
-def given(data: Interactions, share: float | None = None, seed: int = 0) -> Split:
+def given(data: Any, share: float | None = None, seed: int = 0) -> Split:
     """The parts that came with the data; with `share`, only that much of train is kept, the rest becomes validation."""
     return SplitMethod.parse("given" if share is None else f"given:{share}").apply(data, KeyedSource.from_seed(seed))
 
 
-def new_users(data: Interactions, share: float = 0.1, seed: int = 0) -> Split:
+def new_users(data: Any, share: float = 0.1, seed: int = 0) -> Split:
     """Hold out `share` of the users for test and as many for validation; a fifth of each one's items is to be found.
 
     The other four fifths are history at scoring time and never train anything (Liang et al. 2018).

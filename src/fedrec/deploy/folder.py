@@ -7,12 +7,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrec.deploy.kits import ADMIN, provision, server_name
+from fedrec.deploy.kits import ADMIN, check_kit, ends_soon, expiry_of, provision, server_name
 from fedrec.documents import MOST_SETTINGS, parse_toml, read_file
 from fedrec.errors import DamagedError, InputError, PlanError, RunError
 from fedrec.federation.node_names import check_node_name
@@ -210,6 +211,44 @@ class FederationFolder:
         """
         if not self.server_kit.is_dir() or not self.admin_kit.is_dir():
             raise RunError(f"{self.path}: nobody is invited yet; 'fedrec federation invite' makes the kits")
+
+    @property
+    def renewal(self) -> str:
+        """How the coordinator renews all certificates at once, which end with the root's."""
+        nodes = " ".join(sorted(self.nodes)) or "NAME"
+        return (
+            f"renew all kits: stop the server, 'rm -r {self.path / 'provisioning'}', 'fedrec federation invite "
+            f"{self.path} {nodes}', and hand the new kits over"
+        )
+
+    def check_own_kits(self, tell: Callable[[str], None] = lambda _: None) -> datetime:
+        """Check the certificates of the server and of its coordinator; `tell` hears of one that ends soon.
+
+        Returns:
+            When the first of them ends.
+
+        Raises:
+            RunError: if nobody is invited yet.
+            InputError: if one has ended; says how to renew it.
+        """
+        self.check_invited()
+        kits = ((self.server_kit, "server.crt"), (self.admin_kit, "client.crt"))
+        expires = min(check_kit(kit, certificate, self.renewal) for kit, certificate in kits)
+        caution = ends_soon(expires, f"{self.path}", self.renewal)
+        if caution is not None:
+            tell(caution)
+        return expires
+
+    def valid_until(self) -> dict[str, datetime | None]:
+        """When each node's certificate, as it was handed out last, ends; `None` where its kit is not here."""
+        found: dict[str, datetime | None] = {}
+        for name in sorted(self.nodes):
+            kit = self.path / "kits" / name
+            try:
+                found[name] = expiry_of(kit, "client.crt")
+            except DamagedError:
+                found[name] = None
+        return found
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[FederationFolder]:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,22 @@ from fedrec.errors import DamagedError, InputError, RunError
 from fedrec.federation.node_names import check_node_name
 from fedrec.record.durable import replace_file
 
-__all__ = ["ADMIN", "check_kit", "config_name", "identity_of", "lay_out", "provision", "server_name"]
+__all__ = [
+    "ADMIN",
+    "SOON",
+    "check_kit",
+    "config_name",
+    "ends_soon",
+    "expiry_of",
+    "identity_of",
+    "lay_out",
+    "provision",
+    "server_name",
+]
 
 ADMIN = "coordinator@fedrec.local"
+SOON = timedelta(days=30)
+"""How long before its end a certificate is warned about."""
 _ORGANISATION = re.compile(r"[^A-Za-z0-9_]")
 _CLASSES = ("fedrec.deploy.mailslots.", "nvflare.collab.runtime.")
 
@@ -106,8 +119,13 @@ def identity_of(kit: Path) -> dict[str, str]:
     return {"name": str(name), "organisation": _plain(str(name)), "federation": str(federation)}
 
 
-def check_kit(kit: Path, certificate: str) -> datetime:
+def check_kit(kit: Path, certificate: str, renewal: str = "ask for a new kit") -> datetime:
     """Check a kit's certificate: in date, and made by the authority that came with it.
+
+    Args:
+        kit: the startup kit.
+        certificate: its file in `startup`.
+        renewal: what to do about a certificate that cannot be used; the coordinator makes kits, owners ask for them.
 
     Returns:
         When it expires.
@@ -124,21 +142,48 @@ def check_kit(kit: Path, certificate: str) -> datetime:
         mine = x509.load_pem_x509_certificate(read_file(startup / certificate, MOST_SETTINGS))
         root = x509.load_pem_x509_certificate(read_file(startup / "rootCA.pem", MOST_SETTINGS))
     except (OSError, ValueError) as error:
-        raise DamagedError(f"{startup}: the certificates cannot be read ({error}); ask for a new kit") from None
+        raise DamagedError(f"{startup}: the certificates cannot be read ({error}); {renewal}") from None
     try:
         mine.verify_directly_issued_by(root)
     except (InvalidSignature, TypeError, ValueError):
-        raise InputError(
-            f"{startup / certificate} was not made by the authority in rootCA.pem; ask for a new kit"
-        ) from None
+        raise InputError(f"{startup / certificate} was not made by the authority in rootCA.pem; {renewal}") from None
     now = datetime.now(UTC)
     if now > mine.not_valid_after_utc:
-        raise InputError(f"the certificate of {kit} expired on {mine.not_valid_after_utc:%Y-%m-%d}; ask for a new kit")
+        raise InputError(f"the certificate of {kit} expired on {mine.not_valid_after_utc:%Y-%m-%d}; {renewal}")
     if now < mine.not_valid_before_utc:
         raise InputError(
             f"the certificate of {kit} is not valid before {mine.not_valid_before_utc:%Y-%m-%d}; is the clock right?"
         )
     return mine.not_valid_after_utc
+
+
+def expiry_of(kit: Path, certificate: str) -> datetime:
+    """When a kit's certificate ends, whether it can be used or not.
+
+    Raises:
+        DamagedError: if it is no certificate.
+    """
+    from cryptography import x509
+
+    try:
+        found = x509.load_pem_x509_certificate(read_file(kit / "startup" / certificate, MOST_SETTINGS))
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{kit / 'startup' / certificate} cannot be read ({error})") from None
+    return found.not_valid_after_utc
+
+
+def ends_soon(expires: datetime, what: str, renewal: str) -> str | None:
+    """A caution where a certificate ends within `SOON`; `None` where it does not.
+
+    >>> ends_soon(datetime.now(UTC) + timedelta(days=3, hours=1), "the kit k", "ask for a new kit")[:44]
+    'the certificate of the kit k ends in 3 days,'
+    >>> ends_soon(datetime.now(UTC) + timedelta(days=99), "the kit k", "ask for a new kit")
+    """
+    left = expires - datetime.now(UTC)
+    if left > SOON:
+        return None
+    when = "has ended" if left < timedelta(0) else f"ends in {left.days} day{'' if left.days == 1 else 's'}"
+    return f"the certificate of {what} {when}, on {expires:%Y-%m-%d}; {renewal}"
 
 
 def lay_out(kit: Path, workspace: Path, server: bool) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from fedrec.deploy.kits import check_kit, identity_of, lay_out
+from fedrec.deploy.kits import check_kit, ends_soon, identity_of, lay_out
 from fedrec.deploy.mailslot_names import NODE_MOST, NODE_SOCKET
 from fedrec.deploy.parcels import held_bytes
 from fedrec.deploy.processes import Child
@@ -61,6 +61,8 @@ class NodeProcess:
         except BaseException:
             self.close()
             raise
+        self._next_caution = datetime.now(UTC)
+        self._caution()
         _LOG.info("node %s is up; its certificate is valid until %s", config.name, f"{self.expires:%Y-%m-%d}")
 
     def close(self) -> None:
@@ -71,12 +73,23 @@ class NodeProcess:
             self._listener.close()
         os.close(self._lock)
 
+    def _caution(self) -> None:
+        """Warn in the log, once a day, of a certificate that ends soon."""
+        now = datetime.now(UTC)
+        if now < self._next_caution:
+            return
+        self._next_caution = now + timedelta(days=1)
+        caution = ends_soon(self.expires, f"node {self.host.config.name}", "ask the coordinator for a new kit")
+        if caution is not None:
+            _LOG.warning(caution)
+
     def _serve(self, connection: Connection) -> None:
         while (message := connection.receive()) is not None:
             refused = message[0].get("refused")
             if refused is not None:
                 _LOG.warning("the mail slot refused what it was sent: %s", printable(str(refused)))
                 continue
+            self._caution()
             try:
                 connection.send({}, self.host.answer(message[1]))
             except OSError:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedrec.deploy.folder import FederationFolder
-from fedrec.deploy.kits import check_kit, lay_out
+from fedrec.deploy.kits import lay_out
 from fedrec.deploy.mailslot_names import POST_SOCKET
 from fedrec.deploy.processes import Child
 from fedrec.deploy.sockets import socket_path
@@ -24,16 +24,15 @@ class ServerProcess:
 
     Args:
         federation: with startup kits.
-        tell: told when NVFlare ends by itself.
+        tell: told when NVFlare ends by itself, or a certificate ends soon.
 
     Raises:
         RunError: if nobody is invited yet, the server runs already, or its port is in use.
-        InputError: if its certificate has expired.
+        InputError: if a certificate has expired.
     """
 
     def __init__(self, federation: FederationFolder, tell: Callable[[str], None] = lambda _: None) -> None:
-        federation.check_invited()
-        self.expires = check_kit(federation.server_kit, "server.crt")
+        self.expires = federation.check_own_kits(tell)
         self._lock = hold(federation.path / ".running", f"the server of {federation.path} runs already")
         try:
             _check_port(federation)

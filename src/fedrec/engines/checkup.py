@@ -9,18 +9,34 @@ import sys
 import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedrec.engines.memory import usable_memory
+
 __all__ = ["checkup"]
 
+_EXTRAS = {
+    "privacy": (("dp_accounting", "cryptography"), "differential privacy"),
+    "secure": (("cryptography",), "secure sums, signatures"),
+    "deploy": (("nvflare", "cryptography"), "federations across machines"),
+    "databases": (("adbc_driver_postgresql", "pyarrow"), "reading PostgreSQL"),
+    "plots": (("matplotlib",), "pictures of audits"),
+}
+"""Extras of the package: the modules that they bring, and what they are for."""
 _PACKAGES = ("fedrec", "numpy", "scipy", "numba", "polars", "pydantic", "safetensors", "threadpoolctl")
 
 
 def checkup() -> dict[str, Any]:
-    """Facts about this machine and what is wrong with it: `{"facts": {…}, "problems": […]}`."""
+    """Facts about this machine and what is wrong with it.
+
+    Returns:
+        `facts` by name, `extras` (`name`, `installed`, `what_for`, `install`), and a list of `problems`; an extra that
+        is not installed is no problem.
+    """
     problems: list[str] = []
     facts: dict[str, Any] = {
         "python": sys.version.split()[0],
@@ -31,7 +47,8 @@ def checkup() -> dict[str, Any]:
             facts[name] = version(name)
         except PackageNotFoundError:
             problems.append(f"{name} is not installed")
-    facts["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
+    memory, whose = usable_memory()
+    facts["memory"] = f"{memory / 2**30:.1f} GiB" + ("" if "machine" in whose else f" ({whose} this)")
     facts["free disk here"] = f"{shutil.disk_usage('.').free / 2**30:.1f} GiB"
     _check_kernels(facts, problems)
     _check_blas(facts)
@@ -42,7 +59,19 @@ def checkup() -> dict[str, Any]:
         began = time.perf_counter()
         replace_file(Path(folder) / "probe", b"x")
         facts["flush to disk"] = f"{1000 * (time.perf_counter() - began):.1f} ms"
-    return {"facts": facts, "problems": problems}
+    return {"facts": facts, "extras": _extras(), "problems": problems}
+
+
+def _extras() -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "installed": all(find_spec(module) is not None for module in modules),
+            "what_for": what_for,
+            "install": f"pip install 'fedrec[{name}]'",
+        }
+        for name, (modules, what_for) in _EXTRAS.items()
+    ]
 
 
 def _check_kernels(facts: dict[str, Any], problems: list[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fedrec.data.sources import LoadedSource
+from fedrec.data.interactions import Interactions
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.reports import measured_bytes
 from fedrec.engines.training import Placement, load_plan_data, train_here
@@ -20,7 +20,7 @@ from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.record.durable import arrays_digest
 
-__all__ = ["compare_plans"]
+__all__ = ["compare_on", "compare_plans"]
 
 _ALONE = Placement()
 
@@ -45,8 +45,32 @@ def compare_plans(
         these: in a federation a node's own figures do not leave it.
     """
     source = load_plan_data(plans[0].data, Path(), named=plans[0].data.source)
-    return [_row(plan, [_trained(plan, seed, source, told, placement) for seed in range(plan.seed, plan.seed + seeds)])
-            for plan in plans]  # fmt: skip
+    data = source.interactions
+
+    def engine(plan: Plan) -> LocalEngine:
+        return LocalEngine.build(data, plan, placement.nodes, placement.partition)
+
+    return compare_on(plans, seeds, data, source.digest, engine, told)
+
+
+def compare_on(
+    plans: Sequence[Plan],
+    seeds: int,
+    data: Interactions,
+    digest: str,
+    engine: Callable[[Plan], LocalEngine],
+    told: Callable[[str, int], None] = lambda *_: None,
+) -> list[dict[str, Any]]:
+    """`compare_plans` on data that is loaded: its `digest`, and the `engine` that has the nodes of a resolved plan."""
+    rows = []
+    for plan in plans:
+        results = []
+        for seed in range(plan.seed, plan.seed + seeds):
+            told(str(plan.model["name"]), seed)
+            resolved = plan.model_copy(update={"seed": seed}).resolve(data, digest)
+            results.append(_trained(resolved, data, engine))
+        rows.append(_row(plan, results))
+    return rows
 
 
 @dataclass(frozen=True)
@@ -61,20 +85,16 @@ class _Result:
     nodes: dict[str, list[float]]
 
 
-def _trained(
-    plan: Plan, seed: int, source: LoadedSource, told: Callable[[str, int], None], placement: Placement
-) -> _Result:
-    told(str(plan.model["name"]), seed)
-    resolved = plan.model_copy(update={"seed": seed}).resolve(source.interactions, source.digest)
+def _trained(resolved: Plan, data: Interactions, build: Callable[[Plan], LocalEngine]) -> _Result:
     began = time.perf_counter()
-    engine = LocalEngine.build(source.interactions, resolved, placement.nodes, placement.partition)
+    engine = build(resolved)
     run = Run(resolved, None)
-    coordinator, trained = train_here(engine, source.interactions, run)
+    coordinator, trained = train_here(engine, data, run)
     seconds = time.perf_counter() - began
     measured = resolved.evaluation
     found = coordinator.evaluate(trained.state, trained.round, "test", measured.metrics, measured.protocol)
     if not found:
-        raise InputError(f"the split {plan.split!r} leaves nothing in 'test' to compare on")
+        raise InputError(f"the split {resolved.split!r} leaves nothing in 'test' to compare on")
     metrics = {name: summary.value for name, summary in found.items()}
     digest = arrays_digest(trained.state.shared)
     return _Result(

@@ -12,11 +12,11 @@ from typing import Any
 
 from fedrec.data.catalog import Catalog
 from fedrec.documents import MOST_SETTINGS, parse_json, read_file
+from fedrec.engines.memory import check_memory
 from fedrec.engines.opened import FEDERATED
 from fedrec.engines.post import Post
 from fedrec.engines.remote import RemoteEngine
 from fedrec.engines.reports import measured_parts, report_of
-from fedrec.engines.training import check_memory
 from fedrec.engines.waiting import PATIENT, Waiting
 from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
 from fedrec.federation.asynchronous import NOT_MASKED
@@ -127,7 +127,7 @@ def train_federated(
         sign_run(folder, members.key)
         report["federation"]["cosigned"] = list(engine.cosign(folder))
         return report
-    except FedrecError:
+    except (FedrecError, OSError, MemoryError):
         if not resume:
             run.discard()
         raise

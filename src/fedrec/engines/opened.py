@@ -20,13 +20,14 @@ from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.calls import Part
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.fitting import Fitting
+from fedrec.federation.item_floor import SERVED
 from fedrec.federation.node import Node
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, load_shared, read_plan, save_shared, server_arrays
 from fedrec.federation.warm_start import Earlier, Remembered
 from fedrec.kernels.splitting import count_shared
 from fedrec.models.base import Private, Recommender, State
-from fedrec.record.durable import arrays_digest, check_plain, replace_file
+from fedrec.record.durable import arrays_digest, check_plain, replace_file, replace_table
 from fedrec.record.files import check_files, read_files
 
 __all__ = ["FEDERATED", "OpenedRun", "open_run"]
@@ -52,6 +53,9 @@ class OpenedRun:
     trained: Trained
     engine: LocalEngine
     data: Interactions
+
+    def __repr__(self) -> str:
+        return f"OpenedRun({self.model!r}, rounds={self.trained.rounds}, {self.data!r})"
 
     def private(self) -> Private | None:
         """Private rows of all users, in the order of `data.users`; `None` for a model without."""
@@ -122,6 +126,18 @@ class OpenedRun:
         split = Split(visitors, np.full(len(visitors), HISTORY, dtype=np.int8), "history", merged)
         return LocalEngine.of_split(split, self.plan.model_copy(update={"refit": False})).nodes[0]
 
+    def similarity(self, items: np.ndarray) -> np.ndarray:
+        """How near the items at `items` [n] are to every item: [n, items] float32, −inf for those that take no part.
+
+        Raises:
+            InputError: if the model knows no such thing.
+        """
+        shared = self.trained.state.shared
+        scores = self.model.similarity(shared, items)
+        if SERVED in shared:
+            scores[:, ~shared[SERVED]] = -np.inf
+        return scores
+
     def measure(
         self,
         metrics: Sequence[str],
@@ -151,7 +167,7 @@ class OpenedRun:
         run = Run.create(plan, folder)
         try:
             (folder / "private").mkdir()
-            self._history().write_parquet(folder / _HISTORY)
+            replace_table(folder / _HISTORY, self._history())
             catalog = self.data.catalog
             loaded = load_plan_data(plan.data, folder, catalog)
             data, plan = loaded.interactions, plan.resolve(loaded.interactions, public_digest(plan, loaded, folder))
@@ -163,6 +179,9 @@ class OpenedRun:
             if rows is not None:
                 node.adopt(rows, self.trained.round)
             run.seal()
+        except (FedrecError, OSError, MemoryError):
+            run.discard()
+            raise
         finally:
             run.close()
 

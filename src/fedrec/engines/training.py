@@ -16,6 +16,7 @@ from fedrec.data.sources import LoadedSource
 from fedrec.engines.clock import Clock
 from fedrec.engines.loading import Placement, check_named, load_plan_data, public_digest, read_placement
 from fedrec.engines.local import LocalEngine
+from fedrec.engines.memory import check_memory
 from fedrec.engines.opened import OpenedRun, open_run
 from fedrec.engines.reports import measured_parts, report_of
 from fedrec.engines.virtual import virtual_time
@@ -25,15 +26,13 @@ from fedrec.federation.calls import HELD_OUT
 from fedrec.federation.coordinator import Coordinator, Progress, Trained
 from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run, check_free, is_run, read_plan
-from fedrec.models.base import Recommender
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, has_secret, keep_secret
 from fedrec.privacy.terms import schedule
-from fedrec.record.durable import arrays_digest, replace_file
+from fedrec.record.durable import arrays_digest, replace_file, replace_table
 
 __all__ = [
     "Placement",
-    "check_memory",
     "load_plan_data",
     "read_placement",
     "train_here",
@@ -66,21 +65,6 @@ def train_here(
         engine.remember(remembered)
     coordinator = Coordinator(model, data.catalog, engine, run, engine.has_valid, watch, known, chance)
     return coordinator, coordinator.train()
-
-
-def check_memory(model: Recommender, n_items: int) -> None:
-    """Check that a model of so many items fits in memory.
-
-    Raises:
-        PlanError: if it does not.
-    """
-    needed, there = model.memory(n_items), _memory()
-    if needed > there:
-        raise PlanError(
-            f"model {model.name!r} needs about {needed / 2**30:.1f} GiB for {n_items} items, and this machine has "
-            f"{there / 2**30:.1f} GiB. Use a model whose memory does not grow with items² (mf, popularity), or drop "
-            "rare items with cleaning: min_item_interactions"
-        )
 
 
 def train_run(
@@ -143,7 +127,7 @@ def train_run(
             keep_secret(private, secret)
         replace_file(private / "placement.json", json.dumps(vars(placement)).encode() + b"\n")
         if source.left_out.height:
-            source.left_out.write_parquet(private / "left_out.parquet")
+            replace_table(private / "left_out.parquet", source.left_out)
         engine = placement.engine.build(data, plan, placement.nodes, placement.partition, private, chance, budget)
         engine.clock = Clock.parse(placement.clock, len(engine.nodes), plan.seed)
         coordinator, trained = train_here(engine, data, run, watch, earlier, chance)
@@ -156,7 +140,7 @@ def train_run(
         run.prune({trained.round, trained.rounds - 1})
         run.seal()
         return report
-    except FedrecError:
+    except (FedrecError, OSError, MemoryError):
         if not resume:
             run.discard()
         raise
@@ -286,7 +270,3 @@ def _not_begun(plan: Plan, folder: Path) -> Plan:
     shutil.rmtree(folder / "private", ignore_errors=True)
     (folder / "plan.yaml").unlink()
     return plan.model_copy(update={"data": plan.data.model_copy(update={"digest": None})})
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -17,13 +17,15 @@ import numpy as np
 from fedrec.aggregation.release import Release
 from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
+from fedrec.data.listing import listed
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.training import check_memory
+from fedrec.engines.memory import check_memory
 from fedrec.errors import InputError, PlanError, suggestion
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.models.registry import meant
 
 __all__ = ["ETA", "STRATEGIES", "Candidate", "Strategy", "Tuned", "candidate_plans", "choose", "refit_plan", "rungs"]
 
@@ -119,10 +121,11 @@ def candidate_plans(base: Plan, grid: Mapping[str, Sequence[Any]]) -> list[tuple
     own = type(base.build_model()).model_fields
     if not grid:
         raise PlanError("grid: no key; name at least one hyperparameter and its values, such as reg=10,100")
+    grid = {key: list(listed(values, f"grid {key}")) for key, values in grid.items()}
     for key, values in grid.items():
         if key not in own and key not in _PLAN_KEYS:
             raise PlanError(
-                f"grid {key}: not a hyperparameter of {base.model['name']}{suggestion(key, [*own, *_PLAN_KEYS])}. "
+                f"grid {key}: not a hyperparameter of {base.model['name']}{meant(key, [*own, *_PLAN_KEYS])}. "
                 "What is measured (data, split, seed, evaluation) is the same for all candidates"
             )
         if not values:

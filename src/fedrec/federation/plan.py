@@ -152,6 +152,11 @@ class EvaluationPlan(_Part):
     patience: int | None = Field(default=None, ge=1)
     keep: Literal["last", "best"] = "last"
 
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _check(self) -> EvaluationPlan:
         metrics, protocol = parse_metrics(self.metrics), parse_protocol(self.protocol)

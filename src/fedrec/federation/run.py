@@ -28,6 +28,7 @@ from fedrec.record.durable import (
     check_plain,
     hold,
     load_arrays,
+    named_on_error,
     remove_unfinished,
     replace_file,
     save_arrays,
@@ -92,7 +93,7 @@ class Run:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{folder} cannot be made ({error.strerror}); choose another folder (--out)") from None
+            raise RunError(f"{folder} cannot be made ({error.strerror}); choose another folder") from None
         run = cls(plan, folder)
         try:
             replace_file(folder / "plan.yaml", plan.to_yaml().encode())
@@ -241,7 +242,7 @@ class Run:
     def progress(self, entry: dict[str, Any]) -> None:
         """Append to `progress.jsonl`: for people and plots, nothing depends on it."""
         if self.folder is not None:
-            with (self.folder / "progress.jsonl").open("a") as file:
+            with named_on_error(self.folder / "progress.jsonl") as path, path.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
 
     def _noised(self, round: int) -> Path:
@@ -410,10 +411,17 @@ def check_free(folder: Path) -> None:
     """Check that a run can begin in `folder`.
 
     Raises:
-        RunError: if something is there already.
+        RunError: if something is there already, or the folder cannot be made.
     """
     if folder.exists() and (not folder.is_dir() or any(path.name[0] != "." for path in folder.iterdir())):
-        raise RunError(f"{folder} exists already; go on with it (--resume), or choose another folder (--out)")
+        on = f", or go on with the run: 'fedrec train --resume --out {folder}'" if is_run(folder) else ""
+        raise RunError(f"{folder} exists already; choose another folder{on}")
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "is no folder" if not place.is_dir() else "cannot be written to"
+        raise RunError(f"{folder} cannot be made ({place} {why}); choose another folder")
 
 
 def is_run(folder: Path) -> bool:

@@ -149,6 +149,10 @@ class FedRAP(Recommender):
         add_own_rows(own.starts, own.lengths, own.items, own.values, private["shrunk"], first, heads, scores)
         return scores
 
+    def memory(self, n_items: int) -> int:
+        """The common table, its sum and step in float64, and the private table that all begin with."""
+        return 112 * n_items * (self.embedding_size + 1)
+
     @property
     def chunk_floats(self) -> int:
         """Every sample may touch a row of both tables."""

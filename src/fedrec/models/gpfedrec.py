@@ -170,8 +170,8 @@ class GPFedRec(Recommender):
         return scores
 
     def memory(self, n_items: int) -> int:
-        """A sum and a mean table for every group."""
-        return 64 * n_items + 40 * self.groups * n_items * self.embedding_size
+        """A sum and a mean table for every group, and the step in float64."""
+        return 64 * n_items + 56 * self.groups * n_items * self.embedding_size
 
     @property
     def chunk_floats(self) -> int:

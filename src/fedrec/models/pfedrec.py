@@ -145,6 +145,10 @@ class PFedRec(Recommender):
         """Cosine of the item rows."""
         return cosines(shared["items"], items)
 
+    def memory(self, n_items: int) -> int:
+        """Table, sum, and the step in float64."""
+        return 40 * n_items * (self.embedding_size + 1)
+
     @property
     def chunk_floats(self) -> int:
         """Every sample is an item, a weight and, in the client's own rows, an item and a logit."""

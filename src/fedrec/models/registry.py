@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from fedrec.errors import PlanError, suggestion
 from fedrec.models.base import Recommender
 
-__all__ = ["MODELS", "build_model", "model_class"]
+__all__ = ["MODELS", "build_model", "meant", "model_class"]
 
 MODELS = {
     "ease": "fedrec.models.ease:EASE",
@@ -30,6 +30,28 @@ MODELS = {
     "spectral": "fedrec.models.spectral:Spectral",
 }
 """Name → module:class, imported when asked for."""
+_ALIASES = {
+    "embedding_size": {"factors", "n_factors", "num_factors", "no_components", "n_components", "dim", "dims", "k", "d",
+                       "embedding_dim", "emb_size", "latent_dim", "hidden_dim", "rank", "features"},
+    "rank": {"factors", "n_factors", "num_factors", "n_components", "k", "dim", "embedding_size"},
+    "neighbours": {"k", "neighbors", "n_neighbors", "n_neighbours", "knn", "topk"},
+    "learning_rate": {"lr", "eta", "step_size", "client_lr", "local_lr"},
+    "server_learning_rate": {"server_lr", "global_lr"},
+    "rounds": {"n_epochs", "iterations", "n_iter", "n_iterations", "num_iterations", "max_iter", "n_rounds",
+               "num_rounds", "global_rounds", "sweeps", "epochs"},
+    "epochs": {"n_epochs", "local_epochs", "num_epochs", "client_epochs"},
+    "reg": {"lambda", "lambda_", "lam", "l2", "l2_reg", "regularization", "regularisation", "reg_lambda"},
+    "weight_decay": {"l2", "decay", "reg"},
+    "unobserved_weight": {"alpha0", "w0"},
+    "alpha": {"confidence", "weight"},
+    "negatives": {"num_neg", "n_negatives", "num_negatives", "neg_samples", "negative_samples", "num_negs", "neg"},
+    "batch_size": {"batch", "bs"},
+    "init_sd": {"init_std", "init_scale", "std"},
+    "seed": {"random_state", "random_seed"},
+    "cohort": {"participation", "fraction_fit", "fraction", "clients_per_round", "sample_rate"},
+    "passes": {"power_iterations", "n_iter"},
+}  # fmt: skip
+"""Settings and what other libraries call them; the first that a model has is suggested."""
 
 
 def model_class(name: str) -> type[Recommender]:
@@ -59,7 +81,22 @@ def build_model(name: str, settings: Mapping[str, Any]) -> Recommender:
     try:
         return kind(**settings)
     except ValidationError as error:
-        raise PlanError(explain(error, f"model {name}", list(kind.model_fields))) from None
+        said = explain(error, f"model {name}", list(kind.model_fields))
+        raise PlanError(f"{said.rstrip('.')} ('fedrec models {name}' lists all settings)") from None
+
+
+def meant(name: object, known: Iterable[str]) -> str:
+    """Which setting was meant: by a name that other libraries have for it, or a near one.
+
+    >>> meant("n_factors", ["embedding_size", "rounds"]), meant("k", ["neighbours"]), meant("rond", ["rounds"])
+    (". Did you mean 'embedding_size'?", ". Did you mean 'neighbours'?", ". Did you mean 'rounds'?")
+    """
+    settings = list(known)
+    asked = str(name).lower().replace("-", "_")
+    for setting, aliases in _ALIASES.items():
+        if asked in aliases and setting in settings:
+            return f". Did you mean {setting!r}?"
+    return suggestion(name, settings)
 
 
 def explain(error: ValidationError, where: str, known: list[str]) -> str:
@@ -67,7 +104,7 @@ def explain(error: ValidationError, where: str, known: list[str]) -> str:
     first = foremost(error)
     key = ".".join(str(part) for part in first["loc"] if not re.search(r"[-\[]", str(part)))  # tags of unions
     if first["type"] == "extra_forbidden":
-        return f"{where}: {key!r} is not a setting{suggestion(first['loc'][-1], known)}"
+        return f"{where}: {key!r} is not a setting{meant(first['loc'][-1], known)}"
     given = "" if first["type"] == "missing" else f", not {first['input']!r}"
     said = first["msg"].removeprefix("Value error, ")
     return f"{where}: {key or 'settings'}: {said[:1].lower()}{said[1:]}{given}"

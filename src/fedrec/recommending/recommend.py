@@ -11,16 +11,28 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.identifiers import Identifiers
 from fedrec.data.interactions import Interactions
+from fedrec.data.listing import listed_ids
 from fedrec.errors import InputError
 from fedrec.recommending.tables import recommendation_table
 from fedrec.recommending.topk import top_items
 
-__all__ = ["allowed_items", "recommend_batches", "similar_table"]
+__all__ = ["allowed_items", "item_positions", "list_length", "recommend_batches", "similar_table"]
 
 
-def allowed_items(
-    catalog: Catalog, only: Iterable[object] | None = None, block: Iterable[object] | None = None
-) -> np.ndarray | None:
+def list_length(n: object, n_items: int) -> int:
+    """The length `n` of a list as an argument gave it, at most the number of items.
+
+    Raises:
+        InputError: if it is not a whole number, or is below 1.
+    """
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        raise InputError(f"n must be a whole number, not {n!r}")
+    if n < 1:
+        raise InputError(f"n must be at least 1, not {n}")
+    return max(1, min(int(n), n_items))
+
+
+def allowed_items(catalog: Catalog, only: object = None, block: object = None) -> np.ndarray | None:
     """A mask [items] bool of the items that may be recommended; `None` where all may.
 
     Ids may be written as numbers or as text, whatever the type of the catalog's.
@@ -33,9 +45,9 @@ def allowed_items(
     mask = np.ones(len(catalog), dtype=np.bool_)
     if only is not None:
         mask[:] = False
-        mask[_positions(catalog, only, "only")] = True
+        mask[item_positions(catalog, only, "only")] = True
     if block is not None:
-        mask[_positions(catalog, block, "block")] = False
+        mask[item_positions(catalog, block, "block")] = False
     return mask
 
 
@@ -78,10 +90,17 @@ def similar_table(catalog: Catalog, position: int, scores: np.ndarray, n: int) -
     return pl.DataFrame(columns | {"score": best[0][kept], "rank": np.arange(1, len(found) + 1, dtype=np.int32)})
 
 
-def _positions(catalog: Catalog, ids: Iterable[object], name: str) -> np.ndarray:
-    wanted = [ids] if isinstance(ids, str | int) else list(ids)
+def item_positions(catalog: Catalog, ids: object, name: str = "") -> np.ndarray:
+    """Positions [n] of one item or of several.
+
+    Raises:
+        InputError: naming the argument, if an id is not in the catalog.
+    """
+    wanted = listed_ids(ids, name or "items")
     positions = catalog.items.look_up(wanted)
     if np.any(positions < 0):
         missing = wanted[int(np.argmin(positions))]
-        raise InputError(f"{name}: item {missing!r} is not in the catalog{catalog.items.explain_unknown(missing)}")
+        raise InputError(
+            f"{name}{': ' * bool(name)}item {missing!r} is not in the catalog{catalog.items.explain_unknown(missing)}"
+        )
     return positions

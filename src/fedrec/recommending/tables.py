@@ -16,7 +16,7 @@ from polars.io.plugins import register_io_source
 
 from fedrec.data.catalog import Catalog
 from fedrec.data.identifiers import Identifiers
-from fedrec.errors import InputError, suggestion
+from fedrec.errors import FedrecError, InputError, suggestion
 
 __all__ = ["recommendation_schema", "recommendation_table", "write_parquet_stream"]
 
@@ -85,6 +85,7 @@ def write_parquet_stream(
 
     Raises:
         InputError: unknown suffix, no such folder, or a batch that does not fit the schema.
+        FedrecError: the file cannot be written, as the disk is full or the folder read-only.
 
     Example:
         >>> import tempfile, polars as pl
@@ -130,11 +131,15 @@ class _Counted:
 def _appears_whole(target: Path) -> Iterator[Path]:
     """Give a temporary file beside `target`; move it there when the block ends well, remove it when not."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
-    temporary.touch(exist_ok=False)
     try:
+        temporary.touch(exist_ok=False)
         yield temporary
         _to_disk(temporary)
         os.replace(temporary, target)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        temporary.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        raise FedrecError(f"{target} cannot be written ({reason}); make room, or name another file") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

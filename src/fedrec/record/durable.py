@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError
@@ -15,14 +18,19 @@ from safetensors.numpy import load, save
 from fedrec.documents import read_file
 from fedrec.errors import DamagedError, InputError, RunError
 
+if TYPE_CHECKING:  # processes that only hand messages on load no tables
+    import polars as pl
+
 __all__ = [
     "append_line",
     "arrays_digest",
     "check_plain",
     "hold",
     "load_arrays",
+    "named_on_error",
     "remove_unfinished",
     "replace_file",
+    "replace_table",
     "save_arrays",
     "unpacked_arrays",
 ]
@@ -35,14 +43,44 @@ def replace_file(path: Path, *data: bytes, secret: bool = False) -> None:
     """
     aside = path.with_name(f".{path.name}.new")
     aside.unlink(missing_ok=True)  # what a crash left, or a link to somewhere else
-    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o666)
-    with open(handle, "wb") as file:
-        for piece in data:
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    with _whole(aside, path):
+        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o666)
+        with open(handle, "wb") as file:
+            for piece in data:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
     _sync_folder(path.parent)
+
+
+def replace_table(path: Path, table: pl.DataFrame) -> None:
+    """Put a table at `path` as Parquet, as `replace_file` puts bytes."""
+    buffer = io.BytesIO()
+    table.write_parquet(buffer)
+    replace_file(path, buffer.getvalue())
+
+
+@contextmanager
+def named_on_error(path: Path) -> Iterator[Path]:
+    """Name the file in an error of writing to it, as a full disk does not say which one it is."""
+    try:
+        yield path
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
+def _whole(aside: Path, path: Path) -> Iterator[None]:
+    """Leave nothing of a file that could not be written whole, and name it: a full disk stays no fuller."""
+    with named_on_error(path):
+        try:
+            yield
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -92,11 +130,14 @@ def hold(path: Path, busy: str) -> int:
 def append_line(path: Path, line: str) -> None:
     """Append one line and flush it to the disk; after a crash it is there whole, or its torn end has no newline."""
     fresh = not path.exists()
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    with open(handle, "ab", buffering=0) as file:
+    with named_on_error(path):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with named_on_error(path), open(handle, "ab", buffering=0) as file:
         before = file.tell()
         try:
-            file.write(line.encode() + b"\n")
+            left = memoryview(line.encode() + b"\n")
+            while left:  # on a disk that is all but full, a part may be written without an error
+                left = left[file.write(left) :]
             os.fsync(file.fileno())
         except OSError:
             file.truncate(before)

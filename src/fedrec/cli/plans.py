@@ -1,0 +1,66 @@
+"""Commands that say what can be set: models, and plans with all their keys."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from fedrec.cli.options import Json, Quiet
+from fedrec.cli.output import Output, rows_table
+from fedrec.errors import InputError
+
+__all__ = ["models", "plan"]
+
+Model = Annotated[str | None, typer.Argument(metavar="MODEL", help="Its name, such as ease.")]
+
+
+def models(model: Model = None, json_: Json = False, quiet: Quiet = False) -> None:
+    """List the models, or every hyperparameter of one: type, default, bounds, meaning."""
+    from fedrec.federation.settings import settings_of, summary_of
+    from fedrec.models.registry import MODELS, model_class
+
+    output = Output(json_, quiet)
+    if model is None:
+        table = rows_table("models", "name", "what")
+        table.columns[1].justify = "left"
+        about = {name: summary_of(model_class(name)) for name in MODELS}
+        for name, text in about.items():
+            table.add_row(name, text)
+        answer: dict[str, Any] = {"models": [{"name": name, "about": text} for name, text in about.items()]}
+        output.answer(answer, table, "", "'fedrec models NAME' lists the hyperparameters of one")
+        return
+    kind = model_class(model)
+    settings = settings_of(kind)
+    table = rows_table(f"{model}: {summary_of(kind)}", "--set", "type", "default", "bounds", "meaning")
+    for column in table.columns[1:]:
+        column.justify = "left"
+    for setting in settings:
+        default = "null" if setting.default is None else str(setting.default)
+        table.add_row(setting.name, setting.kind, default, setting.bounds, setting.meaning)
+    answer = {"model": model, "about": summary_of(kind), "settings": [setting.to_json() for setting in settings]}
+    closing = f"fedrec train --model {model} --set {settings[0].name}=…" if settings else "there is nothing to set"
+    output.answer(answer, *([table] if settings else [table.title]), "", closing)
+
+
+def plan(
+    model: Model = None,
+    data: Annotated[str, typer.Option("--data", help="The source that is written into the plan.")] = "clicks.csv",
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of plans instead.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print a plan with every key, its default and its meaning: fedrec plan mf > plan.yaml."""
+    from fedrec.federation.settings import commented_plan, plan_schema
+
+    if schema:
+        if model is not None:
+            raise InputError("--schema is of all models; leave out the model")
+        print(json.dumps(plan_schema(), indent=None if json_ else 2, ensure_ascii=False))
+        return
+    text = commented_plan(model or "ease", data)
+    if json_:
+        Output(json_, quiet).answer({"plan": text})
+    else:
+        print(text, end="")

@@ -1,0 +1,101 @@
+"""Options of a run that goes on: those that say what it has are taken, those that say something else are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedrec.cli.options import assign, assign_settings
+from fedrec.engines.loading import Placement
+from fedrec.errors import FedrecError, InputError
+from fedrec.federation.plan import Plan
+
+__all__ = ["check_resumed"]
+
+_FREE = ("out", "resume", "federation", "threads", "budget", "json_", "quiet")
+"""What may differ from time to time; a budget is held to the run's own elsewhere."""
+_PLACED = ("nodes", "partition", "secure", "clock")
+
+
+def check_resumed(
+    folder: Path,
+    chosen: Plan,
+    placement: Placement | None,
+    said: Mapping[str, str],
+    asked: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, Any]],
+    assignments: list[str],
+) -> None:
+    """Check that a run that goes on is the one that the options describe.
+
+    Args:
+        folder: of the run.
+        chosen: its plan.
+        placement: its nodes; `None` over a federation, where they are not played.
+        said: options on the command line, by parameter.
+        asked: values of `nodes`, `partition`, `secure`, `clock` and `plan`.
+        settings: what each other option says of the plan: values by dotted keys.
+        assignments: those of `--set`.
+
+    Raises:
+        InputError: naming the options that say something else.
+    """
+    wrong = [
+        option
+        for name, option in said.items()
+        if name not in _FREE and not _agrees(name, chosen, placement, asked, settings, assignments)
+    ]
+    if wrong:
+        raise InputError(
+            f"{folder} goes on with its own plan, and as it began, and these options say something else: "
+            f"{', '.join(wrong)}. Leave them out, or train anew with another --out"
+        )
+
+
+def _agrees(
+    name: str,
+    chosen: Plan,
+    placement: Placement | None,
+    asked: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, Any]],
+    assignments: list[str],
+) -> bool:
+    if name in _PLACED:
+        return placement is None or getattr(placement, name) == asked[name]
+    try:
+        if name == "plan":
+            return _same(Plan.read(asked["plan"]), chosen)
+        changed = chosen.model_dump(mode="json")
+        if name == "set_":
+            assign_settings(changed, assignments)
+        for key, value in settings.get(name, {}).items():
+            assign(changed, key.split("."), value, key)
+        return _same(Plan.make(changed), chosen)
+    except FedrecError:
+        return False
+
+
+def _same(asked: Plan, kept: Plan) -> bool:
+    """Whether a plan is the one of the run, which has been filled in where the other is empty."""
+    filled = _filled(asked.model_dump(mode="json"), kept.model_dump(mode="json"))
+    try:
+        full = Plan.make(filled)
+    except FedrecError:
+        return False
+    plain = set(Plan.model_fields) - {"model", "cohort"}
+    return (
+        full.build_model() == kept.build_model()
+        and full.share() == kept.share()
+        and all(getattr(full, name) == getattr(kept, name) for name in plain)
+    )
+
+
+def _filled(asked: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    """The settings with what only a run knows: digests, the most clients, the noise."""
+    own = {key: asked[key] if asked[key] is not None else kept[key] for key in ("n_max", "catalog")}
+    for part, key in (("data", "digest"), ("warm_start", "digest"), ("privacy", "noise_multiplier"),
+                      ("privacy", "users")):  # fmt: skip
+        if asked[part] is not None and kept[part] is not None and asked[part][key] is None:
+            own[part] = own.get(part, asked[part]) | {key: kept[part][key]}
+    return asked | own

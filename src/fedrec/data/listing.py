@@ -1,0 +1,60 @@
+"""One value, or a list of them, where an argument takes a list: text is never taken apart into its letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from numbers import Number
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fedrec.errors import InputError
+
+__all__ = ["listed", "listed_ids"]
+
+
+def listed(values: object, what: str) -> list[Any] | pl.Series:
+    """The values as a list; one value is a list of one. A polars series stays as it is.
+
+    Args:
+        values: text, a number, or any iterable of values; not a table or a mapping, which hold columns.
+        what: the argument, for errors.
+
+    Raises:
+        InputError: if `values` is missing, or is a table, a mapping or bytes.
+
+    Example:
+        >>> listed("ab", "users"), listed(["a", "b"], "users"), listed(12, "users")
+        (['ab'], ['a', 'b'], [12])
+    """
+    if isinstance(values, pl.Series):
+        return values
+    if isinstance(values, np.ndarray) and values.ndim == 0:
+        values = values.item()
+    if isinstance(values, str | Number | np.generic):
+        return [values]
+    if isinstance(values, Mapping) or hasattr(values, "columns"):
+        raise InputError(f"{what}: give a list of values, not a {type(values).__name__}; take one of its columns")
+    if isinstance(values, bytes | bytearray):
+        raise InputError(f"{what}: give text, not {type(values).__name__}; decode it first")
+    if values is None or not isinstance(values, Iterable):
+        raise InputError(f"{what}: give one value or a list of values, not {type(values).__name__}")
+    return list(values)
+
+
+def listed_ids(values: object, what: str = "ids") -> list[Any] | pl.Series:
+    """Ids as a list, see `listed`; a fraction or a truth value is never rounded to somebody's number.
+
+    Raises:
+        InputError: if a value is a float or a bool.
+    """
+    ids = listed(values, what)
+    if isinstance(ids, pl.Series):
+        return ids
+    for kind in {type(value) for value in ids}:
+        if issubclass(kind, bool | np.bool_ | float | np.floating):
+            wrong = [value for value in ids if type(value) is kind and value == value]  # NaN is a missing id
+            if wrong:
+                raise InputError(f"{what} must be whole numbers or text, and {wrong[0]!r} is neither")
+    return ids
