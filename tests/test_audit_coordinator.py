@@ -30,10 +30,10 @@ from fedrec.secagg.policy import Floors
 
 DATA = "synthetic:users=240,items=60,interactions_per_user=12,seed=3"
 MODELS: dict[str, dict[str, Any]] = {"mf": {"name": "mf", "embedding_size": 4, "rounds": 2}, "ease": {"name": "ease"}}
-TOLD = {"thresholds"}
-"""What is got today although nothing pays for it: whether a node has enough users under a coordinator's cleaning."""
 MEASURED = {"subtracted-runs"}
-BEYOND = {"crafted-model", "fake-nodes", "plain-sums", "subtracted-runs"}
+BEYOND = {"crafted-model", "fake-nodes", "plain-sums", "subtracted-runs", "thresholds"}
+"""What nodes cannot refuse, but for those that `noise: distributed` hides."""
+HIDDEN = {"subtracted-runs", "thresholds"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -101,9 +101,9 @@ def test_nodes_refuse_what_they_promise_to_refuse(case: str, staged: Callable[..
             assert (found.value == 0) == (found.verdict == "pass"), found
             assert "“" in found.says or found.value or name in MEASURED, "a node's own words"
             if name in BEYOND:
-                hidden = name == "subtracted-runs" and noise == "distributed"
+                hidden = name in HIDDEN and noise == "distributed"
                 assert found.verdict == ("pass" if hidden else "out of scope"), found.says
-            elif name not in TOLD:
+            else:
                 assert (found.limit, found.verdict) == (0.0, "pass"), found.says
     lacking = {"plain-sums"} if noise else {"private-metrics", "unlike-clips", "again-restored"}
     if model == "ease" and noise is None:
@@ -116,6 +116,7 @@ def test_what_nothing_bounds_is_got_and_said_to_be_out_of_scope(staged: Callable
         "subtracted-runs": (staged("ease"), "node-3's part"),
         "fake-nodes": (staged("ease"), "policy.parties"),
         "crafted-model": (staged("ease"), "clip in the plan's release"),
+        "thresholds": (staged("ease", None, "plain"), "policy.openings_per_day"),
         "plain-sums": (staged("ease", None, "plain"), "policy.secure = true"),
         "private-metrics": (staged("ease", "central", "plain"), "privacy.distributed = true"),
     }
@@ -127,15 +128,12 @@ def test_what_nothing_bounds_is_got_and_said_to_be_out_of_scope(staged: Callable
         assert words in found.says
 
 
-def test_askings_that_are_answered_are_said_and_those_that_are_not_are_no_findings(
+def test_answers_that_are_always_the_same_tell_nothing(
     staged: Callable[..., Staged], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answered = verdict("thresholds", staged("ease", "distributed"))
-    assert answered in ("pass", "fail")
+    assert verdict("thresholds", staged("ease")) == "out of scope"
     monkeypatch.setattr(Advert, "clients", property(lambda _: 20, lambda *_: None), raising=False)
-    tried = LIES["thresholds"](staged("ease", "distributed"))
-    assert tried is not None
-    assert tried.finding("thresholds").verdict == "pass", "an answer that is always the same tells nothing"
+    assert verdict("thresholds", staged("ease")) == "pass"
 
 
 # --- every attack can succeed -----------------------------------------------------------------------------------------
@@ -261,7 +259,7 @@ def test_noise_is_fresh_where_a_node_takes_changed_data(
 
 
 def test_every_promise_has_an_attack_that_can_succeed() -> None:
-    assert {name for name, *_ in BROKEN} == set(LIES) - BEYOND - TOLD
+    assert {name for name, *_ in BROKEN} == set(LIES) - BEYOND
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
