@@ -34,7 +34,10 @@ def thresholds(stage: Staged) -> Tried:
     the first node has as many users with so many interactions as it takes to be spoken of."""
     beyond = None
     if stage.plan.privacy is None:
-        beyond = "floors are thresholds; policy.plans in node.toml takes the choice of cleanings away"
+        beyond = (
+            "floors are thresholds; policy.cleaning in node.toml takes the choice of cleanings away, and "
+            "policy.openings_per_day bounds the asking"
+        )
     tried, name = (
         Tried("exact answers on whether a node has enough users with so many interactions", beyond),
         stage.names[0],
