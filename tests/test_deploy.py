@@ -248,6 +248,20 @@ def test_invite_says_until_when_kits_are_valid(federation: FederationFolder, fed
     assert all(datetime.fromisoformat(end) > datetime.now(UTC) + timedelta(days=300) for end in ends.values())
 
 
+def test_a_kit_that_ends_before_the_others_is_named(
+    federation: FederationFolder, fedrec: Fedrec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC)
+    certificate(federation.path / "kits" / "shop-b", now - timedelta(days=9), now + timedelta(days=3, hours=1))
+    monkeypatch.setattr("fedrec.engines.nvflare_admin.who_is_up", lambda admin: ["shop-a"])
+    for words in (("status", federation.path), ("invite", federation.path, "shop-b")):
+        monkeypatch.setattr("fedrec.deploy.folder.FederationFolder._copy", staticmethod(lambda source, target: None))
+        said = fedrec("federation", *words)
+        assert said.code == 0, said.err
+        assert said.err.count("ends in 3 days") == 1
+        assert "the certificate of shop-b ends in 3 days" in said.err
+
+
 @pytest.mark.parametrize("kit", ["server", "admin"])
 def test_the_coordinator_is_told_how_to_renew_what_has_ended(
     federation: FederationFolder, kit: str, fedrec: Fedrec, tmp_path: Path

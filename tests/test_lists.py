@@ -117,6 +117,25 @@ def test_a_length_that_is_none_is_refused(numbers: Estimator, n: Any) -> None:
             ask(1, n=n)
 
 
+def test_other_odd_arguments_are_refused(numbers: Estimator) -> None:
+    split = fr.leave_last_out(fr.synthetic(users=60, items=60, interactions_per_user=8))
+    model = fr.EASE().fit(split.train)
+    odd: Any = {
+        "part='tets' is not known": lambda: fr.evaluate(model, split, part="tets"),  # type: ignore[arg-type]
+        "give a split": lambda: fr.evaluate(model, split.data),  # type: ignore[arg-type]
+        "unknown metric": lambda: fr.evaluate(model, split, 0),  # type: ignore[arg-type]
+        "nodes must be": lambda: fr.EASE().fit(NUMBERED, nodes=2.5),  # type: ignore[arg-type]
+        "nodes must be at least": lambda: fr.EASE().fit(NUMBERED, nodes=0),
+        "warm_start": lambda: fr.MF(rounds=1).fit(NUMBERED, warm_start="run"),  # type: ignore[arg-type]
+        "seeds must be": lambda: fr.tune(fr.EASE, split, {"reg": [1]}, seeds="2"),  # type: ignore[arg-type]
+        "the list is empty": lambda: numbers.similar([]),
+        "unknown=3": lambda: numbers.recommend(1, unknown=3),  # type: ignore[arg-type]
+    }
+    for words, ask in odd.items():
+        with pytest.raises(InputError, match=words):
+            ask()
+
+
 def test_a_length_beyond_the_catalog_gives_what_there_is(numbers: Estimator) -> None:
     assert rows(numbers.recommend(1, n=10**12)) == rows(numbers.recommend(1, n=3))
     assert rows(numbers.similar(1, n=10**12)) == rows(numbers.similar(1, n=3))

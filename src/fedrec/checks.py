@@ -11,7 +11,7 @@ import polars as pl
 from fedrec.audit.running import audit
 from fedrec.data.digests import digest_of
 from fedrec.data.frames import as_interactions
-from fedrec.data.listing import listed
+from fedrec.data.listing import listed, whole_number
 from fedrec.data.splits import Split
 from fedrec.engines.comparing import compare_on
 from fedrec.engines.local import LocalEngine
@@ -69,8 +69,7 @@ def compare(
         settings = plan.model_dump()
         settings["evaluation"] |= {"protocol": protocol, "metrics": names}
         plans.append(Plan.make(settings | {"split": method}, "compare"))
-    if seeds < 1:
-        raise InputError(f"seeds must be at least 1, not {seeds}")
+    seeds = whole_number(seeds, "seeds")
 
     def nodes(plan: Plan) -> LocalEngine:
         return LocalEngine.of_split(data, plan) if isinstance(data, Split) else LocalEngine.build(whole, plan)

@@ -15,6 +15,7 @@ import polars as pl
 
 from fedrec.data.digests import digest_of
 from fedrec.data.frames import as_interactions, is_pandas
+from fedrec.data.listing import listed, whole_number
 from fedrec.data.showing import html_table
 from fedrec.data.splits import Split, unsplit
 from fedrec.engines.lists import Lists
@@ -24,7 +25,7 @@ from fedrec.engines.training import open_earlier, train_here, warmed
 from fedrec.engines.visitors import Unknown
 from fedrec.errors import InputError, suggestion
 from fedrec.evaluation.metrics import DEFAULT_METRICS
-from fedrec.federation.calls import Part
+from fedrec.federation.calls import HELD_OUT, Part
 from fedrec.federation.coordinator import Progress
 from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run
@@ -94,6 +95,11 @@ class Estimator:
             warm_start: a fitted model of the same kind to go on from: known items and users keep what it learned, new
                 ones join. See `fedrec.federation.warm_start.how_to_start` for what must be equal.
         """
+        nodes = whole_number(nodes, "nodes")
+        if warm_start is not None and not isinstance(warm_start, Estimator):
+            raise InputError(
+                f"warm_start: give a fitted model, not a {type(warm_start).__name__}; load_model opens a run"
+            )
         whole = data.data if isinstance(data, Split) else unsplit(as_interactions(data)).data
         plan = self.plan.resolve(whole, digest_of(whole))
         if warm_start is not None:
@@ -244,6 +250,10 @@ def evaluate(
         >>> fr.evaluate(fr.Popularity().fit(split.train), split, ["hr@10"]).columns
         ['metric', 'value', 'standard_error', 'users']
     """
+    if not isinstance(split, Split):
+        raise InputError(f"evaluate: give a split, such as fr.leave_last_out(data), not a {type(split).__name__}")
+    if part not in HELD_OUT:
+        raise InputError(f"part={part!r} is not known{suggestion(part, HELD_OUT)}")
     opened = model.opened
     if not split.data.catalog.items.same_as(opened.data.catalog.items):
         raise InputError("evaluate: the split and the model have different catalogs; make both from the same data")
@@ -254,7 +264,7 @@ def evaluate(
             "future; fit it on split.train",
             stacklevel=2,
         )
-    names = metrics.split(",") if isinstance(metrics, str) else list(metrics)
+    names = metrics.split(",") if isinstance(metrics, str) else list(listed(metrics, "metrics"))
     found = opened.measure(names, protocol, part, opened.with_split(split))
     table = pl.DataFrame(
         {

@@ -102,6 +102,7 @@ def invite(
         f"The coordinator's public key, for policy.coordinator of every node.toml: {public}",
     )
     grown.check_own_kits(output.warn)
+    grown.warn_of_nodes(output.warn)
 
 
 @app.command("remove")
@@ -146,6 +147,7 @@ def status(folder: Folder, json_: Json = False, quiet: Quiet = False) -> None:
     output = Output(json_, quiet)
     federation = FederationFolder.open(folder)
     own = federation.check_own_kits(output.warn)
+    federation.warn_of_nodes(output.warn)
     up, ends = who_is_up(federation.admin_kit), federation.valid_until()
     title = f"{federation.name}, port {federation.port}, certificates valid until {_day(own)}"
     table = rows_table(title, "node", "key", "connected", "kit valid until")

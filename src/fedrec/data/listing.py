@@ -1,4 +1,4 @@
-"""One value, or a list of them, where an argument takes a list: text is never taken apart into its letters."""
+"""Arguments as people give them: one value or a list of them, never text taken apart; ids; whole numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import polars as pl
 
 from fedrec.errors import InputError
 
-__all__ = ["listed", "listed_ids"]
+__all__ = ["listed", "listed_ids", "whole_number"]
 
 
 def listed(values: object, what: str) -> list[Any] | pl.Series:
@@ -58,3 +58,20 @@ def listed_ids(values: object, what: str = "ids") -> list[Any] | pl.Series:
             if wrong:
                 raise InputError(f"{what} must be whole numbers or text, and {wrong[0]!r} is neither")
     return ids
+
+
+def whole_number(value: object, what: str) -> int:
+    """A count of at least 1.
+
+    Raises:
+        InputError: if it is not a whole number, or is below 1.
+
+    Example:
+        >>> whole_number(np.int32(3), "n")
+        3
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InputError(f"{what} must be a whole number, not {value!r}")
+    if value < 1:
+        raise InputError(f"{what} must be at least 1, not {value}")
+    return int(value)

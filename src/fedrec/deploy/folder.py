@@ -239,6 +239,13 @@ class FederationFolder:
             tell(caution)
         return expires
 
+    def warn_of_nodes(self, tell: Callable[[str], None]) -> None:
+        """Tell of each node whose certificate ends soon."""
+        for name, expires in self.valid_until().items():
+            caution = None if expires is None else ends_soon(expires, name, self.renewal)
+            if caution is not None:
+                tell(caution)
+
     def valid_until(self) -> dict[str, datetime | None]:
         """When each node's certificate, as it was handed out last, ends; `None` where its kit is not here."""
         found: dict[str, datetime | None] = {}

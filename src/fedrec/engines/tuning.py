@@ -17,7 +17,7 @@ import numpy as np
 from fedrec.aggregation.release import Release
 from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
-from fedrec.data.listing import listed
+from fedrec.data.listing import listed, whole_number
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.memory import check_memory
 from fedrec.errors import InputError, PlanError, suggestion
@@ -197,8 +197,7 @@ def choose(
         )
     if strategy not in STRATEGIES:
         raise InputError(f"strategy {strategy!r} is not known{suggestion(strategy, STRATEGIES)}")
-    if seeds < 1:
-        raise InputError(f"seeds must be at least 1, not {seeds}")
+    seeds = whole_number(seeds, "seeds")
     base = _deciding(base, metric)
     remark, has_rounds = "", "rounds" in type(base.build_model()).model_fields
     if strategy == "halving" and not has_rounds:

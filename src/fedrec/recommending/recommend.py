@@ -11,7 +11,7 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.identifiers import Identifiers
 from fedrec.data.interactions import Interactions
-from fedrec.data.listing import listed_ids
+from fedrec.data.listing import listed_ids, whole_number
 from fedrec.errors import InputError
 from fedrec.recommending.tables import recommendation_table
 from fedrec.recommending.topk import top_items
@@ -25,11 +25,7 @@ def list_length(n: object, n_items: int) -> int:
     Raises:
         InputError: if it is not a whole number, or is below 1.
     """
-    if isinstance(n, bool) or not isinstance(n, int | np.integer):
-        raise InputError(f"n must be a whole number, not {n!r}")
-    if n < 1:
-        raise InputError(f"n must be at least 1, not {n}")
-    return max(1, min(int(n), n_items))
+    return max(1, min(whole_number(n, "n"), n_items))
 
 
 def allowed_items(catalog: Catalog, only: object = None, block: object = None) -> np.ndarray | None:
@@ -97,6 +93,8 @@ def item_positions(catalog: Catalog, ids: object, name: str = "") -> np.ndarray:
         InputError: naming the argument, if an id is not in the catalog.
     """
     wanted = listed_ids(ids, name or "items")
+    if len(wanted) == 0 and not name:
+        raise InputError("items: the list is empty; name at least one item")
     positions = catalog.items.look_up(wanted)
     if np.any(positions < 0):
         missing = wanted[int(np.argmin(positions))]
