@@ -82,7 +82,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     mark = uuid.uuid4().hex
     os.environ[MARK] = mark
     made = fr.load_data("synthetic:users=240,items=60,interactions_per_user=12,seed=3").to_frame()
-    users = made.select("user_id", "item_id").with_columns(pl.format(f"{CANARY}-{{}}", "user_id").alias("user_id"))
+    users = made.select("user_id", "item_id", "timestamp").with_columns(
+        pl.format(f"{CANARY}-{{}}", "user_id").alias("user_id")
+    )
     data = fr.interactions_from(users.to_dict(as_series=False))
     places = np.arange(data.n_users) % NODES
     mine = {f"node-{place}": data.take_users(np.flatnonzero(places == place)) for place in range(NODES)}

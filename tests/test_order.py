@@ -16,6 +16,7 @@ from conftest import Said
 from fedrec.data.digests import digest_of
 from fedrec.data.keys import KeyedSource
 from fedrec.data.splits import SplitMethod
+from fedrec.deploy.demo import owners_table
 from fedrec.errors import PlanError
 from fedrec.federation.plan import Plan
 
@@ -184,3 +185,12 @@ def test_plans_that_say_nothing_new_keep_their_digest_and_text() -> None:
     assert where.data.reading() == {"where": {"kind": ["click"]}, "header": False}
     data = fr.synthetic(users=40, items=60, interactions_per_user=9)
     assert plan.resolve(data, digest_of(data)).split == "leave-last-out"
+
+
+def test_lists_that_are_handed_to_owners_as_tables_keep_their_order(tmp_path: Path) -> None:
+    (tmp_path / "lists.txt").write_text("1 5 3 9\n2 4 8\n3 7 5 2 6\n")
+    lists = fr.load_data(tmp_path / "lists.txt", format="lists")
+    table = fr.interactions_from(owners_table(lists))
+    for split in (fr.leave_last_out(lists), fr.leave_last_out(table)):
+        held_out = split.test.to_frame()
+        assert dict(held_out.select("user_id", "item_id").iter_rows()) == {1: 9, 2: 8, 3: 6}

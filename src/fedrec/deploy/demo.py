@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from fedrec.data.interactions import Interactions
 from fedrec.data.partitions import partition
@@ -35,7 +36,7 @@ from fedrec.federation.coordinator import Progress
 from fedrec.federation.new_node import make_node
 from fedrec.federation.plan import DataPlan, Plan
 
-__all__ = ["Stage", "free_port", "play", "staged"]
+__all__ = ["Stage", "free_port", "owners_table", "play", "staged"]
 
 _UP, _UP_EACH = 60.0, 10.0  # seconds to connect: in all, and more for each node, as they all start on the same cores
 _STOP = 15.0
@@ -110,6 +111,21 @@ class Stage:
             )
 
 
+def owners_table(data: Interactions) -> pl.DataFrame:
+    """What an owner has of the data as a table; lists, which are in order and have no times, get numbers for times.
+
+    Example:
+        >>> import fedrec as fr
+        >>> made = fr.synthetic(users=3, items=9, interactions_per_user=3, seed=1)
+        >>> sorted(owners_table(made).columns)
+        ['item_id', 'timestamp', 'user_id']
+    """
+    table = data.to_frame()
+    if data.times is None and data.order.by == "sequence":
+        return table.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
+    return table
+
+
 @contextlib.contextmanager
 def staged(folder: Path, data: Interactions, places: np.ndarray, n_max: int, secure: bool = False) -> Iterator[Stage]:
     """A federation of this machine with users spread over its nodes; its processes are stopped at the end.
@@ -128,7 +144,7 @@ def staged(folder: Path, data: Interactions, places: np.ndarray, n_max: int, sec
     for name, place in zip(names, np.unique(places), strict=True):
         home = folder / name
         home.mkdir()
-        data.take_users(np.flatnonzero(places == place)).to_frame().write_parquet(home / "interactions.parquet")
+        owners_table(data.take_users(np.flatnonzero(places == place))).write_parquet(home / "interactions.parquet")
         reading = DataPlan(source=str((home / "interactions.parquet").absolute()))
         place = home.absolute() / "home"
         agreed = data.catalog.digest, n_max

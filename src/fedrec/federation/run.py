@@ -366,8 +366,8 @@ def _description(path: Path) -> dict[str, Any]:
     for key, kind in kinds.items():
         if not isinstance(said, dict) or type(said.get(key)) is not kind:
             raise DamagedError(f"{path} is damaged: {key} is missing or wrong")
-    if not 0 <= said["round"] < MOST_ROUNDS:
-        raise DamagedError(f"{path} is damaged: round must be from 0 to {MOST_ROUNDS - 1}")
+    if not -1 <= said["round"] < MOST_ROUNDS:  # −1 at a node of whose sums none was counted
+        raise DamagedError(f"{path} is damaged: round must be from -1 to {MOST_ROUNDS - 1}")
     return said
 
 
