@@ -32,10 +32,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-for _name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"):
-    os.environ.setdefault(_name, "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
+"""For the processes that do the work."""
 DATA = "synthetic:users=60,items=40,interactions_per_user=8,seed=1"
 SECONDS = 4
 """For a command; training and attacks on it may take as long as their plan says, and are stopped then."""
@@ -351,7 +351,9 @@ def supervise(first: int, stop: int, seed: int, kinds: Sequence[str], honest: Pa
         last = min(stop, number + 2000)
         options = (number, last, seed, honest, place, log)
         words = [sys.executable, __file__, "--worker", *map(str, options), *kinds]
-        with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        with subprocess.Popen(
+            words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**ONE_THREAD, **os.environ}
+        ) as process:
             told = _watched(process, log)
         lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         ended = -1

@@ -288,3 +288,11 @@ def test_lines_of_an_agreed_catalog_may_be_left_out(
     said = fedrec(*init, "--on-error", "skip", "--json")  # type: ignore[operator]
     assert json.loads(said.out)["items"] == 2
     assert "1 lines left out" in said.err
+
+
+def test_a_folder_that_holds_everything_is_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr("fedrec.data.parquet_files._MOST_ENTRIES", 3)
+    with pytest.raises(InputError, match="holds more than 3 files and folders"):
+        fr.load_data(tmp_path)

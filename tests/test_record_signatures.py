@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import builtins
+import os
 import stat
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
@@ -170,3 +172,12 @@ def test_without_cryptography_signing_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(InputError, match=r"pip install 'fedrec\[privacy\]'"):
         KEY.sign(b"text")
+
+
+def test_a_pipe_or_a_long_file_is_no_key_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    (tmp_path / "long").write_text("0" * 5000)
+    (tmp_path / "long").chmod(0o600)
+    for name in ("pipe", "long"):
+        with pytest.raises(InputError, match=f"key .*{name} cannot be read: it is"):
+            SigningKey.load("node", tmp_path / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from fedrec.errors import InputError
 __all__ = ["parquet_files", "parquet_pieces"]
 
 _SAMPLE = 1000
+_MOST_ENTRIES = 100_000
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -34,9 +36,22 @@ class _File(NamedTuple):
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The Parquet files of a folder and of the folders in it, in order of name; none that begins with `_` or `.`."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in (".parquet", ".pq") and path.is_file())
-    return sorted(path for path in found if not any(part[0] in "._" for part in path.relative_to(folder).parts))
+    """The Parquet files of a folder and of the folders in it, in order of name; none that begins with `_` or `.`.
+
+    Raises:
+        InputError: the folder holds so much that it cannot be meant, as the root of a disk does.
+    """
+    found, seen = [], 0
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] not in "._"]
+        seen += len(folders) + len(names)
+        if seen > _MOST_ENTRIES:
+            raise InputError(
+                f"{folder}: holds more than {_MOST_ENTRIES:,} files and folders. Name the folder of the Parquet files"
+            )
+        paths = (Path(place, name) for name in names if name[0] not in "._")
+        found += [path for path in paths if path.suffix.lower() in (".parquet", ".pq") and path.is_file()]
+    return sorted(found)
 
 
 def parquet_pieces(

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from fedrec.documents import read_file
 from fedrec.errors import DamagedError, PlanError
 from fedrec.federation.transcript import Transcript
 from fedrec.record.durable import append_line, replace_file
@@ -195,7 +196,7 @@ class FileStore:
         path = self.folder / "answers.jsonl"
         if not path.exists():
             return []
-        data = path.read_bytes()
+        data = _whole_file(path)
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             with path.open("r+b") as file:
@@ -215,7 +216,14 @@ class FileStore:
     def get(self, name: str) -> bytes | None:
         """The sum under a name."""
         path = self.folder / "answers" / f"{name}.sum"
-        return path.read_bytes() if path.exists() else None
+        return _whole_file(path) if path.exists() else None
+
+
+def _whole_file(path: Path) -> bytes:
+    try:
+        return read_file(path)
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path} cannot be read: {error}") from None
 
 
 class Answers:

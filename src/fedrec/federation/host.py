@@ -18,6 +18,7 @@ from typing import Any
 
 from fedrec import __version__
 from fedrec.data.interactions import Interactions
+from fedrec.documents import read_file
 from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
 from fedrec.federation.agreed import check_committed
 from fedrec.federation.answering import answer_call
@@ -44,6 +45,7 @@ __all__ = ["NodeHost", "Served"]
 _LOG = logging.getLogger("fedrec.node")
 _RUN = re.compile(r"[0-9a-f]{16,64}")
 _MOST_BYTES = 1 << 34
+_MOST_DIGITS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,10 +267,10 @@ def _problem(error: Exception) -> tuple[str, str]:
 
 def _read_number(path: Path) -> int:
     try:
-        return int(path.read_text(encoding="ascii"))
+        return int(read_file(path, _MOST_DIGITS).decode("ascii"))
     except FileNotFoundError:
         return -1
-    except ValueError:
+    except (OSError, ValueError):
         raise DamagedError(f"{path} is damaged") from None
 
 

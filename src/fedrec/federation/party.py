@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedrec.aggregation.sums import Sum
+from fedrec.documents import parse_json, read_file
 from fedrec.errors import DamagedError, RunError
 from fedrec.federation.masked import layout_of, vectors_of
 from fedrec.federation.transcript import Transcript
@@ -155,13 +156,13 @@ def _read(path: Path) -> tuple[Attempts, dict[str, _Revealed]]:
     if not path.exists():
         return Attempts(), {}
     try:
-        data: Any = json.loads(path.read_bytes())
+        data: Any = parse_json(read_file(path))
         revealed = {
             str(sum_of): _Revealed(str(call), tuple(map(str, keys)))
             for sum_of, (call, *keys) in data["revealed"].items()
         }
         return Attempts.from_data(data["attempts"]), revealed
-    except (ValueError, KeyError, TypeError, AttributeError, DamagedError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DamagedError):
         raise DamagedError(
             f"{path} is damaged; a party that lost its record may not sum again: give the node a new identity"
         ) from None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedrec.documents import read_file
+from fedrec.errors import DamagedError
 from fedrec.federation.node_config import NodeConfig, redacted
 from fedrec.privacy.accounting import epsilon_of
 from fedrec.privacy.budget import Budget
@@ -141,7 +143,10 @@ def run_losses(config: NodeConfig) -> list[RunLoss]:
     path = config.budget_path
     if not path.exists():
         return []
-    data = path.read_bytes()
+    try:
+        data = read_file(path)
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"budget {path} cannot be read: {error}") from None
     lines, _ = read_lines(data[: data.rfind(b"\n") + 1], str(path), rooted=False)
     delta = config.privacy.delta
     losses = []

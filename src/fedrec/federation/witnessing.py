@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedrec.documents import read_file
 from fedrec.errors import DamagedError, PlanError
 from fedrec.record.durable import append_line
 from fedrec.record.keys import PublicKey, SigningKey
@@ -41,7 +42,10 @@ class Witness:
         self._path, self._log, self._key = path, log, key
         self._leaves: list[bytes] = []
         if path is not None and path.exists():
-            data = path.read_bytes()
+            try:
+                data = read_file(path)
+            except (OSError, ValueError) as error:
+                raise DamagedError(f"{path} cannot be read: {error}") from None
             whole = data.rfind(b"\n") + 1
             if whole < len(data):  # a line that a crash cut short was not seen
                 with path.open("r+b") as file:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedrec.documents import read_file
 from fedrec.errors import DamagedError, InputError
 
 __all__ = ["COSIGNATURE", "LOG", "PublicKey", "SigningKey"]
@@ -24,6 +25,7 @@ LOG = 1
 COSIGNATURE = 4
 """Signatures of a witness: somebody who saw the log, with the time."""
 _KEY_BYTES = 32
+_MOST_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -138,10 +140,11 @@ class SigningKey:
             InputError: if there is none, it is not a key, or others may read it.
         """
         try:
-            with path.open("rb") as file:
-                mode, data = os.fstat(file.fileno()).st_mode, file.read(1024)
+            data, mode = read_file(path, _MOST_BYTES), path.stat().st_mode
         except OSError as error:
             raise InputError(f"key {path} cannot be read ({error.strerror}); --new-key makes one") from None
+        except ValueError as error:
+            raise InputError(f"key {path} cannot be read: it is {error}") from None
         if mode & 0o077:
             raise InputError(f"key {path} may be read by others (mode {mode & 0o777:o}); chmod 600 {path}")
         try:
