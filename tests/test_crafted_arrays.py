@@ -138,7 +138,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("items", 10**12), ("items", True), ("items", 10**4000), ("round", -1), ("round", 10**400), ("round", "0"),
+    [("items", 10**12), ("items", True), ("items", 10**4000), ("round", -2), ("round", 10**400), ("round", "0"),
      ("format", [1]), ("shared", None), ("model", {"name": "itemknn", "neighbours": 10**12}), ("model", [["name", 1]]),
      ("catalog", {})],
 )  # fmt: skip
