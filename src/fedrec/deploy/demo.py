@@ -116,7 +116,7 @@ def owners_table(data: Interactions) -> pl.DataFrame:
 
     Example:
         >>> import fedrec as fr
-        >>> made = fr.synthetic(users=3, items=9, interactions_per_user=3, seed=1)
+        >>> made = fr.load_data("synthetic:users=20,items=20,interactions_per_user=5,seed=1")
         >>> sorted(owners_table(made).columns)
         ['item_id', 'timestamp', 'user_id']
     """
