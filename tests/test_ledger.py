@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from fedrec.errors import DamagedError, InputError
+from fedrec.federation.ledger_fields import check_fields
 from fedrec.record import durable
 from fedrec.record.durable import append_line, arrays_digest, load_arrays, replace_file, save_arrays
 from fedrec.record.ledger import Ledger
@@ -193,3 +194,13 @@ def test_lines_are_plain_json(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text("utf-8").split("\n")[:-1]]
     assert lines[0] == {"kind": "start", "plan": "ab"}
     assert lines[1]["note"] == "ümlaut\n日本"
+
+
+def test_a_line_of_a_round_has_all_that_a_report_adds_up():
+    moved = {kind: {"up": 1, "down": 2} for kind in ("plain_per_node", "secure_per_party")}
+    line = {"kind": "round", "round": 0, "model": "a", "checkpoint": "b", "sums": [], "cohort": 1, "bytes": moved,
+            "left_out": 0, "saturated": None}  # fmt: skip
+    check_fields([line])
+    for key in line.keys() - {"kind"}:
+        with pytest.raises(DamagedError, match=f"line 1: .*{key}.* missing or wrong"):
+            check_fields([{name: value for name, value in line.items() if name != key}])

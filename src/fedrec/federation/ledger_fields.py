@@ -36,7 +36,9 @@ def check_fields(lines: Lines) -> None:
 def _has_counts(line: dict[str, Any]) -> bool:
     """Whether what a report adds up is there: numbers, or nothing where they are not public."""
     moved = [line["bytes"].get(kind) for kind in ("plain_per_node", "secure_per_party")]
-    counts = [line.get("left_out") or 0, line.get("saturated") or 0]
+    if not {"left_out", "saturated"} <= line.keys():
+        return False
+    counts = [line["left_out"] or 0, line["saturated"] or 0]
     counts += [part.get(way) if isinstance(part, dict) else None for part in moved for way in ("up", "down")]
     nodes = line.get("nodes", [])
     named = isinstance(nodes, list) and all(isinstance(name, str) for name in nodes)
