@@ -253,6 +253,7 @@ class RemoteEngine:
             if isinstance(call, RoundCall):
                 names = self._that_kept(names, call)
             said, standing = call_fields(call), self._standing(call)
+            said |= self._past(set(standing.values()))
             fields = {name: {**said, **self._told(name, standing), **self._own(name, call)} for name in names}
             enough = math.ceil(self._waiting.enough * len(self._links.names))
             answers = self._links.ask(kind, fields, self._waiting.deadline, shared, enough=enough)
@@ -342,11 +343,11 @@ class RemoteEngine:
         if not standing:
             return {}
         told = {name: standing[name]} if self._plan.asynchronous is not None else standing
-        return {"standing": told, "committed": standing[name], **self._past(set(standing.values()))}
+        return {"standing": told, "committed": standing[name]}
 
     def _past(self, rounds: set[int]) -> dict[str, Any]:
         """Under which transcripts rounds were summed; of secure sums."""
-        if self._sums is None:
+        if self._sums is None or not rounds:
             return {}
         lines = [line for line in self._ledger.of_kind("round") if line["round"] in rounds]
         return {"past": {str(line["round"]): text for line in lines for text in line.get("transcript", ())}}
