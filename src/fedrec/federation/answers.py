@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from fedrec.documents import read_file
 from fedrec.errors import DamagedError, PlanError
 from fedrec.federation.transcript import Transcript
-from fedrec.record.durable import append_line, replace_file
+from fedrec.record.durable import append_line, replace_file, whole_lines
 
 __all__ = ["Answers", "FileStore", "Progress", "Store"]
 
@@ -194,14 +194,7 @@ class FileStore:
     def lines(self) -> list[str]:
         """All lines that were added; one that a crash cut short never was."""
         path = self.folder / "answers.jsonl"
-        if not path.exists():
-            return []
-        data = _whole_file(path)
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            with path.open("r+b") as file:
-                file.truncate(whole)
-        return data[:whole].decode("utf-8", "replace").split("\n")[:-1]
+        return whole_lines(path).decode("utf-8", "replace").split("\n")[:-1] if path.exists() else []
 
     def append(self, line: str) -> None:
         """Add a line and flush it to the disk."""
@@ -216,14 +209,12 @@ class FileStore:
     def get(self, name: str) -> bytes | None:
         """The sum under a name."""
         path = self.folder / "answers" / f"{name}.sum"
-        return _whole_file(path) if path.exists() else None
-
-
-def _whole_file(path: Path) -> bytes:
-    try:
-        return read_file(path)
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{path} cannot be read: {error}") from None
+        if not path.exists():
+            return None
+        try:
+            return read_file(path)
+        except (OSError, ValueError) as error:
+            raise DamagedError(f"{path} cannot be read: {error}") from None
 
 
 class Answers:

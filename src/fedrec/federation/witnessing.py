@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrec.documents import read_file
 from fedrec.errors import DamagedError, PlanError
-from fedrec.record.durable import append_line
+from fedrec.record.durable import append_line, whole_lines
 from fedrec.record.keys import PublicKey, SigningKey
 from fedrec.record.notes import Checkpoint, Note, cosign, sign
 from fedrec.record.signing import checkpoint_of
@@ -42,15 +41,7 @@ class Witness:
         self._path, self._log, self._key = path, log, key
         self._leaves: list[bytes] = []
         if path is not None and path.exists():
-            try:
-                data = read_file(path)
-            except (OSError, ValueError) as error:
-                raise DamagedError(f"{path} cannot be read: {error}") from None
-            whole = data.rfind(b"\n") + 1
-            if whole < len(data):  # a line that a crash cut short was not seen
-                with path.open("r+b") as file:
-                    file.truncate(whole)
-            lines = data[:whole].decode("ascii", "replace").split("\n")[:-1]
+            lines = whole_lines(path).decode("ascii", "replace").split("\n")[:-1]
             if not all(_LEAF.fullmatch(line) for line in lines):
                 raise DamagedError(f"{path} is damaged: it holds something else than hashes of entries")
             self._leaves = [bytes.fromhex(line) for line in lines]

@@ -33,6 +33,7 @@ __all__ = [
     "replace_table",
     "save_arrays",
     "unpacked_arrays",
+    "whole_lines",
 ]
 
 
@@ -144,6 +145,27 @@ def append_line(path: Path, line: str) -> None:
             raise
     if fresh:
         _sync_folder(path.parent)
+
+
+def whole_lines(path: Path, most: int | None = None) -> bytes:
+    """The lines that `append_line` wrote; what a crash cut short at the end never was one, and is removed.
+
+    Args:
+        path: of the file.
+        most: bytes; as of `read_file`.
+
+    Raises:
+        DamagedError: if the file cannot be read.
+    """
+    try:
+        data = read_file(path, most)
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path} cannot be read: {error}") from None
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        with open(os.open(path, os.O_RDWR | os.O_NOFOLLOW), "r+b") as file:
+            file.truncate(whole)
+    return data[:whole]
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
-from fedrec.documents import MOST_LINES, parse_json, read_file
+from fedrec.documents import MOST_LINES, parse_json
 from fedrec.errors import DamagedError
-from fedrec.record.durable import append_line
+from fedrec.record.durable import append_line, whole_lines
 from fedrec.record.merkle import Tree, leaf_hash
 
 __all__ = ["Ledger", "read_lines", "rooted_line"]
@@ -46,15 +45,7 @@ class Ledger:
         self.leaves: list[bytes] = []
         self.tree = Tree()
         if path is not None and path.exists():
-            try:
-                data = read_file(path, MOST_LINES)
-            except (OSError, ValueError) as error:
-                raise DamagedError(f"{path} cannot be read: {error}") from None
-            whole = data.rfind(b"\n") + 1
-            if whole < len(data):
-                with open(os.open(path, os.O_RDWR | os.O_NOFOLLOW), "r+b") as file:
-                    file.truncate(whole)
-            self.lines, self.leaves = read_lines(data[:whole], str(path), rooted)
+            self.lines, self.leaves = read_lines(whole_lines(path, MOST_LINES), str(path), rooted)
             for leaf in self.leaves:
                 self.tree.append(leaf)
 
