@@ -32,10 +32,11 @@ def matrix(indptr, items, n_items):
 
 def columns(indptr, items, n_items):
     item_indptr = np.empty(n_items + 1, dtype=np.int64)
-    holder, place = np.empty((2, len(items)), dtype=np.int64)
+    holder, source, place = np.empty((3, len(items)), dtype=np.int64)
     ordered = np.empty(len(items), dtype=np.int32)
     cursor = np.empty(max(n_items, len(indptr) - 1), dtype=np.int64)
-    kernels.by_item(indptr, items, item_indptr, cursor, holder, place, ordered)
+    kernels.by_item(indptr, items, item_indptr, cursor, holder, source, place, ordered)
+    assert np.array_equal(items[source], ordered[place])
     return item_indptr, holder, place, ordered
 
 

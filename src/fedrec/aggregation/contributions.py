@@ -15,6 +15,7 @@ import numpy as np
 from fedrec.aggregation.queries import PLAIN, Metric
 from fedrec.aggregation.specs import ArraySpec, triangle_size
 from fedrec.kernels import sums as kernels
+from fedrec.kernels import weighted_sums
 from fedrec.kernels.threads import thread_count
 
 __all__ = ["Contribution", "Contributions", "Dense", "RankOne", "RowUpdates"]
@@ -119,9 +120,11 @@ class RowUpdates(Contribution):
 
 @dataclass(frozen=True, eq=False)
 class RankOne(Contribution):
-    """w · x ⊗ s, where x marks a client's items: counts, sketches, and the item Gram matrix as an upper triangle.
+    """w · x ⊗ s, where x has a client's items: counts, sketches, and the item Gram matrix as an upper triangle.
 
-    Rounding is of factors, never of products: w · 2^scale_bits for the triangle, (w · s) · 2^scale_bits otherwise.
+    Where x only marks items, rounding is of factors, never of products: w · 2^scale_bits for the triangle,
+    (w · s) · 2^scale_bits otherwise. Where interactions have `values`, each client's product is rounded at each
+    coordinate.
 
     Args:
         indptr: [clients + 1] int64.
@@ -129,6 +132,7 @@ class RankOne(Contribution):
         weights: [clients] float64.
         n_items: length of the catalog.
         right: s, [clients, r] float64; `None` for the upper triangle of w · x xᵀ by rows.
+        values: x at the client's items [rows] float32; `None` for 1 everywhere.
     """
 
     indptr: np.ndarray
@@ -136,6 +140,7 @@ class RankOne(Contribution):
     weights: np.ndarray
     n_items: int
     right: np.ndarray | None = None
+    values: np.ndarray | None = None
 
     @property
     def n_clients(self) -> int:
@@ -147,24 +152,37 @@ class RankOne(Contribution):
         return np.diff(self.indptr).astype(np.float64)
 
     def sq_norms(self, metric: Metric = PLAIN) -> np.ndarray:
-        """w² n (n + 1) / 2 for a triangle, w² n ‖s‖² otherwise; with d² instead of 1 for an item that weighs d."""
-        squares = self._lengths if metric.rows is None else self._summed(metric.rows**2)
+        """w² n (n + 1) / 2 for a triangle, w² n ‖s‖² otherwise; with (d x)² instead of 1 for an item that weighs d."""
+        squares = self._powers(metric.rows, 2)
         scale = (metric.weight * self.weights) ** 2
         if self.right is not None:
             return scale * squares * np.einsum("cr,cr->c", self.right, self.right)
-        fourths = self._lengths if metric.rows is None else self._summed(metric.rows**4)
+        fourths = self._powers(metric.rows, 4)
         return scale * ((squares**2 - fourths) / 2 + metric.diagonal**2 * fourths)
 
     def clip_rows(self, limit: float) -> RankOne:
-        """Scale clients whose rows are too long: all rows of a client are s, but a triangle's, of which the first is
-        the longest."""
-        longest = np.sqrt(self._lengths) if self.right is None else np.linalg.norm(self.right, axis=1)
+        """Scale clients whose rows may be too long: rows of a client are s times one of its values, and no row of a
+        triangle is longer than all values times the largest."""
+        longest = np.sqrt(self._powers(None, 2)) if self.right is None else np.linalg.norm(self.right, axis=1)
+        if self.values is not None:
+            largest = np.zeros(self.n_clients)
+            np.maximum.at(largest, self._owners, np.abs(self.values))
+            longest *= largest
         return self.scale(_shrunk(longest * self.weights, limit))
 
-    def _summed(self, values: np.ndarray) -> np.ndarray:
-        """Σ of a value per item over each client's items."""
-        clients = np.repeat(np.arange(self.n_clients), np.diff(self.indptr))
-        return np.bincount(clients, weights=values[self.items], minlength=self.n_clients)
+    @cached_property
+    def _owners(self) -> np.ndarray:
+        """The client of each row."""
+        return np.repeat(np.arange(self.n_clients), np.diff(self.indptr))
+
+    def _powers(self, weights: np.ndarray | None, power: int) -> np.ndarray:
+        """Σ of (weight · x)^power over each client's items [clients] float64, in the order of its rows."""
+        if weights is None and self.values is None:
+            return self._lengths
+        parts = np.ones(1) if weights is None else weights[self.items] ** power
+        if self.values is not None:
+            parts = parts * self.values.astype(np.float64) ** power
+        return np.bincount(self._owners, weights=parts, minlength=self.n_clients)
 
     def scale(self, factors: np.ndarray) -> RankOne:
         """Weight each client."""
@@ -175,20 +193,25 @@ class RankOne(Contribution):
         out = np.isfinite(self.weights)
         if self.right is not None:
             out &= np.isfinite(self.right).all(axis=1)
+        if self.values is not None:
+            kernels.finite_rows(self.indptr, self.values[:, None], out)
         return out
 
     def add_to(self, out: np.ndarray, spec: ArraySpec, keep: np.ndarray) -> int:
         """Add by item: a thread owns whole rows of the sum."""
         _check(spec, self.n_clients, len(self.weights), self.items, self.n_items)
         size = triangle_size(self.n_items) if self.right is None else self.n_items * self.right.shape[1]
-        if size != spec.size:
-            raise ValueError(f"array {spec.name!r} {spec.shape}: {size} coordinates")
+        if size != spec.size or (self.right is not None and len(self.right) != self.n_clients):
+            raise ValueError(f"array {spec.name!r} {spec.shape}: {size} coordinates of {self.n_clients} clients")
+        if self.values is not None and self.values.shape != self.items.shape:
+            raise ValueError(f"array {spec.name!r}: values {self.values.shape} of {len(self.items)} rows")
         item_indptr = np.empty(self.n_items + 1, dtype=np.int64)
-        holder = np.empty(len(self.items), dtype=np.int64)
-        place = np.empty(len(self.items), dtype=np.int64)
+        holder, source, place = np.empty((3, len(self.items)), dtype=np.int64)
         ordered = np.empty(len(self.items), dtype=np.int32)
         cursor = np.empty(max(self.n_items, self.n_clients), dtype=np.int64)
-        kernels.by_item(self.indptr, self.items, item_indptr, cursor, holder, place, ordered)
+        kernels.by_item(self.indptr, self.items, item_indptr, cursor, holder, source, place, ordered)
+        if self.values is not None:
+            return self._add_weighted(out, spec, keep, item_indptr, holder, source, place, ordered)
         if self.right is None:
             weights, over = _fixed(self.weights, keep, spec)
             saturated = int((over * self._lengths * (self._lengths + 1) / 2).sum())
@@ -202,6 +225,35 @@ class RankOne(Contribution):
         kernels.fixed_rows[spec.ring](right, values, factors, spec.bound, spec.unit, over)
         kernels.add_rank_one[spec.ring](table, item_indptr, holder, right)
         return int((over * self._lengths).sum())
+
+    def _add_weighted(
+        self,
+        out: np.ndarray,
+        spec: ArraySpec,
+        keep: np.ndarray,
+        item_indptr: np.ndarray,
+        holder: np.ndarray,
+        source: np.ndarray,
+        place: np.ndarray,
+        ordered: np.ndarray,
+    ) -> int:
+        """Add what has values, from columns by item; returns how many coordinates saturated."""
+        assert self.values is not None
+        over = np.empty(self.n_items, dtype=np.int64)
+        factors = np.where(keep, self.weights, 0.0)
+        grid = (factors, spec.bound, spec.unit, over)
+        # What is left out may not be finite, and no kernel turns such numbers into integers.
+        values = np.where(np.isfinite(self.values), self.values, np.float32(0.0)).astype(np.float32)
+        if self.right is None:
+            sorted_values = np.empty_like(values)
+            sorted_values[place] = values[source]
+            kernel = weighted_sums.add_weighted_triangle[spec.ring]
+            kernel(out, self.indptr, ordered, sorted_values, item_indptr, holder, place, *grid)
+        else:
+            right = np.ascontiguousarray(self.right, dtype=np.float64)
+            kernel = weighted_sums.add_weighted_rank_one[spec.ring]
+            kernel(out.reshape(self.n_items, -1), values, item_indptr, holder, source, right, *grid)
+        return int(over.sum())
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,17 +18,20 @@ __all__ = [
     "add_triangle",
     "by_item",
     "finite_rows",
+    "fixed",
+    "fixed_row",
     "fixed_rows",
     "squared_norms",
 ]
 
 
-@kernel("void(int64[::1], int32[::1], int64[::1], int64[::1], int64[::1], int64[::1], int32[::1])")
-def by_item(indptr, items, item_indptr, cursor, holder, place, ordered):  # type: ignore[no-untyped-def]
+@kernel("void(int64[::1], int32[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int32[::1])")
+def by_item(indptr, items, item_indptr, cursor, holder, source, place, ordered):  # type: ignore[no-untyped-def]
     """Turn client rows into item columns, and sort every client's items on the way.
 
     Args: `indptr` [c + 1], `items` [n] in, `cursor` [max(items, c)] scratch; out: `item_indptr` [items + 1], and per
-    column entry the client `holder` [n] and the place [n] of the item among the client's `ordered` items [n].
+    column entry the client `holder` [n], the row `source` [n] that it comes from, and the place [n] of the item among
+    the client's `ordered` items [n].
     """
     n_items = len(item_indptr) - 1
     item_indptr[:] = 0
@@ -42,6 +45,7 @@ def by_item(indptr, items, item_indptr, cursor, holder, place, ordered):  # type
         for entry in range(indptr[client], indptr[client + 1]):
             item = items[entry]
             holder[cursor[item]] = client
+            source[cursor[item]] = entry
             cursor[item] += 1
     for client in range(len(indptr) - 1):
         cursor[client] = indptr[client]
@@ -78,11 +82,11 @@ def _fixed_rows(out, values, factors, bound, unit, over):  # type: ignore[no-unt
         out[row] = 0
         over[row] = 0
         if factors[row] != 0.0:
-            over[row] = _add_row(out[row], values[row], factors[row], bound, unit)
+            over[row] = fixed_row(out[row], values[row], factors[row], bound, unit)
 
 
 @numba.njit(inline="always")
-def _fixed(value, factor, bound, unit):  # type: ignore[no-untyped-def]
+def fixed(value, factor, bound, unit):  # type: ignore[no-untyped-def]
     """Round `value · factor` to the grid of `unit` steps after saturating at ±`bound`: (integer, saturated)."""
     scaled = np.float64(value) * factor
     over = 0
@@ -96,7 +100,7 @@ def _fixed(value, factor, bound, unit):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(error_model="numpy", nogil=True)
-def _add_row(target, source, factor, bound, unit):  # type: ignore[no-untyped-def]
+def fixed_row(target, source, factor, bound, unit):  # type: ignore[no-untyped-def]
     """target += fixed(source · factor); returns how many saturated. Without branches, so that it runs on vectors."""
     beyond = np.int32(0)
     for column in range(len(target)):
@@ -119,7 +123,7 @@ def _add_rows(out, indptr, rows, values, factors, bound, unit, over):  # type: i
                 row = np.uint32(rows[entry])
                 if row % np.uint32(workers) != worker:
                     continue
-                saturated += _add_row(out[row], values[entry], factor, bound, unit)
+                saturated += fixed_row(out[row], values[entry], factor, bound, unit)
         over[worker] += saturated
 
 
@@ -133,7 +137,7 @@ def _add_dense(out, values, factors, bound, unit, over):  # type: ignore[no-unty
             if factor == 0.0:
                 continue
             for column in range(worker * width // workers, (worker + 1) * width // workers):
-                amount, beyond = _fixed(values[client, column], factor, bound, unit)
+                amount, beyond = fixed(values[client, column], factor, bound, unit)
                 out[column] += out.dtype.type(amount)
                 saturated += beyond
         over[worker] += saturated
