@@ -298,8 +298,8 @@ def test_equations_without_a_solution_name_the_item_and_the_remedy():
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(0, 10**6), st.integers(1, 12), st.sampled_from([32, 64]))
-def test_kernels_equal_their_plain_twins(seed, d, ring):
+@given(st.integers(0, 10**6), st.integers(1, 12), st.sampled_from([32, 64]), st.booleans())
+def test_kernels_equal_their_plain_twins(seed, d, ring, weighted):
     rng = np.random.default_rng(seed)
     table = rng.normal(size=(9, d)).astype(np.float32)
     gram = np.empty((d, d))
@@ -311,11 +311,13 @@ def test_kernels_equal_their_plain_twins(seed, d, ring):
     indptr = np.array([0, 1, 1, 7, 9])
     items = rng.integers(0, 9, 9).astype(np.int32)
     users = np.empty((4, d))
-    solve_users(indptr, items, table, gram, 2.0, 0.3, 0.5, users)
+    weights = rng.lognormal(0.0, 2.0, 9 if weighted else 0).astype(np.float32)
+    solve_users(indptr, items, weights, table, gram, 2.0, 0.3, 0.5, users)
     for c in range(4):
         mine = wide[items[indptr[c] : indptr[c + 1]]]
-        left = gram + mine.T @ mine + 0.3 * (len(mine) + 2.0) ** 0.5 * np.eye(d)
-        np.testing.assert_allclose(users[c], np.linalg.solve(left, mine.sum(0)), rtol=1e-9, atol=1e-12)
+        heavy = weights[indptr[c] : indptr[c + 1]].astype(float) if weighted else np.ones(len(mine))
+        left = gram + (mine.T * heavy) @ mine + 0.3 * (len(mine) + 2.0) ** 0.5 * np.eye(d)
+        np.testing.assert_allclose(users[c], np.linalg.solve(left, heavy @ mine), rtol=1e-9, atol=1e-12)
 
     upper = np.triu_indices(d)
     right = np.empty((4, len(upper[0]) + d))
@@ -334,7 +336,7 @@ def test_kernels_equal_their_plain_twins(seed, d, ring):
         left = left + np.triu(left, 1).T + gram + 0.2 * (counts[i] + 4.0) * np.eye(d)
         np.testing.assert_allclose(solved[i], np.linalg.solve(left, equations[i, -d:] / 1000), rtol=1e-5, atol=1e-6)
     broken = np.full((4, d), 5.0)
-    solve_users(indptr, items, table, -1e6 * np.eye(d), 0.0, 1.0, 0.0, broken)
+    solve_users(indptr, items, weights, table, -1e6 * np.eye(d), 0.0, 1.0, 0.0, broken)
     assert np.all(np.isnan(broken[[0, 2, 3]]))
     assert not broken[1].any()
 

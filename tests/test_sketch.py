@@ -50,7 +50,7 @@ def test_gather_rows_adds_in_the_order_of_rows():
         for item in shuffled[clients.indptr[client] : clients.indptr[client + 1]]:
             twin[client] += table[item].astype(np.float64)
     out = np.full((30, 9), np.nan)
-    gather_rows(clients.indptr, shuffled, table, out)
+    gather_rows(clients.indptr, shuffled, clients.weights, table, out)
     np.testing.assert_array_equal(out, twin)
 
 

@@ -247,12 +247,13 @@ class RankOne(Contribution):
         if self.right is None:
             sorted_values = np.empty_like(values)
             sorted_values[place] = values[source]
-            kernel = weighted_sums.add_weighted_triangle[spec.ring]
-            kernel(out, self.indptr, ordered, sorted_values, item_indptr, holder, place, *grid)
+            add = weighted_sums.add_weighted_triangle[spec.ring]
+            add(out, self.indptr, ordered, sorted_values, item_indptr, holder, place, *grid)
         else:
             right = np.ascontiguousarray(self.right, dtype=np.float64)
-            kernel = weighted_sums.add_weighted_rank_one[spec.ring]
-            kernel(out.reshape(self.n_items, -1), values, item_indptr, holder, source, right, *grid)
+            table = out.reshape(self.n_items, -1)
+            add_rows = weighted_sums.add_weighted_rank_one[spec.ring]
+            add_rows(table, values, item_indptr, holder, source, right, *grid)
         return int(over.sum())
 
 

@@ -20,7 +20,7 @@ class Clients:
     Args:
         indptr: [clients + 1] int64; client `c` owns rows `indptr[c]:indptr[c + 1]`, oldest first.
         items: [rows] int32 positions in the catalog, distinct within a client.
-        values: [rows] float32, or `None` for 1 everywhere.
+        values: [rows] float32: weights of the interactions where the plan has `weights`; `None` for 1 everywhere.
         times: [rows] float64 seconds, or `None` where only the order is known.
         keys: [clients] uint64, keyed hash of the user id.
         n_items: length of the catalog.
@@ -65,6 +65,19 @@ class Clients:
     def lengths(self) -> np.ndarray:
         """Interactions per client [clients] int64."""
         return np.diff(self.indptr)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Weights of the interactions as kernels take them: [rows] float32, empty where all weigh 1."""
+        return np.empty(0, dtype=np.float32) if self.values is None else self.values
+
+    def squares(self) -> np.ndarray:
+        """Squared length of each client's row of the interaction matrix [clients] float64: its interactions, where all
+        weigh 1."""
+        if self.values is None:
+            return self.lengths.astype(np.float64)
+        owners = np.repeat(np.arange(len(self)), self.lengths)
+        return np.bincount(owners, weights=self.values.astype(np.float64) ** 2, minlength=len(self))
 
     def take(self, positions: np.ndarray) -> Clients:
         """The clients at `positions` [n], in that order."""

@@ -129,6 +129,10 @@ class Interactions:
         """The same interactions with their order only."""
         return self if self.times is None else replace(self, times=None)
 
+    def without_values(self) -> Interactions:
+        """The same interactions, all of which count once."""
+        return self if self.values is None else replace(self, values=None)
+
     def take_users(self, positions: np.ndarray) -> Interactions:
         """Only the users at `positions` (ascending), with their rows; the catalog stays as it is."""
         positions = np.asarray(positions, dtype=np.int64)

@@ -77,13 +77,16 @@ class OpenedRun:
         indptr = np.zeros(self.data.n_users + 1, dtype=np.int64)
         indptr[places + 1] = lengths
         bounds = np.concatenate([[0], np.cumsum(lengths)])
-        items = np.concatenate([part.items for part in parts])[rows_of(bounds, order)]
-        return Interactions(self.data.users, self.data.catalog, np.cumsum(indptr), items)
+        rows = rows_of(bounds, order)
+        items = np.concatenate([part.items for part in parts])[rows]
+        values = np.concatenate([part.values for part in parts])[rows] if self.data.values is not None else None
+        return Interactions(self.data.users, self.data.catalog, np.cumsum(indptr), items, values)
 
     def as_earlier(self, name: str) -> tuple[Earlier, Remembered]:
         """What a training that goes on from this one needs: the coordinator's part, and the nodes'."""
         plan = self.plan
-        earlier = Earlier(name, self.model, self.data.catalog, self.trained.state, plan.release, plan.seed, plan.leaky)
+        sent = (plan.release, plan.seed, plan.weights, plan.leaky)
+        earlier = Earlier(name, self.model, self.data.catalog, self.trained.state, *sent)
         return earlier, Remembered(self.training(), self.private())
 
     def with_split(self, split: Split) -> LocalEngine:

@@ -328,7 +328,8 @@ class Coordinator:
         return self.model.refreshed(State(shared, server))
 
     def _how(self, earlier: Earlier) -> How:
-        return how_to_start(self.model, earlier, self.plan.cohort, self.plan.release, self.plan.seed)
+        plan = self.plan
+        return how_to_start(self.model, earlier, plan.cohort, plan.release, plan.seed, plan.weights)
 
     def _change(self) -> Changed | None:
         """What the first round sums where only the change since the earlier run is asked for."""

@@ -55,6 +55,7 @@ def found_node(
         folder=folder,
         floors=floors,
         leaky=plan.leaky,
+        weights=plan.weights,
         guard=guard,
         hidden=hidden,
         salts=salts,

@@ -16,6 +16,7 @@ from fedrec.data.interactions import Interactions, rows_of
 from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.data.own_rows import joined, placed
 from fedrec.data.splits import HISTORY, TRAIN, VALID, Split
+from fedrec.data.weights import Weights
 from fedrec.errors import FedrecError, PlanError
 from fedrec.evaluation.ranks import ItemLists, user_metrics
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
@@ -67,6 +68,7 @@ class Node:
         folder: where private rows are kept; `None` for in memory only.
         floors: the owner's.
         leaky: tell training about held-out items (`negatives: paper-leaky`).
+        weights: how values weigh; without them the model is handed none.
         guard: of a private run: clips contributions, checks calls and keeps the owner's budget.
         hidden: what noise on counts of items is drawn from; `source` if `None`.
         salts: what salts of receipts are drawn from; `source` if `None`.
@@ -82,6 +84,7 @@ class Node:
         folder: Path | None = None,
         floors: Floors = Floors(),
         leaky: bool = False,
+        weights: Weights | None = None,
         guard: Guard | None = None,
         hidden: KeyedSource | None = None,
         salts: KeyedSource | None = None,
@@ -99,8 +102,8 @@ class Node:
         self.small_sums = 0
         self.smallest_sum: int | None = None
         self.keys = client_keys(source, split.data.users)
-        seen = split if model.reads_times else replace(split, data=split.data.without_times())
-        self._seen = seen
+        self.weights = weights
+        self._seen = seen = _as_read(split, model, weights)
         held_out = seen.data.where((seen.part != TRAIN) & (seen.part != HISTORY)) if leaky else None
         self.clients = Clients.of(seen.train, self.keys, held_out)
         self.active = np.flatnonzero(self.clients.lengths > 0)
@@ -189,7 +192,7 @@ class Node:
 
     def evaluate(self, call: EvaluationCall) -> Sum:
         """Metrics of the node's users as a sum; over nobody where fewer than the owner's floor would be in it."""
-        relevant = self._seen.relevant(call.part)
+        relevant = _examples(self._seen.relevant(call.part))
         history = self._seen.history(call.part)
         total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max))
         for positions, clients, scores in self.scores(
@@ -260,7 +263,8 @@ class Node:
             PlanError: if the split holds out what was trained on.
         """
         before.check_future(self.split)
-        self._before = before
+        train = before.train if self.weights is None else self.weights.weighed(before.train)
+        self._before = replace(before, train=train)
 
     def fingerprint(self) -> int:
         """The node's share of the split's hash."""
@@ -373,6 +377,26 @@ class Node:
             return False
         self.small_sums += self.floors.simulated and clients > 0
         return not self.floors.simulated
+
+
+def _as_read(split: Split, model: Recommender, weights: Weights | None) -> Split:
+    """The split as the model reads it: without times it does not read, with weights instead of values, if any.
+
+    Interactions for training that weigh nothing become history: nothing is learned from them, and they are not
+    recommended.
+    """
+    data = split.data if model.reads_times else split.data.without_times()
+    if weights is None:
+        return replace(split, data=data.without_values())
+    data, part = weights.weighed(data), split.part
+    if data.values is not None and (nothing := (data.values == 0) & (part == TRAIN)).any():
+        part = np.where(nothing, np.int8(HISTORY), part)
+    return replace(split, data=data, part=part)
+
+
+def _examples(data: Interactions) -> Interactions:
+    """Interactions that weigh something."""
+    return data if data.values is None else data.where(data.values > 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,7 @@ from fedrec.data.files import STANDARD_INPUT
 from fedrec.data.interactions import Interactions
 from fedrec.data.splits import SplitMethod
 from fedrec.data.times import check_time_format
+from fedrec.data.weights import Weights
 from fedrec.documents import MOST_SETTINGS, parse_yaml, read_file
 from fedrec.errors import InputError, PlanError
 from fedrec.evaluation.metrics import DEFAULT_METRICS, parse_metrics
@@ -42,6 +43,8 @@ __all__ = ["DataPlan", "EvaluationPlan", "Plan", "WarmStart"]
 
 
 _LATER_KEYS = ("header", "time_format", "decimal", "where")
+_UNSAID = ("weights",)
+"""Keys of a plan that are written only where they say something: plans of earlier versions keep their digests."""
 
 
 class _Part(BaseModel):
@@ -174,6 +177,8 @@ class Plan(_Part):
         data: which interactions.
         split: how each node splits them.
         model: `name` and hyperparameters.
+        weights: how the values of interactions weigh, such as `{form: log, alpha: 10}` or just `log`; without it all
+            count once.
         cohort: share of clients drawn for each round, or their expected number (a whole number above 1).
         negatives: `clean` draws negatives from outside the training history; `paper-leaky` also keeps them off held-out
             items, as published code does, so that its inflated figures can be reproduced. Such a run is stamped leaky.
@@ -200,6 +205,7 @@ class Plan(_Part):
     data: DataPlan
     split: str = "leave-last-out"
     model: dict[str, Any]
+    weights: Weights | None = None
     cohort: float = Field(default=1.0, gt=0)
     negatives: Literal["clean", "paper-leaky"] = "clean"
     release: tuple[Step, ...] = ()
@@ -332,6 +338,8 @@ class Plan(_Part):
             raise PlanError("plan: model needs a name, as in model: {name: ease}")
         settings = {key: value for key, value in self.model.items() if key != "name"}
         model = build_model(str(self.model["name"]), settings)
+        if self.weights is not None:
+            model = model.weighted(self.weights.most)
         if self.privacy is None:
             return model
         return model.privately(self.privacy.clip, max(1, round(self.share() * (self.privacy.users or self.n_max or 1))))
@@ -424,6 +432,12 @@ class Plan(_Part):
         }
         return self.model_copy(update=changes).with_noise()
 
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        defaults = type(self).model_fields
+        return {key: value for key, value in written.items() if key not in _UNSAID or value != defaults[key].default}
+
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical form."""
@@ -485,7 +499,7 @@ class _Dumper(yaml.SafeDumper):
 def _keys(error: ValidationError) -> list[str]:
     kinds: dict[str, type[BaseModel]] = {
         "data": DataPlan, "evaluation": EvaluationPlan, "cleaning": Cleaning, "cap": Cap, "weight": Weight,
-        "clip": Clip, "privacy": Privacy, "asynchronous": Asynchronous,
+        "clip": Clip, "privacy": Privacy, "asynchronous": Asynchronous, "weights": Weights,
         "warm_start": WarmStart,
     }  # fmt: skip
     parents = [str(part) for part in foremost(error)["loc"][:-1] if str(part) in kinds]

@@ -20,6 +20,7 @@ from fedrec.data.identifiers import Identifiers
 from fedrec.data.interactions import Interactions, rows_of
 from fedrec.data.own_rows import OwnRows, placed
 from fedrec.data.splits import TEST, VALID, Split
+from fedrec.data.weights import Weights
 from fedrec.errors import DamagedError, PlanError
 from fedrec.federation.fitting import SUM
 from fedrec.models.base import Arrays, Recommender, State
@@ -42,6 +43,7 @@ class Earlier:
         state: shared arrays, and server arrays where they were kept.
         release: its steps before the sum, as the plan writes them.
         seed: of its draws.
+        weights: how values weighed in it.
         leaky: whether it was told about held-out items.
     """
 
@@ -51,6 +53,7 @@ class Earlier:
     state: State
     release: tuple[Any, ...]
     seed: int
+    weights: Weights | None
     leaky: bool
 
     @property
@@ -97,7 +100,14 @@ class Remembered:
             )
 
 
-def how_to_start(model: Recommender, earlier: Earlier, cohort: float, release: tuple[Any, ...], seed: int) -> How:
+def how_to_start(
+    model: Recommender,
+    earlier: Earlier,
+    cohort: float,
+    release: tuple[Any, ...],
+    seed: int,
+    weights: Weights | None,
+) -> How:
     """What a training gains from an earlier one.
 
     Raises:
@@ -116,6 +126,7 @@ def how_to_start(model: Recommender, earlier: Earlier, cohort: float, release: t
             ("release", release, earlier.release),
             ("seed", seed if release else 0, earlier.seed if release else 0),
             ("cohort", cohort, 1.0),
+            ("weights", weights, earlier.weights),
         ):
             if mine != theirs:
                 raise PlanError(
@@ -241,8 +252,11 @@ class Changed:
         alike = known[old.lengths[known] == lengths]
         mine = now.items[rows_of(now.indptr, places[alike])]
         theirs = old_items[rows_of(old.indptr, alike)]
+        differing = mine != theirs
+        if now.values is not None and old.values is not None:
+            differing |= now.values[rows_of(now.indptr, places[alike])] != old.values[rows_of(old.indptr, alike)]
         owner = np.repeat(np.arange(len(alike)), old.lengths[alike])
-        differs = np.bincount(owner[mine != theirs], minlength=len(alike)) > 0
+        differs = np.bincount(owner[differing], minlength=len(alike)) > 0
         same = alike[~differs]
         new_changed = np.ones(len(now), dtype=np.bool_)
         new_changed[places[same]] = False

@@ -59,8 +59,8 @@ def _add(gradient, error, user, reg, row, d):  # type: ignore[no-untyped-def]
 
 
 @kernel(
-    "void(int64[::1], int32[::1], int64[::1], int32[::1], int64, int64, int64, float32[:, ::1], float32[:, ::1],"
-    " float32, float32, float32, float32, int64, int64, boolean, boolean, float32[:, ::1], int64[::1],"
+    "void(int64[::1], int32[::1], int64[::1], int32[::1], int64, int64, float32[::1], int64, float32[:, ::1],"
+    " float32[:, ::1], float32, float32, float32, float32, int64, int64, boolean, boolean, float32[:, ::1], int64[::1],"
     " float32[:, ::1], int64[::1])",
     parallel=True,
 )
@@ -71,6 +71,7 @@ def local_batches(  # type: ignore[no-untyped-def]
     samples,
     width,
     epochs,
+    weights,
     batch,
     table,
     users,
@@ -129,6 +130,9 @@ def local_batches(  # type: ignore[no-untyped-def]
                     count = width
                     if width > 1 and samples[place + 1] < 0:
                         count = 1
+                    weight = np.float32(1.0)
+                    if len(weights):
+                        weight = weights[start // (epochs * width) + samples[place]]
                     terms = count
                     if loss == BPR:
                         terms = count - 1
@@ -172,7 +176,7 @@ def local_batches(  # type: ignore[no-untyped-def]
                                 offset = 1 + term
                             slot = samples[place + offset]
                             row = values[base + slot]
-                            error = errors[other - low]
+                            error = weight * errors[other - low]
                             for k in range(d):
                                 user_gradient[k] += error * row[k]
                             _add(gradients[slot], error, user, reg, row, d)

@@ -92,8 +92,8 @@ def fetch_rows(table, rows, values, start, stop):  # type: ignore[no-untyped-def
 
 
 @kernel(
-    "void(int64[::1], int32[::1], int64[::1], int32[::1], int64, float32[:, ::1], float32[:, ::1], float32, float32,"
-    " int64, boolean, boolean, int64[::1], float32[:, ::1])",
+    "void(int64[::1], int32[::1], int64[::1], int32[::1], int64, int64, float32[::1], float32[:, ::1],"
+    " float32[:, ::1], float32, float32, int64, boolean, boolean, int64[::1], float32[:, ::1])",
     parallel=True,
 )
 def local_sgd(  # type: ignore[no-untyped-def]
@@ -102,6 +102,8 @@ def local_sgd(  # type: ignore[no-untyped-def]
     sample_indptr,
     samples,
     width,
+    epochs,
+    weights,
     table,
     users,
     rate,
@@ -115,8 +117,10 @@ def local_sgd(  # type: ignore[no-untyped-def]
     """Train every client on its samples; users [c, d] in place, the change of its rows in `values`.
 
     Args: `rows` [touched] of client c at `indptr[c]:indptr[c + 1]`; `samples` (slots) at `sample_indptr[c]:…`, `width`
-    for each positive; `table` [items, d + 1] (factors and bias); worker w takes clients `bounds[w]:bounds[w + 1]`;
-    `values` [touched, d + 1] out. The pull `reg` of a negative that is drawn twice for one softmax compounds.
+    for each positive in each of `epochs`; `table` [items, d + 1] (factors and bias); worker w takes clients
+    `bounds[w]:bounds[w + 1]`; `values` [touched, d + 1] out. The gradient of a positive and of what was drawn for it is
+    multiplied by the positive's weight, from `weights` [interactions] in the order of histories, all 1 where empty. The
+    pull `reg` of a negative that is drawn twice for one softmax compounds.
     """
     d = table.shape[1] - 1
     decay = rate * reg
@@ -131,11 +135,14 @@ def local_sgd(  # type: ignore[no-untyped-def]
                 count = width
                 if width > 1 and samples[first + 1] < 0:
                     count = 1
+                pace = rate
+                if len(weights):
+                    pace = rate * weights[sample_indptr[client] // (epochs * width) + samples[first]]
                 if loss <= SQUARED:
                     for place in range(count):
                         row = values[base + samples[first + place]]
                         label = np.float32(1.0) if place == 0 else np.float32(0.0)
-                        error = rate * pointwise_error(dot(user, row, d) + row[d], label, loss)
+                        error = pace * pointwise_error(dot(user, row, d) + row[d], label, loss)
                         if learn_users and learn_items:
                             for k in range(d):
                                 u, v = user[k], row[k]
@@ -153,7 +160,7 @@ def local_sgd(  # type: ignore[no-untyped-def]
                     good = values[base + samples[first]]
                     for place in range(1, count):
                         bad = values[base + samples[first + place]]
-                        error = rate * sigmoid((dot(user, bad, d) + bad[d]) - (dot(user, good, d) + good[d]))
+                        error = pace * sigmoid((dot(user, bad, d) + bad[d]) - (dot(user, good, d) + good[d]))
                         for k in range(d):
                             u, p, n = user[k], good[k], bad[k]
                             if learn_users:
@@ -173,13 +180,13 @@ def local_sgd(  # type: ignore[no-untyped-def]
                         step[k] = decay * user[k]
                     for place in range(count):
                         row = values[base + samples[first + place]]
-                        error = rate * errors[place]
+                        error = pace * errors[place]
                         for k in range(d):
                             step[k] += error * row[k]
                     if learn_items:
                         for place in range(count):
                             row = values[base + samples[first + place]]
-                            error = rate * errors[place]
+                            error = pace * errors[place]
                             for k in range(d):
                                 row[k] = (row[k] - decay * row[k]) - error * user[k]
                             row[d] = (row[d] - decay * row[d]) - error

@@ -53,13 +53,15 @@ def _solve(matrix, vector):  # type: ignore[no-untyped-def]
 
 
 @kernel(
-    "void(int64[::1], int32[::1], float32[:, ::1], float64[:, ::1], float64, float64, float64, float64[:, ::1])",
+    "void(int64[::1], int32[::1], float32[::1], float32[:, ::1], float64[:, ::1], float64, float64, float64,"
+    " float64[:, ::1])",
     parallel=True,
 )
-def solve_users(indptr, items, table, base, offset, reg, nu, users):  # type: ignore[no-untyped-def]
-    """users[c] = (base + Σ y yᵀ + reg · (n + offset)^nu · I)⁻¹ Σ y over the rows y [d] of `table` at c's n items.
+def solve_users(indptr, items, weights, table, base, offset, reg, nu, users):  # type: ignore[no-untyped-def]
+    """users[c] = (base + Σ w y yᵀ + reg · (n + offset)^nu · I)⁻¹ Σ w y over the rows y [d] of `table` at c's n items.
 
-    A client without items gets zeros, one whose matrix is not positive definite NaN.
+    Weights w are all 1 where `weights` is empty. A client without items gets zeros, one whose matrix is not positive
+    definite NaN.
     """
     d = table.shape[1]
     width = -(-d // EIGHT) * EIGHT
@@ -73,9 +75,10 @@ def solve_users(indptr, items, table, base, offset, reg, nu, users):  # type: ig
                 places = min(_BLOCK, stop - low)
                 for place in range(places):
                     source = table[items[low + place]]
+                    root = np.sqrt(np.float64(weights[low + place])) if len(weights) else 1.0
                     for k in range(d):
-                        rows[place, k] = source[k]
-                    row_step(vector, 0, rows, place, 1.0, 0)
+                        rows[place, k] = root * source[k]
+                    row_step(vector, 0, rows, place, root, 0)
                 for k in range(0, width, 4):
                     for j in range(k - k % EIGHT, width, EIGHT):
                         rank_tile(matrix, k, j, rows, 0, places, 1.0)

@@ -14,26 +14,31 @@ _PLACES = 256
 """Rows of the block of `dot_items`, transposed at once so that the table is read in long runs."""
 
 
-@kernel("void(int64[::1], int32[::1], float32[:, ::1], float32[:, ::1])", parallel=True)
-def sum_rows(indptr, items, table, scores):  # type: ignore[no-untyped-def]
-    """scores[c] [items] += Σ table[i] over the client's items i."""
+@kernel("void(int64[::1], int32[::1], float32[::1], float32[:, ::1], float32[:, ::1])", parallel=True)
+def sum_rows(indptr, items, weights, table, scores):  # type: ignore[no-untyped-def]
+    """scores[c] [items] += Σ w table[i] over the client's items i of weight w; empty `weights` are all 1."""
     for client in prange(len(indptr) - 1):
         for entry in range(indptr[client], indptr[client + 1]):
             row = items[entry]
+            weight = weights[entry] if len(weights) else np.float32(1.0)
             for column in range(table.shape[1]):
-                scores[client, column] += table[row, column]
+                scores[client, column] += weight * table[row, column]
 
 
-@kernel("void(int64[::1], int32[::1], int32[:, ::1], float32[:, ::1], float32[:, ::1])", parallel=True)
-def sum_neighbours(indptr, items, neighbours, weights, scores):  # type: ignore[no-untyped-def]
-    """scores[c, neighbours[i]] += weights[i] over the client's items i; a neighbour of −1 ends the list."""
+@kernel("void(int64[::1], int32[::1], float32[::1], int32[:, ::1], float32[:, ::1], float32[:, ::1])", parallel=True)
+def sum_neighbours(indptr, items, weights, neighbours, similarities, scores):  # type: ignore[no-untyped-def]
+    """scores[c, neighbours[i]] += w similarities[i] over the client's items i of weight w; empty `weights` are all 1.
+
+    A neighbour of −1 ends the list.
+    """
     for client in prange(len(indptr) - 1):
         for entry in range(indptr[client], indptr[client + 1]):
             row = items[entry]
+            weight = weights[entry] if len(weights) else np.float32(1.0)
             for place in range(neighbours.shape[1]):
                 if neighbours[row, place] < 0:
                     break
-                scores[client, neighbours[row, place]] += weights[row, place]
+                scores[client, neighbours[row, place]] += weight * similarities[row, place]
 
 
 @kernel("void(float32[:, ::1], float32[:, ::1], float32[::1], float32[:, ::1])", parallel=True)
@@ -48,16 +53,20 @@ def dot_rows(left, right, bias, scores):  # type: ignore[no-untyped-def]
                 scores[client, column] += np.float32(factor * right[place, column])
 
 
-@kernel("void(int64[::1], int32[::1], float32[:, ::1], float64[:, ::1])", parallel=True)
-def gather_rows(indptr, items, table, out):  # type: ignore[no-untyped-def]
-    """out [c, d] = Σ table[i] over the client's items i, added up in float64 in the order of the client's rows."""
+@kernel("void(int64[::1], int32[::1], float32[::1], float32[:, ::1], float64[:, ::1])", parallel=True)
+def gather_rows(indptr, items, weights, table, out):  # type: ignore[no-untyped-def]
+    """out [c, d] = Σ w table[i] over the client's items i of weight w, added up in float64 in the order of its rows.
+
+    Empty `weights` are all 1.
+    """
     for client in prange(len(indptr) - 1):
         for column in range(table.shape[1]):
             out[client, column] = 0.0
         for entry in range(indptr[client], indptr[client + 1]):
             row = items[entry]
+            weight = np.float64(weights[entry]) if len(weights) else 1.0
             for column in range(table.shape[1]):
-                out[client, column] += np.float64(table[row, column])
+                out[client, column] += weight * np.float64(table[row, column])
 
 
 @kernel("void(float32[:, ::1], float32[:, ::1], float32[:, ::1])", parallel=True)

@@ -58,6 +58,11 @@ class Recommender(BaseModel, ABC):
     reads_times: ClassVar[bool] = False
     """Whether it needs more than the order of interactions; `Clients.times` is `None` otherwise."""
 
+    weighs: ClassVar[str] = ""
+    """What a weight of an interaction does, in one sentence; empty for a model that counts every interaction once."""
+
+    _heaviest: float | None = PrivateAttr(default=None)
+    """Largest weight of an interaction; `None` where all weigh 1."""
     _clip: float | None = PrivateAttr(default=None)
     """Bound on a client's contribution in the private form; `None` in the plain one."""
 
@@ -94,6 +99,22 @@ class Recommender(BaseModel, ABC):
     def fold_in(self, shared: Arrays, clients: Clients) -> Private | None:
         """Private arrays of users that never took part, from their history alone."""
         return None
+
+    def weighted(self, heaviest: float) -> Self:
+        """The model as it is trained on interactions that weigh up to `heaviest`.
+
+        Raises:
+            PlanError: if the model knows no weights.
+        """
+        if not self.weighs:
+            raise PlanError(
+                f"weights: model {self.name!r} counts every interaction once, whatever its value; leave weights out "
+                "(and low ratings too, with cleaning: rating_at_least), or take popularity, ease, itemknn, ials, mf or "
+                "fedrecon, which use weights"
+            )
+        copy = self.model_copy()
+        copy._heaviest = heaviest
+        return copy
 
     def privately(self, clip: float | None, clients: int) -> Recommender:
         """The model as it is trained under differential privacy: hyperparameters that were not set take values fit for

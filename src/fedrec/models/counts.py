@@ -1,4 +1,4 @@
-"""How many clients have each item: the first sum of several models."""
+"""How many clients have each item, or how much it weighs with them: the first sum of several models."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from fedrec.data.clients import Clients
 __all__ = ["count_spec", "counted"]
 
 
-def count_spec(n_items: int) -> ArraySpec:
-    """One whole number per item."""
-    return ArraySpec("counts", "rank_one", (n_items, 1), bound=1.0)
+_WEIGHT_BITS = 20
 
 
-def counted(clients: Clients) -> RankOne:
-    """One for every item that a client has."""
+def count_spec(n_items: int, heaviest: float | None = None) -> ArraySpec:
+    """A number per item: whole, unless interactions weigh up to `heaviest`."""
+    if heaviest is None:
+        return ArraySpec("counts", "rank_one", (n_items, 1), bound=1.0)
+    return ArraySpec("counts", "rank_one", (n_items, 1), bound=heaviest, scale_bits=_WEIGHT_BITS)
+
+
+def counted(clients: Clients, values: np.ndarray | None = None) -> RankOne:
+    """One for every item that a client has; or `values` [rows] of its interactions."""
     ones = np.ones(len(clients))
-    return RankOne(clients.indptr, clients.items, ones, clients.n_items, ones[:, None])
+    return RankOne(clients.indptr, clients.items, ones, clients.n_items, ones[:, None], values)

@@ -20,7 +20,7 @@ from fedrec.kernels.scoring import sum_rows
 from fedrec.models import private_gram
 from fedrec.models.base import Arrays, Private, Recommender, State
 from fedrec.models.denoising import ridge_arrays
-from fedrec.models.gram import gram_contributions, gram_matrix, gram_spec
+from fedrec.models.gram import check_alpha, gram_contributions, gram_matrix, gram_spec
 from fedrec.models.shapes import Form, Shape
 from fedrec.models.sketch import (
     Sketched,
@@ -64,6 +64,9 @@ class EASE(Recommender):
     passes: PositiveInt = 2
 
     name: ClassVar[str] = "ease"
+    weighs: ClassVar[str] = (
+        "a user's row x_u of the interaction matrix holds the weights, in G and in the scores x_u B."
+    )
 
     @property
     def rounds(self) -> int:
@@ -97,17 +100,19 @@ class EASE(Recommender):
     def spec(self, state: State, round: int) -> SumSpec | None:
         """The Gram matrix, once; or a sketch in every pass, with item counts in the first."""
         if self._clip is not None:
-            return private_gram.spec(state.shared, round)
+            return private_gram.spec(state.shared, round, self._heaviest)
         if round >= self.rounds:
             return None
         if self.rank is None:
-            return gram_spec(len(state.shared["weights"]), self.alpha)
+            return gram_spec(len(state.shared["weights"]), self.alpha, self._heaviest)
         table = state.shared["sketch"]
-        sketch = sketch_spec(table, self.alpha, round == 0, whole=round == 0 and self.alpha == 0)
+        whole = round == 0 and self.alpha == 0 and self._heaviest is None
+        sketch = sketch_spec(table, self.alpha, round == 0, whole, self._heaviest)
         if round > 0:
             return SumSpec((sketch,))
-        bits = 0 if self.alpha == 0 else _WEIGHT_BITS
-        return SumSpec((ArraySpec("counts", "rank_one", (len(table), 1), bound=1.0, scale_bits=bits), sketch))
+        bits = 0 if self.alpha == 0 and self._heaviest is None else _WEIGHT_BITS
+        bound = max(1.0, (self._heaviest or 1.0) ** 2)
+        return SumSpec((ArraySpec("counts", "rank_one", (len(table), 1), bound=bound, scale_bits=bits), sketch))
 
     def contribute(
         self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
@@ -121,7 +126,8 @@ class EASE(Recommender):
         if round > 0:
             return Contributions({"sketch": sketch}), None
         ones = np.ones((len(clients), 1))
-        counts = RankOne(clients.indptr, clients.items, sketch.weights, clients.n_items, ones)
+        squares = None if clients.values is None else clients.values**2
+        counts = RankOne(clients.indptr, clients.items, sketch.weights, clients.n_items, ones, squares)
         return Contributions({"counts": counts, "sketch": sketch}), None
 
     def step(self, state: State, total: Sum, round: int) -> State:
@@ -133,6 +139,15 @@ class EASE(Recommender):
         gram = gram_matrix(total, len(state.shared["weights"]))
         reg = _AUTO * max(np.trace(gram) / len(gram), 1e-12) if self.reg == "auto" else self.reg
         return State({"weights": solve(gram, float(reg))})
+
+    def weighted(self, heaviest: float) -> EASE:
+        """G = XᵀX of a matrix X of weights.
+
+        Raises:
+            PlanError: if alpha is above 1.
+        """
+        check_alpha(self.name, self.alpha)
+        return super().weighted(heaviest)
 
     def privately(self, clip: float | None, clients: int) -> EASE:
         """A noisy Gram matrix, then a pass over what stands out of it, see `fedrec.models.private_gram`.
@@ -162,11 +177,11 @@ class EASE(Recommender):
         return private_gram.SHARES
 
     def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
-        """x_u B: the sum of the rows of B at the client's items."""
+        """x_u B: the sum of the rows of B at the client's items, times their weights."""
         if "factors" in shared:
             return low_rank_scores(shared, clients)
         scores = np.zeros((len(clients), clients.n_items), dtype=np.float32)
-        sum_rows(clients.indptr, clients.items, shared["weights"], scores)
+        sum_rows(clients.indptr, clients.items, clients.weights, shared["weights"], scores)
         return scores
 
     def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:

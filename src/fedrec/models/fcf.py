@@ -164,7 +164,8 @@ class FCF(Recommender):
         """x = (YᵀY + α Σ y yᵀ + λ I)⁻¹ (1 + α) Σ y over each client's items [clients, d] float64."""
         users = np.empty((len(clients), self.embedding_size))
         base = shared["gram"] / self.alpha
-        solve_users(clients.indptr, clients.items, shared["items"], base, 0.0, self.reg / self.alpha, 0.0, users)
+        weights, table = clients.weights, shared["items"]
+        solve_users(clients.indptr, clients.items, weights, table, base, 0.0, self.reg / self.alpha, 0.0, users)
         return np.asarray(users * ((1.0 + self.alpha) / self.alpha))
 
 

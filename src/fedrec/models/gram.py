@@ -8,22 +8,55 @@ from fedrec.aggregation.contributions import Contributions, RankOne
 from fedrec.aggregation.specs import ArraySpec, SumSpec, triangle_size
 from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
+from fedrec.errors import PlanError
 
-__all__ = ["gram_contributions", "gram_matrix", "gram_spec", "unpack_triangle"]
+__all__ = ["check_alpha", "gram_contributions", "gram_matrix", "gram_spec", "unpack_triangle", "user_weights"]
 
 _WEIGHT_BITS = 24
 
 
-def gram_spec(n_items: int, alpha: float) -> SumSpec:
-    """The upper triangle by rows; whole numbers where users are not weighted (alpha = 0)."""
-    bits = 0 if alpha == 0 else _WEIGHT_BITS
-    return SumSpec((ArraySpec("gram", "rank_one", (triangle_size(n_items),), bound=1.0, scale_bits=bits),))
+def gram_spec(n_items: int, alpha: float, heaviest: float | None = None) -> SumSpec:
+    """The upper triangle by rows; whole numbers where neither users (alpha = 0) nor interactions are weighted.
+
+    With weights x_ui and alpha ≤ 1, x_ui x_uj ‖x_u‖^−2alpha is at most ‖x_u‖^(2 − 2 alpha) ≤ 1 where ‖x_u‖ ≤ 1, and at
+    most x_ui x_uj otherwise.
+    """
+    bits = 0 if alpha == 0 and heaviest is None else _WEIGHT_BITS
+    bound = 1.0 if heaviest is None else max(1.0, heaviest**2)
+    return SumSpec((ArraySpec("gram", "rank_one", (triangle_size(n_items),), bound=bound, scale_bits=bits),))
 
 
 def gram_contributions(clients: Clients, alpha: float) -> Contributions:
-    """x_u x_uᵀ with weight w_u = n_u^−alpha."""
-    weights = np.maximum(clients.lengths, 1).astype(np.float64) ** -alpha
-    return Contributions({"gram": RankOne(clients.indptr, clients.items, weights, clients.n_items)})
+    """x_u x_uᵀ with weight w_u = ‖x_u‖^−2alpha, which is n_u^−alpha where all interactions weigh 1."""
+    weights = user_weights(clients, alpha)
+    triangle = RankOne(clients.indptr, clients.items, weights, clients.n_items, None, clients.values)
+    return Contributions({"gram": triangle})
+
+
+def user_weights(clients: Clients, alpha: float) -> np.ndarray:
+    """w_u = ‖x_u‖^−2alpha [clients] float64; 1 for clients without interactions.
+
+    >>> import fedrec as fr
+    >>> from fedrec.data.clients import Clients
+    >>> data = fr.interactions_from({"user_id": [1, 1], "item_id": ["a", "b"], "weight": [3.0, 4.0]})
+    >>> clients = Clients.of(data, np.zeros(1, dtype=np.uint64))
+    >>> user_weights(clients, 1.0).tolist(), user_weights(clients, 0.5).tolist()
+    ([0.04], [0.2])
+    """
+    squares = clients.squares()
+    return np.where(squares > 0, squares, 1.0) ** -alpha
+
+
+def check_alpha(name: str, alpha: float) -> None:
+    """Check that users of unlike weights stay within the bound of a sum.
+
+    Raises:
+        PlanError: if alpha is above 1.
+    """
+    if alpha > 1.0:
+        raise PlanError(
+            f"model {name}: with weights, alpha must not exceed 1: a user of tiny weights would count without limit"
+        )
 
 
 def gram_matrix(total: Sum, n_items: int) -> np.ndarray:

@@ -40,8 +40,10 @@ class IALS(Recommender):
     The loss, over users u with n_u items and items i that n_i users have (Rendle et al. 2021, "Revisiting the
     Performance of iALS on Item Recommendation Benchmarks", eq. 3 and 12):
 
-        Σ_(u, i) observed (⟨u, i⟩ − 1)² + α₀ Σ_all (u, i) ⟨u, i⟩²
+        Σ_(u, i) observed c_ui (⟨u, i⟩ − 1)² + α₀ Σ_all (u, i) ⟨u, i⟩²
             + λ (Σ_u (n_u + α₀ · items)^ν ‖u‖² + Σ_i (n_i + α₀ · users)^ν ‖i‖²)
+
+    with weights c_ui of interactions, 1 unless the plan has `weights`.
 
     In a round each client solves for its own factor from its history, the item factors Y and YᵀY, and contributes the
     normal equations of its items; the coordinator solves those. So a round is one sweep of the pooled-data algorithm.
@@ -82,6 +84,9 @@ class IALS(Recommender):
     scale_bits: int = Field(default=22, ge=8, le=32)
 
     name: ClassVar[str] = "ials"
+    weighs: ClassVar[str] = (
+        "the squared error of an observed interaction counts as often as it weighs: the confidence of Hu et al. (2008)."
+    )
 
     def forms(self, n_items: int) -> tuple[Form, ...]:
         """Item factors Y and YᵀY; noisy counts in the private form."""
@@ -106,12 +111,13 @@ class IALS(Recommender):
         if round >= self.rounds:
             return None
         bound = max(1.0, self.largest_factor(n_items)) if self.bound == "auto" else self.bound
-        grid: dict[str, Any] = {"bound": bound, "scale_bits": self.scale_bits}
+        grid: dict[str, Any] = {"scale_bits": self.scale_bits}
+        of_item = bound * max(1.0, self._heaviest or 1.0)
         return SumSpec(
             (
-                ArraySpec("equations", "rank_one", (n_items, self._width), **grid),
+                ArraySpec("equations", "rank_one", (n_items, self._width), bound=of_item, **grid),
                 count_spec(n_items),
-                ArraySpec("everyone", "dense", (triangle_size(self.embedding_size) + 1,), **grid),
+                ArraySpec("everyone", "dense", (triangle_size(self.embedding_size) + 1,), bound=bound, **grid),
             )
         )
 
@@ -127,13 +133,13 @@ class IALS(Recommender):
         size = triangle_size(self.embedding_size)
         if self._clip is not None:
             ones = np.ones(len(clients))
-            equations = RankOne(clients.indptr, clients.items, ones, clients.n_items, right)
+            equations = RankOne(clients.indptr, clients.items, ones, clients.n_items, right, clients.values)
             mine = Dense(right[:, :size].astype(np.float32), ones)
             return Contributions({"equations": equations, "everyone": mine}), None
         everyone = np.ones((len(clients), size + 1), dtype=np.float32)
         everyone[:, :size] = right[:, :size]
         ones = np.ones(len(clients))
-        equations = RankOne(clients.indptr, clients.items, ones, clients.n_items, right)
+        equations = RankOne(clients.indptr, clients.items, ones, clients.n_items, right, clients.values)
         return Contributions(
             {"equations": equations, "counts": counted(clients), "everyone": Dense(everyone, ones)}
         ), None
@@ -195,15 +201,16 @@ class IALS(Recommender):
         return scores
 
     def largest_factor(self, n_items: int) -> float:
-        """What ‖u‖² of no client can exceed: n_items / (4 λ (n_items + α₀ n_items)^ν).
+        """What ‖u‖² of no client can exceed: c n_items / (4 λ (n_items + α₀ n_items)^ν), c the largest weight.
 
-        Where a client's loss is least, its predictions p have Σ p² + α₀ Σ_all p² + λ (n + α₀ · items)^ν ‖u‖² = Σ p. So
-        λ (n + α₀ · items)^ν ‖u‖² ≤ Σ p (1 − p) ≤ n / 4, and the bound on ‖u‖² grows with n up to n = items.
+        Where a client's loss is least, its predictions p have Σ c p² + α₀ Σ_all p² + λ (n + α₀ · items)^ν ‖u‖² = Σ c p.
+        So λ (n + α₀ · items)^ν ‖u‖² ≤ Σ c p (1 − p) ≤ c n / 4, and the bound on ‖u‖² grows with n up to n = items.
 
         >>> round(IALS(reg=0.01, unobserved_weight=0.1).largest_factor(1000), 2)
         22.73
         """
-        return n_items ** (1.0 - self.nu) / (4.0 * self.reg * (1.0 + self.unobserved_weight) ** self.nu)
+        largest = n_items ** (1.0 - self.nu) / (4.0 * self.reg * (1.0 + self.unobserved_weight) ** self.nu)
+        return largest if self._heaviest is None else largest * self._heaviest
 
     def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
         """Cosine of the item factors."""
@@ -226,7 +233,7 @@ class IALS(Recommender):
         size = triangle_size(self.embedding_size)
         return SumSpec(
             (
-                ArraySpec("equations", "rank_one", (n_items, self._width), bound=1.0),
+                ArraySpec("equations", "rank_one", (n_items, self._width), bound=max(1.0, self._heaviest or 1.0)),
                 ArraySpec("everyone", "dense", (size,), bound=1.0),
             )
         )
@@ -247,7 +254,8 @@ class IALS(Recommender):
         users = np.empty((len(clients), self.embedding_size))
         base = self.unobserved_weight * shared["gram"]
         offset = self.unobserved_weight * clients.n_items
-        solve_users(clients.indptr, clients.items, shared["items"], base, offset, self.reg, self.nu, users)
+        weights, table = clients.weights, shared["items"]
+        solve_users(clients.indptr, clients.items, weights, table, base, offset, self.reg, self.nu, users)
         return users
 
 

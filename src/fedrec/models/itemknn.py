@@ -18,7 +18,7 @@ from fedrec.errors import PlanError
 from fedrec.kernels.scoring import sum_neighbours
 from fedrec.models import private_gram
 from fedrec.models.base import Arrays, Private, Recommender, State
-from fedrec.models.gram import gram_contributions, gram_matrix, gram_spec
+from fedrec.models.gram import check_alpha, gram_contributions, gram_matrix, gram_spec
 from fedrec.models.shapes import Form, Shape
 
 __all__ = ["ItemKNN"]
@@ -42,6 +42,9 @@ class ItemKNN(Recommender):
     alpha: float = Field(default=0.0, ge=0.0, le=2.0)
 
     name: ClassVar[str] = "itemknn"
+    weighs: ClassVar[str] = (
+        "a user's row of the interaction matrix holds the weights, in the cosines between items and in the scores."
+    )
 
     @property
     def additive(self) -> bool:
@@ -63,8 +66,8 @@ class ItemKNN(Recommender):
     def spec(self, state: State, round: int) -> SumSpec | None:
         """The Gram matrix, once; a pass after it in the private form."""
         if self._clip is not None:
-            return private_gram.spec(state.shared, round)
-        return gram_spec(len(state.shared["neighbours"]), self.alpha) if round == 0 else None
+            return private_gram.spec(state.shared, round, self._heaviest)
+        return gram_spec(len(state.shared["neighbours"]), self.alpha, self._heaviest) if round == 0 else None
 
     def contribute(
         self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
@@ -80,6 +83,15 @@ class ItemKNN(Recommender):
             return self._private_step(state, total, round)
         similarity = cosine(gram_matrix(total, len(state.shared["neighbours"])), self.shrink)
         return State(_neighbours(similarity, self.neighbours))
+
+    def weighted(self, heaviest: float) -> ItemKNN:
+        """Cosines between columns of weights.
+
+        Raises:
+            PlanError: if alpha is above 1.
+        """
+        check_alpha(self.name, self.alpha)
+        return super().weighted(heaviest)
 
     def privately(self, clip: float | None, clients: int) -> ItemKNN:
         """Cosines of the cleaned Gram matrix that `ease` has under privacy; `shrink` counts in
@@ -103,9 +115,10 @@ class ItemKNN(Recommender):
         return private_gram.SHARES
 
     def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
-        """Similarities to the client's items, summed."""
+        """Similarities to the client's items times their weights, summed."""
         scores = np.zeros((len(clients), clients.n_items), dtype=np.float32)
-        sum_neighbours(clients.indptr, clients.items, shared["neighbours"], shared["similarities"], scores)
+        neighbours, similarities = shared["neighbours"], shared["similarities"]
+        sum_neighbours(clients.indptr, clients.items, clients.weights, neighbours, similarities, scores)
         return scores
 
     def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ class Drawn:
         samples: int32 places among the client's rows: a positive and its negatives, in turn.
         width: 1 + negatives of each positive.
         epochs: passes over each client's interactions.
+        weights: [interactions] float32, of each client's history in its order; empty where all weigh 1.
         more_slots: int32 places of the `more` items given to `draw`.
         bounds: [threads + 1] int64, which clients each thread takes.
     """
@@ -44,6 +45,7 @@ class Drawn:
     samples: np.ndarray
     width: int
     epochs: int
+    weights: np.ndarray
     more_slots: np.ndarray
     bounds: np.ndarray
 
@@ -97,7 +99,8 @@ def draw(
     indptr = np.concatenate([[0], np.cumsum(counts)])
     compact = np.empty(indptr[-1], dtype=np.int32)
     compact_rows(room, rows, indptr, compact)
-    return Drawn(indptr, compact, sampled, sample_indptr, samples, 1 + negatives, epochs, more_slots, bounds)
+    width = 1 + negatives
+    return Drawn(indptr, compact, sampled, sample_indptr, samples, width, epochs, clients.weights, more_slots, bounds)
 
 
 @dataclass(frozen=True)
@@ -150,13 +153,14 @@ class LocalTraining:
         keep = np.float32(1.0 / (1.0 + self.learning_rate * self.proximal))
         loss = _LOSSES[self.loss]
         steps = np.zeros(len(users), dtype=np.int64)
-        drawn_rows = (drawn.indptr, drawn.rows, drawn.sample_indptr, drawn.samples, drawn.width)
+        drawn_rows = (drawn.indptr, drawn.rows, drawn.sample_indptr, drawn.samples, drawn.width, drawn.epochs)
         if self.batch_size == 1 and self.optimiser == "sgd" and self.proximal == 0 and drift is None:
-            local_sgd(*drawn_rows, table, users, rate, reg, loss, learn_users, learn_items, drawn.bounds, values)
+            learned = (loss, learn_users, learn_items, drawn.bounds, values)
+            local_sgd(*drawn_rows, drawn.weights, table, users, rate, reg, *learned)
             return values, steps
         local_batches(
             *drawn_rows,
-            drawn.epochs,
+            drawn.weights,
             self.batch_size,
             table,
             users,

@@ -101,6 +101,10 @@ class MF(Recommender):
     init_sd: PositiveFloat = 0.03
 
     name: ClassVar[str] = "mf"
+    weighs: ClassVar[str] = (
+        "the gradients of an interaction and of the negatives drawn for it are multiplied by its weight; keep weights "
+        "near 1, as steps grow with them."
+    )
     reads_history: ClassVar[bool] = False
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ class Popularity(Recommender):
 
     name: ClassVar[str] = "popularity"
     reads_history: ClassVar[bool] = False
+    weighs: ClassVar[str] = "an item's count is the sum of the weights of its interactions."
 
     @property
     def additive(self) -> bool:
@@ -43,13 +44,13 @@ class Popularity(Recommender):
         """Item counts, once."""
         if round > 0:
             return None
-        return SumSpec((count_spec(len(state.shared["counts"])),))
+        return SumSpec((count_spec(len(state.shared["counts"]), self._heaviest),))
 
     def contribute(
         self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
     ) -> tuple[Contributions, Private | None]:
-        """One for every item a client has."""
-        return Contributions({"counts": counted(clients)}), None
+        """One, or the weight, for every item a client has."""
+        return Contributions({"counts": counted(clients, clients.values)}), None
 
     def step(self, state: State, total: Sum, round: int) -> State:
         """Keep the counts."""

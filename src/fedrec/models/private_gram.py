@@ -1,9 +1,10 @@
 """The item Gram matrix under differential privacy: what `ease` and `itemknn` share.
 
-Round 0 releases G = Σ_u a_u a_uᵀ with a_u = x_u / √n_u: a client's part has norm 1 exactly, however long its history,
-so nothing is clipped and no item has to be left out. (Gaussian noise on a Gram matrix: Dwork et al. 2014, "Analyze
-Gauss".) Round 1 looks again where round 0 showed something: Σ_u a_u ⊗ Tᵀa_u for the few directions T that stand out of
-the noise, items × q numbers instead of items². What both say together is read by `fedrec.models.denoising`.
+Round 0 releases G = Σ_u a_u a_uᵀ with a_u = x_u / ‖x_u‖: a client's part has norm 1 exactly, however long its history
+and whatever its weights, so nothing is clipped and no item has to be left out. (Gaussian noise on a Gram matrix: Dwork
+et al. 2014, "Analyze Gauss".) Round 1 looks again where round 0 showed something: Σ_u a_u ⊗ Tᵀa_u for the few
+directions T that stand out of the noise, items × q numbers instead of items². What both say together is read by
+`fedrec.models.denoising`.
 """
 
 from __future__ import annotations
@@ -73,10 +74,10 @@ def start(n_items: int) -> State:
     return State({"table": np.zeros((n_items, 0), dtype=np.float32)})
 
 
-def spec(shared: Arrays, round: int) -> SumSpec | None:
-    """The triangle, then a pass."""
+def spec(shared: Arrays, round: int, heaviest: float | None) -> SumSpec | None:
+    """The triangle, then a pass; interactions weigh up to `heaviest`."""
     if round == 0:
-        return gram_spec(len(shared["table"]), 1.0)
+        return gram_spec(len(shared["table"]), 1.0, heaviest)
     return pass_spec(shared["table"]) if round == 1 else None
 
 

@@ -31,6 +31,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.kernels.scoring import dot_items, gather_rows
 from fedrec.kernels.threads import thread_count
 from fedrec.models.base import Arrays
+from fedrec.models.gram import user_weights
 from fedrec.models.shapes import Form, Shape
 
 __all__ = [
@@ -69,19 +70,23 @@ def draw_signs(rng: KeyedSource, n_items: int, rank: int) -> np.ndarray:
     return 2 * bits - np.int8(1)
 
 
-def sketch_spec(table: np.ndarray, power: float, signs: bool, whole: bool) -> ArraySpec:
+def sketch_spec(table: np.ndarray, power: float, signs: bool, whole: bool, heaviest: float | None = None) -> ArraySpec:
     """Σ_u n_u^−power x_u ⊗ (Tᵀx_u), with a bound that no history can reach, whatever its length.
 
     |Tᵀx_u| is at most n_u where Ω is signs, and at most √n_u where its columns have length 1 (Cauchy–Schwarz), item
-    weights being at most 1; n_u is at most the length of the catalog.
+    weights being at most 1; n_u is at most the length of the catalog. Where interactions weigh up to c, both factors
+    grow by max(1, c), and the power, ≤ 1, takes nothing off that could be relied on.
 
     Args:
         table: T [items, r].
         power: users weigh n_u^−power.
         signs: Ω is ±1; otherwise its columns are orthonormal.
-        whole: what is summed are whole numbers: signs, and neither users nor items are weighted.
+        whole: what is summed are whole numbers: signs, and neither users, items nor interactions are weighted.
+        heaviest: c, the largest weight of an interaction; `None` where all weigh 1.
     """
     most = float(len(table)) ** ((1.0 if signs else 0.5) - power)
+    if heaviest is not None:
+        most = float(len(table)) ** (1.0 if signs else 0.5) * max(1.0, heaviest) ** 2
     bits = 0 if whole else _SIGN_BITS if signs else _BASIS_BITS
     bound = max(1.0, most) * (1.0 if whole else _SLACK)
     return ArraySpec("sketch", "rank_one", table.shape, bound=bound, scale_bits=bits)
@@ -90,9 +95,9 @@ def sketch_spec(table: np.ndarray, power: float, signs: bool, whole: bool) -> Ar
 def sketch_contribution(clients: Clients, table: np.ndarray, power: float) -> RankOne:
     """n_u^−power x_u ⊗ (Tᵀx_u), the right factor added up in the order of the client's rows."""
     right = np.empty((len(clients), table.shape[1]))
-    gather_rows(clients.indptr, clients.items, table, right)
-    weights = np.maximum(clients.lengths, 1).astype(np.float64) ** -power
-    return RankOne(clients.indptr, clients.items, weights, clients.n_items, right)
+    gather_rows(clients.indptr, clients.items, clients.weights, table, right)
+    weights = user_weights(clients, power)
+    return RankOne(clients.indptr, clients.items, weights, clients.n_items, right, clients.values)
 
 
 def sketch_memory(n_items: int, rank: int) -> int:
@@ -255,11 +260,12 @@ def low_rank_scores(shared: Arrays, clients: Clients) -> np.ndarray:
     """Scores [clients, items] float32 from `low_rank_arrays` and histories, each in an order of its own."""
     factors = shared["factors"]
     sums = np.empty((len(clients), factors.shape[1]))
-    gather_rows(clients.indptr, clients.items, factors, sums)
+    gather_rows(clients.indptr, clients.items, clients.weights, factors, sums)
     scores = np.empty((len(clients), len(factors)), dtype=np.float32)
     dot_items(sums.astype(np.float32), factors, scores)
     holders = np.repeat(np.arange(len(clients)), clients.lengths)
-    scores[holders, clients.items] -= shared["own"][clients.items]
+    own = shared["own"][clients.items]
+    scores[holders, clients.items] -= own if clients.values is None else own * clients.values
     scores *= shared["gain"]
     return scores
 
