@@ -34,10 +34,11 @@ def sigmoid(x):
     return F(1) / (F(1) + F(math.exp(-x)))
 
 
-def twin(items, excluded, seed, table, user, local, epochs, negatives, learn_users=True, learn_items=True):
+def twin(items, weights, excluded, seed, table, user, local, epochs, negatives, learn_users=True, learn_items=True):
     """One client, step by step: (user factor, {item: change} by slot, negatives drawn, steps).
 
-    Every term of the loss gives (error, item) pairs; a batch steps along the mean of its terms' gradients.
+    Every term of the loss gives (error, item) pairs, the error times the weight of the positive that the term belongs
+    to; a batch steps along the mean of its terms' gradients.
     """
     words, user = stream(seed), user.copy()
     taken = {*items, *excluded}
@@ -103,7 +104,8 @@ def twin(items, excluded, seed, table, user, local, epochs, negatives, learn_use
         for positive, found in plan:
             terms = {"bpr": found, "softmax": [found] if found else []}.get(local.loss, [positive, *found])
             for term in terms:
-                batch.append(errors(positive, term))
+                weight = F(weights[items.index(positive)])
+                batch.append([(weight * error, item) for error, item in errors(positive, term)])
                 if len(batch) == local.batch_size:
                     close()
         close()
@@ -134,7 +136,7 @@ class State:
         return rate * (self.first / F(1 - float(beta) ** self.steps)) / (spread + F(1e-8))
 
 
-def crowd(seed=0, clients=23, n_items=15, excluded=True):
+def crowd(seed=0, clients=23, n_items=15, excluded=True, weighted=False):
     """Clients with none, some, all, and (with what is excluded) all but one of the items."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(0, n_items - 3, clients)
@@ -145,7 +147,7 @@ def crowd(seed=0, clients=23, n_items=15, excluded=True):
     return Clients(
         indptr=np.cumsum([0, *lengths]).astype(np.int64),
         items=np.concatenate(rows).astype(np.int32),
-        values=None,
+        values=rng.uniform(0.2, 3.0, sum(lengths)).astype(F) if weighted else None,
         times=None,
         keys=rng.integers(0, 2**63, clients).astype(np.uint64),
         n_items=n_items,
@@ -186,10 +188,12 @@ def expected(clients, d=9, epochs=2, negatives=3, local=BCE, **what):
     seeds = SEEDS.seeds(clients.keys)
     out = []
     for c in range(len(clients)):
-        items = clients.items[clients.indptr[c] : clients.indptr[c + 1]].tolist()
+        mine = slice(clients.indptr[c], clients.indptr[c + 1])
+        items = clients.items[mine].tolist()
+        weights = np.ones(len(items)) if clients.values is None else clients.values[mine]
         excluded = clients.excluded_items[clients.excluded_indptr[c] : clients.excluded_indptr[c + 1]].tolist()
-        out.append((items, excluded, *twin(items, excluded, seeds[c], table, users[c], local, epochs, negatives,
-                                           **what)))  # fmt: skip
+        training = (seeds[c], table, users[c], local, epochs, negatives)
+        out.append((items, excluded, *twin(items, weights, excluded, *training, **what)))
     return out
 
 
@@ -212,10 +216,13 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize(("learn_users", "learn_items"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("learn_users", "learn_items", "weighted"),
+    [(True, True, False), (True, False, False), (False, True, False), (True, True, True)],
+)
 @pytest.mark.parametrize("local", WAYS, ids=lambda w: f"{w.loss}-{w.optimiser}-{w.batch_size}-{w.proximal}")
-def test_every_client_is_trained_as_in_plain_numpy(local, learn_users, learn_items):
-    clients = crowd()
+def test_every_client_is_trained_as_in_plain_numpy(local, learn_users, learn_items, weighted):
+    clients = crowd(weighted=weighted)
     what = {"learn_users": learn_users, "learn_items": learn_items}
     for d in (1, 8, 19) if local == WAYS[0] else (17,):
         users, changes, steps = train(clients, d, local=local, **what)

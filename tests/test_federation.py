@@ -104,6 +104,24 @@ def test_a_node_recommends_to_its_own_users_what_one_process_would(name: str, lo
         assert here["item_id"].to_list() == everywhere.recommend(users, n=5)["item_id"].to_list()
 
 
+@pytest.mark.parametrize(("name", "secure"), [("ease", True), ("ials", False), ("mf", True)])
+def test_weighted_models_are_those_of_one_process_and_odd_values_refuse_no_run(
+    name: str, secure: bool, tmp_path: Path
+) -> None:
+    table = fr.load_data(DATA).to_frame().with_columns(weight=1 + pl.col("item_id") % 7 + pl.col("user_id") % 3)
+    table.write_parquet(tmp_path / "plays.parquet")
+    settings = {"data": {"source": str(tmp_path / "plays.parquet")}, "weights": {"form": "log", "alpha": 2}}
+    plan = small_plan(name, **settings)
+    train_run(plan, tmp_path / "alone", Placement(NODES))
+    plan = Plan.read(tmp_path / "alone" / "plan.yaml")
+    owners = Owners(tmp_path, plan, NODES, secure)
+    odd = pl.read_parquet(tmp_path / "node-1.parquet")
+    more = odd.head(1).with_columns(user_id=pl.lit(9000, pl.Int64), rating=pl.lit(-5.0, pl.Float32))
+    pl.concat([more, odd]).write_parquet(tmp_path / "node-1.parquet")
+    owners.train(plan, tmp_path / "run")
+    assert model_files(tmp_path / "run") == model_files(tmp_path / "alone")
+
+
 def test_the_coordinator_holds_no_users(local: Any, tmp_path: Path) -> None:
     alone, _ = local("mf")
     plan = Plan.read(alone / "plan.yaml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,20 +48,27 @@ def node_of(data: Interactions, plan: Plan, coins: int) -> Node:
 
 
 @functools.cache
-def resolved(name: str, mode: str, clip: float | None) -> tuple[Interactions, Plan]:
+def resolved(name: str, mode: str, clip: float | None, weighted: bool = False) -> tuple[Interactions, Plan]:
     share, terms = MODES[mode]
     data = fr.load_data(DATA)
+    if weighted:
+        values = np.random.default_rng(1).lognormal(0.0, 3.0, len(data)).astype(np.float32)
+        data = replace(data, values=values)
     privacy = TERMS | terms | ({} if clip is None else {"clip": clip})
     settings = {"data": {"source": DATA}, "model": {"name": name, **MODELS[name]}, "cohort": share, "privacy": privacy}
+    if weighted:
+        settings["weights"] = {"form": "value", "most": 50.0}
     return data, Plan.make({**settings, "split": "none"}).resolve(data, "0" * 64)
 
 
-def change(name: str, mode: str, coins: int, user: int, clip: float | None = None) -> tuple[float, float]:
+def change(
+    name: str, mode: str, coins: int, user: int, clip: float | None = None, weighted: bool = False
+) -> tuple[float, float]:
     """Σ over rounds and coordinates of (change / deviation)² when a user is taken away, and what is charged for it.
 
     Both runs see the same released sums, as in the proof for mechanisms that follow one another.
     """
-    data, plan = resolved(name, mode, clip)
+    data, plan = resolved(name, mode, clip, weighted)
     assert plan.privacy is not None
     assert plan.n_max is not None
     model = plan.build_model()
@@ -105,6 +113,16 @@ def test_one_users_absence_changes_all_sums_of_a_run_by_no_more_than_is_charged(
             assert square <= charged * (1 + 1e-9), (coins, user)
             found.append(square / charged)
     assert max(found) > 0, "some user does change something"
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "spectral"])
+def test_weights_change_sums_by_no_more_than_is_charged_and_somebody_reaches_the_clip(name: str) -> None:
+    found = []
+    for user in range(0, 60, 6):
+        square, charged = change(name, "everybody", 0, user, weighted=True)
+        assert square <= charged * (1 + 1e-9), user
+        found.append(square / charged)
+    assert max(found) > 0.5
 
 
 @pytest.mark.parametrize("name", ["popularity", "ials", "mf"])

@@ -45,6 +45,8 @@ class Estimator:
     Args:
         seed: of every draw.
         cohort: share of clients drawn for each round.
+        weights: count interactions by their values: `linear`, `log`, `value`, or a mapping of the settings of
+            `fedrec.data.weights.Weights`.
         plan: any other key of a plan, such as `{"evaluation": {"every": 5, "patience": 3}}`.
         hyperparameters: of the model; see its class in `fedrec.models`.
 
@@ -60,10 +62,18 @@ class Estimator:
     model_name: ClassVar[str]
 
     def __init__(
-        self, *, seed: int = 0, cohort: float = 1.0, plan: dict[str, Any] | None = None, **hyperparameters: Any
+        self,
+        *,
+        seed: int = 0,
+        cohort: float = 1.0,
+        weights: str | dict[str, Any] | None = None,
+        plan: dict[str, Any] | None = None,
+        **hyperparameters: Any,
     ) -> None:
         settings = {"data": {"source": "memory"}, "split": "none", **(plan or {}), "seed": seed, "cohort": cohort}
         settings["model"] = {"name": self.model_name, **hyperparameters}
+        if weights is not None:
+            settings["weights"] = weights
         self.plan = Plan.make(settings, type(self).__name__)
         self._opened: OpenedRun | None = None
         self._pandas = False
@@ -120,6 +130,9 @@ class Estimator:
                 "diverged for these users. Train with a lower learning_rate, or more regularisation",
                 stacklevel=2,
             )
+        cut = engine.weighed()["cut"]
+        if cut and plan.weights is not None:
+            warnings.warn(plan.weights.remark(cut), stacklevel=2)
         self._opened = OpenedRun(plan, coordinator.model, trained, engine, whole)
         self._pandas = whole.pandas
         return self

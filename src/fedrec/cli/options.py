@@ -81,6 +81,13 @@ PlanFile = Annotated[
     Path | None,
     typer.Option("--plan", help="A plan in YAML, as 'fedrec plan MODEL' prints; options win over it."),
 ]
+WeightsForm = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        help="Count interactions by their values: linear, log or value; more with --set weights.alpha=10.",
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="A hyperparameter or plan key: reg=200, rounds=50, cohort=0.1, evaluation.every=5."),

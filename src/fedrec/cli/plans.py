@@ -23,12 +23,16 @@ def models(model: Model = None, json_: Json = False, quiet: Quiet = False) -> No
 
     output = Output(json_, quiet)
     if model is None:
-        table = rows_table("models", "name", "what")
-        table.columns[1].justify = "left"
-        about = {name: summary_of(model_class(name)) for name in MODELS}
-        for name, text in about.items():
-            table.add_row(name, text)
-        answer: dict[str, Any] = {"models": [{"name": name, "about": text} for name, text in about.items()]}
+        table = rows_table("models", "name", "values", "what")
+        for column in table.columns[1:]:
+            column.justify = "left"
+        about = [
+            {"name": name, "about": summary_of(kind), "values": kind.use_of_values(), "weights": bool(kind.weighs)}
+            for name, kind in ((name, model_class(name)) for name in MODELS)
+        ]
+        for one in about:
+            table.add_row(str(one["name"]), "weights" if one["weights"] else "not used", str(one["about"]))
+        answer: dict[str, Any] = {"models": about}
         output.answer(answer, table, "", "'fedrec models NAME' lists the hyperparameters of one")
         return
     kind = model_class(model)
@@ -39,9 +43,14 @@ def models(model: Model = None, json_: Json = False, quiet: Quiet = False) -> No
     for setting in settings:
         default = "null" if setting.default is None else str(setting.default)
         table.add_row(setting.name, setting.kind, default, setting.bounds, setting.meaning)
-    answer = {"model": model, "about": summary_of(kind), "settings": [setting.to_json() for setting in settings]}
+    answer = {
+        "model": model,
+        "about": summary_of(kind),
+        "values": kind.use_of_values(),
+        "settings": [setting.to_json() for setting in settings],
+    }
     closing = f"fedrec train --model {model} --set {settings[0].name}=…" if settings else "there is nothing to set"
-    output.answer(answer, *([table] if settings else [table.title]), "", closing)
+    output.answer(answer, *([table] if settings else [table.title]), "", kind.use_of_values(), "", closing)
 
 
 def plan(

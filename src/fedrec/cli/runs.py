@@ -28,6 +28,7 @@ from fedrec.cli.options import (
     Set,
     Split,
     TimeFormat,
+    WeightsForm,
     Where,
     build_plan,
     data_settings,
@@ -75,6 +76,7 @@ def train(
     from_: Annotated[
         Path | None, typer.Option("--from", metavar="RUN", help="A finished run to go on from (warm start).")
     ] = None,
+    weights: WeightsForm = None,
     refit: Annotated[bool | None, typer.Option("--refit", help="Train on train and validation together.")] = None,
     epsilon: Annotated[
         float | None, typer.Option("--epsilon", help="Differential privacy of users: the most that they may lose.")
@@ -120,6 +122,7 @@ def train(
     changes: dict[str, dict[str, Any]] = {
         "split": {"split": split},
         "seed": {"seed": seed},
+        "weights": {"weights.form": weights},
         "refit": {"refit": refit},
         "from_": {"warm_start": None if from_ is None else str(from_)},
         "epsilon": {"privacy.epsilon": epsilon},
@@ -373,6 +376,9 @@ def _closing(report: dict[str, Any]) -> str:
     lines = [f"{rounds}; {traffic}; peak memory {report['peak_rss_mb']:.0f} MiB"]
     if "virtual" in report:
         lines.append(_virtual(report))
+    if report.get("weights", {}).get("cut"):
+        weights = report["weights"]
+        lines.append(f"{weights['cut']:,} weights were above weights.most = {weights['most']:g} and were cut to it")
     if report["saturated"] or report["left_out_clients"]:
         lines.append(
             f"{report['saturated']} values were cut to their bound, {report['left_out_clients']} contributions were "

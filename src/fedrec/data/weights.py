@@ -74,6 +74,13 @@ class Weights(BaseModel):
         """How many weights of `data` are cut to `most`."""
         return 0 if data.values is None else int(np.sum(self.uncut(data.values) > self.most))
 
+    def remark(self, cut: int) -> str:
+        """What to say of so many weights that were cut."""
+        return (
+            f"{cut:,} weights were above the largest that the plan allows and were cut to {self.most:g}; raise "
+            "weights.most, or take form: log, which grows slowly"
+        )
+
     def weighed(self, data: Interactions) -> Interactions:
         """The interactions with weights instead of values.
 

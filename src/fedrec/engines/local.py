@@ -150,6 +150,11 @@ class LocalEngine:
         """Whether any node holds out interactions for validation."""
         return any(node.split.counts()["valid"] for node in self.nodes)
 
+    def weighed(self) -> dict[str, int]:
+        """How many weights of interactions were cut to the largest, and how many are 0, over all nodes."""
+        counts = [node.weighed() for node in self.nodes]
+        return {name: sum(count[name] for count in counts) for name in counts[0]}
+
     def split_hash(self) -> str:
         """A hash of who has which interaction in which part; the same for any partition of the same users."""
         return f"{sum(node.fingerprint() for node in self.nodes) % 2**64:016x}"

@@ -252,6 +252,7 @@ def _report(
             "digest": plan.data.digest,
         },
         "split": {"method": plan.split, "hash": engine.split_hash(), **counts},
+        **({} if plan.weights is None else {"weights": engine.weighed() | {"most": plan.weights.most}}),
         "nodes": len(engine.nodes),
         "partition": placement.partition,
         **virtual_time(engine.nodes, engine.clock, plan, run.ledger.of_kind("round")),

@@ -118,6 +118,12 @@ class Node:
         """All interactions of the node."""
         return self.split.data
 
+    def weighed(self) -> dict[str, int]:
+        """How many weights of interactions were cut to the largest, and how many are 0."""
+        data = self._seen.data
+        nothing = 0 if data.values is None else int(np.sum(data.values == 0))
+        return {"cut": 0 if self.weights is None else self.weights.cut(self.split.data), "nothing": nothing}
+
     @property
     def known(self) -> Interactions:
         """All interactions of the node as the model reads them."""

@@ -202,6 +202,9 @@ def open_run_here(
     floors = Floors(least, masked=offer.secure, min_item_clients=own_items)
     salts = KeyedSource(hashlib.blake2b(b"salts of receipts", key=key.secret, digest_size=16).digest()).child(run)
     node = found_node(config.name, split, plan, folder / "private" / config.name, floors, chance, budget, salts)
+    cut = node.weighed()["cut"]
+    if cut and plan.weights is not None:
+        _LOG.warning("%s", plan.weights.remark(cut))
     guard, vouched = node.guard, config.policy.vouch or least
     if guard is not None:
         guard.run = run
@@ -246,7 +249,10 @@ def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> tup
     Where sums hide in noise and no catalog is pinned, the digest is of the whole source: else a coordinator that opens
     a run again would be told whether anybody touched the few items of its catalog meanwhile.
     """
-    own, asked = config.data, {"shrink_catalog": False, "drop_missing": True}
+    own = config.data
+    asked: dict[str, object] = {"shrink_catalog": False, "drop_missing": True}
+    if plan.weights is not None:  # an error about one value would tell of one user
+        asked["rating_at_least"] = max(plan.data.cleaning.rating_at_least or 0.0, 0.0)
     reading, cleaning = own.reading(), own.cleaning.model_copy(update={"shrink_catalog": False})
     # read by itself: in terms of an agreed catalog the digest would be another for every federation
     as_owned = None

@@ -100,6 +100,13 @@ class Recommender(BaseModel, ABC):
         """Private arrays of users that never took part, from their history alone."""
         return None
 
+    @classmethod
+    def use_of_values(cls) -> str:
+        """What the model does with ratings, counts and other values of interactions, in a sentence."""
+        if not cls.weighs:
+            return "Every interaction counts once: ratings and other values are not used."
+        return f"With weights in the plan, {cls.weighs} Without, every interaction counts once."
+
     def weighted(self, heaviest: float) -> Self:
         """The model as it is trained on interactions that weigh up to `heaviest`.
 
