@@ -32,7 +32,7 @@ class Weights(BaseModel):
         PlanError: for a setting that the form does not have.
 
     Example:
-        >>> Weights(form="log", alpha=2.0).of(np.array([0.0, 9.0])).round(3).tolist()
+        >>> Weights(form="log", alpha=2.0).uncut(np.array([0.0, 9.0])).round(3).tolist()
         [1.0, 5.605]
         >>> Weights(form="value", most=5).of(np.array([0.5, 80.0])).tolist()
         [0.5, 5.0]
