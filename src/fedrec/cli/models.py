@@ -152,10 +152,24 @@ def demo(
     )
 
 
-def doctor(json_: Json = False, quiet: Quiet = False) -> None:
+def doctor(
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="First compile all kernels, so that no later command has to.")
+    ] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Check this machine: versions, threads, kernels, memory, data."""
     from fedrec.engines.checkup import checkup
 
+    if compile_:
+        from fedrec.kernels.compiling import compile_kernels, kernel_modules
+
+        output, modules = Output(json_, quiet), kernel_modules()
+        output.remark(
+            f"compiling {len(modules)} modules of kernels, where they are not kept yet: a few minutes at most"
+        )
+        compile_kernels(done=lambda name: output.remark(f"{name} is compiled"))
     facts = checkup()
     table = rows_table("fedrec doctor", "check", "found")
     table.columns[1].justify = "left"

@@ -75,6 +75,7 @@ def _extras() -> list[dict[str, Any]]:
 
 
 def _check_kernels(facts: dict[str, Any], problems: list[str]) -> None:
+    from fedrec.kernels.cache import cache_folder
     from fedrec.kernels.scoring import dot_rows
     from fedrec.kernels.threads import LAYER, thread_count
 
@@ -84,6 +85,14 @@ def _check_kernels(facts: dict[str, Any], problems: list[str]) -> None:
     if not np.array_equal(scores, np.repeat([[3.0], [12.0]], 4, axis=1)):
         problems.append("a kernel gives wrong results; clear Numba's cache and reinstall numba")
     facts["threads"] = f"{thread_count()} ({LAYER})"
+    kept = cache_folder()
+    facts["compiled kernels"] = "not kept: no folder can be written to" if kept is None else _size(kept)
+
+
+def _size(folder: Path) -> str:
+    """A folder and how large it is."""
+    total = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    return f"{folder} ({total / 2**20:.1f} MiB)"
 
 
 def _check_blas(facts: dict[str, Any]) -> None:

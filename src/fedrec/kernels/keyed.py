@@ -39,7 +39,7 @@ def _round(v0, v1, v2, v3):  # type: ignore[no-untyped-def]
     return v0, v1, v2, v3
 
 
-@numba.njit("uint64(uint64, uint64, uint64)", cache=True, nogil=True)
+@kernel("uint64(uint64, uint64, uint64)")
 def sip_word(k0, k1, word):  # type: ignore[no-untyped-def]
     """SipHash-2-4 of the eight little-endian bytes of `word` under the key (k0, k1)."""
     v0, v1, v2, v3 = k0 ^ _A, k1 ^ _B, k0 ^ _C, k1 ^ _D
@@ -95,7 +95,7 @@ def sip_bytes(k0, k1, buffer, offsets, out):  # type: ignore[no-untyped-def]
         out[index] = v0 ^ v1 ^ v2 ^ v3
 
 
-@numba.njit("uint64(uint64)", cache=True, nogil=True, inline="always")
+@kernel("uint64(uint64)", inline=True)
 def mix(state):  # type: ignore[no-untyped-def]
     """The SplitMix64 finaliser."""
     z = state

@@ -28,18 +28,18 @@ _FIRST_DAY, _DAYS, _DAY = 1_577_836_800.0, 1000.0, 86_400.0  # 2020-01-01
 _WITHIN_VISIT, _BETWEEN_VISITS = 240.0, 1.5 * 86_400.0
 
 
-@numba.njit("uint64(uint64, uint64, uint64)", cache=True, nogil=True, inline="always")
+@kernel("uint64(uint64, uint64, uint64)", inline=True)
 def _key(seed, purpose, number):  # type: ignore[no-untyped-def]
     return mix(mix(seed + (purpose + _ONE) * GOLDEN) + (number + _ONE) * _STEP)
 
 
-@numba.njit("float64(uint64, uint64)", cache=True, nogil=True, inline="always")
+@kernel("float64(uint64, uint64)", inline=True)
 def _uniform(key, counter):  # type: ignore[no-untyped-def]
     """A number in [0, 1) with 53 random bits."""
     return np.float64(mix(key + (counter + _ONE) * GOLDEN) >> _ELEVEN) * (1.0 / 9007199254740992.0)
 
 
-@numba.njit("int64(float64[::1], int64, int64, float64)", cache=True, nogil=True)
+@kernel("int64(float64[::1], int64, int64, float64)")
 def _find(ends, low, high, point):  # type: ignore[no-untyped-def]
     """The first place in [low, high) whose end is above `point`; the last place if none is."""
     last = high - 1

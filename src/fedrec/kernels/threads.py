@@ -16,6 +16,8 @@ from typing import Any, ParamSpec, TypeVar
 import numba
 from numba.core import config
 
+from fedrec.kernels.cache import cache_folder, found_by_content
+
 __all__ = ["kernel", "limit_threads", "thread_count"]
 
 P = ParamSpec("P")
@@ -27,12 +29,17 @@ _lock = threading.RLock()
 _home = os.getpid()
 
 
-def kernel(signature: str, *, parallel: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Compile a function for exactly one `signature`, cached on disk; a parallel one runs under the lock."""
+def kernel(
+    signature: str, *, parallel: bool = False, inline: bool = False
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Compile a function for exactly one `signature`, kept on disk (`fedrec.kernels.cache`); a parallel one runs under
+    the lock, an `inline` one is also taken into the kernels that call it."""
 
     def compile_(function: Callable[P, R]) -> Callable[P, R]:
-        options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "parallel": parallel}
-        compiled: Callable[P, R] = numba.njit(signature, **options)(function)
+        options: dict[str, Any] = {"cache": cache_folder() is not None, "nogil": True, "error_model": "numpy"}
+        options |= {"parallel": parallel, "inline": "always" if inline else "never"}
+        with found_by_content():
+            compiled: Callable[P, R] = numba.njit(signature, **options)(function)
         if not parallel:
             return compiled
 

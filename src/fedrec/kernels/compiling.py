@@ -1,0 +1,42 @@
+"""Compiling every kernel at once, in several processes: the first run of a command need not wait for its own."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+__all__ = ["compile_kernels", "kernel_modules"]
+
+_SLOWEST_FIRST = ("factor_batches", "personal_pairs", "sums", "personal", "weighted_sums", "personal_graph", "factors")
+_NO_KERNELS = ("__init__", "cache", "compiling", "lanes", "threads")
+
+
+def kernel_modules() -> list[str]:
+    """Names of the modules that hold kernels, those that take longest first."""
+    names = {path.stem for path in Path(__file__).parent.glob("*.py")} - set(_NO_KERNELS)
+    first = [name for name in _SLOWEST_FIRST if name in names]
+    return [f"fedrec.kernels.{name}" for name in [*first, *sorted(names - set(first))]]
+
+
+def compile_kernels(processes: int | None = None, done: Callable[[str], None] = lambda _: None) -> None:
+    """Compile all kernels that are not kept yet, each module in a process of its own.
+
+    Args:
+        processes: at a time; by default as many as there are cores.
+        done: called with the name of each module.
+    """
+    spawning = multiprocessing.get_context("spawn")
+    workers = processes or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ProcessPoolExecutor(workers, mp_context=spawning, max_tasks_per_child=1) as pool:
+        waiting = {pool.submit(_import, name): name for name in kernel_modules()}
+        for finished in as_completed(waiting):
+            finished.result()
+            done(waiting[finished])
+
+
+def _import(name: str) -> None:
+    importlib.import_module(name)
