@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint locked clean
+.PHONY: demo test lint kernels locked clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,8 +31,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: $(READY) lint
-	$(BIN)/python -m pytest
+kernels: $(READY)
+	$(BIN)/fedrec doctor --compile --quiet > /dev/null
+
+# Two workers, each with whole files: what a file makes for its tests is made once.
+test: $(READY) lint kernels
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build src/*.egg-info

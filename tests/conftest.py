@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,19 @@ from pathlib import Path
 import pytest
 
 from fedrec.cli import main
+
+
+_MEMORY = Path("/dev/shm")
+_ROOM = 4 << 30
+"""Bytes that must be free in memory for the folders of tests to live there."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let tests write to memory where there is room: runs flush every line to the disk, which takes half of the time."""
+    if config.option.basetemp is None and not hasattr(config, "workerinput") and _MEMORY.is_dir():
+        if shutil.disk_usage(_MEMORY).free >= _ROOM:
+            config.option.basetemp = tempfile.mkdtemp(prefix="fedrec-tests-", dir=_MEMORY)
+            config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
 
 
 @dataclass(frozen=True)
