@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from numba.core import config
-from numba.core.caching import _CacheLocator
+from numba.core.caching import FunctionCache, _CacheLocator
 
 __all__ = ["KernelLocator", "cache_folder", "fingerprint", "found_by_content"]
 
@@ -101,9 +101,10 @@ class KernelLocator(_CacheLocator):
 @contextmanager
 def found_by_content() -> Iterator[None]:
     """Let Numba look for kernels that are made inside the block by what they are compiled from."""
-    before = config.CACHE_LOCATOR_CLASSES  # type: ignore[attr-defined]
-    config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelLocator.__name__}"  # type: ignore[attr-defined]
+    kept: Any = FunctionCache._impl_class
+    before = kept._locator_classes
+    kept._locator_classes = [KernelLocator]
     try:
         yield
     finally:
-        config.CACHE_LOCATOR_CLASSES = before  # type: ignore[attr-defined]
+        kept._locator_classes = before
