@@ -13,18 +13,18 @@ import pytest
 
 from fedrec.cli import main
 
-
 _MEMORY = Path("/dev/shm")
 _ROOM = 4 << 30
 """Bytes that must be free in memory for the folders of tests to live there."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let tests write to memory where there is room: runs flush every line to the disk, which takes half of the time."""
-    if config.option.basetemp is None and not hasattr(config, "workerinput") and _MEMORY.is_dir():
-        if shutil.disk_usage(_MEMORY).free >= _ROOM:
-            config.option.basetemp = tempfile.mkdtemp(prefix="fedrec-tests-", dir=_MEMORY)
-            config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+    """Let tests write to memory where there is room: runs flush every line, and on a disk that is half of the time."""
+    if config.option.basetemp is not None or hasattr(config, "workerinput") or not _MEMORY.is_dir():
+        return
+    if shutil.disk_usage(_MEMORY).free >= _ROOM:
+        config.option.basetemp = tempfile.mkdtemp(prefix="fedrec-tests-", dir=_MEMORY)
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
 
 
 @dataclass(frozen=True)
