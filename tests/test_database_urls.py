@@ -13,7 +13,8 @@ from fedrec.data.database_urls import check_source, database_of, is_url, located
 from fedrec.data.readers import read_interactions
 from fedrec.data.sources import load_source
 from fedrec.errors import InputError
-from fedrec.federation.plan import DataPlan, Plan
+from fedrec.federation.data_plan import DataPlan
+from fedrec.federation.plan import Plan
 
 SECRET = "swordfish7"
 

@@ -37,9 +37,10 @@ from fedrec.deploy.sockets import Connection, Listener, connect, socket_path
 from fedrec.deploy.supervised import PARENT
 from fedrec.engines.nvflare import job_files
 from fedrec.errors import DamagedError, InputError, PlanError, RunError
+from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.new_node import make_node
 from fedrec.federation.node_config import NodeConfig
-from fedrec.federation.plan import DataPlan, Plan
+from fedrec.federation.plan import Plan
 from fedrec.record.durable import hold
 from fedrec.record.keys import SigningKey
 

@@ -15,10 +15,10 @@ from threadpoolctl import threadpool_info
 
 from fedrec.data.catalogs import read_catalog
 from fedrec.errors import DamagedError, InputError, PlanError
+from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.limits import ResourceLimits
 from fedrec.federation.new_node import first_config, make_node
 from fedrec.federation.node_config import NodeConfig, redacted
-from fedrec.federation.plan import DataPlan
 from fedrec.kernels.threads import thread_count
 from fedrec.privacy.budget import Budget, Limits
 from fedrec.record.keys import COSIGNATURE, SigningKey

@@ -23,9 +23,10 @@ from fedrec.engines.waiting import Waiting
 from fedrec.errors import FedrecError, InputError
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.coordinator import Coordinator
+from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.host import NodeHost
 from fedrec.federation.node_config import NodeConfig
-from fedrec.federation.plan import DataPlan, Plan
+from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.models.base import Arrays
 from fedrec.privacy.accounting import epsilon_of

@@ -76,7 +76,7 @@ def describe(
     from fedrec.data.keys import KeyedSource
     from fedrec.data.splits import SplitMethod
     from fedrec.engines.training import load_plan_data
-    from fedrec.federation.plan import DataPlan
+    from fedrec.federation.data_plan import DataPlan
 
     output = Output(json_, quiet)
     method = None if split is None else SplitMethod.parse(split)

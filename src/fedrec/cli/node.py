@@ -77,8 +77,8 @@ def init(
     quiet: Quiet = False,
 ) -> None:
     """Write a node.toml with safe defaults, make the node's key, and print what to send to the others."""
+    from fedrec.federation.data_plan import DataPlan
     from fedrec.federation.new_node import make_node
-    from fedrec.federation.plan import DataPlan
 
     place = home or Path(f"{name}-home")
     reading = DataPlan(

@@ -33,8 +33,9 @@ from fedrec.engines.training import Placement, train_run
 from fedrec.engines.waiting import Waiting
 from fedrec.errors import RunError
 from fedrec.federation.coordinator import Progress
+from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.new_node import make_node
-from fedrec.federation.plan import DataPlan, Plan
+from fedrec.federation.plan import Plan
 
 __all__ = ["Stage", "free_port", "owners_table", "play", "staged"]
 

@@ -11,7 +11,8 @@ from fedrec.data.sources import LoadedSource, load_source
 from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError, InputError, UnnamedSourceError
-from fedrec.federation.plan import DataPlan, Plan
+from fedrec.federation.data_plan import DataPlan
+from fedrec.federation.plan import Plan
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, kept_secret
 
 __all__ = ["Placement", "check_named", "load_plan_data", "public_digest", "read_placement"]

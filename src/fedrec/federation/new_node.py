@@ -10,9 +10,9 @@ from typing import Any
 
 from fedrec.documents import parse_toml
 from fedrec.errors import InputError
+from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.node_config import NodeConfig
 from fedrec.federation.places import is_path, place_from, source_at
-from fedrec.federation.plan import DataPlan
 from fedrec.record.keys import PublicKey, SigningKey
 
 __all__ = ["first_config", "make_node"]

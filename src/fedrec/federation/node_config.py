@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from fedrec.data.cleaning import Cleaning
 from fedrec.documents import MOST_SETTINGS, parse_toml, read_file
 from fedrec.errors import DamagedError, InputError, PlanError, suggestion
+from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.limits import ResourceLimits
 from fedrec.federation.node_names import check_node_name
 from fedrec.federation.places import place_at, source_at
-from fedrec.federation.plan import DataPlan
 from fedrec.federation.privacy_floors import PrivacyFloors
 from fedrec.models.registry import MODELS, explain, foremost
 from fedrec.privacy.budget import Budget

@@ -1,0 +1,100 @@
+"""Which interactions a plan, or an owner, reads, and how."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from fedrec.data.cleaning import Cleaning
+from fedrec.data.database_urls import check_source
+from fedrec.data.times import check_time_format
+from fedrec.errors import PlanError
+
+__all__ = ["DataPlan"]
+
+_LATER_KEYS = ("header", "time_format", "decimal", "where")
+
+
+class DataPlan(BaseModel):
+    """Which interactions.
+
+    Args:
+        source: a registered name, a path, `synthetic:…`, the URL of a database without a password, or `memory` for a
+            table given in the library.
+        table, query: what is read from a database, where its URL does not say.
+        format, columns, encoding: how to read a file, where detection does not do.
+        on_error: `raise` stops at the first row that cannot be used, `skip` leaves such rows out, counted and kept.
+        header: whether the first line of a file holds names, where its content does not tell.
+        time_format: notation of times in a file that are not ISO 8601: `day-first`, `month-first`, or a format.
+        decimal: decimal mark of numbers in a file, whose groups of three digits may then be set apart.
+        where: columns of a file to the value, or values, of the rows that are read.
+        cleaning: named steps, in order.
+        digest: SHA-256 of the cleaned data; filled in by the first run, checked by every later one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    source: str
+    table: str | None = None
+    query: str | None = None
+    format: str | None = None
+    columns: dict[str, str] | None = None
+    encoding: str = "utf-8"
+    on_error: Literal["raise", "skip"] = "raise"
+    header: bool | None = None
+    time_format: str | None = None
+    decimal: Literal[".", ","] | None = None
+    where: dict[str, tuple[str, ...]] | None = None
+    cleaning: Cleaning = Cleaning()
+    digest: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mapping(cls, value: Any) -> Any:
+        if isinstance(value, str):  # not shown: it may be a URL with a password
+            raise PlanError("data: write it as a mapping, data: {source: …}")
+        if isinstance(value, dict) and not isinstance(value.get("source", ""), str):
+            raise PlanError("data.source: must be text")
+        return value
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _values(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        listed = {name: found if isinstance(found, list | tuple) else [found] for name, found in value.items()}
+        return {name: [str(one) if isinstance(one, int) else one for one in found] for name, found in listed.items()}
+
+    @model_validator(mode="after")
+    def _check(self) -> DataPlan:
+        check_source(self.source, self.table, self.query)
+        if self.time_format is not None:
+            check_time_format(self.time_format)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keys that plans of earlier versions lack are written only where they say something: digests stay."""
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if value is not None or key not in _LATER_KEYS}
+
+    def reading(self) -> dict[str, Any]:
+        """Options of `load_source`: those that differ from its defaults, as some sources take none."""
+        options: dict[str, Any] = {"format": self.format, "columns": self.columns, "table": self.table}
+        options |= {"query": self.query, "header": self.header, "time_format": self.time_format}
+        options |= {"decimal": self.decimal}
+        if self.where is not None:
+            options["where"] = {name: list(values) for name, values in self.where.items()}
+        return {
+            **{name: option for name, option in options.items() if option is not None},
+            **({"encoding": self.encoding} if self.encoding != "utf-8" else {}),
+            **({"on_error": self.on_error} if self.on_error != "raise" else {}),
+        }
