@@ -67,9 +67,9 @@ def test_k_core_is_the_fixed_point(rows: list[Row], k: int) -> None:
     expected = core_of(rows_of(data), k)
     if not expected:
         with pytest.raises(InputError, match="nothing is left after the step 'k_core'"):
-            clean(data, Cleaning(merge_repeats=False, k_core=k))
+            clean(data, Cleaning(repeats="keep", k_core=k))
         return
-    cleaned, _ = clean(data, Cleaning(merge_repeats=False, k_core=k))
+    cleaned, _ = clean(data, Cleaning(repeats="keep", k_core=k))
     assert rows_of(cleaned) == expected
     assert min(cleaned.lengths) >= k
     assert min(np.bincount(cleaned.items)) >= k

@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from fedrec.data.interactions import Interactions
+from fedrec.data.merging import Repeats, latest_rows, with_merged_values
 from fedrec.data.reports import LEFT_OUT, no_rows_left_out, reason_counts, write_left_out
 from fedrec.errors import InputError, NothingLeftError, suggestion
-from fedrec.kernels.splitting import count_items, latest_of_repeats
+from fedrec.kernels.splitting import count_items
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,13 +32,22 @@ if TYPE_CHECKING:
 __all__ = ["Cleaning", "CleaningReport", "CleaningStep", "clean"]
 
 
+_MERGED = {
+    "latest": "repeated, a later one is kept",
+    "sum": "repeated, added to the latest",
+    "count": "repeated, counted with the latest",
+    "max": "repeated, the latest has the largest value",
+}
+
+
 class Cleaning(BaseModel):
     """What to leave out, in the order in which it is done.
 
     Args:
         drop_missing: leave out interactions without a rating or a time (NaN); else they are an error.
-        merge_repeats: of repeated (user, item) pairs keep the latest; of equal times the later line.
-        rating_at_least: leave out lower ratings.
+        repeats: of repeated (user, item) pairs keep the latest, of equal times the later line, with its own value
+            (latest), or the sum, count or max of their values; `keep` leaves them to the split, which keeps the latest.
+        rating_at_least: leave out lower ratings; `none` says that all count.
         rating_at_most: leave out higher ratings.
         min_user_interactions: leave out users with fewer interactions, once.
         min_item_interactions: then leave out items with fewer, once.
@@ -36,20 +55,61 @@ class Cleaning(BaseModel):
         shrink_catalog: items that lose their last interaction here leave the catalog; not where it is agreed.
 
     >>> Cleaning(k_core=5)
-    Cleaning(drop_missing=False, merge_repeats=True, rating_at_least=None, rating_at_most=None,
+    Cleaning(drop_missing=False, repeats='latest', rating_at_least=None, rating_at_most=None,
              min_user_interactions=None, min_item_interactions=None, k_core=5, shrink_catalog=True)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     drop_missing: bool = False
-    merge_repeats: bool = True
-    rating_at_least: float | None = Field(default=None, allow_inf_nan=False)
+    repeats: Repeats = "latest"
+    rating_at_least: float | Literal["none"] | None = Field(default=None)
     rating_at_most: float | None = Field(default=None, allow_inf_nan=False)
     min_user_interactions: int | None = Field(default=None, ge=1)
     min_item_interactions: int | None = Field(default=None, ge=1)
     k_core: int | None = Field(default=None, ge=1)
     shrink_catalog: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier(cls, value: Any) -> Any:
+        """Plans have `merge_repeats: true` for `repeats: latest`, and `false` for `keep`: their digests stay."""
+        if not isinstance(value, dict) or "merge_repeats" not in value:
+            return value
+        merges = value["merge_repeats"]
+        if "repeats" in value:
+            raise ValueError("repeats says what merge_repeats said; leave out merge_repeats")
+        if not isinstance(merges, bool):
+            raise ValueError("merge_repeats must be true or false; repeats says more: latest, sum, count or max")
+        kept = {name: setting for name, setting in value.items() if name != "merge_repeats"}
+        return kept | {"repeats": "latest" if merges else "keep"}
+
+    @field_validator("rating_at_least", mode="before")
+    @classmethod
+    def _bound(cls, value: Any) -> Any:
+        if value is None or value == "none":
+            return value
+        try:
+            bound = float(value)
+        except (TypeError, ValueError):
+            bound = float("nan")
+        if not np.isfinite(bound):
+            raise ValueError("must be a number, or none where all ratings count")
+        return bound
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`repeats` is written only where it says something that `merge_repeats` did not."""
+        earlier = {"latest": ("merge_repeats", True), "keep": ("merge_repeats", False)}
+        return dict(
+            earlier.get(setting, (name, setting)) if name == "repeats" else (name, setting)
+            for name, setting in write(self).items()
+        )
+
+    @property
+    def judges(self) -> bool:
+        """Whether it says which ratings count, if only that all do."""
+        return self.rating_at_least is not None or self.rating_at_most is not None
 
     @property
     def across_users(self) -> tuple[str, ...]:
@@ -138,15 +198,18 @@ def clean(
     users_before, items_before = data.lengths > 0, _item_counts(data) > 0
     steps: list[CleaningStep] = []
     left_out: list[pl.DataFrame] = []
-    for name, reason, keep_of in _plan(data, chosen):
-        keep = keep_of(data)
-        after = data if keep.all() else data.where(keep)
-        steps.append(CleaningStep(name, *_sizes(data), *_sizes(after)))
-        if after is not data:
-            left_out.append(_removed(data, ~keep, name, reason))
+    for step in _plan(data, chosen):
+        keep = step.keeps(data)
+        changed = step.changes(data)
+        after = changed if keep.all() else changed.where(keep)
+        steps.append(CleaningStep(step.name, *_sizes(data), *_sizes(after)))
+        if not keep.all():
+            left_out.append(_removed(data, ~keep, step.name, step.reason))
         data = after
         if len(data) == 0:
-            raise NothingLeftError(f"cleaning: nothing is left after the step {name!r} ({reason}). Ask for less")
+            raise NothingLeftError(
+                f"cleaning: nothing is left after the step {step.name!r} ({step.reason}). Ask for less"
+            )
     if left_out:
         data = _without_emptied(data, users_before, items_before, chosen.shrink_catalog)
     return data, CleaningReport(tuple(steps), pl.concat(left_out) if left_out else no_rows_left_out())
@@ -154,20 +217,28 @@ def clean(
 
 def _settings(settings: dict[str, object]) -> Cleaning:
     for name in settings:
-        if name not in Cleaning.model_fields:
+        if name not in (*Cleaning.model_fields, "merge_repeats"):
             raise InputError(f"cleaning: {name!r} is not a setting{suggestion(name, Cleaning.model_fields)}")
     try:
         return Cleaning.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(f"cleaning: {first['loc'][0]} = {first['input']!r}: {first['msg']}") from None
+        said = first["msg"].removeprefix("Value error, ")
+        where = f"{first['loc'][0]} = {first['input']!r}: " if first["loc"] else ""
+        raise InputError(f"cleaning: {where}{said}") from None
 
 
-Step = tuple[str, str, Callable[[Interactions], np.ndarray]]
+class _Step(NamedTuple):
+    """A step: why rows go, which rows [interactions] bool stay, and what of the values changes before others go."""
+
+    name: str
+    reason: str
+    keeps: Callable[[Interactions], np.ndarray]
+    changes: Callable[[Interactions], Interactions] = lambda data: data
 
 
-def _plan(data: Interactions, chosen: Cleaning) -> list[Step]:
-    """Name, reason and the rows to keep [interactions] bool, of every step asked for."""
+def _plan(data: Interactions, chosen: Cleaning) -> list[_Step]:
+    """Every step asked for."""
     missing = ~_complete(data)
     if missing.any() and not chosen.drop_missing:
         row = int(np.argmax(missing))
@@ -177,26 +248,32 @@ def _plan(data: Interactions, chosen: Cleaning) -> list[Step]:
             f"cleaning: {int(missing.sum()):,} interactions have no rating or no time, the first of user {user!r} with "
             f"item {item!r}. Leave them out with drop_missing=True"
         )
-    steps: list[Step] = []
+    steps: list[_Step] = []
     if chosen.drop_missing:
-        steps.append(("drop_missing", "rating or time is missing", _complete))
-    if chosen.merge_repeats:
-        steps.append(("merge_repeats", "repeated, a later one is kept", _last_of_pair))
+        steps.append(_Step("drop_missing", "rating or time is missing", _complete))
+    if chosen.repeats != "keep":
+        rule = chosen.repeats
+        if rule in ("sum", "max") and data.values is None:
+            raise InputError(
+                f"cleaning: repeats = {rule} needs ratings or weights, and this data has none. Say which column holds "
+                "them (--columns weight=…), or repeats = count for the number of rows"
+            )
+        steps.append(_Step("merge_repeats", _MERGED[rule], latest_rows, lambda data: with_merged_values(data, rule)))
     bounds = ((chosen.rating_at_least, "at_least", "below"), (chosen.rating_at_most, "at_most", "above"))
     for bound, name, word in bounds:
-        if bound is not None:
-            if data.values is None:
+        if bound is not None and bound != "none":
+            if data.values is None and chosen.repeats != "count":
                 raise InputError(f"cleaning: rating_{name} needs ratings, and this data has none")
-            steps.append((f"rating_{name}", f"rating {word} {bound:g}", _rated(bound, word)))
+            steps.append(_Step(f"rating_{name}", f"rating {word} {bound:g}", _rated(bound, word)))
     if chosen.min_user_interactions is not None:
         least = chosen.min_user_interactions
-        steps.append(("min_user_interactions", f"user has fewer than {least}", _frequent(least, users=True)))
+        steps.append(_Step("min_user_interactions", f"user has fewer than {least}", _frequent(least, users=True)))
     if chosen.min_item_interactions is not None:
         least = chosen.min_item_interactions
-        steps.append(("min_item_interactions", f"item has fewer than {least}", _frequent(least, items=True)))
+        steps.append(_Step("min_item_interactions", f"item has fewer than {least}", _frequent(least, items=True)))
     if chosen.k_core is not None:
         k = chosen.k_core
-        steps.append(("k_core", f"outside the {k}-core", _frequent(k, users=True, items=True)))
+        steps.append(_Step("k_core", f"outside the {k}-core", _frequent(k, users=True, items=True)))
     return steps
 
 
@@ -205,12 +282,6 @@ def _complete(data: Interactions) -> np.ndarray:
     for column in (data.values, data.times):
         if column is not None:
             keep &= np.isfinite(column)
-    return keep
-
-
-def _last_of_pair(data: Interactions) -> np.ndarray:
-    keep = np.empty(len(data), dtype=np.bool_)
-    latest_of_repeats(data.indptr, data.items, data.n_items, keep)
     return keep
 
 

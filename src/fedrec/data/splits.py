@@ -15,6 +15,7 @@ import numpy as np
 
 from fedrec.data.interactions import PARTS, Interactions, RowOrder
 from fedrec.data.keys import KeyedSource, client_keys
+from fedrec.data.merging import Repeats, latest_rows, with_merged_values
 from fedrec.data.showing import html_table
 from fedrec.errors import InputError, PlanError, suggestion
 from fedrec.kernels import splitting
@@ -307,12 +308,15 @@ def _nearest(counts: np.ndarray) -> np.ndarray:
     return np.floor(counts + (0.5 + 1e-9)).astype(np.int64)
 
 
-def distinct(data: Interactions) -> tuple[Interactions, int]:
-    """The interactions with repeats of a (user, item) pair merged, of which the latest is kept; and how many went."""
+def distinct(data: Interactions, repeats: Repeats = "latest") -> tuple[Interactions, int]:
+    """The interactions with repeats of a (user, item) pair merged, of which the latest is kept; and how many went.
+
+    Its value is what `repeats` says, see `merging.with_merged_values`.
+    """
+    data = with_merged_values(data, repeats)
     if splitting.first_repeat(data.indptr, data.items, data.n_items) < 0:
         return data, 0
-    keep = np.empty(len(data), dtype=np.bool_)
-    splitting.latest_of_repeats(data.indptr, data.items, data.n_items, keep)
+    keep = latest_rows(data)
     return data.where(keep), int(len(keep) - keep.sum())
 
 
