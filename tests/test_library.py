@@ -41,7 +41,8 @@ def test_the_example_on_real_data(real: Callable[[str], Path], tmp_path: Path) -
     real("ml-100k")
     data = fr.load_data("ml-100k")
     split = fr.leave_last_out(data)
-    model = fr.EASE().fit(split.train)
+    with pytest.warns(UserWarning, match="from 1 to 5 are not told apart"):
+        model = fr.EASE().fit(split.train)
     table = model.recommend(["196"], n=10)
     assert table.columns == ["user_id", "item_id", "score", "rank"]
     assert table["user_id"].to_list() == [196] * 10

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from fedrec.audit.running import audit
+from fedrec.data.cleaning import Cleaning
 from fedrec.data.digests import digest_of
 from fedrec.data.frames import as_interactions
 from fedrec.data.listing import listed, whole_number
@@ -20,7 +21,7 @@ from fedrec.evaluation.metrics import DEFAULT_METRICS, parse_metrics
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import read_plan
 from fedrec.federation.verifying import Verdict, verify_run
-from fedrec.library import Estimator, Table, estimator
+from fedrec.library import Estimator, Table, estimator, warn_of_values
 from fedrec.record.keys import PublicKey
 
 __all__ = ["audit_run", "compare", "verify"]
@@ -70,6 +71,7 @@ def compare(
         settings["evaluation"] |= {"protocol": protocol, "metrics": names}
         plans.append(Plan.make(settings | {"split": method}, "compare"))
     seeds = whole_number(seeds, "seeds")
+    warn_of_values(plans, whole)
 
     def nodes(plan: Plan) -> LocalEngine:
         return LocalEngine.of_split(data, plan) if isinstance(data, Split) else LocalEngine.build(whole, plan)
@@ -169,7 +171,14 @@ def _plans(models: Any) -> list[Plan]:
     plans = []
     for model in listed(models, "models"):
         if isinstance(model, Estimator):
-            plans.append(Plan.make(model.plan.model_dump() | {"n_max": None, "catalog": None, "data": _MEMORY}))
+            if model.plan.data.cleaning not in (Cleaning(), Cleaning(rating_at_least="none")):
+                raise InputError(
+                    "compare: all models are measured on the same data, so none of them cleans it. Give "
+                    "fr.clean(data, …)[0], and leave data.cleaning out of the estimators' plans"
+                )
+            plans.append(
+                Plan.make(model.plan.model_dump() | {"n_max": None, "catalog": None, "data": _memory(model.plan)})
+            )
         elif isinstance(model, type) and issubclass(model, Estimator):
             plans.append(model().plan)
         elif isinstance(model, str):
@@ -181,4 +190,6 @@ def _plans(models: Any) -> list[Plan]:
     return plans
 
 
-_MEMORY = {"source": "memory"}
+def _memory(plan: Plan) -> dict[str, Any]:
+    """Where the data is; what a plan says of it without changing it stays said."""
+    return {"source": "memory", "cleaning": {"rating_at_least": plan.data.cleaning.rating_at_least}}

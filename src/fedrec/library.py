@@ -13,8 +13,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import polars as pl
 
+from fedrec.data.cleaning import Cleaning, clean
 from fedrec.data.digests import digest_of
 from fedrec.data.frames import as_interactions, is_pandas
+from fedrec.data.interactions import Interactions
+from fedrec.data.judging import remark_on_values
 from fedrec.data.listing import listed, whole_number
 from fedrec.data.showing import html_table
 from fedrec.data.splits import Split, unsplit
@@ -29,6 +32,7 @@ from fedrec.federation.calls import HELD_OUT, Part
 from fedrec.federation.coordinator import Progress
 from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run
+from fedrec.federation.values import values_remark
 from fedrec.models.registry import MODELS, model_class
 from fedrec.recommending.recommend import item_positions, list_length, similar_table
 from fedrec.recommending.tables import write_parquet_stream
@@ -98,19 +102,23 @@ class Estimator:
         """Train on interactions; everything in them is for training, unless the plan has a `split`.
 
         Args:
-            data: interactions, a table of them, or a `Split`, whose train part is trained on and whose validation part
-                serves early stopping.
+            data: interactions, or a table of them, which are cleaned as the plan's `data.cleaning` says; or a `Split`,
+                whose train part is trained on and whose validation part serves early stopping.
             nodes, partition: play so many nodes; the model does not depend on it.
             watch: called after each round.
             warm_start: a fitted model of the same kind to go on from: known items and users keep what it learned, new
                 ones join. See `fedrec.federation.warm_start.how_to_start` for what must be equal.
+
+        Warns where values differ and nobody said which count: all are liked alike then. See `fedrec.clean`.
         """
         nodes = whole_number(nodes, "nodes")
         if warm_start is not None and not isinstance(warm_start, Estimator):
             raise InputError(
                 f"warm_start: give a fitted model, not a {type(warm_start).__name__}; load_model opens a run"
             )
-        whole = data.data if isinstance(data, Split) else unsplit(as_interactions(data)).data
+        whole = as_cleaned(data, self.plan)
+        whole = whole if isinstance(data, Split) else unsplit(whole).data
+        warn_of_values([self.plan], whole)
         plan = self.plan.resolve(whole, digest_of(whole))
         if warm_start is not None:
             plan = plan.model_copy(update={"warm_start": WarmStart(run="memory")})
@@ -277,6 +285,9 @@ def evaluate(
             "future; fit it on split.train",
             stacklevel=2,
         )
+    unjudged = remark_on_values(split.data) if opened.data.judged else None
+    if unjudged is not None:
+        warnings.warn(f"the model was fitted on cleaned data, and this split is not cleaned: {unjudged}", stacklevel=2)
     names = metrics.split(",") if isinstance(metrics, str) else list(listed(metrics, "metrics"))
     found = opened.measure(names, protocol, part, opened.with_split(split))
     table = pl.DataFrame(
@@ -289,6 +300,32 @@ def evaluate(
         schema={"metric": pl.String, "value": pl.Float64, "standard_error": pl.Float64, "users": pl.Int64},
     )
     return table.to_pandas() if split.data.pandas or model._pandas else table
+
+
+def as_cleaned(data: Table | Split, plan: Plan) -> Interactions:
+    """Interactions of a table or split, cleaned as a plan says.
+
+    Raises:
+        InputError: if the plan cleans what is split already.
+    """
+    cleaning = plan.data.cleaning
+    asks = cleaning != Cleaning()
+    if isinstance(data, Split):
+        if asks and cleaning != Cleaning(rating_at_least="none"):
+            raise InputError(
+                "the plan's data.cleaning is done before a split, and this data is split already. Clean it first, "
+                "fr.leave_last_out(fr.clean(data, …)[0]), and leave data.cleaning out of the plan"
+            )
+        return data.data
+    interactions = as_interactions(data)
+    return clean(interactions, cleaning)[0] if asks else interactions
+
+
+def warn_of_values(plans: Sequence[Plan], data: Interactions) -> None:
+    """Warn once where interactions count alike although their values differ, see `fedrec.federation.values`."""
+    remark = values_remark(plans, data)
+    if remark is not None:
+        warnings.warn(remark, UserWarning, stacklevel=3)
 
 
 def load_model(folder: str | Path, data: str | None = None) -> Estimator:

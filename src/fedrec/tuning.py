@@ -9,12 +9,11 @@ from typing import Any
 import polars as pl
 
 from fedrec.data.digests import digest_of
-from fedrec.data.frames import as_interactions
 from fedrec.data.splits import Split
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.tuning import Strategy, choose
 from fedrec.federation.plan import Plan
-from fedrec.library import Estimator, Table
+from fedrec.library import Estimator, Table, as_cleaned, warn_of_values
 
 __all__ = ["Tuning", "tune"]
 
@@ -84,12 +83,13 @@ def tune(
     evaluation = {**common.get("evaluation", {}), "protocol": protocol}
     model = {"name": kind.model_name, **hyperparameters}
     settings = {"data": {"source": "memory"}, **common, "evaluation": evaluation, "cohort": cohort, "model": model}
-    whole = data.data if isinstance(data, Split) else as_interactions(data)
+    base = Plan.make(settings, f"tune {kind.__name__}")
+    whole = as_cleaned(data, base)
+    warn_of_values([base], whole)
 
     def nodes(resolved: Plan) -> LocalEngine:
         return LocalEngine.of_split(data, resolved) if isinstance(data, Split) else LocalEngine.build(whole, resolved)
 
-    base = Plan.make(settings, f"tune {kind.__name__}")
     tuned = choose(base, grid, whole, digest_of(whole), nodes, metric, strategy, seeds, told)
     rows = [
         {

@@ -15,6 +15,7 @@ from fedrec.cli.options import (
     Format,
     Header,
     Json,
+    Kinds,
     OnError,
     Quiet,
     Split,
@@ -65,6 +66,7 @@ def describe(
     time_format: TimeFormat = None,
     decimal: Decimal = None,
     where: Where = None,
+    kinds: Kinds = None,
     clean: Clean = None,
     split: Split = None,
     left_out: Annotated[Path | None, typer.Option("--left-out", help="Write what was left out to this file.")] = None,
@@ -80,9 +82,10 @@ def describe(
 
     output = Output(json_, quiet)
     method = None if split is None else SplitMethod.parse(split)
-    plan = DataPlan(
-        **data_settings(source, columns, format, encoding, on_error, clean, header, time_format, decimal, where)
+    settings = data_settings(
+        source, columns, format, encoding, on_error, clean, header, time_format, decimal, where, kinds
     )
+    plan = DataPlan.make(settings)
     loaded = load_plan_data(plan, Path(), named=plan.source)
     facts: dict[str, Any] = describe_data(loaded.interactions)
     report = loaded.report

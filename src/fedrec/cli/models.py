@@ -15,6 +15,7 @@ from fedrec.cli.options import (
     Format,
     Header,
     Json,
+    Kinds,
     Metrics,
     OnError,
     Protocol,
@@ -54,6 +55,7 @@ def compare(
     time_format: TimeFormat = None,
     decimal: Decimal = None,
     where: Where = None,
+    kinds: Kinds = None,
     clean: Clean = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -64,7 +66,9 @@ def compare(
     from fedrec.engines.loading import Placement
 
     output = Output(json_, quiet)
-    settings = data_settings(data, columns, format, encoding, on_error, clean, header, time_format, decimal, where)
+    settings = data_settings(
+        data, columns, format, encoding, on_error, clean, header, time_format, decimal, where, kinds
+    )
     changes = {"split": split, "evaluation.protocol": protocol, "evaluation.metrics": split_list(metrics)}
     names = split_list(models) or []
     if not names:
@@ -72,7 +76,11 @@ def compare(
     chosen = _by_model(names, set_ or [])
     plans = [build_plan(None, settings, name, changes, chosen[name]) for name in names]
     placement = Placement(nodes, partition)
-    rows = compare_plans(plans, seeds, lambda name, seed: output.remark(f"{name}, seed {seed}"), placement)
+
+    def told(name: str, seed: int) -> None:
+        output.remark(f"{name}, seed {seed}")
+
+    rows = compare_plans(plans, seeds, told, placement, output.reading)
     shown = [comparison_table(data, rows), *([_node_table(rows, partition)] if "per_node" in rows[0] else [])]
     output.answer({"data": data, "nodes": nodes, "partition": partition, "models": rows}, *shown)
 

@@ -18,6 +18,7 @@ from fedrec.cli.options import (
     Format,
     Header,
     Json,
+    Kinds,
     OnError,
     Quiet,
     TimeFormat,
@@ -73,6 +74,7 @@ def init(
     time_format: TimeFormat = None,
     decimal: Decimal = None,
     where: Where = None,
+    kinds: Kinds = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -81,9 +83,10 @@ def init(
     from fedrec.federation.new_node import make_node
 
     place = home or Path(f"{name}-home")
-    reading = DataPlan(
-        **data_settings(data, columns, format, encoding, on_error, None, header, time_format, decimal, where)
+    settings = data_settings(
+        data, columns, format, encoding, on_error, None, header, time_format, decimal, where, kinds
     )
+    reading = DataPlan.make(settings)
     items = None if catalog is None else agreed_items(catalog, on_error, Output(json_, quiet).warn).digest
     public = str(
         make_node(name, config, place, reading, coordinator, party or (), items, most_clients, not without_privacy)

@@ -61,8 +61,13 @@ Where = Annotated[
     list[str] | None,
     typer.Option("--where", help="Rows to read: kind=click; given again for a column, its other value too."),
 ]
+Kinds = Annotated[
+    str | None,
+    typer.Option("--kinds", help="What rows of each kind weigh: 'event: view=1, cart=3, purchase=10'; 0 leaves out."),
+]
 Clean = Annotated[
-    list[str] | None, typer.Option("--clean", help="A cleaning step, such as rating_at_least=4 or k_core=5.")
+    list[str] | None,
+    typer.Option("--clean", help="A cleaning step, such as rating_at_least=4, repeats=sum or k_core=5."),
 ]
 Split = Annotated[
     str | None,
@@ -123,6 +128,7 @@ def data_settings(
     time_format: str | None = None,
     decimal: str | None = None,
     where: list[str] | None = None,
+    kinds: str | None = None,
 ) -> dict[str, Any]:
     """The `data` part of a plan, as far as options say it."""
     said = {"source": source, "format": format, "encoding": encoding, "on_error": on_error, "header": header,
@@ -130,6 +136,8 @@ def data_settings(
     settings: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
     for column, value in (_pair(part, "--where") for part in where or []):
         settings.setdefault("where", {}).setdefault(column, []).append(value)
+    if kinds is not None:
+        settings["kinds"] = _kinds(kinds)
     if columns is not None:
         settings["columns"] = dict(_pair(part, "--columns") for part in split_list(columns) or [])
     if clean:
@@ -213,6 +221,20 @@ def _is_named_again(there: Any, source: str) -> bool:
     from fedrec.data.database_urls import asks_a_server
 
     return isinstance(there, dict) and there.get("source") == source and asks_a_server(source)
+
+
+def _kinds(text: str) -> dict[str, Any]:
+    """Column and weights in `event: view=1, cart=3`; a column may have colons itself."""
+    head, colon, _ = text.partition("=")[0].rpartition(":")
+    if not colon or not head.strip() or "=" not in text:
+        raise InputError(f"--kinds {text!r}: write it as 'COLUMN: KIND=WEIGHT, KIND=WEIGHT', as in 'event: view=1'")
+    pairs = [_pair(part, "--kinds") for part in split_list(text[len(head) + 1 :]) or []]
+    weights: dict[str, Any] = {}
+    for kind, weight in pairs:
+        if kind in weights:
+            raise InputError(f"--kinds {text!r}: {kind!r} is given twice")
+        weights[kind] = _value(weight)
+    return {"column": head.strip(), "weights": weights}
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

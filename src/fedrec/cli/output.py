@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from fedrec.data.sources import LoadedSource
     from fedrec.federation.coordinator import Progress
 
 __all__ = ["Output", "rows_table"]
@@ -50,6 +51,14 @@ class Output:
             console = _console(error=True)
             for part in parts:
                 console.print(part)
+
+    def reading(self, source: LoadedSource) -> None:
+        """Which columns were read, what was noticed, and what reading and cleaning left out."""
+        self.remark(*(f"{source.report.source}: {remark}" for remark in source.report.remarks))
+        if source.report.left_out.height:
+            self.remark(source.report.table())
+        if source.cleaning is not None and source.cleaning.left_out.height:
+            self.remark(source.cleaning.table())
 
     def warn(self, message: str) -> None:
         """Something that people must hear even beside JSON: it goes to standard error."""

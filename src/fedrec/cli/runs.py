@@ -18,6 +18,7 @@ from fedrec.cli.options import (
     Format,
     Header,
     Json,
+    Kinds,
     Metrics,
     ModelName,
     Named,
@@ -48,7 +49,7 @@ __all__ = ["evaluate", "recommend", "similar", "train"]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
 _ITEM_COLUMNS = ("item_id", "item", "itemId")
-_READING = ("data", "columns", "format", "encoding", "on_error", "header", "time_format", "decimal", "where")
+_READING = ("data", "columns", "format", "encoding", "on_error", "header", "time_format", "decimal", "where", "kinds")
 _IN_ONE_PROCESS = ("nodes", "partition", "clock", "from_", "budget")
 
 
@@ -97,6 +98,7 @@ def train(
     time_format: TimeFormat = None,
     decimal: Decimal = None,
     where: Where = None,
+    kinds: Kinds = None,
     clean: Clean = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -118,7 +120,9 @@ def train(
         _refuse(said, _IN_ONE_PROCESS, "with --federation there is nothing to play in one process, and each owner's "
                 "node.toml has its own budget; leave out")  # fmt: skip
     source = "federation" if federation is not None and plan is None else data
-    reading = data_settings(source, columns, format, encoding, on_error, clean, header, time_format, decimal, where)
+    reading = data_settings(
+        source, columns, format, encoding, on_error, clean, header, time_format, decimal, where, kinds
+    )
     changes: dict[str, dict[str, Any]] = {
         "split": {"split": split},
         "seed": {"seed": seed},
@@ -156,7 +160,7 @@ def train(
             Placement(nodes, partition, secure=secure, clock=clock),
             resume,
             watch,
-            _told(output),
+            output.reading,
             budget=owned,
             named=data,
         )
@@ -336,19 +340,6 @@ def similar(
         answers.append({"item": one, "similar": table.to_dicts()})
     answer = answers[0] if len(answers) == 1 else {"items": answers}
     Output(json_, quiet).answer({"run": str(run), **answer}, *shown)
-
-
-def _told(output: Output) -> Any:
-    """Say which columns were read, and what reading and cleaning left out."""
-
-    def tell(source: Any) -> None:
-        output.remark(*(f"{source.report.source}: {remark}" for remark in source.report.remarks))
-        if source.report.left_out.height:
-            output.remark(source.report.table())
-        if source.cleaning is not None and source.cleaning.left_out.height:
-            output.remark(source.cleaning.table())
-
-    return tell
 
 
 def _report_table(report: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from fedrec.cli.options import (
     Format,
     Header,
     Json,
+    Kinds,
     Metrics,
     ModelName,
     OnError,
@@ -66,6 +67,7 @@ def tune(
     time_format: TimeFormat = None,
     decimal: Decimal = None,
     where: Where = None,
+    kinds: Kinds = None,
     clean: Clean = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -75,6 +77,7 @@ def tune(
     from fedrec.engines.training import Placement, load_plan_data, train_run
     from fedrec.engines.tuning import STRATEGIES, choose, refit_plan
     from fedrec.federation.run import check_free, next_folder
+    from fedrec.federation.values import values_remark
     from fedrec.kernels.threads import limit_threads
 
     output = Output(json_, quiet)
@@ -83,7 +86,7 @@ def tune(
         raise InputError(f"--strategy {strategy!r} is not known{suggestion(strategy, STRATEGIES)}")
     base = build_plan(
         plan,
-        data_settings(data, columns, format, encoding, on_error, clean, header, time_format, decimal, where),
+        data_settings(data, columns, format, encoding, on_error, clean, header, time_format, decimal, where, kinds),
         model,
         {
             "split": split,
@@ -98,6 +101,7 @@ def tune(
     check_free(folder)
     source = load_plan_data(base.data, folder, named=data)
     users = source.interactions
+    output.reading(source.noting(values_remark([base], users)))
     with limit_threads(threads):
         tuned = choose(
             base,

@@ -29,7 +29,7 @@ from fedrec.kernels.splitting import count_items
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Cleaning", "CleaningReport", "CleaningStep", "clean"]
+__all__ = ["Cleaning", "CleaningReport", "CleaningStep", "clean", "within_bounds"]
 
 
 _MERGED = {
@@ -110,6 +110,16 @@ class Cleaning(BaseModel):
     def judges(self) -> bool:
         """Whether it says which ratings count, if only that all do."""
         return self.rating_at_least is not None or self.rating_at_most is not None
+
+    @property
+    def bounds(self) -> str:
+        """The bounds of ratings, as they are written.
+
+        >>> Cleaning(rating_at_least=2, rating_at_most=4).bounds
+        'rating_at_least=2, rating_at_most=4'
+        """
+        found = {"rating_at_least": self.rating_at_least, "rating_at_most": self.rating_at_most}
+        return ", ".join(f"{name}={bound:g}" for name, bound in found.items() if bound is not None and bound != "none")
 
     @property
     def across_users(self) -> tuple[str, ...]:
@@ -212,7 +222,21 @@ def clean(
             )
     if left_out:
         data = _without_emptied(data, users_before, items_before, chosen.shrink_catalog)
+    if chosen.judges:
+        data = replace(data, judged=True)
     return data, CleaningReport(tuple(steps), pl.concat(left_out) if left_out else no_rows_left_out())
+
+
+def within_bounds(data: Interactions, cleaning: Cleaning) -> np.ndarray:
+    """Which interactions [interactions] bool have a rating within the bounds of `cleaning`; all, where none has one."""
+    keep = np.ones(len(data), dtype=np.bool_)
+    if data.values is None:
+        return keep
+    if cleaning.rating_at_least is not None and cleaning.rating_at_least != "none":
+        keep &= _rated(cleaning.rating_at_least, "below")(data)
+    if cleaning.rating_at_most is not None:
+        keep &= _rated(cleaning.rating_at_most, "above")(data)
+    return keep
 
 
 def _settings(settings: dict[str, object]) -> Cleaning:

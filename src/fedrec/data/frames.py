@@ -12,6 +12,7 @@ import polars as pl
 from fedrec.data.assembly import assemble
 from fedrec.data.catalog import Catalog
 from fedrec.data.interactions import Interactions
+from fedrec.data.kinds import Kinds
 from fedrec.data.picking import Picking
 from fedrec.data.readers import with_unread, without_report
 from fedrec.data.records import NO_LINES
@@ -31,6 +32,7 @@ def interactions_from(
     on_error: Literal["raise", "skip"] = "raise",
     unknown_items: Literal["raise", "skip"] = "raise",
     user_columns: Sequence[str] = (),
+    kinds: Kinds | Mapping[str, Any] | None = None,
 ) -> Interactions:
     """Interactions from a table; ids keep the type they have in it.
 
@@ -43,6 +45,7 @@ def interactions_from(
         on_error: stop at the first row that cannot be used, or leave such rows out.
         unknown_items: stop at an item that `catalog` does not list, or leave its rows out.
         user_columns: columns that are constant for each user and become features of the users.
+        kinds: what rows of each kind weigh, as in `read_interactions`.
 
     Raises:
         InputError: not a table, a column missing or of a wrong type, or a row that cannot be used.
@@ -59,6 +62,7 @@ def interactions_from(
         on_error=on_error,
         unknown_items=unknown_items,
         user_columns=user_columns,
+        kinds=kinds,
     )
     data = without_report(loaded, "table_with_report")
     return replace(data, pandas=True) if is_pandas(table) else data
@@ -73,14 +77,18 @@ def table_with_report(
     unknown_items: Literal["raise", "skip"] = "raise",
     user_columns: Sequence[str] = (),
     keep_missing: bool = False,
+    kinds: Kinds | Mapping[str, Any] | None = None,
 ) -> Loaded:
     """`interactions_from` with its report: rows found, rows left out and why."""
     frame = as_table(table)
-    picking = Picking("table", columns, tuple(user_columns))
+    weighing = None if kinds is None else Kinds.of(kinds)
+    picking = Picking("table", columns, tuple(user_columns), kinds=weighing)
     picking.pick(frame.columns, frame.head(1000))
     line = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line")
     raw = frame.select(line, *(pl.col(theirs).alias(ours) for ours, theirs in picking.wanted.items()))
-    rules = RowRules("table", "row", on_error, keep_missing)
+    raw = picking.kept(raw)
+    picking.close()
+    rules = RowRules("table", "row", on_error, keep_missing, kinds=weighing)
     loaded = assemble(
         [(Piece(raw, NO_LINES), rules)],
         ReadReport("table", "table", picking.picked, 0, no_rows_left_out()),

@@ -55,6 +55,7 @@ class Interactions:
         part: [interactions] int8, a given split (see `PARTS`); `None` where none was given.
         user_features: one row per user in the same order, without an id column; stays with the users.
         order: what the order of the rows goes by.
+        judged: whether somebody said which values count, see `Cleaning.judges`.
         pandas: whether they came as a pandas table, so that answers about them are pandas tables.
     """
 
@@ -67,6 +68,7 @@ class Interactions:
     part: np.ndarray | None = None
     user_features: pl.DataFrame | None = None
     order: RowOrder = RowOrder()
+    judged: bool = False
     pandas: bool = False
 
     def __post_init__(self) -> None:
@@ -149,6 +151,7 @@ class Interactions:
             part=None if self.part is None else self.part[rows],
             user_features=None if self.user_features is None else self.user_features[positions.tolist()],
             order=self.order,
+            judged=self.judged,
             pandas=self.pandas,
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from fedrec.data.columns import resolve
+from fedrec.data.kinds import KIND, Kinds
 from fedrec.data.times import named_like_time, times_in
 from fedrec.errors import InputError, NothingLeftError, suggestion
 
@@ -25,6 +26,7 @@ class Picking:
         columns: standard names to names in the source.
         user_columns: columns that become features of the users.
         where: names in the source to the values, as text, of rows that are kept.
+        kinds: the column of kinds, which has no other meaning, and what they weigh.
         picked: standard names to the names that are read.
         unread: columns that are not read.
         like_times: those of them that look like times.
@@ -35,19 +37,25 @@ class Picking:
     columns: Mapping[str, str] | None = None
     user_columns: Sequence[str] = ()
     where: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    kinds: Kinds | None = None
     picked: dict[str, str] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
     like_times: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     _seen: dict[str, set[str]] = field(default_factory=dict)
+    _of_kind: dict[str, int] = field(default_factory=dict)
     _rows: int = 0
     _kept: int = 0
 
     @property
     def named(self) -> set[str]:
         """Names of columns that the caller said, but for numbers."""
-        said = (*(self.columns or {}).values(), *self.user_columns, *self.where)
+        said = (*(self.columns or {}).values(), *self.user_columns, *self.where, *self._kind_columns)
         return {name for name in said if not name.isdigit()}
+
+    @property
+    def _kind_columns(self) -> tuple[str, ...]:
+        return () if self.kinds is None else (self.kinds.column,)
 
     def pick(self, names: Sequence[str], sample: pl.DataFrame, by_place: Mapping[str, str] | None = None) -> None:
         """Pick columns of a source, by their `names`, or `by_place` where it has none; `sample` holds the first rows.
@@ -55,7 +63,15 @@ class Picking:
         Raises:
             InputError: a column that is not there, or that two meanings claim.
         """
-        self.picked.update(resolve(names, by_place or self.columns, self.source))
+        for name in self._kind_columns:
+            if name not in names:
+                raise InputError(f"{self.source}: there is no column {name!r} for kinds{suggestion(name, names)}")
+            if name in (self.columns or {}).values():
+                raise InputError(f"{self.source}: column {name!r} is named in columns and in kinds; name it once")
+        others = [name for name in names if name not in self._kind_columns]
+        if by_place is not None:
+            by_place = {ours: name for ours, name in by_place.items() if name in others}
+        self.picked.update(resolve(others, by_place or self.columns, self.source))
         for name in self.user_columns:
             if name not in names:
                 raise InputError(
@@ -66,7 +82,7 @@ class Picking:
         for name in self.where:
             if name not in names:
                 raise InputError(f"{self.source}: there is no column {name!r} for where{suggestion(name, names)}")
-        read = {*self.picked.values(), *self.user_columns, *self.where}
+        read = {*self.picked.values(), *self.user_columns, *self.where, *self._kind_columns}
         self.unread = tuple(name for name in names if name not in read)
         self.like_times = tuple(name for name in self.unread if named_like_time(name) or times_in(sample[name]))
 
@@ -77,12 +93,21 @@ class Picking:
             self.picked
             | {name: name for name in self.user_columns}
             | {f"{_KEPT}{number}": name for number, name in enumerate(self.where)}
+            | ({} if self.kinds is None else {KIND: self.kinds.column})
         )
 
     def kept(self, table: pl.DataFrame) -> pl.DataFrame:
-        """The rows of `wanted` columns that `where` keeps, without the columns that only it needs."""
-        if not self.where:
+        """The rows of `wanted` columns that `where` and `kinds` keep, without the columns that only `where` needs."""
+        table = self._where(table) if self.where else table
+        if self.kinds is None:
             return table
+        texts = table[KIND].cast(pl.String, strict=False)
+        for kind, count in texts.value_counts().rows():
+            if kind in self.kinds.weights:
+                self._of_kind[kind] = self._of_kind.get(kind, 0) + count
+        return table.filter(~texts.is_in(self.kinds.none).fill_null(False))
+
+    def _where(self, table: pl.DataFrame) -> pl.DataFrame:
         keep = pl.repeat(True, table.height, eager=True)
         for number, (name, values) in enumerate(self.where.items()):
             texts = table[f"{_KEPT}{number}"].cast(pl.String, strict=False)
@@ -94,11 +119,17 @@ class Picking:
         return table.filter(keep).drop(f"{_KEPT}{number}" for number in range(len(self.where)))
 
     def close(self) -> None:
-        """Note how many rows `where` kept.
+        """Note how many rows `where` kept, and how many there are of each kind.
 
         Raises:
             NothingLeftError: it kept none; names the values that are there.
         """
+        if self.kinds is not None:
+            parts = [
+                f"{self._of_kind.get(kind, 0):,} {kind} " + (f"× {weight:g}" if weight else "left out")
+                for kind, weight in self.kinds.weights.items()
+            ]
+            self.notes.append(f"rows weigh by {self.kinds.column}: {', '.join(parts)}")
         if not self.where:
             return
         asked = " and ".join(f"{name} is {' or '.join(values)}" for name, values in self.where.items())

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -19,6 +19,7 @@ from fedrec.data.formats import MATRICES, detect_format, dialect_of
 from fedrec.data.headers import by_place, shape_of
 from fedrec.data.interactions import Interactions
 from fedrec.data.json_lines import json_pieces
+from fedrec.data.kinds import Kinds
 from fedrec.data.matrices import read_matrix
 from fedrec.data.parquet_files import parquet_files, parquet_pieces
 from fedrec.data.picking import Picking
@@ -51,6 +52,7 @@ def read_interactions(
     time_format: str | None = None,
     decimal: Literal[".", ","] | None = None,
     where: Where | None = None,
+    kinds: Kinds | Mapping[str, Any] | None = None,
 ) -> Interactions:
     """Read interactions from a file, or from a folder: of Parquet, or with `train.txt`, `test.txt` and `valid.txt`.
 
@@ -70,6 +72,9 @@ def read_interactions(
         time_format: notation of times in text that are not ISO 8601, see `times.local_seconds`.
         decimal: decimal mark of numbers in text, whose groups of three digits may then be set apart.
         where: names in the file to the value, or values, of the rows to read, such as `{"kind": "click"}`.
+        kinds: what rows of each kind weigh, `{"column": "event", "weights": {"view": 1, "purchase": 10}}`: the value of
+            a row is the weight of its kind, times its own rating or weight where the file has one. A kind without a
+            weight is an error; rows of weight 0 are left out and counted.
 
     Raises:
         InputError: the file cannot be read, or a row cannot be used; says where and what to do.
@@ -94,6 +99,7 @@ def read_interactions(
         time_format=time_format,
         decimal=decimal,
         where=where,
+        kinds=kinds,
     )
     return without_report(loaded, "read_with_report")
 
@@ -120,6 +126,7 @@ def read_with_report(
     time_format: str | None = None,
     decimal: Literal[".", ","] | None = None,
     where: Where | None = None,
+    kinds: Kinds | Mapping[str, Any] | None = None,
 ) -> Loaded:
     """`read_interactions` with its report: rows found, rows left out and why, and what was decided on the way.
 
@@ -137,13 +144,16 @@ def read_with_report(
             loaded = read_with_report(
                 place, format=format, columns=columns, encoding=encoding, catalog=catalog, header=header,
                 on_error=on_error, unknown_items=unknown_items, user_columns=user_columns, keep_missing=keep_missing,
-                time_format=time_format, decimal=decimal, where=where,
+                time_format=time_format, decimal=decimal, where=where, kinds=kinds,
             )  # fmt: skip
         return replace(loaded, report=replace(loaded.report, source="standard input"))
     place = check_path(path)
     kept = {name: (values,) if isinstance(values, str) else tuple(values) for name, values in (where or {}).items()}
-    picking = Picking(str(place), columns, tuple(user_columns), kept)
-    rules = RowRules(str(place), "line", on_error, keep_missing, time_format=time_format, decimal=decimal)
+    weighing = None if kinds is None else Kinds.of(kinds)
+    picking = Picking(str(place), columns, tuple(user_columns), kept, weighing)
+    rules = RowRules(
+        str(place), "line", on_error, keep_missing, time_format=time_format, decimal=decimal, kinds=weighing
+    )
     kind, pieces = _pieces(place, format, encoding, header, picking, rules)
     loaded = assemble(
         pieces,
@@ -200,7 +210,12 @@ def _closing(pieces: Pieces, picking: Picking) -> Iterator[tuple[Piece, RowRules
 
 
 def _check_no_columns(place: Path, picking: Picking) -> None:
-    given = {"columns": picking.columns, "user_columns": picking.user_columns, "where": picking.where}
+    given: dict[str, object] = {
+        "columns": picking.columns,
+        "user_columns": picking.user_columns,
+        "where": picking.where,
+    }
+    given |= {"kinds": picking.kinds}
     for name, value in given.items():
         if value:
             raise InputError(f"{place}: {name} do not apply to lists of items; leave out {name}")

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from fedrec.data.interactions import PARTS
+from fedrec.data.kinds import KIND, Kinds
 from fedrec.data.reports import LEFT_OUT, no_rows_left_out
 from fedrec.data.times import calendar_seconds, dates_in, iso_seconds, local_seconds
 from fedrec.errors import InputError
@@ -34,6 +35,8 @@ class RowRules:
         time_format: notation of textual times as `times.local_seconds` takes it, where the file does not decide.
         decimal: the decimal mark of numbers in text, and then groups of three digits may be set apart; without it a
             point, and no groups.
+        kinds: what rows of each kind weigh; their value is the weight, times their own rating or weight where they have
+            one.
     """
 
     source: str
@@ -44,6 +47,7 @@ class RowRules:
     step: str = "reading"
     time_format: str | None = None
     decimal: Literal[".", ","] | None = None
+    kinds: Kinds | None = None
 
 
 class Fault(NamedTuple):
@@ -120,6 +124,8 @@ def set_aside(
     texts = {
         name: out[name].cast(pl.String, strict=False) for name in out.columns if name in (*LEFT_OUT, "weight", "part")
     }
+    if rules.kinds is not None and KIND in out.columns:
+        texts[rules.kinds.column] = out[KIND].cast(pl.String, strict=False)
     empty = pl.Series([None] * out.height, dtype=pl.String)
     fields = np.asarray([fault.field for fault in faults])[which]
     values = empty
@@ -148,11 +154,13 @@ def set_aside(
         if first["line"] is None:
             place = f"the row of user {first['user_id']!r} and item {first['item_id']!r}"
         raise InputError(f"{rules.source}, {place}: {first['field']}{shown} {faults[which[0]].reason}. "
-                         f"{_hint(first['field'], first['value'] or '')}{advice}")  # fmt: skip
+                         f"{_hint(first['field'], first['value'] or '', rules)}{advice}")  # fmt: skip
     return keep, table
 
 
-def _hint(field: str, value: str) -> str:
+def _hint(field: str, value: str, rules: RowRules) -> str:
+    if rules.kinds is not None and field == rules.kinds.column and value and value not in rules.kinds.weights:
+        return rules.kinds.advice(value)
     if field in ("rating", "weight") and re.search(r"\d,\d", value):
         return "Say what its decimal mark is with decimal=',' or decimal='.' (--decimal). "
     if field == "timestamp" and dates_in(pl.Series([value])):
@@ -187,11 +195,31 @@ def check_rows(raw: pl.DataFrame, rules: RowRules) -> tuple[pl.DataFrame, pl.Dat
             names = raw[field].cast(pl.String, strict=False).str.strip_chars().str.to_lowercase()
             typed[field] = names.replace_strict(_PART_NAMES, default=None, return_dtype=pl.Int8)
             faults.append(Fault(field, typed[field].is_null(), f"is not one of {', '.join(PARTS)}"))
+        elif field == KIND and rules.kinds is not None:
+            continue
         else:
             typed[field] = raw[field]
+    if rules.kinds is not None:
+        typed["rating"] = _weighed(raw[KIND], typed.get("rating"), faults, rules.kinds)
     keep, left_out = set_aside(raw, faults, rules)
     good = pl.DataFrame({name: column.alias(name) for name, column in typed.items()})
     return (good.filter(keep) if left_out.height else good), left_out
+
+
+def _weighed(column: pl.Series, values: pl.Series | None, faults: list[Fault], kinds: Kinds) -> pl.Series:
+    """What rows weigh (Float64): the weight of their kind, times their own value where they have one."""
+    texts = column.cast(pl.String, strict=False)
+    missing = _is_empty(texts)
+    weights = kinds.of_rows(texts)
+    faults.append(Fault(kinds.column, missing, "is missing"))
+    faults.append(Fault(kinds.column, weights.is_null() & ~missing, "has no weight"))
+    if values is None:
+        return weights
+    weighed = weights * values
+    with np.errstate(over="ignore"):
+        narrow = pl.Series(weighed.to_numpy().astype(np.float32))
+    faults.append(Fault(kinds.column, weighed.is_finite() & ~narrow.is_finite(), "times the row's value is too large"))
+    return weighed
 
 
 def _ids(column: pl.Series, rules: RowRules) -> pl.Series:

@@ -50,6 +50,12 @@ class LoadedSource:
         cleaned = [] if self.cleaning is None else [self.cleaning.left_out]
         return pl.concat([self.report.left_out, *cleaned])
 
+    def noting(self, remark: str | None) -> LoadedSource:
+        """The same with a remark in the report, if there is one."""
+        if remark is None:
+            return self
+        return replace(self, report=replace(self.report, notes=(*self.report.notes, remark)))
+
     @property
     def left_out_counts(self) -> dict[str, int]:
         """How many, by reason."""
@@ -162,6 +168,9 @@ def _database(text: str, options: dict[str, Any]) -> Loaded:
 
     known = inspect.signature(read_database).parameters
     for option in options:
+        if option in ("where", "kinds"):
+            instead = "WHERE kind = 'click'" if option == "where" else "CASE kind WHEN 'view' THEN 1 … END AS weight"
+            raise InputError(f"{option} does not apply to a database; say it in its query: SELECT … {instead}")
         if option not in known or option == "source":
             raise InputError(f"{option!r} is not an option of reading a database{suggestion(option, list(known)[1:])}")
     return read_database(text, **options)

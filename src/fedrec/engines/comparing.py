@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedrec.data.interactions import Interactions
+from fedrec.data.sources import LoadedSource
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.reports import measured_bytes
 from fedrec.engines.training import Placement, load_plan_data, train_here
@@ -18,6 +19,7 @@ from fedrec.errors import InputError
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.federation.values import values_remark
 from fedrec.record.durable import arrays_digest
 
 __all__ = ["compare_on", "compare_plans"]
@@ -30,6 +32,7 @@ def compare_plans(
     seeds: int,
     told: Callable[[str, int], None] = lambda *_: None,
     placement: Placement = _ALONE,
+    loaded: Callable[[LoadedSource], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Train every plan with seeds 0, 1, … and measure it on test.
 
@@ -38,6 +41,7 @@ def compare_plans(
         seeds: how many; drawn splits (`ratio`, `new-users`) change with the seed too.
         told: called with model and seed before each training.
         placement: nodes and partition. They do not change the model, but show how quality is spread over nodes.
+        loaded: called with the data before the first training.
 
     Returns:
         A row per plan: means over seeds in `metrics`, sample standard deviations in `sd`. With several nodes also
@@ -46,6 +50,7 @@ def compare_plans(
     """
     source = load_plan_data(plans[0].data, Path(), named=plans[0].data.source)
     data = source.interactions
+    loaded(source.noting(values_remark(plans, data)))
 
     def engine(plan: Plan) -> LocalEngine:
         return LocalEngine.build(data, plan, placement.nodes, placement.partition)

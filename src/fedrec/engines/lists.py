@@ -76,7 +76,8 @@ class Lists:
         everyone = opened.data.users
         if history is not None:
             given = isinstance(history, Visitors)
-            visitors = history if given else Visitors.read(history, catalog, unknown_items)
+            read = history if given else Visitors.read(history, catalog, unknown_items)
+            visitors = read.cleaned(opened.plan.data.cleaning)
             everyone, lost = visitors.data.users, visitors.lost
             nodes = [opened.with_visitors(visitors.data)] if len(everyone) else []
             known = [everyone]

@@ -124,9 +124,8 @@ class OpenedRun:
         return shared
 
     def with_visitors(self, visitors: Interactions) -> Node:
-        """A node of users to be folded in from their history alone, whatever their ids; repeats are merged as the
-        plan's cleaning merges them."""
-        visitors, merged = distinct(visitors, self.plan.data.cleaning.repeats)
+        """A node of users to be folded in from their history alone, whatever their ids; repeats are merged."""
+        visitors, merged = distinct(visitors)
         split = Split(visitors, np.full(len(visitors), HISTORY, dtype=np.int8), "history", merged)
         return LocalEngine.of_split(split, self.plan.model_copy(update={"refit": False})).nodes[0]
 

@@ -26,6 +26,7 @@ from fedrec.federation.calls import HELD_OUT
 from fedrec.federation.coordinator import Coordinator, Progress, Trained
 from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run, check_free, is_run, read_plan
+from fedrec.federation.values import values_remark
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, has_secret, keep_secret
 from fedrec.privacy.terms import schedule
@@ -104,8 +105,10 @@ def train_run(
         plan = plan.with_noise()
         check_budget(plan, placement, budget)
         check_clock(plan, placement)
-    if source is None:
-        source = load_plan_data(plan.data, folder, named=named)
+    given = source is not None
+    source = source or load_plan_data(plan.data, folder, named=named)
+    source = source.noting(values_remark([plan], source.interactions))
+    if not given:
         loaded(source)
     data = source.interactions
     secret = chance.secret("digest") if plan.privacy is not None and not resume else None

@@ -12,11 +12,13 @@ import polars as pl
 
 from fedrec.data.assembly import UNKNOWN_ITEM
 from fedrec.data.catalog import Catalog
+from fedrec.data.cleaning import Cleaning, within_bounds
 from fedrec.data.frames import table_with_report
 from fedrec.data.identifiers import Identifiers
 from fedrec.data.interactions import Interactions
 from fedrec.data.readers import read_with_report
 from fedrec.data.reports import Loaded
+from fedrec.data.splits import distinct
 from fedrec.errors import InputError, NothingLeftError, suggestion
 
 __all__ = ["UNKNOWN", "Unknown", "Visitors", "check_unknown", "some_of"]
@@ -93,6 +95,26 @@ class Visitors:
             _warn(left_out, visitors.lost)
         return visitors
 
+    def cleaned(self, cleaning: Cleaning) -> Visitors:
+        """Visitors whose history is cleaned as that of the trained users was, as far as it looks at one user alone:
+        repeats are merged, and ratings out of bounds left out, with a warning that counts them."""
+        data, _ = distinct(self.data, cleaning.repeats)
+        keep = within_bounds(data, cleaning)
+        if keep.all():
+            return Visitors(data, self.lost)
+        after = data.where(keep)
+        gone = (data.lengths > 0) & (after.lengths == 0)
+        lost = pl.concat([self.lost, data.users.take(np.flatnonzero(gone))]).sort()
+        left_out = int(np.sum(~keep))
+        message = (
+            f"history: {left_out:,} row{'s' if left_out > 1 else ''} left out, with ratings that the cleaning of the "
+            f"trained users left out too ({cleaning.bounds})"
+        )
+        if gone.any():
+            message += _nothing_left(lost)
+        warnings.warn(message, stacklevel=2)
+        return Visitors(after.take_users(np.flatnonzero(~gone)), lost)
+
 
 def check_unknown(policy: str, name: str) -> None:
     """Check a word of a policy for what is unknown.
@@ -142,5 +164,9 @@ def _warn(left_out: pl.DataFrame, lost: pl.Series) -> None:
     rows = f"{left_out.height:,} row{'s' if left_out.height > 1 else ''}"
     message = f"history: {rows} left out, with items that the model does not know: {some_of(items)}"
     if len(lost):
-        message += f". {len(lost):,} user{'s' if len(lost) > 1 else ''} with nothing left: {some_of(lost)}"
+        message += _nothing_left(lost)
     warnings.warn(message, stacklevel=2)
+
+
+def _nothing_left(lost: pl.Series) -> str:
+    return f". {len(lost):,} user{'s' if len(lost) > 1 else ''} with nothing left: {some_of(lost)}"

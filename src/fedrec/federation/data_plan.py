@@ -8,6 +8,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     SerializerFunctionWrapHandler,
+    ValidationError,
     field_validator,
     model_serializer,
     model_validator,
@@ -15,12 +16,14 @@ from pydantic import (
 
 from fedrec.data.cleaning import Cleaning
 from fedrec.data.database_urls import check_source
+from fedrec.data.kinds import Kinds
 from fedrec.data.times import check_time_format
 from fedrec.errors import PlanError
+from fedrec.models.registry import explain, foremost
 
 __all__ = ["DataPlan"]
 
-_LATER_KEYS = ("header", "time_format", "decimal", "where")
+_LATER_KEYS = ("header", "time_format", "decimal", "where", "kinds")
 
 
 class DataPlan(BaseModel):
@@ -36,6 +39,7 @@ class DataPlan(BaseModel):
         time_format: notation of times in a file that are not ISO 8601: `day-first`, `month-first`, or a format.
         decimal: decimal mark of numbers in a file, whose groups of three digits may then be set apart.
         where: columns of a file to the value, or values, of the rows that are read.
+        kinds: what rows of each kind weigh, such as `{column: event, weights: {view: 1, cart: 3, purchase: 10}}`.
         cleaning: named steps, in order.
         digest: SHA-256 of the cleaned data; filled in by the first run, checked by every later one.
     """
@@ -53,6 +57,7 @@ class DataPlan(BaseModel):
     time_format: str | None = None
     decimal: Literal[".", ","] | None = None
     where: dict[str, tuple[str, ...]] | None = None
+    kinds: Kinds | None = None
     cleaning: Cleaning = Cleaning()
     digest: str | None = None
 
@@ -71,7 +76,7 @@ class DataPlan(BaseModel):
         if not isinstance(value, dict):
             return value
         listed = {name: found if isinstance(found, list | tuple) else [found] for name, found in value.items()}
-        return {name: [str(one) if isinstance(one, int) else one for one in found] for name, found in listed.items()}
+        return {name: [_as_text(one) for one in found] for name, found in listed.items()}
 
     @model_validator(mode="after")
     def _check(self) -> DataPlan:
@@ -79,6 +84,20 @@ class DataPlan(BaseModel):
         if self.time_format is not None:
             check_time_format(self.time_format)
         return self
+
+    @classmethod
+    def make(cls, settings: dict[str, Any], where: str = "data") -> DataPlan:
+        """The data of a plan from settings.
+
+        Raises:
+            PlanError: naming the key that is wrong and what to do.
+        """
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            parts: dict[str, type[BaseModel]] = {"cleaning": Cleaning, "kinds": Kinds}
+            inner = [parts[str(part)] for part in foremost(error)["loc"][:-1] if str(part) in parts]
+            raise PlanError(explain(error, where, list((inner[-1] if inner else cls).model_fields))) from None
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -93,8 +112,17 @@ class DataPlan(BaseModel):
         options |= {"decimal": self.decimal}
         if self.where is not None:
             options["where"] = {name: list(values) for name, values in self.where.items()}
+        if self.kinds is not None:
+            options["kinds"] = self.kinds.model_dump()
         return {
             **{name: option for name, option in options.items() if option is not None},
             **({"encoding": self.encoding} if self.encoding != "utf-8" else {}),
             **({"on_error": self.on_error} if self.on_error != "raise" else {}),
         }
+
+
+def _as_text(value: Any) -> Any:
+    """A number or truth value as the text that it is compared with."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int) else value

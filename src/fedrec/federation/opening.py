@@ -31,7 +31,8 @@ from fedrec.federation.node_config import NodeConfig
 from fedrec.federation.party import NetworkParty
 from fedrec.federation.plan import Plan
 from fedrec.federation.policy import admit, secure_floors
-from fedrec.federation.private_data import check_users, hides_sums
+from fedrec.federation.private_data import agreed_cleanings, check_users, hides_sums
+from fedrec.federation.values import values_remark
 from fedrec.federation.witnessing import Witness
 from fedrec.models.base import Arrays
 from fedrec.privacy.budget import Budget
@@ -249,11 +250,11 @@ def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> tup
     Where sums hide in noise and no catalog is pinned, the digest is of the whole source: else a coordinator that opens
     a run again would be told whether anybody touched the few items of its catalog meanwhile.
     """
-    own = config.data
-    asked: dict[str, object] = {"shrink_catalog": False, "drop_missing": True}
+    own, reading = config.data, config.data.reading()
+    cleaning, asked = agreed_cleanings(own.cleaning, plan.data.cleaning)
     if plan.weights is not None:  # an error about one value would tell of one user
-        asked["rating_at_least"] = max(plan.data.cleaning.rating_at_least or 0.0, 0.0)
-    reading, cleaning = own.reading(), own.cleaning.model_copy(update={"shrink_catalog": False})
+        bound = 0.0 if asked.rating_at_least in (None, "none") else asked.rating_at_least
+        asked = asked.model_copy(update={"rating_at_least": max(float(bound), 0.0)})
     # read by itself: in terms of an agreed catalog the digest would be another for every federation
     as_owned = None
     if own.digest is not None or (hides_sums(plan) and not config.policy.catalogs):
@@ -262,11 +263,13 @@ def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> tup
         raise PlanError("the node's data is not the source that its owner named; 'fedrec node check' tells the owner")
     try:
         source = load_source(own.source, cleaning=cleaning, catalog=catalog, unknown_items="skip", **reading)
-        data, report = clean(source.interactions, plan.data.cleaning.model_copy(update=asked))
+        data, report = clean(source.interactions, asked)
     except NothingLeftError as error:
         _LOG.warning("%s; the node takes part with nothing", error)
         data = Interactions.nobody(catalog)
         return data, as_owned or digest_of(data)
+    if remark := values_remark([plan], data):
+        _LOG.warning("%s", remark)
     if source.left_out.height:
         source.left_out.write_parquet(folder / "left_out.parquet")
     for reason, count in {**source.left_out_counts, **report.counts}.items():

@@ -9,11 +9,13 @@ from fedrec.errors import PlanError
 from fedrec.federation.node_config import NodeConfig
 from fedrec.federation.plan import Plan
 
-__all__ = ["check_users", "cleaning_refusals", "hides_sums"]
+__all__ = ["agreed_cleanings", "check_users", "cleaning_refusals", "hides_sums"]
 
 _LOG = logging.getLogger("fedrec.node")
 _AGREED = {"shrink_catalog": False, "drop_missing": True}
 """What a node does whatever a plan says, as the catalog is agreed on."""
+_MERGING = ("sum", "count", "max")
+"""Rules for repeats of which one alone can be carried out."""
 
 
 def cleaning_refusals(config: NodeConfig, plan: Plan) -> list[str]:
@@ -37,7 +39,27 @@ def cleaning_refusals(config: NodeConfig, plan: Plan) -> list[str]:
             f"policy.cleaning: the plan cleans this node's data by {_said(asked)}, and who chooses that chooses whose "
             "histories count. Ask without data.cleaning, or the owner names the same cleaning as policy.cleaning"
         )
+    if {own.repeats, asked.repeats} <= set(_MERGING) and own.repeats != asked.repeats:
+        found.append(
+            f"data.cleaning: the plan says repeats = {asked.repeats} and this node's owner repeats = {own.repeats}, "
+            "and repeats can be merged only once. Take it out of the plan or of node.toml"
+        )
     return found
+
+
+def agreed_cleanings(own: Cleaning, asked: Cleaning) -> tuple[Cleaning, Cleaning]:
+    """The owner's cleaning and the plan's after it. Repeats are merged once: in the owner's, by the rule of whoever
+    says one.
+
+    >>> own, asked = agreed_cleanings(Cleaning(), Cleaning(repeats="sum"))
+    >>> own.repeats, asked.repeats
+    ('sum', 'latest')
+    """
+    if own.repeats == "latest" and asked.repeats in _MERGING:
+        own = own.model_copy(update={"repeats": asked.repeats})
+    if own.repeats != "keep":
+        asked = asked.model_copy(update={"repeats": "latest"})
+    return own.model_copy(update={"shrink_catalog": False}), asked.model_copy(update=_AGREED)
 
 
 def hides_sums(plan: Plan) -> bool:
@@ -71,7 +93,9 @@ def check_users(plan: Plan, users: int, least: int, vouched: int) -> None:
 
 
 def _agreed(cleaning: Cleaning) -> Cleaning:
-    return cleaning.model_copy(update=_AGREED)
+    """The cleaning with what a node does anyway; that all ratings count needs no doing."""
+    bound = None if cleaning.rating_at_least == "none" else cleaning.rating_at_least
+    return cleaning.model_copy(update={**_AGREED, "rating_at_least": bound})
 
 
 def _said(cleaning: Cleaning) -> str:

@@ -1,0 +1,32 @@
+"""Whether values of interactions are told apart: a remark where nobody said which ratings count."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedrec.data.interactions import Interactions
+
+__all__ = ["remark_on_values"]
+
+
+def remark_on_values(data: Interactions) -> str | None:
+    """What to say of interactions that all count alike although their values differ; `None` if there is nothing to say.
+
+    Example:
+        >>> from fedrec.data.frames import interactions_from
+        >>> data = interactions_from({"user": [1, 1, 2], "item": [5, 6, 5], "rating": [-1, 1, 1]})
+        >>> remark_on_values(data)[:85]
+        'ratings (or weights) from -1 to 1 are not told apart: the lowest, -1 of 1 interaction'
+    """
+    if data.values is None or data.judged or len(data) == 0:
+        return None
+    least, most = float(data.values.min()), float(data.values.max())
+    if not least < most:
+        return None
+    lowest = int(np.sum(data.values == data.values.min()))
+    return (
+        f"ratings (or weights) from {least:g} to {most:g} are not told apart: the lowest, {least:g} of {lowest:,} "
+        f"interaction{'s' if lowest > 1 else ''}, counts as liked like the highest. Leave low ones out with "
+        "rating_at_least=… (--clean rating_at_least=…, fr.clean), say rating_at_least=none if all count, or let values "
+        "weigh with the plan key weights"
+    )

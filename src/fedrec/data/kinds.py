@@ -1,0 +1,89 @@
+"""Kinds of events, such as view, cart and purchase, as weights of the rows that they are told by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from fedrec.errors import InputError
+
+__all__ = ["KIND", "Kinds"]
+
+KIND = "\0kind"
+"""The column of kinds on its way through reading; no file has one of this name."""
+
+
+class Kinds(BaseModel):
+    """What a row of each kind weighs.
+
+    Args:
+        column: the column that holds the kind; of an inner field with dots.
+        weights: kind to weight, not negative; rows of weight 0 are left out, and counted.
+
+    Example:
+        >>> kinds = Kinds.of({"column": "event", "weights": {"view": 1, "purchase": 10}})
+        >>> kinds.of_rows(pl.Series(["view", "refund", "purchase"])).to_list()
+        [1.0, None, 10.0]
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    column: str
+    weights: dict[str, float]
+
+    @classmethod
+    def of(cls, value: Any) -> Kinds:
+        """Kinds as they are, or from a mapping of `column` and `weights`.
+
+        Raises:
+            InputError: if they cannot be used; says why.
+        """
+        if isinstance(value, Kinds):
+            return value
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(["kinds", *map(str, first["loc"])])
+            raise InputError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        """Kinds are compared as text, as polars writes numbers and truth values."""
+        if not isinstance(value, dict):
+            return value
+        return {str(kind).lower() if isinstance(kind, bool) else str(kind): weight for kind, weight in value.items()}
+
+    @field_validator("weights")
+    @classmethod
+    def _check(cls, value: dict[str, float]) -> dict[str, float]:
+        for kind, weight in value.items():
+            with np.errstate(over="ignore"):
+                narrow = np.float32(weight)
+            if weight < 0:
+                raise ValueError(f"{kind!r} has weight {weight:g}, and a weight must not be negative")
+            if not np.isfinite(narrow) or (weight > 0) != bool(narrow > 0):
+                raise ValueError(f"{kind!r} has weight {weight:g}, which is too large or too small")
+        if not any(value.values()):
+            raise ValueError("no kind has a weight above 0, so every row would be left out; give one, as in {view: 1}")
+        return value
+
+    @property
+    def none(self) -> list[str]:
+        """Kinds whose rows are left out."""
+        return [kind for kind, weight in self.weights.items() if weight == 0]
+
+    def of_rows(self, kinds: pl.Series) -> pl.Series:
+        """Weights [rows] Float64; null for a kind without one."""
+        return kinds.replace_strict(self.weights, default=None, return_dtype=pl.Float64)
+
+    def advice(self, kind: str) -> str:
+        """What to do about a kind without a weight."""
+        return (
+            f"Add what it weighs to kinds, beside {', '.join(self.weights)}: 'weights': {{{kind!r}: …}} "
+            f"(--kinds '{self.column}: …, {kind}=…'); weight 0 leaves its rows out. "
+        )
