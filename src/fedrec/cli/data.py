@@ -75,6 +75,7 @@ def describe(
 ) -> None:
     """Read data as training would, and say what is in it and what was left out."""
     from fedrec.data.description import describe_data
+    from fedrec.data.judging import remark_on_values
     from fedrec.data.keys import KeyedSource
     from fedrec.data.splits import SplitMethod
     from fedrec.engines.training import load_plan_data
@@ -90,6 +91,8 @@ def describe(
     facts: dict[str, Any] = describe_data(loaded.interactions)
     report = loaded.report
     facts |= {"columns": dict(report.columns), "not_read": list(report.unread), "notes": list(report.notes)}
+    if (remark := remark_on_values(loaded.interactions)) is not None:
+        facts["notes"].append(remark)
     facts["digest"] = loaded.digest
     if method is not None:
         facts["split"] = method.apply(loaded.interactions, KeyedSource.from_seed(0)).counts()

@@ -184,6 +184,7 @@ def check(
 def _data(config: NodeConfig) -> tuple[dict[str, Any], bool]:
     """What is in the data, and whether it could not be used as it is."""
     from fedrec.data.description import describe_data
+    from fedrec.data.judging import remark_on_values
     from fedrec.data.sources import load_source
     from fedrec.federation.node_config import redacted
 
@@ -206,6 +207,8 @@ def _data(config: NodeConfig) -> tuple[dict[str, Any], bool]:
         "left_out": loaded.left_out_counts,
         "digest": loaded.digest,
     }
+    if (remark := remark_on_values(loaded.interactions)) is not None:
+        found["values"] = remark
     stops = []
     if config.data.digest not in (None, loaded.digest):
         stops.append(

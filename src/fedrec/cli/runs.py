@@ -261,6 +261,11 @@ def recommend(
     format: Format = None,
     encoding: Encoding = None,
     on_error: OnError = None,
+    header: Header = None,
+    time_format: TimeFormat = None,
+    decimal: Decimal = None,
+    where: Where = None,
+    kinds: Kinds = None,
     data: Named = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -281,7 +286,7 @@ def recommend(
         raise InputError("say for whom: --user ID, --history FILE for all users in it, or --all-users --to FILE")
     if all_users and to is None and history is None:
         raise InputError("--all-users needs --to FILE, such as --to recs.parquet")
-    reading = data_settings(None, columns, format, encoding, on_error, None)
+    reading = data_settings(None, columns, format, encoding, on_error, None, header, time_format, decimal, where, kinds)
     if history is None and reading:
         raise InputError(
             f"{', '.join(reading)}: how a history is read; give it with --history FILE, or leave these out"

@@ -27,6 +27,6 @@ def remark_on_values(data: Interactions) -> str | None:
     return (
         f"ratings (or weights) from {least:g} to {most:g} are not told apart: the lowest, {least:g} of {lowest:,} "
         f"interaction{'s' if lowest > 1 else ''}, counts as liked like the highest. Leave low ones out with "
-        "rating_at_least=… (--clean rating_at_least=…, fr.clean), say rating_at_least=none if all count, or let values "
-        "weigh with the plan key weights"
+        "rating_at_least=… (--clean rating_at_least=…, fr.clean), say rating_at_least=none if all count, or let a "
+        "model that can weigh them by value (--weights)"
     )

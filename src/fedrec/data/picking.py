@@ -44,6 +44,7 @@ class Picking:
     notes: list[str] = field(default_factory=list)
     _seen: dict[str, set[str]] = field(default_factory=dict)
     _of_kind: dict[str, int] = field(default_factory=dict)
+    _weighing: int = 0
     _rows: int = 0
     _kept: int = 0
 
@@ -105,7 +106,9 @@ class Picking:
         for kind, count in texts.value_counts().rows():
             if kind in self.kinds.weights:
                 self._of_kind[kind] = self._of_kind.get(kind, 0) + count
-        return table.filter(~texts.is_in(self.kinds.none).fill_null(False))
+        weighing = table.filter(~texts.is_in(self.kinds.none).fill_null(False))
+        self._weighing += weighing.height
+        return weighing
 
     def _where(self, table: pl.DataFrame) -> pl.DataFrame:
         keep = pl.repeat(True, table.height, eager=True)
@@ -122,13 +125,15 @@ class Picking:
         """Note how many rows `where` kept, and how many there are of each kind.
 
         Raises:
-            NothingLeftError: it kept none; names the values that are there.
+            NothingLeftError: they kept none; names the values that are there.
         """
         if self.kinds is not None:
             parts = [
                 f"{self._of_kind.get(kind, 0):,} {kind} " + (f"× {weight:g}" if weight else "left out")
                 for kind, weight in self.kinds.weights.items()
             ]
+            if self._of_kind and not self._weighing:
+                raise NothingLeftError(f"{self.source}: every row is of a kind that weighs 0: {', '.join(parts)}")
             self.notes.append(f"rows weigh by {self.kinds.column}: {', '.join(parts)}")
         if not self.where:
             return

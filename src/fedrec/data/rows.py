@@ -163,6 +163,11 @@ def _hint(field: str, value: str, rules: RowRules) -> str:
         return rules.kinds.advice(value)
     if field in ("rating", "weight") and re.search(r"\d,\d", value):
         return "Say what its decimal mark is with decimal=',' or decimal='.' (--decimal). "
+    if field == "weight" and value.lstrip().startswith("-"):
+        return (
+            "If values may be negative, as quantities that came back are, read the column as rating "
+            "(--columns rating=…), and add up repeats (--clean repeats=sum). "
+        )
     if field == "timestamp" and dates_in(pl.Series([value])):
         return "Of a local notation say time_format='day-first', 'month-first' or a format (--time-format). "
     return ""
