@@ -166,3 +166,67 @@ def test_plans_without_kinds_are_the_bytes_they_were() -> None:
     assert "kinds" not in plan.model_dump(mode="json")["data"]
     wheres = Plan.make({"data": {"source": "x", "where": {"clicked": True, "n": 3}}, "model": {"name": "ease"}})
     assert wheres.data.where == {"clicked": ("true",), "n": ("3",)}
+
+
+# Odd values
+
+
+def test_words_numbers_and_lists_that_are_no_ratings_are_faults_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    for value, words in (
+        ("5 stars", r"--kinds 'COLUMN: 5 stars=…"), ("true", r"--kinds 'COLUMN: true=…"), ("★★★", "Correct it"),
+        ("80%", "Correct it"), ("4/5", "Correct it"), ("(12.50)", "Correct it"), ("inf", "is not finite. Correct it"),
+        ('"1,234"', "decimal="),
+    ):  # fmt: skip
+        path.write_text(f"user,item,rating\n1,a,{value}\n")
+        with pytest.raises(InputError, match=f"line 2: rating .*{words}"):
+            fr.read_interactions(path)
+    path.write_text('user,item,rating\n1,a,+1\n1,b,-1\n1,c,"1,234"\n')
+    assert [row[2] for row in values_of(fr.read_interactions(path, decimal="."))] == [1.0, -1.0, 1234.0]
+    coded = {"user": [1], "item": [1], "rating": pl.Series(["4"], dtype=pl.Categorical)}
+    assert values_of(fr.interactions_from(coded)) == [(1, 1, 4.0)]
+
+
+def test_a_field_of_unlike_types_is_read_as_text_and_only_matters_where_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    lines = [
+        {"user": 1, "item": "a", "event": "view", "note": 3.5},
+        {"user": 2, "item": 7, "event": True, "note": True},
+        {"user": 2, "item": "b", "event": 4, "note": {"deep": ["x"]}},
+        {"user": 3, "item": "b", "event": None, "note": None},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert fr.read_interactions(path).to_frame().rows() == [(1, "a"), (2, "7"), (2, "b"), (3, "b")]
+    kinds = {"column": "event", "weights": {"view": 1, "true": 2, 4: 3}}
+    loaded = read_with_report(path, kinds=kinds, on_error="skip")
+    assert values_of(loaded.interactions) == [(1, "a", 1.0), (2, "7", 2.0), (2, "b", 3.0)]
+    assert loaded.report.counts == {"event is missing": 1}
+    with pytest.raises(InputError, match="line 2: rating 'true' is not a number"):
+        fr.read_interactions(path, columns={"rating": "note"})
+
+
+def test_lists_are_no_kinds_and_choose_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"user": 1, "item": 2, "event": ["view"]}\n')
+    with pytest.raises(InputError, match="column 'event' is of type List"):
+        fr.read_interactions(path, kinds=KINDS)
+    with pytest.raises(InputError, match="event is of type List"):
+        fr.read_interactions(path, where={"event": "view"})
+
+
+def test_columns_by_place_are_told_without_that_of_kinds(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("1,a,view,1000000000\n2,b,cart,1000000001\n")
+    loaded = read_with_report(path, kinds={"column": "3", "weights": {"view": 1, "cart": 2}})
+    assert loaded.interactions.to_frame().rows() == [(1, "a", 1.0, 1e9), (2, "b", 2.0, 1e9 + 1)]
+    assert loaded.report.notes[0] == "no header: columns 1, 2, 4 read as user_id, item_id, timestamp"
+
+
+def test_whole_numbers_that_became_fractions_are_the_kinds_they_were() -> None:
+    codes = pl.Series([1.0, None, 2.5])
+    table = {"user": [1, 1, 1], "item": [1, 2, 3], "code": codes}
+    with pytest.raises(InputError, match="row 2: code is missing"):
+        fr.interactions_from(table, kinds={"column": "code", "weights": {1: 4, 2.5: 6}})
+    table["code"] = codes.fill_null(1.0)
+    data = fr.interactions_from(table, kinds={"column": "code", "weights": {1: 4, 2.5: 6}})
+    assert values_of(data) == [(1, 1, 4.0), (1, 2, 4.0), (1, 3, 6.0)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import polars as pl
 
@@ -12,6 +14,7 @@ from fedrec.data.nested import unnested
 from fedrec.data.picking import Picking
 from fedrec.data.records import NO_LINES
 from fedrec.data.tables import Piece
+from fedrec.documents import DocumentError, parse_json
 from fedrec.errors import InputError
 
 __all__ = ["json_pieces"]
@@ -28,9 +31,10 @@ def json_pieces(chunks: Iterator[Lines], picking: Picking) -> Iterator[Piece]:
         if table is None:
             sound = texts.str.json_path_match("$").is_not_null() & texts.str.strip_chars().str.starts_with("{")
             table = _parsed(texts.filter(sound))
+            table = _read_apart(texts.filter(sound), picking.source) if table is None else table
         broken = pl.DataFrame({"line": lines, "value": texts}).filter(~sound)
         broken = broken.select("line", "value", _reason().alias("reason"))
-        if table is None or (broken.height == 0 and table.height != len(texts)):
+        if broken.height == 0 and table.height != len(texts):
             raise InputError(f"{picking.source}: is not JSON lines (one object on each line). Check format=")
         table = unnested(table)
         if not picked and table.height:
@@ -63,3 +67,33 @@ def _parsed(texts: pl.Series) -> pl.DataFrame | None:
         return pl.read_ndjson(io.BytesIO("\n".join(texts.to_list()).encode()), infer_schema_length=None)
     except pl.exceptions.PolarsError:
         return None
+
+
+def _read_apart(texts: pl.Series, source: str) -> pl.DataFrame:
+    """Objects of which a field holds values of unlike types, such as numbers on one line and true on another: such a
+    field becomes text, as JSON writes it."""
+    try:
+        rows = [_flat(parse_json(text), "") for text in texts.to_list()]
+    except DocumentError as error:
+        raise InputError(f"{source}: is not JSON lines (one object on each line): {error}. Check format=") from None
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pl.DataFrame([_column(name, [row.get(name) for row in rows]) for name in names])
+
+
+def _flat(value: dict[str, Any], prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, inner in value.items():
+        found |= _flat(inner, f"{prefix}{name}.") if isinstance(inner, dict) else {f"{prefix}{name}": inner}
+    return found
+
+
+def _column(name: str, values: list[Any]) -> pl.Series:
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) <= 1 or kinds == {int, float}:
+        values = [float(value) if isinstance(value, int) else value for value in values] if len(kinds) > 1 else values
+        try:
+            return pl.Series(name, values, strict=True)
+        except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+            pass
+    written = [value if isinstance(value, str | None) else json.dumps(value, ensure_ascii=False) for value in values]
+    return pl.Series(name, written, dtype=pl.String)

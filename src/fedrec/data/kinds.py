@@ -56,7 +56,7 @@ class Kinds(BaseModel):
         """Kinds are compared as text, as polars writes numbers and truth values."""
         if not isinstance(value, dict):
             return value
-        return {str(kind).lower() if isinstance(kind, bool) else str(kind): weight for kind, weight in value.items()}
+        return {_as_text(kind): weight for kind, weight in value.items()}
 
     @field_validator("weights")
     @classmethod
@@ -77,9 +77,24 @@ class Kinds(BaseModel):
         """Kinds whose rows are left out."""
         return [kind for kind, weight in self.weights.items() if weight == 0]
 
-    def of_rows(self, kinds: pl.Series) -> pl.Series:
+    def texts(self, column: pl.Series) -> pl.Series:
+        """Kinds of rows as text; numbers that are whole without a fraction, as they become floats where one is missing.
+
+        Raises:
+            InputError: if the column holds lists or the like.
+        """
+        if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
+            raise InputError(
+                f"kinds: column {self.column!r} is of type {column.dtype}; it must hold text, numbers or truth values"
+            )
+        if column.dtype.is_float():
+            whole = pl.select(pl.when(column == column.floor()).then(column).cast(pl.Int64, strict=False)).to_series()
+            return whole.cast(pl.String).zip_with(whole.is_not_null(), column.cast(pl.String))
+        return column.cast(pl.String, strict=False)
+
+    def of_rows(self, column: pl.Series) -> pl.Series:
         """Weights [rows] Float64; null for a kind without one."""
-        return kinds.replace_strict(self.weights, default=None, return_dtype=pl.Float64)
+        return self.texts(column).replace_strict(self.weights, default=None, return_dtype=pl.Float64)
 
     def advice(self, kind: str) -> str:
         """What to do about a kind without a weight."""
@@ -87,3 +102,9 @@ class Kinds(BaseModel):
             f"Add what it weighs to kinds, beside {', '.join(self.weights)}: 'weights': {{{kind!r}: …}} "
             f"(--kinds '{self.column}: …, {kind}=…'); weight 0 leaves its rows out. "
         )
+
+
+def _as_text(kind: object) -> str:
+    if isinstance(kind, bool):
+        return str(kind).lower()
+    return str(int(kind)) if isinstance(kind, float) and kind.is_integer() else str(kind)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from fedrec.data.columns import resolve
+from fedrec.data.headers import by_place
 from fedrec.data.kinds import KIND, Kinds
+from fedrec.data.rows import texts_in
 from fedrec.data.times import named_like_time, times_in
 from fedrec.errors import InputError, NothingLeftError, suggestion
 
@@ -54,6 +56,13 @@ class Picking:
         said = (*(self.columns or {}).values(), *self.user_columns, *self.where, *self._kind_columns)
         return {name for name in said if not name.isdigit()}
 
+    def by_place(self, sample: pl.DataFrame) -> dict[str, str]:
+        """Columns of a source without names by their place, but for the one of kinds; notes it."""
+        placed = by_place(sample, self.source)
+        placed = {ours: name for ours, name in placed.items() if name not in self._kind_columns}
+        self.notes.append(f"no header: columns {', '.join(placed.values())} read as {', '.join(placed)}")
+        return placed
+
     @property
     def _kind_columns(self) -> tuple[str, ...]:
         return () if self.kinds is None else (self.kinds.column,)
@@ -70,8 +79,6 @@ class Picking:
             if name in (self.columns or {}).values():
                 raise InputError(f"{self.source}: column {name!r} is named in columns and in kinds; name it once")
         others = [name for name in names if name not in self._kind_columns]
-        if by_place is not None:
-            by_place = {ours: name for ours, name in by_place.items() if name in others}
         self.picked.update(resolve(others, by_place or self.columns, self.source))
         for name in self.user_columns:
             if name not in names:
@@ -102,7 +109,7 @@ class Picking:
         table = self._where(table) if self.where else table
         if self.kinds is None:
             return table
-        texts = table[KIND].cast(pl.String, strict=False)
+        texts = self.kinds.texts(table[KIND])
         for kind, count in texts.value_counts().rows():
             if kind in self.kinds.weights:
                 self._of_kind[kind] = self._of_kind.get(kind, 0) + count
@@ -113,7 +120,7 @@ class Picking:
     def _where(self, table: pl.DataFrame) -> pl.DataFrame:
         keep = pl.repeat(True, table.height, eager=True)
         for number, (name, values) in enumerate(self.where.items()):
-            texts = table[f"{_KEPT}{number}"].cast(pl.String, strict=False)
+            texts = texts_in(table[f"{_KEPT}{number}"], name, self.source)
             keep &= texts.is_in(list(values)).fill_null(False)
             seen = self._seen.setdefault(name, set())
             if len(seen) < 20:

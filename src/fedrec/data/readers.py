@@ -16,7 +16,7 @@ from fedrec.data.assembly import assemble
 from fedrec.data.catalog import Catalog
 from fedrec.data.files import STANDARD_INPUT, Lines, check_path, line_chunks, standard_input
 from fedrec.data.formats import MATRICES, detect_format, dialect_of
-from fedrec.data.headers import by_place, shape_of
+from fedrec.data.headers import shape_of
 from fedrec.data.interactions import Interactions
 from fedrec.data.json_lines import json_pieces
 from fedrec.data.kinds import Kinds
@@ -262,8 +262,7 @@ def _columns(
     sample = _sample(rows[1:] if shape.has_header else rows, shape.names)
     placed = None
     if not shape.has_header and not picking.columns:
-        placed = by_place(sample, picking.source)
-        picking.notes.append(f"no header: columns {', '.join(placed.values())} read as {', '.join(placed)}")
+        placed = picking.by_place(sample)
     picking.pick(shape.names, sample, placed)
     return shape.names, shape.has_header
 

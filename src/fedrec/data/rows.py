@@ -15,7 +15,7 @@ from fedrec.data.reports import LEFT_OUT, no_rows_left_out
 from fedrec.data.times import calendar_seconds, dates_in, iso_seconds, local_seconds
 from fedrec.errors import InputError
 
-__all__ = ["Fault", "RowRules", "check_rows", "integers_if_whole", "numbers_in", "set_aside"]
+__all__ = ["Fault", "RowRules", "check_rows", "integers_if_whole", "numbers_in", "set_aside", "texts_in"]
 
 _PART_NAMES = {**{name: code for code, name in enumerate(PARTS)}, "validation": 1, "val": 1, "dev": 1}
 _ADVICE = "Correct it, or leave out such rows (counted, and kept in the report) with on_error='skip' (--on-error skip)"
@@ -102,6 +102,20 @@ def numbers_in(texts: pl.Series, decimal: Literal[".", ","] | None = None) -> pl
     return numbers
 
 
+def texts_in(column: pl.Series, name: str, source: str) -> pl.Series:
+    """A column of values as text, as polars writes them; null where a value is missing.
+
+    Raises:
+        InputError: if it holds lists, fields or the like.
+
+    >>> texts_in(pl.Series([True, None]), "bought", "log.csv").to_list()
+    ['true', None]
+    """
+    if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
+        raise InputError(f"{source}: {name} is of type {column.dtype}; it must hold text, numbers or truth values")
+    return column.cast(pl.String, strict=False)
+
+
 def set_aside(
     raw: pl.DataFrame, faults: list[Fault], rules: RowRules, advice: str = _ADVICE
 ) -> tuple[pl.Series, pl.DataFrame]:
@@ -125,7 +139,7 @@ def set_aside(
         name: out[name].cast(pl.String, strict=False) for name in out.columns if name in (*LEFT_OUT, "weight", "part")
     }
     if rules.kinds is not None and KIND in out.columns:
-        texts[rules.kinds.column] = out[KIND].cast(pl.String, strict=False)
+        texts[rules.kinds.column] = rules.kinds.texts(out[KIND])
     empty = pl.Series([None] * out.height, dtype=pl.String)
     fields = np.asarray([fault.field for fault in faults])[which]
     values = empty
@@ -163,6 +177,9 @@ def _hint(field: str, value: str, rules: RowRules) -> str:
         return rules.kinds.advice(value)
     if field in ("rating", "weight") and re.search(r"\d,\d", value):
         return "Say what its decimal mark is with decimal=',' or decimal='.' (--decimal). "
+    words = re.search(r"[^\W\d_]{2}", value) and value.strip("+- ").lower() not in ("nan", "inf", "infinity")
+    if field in ("rating", "weight") and rules.kinds is None and words:
+        return f"What words weigh is said with kinds (--kinds 'COLUMN: {value}=…, …'). "
     if field == "weight" and value.lstrip().startswith("-"):
         return (
             "If values may be negative, as quantities that came back are, read the column as rating "
@@ -184,6 +201,8 @@ def check_rows(raw: pl.DataFrame, rules: RowRules) -> tuple[pl.DataFrame, pl.Dat
         good rows (`user_id` and `item_id` `Int64` or `String`, `rating` and `timestamp` Float64, `part` Int8), and
         the left-out rows.
     """
+    coded = [name for name, kind in raw.schema.items() if isinstance(kind, (pl.Categorical, pl.Enum))]
+    raw = raw.with_columns(pl.col(coded).cast(pl.String)) if coded else raw
     typed: dict[str, pl.Series] = {}
     faults: list[Fault] = []
     for field in raw.columns:
@@ -197,7 +216,7 @@ def check_rows(raw: pl.DataFrame, rules: RowRules) -> tuple[pl.DataFrame, pl.Dat
         elif field == "timestamp":
             typed[field] = _times(raw[field], faults, rules)
         elif field == "part":
-            names = raw[field].cast(pl.String, strict=False).str.strip_chars().str.to_lowercase()
+            names = texts_in(raw[field], field, rules.source).str.strip_chars().str.to_lowercase()
             typed[field] = names.replace_strict(_PART_NAMES, default=None, return_dtype=pl.Int8)
             faults.append(Fault(field, typed[field].is_null(), f"is not one of {', '.join(PARTS)}"))
         elif field == KIND and rules.kinds is not None:
@@ -213,9 +232,8 @@ def check_rows(raw: pl.DataFrame, rules: RowRules) -> tuple[pl.DataFrame, pl.Dat
 
 def _weighed(column: pl.Series, values: pl.Series | None, faults: list[Fault], kinds: Kinds) -> pl.Series:
     """What rows weigh (Float64): the weight of their kind, times their own value where they have one."""
-    texts = column.cast(pl.String, strict=False)
-    missing = _is_empty(texts)
-    weights = kinds.of_rows(texts)
+    missing = _is_empty(column)
+    weights = kinds.of_rows(column)
     faults.append(Fault(kinds.column, missing, "is missing"))
     faults.append(Fault(kinds.column, weights.is_null() & ~missing, "has no weight"))
     if values is None:
@@ -229,8 +247,6 @@ def _weighed(column: pl.Series, values: pl.Series | None, faults: list[Fault], k
 
 def _ids(column: pl.Series, rules: RowRules) -> pl.Series:
     kind = column.dtype
-    if isinstance(kind, (pl.Categorical, pl.Enum)):
-        column = column.cast(pl.String)
     if column.dtype == pl.String:
         return pl.select(pl.when(column.str.len_bytes() > 0).then(column)).to_series()
     if kind == pl.Null:
