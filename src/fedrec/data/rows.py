@@ -179,7 +179,7 @@ def _hint(field: str, value: str, rules: RowRules) -> str:
         return "Say what its decimal mark is with decimal=',' or decimal='.' (--decimal). "
     words = re.search(r"[^\W\d_]{2}", value) and value.strip("+- ").lower() not in ("nan", "inf", "infinity")
     if field in ("rating", "weight") and rules.kinds is None and words:
-        return f"What words weigh is said with kinds (--kinds 'COLUMN: {value}=…, …'). "
+        return f"Give words a weight with kinds (--kinds 'COLUMN: {value}=…, …'). "
     if field == "weight" and value.lstrip().startswith("-"):
         return (
             "If values may be negative, as quantities that came back are, read the column as rating "
