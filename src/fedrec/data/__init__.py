@@ -1,1 +1,1 @@
-"""Interactions, catalogs, readers, cleaning, splits and data sets. Imports kernels and errors only."""
+"""Interactions, catalogs, readers, cleaning, splits and data sets. Imports kernels, documents and errors only."""
