@@ -137,7 +137,7 @@ def train_run(
         report["data"] |= {"columns": source.report.columns, "not_read": list(source.report.unread)}
         report["data"]["notes"] = list(source.report.notes)
         run.report(report)
-        run.prune({trained.round, trained.rounds - 1})
+        run.slim(trained.round, trained.state.server)
         run.seal()
         return report
     except (FedrecError, OSError, MemoryError):

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedrec.aggregation.specs import SumSpec
 from fedrec.data.catalog import Catalog
-from fedrec.documents import MOST_SETTINGS, parse_json, read_file
+from fedrec.documents import MOST_LINES, MOST_SETTINGS, parse_json, read_file
 from fedrec.errors import DamagedError, InputError, RunError, suggestion
 from fedrec.federation.fitting import Fitting, check_sum, naming
 from fedrec.federation.ledger_fields import check_fields
@@ -28,18 +28,21 @@ from fedrec.record.durable import (
     check_plain,
     hold,
     load_arrays,
+    map_file,
     named_on_error,
     remove_unfinished,
     replace_file,
     save_arrays,
 )
 from fedrec.record.files import FILES, LEDGER, file_digest, list_files
-from fedrec.record.ledger import Ledger
+from fedrec.record.layout import arrays_in
+from fedrec.record.ledger import Ledger, read_lines
 from fedrec.record.signing import FILES_NOTE
 
 __all__ = ["MOST_ROUNDS", "PUBLIC", "Run", "load_shared", "save_shared"]
 
-PUBLIC = ("plan.yaml", "model/catalog.jsonl", "model/model.json", "model/shared.safetensors")
+SHARED = "model/shared.safetensors"
+PUBLIC = ("plan.yaml", "model/catalog.jsonl", "model/model.json", SHARED)
 """What a finished run publishes besides its ledger, whose last line has the digests."""
 
 _FORMAT = 1
@@ -135,9 +138,7 @@ class Run:
             return {"model": arrays_digest(state.shared)}
         path = self._checkpoint(round)
         path.parent.mkdir(exist_ok=True)
-        packed = {f"shared.{name}": array for name, array in state.shared.items()}
-        whole = save_arrays(path, packed | {f"server.{name}": array for name, array in state.server.items()})
-        return {"model": arrays_digest(state.shared), "checkpoint": whole}
+        return {"model": arrays_digest(state.shared), "checkpoint": save_arrays(path, packed(state))}
 
     def keep_noised(
         self, round: int, spec: SumSpec, shared: Arrays, arrays: Arrays, parts: Mapping[str, Sequence[str]]
@@ -176,7 +177,7 @@ class Run:
         return arrays, parts
 
     def state(self, round: int) -> State:
-        """The state after a committed round.
+        """The state after a committed round; of a run that has ended, after the round that it kept.
 
         Raises:
             DamagedError: if the checkpoint is missing, is not what the ledger committed, or its arrays are not the
@@ -185,9 +186,14 @@ class Run:
         if self.folder is None:
             return self._states[round]
         path = self._checkpoint(round)
-        state = unpacked(load_arrays(path), str(path))
+        if path.exists() or not self.ledger.of_kind("end"):
+            file = map_file(path)
+            state, digest = unpacked(arrays_in(file.data, str(path)), str(path)), file.digest
+        else:
+            state = ended_state(self.folder, round)
+            path, digest = self.folder / SHARED, arrays_digest(packed(state))
         committed = [line for line in self.ledger.of_kind("round") if line["round"] == round]
-        if not committed or committed[-1].get("checkpoint") != file_digest(path):
+        if not committed or committed[-1].get("checkpoint") != digest:
             raise DamagedError(f"{path} is not the model that the ledger committed")
         if self.fitting is not None:
             with naming(path):
@@ -206,6 +212,16 @@ class Run:
             if number.isdecimal() and int(number) not in keep:
                 path.unlink()
 
+    def slim(self, round: int, server: Arrays) -> None:
+        """Keep of the checkpoints of a run that has ended only what `model/` lacks: the coordinator's own arrays of the
+        round that was kept."""
+        if self.folder is None:
+            self._states = {}
+            return
+        if server:
+            save_arrays(_own_arrays(self.folder, round), packed(State({}, server)))
+        self.prune(set())
+
     def publish(self, model: Recommender, state: State, round: int, catalog: Catalog) -> None:
         """Write `model/` (shared arrays of the kept round, settings, catalog) and the last line of the ledger.
 
@@ -214,9 +230,13 @@ class Run:
         """
         if self.folder is None:
             return
+        ended = self.ledger.of_kind("end")
+        if ended and all((self.folder / name).is_file() for name in PUBLIC):
+            files = {name: file_digest(self.folder / name) for name in PUBLIC}
+            if files == ended[0].get("files"):
+                return
         save_shared(self.folder / "model", model, state, round, catalog, self.plan)
         files = {name: file_digest(self.folder / name) for name in PUBLIC}
-        ended = self.ledger.of_kind("end")
         if not ended:
             self.ledger.append("end", kept=round, files=files)
         elif ended[0].get("files") != files:
@@ -337,17 +357,21 @@ def load_shared(folder: Path, plan: Plan) -> tuple[Recommender, State, int, Cata
     if description["model"] != {"name": model.name, **model.model_dump(mode="json")}:
         raise DamagedError(f"{folder / 'model.json'} describes another model than the plan's")
     try:
-        shared = load_arrays(folder / "shared.safetensors")
+        file = map_file(folder / "shared.safetensors")
+        file.hash_aside()
+        shared = arrays_in(file.data, str(folder / "shared.safetensors"))
         text = read_file(folder / "catalog.jsonl")
     except (OSError, ValueError, InputError) as error:
         raise DamagedError(f"{folder} is not whole: {error}") from None
-    if arrays_digest(shared) != description["shared"]:
-        raise DamagedError(f"{folder / 'shared.safetensors'} is not the one that model.json describes")
     catalog = Catalog.from_json_lines(text, str(folder / "catalog.jsonl"))
     if catalog.digest != description["catalog"] or len(catalog) != description["items"]:
         raise DamagedError(f"{folder / 'catalog.jsonl'} is not the catalog that model.json describes")
-    with naming(folder / "shared.safetensors"):
-        Fitting(plan, catalog).check_finished(shared)
+    try:
+        with naming(folder / "shared.safetensors"):
+            Fitting(plan, catalog).check_finished(shared)
+    finally:
+        if file.digest != description["shared"]:
+            raise DamagedError(f"{folder / 'shared.safetensors'} is not the one that model.json describes") from None
     settings = {key: value for key, value in description["model"].items() if key != "name"}
     return build_model(model.name, settings), State(shared), description["round"], catalog
 
@@ -372,20 +396,53 @@ def _description(path: Path) -> dict[str, Any]:
 
 
 def server_arrays(folder: Path, round: int, shared: Arrays, fitting: Fitting) -> dict[str, np.ndarray]:
-    """The coordinator's own arrays of a finished run, from its last checkpoint; none where there is none.
+    """The coordinator's own arrays of a finished run; none where it kept none.
 
     Raises:
-        DamagedError: if the checkpoint is of another model, or its arrays are not the model's.
+        DamagedError: if they are of another model, are not the model's, or not what the ledger committed.
     """
-    path = _checkpoint(folder, round)
-    if not path.exists():
+    path, whole = _own_arrays(folder, round), _checkpoint(folder, round)
+    if whole.exists():  # as runs of earlier versions kept them
+        path, state = whole, unpacked(load_arrays(whole), str(whole))
+        if arrays_digest(state.shared) != arrays_digest(shared):
+            raise DamagedError(f"{path} is not of the model in {folder / 'model'}")
+    else:
+        state = _with_own(folder, round, shared)
+    if not state.server:
         return {}
-    state = unpacked(load_arrays(path), str(path))
-    if arrays_digest(state.shared) != arrays_digest(shared):
-        raise DamagedError(f"{path} is not of the model in {folder / 'model'}")
     with naming(path):
         fitting.check_state(state)
+    if (folder / LEDGER).exists():
+        lines, _ = read_lines(read_file(folder / LEDGER, MOST_LINES), str(folder / LEDGER), rooted=True)
+        committed = [line.get("checkpoint") for line in lines if line["kind"] == "round" and line.get("round") == round]
+        if committed != [arrays_digest(packed(state))]:
+            raise DamagedError(f"{path} is not what the ledger committed")
     return dict(state.server)
+
+
+def ended_state(folder: Path, round: int) -> State:
+    """The state after the round that a run kept, from `model/` and what that lacks, not yet held against anything.
+
+    Raises:
+        DamagedError: if `model/` is gone.
+    """
+    if not (folder / SHARED).exists():
+        raise DamagedError(f"{folder / SHARED} is missing; the run has ended, and only it has the model. Restore it")
+    return _with_own(folder, round, load_arrays(folder / SHARED))
+
+
+def _with_own(folder: Path, round: int, shared: Arrays) -> State:
+    path = _own_arrays(folder, round)
+    own = unpacked(load_arrays(path), str(path)) if path.exists() else State({})
+    if own.shared:
+        raise DamagedError(f"{path} holds shared arrays, which are in model/")
+    return State(shared, own.server)
+
+
+def packed(state: State) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint, named `shared.…` and `server.…`."""
+    named = {f"shared.{name}": array for name, array in state.shared.items()}
+    return named | {f"server.{name}": array for name, array in state.server.items()}
 
 
 def unpacked(arrays: Arrays, where: str) -> State:
@@ -405,6 +462,10 @@ def unpacked(arrays: Arrays, where: str) -> State:
 
 def _checkpoint(folder: Path, round: int) -> Path:
     return folder / "checkpoint" / f"round-{round:06d}.safetensors"
+
+
+def _own_arrays(folder: Path, round: int) -> Path:
+    return folder / "checkpoint" / f"server-{round:06d}.safetensors"
 
 
 def check_free(folder: Path) -> None:
