@@ -10,11 +10,11 @@ from fedrec.data.database_urls import asks_a_server, is_url, located
 from fedrec.data.sources import LoadedSource, load_source
 from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.engines.local import LocalEngine
-from fedrec.errors import DamagedError, InputError, UnnamedSourceError
+from fedrec.errors import DamagedError, InputError, RunError, UnnamedSourceError
 from fedrec.federation.plan import DataPlan, Plan
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, kept_secret
 
-__all__ = ["Placement", "check_named", "load_plan_data", "public_digest", "read_placement"]
+__all__ = ["Placement", "check_named", "load_again", "load_plan_data", "public_digest", "read_placement"]
 
 _MOST_NODES = 1 << 20
 
@@ -91,11 +91,46 @@ def load_plan_data(
     return load_source(source, cleaning=data.cleaning, **options)
 
 
-def public_digest(plan: Plan, source: LoadedSource, folder: Path, chance: Chance = SYSTEM) -> str:
+def load_again(plan: Plan, folder: Path, catalog: Catalog | None = None, named: str | None = None) -> LoadedSource:
+    """Load the data of a run's plan once more, and check that it is what the run began with.
+
+    Raises:
+        UnnamedSourceError: if the source is a database server that is not also `named`; see `check_named`.
+        RunError: if the source is gone, or is other data now.
+    """
+    try:
+        source = load_plan_data(plan.data, folder, catalog, named)
+    except UnnamedSourceError:
+        raise
+    except InputError as error:
+        raise RunError(f"{error}. {_needs(plan, folder)}") from None
+    digest = public_digest(plan, source.digest, folder)
+    if plan.data.digest not in (None, digest):
+        raise RunError(
+            f"{plan.data.source} is other data now (digest {digest[:12]}…, expected {str(plan.data.digest)[:12]}…). "
+            f"{_needs(plan, folder)}"
+        )
+    return source
+
+
+def _needs(plan: Plan, folder: Path) -> str:
+    """What a run that keeps no interactions needs its data for, and what to do where it is gone."""
+    if not (folder / "model" / "model.json").exists():
+        return (
+            f"A training goes on only with the data that it began with, {plan.data.source}: put that back, or train "
+            "anew with another --out"
+        )
+    return (
+        f"{folder} keeps no interactions of its own. Name its data where it is now, or newer data, with --data "
+        "(data= in Python)"
+    )
+
+
+def public_digest(plan: Plan, digest: str, folder: Path, chance: Chance = SYSTEM) -> str:
     """The digest of a plan's data as the plan may show it: of a private run in `folder`, blinded with its secret."""
     if plan.privacy is None:
-        return source.digest
-    return blinded(source.digest, kept_secret(folder / "private", "digest", chance))
+        return digest
+    return blinded(digest, kept_secret(folder / "private", "digest", chance))
 
 
 def read_placement(folder: Path, default: Placement) -> Placement:

@@ -104,7 +104,7 @@ def check_checkpoints(folder: Path, lines: Lines, published: bool = False) -> li
         newest = f"checkpoint/round-{max(rounds):06d}.safetensors"
         if not (folder / newest).exists():
             raise DamagedError(f"{newest}: missing; the run cannot go on without it")
-    if kept in rounds and ("server" in there or not ("round" in there or published)):
+    if kept is not None and kept in rounds and ("server" in there or not ("round" in there or published)):
         where, line = rounds[kept]
         name = f"checkpoint/server-{kept:06d}.safetensors" if "server" in there else "model/shared.safetensors"
         state = ended_state(folder, kept)

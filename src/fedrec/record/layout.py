@@ -1,7 +1,7 @@
 """The layout of safetensors files: a header in JSON, then the bytes of all arrays in a row.
 
-Headers are those that the safetensors library writes, byte for byte, so that a digest of arrays is that of their file. A
-header that somebody else wrote is believed in nothing before it fits the bytes that are there.
+Headers are those that the safetensors library writes, byte for byte, so that a digest of arrays is that of their file.
+A header that somebody else wrote is believed in nothing before it fits the bytes that are there.
 """
 
 from __future__ import annotations

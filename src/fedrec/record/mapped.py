@@ -24,8 +24,8 @@ _ahead: dict[tuple[int, ...], MappedFile] = {}
 class MappedFile:
     """The bytes of a file, which belong to this process: what is written to them reaches no disk.
 
-    A file of a run is replaced as a whole, so that the bytes stay as they were, whatever comes in its place. A file that
-    is cut in place while it is mapped ends the process (SIGBUS), as it does for every program that maps files.
+    A file of a run is replaced as a whole, so that the bytes stay as they were, whatever comes in its place. A file
+    that is cut in place while it is mapped ends the process (SIGBUS), as it does for every program that maps files.
 
     Args:
         path: of a regular file; a link to one is one.
