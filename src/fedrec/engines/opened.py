@@ -363,8 +363,10 @@ def home_of(folder: Path, plan: Plan, catalog: Catalog, kept: Kept) -> Home:
     """
     if kept.data.catalog.digest != catalog.digest:
         raise DamagedError(f"{folder}: the catalog of the model is not the catalog of the data")
-    placement = read_placement(folder, Placement())
+    placement, places = read_placement(folder, Placement()), kept.places
+    if places is not None and not 0 <= places.min(initial=0) <= places.max(initial=0) < placement.nodes:
+        raise DamagedError(f"{folder / KEPT} has users at a node that private/placement.json does not have")
     engine = placement.engine.build(
-        kept.data, plan, placement.nodes, placement.partition, folder / "private", places=kept.places
+        kept.data, plan, placement.nodes, placement.partition, folder / "private", places=places
     )
     return Home(engine, kept.data)
