@@ -3,10 +3,10 @@
     python benchmarks/opening.py                       # ease on 20,000 items, whose model is 1.5 GiB
     python benchmarks/opening.py --items 2000 --turns 1
 
-The run is one that `fedrec train` makes, but for one thing: weights of `ease` are drawn at random instead of solved for,
-which takes minutes and 8 GiB for 20,000 items, and changes neither a form nor a file. Files are in the cache of the
-system, as after any training. Seconds are of the whole command; those of a run of 400 items are Python, libraries and
-kernels, and what a model adds is beside them.
+The run is one that `fedrec train` makes, but for one thing: weights of `ease` are drawn at random instead of solved
+for, which takes minutes and 8 GiB for 20,000 items, and changes neither a form nor a file. Files are in the cache of
+the system, as after any training. Seconds are of the whole command; those of a run of 400 items are Python, libraries
+and kernels, and what a model adds is beside them.
 """
 
 from __future__ import annotations

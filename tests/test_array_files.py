@@ -157,6 +157,14 @@ def test_a_mapped_file_costs_no_memory_for_what_nobody_looks_at(large: Path) -> 
     assert whole <= start < whole + large.stat().st_size, "it is a part of the mapping, not a copy"
 
 
+def test_memory_that_is_given_back_comes_again(large: Path) -> None:
+    file = MappedFile(large)
+    array = arrays_in(file.data, "here")["x"]
+    before = array.tobytes()
+    file.forget()
+    assert array.tobytes() == before
+
+
 @pytest.mark.parametrize("block", [1 << 10, 1 << 26])
 def test_the_digest_is_that_of_the_bytes(large: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mapped, "_BLOCK", block)

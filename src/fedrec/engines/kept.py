@@ -45,6 +45,22 @@ class Kept:
     places: np.ndarray | None = None
 
     @classmethod
+    def of_run(cls, folder: Path, plan: Plan) -> Kept | None:
+        """What a finished run kept; `None` if it is not finished, keeps nothing, or its catalog is not the plan's.
+
+        Raises:
+            DamagedError: if the interactions were changed.
+        """
+        path = folder / "model" / "catalog.jsonl"
+        if not (folder / KEPT).exists() or not (folder / "model" / "model.json").exists():
+            return None
+        try:
+            catalog = Catalog.from_json_lines(read_file(path), str(path))
+        except (OSError, ValueError, DamagedError):
+            return None
+        return cls.read(folder, plan, catalog) if catalog.digest == plan.catalog else None
+
+    @classmethod
     def read(cls, folder: Path, plan: Plan, catalog: Catalog) -> Kept | None:
         """What the run in `folder` kept; `None` if it keeps nothing, as runs of earlier versions.
 
@@ -93,16 +109,12 @@ def closed_run(folder: Path, plan: Plan) -> Closed | None:
     Raises:
         DamagedError: if the interactions were changed.
     """
-    if not (folder / KEPT).exists() or not (folder / "model" / "model.json").exists():
-        return None
-    path = folder / "model" / "catalog.jsonl"
     try:
         said = parse_json(read_file(folder / "report.json", MOST_LINES))["data"]
         told = {name: said[name] for name in ("left_out", "columns", "not_read", "notes")}
-        catalog = Catalog.from_json_lines(read_file(path), str(path))
-    except (OSError, ValueError, KeyError, TypeError, DamagedError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    kept = Kept.read(folder, plan, catalog) if catalog.digest == plan.catalog else None
+    kept = Kept.of_run(folder, plan)
     return None if kept is None else Closed(kept, told)
 
 
@@ -149,7 +161,7 @@ def _placed(table: pl.DataFrame, catalog: Catalog) -> Kept:
     if not ids.is_sorted() or ids.n_unique() < len(ids):
         raise DamagedError("its users are not in order")
     real = table["item_id"].is_not_null().to_numpy()  # a row without an item is of a user who has none
-    rows = table.filter(pl.Series(real))
+    rows = table if real.all() else table.filter(pl.Series(real))
     items = catalog.items.find(rows["item_id"]) if rows.height else np.empty(0, dtype=np.int64)
     if (items < 0).any():
         raise DamagedError("it names an item that the catalog has not")

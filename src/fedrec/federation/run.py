@@ -372,6 +372,7 @@ def load_shared(folder: Path, plan: Plan) -> tuple[Recommender, State, int, Cata
     finally:
         if file.digest != description["shared"]:
             raise DamagedError(f"{folder / 'shared.safetensors'} is not the one that model.json describes") from None
+    file.forget()
     settings = {key: value for key, value in description["model"].items() if key != "name"}
     return build_model(model.name, settings), State(shared), description["round"], catalog
 

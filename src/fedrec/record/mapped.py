@@ -71,6 +71,12 @@ class MappedFile:
         self._thread.join()
         return self._digest
 
+    def forget(self) -> None:
+        """Give the memory back that looking through the file took; it comes again from the disk, or its cache. For
+        arrays that nobody has written to."""
+        if isinstance(self.data, mmap.mmap):
+            self.data.madvise(mmap.MADV_DONTNEED)
+
     def _hash(self) -> None:
         state, view = hashlib.sha256(), memoryview(self.data)
         for start in range(0, len(view), _BLOCK):
