@@ -147,7 +147,7 @@ def test_a_training_that_is_not_done_needs_the_data_that_it_began_with(tmp_path:
     assert is_killed(lambda: train_run(plan, tmp_path / "run"), 18)
     assert (tmp_path / "run" / "ledger.jsonl").exists()
     grown(path)
-    with pytest.raises(RunError, match=r"is other data now .*only with the data that it began with"):
+    with pytest.raises(RunError, match=r"is other data now .*goes on only with the data that it began with"):
         train_run(plan, tmp_path / "run", resume=True)
     path.unlink()
     with pytest.raises(RunError, match=r"no such file.*only with the data that it began with"):
@@ -227,7 +227,7 @@ def test_the_very_data_is_named_where_it_moved(kind: str, tmp_path: Path, fedrec
         (run / KEPT).unlink(missing_ok=True)
     grown(moved)
     said = fedrec("recommend", run, "--user", "u01", "--data", moved, "--unknown-items", "ignore")
-    assert (said.code, "keeps no interactions of its own" in said.err) == (2, True), "whose private row is whose?"
+    assert (said.code, "Whose private row is whose" in said.err) == (2, True)
 
 
 def test_unknown_items_of_newer_data_follow_the_policy(tmp_path: Path, fedrec: Call) -> None:

@@ -91,8 +91,17 @@ def load_plan_data(
     return load_source(source, cleaning=data.cleaning, **options)
 
 
-def load_again(plan: Plan, folder: Path, catalog: Catalog | None = None, named: str | None = None) -> LoadedSource:
+def load_again(
+    plan: Plan, folder: Path, advice: str, catalog: Catalog | None = None, named: str | None = None
+) -> LoadedSource:
     """Load the data of a run's plan once more, and check that it is what the run began with.
+
+    Args:
+        plan: the run's.
+        folder: of the run.
+        advice: what to do where the data is gone, for the error.
+        catalog: of the run's model.
+        named: the source as the person at hand named it.
 
     Raises:
         UnnamedSourceError: if the source is a database server that is not also `named`; see `check_named`.
@@ -103,27 +112,14 @@ def load_again(plan: Plan, folder: Path, catalog: Catalog | None = None, named: 
     except UnnamedSourceError:
         raise
     except InputError as error:
-        raise RunError(f"{error}. {_needs(plan, folder)}") from None
+        raise RunError(f"{error}. {advice}") from None
     digest = public_digest(plan, source.digest, folder)
     if plan.data.digest not in (None, digest):
         raise RunError(
             f"{plan.data.source} is other data now (digest {digest[:12]}…, expected {str(plan.data.digest)[:12]}…). "
-            f"{_needs(plan, folder)}"
+            f"{advice}"
         )
     return source
-
-
-def _needs(plan: Plan, folder: Path) -> str:
-    """What a run that keeps no interactions needs its data for, and what to do where it is gone."""
-    if not (folder / "model" / "model.json").exists():
-        return (
-            f"A training goes on only with the data that it began with, {plan.data.source}: put that back, or train "
-            "anew with another --out"
-        )
-    return (
-        f"{folder} keeps no interactions of its own. Name its data where it is now, or newer data, with --data "
-        "(data= in Python)"
-    )
 
 
 def public_digest(plan: Plan, digest: str, folder: Path, chance: Chance = SYSTEM) -> str:

@@ -351,7 +351,15 @@ def _home(folder: Path, plan: Plan, catalog: Catalog, named: str | None) -> Home
             f"{folder} was trained over the nodes of a federation, and their users are with them: each node has the "
             "finished run in models/latest of its home, and 'fedrec recommend' and the like open that"
         )
-    kept = Kept.read(folder, plan, catalog) or Kept(load_again(plan, folder, catalog, named).interactions)
+    kept = Kept.read(folder, plan, catalog)
+    if kept is None:
+        advice = f"{folder} keeps no interactions of its own. " + (
+            "Whose private row is whose only the data tell that it was trained on: name them where they are now, with "
+            "--data (data= in Python), or train anew"
+            if plan.build_model().rows(len(catalog))
+            else "Name its data where they are now, or newer data, with --data (data= in Python)"
+        )
+        kept = Kept(load_again(plan, folder, advice, catalog, named).interactions)
     return home_of(folder, plan, catalog, kept)
 
 

@@ -110,7 +110,14 @@ def train_run(
         data, told, digest = closed.kept.data, closed.told, plan.data.digest or ""
     else:
         if source is None:
-            source = load_again(plan, folder, named=named) if resume else load_plan_data(plan.data, folder, named=named)
+            advice = (
+                f"{folder} goes on only with the data that it began with: put that back, or train anew in another --out"
+            )
+            source = (
+                load_again(plan, folder, advice, named=named)
+                if resume
+                else load_plan_data(plan.data, folder, named=named)
+            )
             loaded(source)
         data, told = source.interactions, reading_facts(source)
         secret = chance.secret("digest") if plan.privacy is not None and not resume else None
