@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -63,7 +63,6 @@ class OpenedRun:
         model, trained: what was trained.
         catalog: its items.
         home: finds the nodes, once.
-        server: the coordinator's own arrays; by default those of `trained`.
         origin: the same run with the users that it was trained on, where these have other histories.
     """
 
@@ -72,7 +71,6 @@ class OpenedRun:
     trained: Trained
     catalog: Catalog
     home: Callable[[], Home]
-    server: Callable[[], Arrays] | None = None
     origin: OpenedRun | None = None
 
     @classmethod
@@ -153,8 +151,8 @@ class OpenedRun:
     def as_earlier(self, name: str) -> tuple[Earlier, Remembered]:
         """What a training that goes on from this one needs: the coordinator's part, and the nodes'."""
         plan, base = self.plan, self.origin or self
-        state = self.trained.state if self.server is None else State(self.trained.state.shared, self.server())
         sent = (plan.release, plan.seed, plan.weights, plan.leaky)
+        state = State(self.trained.state.shared, dict(self.trained.state.server))
         earlier = Earlier(name, self.model, self.catalog, state, *sent)
         return earlier, Remembered(base.training(), base.private())
 
@@ -335,14 +333,29 @@ def open_model(folder: Path, named: str | None = None) -> OpenedRun:
     check_plain(folder, "private")  # where secrets and journals are written
     plan = read_plan(folder)
     model, state, round, catalog = load_shared(folder / "model", plan)
-    return OpenedRun(
-        plan,
-        model,
-        Trained(state, round, round + 1),
-        catalog,
-        lambda: _home(folder, plan, catalog, named),
-        lambda: server_arrays(folder, round, state.shared, Fitting(plan, catalog)),
-    )
+    server = _Later(lambda: server_arrays(folder, round, state.shared, Fitting(plan, catalog)))
+    trained = Trained(State(state.shared, server), round, round + 1)
+    return OpenedRun(plan, model, trained, catalog, lambda: _home(folder, plan, catalog, named))
+
+
+class _Later(Mapping[str, np.ndarray]):
+    """Arrays that are loaded when somebody looks at them."""
+
+    def __init__(self, load: Callable[[], Arrays]) -> None:
+        self._load = load
+
+    @cached_property
+    def _arrays(self) -> Arrays:
+        return self._load()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
 
 
 def _home(folder: Path, plan: Plan, catalog: Catalog, named: str | None) -> Home:
