@@ -26,9 +26,10 @@ from fedrec.engines.opened import open_model, open_run
 from fedrec.engines.training import Placement, train_run
 from fedrec.errors import DamagedError, InputError, RunError
 from fedrec.federation.plan import Plan
-from fedrec.federation.run import read_plan
+from fedrec.federation.run import Run, read_plan
 from fedrec.federation.verifying import verify_run
 from fedrec.privacy.chance import SeededChance
+from fedrec.record.files import list_files
 from test_full_disk import files_of_at_most
 
 Call = Callable[..., Said]
@@ -123,6 +124,29 @@ def test_a_run_holds_its_model_once(tmp_path: Path) -> None:
     run, _ = made(tmp_path / "best", MF | {"rounds": 4, "server_optimiser": "adam"}, "best")
     kept = json.loads((run / "report.json").read_text())["round_kept"]
     assert [path.name for path in (run / "checkpoint").iterdir()] == [f"server-{kept:06d}.safetensors"]
+
+
+def test_a_run_of_an_earlier_version_with_whole_checkpoints_is_opened_and_closed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = MF | {"rounds": 4, "server_optimiser": "adam"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "slim", lambda run, round, server: run.prune({round, 3}))
+        run, _ = made(tmp_path, model, "best")
+    (run / KEPT).unlink()
+    list_files(run)
+    assert f"round-{open_run(run).trained.round:06d}.safetensors" in [
+        one.name for one in (run / "checkpoint").iterdir()
+    ]
+    before = dict(open_run(run).trained.state.server)
+    assert before, "adam keeps moments"
+    assert verify_run(run).wrong is None
+    train_run(read_plan(run), run, resume=True)
+    assert [one.name.partition("-")[0] for one in (run / "checkpoint").iterdir()] == ["server"]
+    assert (run / KEPT).exists()
+    assert verify_run(run).wrong is None
+    after = open_run(run).trained.state.server
+    assert {name: array.tobytes() for name, array in after.items()} == {n: a.tobytes() for n, a in before.items()}
 
 
 def test_training_goes_on_from_a_run_whose_source_is_gone(tmp_path: Path, fedrec: Call) -> None:
