@@ -14,8 +14,9 @@ import pytest
 import fedrec as fr
 from fedrec.engines.training import train_run
 from fedrec.errors import DamagedError, InputError
+from fedrec.federation.checkpoints import ended_state, packed
 from fedrec.federation.plan import Plan
-from fedrec.federation.run import PUBLIC, ended_state, packed
+from fedrec.federation.run import PUBLIC
 from fedrec.federation.verifying import sign_run, verify_run
 from fedrec.federation.witnessing import told
 from fedrec.record.durable import save_arrays

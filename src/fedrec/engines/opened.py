@@ -23,12 +23,13 @@ from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError, FedrecError, InputError, RunError
 from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.calls import Part
+from fedrec.federation.checkpoints import server_arrays
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.item_floor import SERVED
 from fedrec.federation.node import Node, refitted
 from fedrec.federation.plan import Plan
-from fedrec.federation.run import Run, load_shared, read_plan, save_shared, server_arrays
+from fedrec.federation.run import Run, load_shared, read_plan, save_shared
 from fedrec.federation.warm_start import Earlier, Remembered
 from fedrec.kernels.splitting import count_shared
 from fedrec.models.base import Arrays, Private, Recommender, State

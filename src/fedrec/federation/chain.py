@@ -8,10 +8,11 @@ from typing import Any
 
 from fedrec.documents import MOST_LINES, parse_json, read_file
 from fedrec.errors import DamagedError, FedrecError
+from fedrec.federation.checkpoints import ended_state, packed, unpacked
 from fedrec.federation.coordinator import kept_round
 from fedrec.federation.ledger_fields import Lines
 from fedrec.federation.plan import Plan
-from fedrec.federation.run import ended_state, load_shared, packed, unpacked
+from fedrec.federation.run import load_shared
 from fedrec.federation.versions import check_versions
 from fedrec.privacy.accounting import Charge, Epsilons, cohort_epsilon
 from fedrec.privacy.terms import schedule

@@ -14,8 +14,9 @@ import numpy as np
 
 from fedrec.aggregation.specs import SumSpec
 from fedrec.data.catalog import Catalog
-from fedrec.documents import MOST_LINES, MOST_SETTINGS, parse_json, read_file
+from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.errors import DamagedError, InputError, RunError, suggestion
+from fedrec.federation.checkpoints import SHARED, checkpoint_path, ended_state, own_arrays_path, packed, unpacked
 from fedrec.federation.fitting import Fitting, check_sum, naming
 from fedrec.federation.ledger_fields import check_fields
 from fedrec.federation.plan import Plan
@@ -36,12 +37,11 @@ from fedrec.record.durable import (
 )
 from fedrec.record.files import FILES, LEDGER, file_digest, list_files
 from fedrec.record.layout import arrays_in
-from fedrec.record.ledger import Ledger, read_lines
+from fedrec.record.ledger import Ledger
 from fedrec.record.signing import FILES_NOTE
 
 __all__ = ["MOST_ROUNDS", "PUBLIC", "Run", "load_shared", "save_shared"]
 
-SHARED = "model/shared.safetensors"
 PUBLIC = ("plan.yaml", "model/catalog.jsonl", "model/model.json", SHARED)
 """What a finished run publishes besides its ledger, whose last line has the digests."""
 
@@ -219,7 +219,7 @@ class Run:
             self._states = {}
             return
         if server:
-            save_arrays(_own_arrays(self.folder, round), packed(State({}, server)))
+            save_arrays(own_arrays_path(self.folder, round), packed(State({}, server)))
         self.prune(set())
 
     def publish(self, model: Recommender, state: State, round: int, catalog: Catalog) -> None:
@@ -271,7 +271,7 @@ class Run:
 
     def _checkpoint(self, round: int) -> Path:
         assert self.folder is not None
-        return _checkpoint(self.folder, round)
+        return checkpoint_path(self.folder, round)
 
 
 def _check_ledger(plan: Plan, ledger: Ledger) -> None:
@@ -394,79 +394,6 @@ def _description(path: Path) -> dict[str, Any]:
     if not -1 <= said["round"] < MOST_ROUNDS:  # −1 at a node of whose sums none was counted
         raise DamagedError(f"{path} is damaged: round must be from -1 to {MOST_ROUNDS - 1}")
     return said
-
-
-def server_arrays(folder: Path, round: int, shared: Arrays, fitting: Fitting) -> dict[str, np.ndarray]:
-    """The coordinator's own arrays of a finished run; none where it kept none.
-
-    Raises:
-        DamagedError: if they are of another model, are not the model's, or not what the ledger committed.
-    """
-    path, whole = _own_arrays(folder, round), _checkpoint(folder, round)
-    if whole.exists():  # as runs of earlier versions kept them
-        path, state = whole, unpacked(load_arrays(whole), str(whole))
-        if arrays_digest(state.shared) != arrays_digest(shared):
-            raise DamagedError(f"{path} is not of the model in {folder / 'model'}")
-    else:
-        state = _with_own(folder, round, shared)
-    if not state.server:
-        return {}
-    with naming(path):
-        fitting.check_state(state)
-    if (folder / LEDGER).exists():
-        lines, _ = read_lines(read_file(folder / LEDGER, MOST_LINES), str(folder / LEDGER), rooted=True)
-        committed = [line.get("checkpoint") for line in lines if line["kind"] == "round" and line.get("round") == round]
-        if committed != [arrays_digest(packed(state))]:
-            raise DamagedError(f"{path} is not what the ledger committed")
-    return dict(state.server)
-
-
-def ended_state(folder: Path, round: int) -> State:
-    """The state after the round that a run kept, from `model/` and what that lacks, not yet held against anything.
-
-    Raises:
-        DamagedError: if `model/` is gone.
-    """
-    if not (folder / SHARED).exists():
-        raise DamagedError(f"{folder / SHARED} is missing; the run has ended, and only it has the model. Restore it")
-    return _with_own(folder, round, load_arrays(folder / SHARED))
-
-
-def _with_own(folder: Path, round: int, shared: Arrays) -> State:
-    path = _own_arrays(folder, round)
-    own = unpacked(load_arrays(path), str(path)) if path.exists() else State({})
-    if own.shared:
-        raise DamagedError(f"{path} holds shared arrays, which are in model/")
-    return State(shared, own.server)
-
-
-def packed(state: State) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint, named `shared.…` and `server.…`."""
-    named = {f"shared.{name}": array for name, array in state.shared.items()}
-    return named | {f"server.{name}": array for name, array in state.server.items()}
-
-
-def unpacked(arrays: Arrays, where: str) -> State:
-    """A state from the arrays of its checkpoint, named `shared.…` and `server.…`.
-
-    Raises:
-        DamagedError: naming an array that is neither.
-    """
-    split: dict[str, dict[str, np.ndarray]] = {"shared": {}, "server": {}}
-    for name, array in arrays.items():
-        kind, _, rest = name.partition(".")
-        if kind not in split:
-            raise DamagedError(f"{where}: array {name!r} is neither a shared nor a server array")
-        split[kind][rest] = array
-    return State(split["shared"], split["server"])
-
-
-def _checkpoint(folder: Path, round: int) -> Path:
-    return folder / "checkpoint" / f"round-{round:06d}.safetensors"
-
-
-def _own_arrays(folder: Path, round: int) -> Path:
-    return folder / "checkpoint" / f"server-{round:06d}.safetensors"
 
 
 def check_free(folder: Path) -> None:
