@@ -20,8 +20,9 @@ import numpy as np
 import yaml
 
 from fedrec.documents import read_file
+from fedrec.federation.checkpoints import ended_state, packed
 from fedrec.federation.plan import Plan
-from fedrec.record.durable import load_arrays
+from fedrec.record.durable import arrays_digest, load_arrays
 from fedrec.record.ledger import rooted_line
 from fedrec.record.merkle import Tree
 
@@ -353,5 +354,8 @@ def _mend(folder: Path) -> None:
                 kept = folder / "checkpoint" / f"round-{line['round']:06d}.safetensors" if "round" in line else None
                 if kept is not None and kept.is_file():
                     line["checkpoint"] = hashlib.sha256(read_file(kept)).hexdigest()
+                elif kept is not None and not any((folder / "checkpoint").glob("round-*")):  # the run has ended
+                    with contextlib.suppress(Exception):
+                        line["checkpoint"] = arrays_digest(packed(ended_state(folder, line["round"])))
             lines.append(rooted_line(json.dumps(line, separators=(",", ":")), tree))
         path.write_text("".join(f"{line}\n" for line in lines))

@@ -21,10 +21,19 @@ Files = dict[str, bytes]
 HEADER = "user_id,item_id,rating,timestamp"
 
 
-def forget_the_data() -> None:
-    """Remove the data, and where training was started."""
+def forget_the_data(other: str | None = None) -> None:
+    """Make a run one of an earlier version, which keeps no interactions, and its data go or be others."""
     os.unlink("log.csv")
+    if other is not None:
+        Path("log.csv").write_text(other)
+    os.unlink("run/private/interactions.parquet")
     Path("run/private/placement.json").write_text('{"nodes": 1}')
+
+
+def unfinish(other: str) -> None:
+    """Make a run one that was stopped before it had a model, and its data others."""
+    shutil.rmtree("run/model")
+    Path("log.csv").write_text(other)
 
 
 def log(users: int = 30, items: int = 12) -> str:
@@ -103,6 +112,11 @@ def damage(path: str, change: Callable[[bytes], bytes | None]) -> Callable[[], N
 def flipped(data: bytes) -> bytes:
     """One bit of the last byte turned."""
     return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def junk(data: bytes) -> bytes:
+    """Something else."""
+    return b"no table"
 
 
 GOOD = "data: {source: log.csv}\nmodel: {name: popularity}\n"
@@ -294,18 +308,45 @@ CASES: dict[str, Case] = {
         ("run/ledger.jsonl, line 1",),
         before=damage("run/ledger.jsonl", lambda data: b"{" + data),
     ),
-    "damaged checkpoint": Case(
+    "damaged model of a run that goes on": Case(
         "train --resume --out run",
-        ("run/checkpoint", "ledger"),
-        before=damage("run/checkpoint/round-000000.safetensors", flipped),
+        ("run/model/shared.safetensors", "ledger"),
+        before=damage("run/model/shared.safetensors", flipped),
     ),
-    "data changed": Case(
-        "evaluate run", ("digest", "data"), before=lambda: Path("log.csv").write_bytes(log(31).encode())
+    "kept interactions changed": Case(
+        "recommend run --user ann-01",
+        ("run/private/interactions.parquet", "was changed", "fedrec verify run", "--data"),
+        before=damage("run/private/interactions.parquet", flipped),
     ),
-    "data gone": Case("evaluate run", ("log.csv", "no such"), before=lambda: forget_the_data()),
-    "data changed before resuming": Case(
-        "train --resume --out run", ("digest", "data"), before=lambda: Path("log.csv").write_bytes(log(31).encode())
+    "kept interactions are no table": Case(
+        "evaluate run", ("run/private/interactions.parquet",), before=damage("run/private/interactions.parquet", junk)
     ),
+    "data changed under a run that keeps none": Case(
+        "evaluate run", ("log.csv is other data now", "digest", "--data"), before=lambda: forget_the_data(log(31))
+    ),
+    "data gone under a run that keeps none": Case(
+        "evaluate run", ("log.csv", "no such", "--data"), before=lambda: forget_the_data()
+    ),
+    "data changed before a training goes on": Case(
+        "train --resume --out run",
+        ("log.csv is other data now", "digest", "only with the data that it began with"),
+        before=lambda: unfinish(log(31)),
+    ),
+    "data and a history": Case(
+        "recommend run --user zoe --history h.csv --data log.csv", ("--data and --history",), {"h.csv": b""}
+    ),
+    "reading of nothing": Case("evaluate run --columns user_id=x", ("columns", "--data")),
+    "unknown items of newer data": Case(
+        "recommend run --user zoe --data h.csv",
+        ("tale", "--unknown-items"),
+        {"h.csv": b"user_id,item_id\nzoe,tale\nzoe,film-01\n"},
+    ),
+    "nothing known in newer data": Case(
+        "recommend run --user zoe --data h.csv --unknown-items ignore",
+        ("nothing in it",),
+        {"h.csv": b"user_id,item_id\nzoe,tale\n"},
+    ),
+    "newer data gone": Case("evaluate run --data lug.csv", ("lug.csv", "no such", "'log.csv'")),
     # Answers
     "unknown user": Case("recommend run --user ann-1", ("'ann-1'", "did you mean 'ann-")),
     "two unknown users": Case("recommend run --user zoe --user yan", ("2 unknown users", "'zoe'", "'yan'", "history")),

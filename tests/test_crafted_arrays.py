@@ -21,7 +21,6 @@ from fedrec.engines.training import train_run
 from fedrec.errors import DamagedError
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.run import read_plan
-from fedrec.models.base import State
 from fedrec.record.durable import check_plain, load_arrays, save_arrays
 from fedrec.record.ledger import rooted_line
 from fedrec.record.merkle import Tree
@@ -81,27 +80,32 @@ def test_crafted_shared_arrays_are_refused_by_name(copied: Path) -> None:
     assert fr.load_model(copied).recommend(n=2).height
 
 
-def test_crafted_checkpoints_are_refused(copied: Path) -> None:
-    (path,) = (copied / "checkpoint").iterdir()
-    honest, opened = load_arrays(path), open_run(copied)
+def test_what_a_training_goes_on_from_is_held_to_the_model(copied: Path) -> None:
+    found = list((copied / "checkpoint").iterdir())
+    kept = open_run(copied).trained.round
+    path = copied / "checkpoint" / f"server-{kept:06d}.safetensors"
+    assert found in ([], [path]), "model/ has the rest"
+    honest = load_arrays(path) if found else {}
+    opened = open_run(copied)
+    state = opened.as_earlier("run")[0].state
+    Fitting(opened.plan, opened.catalog).check_state(state)
+    assert {f"server.{name}" for name in state.server} == honest.keys()
     for name, array in honest.items():
-        if name.startswith("server."):
-            for wrong in crafted(array):
-                if (wrong.shape, wrong.dtype) != (array.shape, array.dtype) or not np.array_equal(wrong, array):
-                    save_arrays(path, {**honest, name: wrong})
-                    with pytest.raises(DamagedError, match=f"server array '{name[7:]}'"):
-                        open_run(copied)
-    save_arrays(path, {**honest, "server.extra": np.zeros(1)})
-    with pytest.raises(DamagedError, match="server array 'extra'"):
-        open_run(copied)
-    save_arrays(path, {**honest, "neither.x": np.zeros(1)})
-    with pytest.raises(DamagedError, match=r"'neither\.x' is neither a shared nor a server array"):
-        open_run(copied)
-    Fitting(opened.plan, opened.data.catalog).check_state(State(opened.trained.state.shared, _server(honest)))
-
-
-def _server(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name[7:]: array for name, array in arrays.items() if name.startswith("server.")}
+        for wrong in crafted(array):
+            if (wrong.shape, wrong.dtype) != (array.shape, array.dtype) or not np.array_equal(wrong, array):
+                save_arrays(path, {**honest, name: wrong})
+                with pytest.raises(DamagedError, match=f"server array '{name[7:]}'"):
+                    open_run(copied).as_earlier("run")
+        if array.dtype.kind == "f":
+            save_arrays(path, {**honest, name: array + 1})
+            with pytest.raises(DamagedError, match="is not what the ledger committed"):
+                open_run(copied).as_earlier("run")
+    for name, said in (("server.extra", "server array 'extra'"), ("shared.x", "holds shared arrays"),
+                       ("neither.x", r"'neither\.x' is neither a shared nor a server array")):  # fmt: skip
+        save_arrays(path, {**honest, name: np.zeros(1)})
+        with pytest.raises(DamagedError, match=said):
+            open_run(copied).as_earlier("run")
+        assert fr.load_model(copied).recommend(n=2).height, "who recommends reads none of it"
 
 
 def test_crafted_private_rows_are_refused(copied: Path) -> None:

@@ -543,6 +543,9 @@ def test_a_run_is_trained_from_a_database_and_knows_when_it_changed(server: Post
     assert (said.code, '"users": 60' in said.out) == (0, True), said.err
     said = fedrec("train", "--data", url, "--model", "ease", "--out", run)
     assert said.code == 0, said.err
+    assert fedrec("recommend", run, "--user", "u3").code == 0, "the run has its own copy"
+    kept = run / "private" / "interactions.parquet"
+    kept.rename(tmp_path / "kept")
     assert fedrec("recommend", run, "--user", "u3").code == 2
     assert fedrec("recommend", run, "--user", "u3", "--data", url).code == 0
     (tmp_path / "plan.yaml").write_text(
@@ -554,8 +557,9 @@ def test_a_run_is_trained_from_a_database_and_knows_when_it_changed(server: Post
     same = [(tmp_path / name / "model" / "shared.safetensors") for name in ("run", "again")]
     assert not same[0].exists() or same[0].read_bytes() == same[1].read_bytes()
     server.run("DELETE FROM watched WHERE user_id = 'u3'")
-    said = fedrec("evaluate", run, "--data", url)
-    assert (said.code, "is not the one this plan was made for" in said.err) == (2, True)
+    assert fedrec("recommend", run, "--user", "u3", "--data", url).code == 2
+    said = fedrec("train", "--resume", "--out", run, "--data", url)
+    assert (said.code, "is other data now" in said.err) == (2, True)
 
 
 def test_dates_beyond_the_calendar_of_files(server: Postgres) -> None:

@@ -393,9 +393,12 @@ def test_commands_describe_train_and_recommend_from_a_database(made: Make, fedre
     database.execute("DELETE FROM clicks WHERE customer = 3")
     database.commit()
     database.close()
+    assert fedrec("recommend", run, "--user", "3").code == 0, "the run has its own copy"
+    assert fedrec("recommend", run, "--user", "3", "--data", url, "--columns", "timestamp=at").code == 2
+    (run / "private" / "interactions.parquet").unlink()  # as runs of earlier versions
     said = fedrec("evaluate", run)
     assert said.code == 2
-    assert "is not the one this plan was made for" in said.err
+    assert "is other data now" in said.err
     assert read_database(url, columns=AT).report.rows == 59 * 12
 
 

@@ -264,8 +264,11 @@ def _charge(lines):
         (_with("round", 1, charge=None), "ledger.jsonl, line 3: a private round has no charge"),
         (_charge, "ledger.jsonl, line 3: its charge is not the plan's"),
         (_with("round", 1, round=7), "ledger.jsonl, line 3: round 7 where round 1 must be"),
-        (_with("round", 5, model="0" * 64), "ledger.jsonl, line 7: its model is not the one in checkpoint"),
-        (_with("round", 5, checkpoint="0" * 64), "checkpoint/round-000005.safetensors: changed"),
+        (_with("round", 5, model="0" * 64), "ledger.jsonl, line 7: its model is not the one in model/"),
+        (
+            _with("round", 5, checkpoint="0" * 64),
+            "model/shared.safetensors: it is not the checkpoint that ledger.jsonl, line 7 committed",
+        ),
         (_with("round", 2, sums=["00"]), "ledger.jsonl, line 4: it was recorded without the sum of the receipt in"),
         (_with("round", 2, sums="00"), "ledger.jsonl, line 4: sums is missing or wrong"),
         (_with("start", 0, plan="0" * 64), "plan.yaml: changed"),

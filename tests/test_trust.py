@@ -14,10 +14,12 @@ import pytest
 import fedrec as fr
 from fedrec.engines.training import train_run
 from fedrec.errors import DamagedError, InputError
+from fedrec.federation.checkpoints import ended_state, packed
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import PUBLIC
 from fedrec.federation.verifying import sign_run, verify_run
 from fedrec.federation.witnessing import told
+from fedrec.record.durable import save_arrays
 from fedrec.record.files import list_files, names_in
 from fedrec.record.keys import COSIGNATURE, LOG, PublicKey, SigningKey
 from fedrec.record.ledger import Ledger, read_lines, rooted_line
@@ -125,6 +127,8 @@ def test_a_ledger_cut_to_what_was_signed_of_it_has_not_ended(size: int, run: Pat
 
 def test_a_run_that_goes_on_is_signed_so_far_and_not_trusted(tmp_path: Path, run: Path) -> None:
     lines = read_lines((run / "ledger.jsonl").read_bytes(), "ledger", rooted=True)[0][:-1]
+    last = max(line["round"] for line in lines if line["kind"] == "round")
+    save_arrays(run / f"checkpoint/round-{last:06d}.safetensors", packed(ended_state(run, last)))
     (run / "ledger.jsonl").unlink()
     shutil.rmtree(run / "record")
     ledger = Ledger(run / "ledger.jsonl", rooted=True)

@@ -12,11 +12,20 @@ import os
 import stat
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
-__all__ = ["MOST_LINES", "MOST_SETTINGS", "DocumentError", "parse_json", "parse_toml", "parse_yaml", "read_file"]
+__all__ = [
+    "MOST_LINES",
+    "MOST_SETTINGS",
+    "DocumentError",
+    "open_file",
+    "parse_json",
+    "parse_toml",
+    "parse_yaml",
+    "read_file",
+]
 
 MOST_SETTINGS = 1 << 20
 """Bytes of a file of settings, a plan among them: a thousand times what one has."""
@@ -44,18 +53,33 @@ def read_file(path: Path, most: int | None = None) -> bytes:
         OSError: if there is no such file, or it cannot be read.
         DocumentError: if it is a device, a pipe or a socket, or is too long.
     """
-    # A pipe that nobody writes to must not hang whoever looks what it is.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        found = os.fstat(file.fileno())
-        if stat.S_ISDIR(found.st_mode):
-            raise IsADirectoryError(21, os.strerror(21), str(path))
-        if not stat.S_ISREG(found.st_mode):
-            raise DocumentError("not a regular file but a device, a pipe or a socket")
-        allowed = found.st_size if most is None else most
+    with open_file(path) as file:
+        allowed = os.fstat(file.fileno()).st_size if most is None else most
         data = file.read(allowed + 1)
     if len(data) > allowed:
         raise DocumentError(f"longer than the {allowed:,} bytes that it may have")
     return data
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A regular file, open for reading.
+
+    Args:
+        path: of the file; a link to a file is one.
+
+    Raises:
+        OSError: if there is no such file, or it cannot be read.
+        DocumentError: if it is a device, a pipe or a socket.
+    """
+    # A pipe that nobody writes to must not hang whoever looks what it is.
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    found = os.fstat(file.fileno())
+    if stat.S_ISREG(found.st_mode):
+        return file
+    file.close()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(21, os.strerror(21), str(path))
+    raise DocumentError("not a regular file but a device, a pipe or a socket")
 
 
 def parse_json(text: str | bytes | bytearray) -> Any:

@@ -21,9 +21,10 @@ from fedrec.data.judging import remark_on_values
 from fedrec.data.listing import listed, whole_number
 from fedrec.data.showing import html_table
 from fedrec.data.splits import Split, unsplit
+from fedrec.engines.histories import with_histories
 from fedrec.engines.lists import Lists
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.opened import OpenedRun, open_run
+from fedrec.engines.opened import OpenedRun, open_model
 from fedrec.engines.training import open_earlier, train_here, warmed
 from fedrec.engines.visitors import Unknown
 from fedrec.errors import InputError, suggestion
@@ -87,7 +88,7 @@ class Estimator:
 
     def _repr_html_(self) -> str:
         model = self.plan.build_model()
-        fitted = {} if self._opened is None else {"fitted on": repr(self._opened.data)}
+        fitted = {} if self._opened is None else {"fitted": repr(self._opened)}
         return html_table(type(model).__name__, model.model_dump(mode="json") | fitted)
 
     def fit(
@@ -141,7 +142,7 @@ class Estimator:
         cut = engine.weighed()["cut"]
         if cut and plan.weights is not None:
             warnings.warn(plan.weights.remark(cut), stacklevel=2)
-        self._opened = OpenedRun(plan, coordinator.model, trained, engine, whole)
+        self._opened = OpenedRun.here(plan, coordinator.model, trained, engine, whole)
         self._pandas = whole.pandas
         return self
 
@@ -227,7 +228,7 @@ class Estimator:
             InputError: for an unknown item, or a model without a notion of similar items.
         """
         opened = self.opened
-        catalog = opened.data.catalog
+        catalog = opened.catalog
         length = list_length(n, len(catalog))
         positions = item_positions(catalog, items)
         scores = opened.similarity(positions)
@@ -255,7 +256,7 @@ class Estimator:
 
 def evaluate(
     model: Estimator,
-    split: Split,
+    split: Split | None = None,
     metrics: str | Sequence[str] = DEFAULT_METRICS,
     *,
     protocol: str = "full",
@@ -263,7 +264,9 @@ def evaluate(
 ) -> Any:
     """Measure a fitted model on the held-out part of a split: columns `metric`, `value`, `standard_error`, `users`.
 
-    A pandas table if the split or the model is of pandas data. Warns where the model was trained on what is held out.
+    Without a split, on what the model's own plan holds out of the data that it has: those that a run was trained on, or
+    those with which `load_model` opened it. A pandas table if the split or the model is of pandas data. Warns where the
+    model was trained on what is held out.
 
     Example:
         >>> import fedrec as fr
@@ -271,25 +274,23 @@ def evaluate(
         >>> fr.evaluate(fr.Popularity().fit(split.train), split, ["hr@10"]).columns
         ['metric', 'value', 'standard_error', 'users']
     """
-    if not isinstance(split, Split):
+    if not isinstance(split, Split | None):
         raise InputError(f"evaluate: give a split, such as fr.leave_last_out(data), not a {type(split).__name__}")
     if part not in HELD_OUT:
         raise InputError(f"part={part!r} is not known{suggestion(part, HELD_OUT)}")
     opened = model.opened
-    if not split.data.catalog.items.same_as(opened.data.catalog.items):
+    if split is not None and not split.data.catalog.items.same_as(opened.catalog.items):
         raise InputError("evaluate: the split and the model have different catalogs; make both from the same data")
-    known = opened.trained_on(split.relevant(part))
-    if known:
-        warnings.warn(
-            f"the model was trained on {known} of the held-out interactions, so these figures say nothing about the "
-            "future; fit it on split.train",
-            stacklevel=2,
-        )
-    unjudged = remark_on_values(split.data) if opened.data.judged else None
+    engine = opened.measured if split is None else opened.with_split(split)
+    if split is not None or opened.origin is not None:
+        told = opened.warning_of(engine, part)
+        if told:
+            warnings.warn(told + ("" if split is None else "; fit it on split.train"), stacklevel=2)
+    unjudged = remark_on_values(split.data) if split is not None and opened.data.judged else None
     if unjudged is not None:
         warnings.warn(f"the model was fitted on cleaned data, and this split is not cleaned: {unjudged}", stacklevel=2)
     names = metrics.split(",") if isinstance(metrics, str) else list(listed(metrics, "metrics"))
-    found = opened.measure(names, protocol, part, opened.with_split(split))
+    found = opened.measure(names, protocol, part, engine)
     table = pl.DataFrame(
         {
             "metric": list(found),
@@ -299,7 +300,8 @@ def evaluate(
         },
         schema={"metric": pl.String, "value": pl.Float64, "standard_error": pl.Float64, "users": pl.Int64},
     )
-    return table.to_pandas() if split.data.pandas or model._pandas else table
+    pandas = model._pandas if split is None else split.data.pandas or model._pandas
+    return table.to_pandas() if pandas else table
 
 
 def as_cleaned(data: Table | Split, plan: Plan) -> Interactions:
@@ -328,24 +330,47 @@ def warn_of_values(plans: Sequence[Plan], data: Interactions) -> None:
         warnings.warn(remark, UserWarning, stacklevel=3)
 
 
-def load_model(folder: str | Path, data: str | None = None) -> Estimator:
+def load_model(
+    folder: str | Path, data: Table | str | Path | None = None, *, unknown_items: Unknown = "raise", **reading: Any
+) -> Estimator:
     """Open a saved model or a finished run, with its data and private rows.
+
+    A run keeps the interactions that it was trained on; its source is not read again. Interactions and private rows are
+    read when they are asked for: `similar`, and `recommend` for a `history`, need neither.
 
     Args:
         folder: of the run.
-        data: the run's source, named again where it is a database server (`postgresql://…`): a run that somebody else
-            wrote could name any server, and is not believed.
+        data: histories to use instead of those that the run keeps: a source, as for training, or a table. Users that
+            were trained keep their private rows, and all others are folded in. For a run of an earlier version, which
+            keeps none: its data, where they are now.
+        unknown_items: what to do with items of `data` that the model does not know, as in `recommend`.
+        reading: how a source is read, such as `columns`; what is not said is as for the run's own source, where `data`
+            is that or a file of the same ending. It is cleaned as that was.
 
     Raises:
-        UnnamedSourceError: if the source is a database server and is not named.
+        UnnamedSourceError: when users are asked for, the run keeps no interactions, and its source is a database server
+            that is not named as `data`.
         RunError: if there is no finished run.
         DamagedError: if a file was changed.
+
+    Example:
+        >>> import tempfile
+        >>> import fedrec as fr
+        >>> fr.EASE().fit({"user": [1, 1, 2, 2], "item": ["a", "b", "b", "c"]}).save(folder := tempfile.mkdtemp())
+        >>> newer = fr.load_model(folder, {"user": [1, 1, 3], "item": ["b", "c", "c"]})
+        >>> newer.recommend([1, 3], n=1)["item_id"].to_list()
+        ['a', 'b']
     """
-    opened = open_run(Path(folder), data)
+    opened = open_model(Path(folder))
+    if data is not None:
+        opened = with_histories(opened, Path(folder), data, unknown_items, reading)
+    elif reading:
+        raise InputError(f"{', '.join(reading)}: how data is read; give it too, as data=…")
     kind = estimator(opened.model.name)
     model = kind(**opened.model.model_dump())
     model.plan = opened.plan
     model._opened = opened
+    model._pandas = is_pandas(data) or (isinstance(data, Interactions) and data.pandas)
     return model
 
 

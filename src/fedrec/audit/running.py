@@ -17,7 +17,9 @@ from fedrec.audit.poisoning import POISONS
 from fedrec.audit.recovery import co_occurrences, differencing, singletons
 from fedrec.audit.refusals import repeated_round
 from fedrec.audit.updates import single_updates
+from fedrec.data.digests import digest_of
 from fedrec.data.listing import listed
+from fedrec.engines.kept import Kept
 from fedrec.engines.loading import load_plan_data
 from fedrec.errors import InputError, suggestion
 from fedrec.federation.plan import Plan
@@ -106,7 +108,7 @@ def audit(
     have real nodes, with homes in a temporary folder, and the plan's own noise.
 
     Args:
-        plan: its data are read; nothing is written beside them.
+        plan: its data are read, or those that its run kept; nothing is written beside them.
         attacks: by name; `poisoning` stands for all of `POISONS`, `coordinator` for all of `LIES`. By default all of
             `ATTACKS`.
         chance: where the noise of a private plan comes from.
@@ -125,7 +127,9 @@ def audit(
         )
     if not 0.0 < malicious <= 1.0:
         raise InputError(f"{malicious:g} malicious clients per user; give a share above 0 and up to 1")
-    source = load_plan_data(plan.data, folder, named=named)
+    kept = Kept.of_run(folder, plan)
+    data = load_plan_data(plan.data, folder, named=named).interactions if kept is None else kept.data
+    digest = digest_of(data)
     fresh: dict[str, Any] = {"data": plan.data.model_copy(update={"digest": None})}
     lies = [name for name in chosen if name in LIES]
     chosen = [name for name in chosen if name not in LIES]
@@ -135,18 +139,18 @@ def audit(
     anew = plan.model_copy(update=fresh)
     findings: list[Finding | None] = []
     if lies:
-        findings += lied_to(plan, source.interactions, source.digest, lies, chance, told)
+        findings += lied_to(plan, data, digest, lies, chance, told)
     if not set(ATTACKS).isdisjoint(chosen):
-        observed = observe(anew, source.interactions, source.digest, chance)
+        observed = observe(anew, data, digest, chance)
     if not set(POISONS).isdisjoint(chosen):
         told("nobody")
-        clean = exposed(anew, source.interactions, source.digest, chance=chance)
+        clean = exposed(anew, data, digest, chance=chance)
     for name in chosen:
         told(name)
         if name in ATTACKS:
-            findings.append(ATTACKS[name](observed, source.digest, chance))
+            findings.append(ATTACKS[name](observed, digest, chance))
         else:
-            findings.append(poisoned(anew, source.interactions, source.digest, name, malicious, clean, chance))
+            findings.append(poisoned(anew, data, digest, name, malicious, clean, chance))
     return [found for found in findings if found is not None]
 
 

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from fedrec.cli import audit, bench, data, federation, models, node, plans, privacy, runs, tune, verify
+from fedrec.cli import audit, bench, data, federation, finished, models, node, plans, privacy, runs, tune, verify
 from fedrec.errors import DamagedError, FedrecError, InputError, UnnamedSourceError
 
 app = typer.Typer(
@@ -25,9 +25,9 @@ app.add_typer(privacy.app, name="privacy")
 app.add_typer(node.app, name="node")
 app.add_typer(federation.app, name="federation")
 app.command("train")(runs.train)
-app.command("evaluate")(runs.evaluate)
-app.command("recommend")(runs.recommend)
-app.command("similar")(runs.similar)
+app.command("evaluate")(finished.evaluate)
+app.command("recommend")(finished.recommend)
+app.command("similar")(finished.similar)
 app.command("compare")(models.compare)
 app.command("tune")(tune.tune)
 app.command("models")(plans.models)

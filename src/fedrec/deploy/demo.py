@@ -187,7 +187,7 @@ def play(
     try:
         source = load_plan_data(plan.data, folder, named=plan.data.source)
         data = source.interactions
-        plan = plan.resolve(data, public_digest(plan, source, folder))
+        plan = plan.resolve(data, public_digest(plan, source.digest, folder))
         places = partition(data, "hash", nodes, plan.seed) if nodes > 1 else np.zeros(data.n_users, dtype=np.int64)
         assert plan.n_max is not None
         with staged(folder, data, places, plan.n_max, secure) as stage:

@@ -122,7 +122,7 @@ def train_federated(
         }
         report = report_of(coordinator, trained, run, folder, time.perf_counter() - began, measured, home)
         run.report(report)
-        run.prune({trained.round, trained.rounds - 1})
+        run.slim(trained.round, trained.state.server)
         run.seal()
         sign_run(folder, members.key)
         report["federation"]["cosigned"] = list(engine.cosign(folder))

@@ -68,12 +68,10 @@ class Lists:
         """
         check_unknown(unknown, "unknown")
         check_unknown(unknown_items, "unknown_items")
-        catalog = opened.data.catalog
+        catalog = opened.catalog
         length, allowed = list_length(n, len(catalog)), allowed_items(catalog, only, block)
         wanted = None if users is None else typed_ids(listed_ids(users, "users")).unique(maintain_order=True)
-        nodes: Sequence[Node] = opened.engine.nodes
-        known, lost = [node.data.users for node in nodes], None
-        everyone = opened.data.users
+        nodes: Sequence[Node]
         if history is not None:
             given = isinstance(history, Visitors)
             read = history if given else Visitors.read(history, catalog, unknown_items)
@@ -81,13 +79,16 @@ class Lists:
             everyone, lost = visitors.data.users, visitors.lost
             nodes = [opened.with_visitors(visitors.data)] if len(everyone) else []
             known = [everyone]
+        else:
+            nodes, everyone, lost = opened.engine.nodes, opened.data.users, None
+            known = [node.data.users for node in nodes]
         positions = _positions(wanted, known, unknown, lost)
         schema = recommendation_schema(everyone, catalog)
         return cls(opened, nodes, positions, schema, wanted, length, include_seen, allowed)
 
     def batches(self) -> Iterator[pl.DataFrame]:
         """Tables of some users each; warns at the end of users whose scores are not numbers."""
-        trained, catalog = self.opened.trained, self.opened.data.catalog
+        trained, catalog = self.opened.trained, self.opened.catalog
         broken = _Broken()
         for node, chosen in zip(self.nodes, self.positions, strict=False):
             scored = broken.watch(node.scores(trained.state.shared, trained.round, node.known, chosen))

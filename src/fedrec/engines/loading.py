@@ -10,12 +10,12 @@ from fedrec.data.database_urls import asks_a_server, is_url, located
 from fedrec.data.sources import LoadedSource, load_source
 from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.engines.local import LocalEngine
-from fedrec.errors import DamagedError, InputError, UnnamedSourceError
+from fedrec.errors import DamagedError, InputError, RunError, UnnamedSourceError
 from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.plan import Plan
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, kept_secret
 
-__all__ = ["Placement", "check_named", "load_plan_data", "public_digest", "read_placement"]
+__all__ = ["Placement", "check_named", "load_again", "load_plan_data", "public_digest", "read_placement"]
 
 _MOST_NODES = 1 << 20
 
@@ -92,11 +92,42 @@ def load_plan_data(
     return load_source(source, cleaning=data.cleaning, **options)
 
 
-def public_digest(plan: Plan, source: LoadedSource, folder: Path, chance: Chance = SYSTEM) -> str:
+def load_again(
+    plan: Plan, folder: Path, advice: str, catalog: Catalog | None = None, named: str | None = None
+) -> LoadedSource:
+    """Load the data of a run's plan once more, and check that it is what the run began with.
+
+    Args:
+        plan: the run's.
+        folder: of the run.
+        advice: what to do where the data is gone, for the error.
+        catalog: of the run's model.
+        named: the source as the person at hand named it.
+
+    Raises:
+        UnnamedSourceError: if the source is a database server that is not also `named`; see `check_named`.
+        RunError: if the source is gone, or is other data now.
+    """
+    try:
+        source = load_plan_data(plan.data, folder, catalog, named)
+    except UnnamedSourceError:
+        raise
+    except InputError as error:
+        raise RunError(f"{error}. {advice}") from None
+    digest = public_digest(plan, source.digest, folder)
+    if plan.data.digest not in (None, digest):
+        raise RunError(
+            f"{plan.data.source} is other data now (digest {digest[:12]}…, expected {str(plan.data.digest)[:12]}…). "
+            f"{advice}"
+        )
+    return source
+
+
+def public_digest(plan: Plan, digest: str, folder: Path, chance: Chance = SYSTEM) -> str:
     """The digest of a plan's data as the plan may show it: of a private run in `folder`, blinded with its secret."""
     if plan.privacy is None:
-        return source.digest
-    return blinded(source.digest, kept_secret(folder / "private", "digest", chance))
+        return digest
+    return blinded(digest, kept_secret(folder / "private", "digest", chance))
 
 
 def read_placement(folder: Path, default: Placement) -> Placement:

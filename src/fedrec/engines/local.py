@@ -49,6 +49,7 @@ class LocalEngine:
         private: Path | None = None,
         chance: Chance = SYSTEM,
         budget: Budget | None = None,
+        places: np.ndarray | None = None,
     ) -> LocalEngine:
         """Spread the users over nodes; each splits its own.
 
@@ -59,10 +60,14 @@ class LocalEngine:
             private: folder for the nodes' private rows, or `None` for in memory.
             chance: where the nodes of a private run get their secrets from.
             budget: the owner's, for a private run; without one each node keeps a journal without limits.
+            places: the node of each user [users], where that is known already.
         """
         method = SplitMethod.parse(plan.split)
         source = KeyedSource.from_seed(plan.seed)
-        places = np.zeros(data.n_users, dtype=np.int64) if nodes == 1 else partition(data, how, nodes, plan.seed)
+        if nodes == 1:
+            places = np.zeros(data.n_users, dtype=np.int64)
+        elif places is None:
+            places = partition(data, how, nodes, plan.seed)
         built = []
         for place in np.unique(places):
             mine = data if nodes == 1 else data.take_users(np.flatnonzero(places == place))

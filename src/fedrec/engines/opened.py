@@ -2,60 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from fedrec.data.catalog import Catalog
+from fedrec.data.digests import digest_of
 from fedrec.data.interactions import Interactions, rows_of
+from fedrec.data.keys import KeyedSource
 from fedrec.data.own_rows import blank, placed
-from fedrec.data.splits import HISTORY, TRAIN, Split, distinct
-from fedrec.engines.loading import Placement, load_plan_data, public_digest, read_placement
+from fedrec.data.splits import HISTORY, TRAIN, Split, SplitMethod, distinct, unsplit
+from fedrec.engines.kept import KEPT, Kept
+from fedrec.engines.loading import Placement, load_again, public_digest, read_placement
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError, FedrecError, InputError, RunError
 from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.calls import Part
+from fedrec.federation.checkpoints import server_arrays
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.item_floor import SERVED
-from fedrec.federation.node import Node
+from fedrec.federation.node import Node, refitted
 from fedrec.federation.plan import Plan
-from fedrec.federation.run import Run, load_shared, read_plan, save_shared, server_arrays
+from fedrec.federation.run import Run, load_shared, read_plan, save_shared
 from fedrec.federation.warm_start import Earlier, Remembered
 from fedrec.kernels.splitting import count_shared
-from fedrec.models.base import Private, Recommender, State
+from fedrec.models.base import Arrays, Private, Recommender, State
 from fedrec.record.durable import arrays_digest, check_plain, replace_file, replace_table
 from fedrec.record.files import check_files, read_files
 
-__all__ = ["FEDERATED", "OpenedRun", "open_run"]
+__all__ = ["FEDERATED", "Home", "OpenedRun", "home_of", "open_model", "open_run"]
 
 FEDERATED = "private/federation.json"
 """In the folder of a run over a federation: which one, and the number under which its nodes know the run."""
-_HISTORY = "private/interactions.parquet"
+
+
+@dataclass(frozen=True, eq=False)
+class Home:
+    """Where the users of a model are.
+
+    Args:
+        engine: the nodes, with their data and private rows.
+        data: all their users.
+    """
+
+    engine: LocalEngine
+    data: Interactions
 
 
 @dataclass(frozen=True, eq=False)
 class OpenedRun:
-    """A trained model, and nodes with their data and private rows.
+    """A trained model, and nodes with their data and private rows, which are not read before they are asked for.
 
     Args:
         plan: resolved.
         model, trained: what was trained.
-        engine: the nodes.
-        data: all their users.
+        catalog: its items.
+        home: finds the nodes, once.
+        origin: the same run with the users that it was trained on, where these have other histories.
     """
 
     plan: Plan
     model: Recommender
     trained: Trained
-    engine: LocalEngine
-    data: Interactions
+    catalog: Catalog
+    home: Callable[[], Home]
+    origin: OpenedRun | None = None
+
+    @classmethod
+    def here(
+        cls, plan: Plan, model: Recommender, trained: Trained, engine: LocalEngine, data: Interactions
+    ) -> OpenedRun:
+        """A model whose nodes are in this process already."""
+        return cls(plan, model, trained, data.catalog, lambda: Home(engine, data))
 
     def __repr__(self) -> str:
-        return f"OpenedRun({self.model!r}, rounds={self.trained.rounds}, {self.data!r})"
+        return f"OpenedRun({self.model!r}, rounds={self.trained.rounds}, {len(self.catalog):,} items)"
+
+    @cached_property
+    def _home(self) -> Home:
+        return self.home()
+
+    @property
+    def engine(self) -> LocalEngine:
+        """The nodes.
+
+        Raises:
+            FedrecError: if the data of the run is not to be had.
+        """
+        return self._home.engine
+
+    @property
+    def data(self) -> Interactions:
+        """All users of the nodes.
+
+        Raises:
+            FedrecError: if the data of the run is not to be had.
+        """
+        return self._home.data
+
+    @cached_property
+    def measured(self) -> LocalEngine:
+        """Nodes whose users' histories are split as the plan says.
+
+        Raises:
+            PlanError: if other histories cannot be split so.
+        """
+        if self.origin is None:
+            return self.engine
+        split = SplitMethod.parse(self.plan.split).apply(self.data, KeyedSource.from_seed(self.plan.seed))
+        return self.origin.with_split(refitted(split) if self.plan.refit else split)
+
+    def with_histories(self, data: Interactions) -> OpenedRun:
+        """The same model with other histories of users, of the same catalog: users trained on keep their private rows,
+        all others are folded in."""
+        origin = self.origin or self
+        return replace(self, home=lambda: Home(origin.with_split(unsplit(data)), data), origin=origin)
 
     def private(self) -> Private | None:
         """Private rows of all users, in the order of `data.users`; `None` for a model without."""
@@ -84,26 +151,30 @@ class OpenedRun:
 
     def as_earlier(self, name: str) -> tuple[Earlier, Remembered]:
         """What a training that goes on from this one needs: the coordinator's part, and the nodes'."""
-        plan = self.plan
+        plan, base = self.plan, self.origin or self
         sent = (plan.release, plan.seed, plan.weights, plan.leaky)
-        earlier = Earlier(name, self.model, self.data.catalog, self.trained.state, *sent)
-        return earlier, Remembered(self.training(), self.private())
+        state = State(self.trained.state.shared, dict(self.trained.state.server))
+        earlier = Earlier(name, self.model, self.catalog, state, *sent)
+        return earlier, Remembered(base.training(), base.private())
 
     def with_split(self, split: Split) -> LocalEngine:
         """Nodes with other interactions: users trained on keep their private rows; all others are folded in when they
         are scored, from what is known before the part that is measured."""
+        plan = self.plan.model_copy(update={"refit": False})
+        if not self.model.rows(len(self.catalog)):  # nothing is kept of anybody, so it matters to nobody who was there
+            return LocalEngine.of_split(split, plan)
         places = self.data.users.find(split.data.users.series)
         trained = np.append(self._trained_users(), False)[places]
         part = split.part.copy()
         part[(part == TRAIN) & ~trained[split.data.rows_of_users()]] = HISTORY
-        engine = LocalEngine.of_split(replace(split, part=part), self.plan.model_copy(update={"refit": False}))
+        engine = LocalEngine.of_split(replace(split, part=part), plan)
         private = self.private()
         if private is not None:
             known = np.flatnonzero(trained)
             rows = {
                 name: placed(blank(array, len(places)), known, array[places[known]]) for name, array in private.items()
             }
-            engine.nodes[0].adopt(rows, self.trained.round)
+            engine.nodes[0].adopt(rows, self.trained.round, trained)
         return engine
 
     def _trained_users(self) -> np.ndarray:
@@ -116,12 +187,25 @@ class OpenedRun:
     def trained_on(self, held_out: Interactions) -> int:
         """How many of these interactions training was handed."""
         shared = 0
-        for node in self.engine.nodes:
+        for node in (self.origin or self).engine.nodes:
             places = node.data.users.find(held_out.users.series)
             there = np.flatnonzero(places >= 0)
             known, wanted = node.clients.take(places[there]), held_out.take_users(there)
-            shared += count_shared(known.indptr, known.items, wanted.indptr, wanted.items, self.data.n_items)
+            shared += count_shared(known.indptr, known.items, wanted.indptr, wanted.items, len(self.catalog))
         return shared
+
+    def warning_of(self, engine: LocalEngine, part: Part) -> str:
+        """Why figures over other nodes than the run's own may say less than they seem to; empty where nothing does."""
+        try:
+            known = sum(self.trained_on(node.split.relevant(part)) for node in engine.nodes)
+        except InputError as error:
+            return f"whether the model was trained on the held-out interactions cannot be told: {error}"
+        if not known:
+            return ""
+        return (
+            f"the model was trained on {known} of the held-out interactions, so these figures say nothing about the "
+            "future"
+        )
 
     def with_visitors(self, visitors: Interactions) -> Node:
         """A node of users to be folded in from their history alone, whatever their ids; repeats are merged."""
@@ -148,13 +232,13 @@ class OpenedRun:
         part: Part = "test",
         engine: LocalEngine | None = None,
     ) -> dict[str, MetricSummary]:
-        """Federated evaluation, over other nodes where `engine` is given.
+        """Federated evaluation, of the nodes' own users, or over other nodes where `engine` is given.
 
         Raises:
             InputError: if nothing is held out.
         """
-        nodes = engine or self.engine
-        coordinator = Coordinator(self.model, self.data.catalog, nodes, Run(self.plan, None), nodes.has_valid)
+        nodes = engine or self.measured
+        coordinator = Coordinator(self.model, self.catalog, nodes, Run(self.plan, None), nodes.has_valid)
         found = coordinator.evaluate(self.trained.state, self.trained.round, part, metrics, protocol)
         if not found:
             raise InputError(f"the split {self.plan.split!r} leaves nothing in {part!r} to evaluate on")
@@ -170,10 +254,11 @@ class OpenedRun:
         run = Run.create(plan, folder)
         try:
             (folder / "private").mkdir()
-            replace_table(folder / _HISTORY, self._history())
-            catalog = self.data.catalog
-            loaded = load_plan_data(plan.data, folder, catalog)
-            data, plan = loaded.interactions, plan.resolve(loaded.interactions, public_digest(plan, loaded, folder))
+            replace_table(folder / KEPT, self._history())
+            catalog = self.catalog
+            kept = Kept.read(folder, plan, catalog)
+            assert kept is not None
+            data, plan = kept.data, plan.resolve(kept.data, public_digest(plan, digest_of(kept.data), folder))
             replace_file(folder / "plan.yaml", plan.to_yaml().encode())
             save_shared(folder / "model", self.model, self.trained.state, self.trained.round, catalog, plan)
             assert data.part is not None
@@ -194,7 +279,7 @@ class OpenedRun:
             check_files(folder, read_files(folder)[0])
             there = open_run(folder)
             plan = self._own_plan().resolve(there.data, there.plan.data.digest or "")
-            history = pl.read_parquet(folder / _HISTORY)
+            history = pl.read_parquet(folder / KEPT)
         except (FedrecError, OSError):
             return False
         return (
@@ -206,7 +291,7 @@ class OpenedRun:
 
     def _own_plan(self) -> Plan:
         """The plan with which this is saved, not yet resolved: of its own interactions, as they were split."""
-        source = {"source": _HISTORY}
+        source = {"source": KEPT}
         return Plan.make(self.plan.model_dump() | {"data": source, "split": "given", "refit": False, "catalog": None})
 
     def _history(self) -> pl.DataFrame:
@@ -222,33 +307,88 @@ class OpenedRun:
 
 
 def open_run(folder: Path, named: str | None = None) -> OpenedRun:
-    """Open a finished run, with the data that its plan names.
+    """Open a finished run with its nodes; see `open_model`."""
+    opened = open_model(folder, named)
+    assert opened.engine is not None
+    return opened
+
+
+def open_model(folder: Path, named: str | None = None) -> OpenedRun:
+    """Open a finished run; its users, and the coordinator's own arrays, are looked for when they are asked for.
+
+    The users' interactions are those that the run keeps. One that keeps none, as those of earlier versions, reads the
+    source that its plan names.
 
     Args:
         folder: the run.
         named: its source, where that is a database server: a run of somebody else could name any.
 
     Raises:
-        UnnamedSourceError: if the source is a database server and is not named.
-        RunError: if it is not a finished run.
+        UnnamedSourceError: when users are asked for, the run keeps no interactions, and its source is a database server
+            that is not named.
+        RunError: if it is not a finished run; when users are asked for, if they are at the nodes of a federation, or
+            the source is not the data any more that the run was trained on.
         DamagedError: if files were changed.
-        PlanError: if the data is not the one it was trained on.
     """
     folder = folder.resolve() if folder.is_symlink() else folder  # it may point elsewhere before all is read
     check_plain(folder, "private")  # where secrets and journals are written
     plan = read_plan(folder)
     model, state, round, catalog = load_shared(folder / "model", plan)
+    server = _Later(lambda: server_arrays(folder, round, state.shared, Fitting(plan, catalog)))
+    trained = Trained(State(state.shared, server), round, round + 1)
+    return OpenedRun(plan, model, trained, catalog, lambda: _home(folder, plan, catalog, named))
+
+
+class _Later(Mapping[str, np.ndarray]):
+    """Arrays that are loaded when somebody looks at them."""
+
+    def __init__(self, load: Callable[[], Arrays]) -> None:
+        self._load = load
+
+    @cached_property
+    def _arrays(self) -> Arrays:
+        return self._load()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+
+def _home(folder: Path, plan: Plan, catalog: Catalog, named: str | None) -> Home:
     if (folder / FEDERATED).exists():
         raise RunError(
             f"{folder} was trained over the nodes of a federation, and their users are with them: each node has the "
             "finished run in models/latest of its home, and 'fedrec recommend' and the like open that"
         )
-    source = load_plan_data(plan.data, folder, catalog, named)
-    data = source.interactions
-    if data.catalog.digest != catalog.digest:
+    kept = Kept.read(folder, plan, catalog)
+    if kept is None:
+        advice = f"{folder} keeps no interactions of its own. " + (
+            "Whose private row is whose only the data tell that it was trained on: name them where they are now, with "
+            "--data (data= in Python), or train anew"
+            if plan.build_model().rows(len(catalog))
+            else "Name its data where they are now, or newer data, with --data (data= in Python)"
+        )
+        kept = Kept(load_again(plan, folder, advice, catalog, named).interactions)
+    return home_of(folder, plan, catalog, kept)
+
+
+def home_of(folder: Path, plan: Plan, catalog: Catalog, kept: Kept) -> Home:
+    """The nodes of a run with the interactions that it was trained on.
+
+    Raises:
+        DamagedError: if the catalog or the private rows are others.
+    """
+    if kept.data.catalog.digest != catalog.digest:
         raise DamagedError(f"{folder}: the catalog of the model is not the catalog of the data")
-    plan = plan.resolve(data, public_digest(plan, source, folder))
-    placement = read_placement(folder, Placement())
-    engine = placement.engine.build(data, plan, placement.nodes, placement.partition, folder / "private")
-    state = State(state.shared, server_arrays(folder, round, state.shared, Fitting(plan, catalog)))
-    return OpenedRun(plan, model, Trained(state, round, round + 1), engine, data)
+    placement, places = read_placement(folder, Placement()), kept.places
+    if places is not None and not 0 <= places.min(initial=0) <= places.max(initial=0) < placement.nodes:
+        raise DamagedError(f"{folder / KEPT} has users at a node that private/placement.json does not have")
+    engine = placement.engine.build(
+        kept.data, plan, placement.nodes, placement.partition, folder / "private", places=places
+    )
+    return Home(engine, kept.data)

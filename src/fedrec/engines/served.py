@@ -26,7 +26,7 @@ def save_served(served: Served) -> None:
     home.mkdir(parents=True, exist_ok=True)
     _clear(home)
     plan, trained = served.plan, Trained(served.state, served.kept, served.kept + 1)
-    run = OpenedRun(plan, plan.build_model(), trained, LocalEngine([served.node]), served.data)
+    run = OpenedRun.here(plan, plan.build_model(), trained, LocalEngine([served.node]), served.data)
     before = _saved(home, name)
     folder = next((path for number, path in sorted(before.items(), reverse=True) if run.is_saved_in(path)), None)
     if folder is None:

@@ -14,7 +14,8 @@ from typing import Any
 from fedrec.data.interactions import Interactions
 from fedrec.data.sources import LoadedSource
 from fedrec.engines.clock import Clock
-from fedrec.engines.loading import Placement, check_named, load_plan_data, public_digest, read_placement
+from fedrec.engines.kept import closed_run, keep_interactions, reading_facts
+from fedrec.engines.loading import Placement, load_again, load_plan_data, public_digest, read_placement
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.memory import check_memory
 from fedrec.engines.opened import OpenedRun, open_run
@@ -83,10 +84,10 @@ def train_run(
     """Train, evaluate and write the report of a run in `folder`.
 
     An error before the first round is committed leaves no folder behind. With `resume`, a run that exists goes on where
-    it stopped, with its own plan and placement; a finished one just says so again. `source` is the plan's data where it
-    is loaded already; `named` is the plan's source as the person at hand named it, without which no database server is
-    asked for it, nor for the run that the plan goes on from. A private plan over its own or the owner's `budget` is
-    refused before any data is read.
+    it stopped, with its own plan and placement, and the data that it began with; a finished one just says so again,
+    from what it kept. `source` is the plan's data where it is loaded already; `named` is the plan's source as the
+    person at hand named it, without which no database server is asked for it, nor for the run that the plan goes on
+    from. A private plan over its own or the owner's `budget` is refused before any data is read.
 
     Returns:
         The report (`report.json`).
@@ -95,7 +96,6 @@ def train_run(
     resume = resume and is_run(folder)
     if resume:
         plan, placement = read_plan(folder), read_placement(folder, placement)
-        check_named(plan.data, named, str(folder))
         if placement.budget is not None:
             budget = kept_budget(Path(placement.budget), budget)
         if plan.privacy is not None and not has_secret(folder / "private"):
@@ -105,14 +105,29 @@ def train_run(
         plan = plan.with_noise()
         check_budget(plan, placement, budget)
         check_clock(plan, placement)
-    given = source is not None
-    source = source or load_plan_data(plan.data, folder, named=named)
-    source = source.noting(values_remark([plan], source.interactions))
-    if not given:
-        loaded(source)
-    data = source.interactions
-    secret = chance.secret("digest") if plan.privacy is not None and not resume else None
-    digest = public_digest(plan, source, folder, chance) if secret is None else blinded(source.digest, secret)
+    closed = closed_run(folder, plan) if resume and source is None else None
+    secret = None
+    if closed is not None:
+        data, told, digest = closed.kept.data, closed.told, plan.data.digest or ""
+    else:
+        given = source is not None
+        if source is None:
+            advice = (
+                f"{folder} goes on only with the data that it began with: put that back, or train anew in another --out"
+            )
+            source = (
+                load_again(plan, folder, advice, named=named)
+                if resume
+                else load_plan_data(plan.data, folder, named=named)
+            )
+        source = source.noting(values_remark([plan], source.interactions))
+        if not given:
+            loaded(source)
+        data, told = source.interactions, reading_facts(source)
+        secret = chance.secret("digest") if plan.privacy is not None and not resume else None
+        digest = (
+            public_digest(plan, source.digest, folder, chance) if secret is None else blinded(source.digest, secret)
+        )
     plan = plan.resolve(data, digest)
     earlier = None if resume else open_earlier(plan, named)
     if earlier is not None:
@@ -129,18 +144,27 @@ def train_run(
         if secret is not None:
             keep_secret(private, secret)
         replace_file(private / "placement.json", json.dumps(vars(placement)).encode() + b"\n")
-        if source.left_out.height:
+        if source is not None and source.left_out.height:
             replace_table(private / "left_out.parquet", source.left_out)
-        engine = placement.engine.build(data, plan, placement.nodes, placement.partition, private, chance, budget)
+        engine = placement.engine.build(
+            data,
+            plan,
+            placement.nodes,
+            placement.partition,
+            private,
+            chance,
+            budget,
+            None if closed is None else closed.kept.places,
+        )
+        if closed is None:
+            keep_interactions(folder, data, engine)
         engine.clock = Clock.parse(placement.clock, len(engine.nodes), plan.seed)
         coordinator, trained = train_here(engine, data, run, watch, earlier, chance)
         seconds = time.perf_counter() - began
         report = _report(coordinator, trained, engine, data, run, folder, placement, seconds)
-        report["data"]["left_out"] = source.left_out_counts
-        report["data"] |= {"columns": source.report.columns, "not_read": list(source.report.unread)}
-        report["data"]["notes"] = list(source.report.notes)
+        report["data"] |= told
         run.report(report)
-        run.prune({trained.round, trained.rounds - 1})
+        run.slim(trained.round, trained.state.server)
         run.seal()
         return report
     except (FedrecError, OSError, MemoryError):

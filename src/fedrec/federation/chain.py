@@ -8,10 +8,11 @@ from typing import Any
 
 from fedrec.documents import MOST_LINES, parse_json, read_file
 from fedrec.errors import DamagedError, FedrecError
+from fedrec.federation.checkpoints import ended_state, packed, unpacked
 from fedrec.federation.coordinator import kept_round
 from fedrec.federation.ledger_fields import Lines
 from fedrec.federation.plan import Plan
-from fedrec.federation.run import load_shared, unpacked
+from fedrec.federation.run import load_shared
 from fedrec.federation.versions import check_versions
 from fedrec.privacy.accounting import Charge, Epsilons, cohort_epsilon
 from fedrec.privacy.terms import schedule
@@ -72,29 +73,46 @@ def check_chain(plan: Plan, lines: Lines) -> None:
             raise DamagedError(f"{where}: round {line['kept']} is not the one that the plan keeps")
 
 
-def check_checkpoints(folder: Path, lines: Lines) -> list[str]:
+def check_checkpoints(folder: Path, lines: Lines, published: bool = False) -> list[str]:
     """Check that checkpoints on the disk are those that rounds committed; says which are of no committed round.
+
+    Of a run that has ended, `model/` and the coordinator's own arrays are the checkpoint of the round that was kept; a
+    `published` copy may lack the latter.
 
     Raises:
         DamagedError: naming the checkpoint that was changed or is missing, or the line that tells another model.
     """
     rounds = {line["round"]: (where, line) for where, line in of_kind(lines, "round")}
-    remarks = []
+    kept = next((line["kept"] for _, line in of_kind(lines, "end")), None)
+    remarks, there = [], set()
     for path in sorted((folder / "checkpoint").glob("*.safetensors")):
         name = path.relative_to(folder).as_posix()
         kind, _, number = path.stem.partition("-")
-        where, line = rounds.get(int(number) if number.isdecimal() else -1, ("", {}))
+        round = int(number) if number.isdecimal() else -1
+        where, line = rounds.get(round, ("", {}))
+        if kind == "server" and round == kept:
+            there.add(kind)
+            continue
         if kind != "round" or not line:
             remarks.append(f"{name} is of a round that was not committed; nothing covers it")
             continue
+        there |= {kind} if round == kept else set()
         if file_digest(path) != line["checkpoint"]:
             raise DamagedError(f"{name}: changed; it is not the checkpoint that the ledger committed")
         if arrays_digest(unpacked(load_arrays(path), name).shared) != line["model"]:
             raise DamagedError(f"{where}: its model is not the one in {name}")
-    if rounds and not of_kind(lines, "end"):
+    if rounds and kept is None:
         newest = f"checkpoint/round-{max(rounds):06d}.safetensors"
         if not (folder / newest).exists():
             raise DamagedError(f"{newest}: missing; the run cannot go on without it")
+    if kept is not None and kept in rounds and ("server" in there or not ("round" in there or published)):
+        where, line = rounds[kept]
+        name = f"checkpoint/server-{kept:06d}.safetensors" if "server" in there else "model/shared.safetensors"
+        state = ended_state(folder, kept)
+        if arrays_digest(state.shared) != line["model"]:
+            raise DamagedError(f"{where}: its model is not the one in model/")
+        if arrays_digest(packed(state)) != line["checkpoint"]:
+            raise DamagedError(f"{name}: it is not the checkpoint that {where} committed")
     return remarks
 
 

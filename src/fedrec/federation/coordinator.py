@@ -149,6 +149,8 @@ class Coordinator:
                 if there had been no pause.
         """
         began = time.perf_counter()
+        if self.run.ledger.of_kind("end"):
+            return self._kept(self._best(), len(self.run.ledger.of_kind("round")))
         round, state = self._resume()
         while not self._stopped() and (spec := self._spec(state, round)) is not None:
             if round == until:
@@ -378,8 +380,13 @@ class Coordinator:
         if rounds == 0:
             raise PlanError(f"model {self.model.name!r} trained for no round")
         kept = self._best()
-        if kept != rounds - 1:
+        return self._kept(kept, rounds, state if kept == rounds - 1 else None)
+
+    def _kept(self, kept: int, rounds: int, state: State | None = None) -> Trained:
+        """End with the round that is kept; of a run that has ended already, its files are there."""
+        if state is None:
             state = self.run.state(kept)
+            self.run.unseal()
         self.engine.finish(state.shared, rounds - 1, kept)
         self.run.publish(self.model, state, kept, self.catalog)
         return Trained(state, kept, rounds)

@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import save
 
 from fedrec.documents import parse_json
 from fedrec.errors import DamagedError, RunError
 from fedrec.models.base import Arrays
-from fedrec.record.durable import unpacked_arrays
 from fedrec.record.keys import PublicKey, SigningKey
+from fedrec.record.layout import arrays_in, pieces_of
 
 __all__ = [
     "Frame",
@@ -165,8 +164,7 @@ def request_digest(frame: bytes) -> str:
 
 def pack_arrays(arrays: Arrays) -> bytes:
     """Named arrays as safetensors."""
-    packed: bytes = save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
-    return packed
+    return b"".join(pieces_of(arrays))
 
 
 def unpack_arrays(data: bytes) -> dict[str, np.ndarray]:
@@ -175,7 +173,7 @@ def unpack_arrays(data: bytes) -> dict[str, np.ndarray]:
     Raises:
         DamagedError: if they are not.
     """
-    return unpacked_arrays(data, "the arrays of a message")
+    return arrays_in(bytearray(data), "the arrays of a message")
 
 
 def _frame(

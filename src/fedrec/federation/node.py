@@ -107,6 +107,7 @@ class Node:
         held_out = seen.data.where((seen.part != TRAIN) & (seen.part != HISTORY)) if leaky else None
         self.clients = Clients.of(seen.train, self.keys, held_out)
         self.active = np.flatnonzero(self.clients.lengths > 0)
+        self.met = self.clients.lengths > 0
         self._shapes = RowShapes(model.rows(split.data.n_items), len(self.clients), split.data.n_items)
         self._private = None if folder is None else PrivateRows.open(folder, self._shapes)
         self._before: Remembered | None = None
@@ -234,7 +235,7 @@ class Node:
                 scores = self.model.score(shared, self._rows(shared, private, clients, chosen), clients)
                 if SERVED in shared:
                     scores[:, ~shared[SERVED]] = -np.inf
-                same = not self.model.reads_history and bool(self.clients.lengths[chosen].all())
+                same = not self.model.reads_history and bool(self.met[chosen].all())
                 kept = _Scored(shared, committed, chosen, scores)
                 self._scored = kept if same else None
             yield chosen, clients, kept.scores
@@ -257,9 +258,17 @@ class Node:
         """The private rows as they are, one per user of the node."""
         return None if self._private is None else self._private.arrays
 
-    def adopt(self, private: Private, committed: int) -> None:
-        """Take over private rows from elsewhere, one per user of the node, as of round `committed`."""
+    def adopt(self, private: Private, committed: int, met: np.ndarray | None = None) -> None:
+        """Take over private rows from elsewhere, one per user of the node, as of round `committed`.
+
+        Args:
+            private: the rows.
+            committed: their round.
+            met: whose rows training made [users] bool; the others are folded in. By default, whoever has a part that is
+                trained on.
+        """
         self._scored = None
+        self.met = self.met if met is None else met
         self._private = PrivateRows.create(private, self._shapes, self.folder, committed)
 
     def remember(self, before: Remembered) -> None:
@@ -302,7 +311,7 @@ class Node:
         if private is None:
             return None
         rows = private.take(chosen)
-        strangers = np.flatnonzero(self.clients.lengths[chosen] == 0)
+        strangers = np.flatnonzero(~self.met[chosen])
         if len(strangers):
             folded = self.model.fold_in(shared, clients.take(strangers))
             for name, array in (folded or {}).items():

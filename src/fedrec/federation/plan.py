@@ -164,8 +164,8 @@ class Plan(_Part):
         model = self.build_model()
         if self.data.source == STANDARD_INPUT:
             raise PlanError(
-                "data: a run reads its data again when it goes on, is measured or recommends, and standard input can "
-                "be read only once; save it to a file first"
+                "data: a training that was interrupted reads its data again, and standard input can be read only once; "
+                "save it to a file first"
             )
         if self.keep_sums and not model.additive:
             raise PlanError(

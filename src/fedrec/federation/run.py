@@ -16,6 +16,7 @@ from fedrec.aggregation.specs import SumSpec
 from fedrec.data.catalog import Catalog
 from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.errors import DamagedError, InputError, RunError, suggestion
+from fedrec.federation.checkpoints import SHARED, checkpoint_path, ended_state, own_arrays_path, packed, unpacked
 from fedrec.federation.fitting import Fitting, check_sum, naming
 from fedrec.federation.ledger_fields import check_fields
 from fedrec.federation.plan import Plan
@@ -28,18 +29,20 @@ from fedrec.record.durable import (
     check_plain,
     hold,
     load_arrays,
+    map_file,
     named_on_error,
     remove_unfinished,
     replace_file,
     save_arrays,
 )
 from fedrec.record.files import FILES, LEDGER, file_digest, list_files
+from fedrec.record.layout import arrays_in
 from fedrec.record.ledger import Ledger
 from fedrec.record.signing import FILES_NOTE
 
 __all__ = ["MOST_ROUNDS", "PUBLIC", "Run", "load_shared", "save_shared"]
 
-PUBLIC = ("plan.yaml", "model/catalog.jsonl", "model/model.json", "model/shared.safetensors")
+PUBLIC = ("plan.yaml", "model/catalog.jsonl", "model/model.json", SHARED)
 """What a finished run publishes besides its ledger, whose last line has the digests."""
 
 _FORMAT = 1
@@ -135,9 +138,7 @@ class Run:
             return {"model": arrays_digest(state.shared)}
         path = self._checkpoint(round)
         path.parent.mkdir(exist_ok=True)
-        packed = {f"shared.{name}": array for name, array in state.shared.items()}
-        whole = save_arrays(path, packed | {f"server.{name}": array for name, array in state.server.items()})
-        return {"model": arrays_digest(state.shared), "checkpoint": whole}
+        return {"model": arrays_digest(state.shared), "checkpoint": save_arrays(path, packed(state))}
 
     def keep_noised(
         self, round: int, spec: SumSpec, shared: Arrays, arrays: Arrays, parts: Mapping[str, Sequence[str]]
@@ -176,7 +177,7 @@ class Run:
         return arrays, parts
 
     def state(self, round: int) -> State:
-        """The state after a committed round.
+        """The state after a committed round; of a run that has ended, after the round that it kept.
 
         Raises:
             DamagedError: if the checkpoint is missing, is not what the ledger committed, or its arrays are not the
@@ -185,9 +186,14 @@ class Run:
         if self.folder is None:
             return self._states[round]
         path = self._checkpoint(round)
-        state = unpacked(load_arrays(path), str(path))
+        if path.exists() or not self.ledger.of_kind("end"):
+            file = map_file(path)
+            state, digest = unpacked(arrays_in(file.data, str(path)), str(path)), file.digest
+        else:
+            state = ended_state(self.folder, round)
+            path, digest = self.folder / SHARED, arrays_digest(packed(state))
         committed = [line for line in self.ledger.of_kind("round") if line["round"] == round]
-        if not committed or committed[-1].get("checkpoint") != file_digest(path):
+        if not committed or committed[-1].get("checkpoint") != digest:
             raise DamagedError(f"{path} is not the model that the ledger committed")
         if self.fitting is not None:
             with naming(path):
@@ -206,6 +212,16 @@ class Run:
             if number.isdecimal() and int(number) not in keep:
                 path.unlink()
 
+    def slim(self, round: int, server: Arrays) -> None:
+        """Keep of the checkpoints of a run that has ended only what `model/` lacks: the coordinator's own arrays of the
+        round that was kept."""
+        if self.folder is None:
+            self._states = {}
+            return
+        if server:
+            save_arrays(own_arrays_path(self.folder, round), packed(State({}, server)))
+        self.prune(set())
+
     def publish(self, model: Recommender, state: State, round: int, catalog: Catalog) -> None:
         """Write `model/` (shared arrays of the kept round, settings, catalog) and the last line of the ledger.
 
@@ -214,9 +230,13 @@ class Run:
         """
         if self.folder is None:
             return
+        ended = self.ledger.of_kind("end")
+        if ended and all((self.folder / name).is_file() for name in PUBLIC):
+            files = {name: file_digest(self.folder / name) for name in PUBLIC}
+            if files == ended[0].get("files"):
+                return
         save_shared(self.folder / "model", model, state, round, catalog, self.plan)
         files = {name: file_digest(self.folder / name) for name in PUBLIC}
-        ended = self.ledger.of_kind("end")
         if not ended:
             self.ledger.append("end", kept=round, files=files)
         elif ended[0].get("files") != files:
@@ -251,7 +271,7 @@ class Run:
 
     def _checkpoint(self, round: int) -> Path:
         assert self.folder is not None
-        return _checkpoint(self.folder, round)
+        return checkpoint_path(self.folder, round)
 
 
 def _check_ledger(plan: Plan, ledger: Ledger) -> None:
@@ -337,17 +357,22 @@ def load_shared(folder: Path, plan: Plan) -> tuple[Recommender, State, int, Cata
     if description["model"] != {"name": model.name, **model.model_dump(mode="json")}:
         raise DamagedError(f"{folder / 'model.json'} describes another model than the plan's")
     try:
-        shared = load_arrays(folder / "shared.safetensors")
+        file = map_file(folder / "shared.safetensors")
+        file.hash_aside()
+        shared = arrays_in(file.data, str(folder / "shared.safetensors"))
         text = read_file(folder / "catalog.jsonl")
     except (OSError, ValueError, InputError) as error:
         raise DamagedError(f"{folder} is not whole: {error}") from None
-    if arrays_digest(shared) != description["shared"]:
-        raise DamagedError(f"{folder / 'shared.safetensors'} is not the one that model.json describes")
     catalog = Catalog.from_json_lines(text, str(folder / "catalog.jsonl"))
     if catalog.digest != description["catalog"] or len(catalog) != description["items"]:
         raise DamagedError(f"{folder / 'catalog.jsonl'} is not the catalog that model.json describes")
-    with naming(folder / "shared.safetensors"):
-        Fitting(plan, catalog).check_finished(shared)
+    try:
+        with naming(folder / "shared.safetensors"):
+            Fitting(plan, catalog).check_finished(shared)
+    finally:
+        if file.digest != description["shared"]:
+            raise DamagedError(f"{folder / 'shared.safetensors'} is not the one that model.json describes") from None
+    file.forget()
     settings = {key: value for key, value in description["model"].items() if key != "name"}
     return build_model(model.name, settings), State(shared), description["round"], catalog
 
@@ -369,42 +394,6 @@ def _description(path: Path) -> dict[str, Any]:
     if not -1 <= said["round"] < MOST_ROUNDS:  # −1 at a node of whose sums none was counted
         raise DamagedError(f"{path} is damaged: round must be from -1 to {MOST_ROUNDS - 1}")
     return said
-
-
-def server_arrays(folder: Path, round: int, shared: Arrays, fitting: Fitting) -> dict[str, np.ndarray]:
-    """The coordinator's own arrays of a finished run, from its last checkpoint; none where there is none.
-
-    Raises:
-        DamagedError: if the checkpoint is of another model, or its arrays are not the model's.
-    """
-    path = _checkpoint(folder, round)
-    if not path.exists():
-        return {}
-    state = unpacked(load_arrays(path), str(path))
-    if arrays_digest(state.shared) != arrays_digest(shared):
-        raise DamagedError(f"{path} is not of the model in {folder / 'model'}")
-    with naming(path):
-        fitting.check_state(state)
-    return dict(state.server)
-
-
-def unpacked(arrays: Arrays, where: str) -> State:
-    """A state from the arrays of its checkpoint, named `shared.…` and `server.…`.
-
-    Raises:
-        DamagedError: naming an array that is neither.
-    """
-    split: dict[str, dict[str, np.ndarray]] = {"shared": {}, "server": {}}
-    for name, array in arrays.items():
-        kind, _, rest = name.partition(".")
-        if kind not in split:
-            raise DamagedError(f"{where}: array {name!r} is neither a shared nor a server array")
-        split[kind][rest] = array
-    return State(split["shared"], split["server"])
-
-
-def _checkpoint(folder: Path, round: int) -> Path:
-    return folder / "checkpoint" / f"round-{round:06d}.safetensors"
 
 
 def check_free(folder: Path) -> None:

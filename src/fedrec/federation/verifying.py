@@ -114,7 +114,7 @@ def verify_run(
         check.notes(keys, checkpoints, published)
         if keys:
             check.trust(keys, published)
-        check.training()
+        check.training(published)
         check.receipts(receipts)
         check.verdict.trusted = [key.id for key in keys]
     except DamagedError as error:
@@ -265,6 +265,7 @@ class _Check:
     def _beside(self) -> list[str]:
         """What is there and not in a published copy; checkpoints of committed rounds are covered by their lines."""
         rounds = {f"checkpoint/round-{line['round']:06d}.safetensors" for _, line in of_kind(self.lines, "round")}
+        rounds |= {f"checkpoint/server-{line['kept']:06d}.safetensors" for _, line in of_kind(self.lines, "end")}
         return [name for name in self.names if name not in {*PUBLIC, LEDGER, LEDGER_NOTE, KEYS, LOCK} | rounds]
 
     def _known(self, path: Path, keys: Sequence[PublicKey]) -> None:
@@ -280,7 +281,7 @@ class _Check:
         if not by:
             self.verdict.remarks.append(f"{path} is not signed by a known key; it was taken as it is")
 
-    def training(self) -> None:
+    def training(self, published: bool) -> None:
         """The plan, the chain of rounds and models, charges and epsilon."""
         if not is_run(self.folder):
             raise DamagedError("plan.yaml: missing")
@@ -291,7 +292,7 @@ class _Check:
         self.asynchronous = plan.asynchronous is not None
         if self.lines:
             check_chain(plan, self.lines)
-            self.verdict.remarks += check_checkpoints(self.folder, self.lines)
+            self.verdict.remarks += check_checkpoints(self.folder, self.lines, published)
             if plan.privacy is not None:
                 self.verdict.epsilons = check_charges(plan, self.lines)
                 check_report(self.folder, self.verdict.epsilons)

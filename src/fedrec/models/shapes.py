@@ -15,6 +15,9 @@ from fedrec.kernels.splitting import first_repeat
 
 __all__ = ["Form", "Own", "Shape", "Shapes", "check_arrays", "check_rows", "whole_number"]
 
+_BLOCK = 1 << 18
+"""Numbers that are looked at together."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -55,7 +58,7 @@ class Shape:
     def wrong_values(self, array: np.ndarray) -> str | None:
         """What is wrong with the values of an array that fits, if anything."""
         if array.dtype.kind == "f":
-            if self.finite and not np.isfinite(array).all():
+            if self.finite and not _finite(array):
                 return "holds numbers that are not finite"
         elif array.dtype.kind == "i" and array.size and self.below > self.least:
             low, high = int(array.min()), int(array.max())
@@ -174,6 +177,12 @@ def _check_own(name: str, rows: OwnRows, shape: Own, clients: int, n_items: int)
         raise DamagedError(f"private rows {name!r} name items that are not among the {n_items} of the catalog")
     if first_repeat(np.concatenate([[0], np.cumsum(packed.lengths)]), packed.items, n_items) >= 0:
         raise DamagedError(f"private rows {name!r} have an item of a client twice")
+
+
+def _finite(array: np.ndarray) -> bool:
+    """Whether all numbers are finite, a block at a time: a large array needs no second one beside it."""
+    flat = array.reshape(-1)
+    return all(np.isfinite(flat[start : start + _BLOCK]).all() for start in range(0, len(flat), _BLOCK))
 
 
 def whole_number(array: np.ndarray | None, least: int, below: int) -> int | None:

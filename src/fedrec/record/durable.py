@@ -6,17 +6,17 @@ import fcntl
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from fedrec.documents import read_file
 from fedrec.errors import DamagedError, InputError, RunError
+from fedrec.record.layout import arrays_in, pieces_of
+from fedrec.record.mapped import MappedFile
 
 if TYPE_CHECKING:  # processes that only hand messages on load no tables
     import polars as pl
@@ -27,17 +27,17 @@ __all__ = [
     "check_plain",
     "hold",
     "load_arrays",
+    "map_file",
     "named_on_error",
     "remove_unfinished",
     "replace_file",
     "replace_table",
     "save_arrays",
-    "unpacked_arrays",
     "whole_lines",
 ]
 
 
-def replace_file(path: Path, *data: bytes, secret: bool = False) -> None:
+def replace_file(path: Path, *data: bytes | memoryview, secret: bool = False) -> None:
     """Put pieces of data at `path`, one after the other: after a crash the file is the old one or the new one whole.
 
     A `secret` is for its owner's eyes from the first byte on.
@@ -170,53 +170,46 @@ def whole_lines(path: Path, most: int | None = None) -> bytes:
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
     """Save named arrays as safetensors, without metadata (its order is not stable); returns their digest."""
-    data = _packed(arrays)
-    replace_file(path, data)
-    return hashlib.sha256(data).hexdigest()
+    pieces = pieces_of(arrays)
+    replace_file(path, *pieces)
+    return _digest_of(pieces)
 
 
 def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of the bytes that `save_arrays` writes."""
-    return hashlib.sha256(_packed(arrays)).hexdigest()
+    return _digest_of(pieces_of(arrays))
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Load named arrays.
+    """Load named arrays: large ones stay on the disk until they are looked at, see `mapped.MappedFile`.
 
     Raises:
         InputError: if there is no such file.
         DamagedError: if the file is not whole, or an array is of a type that fedrec has not.
     """
+    return arrays_in(map_file(path).data, str(path))
+
+
+def map_file(path: Path) -> MappedFile:
+    """A file to be used where it lies.
+
+    Raises:
+        InputError: if there is no such file.
+        DamagedError: if it cannot be read.
+    """
     try:
-        data = read_file(path)
+        return MappedFile.of(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
         raise DamagedError(f"{path} cannot be read: {error}") from None
-    arrays = unpacked_arrays(data, str(path))
-    return {name: np.require(array, requirements=["C", "W", "O"]) for name, array in arrays.items()}
 
 
-def unpacked_arrays(data: bytes, where: str) -> dict[str, np.ndarray]:
-    """Named arrays from the bytes of safetensors.
-
-    Raises:
-        DamagedError: naming `where`, if they are not whole, or an array is of a type that fedrec has not.
-    """
-    try:
-        arrays: dict[str, np.ndarray] = load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"{where} is damaged: {error}") from None
-    for name, array in arrays.items():
-        # NumPy counts and gathers by the byte of a truth value, and trusts that it is 0 or 1
-        if array.dtype.kind == "b" and array.size and array.view(np.uint8).max() > 1:
-            raise DamagedError(f"{where}: array {name!r} holds truth values that are neither 0 nor 1")
-    return arrays
-
-
-def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
-    packed: bytes = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    return packed
+def _digest_of(pieces: Iterable[bytes | memoryview]) -> str:
+    state = hashlib.sha256()
+    for piece in pieces:
+        state.update(piece)
+    return state.hexdigest()
 
 
 def _sync_folder(path: Path) -> None:

@@ -1,0 +1,260 @@
+"""Commands about a finished run: evaluate, recommend, similar."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedrec.cli.options import (
+    Columns,
+    Decimal,
+    Encoding,
+    Format,
+    Header,
+    Json,
+    Kinds,
+    Metrics,
+    OnError,
+    Protocol,
+    Quiet,
+    TimeFormat,
+    Where,
+    data_settings,
+    split_list,
+)
+from fedrec.cli.output import Output, rows_table
+from fedrec.cli.runs import stamp
+from fedrec.errors import InputError, suggestion
+from fedrec.record.mapped import hashed_ahead
+
+if TYPE_CHECKING:
+    from fedrec.data.identifiers import Identifiers
+    from fedrec.library import Estimator
+
+__all__ = ["evaluate", "recommend", "similar"]
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+Histories = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="Histories to use instead of those that the run keeps: the source as it is now, or another one.",
+    ),
+]
+UnknownItems = Annotated[
+    str,
+    typer.Option(
+        "--unknown-items",
+        help="Items of --data or --history that the model does not know: raise, or leave out: warn, ignore.",
+    ),
+]
+
+_ITEM_COLUMNS = ("item_id", "item", "itemId")
+_SHARED = Path("model", "shared.safetensors")
+
+
+def evaluate(
+    run: RunFolder,
+    protocol: Protocol = None,
+    metrics: Metrics = None,
+    part: Annotated[str, typer.Option("--part", help="test or valid.")] = "test",
+    data: Histories = None,
+    unknown_items: UnknownItems = "raise",
+    columns: Columns = None,
+    format: Format = None,
+    encoding: Encoding = None,
+    on_error: OnError = None,
+    header: Header = None,
+    time_format: TimeFormat = None,
+    decimal: Decimal = None,
+    where: Where = None,
+    kinds: Kinds = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a run on held-out interactions, inside the nodes: those that it kept, or those in --data, which the run's
+    plan splits. How --data is read is said as for training: --columns, --format, …"""
+    output = Output(json_, quiet)
+    reading = data_settings(None, columns, format, encoding, on_error, None, header, time_format, decimal, where, kinds)
+    model = _opened(run, output, data, None, unknown_items, reading)
+    from fedrec.federation.calls import HELD_OUT
+
+    chosen = next((known for known in HELD_OUT if known == part), None)
+    if chosen is None:
+        raise InputError(f"--part {part!r} is not known{suggestion(part, HELD_OUT)}")
+    opened = model.opened
+    protocol = protocol or opened.plan.evaluation.protocol
+    if opened.origin is not None and (told := opened.warning_of(opened.measured, chosen)):
+        output.warn(told)
+    found = opened.measure(split_list(metrics) or opened.plan.evaluation.metrics, protocol, chosen)
+    table = rows_table(f"{run}: {part}, {protocol}" + stamp(opened.plan.leaky), "metric", "value", "± s.e.", "users")
+    for name, summary in found.items():
+        error = "" if summary.standard_error is None else f"{summary.standard_error:.4f}"
+        table.add_row(name, f"{summary.value:.4f}", error, f"{summary.users:,}")
+    answer = {
+        "run": str(run),
+        "model": opened.model.name,
+        "part": part,
+        "protocol": protocol,
+        "metrics": {name: summary.value for name, summary in found.items()},
+        "standard_error": {name: summary.standard_error for name, summary in found.items()},
+        "users": max(summary.users for summary in found.values()),
+        "leaky": opened.plan.leaky,
+    }
+    output.answer(answer, table)
+
+
+def recommend(
+    run: RunFolder,
+    user: Annotated[list[str] | None, typer.Option("--user", help="A user id; may be given several times.")] = None,
+    all_users: Annotated[bool, typer.Option("--all-users", help="Everybody; needs --to.")] = False,
+    to: Annotated[Path | None, typer.Option("--to", help="A .parquet, .csv or .jsonl file, streamed.")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Length of each list.")] = 10,
+    include_seen: Annotated[bool, typer.Option("--include-seen", help="Items a user already has may appear.")] = False,
+    only: Annotated[str | None, typer.Option("--only", help="Item ids that alone may appear: a,b,c or @FILE.")] = None,
+    block: Annotated[str | None, typer.Option("--block", help="Item ids that may not appear: a,b,c or @FILE.")] = None,
+    unknown: Annotated[str, typer.Option("--unknown", help="Unknown users: raise, warn or ignore.")] = "raise",
+    history: Annotated[
+        Path | None,
+        typer.Option("--history", help="File of interactions of new users, who are folded in; all of them by default."),
+    ] = None,
+    unknown_items: UnknownItems = "raise",
+    columns: Columns = None,
+    format: Format = None,
+    encoding: Encoding = None,
+    on_error: OnError = None,
+    header: Header = None,
+    time_format: TimeFormat = None,
+    decimal: Decimal = None,
+    where: Where = None,
+    kinds: Kinds = None,
+    data: Histories = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Recommend items to users of a run, from what it kept of them. How --data or --history is read is said as for
+    training: --columns, --format, …"""
+    output = Output(json_, quiet)
+    _check_policy("--unknown", unknown)
+    if user and all_users:
+        raise InputError("--user and --all-users exclude each other; leave one out")
+    if not user and not all_users and history is None:
+        raise InputError("say for whom: --user ID, --history FILE for all users in it, or --all-users --to FILE")
+    if all_users and to is None and history is None:
+        raise InputError("--all-users needs --to FILE, such as --to recs.parquet")
+    reading = data_settings(None, columns, format, encoding, on_error, None, header, time_format, decimal, where, kinds)
+    model = _opened(run, output, data, history, unknown_items, reading)
+    from fedrec.engines.visitors import Visitors
+
+    catalog = model.opened.catalog
+    options: dict[str, Any] = {
+        "n": n,
+        "include_seen": include_seen,
+        "only": _ids(only, catalog.items, "--only"),
+        "block": _ids(block, catalog.items, "--block"),
+        "unknown": unknown,
+    }
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if history is not None:
+            options["history"] = Visitors.read(history, catalog, unknown_items, **reading)  # type: ignore[arg-type]
+        if to is not None:
+            rows = model.save_recommendations(to, user, **options)
+            output.answer({"run": str(run), "rows": rows, "file": str(to)}, f"{rows:,} recommendations in {to}")
+        else:
+            table = model.recommend(user, **options)
+            shown = rows_table(f"{run}: {model.model_name}" + stamp(model.plan.leaky), "user", "rank", "item", "title",
+                               "score")  # fmt: skip
+            shown.columns[3].justify = "left"
+            for user_id, item_id, score, rank in table.iter_rows():
+                title = catalog.title(int(catalog.items.find([item_id])[0])) if catalog.has_titles else ""
+                shown.add_row(str(user_id), str(rank), str(item_id), title, f"{score:.4f}")
+            answer = {"run": str(run), "recommendations": table.to_dicts()}
+            output.answer(answer, shown if table.height else "nothing to recommend")
+    for warning in caught:
+        output.warn(str(warning.message))
+
+
+def similar(
+    run: RunFolder,
+    item: Annotated[list[str], typer.Option("--item", help="An item id; may be given several times.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 10,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the items nearest to an item, or to each of several."""
+    output = Output(json_, quiet)
+    model = _opened(run, output)
+    catalog = model.opened.catalog
+    wanted = [catalog.items.parse(text) for text in item]
+    shown, answers = [], []
+    for one in wanted:
+        table = model.similar(one, n)
+        title = catalog.title(int(catalog.items.find([one])[0]))
+        shown.append(rows_table(f"like {title}", "item", *table.columns[1:]))
+        for row in table.iter_rows():
+            shown[-1].add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+        answers.append({"item": one, "similar": table.to_dicts()})
+    answer = answers[0] if len(answers) == 1 else {"items": answers}
+    output.answer({"run": str(run), **answer}, *shown)
+
+
+def _opened(
+    run: Path,
+    output: Output,
+    data: str | None = None,
+    history: Path | None = None,
+    unknown_items: str = "raise",
+    reading: dict[str, Any] | None = None,
+) -> Estimator:
+    """Open a run, whose model is hashed while the program is still being loaded; a history is left to who asks."""
+    _check_policy("--unknown-items", unknown_items)
+    if data is not None and history is not None:
+        raise InputError("--data and --history exclude each other; leave one out")
+    if data is None and history is None and reading:
+        raise InputError(
+            f"{', '.join(reading)}: how interactions are read; give them with --history FILE or --data SRC, or leave "
+            "these out"
+        )
+    with hashed_ahead(run / _SHARED):
+        import fedrec as fr
+
+        if data is None:
+            return fr.load_model(run)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = fr.load_model(run, data, unknown_items=unknown_items, **(reading or {}))
+    for warning in caught:
+        output.warn(str(warning.message))
+    return model
+
+
+def _check_policy(option: str, policy: str) -> None:
+    if policy not in ("raise", "warn", "ignore"):
+        raise InputError(f"{option} {policy!r} is not known{suggestion(policy, ['raise', 'warn', 'ignore'])}")
+
+
+def _ids(text: str | None, items: Identifiers, option: str) -> list[int | str] | None:
+    """Ids in an option: `a,b,c` with CSV's quotes, or `@FILE` with one id, or several with commas, on each line."""
+    if text is None:
+        return None
+    lines = [text]
+    if text.startswith("@"):
+        try:
+            lines = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
+        except OSError as error:
+            raise InputError(f"{option} {text}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{option} {text}: is not UTF-8 text; write one id on each line") from None
+    try:
+        rows = list(csv.reader(lines, skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{option} {text}: {error}; a double quote inside an id is written twice") from None
+    listed = [part.strip() for row in rows for part in row if part.strip()]
+    if text.startswith("@") and listed and listed[0] in _ITEM_COLUMNS and items.look_up(listed[:1])[0] < 0:
+        del listed[0]  # a header
+    return [items.parse(part) for part in listed]
