@@ -13,6 +13,7 @@ from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError, InputError, UnnamedSourceError
 from fedrec.federation.plan import DataPlan, Plan
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, kept_secret
+from fedrec.progress import stage
 
 __all__ = ["Placement", "check_named", "load_plan_data", "public_digest", "read_placement"]
 
@@ -88,7 +89,8 @@ def load_plan_data(
     elif not Path(source).exists():
         started = Path(read_placement(folder, Placement()).folder) / source
         source = str(started) if started.exists() else source
-    return load_source(source, cleaning=data.cleaning, **options)
+    with stage("read", f"reading {data.source}"):
+        return load_source(source, cleaning=data.cleaning, **options)
 
 
 def public_digest(plan: Plan, source: LoadedSource, folder: Path, chance: Chance = SYSTEM) -> str:
