@@ -27,6 +27,7 @@ from fedrec.cli.options import (
     Quiet,
     Set,
     Split,
+    Threads,
     TimeFormat,
     WeightsForm,
     Where,
@@ -35,13 +36,15 @@ from fedrec.cli.options import (
     given,
     split_list,
 )
-from fedrec.cli.output import Output, rows_table
+from fedrec.cli.output import Output, rows_table, seconds_in_words
 from fedrec.errors import InputError, suggestion
+from fedrec.progress import RUN
 
 if TYPE_CHECKING:
     from fedrec.data.identifiers import Identifiers
     from fedrec.federation.coordinator import Progress
     from fedrec.federation.plan import Plan
+    from fedrec.progress import Stopwatch
 
 __all__ = ["evaluate", "recommend", "similar", "train"]
 
@@ -70,7 +73,7 @@ def train(
     clock: Annotated[
         str, typer.Option("--clock", help="Virtual speeds of nodes: slow:0.5x10, 1000,100, latency:0.1, there:600/300.")
     ] = "",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of kernels; all by default.")] = None,
+    threads: Threads = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; runs/MODEL-N by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     from_: Annotated[
@@ -102,13 +105,13 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model, evaluate it, and write a run."""
-    from fedrec.cli.resuming import check_resumed
+    output = Output(json_, quiet)
+    stopwatch, watch = output.begin("train", threads, *RUN)
+    from fedrec.cli.resuming import check_resumed, resumable
     from fedrec.engines.training import Placement, read_placement, train_run
     from fedrec.federation.run import is_run, next_folder, read_plan
-    from fedrec.kernels.threads import limit_threads
     from fedrec.privacy.budget import Budget
 
-    output = Output(json_, quiet)
     if resume and out is None:
         raise InputError("--resume needs --out RUN, the run to go on with")
     said = given(context)
@@ -143,12 +146,12 @@ def train(
         chosen = build_plan(plan, reading, model, merged, set_ or [])
     folder = out or next_folder(Path("runs"), str(chosen.model["name"]))
     if federation is not None:
-        with limit_threads(threads), output.rounds(f"training {chosen.model['name']}") as watch:
-            report = _over_nodes(federation, chosen, folder, secure, resume, watch, output)
+        with resumable(folder, chosen, federation):
+            report = _over_nodes(federation, chosen, folder, secure, resume, watch, output, stopwatch)
         shown = [_report_table(report)] if report["metrics"] else []
         output.answer(report, *shown, _closing(report))
         return
-    with limit_threads(threads), output.rounds(f"training {chosen.model['name']}") as watch:
+    with resumable(folder, chosen):
         owned = None if budget is None else Budget.open(budget)
         report = train_run(
             chosen,
@@ -159,6 +162,7 @@ def train(
             _told(output),
             budget=owned,
             named=data,
+            clock=stopwatch,
         )
     shown = [_report_table(report)] if report["metrics"] else []
     output.answer(report, *shown, _closing(report))
@@ -179,6 +183,7 @@ def _over_nodes(
     resume: bool,
     watch: Callable[[Progress], None],
     output: Output,
+    clock: Stopwatch,
 ) -> dict[str, Any]:
     """Train over the nodes of a federation; what goes wrong with nodes is said as it happens."""
     from fedrec.deploy.folder import FederationFolder
@@ -190,7 +195,9 @@ def _over_nodes(
     federation.check_own_kits(output.warn)
     post = NvflarePost(path, federation.admin_kit, tell=output.warn)
     try:
-        return train_federated(plan, folder, members, post, secure, federation.waiting, resume, watch, output.warn)
+        return train_federated(
+            plan, folder, members, post, secure, federation.waiting, resume, watch, output.warn, clock=clock
+        )
     finally:
         post.close()
 
@@ -201,14 +208,16 @@ def evaluate(
     metrics: Metrics = None,
     part: Annotated[str, typer.Option("--part", help="test or valid.")] = "test",
     data: Named = None,
+    threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure a run on held-out interactions, inside the nodes."""
+    output = Output(json_, quiet)
+    clock, _ = output.begin("evaluate", threads, "read", "prepare", "evaluate")
     from fedrec.engines.opened import open_run
     from fedrec.federation.calls import HELD_OUT
 
-    output = Output(json_, quiet)
     chosen = next((known for known in HELD_OUT if known == part), None)
     if chosen is None:
         raise InputError(f"--part {part!r} is not known{suggestion(part, HELD_OUT)}")
@@ -228,8 +237,9 @@ def evaluate(
         "standard_error": {name: summary.standard_error for name, summary in found.items()},
         "users": max(summary.users for summary in found.values()),
         "leaky": opened.plan.leaky,
+        **clock.figures(),
     }
-    output.answer(answer, table)
+    output.answer(answer, table, seconds_in_words(answer))
 
 
 def recommend(
@@ -258,16 +268,18 @@ def recommend(
     encoding: Encoding = None,
     on_error: OnError = None,
     data: Named = None,
+    threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Recommend items to users of a run. How a --history is read is said as for training: --columns, --format, …"""
     import warnings
 
+    output = Output(json_, quiet)
+    clock, _ = output.begin("recommend", threads, "read", "prepare", "recommend")
     import fedrec as fr
     from fedrec.engines.visitors import Visitors
 
-    output = Output(json_, quiet)
     for option, policy in (("--unknown", unknown), ("--unknown-items", unknown_items)):
         if policy not in ("raise", "warn", "ignore"):
             raise InputError(f"{option} {policy!r} is not known{suggestion(policy, ['raise', 'warn', 'ignore'])}")
@@ -297,7 +309,8 @@ def recommend(
             options["history"] = Visitors.read(history, catalog, unknown_items, **reading)  # type: ignore[arg-type]
         if to is not None:
             rows = model.save_recommendations(to, user, **options)
-            output.answer({"run": str(run), "rows": rows, "file": str(to)}, f"{rows:,} recommendations in {to}")
+            answer = {"run": str(run), "rows": rows, "file": str(to), **clock.figures()}
+            output.answer(answer, f"{rows:,} recommendations in {to}, in {seconds_in_words(answer)}")
         else:
             table = model.recommend(user, **options)
             shown = rows_table(f"{run}: {model.model_name}" + _stamp(model.plan.leaky), "user", "rank", "item", "title",
@@ -306,7 +319,7 @@ def recommend(
             for user_id, item_id, score, rank in table.iter_rows():
                 title = catalog.title(int(catalog.items.find([item_id])[0])) if catalog.has_titles else ""
                 shown.add_row(str(user_id), str(rank), str(item_id), title, f"{score:.4f}")
-            answer = {"run": str(run), "recommendations": table.to_dicts()}
+            answer = {"run": str(run), "recommendations": table.to_dicts(), **clock.figures()}
             output.answer(answer, shown if table.height else "nothing to recommend")
     for warning in caught:
         output.warn(str(warning.message))
@@ -317,10 +330,13 @@ def similar(
     item: Annotated[list[str], typer.Option("--item", help="An item id; may be given several times.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 10,
     data: Named = None,
+    threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Show the items nearest to an item, or to each of several."""
+    output = Output(json_, quiet)
+    clock, _ = output.begin("similar", threads, "read", "prepare")
     import fedrec as fr
 
     model = fr.load_model(run, data)
@@ -335,7 +351,7 @@ def similar(
             shown[-1].add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
         answers.append({"item": one, "similar": table.to_dicts()})
     answer = answers[0] if len(answers) == 1 else {"items": answers}
-    Output(json_, quiet).answer({"run": str(run), **answer}, *shown)
+    output.answer({"run": str(run), **answer, **clock.figures()}, *shown)
 
 
 def _told(output: Output) -> Any:
@@ -370,10 +386,17 @@ def _report_table(report: dict[str, Any]) -> Any:
 
 def _closing(report: dict[str, Any]) -> str:
     moved = report["bytes"]["secure_per_party" if report["secure"] else "plain_per_node"]
-    rounds = f"{report['rounds']} round{'s' if report['rounds'] > 1 else ''} in {report['seconds']:.1f} s"
+    rounds = f"{report['rounds']} round{'s' if report['rounds'] > 1 else ''} in {seconds_in_words(report)}"
+    if report["went_on_at_round"] is not None:
+        rounds += f" since it went on after {report['went_on_at_round']} of them"
     sent = "sent, masked," if report["secure"] else "sent"
     traffic = f"a node {sent} {moved['up'] / 2**20:.2f} MiB and received {moved['down'] / 2**20:.2f} MiB"
     lines = [f"{rounds}; {traffic}; peak memory {report['peak_rss_mb']:.0f} MiB"]
+    if not report["reproducible"]:
+        lines.append(
+            f"reproducible: false: solved on {report['step_threads']} threads; the same plan gives the same model to "
+            "rounding, not the same bits"
+        )
     if "virtual" in report:
         lines.append(_virtual(report))
     if report.get("weights", {}).get("cut"):
