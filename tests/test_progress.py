@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pty
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ import pytest
 
 import fedrec as fr
 from conftest import Said
-from fedrec import progress
+from fedrec import bars, progress
 from fedrec.engines import loading
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.training import Placement, train_here, train_run
@@ -273,6 +275,31 @@ def test_an_interrupted_training_leaves_the_terminal_as_it_was_and_a_run_that_go
     monkeypatch.setattr(MF, "step", stop)
     again = fedrec("train", "--resume", "--out", "my run")
     assert (again.code, "--resume --out 'my run'" in again.err) == (130, True)
+
+
+class ZMQInteractiveShell:
+    """What IPython has in a notebook."""
+
+
+@pytest.mark.parametrize(
+    ("notebook", "wanted", "drawn"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_a_notebook_gets_a_bar_unless_it_is_not_wanted(
+    notebook: bool, wanted: bool, drawn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = ZMQInteractiveShell() if notebook else None
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr(bars, "_PATIENCE", 0.0)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+
+    def wait(_: Any) -> None:
+        until = time.monotonic() + (10 if drawn else 0)
+        while "fit MF: round" not in sys.stderr.getvalue() and time.monotonic() < until:
+            time.sleep(0.05)
+
+    fr.MF(rounds=2, embedding_size=2).fit(fr.load_data(DATA), progress=wanted, watch=wait)
+    said = sys.stderr.getvalue()
+    assert ("fit MF: round 1 of 2" in said, bool(said)) == (drawn, drawn)
 
 
 @pytest.mark.parametrize("option", ["--quiet", "--json"])

@@ -22,7 +22,7 @@ from fedrec.cli.options import (
     build_plan,
     split_list,
 )
-from fedrec.cli.output import Output, rows_table
+from fedrec.cli.output import Output, rows_table, seconds_in_words
 from fedrec.errors import InputError
 
 __all__ = ["app"]
@@ -207,4 +207,5 @@ def demo(
     if report["same_as_local"] is not None:
         same = "equal, byte for byte, to" if report["same_as_local"] else "NOT equal to"
         shown.append(f"The model is {same} the one that a single process trains from the same plan.")
+    shown.append(f"the run in {seconds_in_words(report)}; with its server and nodes, {report['seconds_in_all']:.1f} s")
     output.answer(report, *shown)

@@ -36,6 +36,7 @@ from fedrec.federation.coordinator import Progress
 from fedrec.federation.limits import ResourceLimits
 from fedrec.federation.new_node import make_node
 from fedrec.federation.plan import DataPlan, Plan
+from fedrec.progress import doing
 
 __all__ = ["Stage", "free_port", "owners_table", "play", "staged"]
 
@@ -203,6 +204,7 @@ def play(
         plan = plan.resolve(data, public_digest(plan, source, folder))
         places = partition(data, "hash", nodes, plan.seed) if nodes > 1 else np.zeros(data.n_users, dtype=np.int64)
         assert plan.n_max is not None
+        doing("starting the server and the nodes")
         with staged(folder, data, places, plan.n_max, secure, threads) as stage:
             names = [name for name in stage.processes if name != "server"]
             say(f"{len(names)} nodes and a server are up in {folder} after {time.perf_counter() - began:.0f} s")
@@ -215,6 +217,7 @@ def play(
                 )
             finally:
                 post.close()
+            doing("recommending at each node, and stopping all")
             report["recommended"] = {name: _recommended(folder / name / "home" / "models" / "latest") for name in names}
         report["same_as_local"] = None  # asynchronous, what arrives first decides the model
         if plan.asynchronous is None and plan.reproducible:

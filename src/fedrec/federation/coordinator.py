@@ -178,13 +178,15 @@ class Coordinator:
                 state = State(state.shared, {**state.server, **kept_sums(total)})
             digests = self.run.checkpoint(round, state)
             self.run.ledger.append("round", round=round, **digests, **line)
-            doing(f"{named}, validating", (round + part) / rounds, (1.0 - part) / rounds)
+            if self._is_due(round):
+                doing(f"{named}, validating", (round + part) / rounds, (1.0 - part) / rounds)
             metrics = self._validate(state, round)
             self.run.prune({round, self._best()} | (set() if self.buffering is None else self.buffering.in_use()))
             progress = Progress(round, rounds, total.clients, time.perf_counter() - began, metrics)
             self.run.progress(vars(progress))
             self.watch(progress)
             round += 1
+        doing("ending")
         return self._finish(state, round)
 
     def _summed(self, call: RoundCall) -> tuple[Sum, dict[str, Any]]:
