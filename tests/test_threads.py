@@ -19,8 +19,9 @@ from conftest import Said
 from fedrec.engines.training import train_run
 from fedrec.errors import InputError
 from fedrec.federation.plan import Plan
-from fedrec.kernels.threads import limit_threads, thread_count
+from fedrec.kernels.threads import thread_count
 from fedrec.models.ease import EASE
+from fedrec.threads import held_threads
 
 DATA = "synthetic:users=200,items=80,interactions_per_user=8,seed=3"
 PLAN = {"data": {"source": DATA}, "model": {"name": "ease"}}
@@ -112,8 +113,8 @@ def test_a_command_computes_on_as_many_threads_and_gives_them_back(
 @two_cores
 def test_the_variables_that_people_know_keep_working() -> None:
     script = (
-        "import fedrec as fr\nfrom fedrec.kernels.threads import blas_threads, thread_count\n"
-        "import scipy.linalg\nfrom threadpoolctl import ThreadpoolController\n"
+        "import fedrec as fr\nfrom fedrec.kernels.threads import thread_count\n"
+        "from fedrec.threads import blas_threads\nfrom threadpoolctl import ThreadpoolController\n"
         "print(thread_count(), blas_threads(ThreadpoolController()))\n"
         "try:\n    fr.set_threads(2)\nexcept fr.InputError as error:\n    print(error)\n"
     )
@@ -145,9 +146,9 @@ def test_only_a_plan_that_gives_up_equal_bits_says_so() -> None:
 def test_steps_use_all_threads_that_they_may_where_equal_bits_are_given_up(
     seen: list[tuple[int, int]], tmp_path: Path
 ) -> None:
-    with limit_threads(2):
+    with held_threads(2):
         told = [train_run(Plan.make(plan), tmp_path / name) for name, plan in (("plain", PLAN), ("free", ANY))]
-    with limit_threads(1):
+    with held_threads(1):
         told.append(train_run(Plan.make(ANY), tmp_path / "one"))
     assert [threads for _, threads in seen] == [1, 2, 1]
     assert [(report["reproducible"], report["step_threads"]) for report in told] == [(True, 1), (False, 2), (False, 1)]
@@ -160,7 +161,7 @@ def test_steps_use_all_threads_that_they_may_where_equal_bits_are_given_up(
 @two_cores
 def test_fit_takes_the_key_with_the_rest_of_the_plan_and_private_plans_may_have_it(seen: list[tuple[int, int]]) -> None:
     data = fr.load_data(DATA)
-    with limit_threads(2):
+    with held_threads(2):
         fr.EASE(plan={"reproducible": False}).fit(data)
         privacy = {"epsilon": 8.0, "delta": 1e-4, "users": 200}
         fr.EASE(plan={"reproducible": False, "privacy": privacy}).fit(data)

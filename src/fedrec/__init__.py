@@ -44,7 +44,7 @@ _HOMES = {
     "verify": "fedrec.checks",
     "evaluate": "fedrec.library",
     "load_model": "fedrec.library",
-    "set_threads": "fedrec.kernels.threads",
+    "set_threads": "fedrec.threads",
     "Stopwatch": "fedrec.progress",
     "tune": "fedrec.tuning",
     "FedrecError": "fedrec.errors",

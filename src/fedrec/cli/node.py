@@ -309,7 +309,7 @@ def start(
 
 def _fewer_threads(limits: ResourceLimits, threads: int) -> ResourceLimits:
     """The limits with as many threads as the option says, which are not more than node.toml allows."""
-    from fedrec.kernels.threads import check_threads
+    from fedrec.threads import check_threads
 
     if limits.threads is not None and threads > limits.threads:
         raise InputError(f"--threads {threads}: limits.threads in node.toml allows {limits.threads}; change it there")

@@ -55,9 +55,9 @@ class Output:
         """
         clock = _work.enter_context(Stopwatch(*parts, base=base))
         if threads is not None:
-            from fedrec.kernels.threads import check_threads, limit_threads
+            from fedrec.threads import check_threads, held_threads
 
-            _work.enter_context(limit_threads(check_threads(threads, "--threads")))
+            _work.enter_context(held_threads(check_threads(threads, "--threads")))
         return clock, _work.enter_context(bar(title, progress and self.talks))
 
     @property

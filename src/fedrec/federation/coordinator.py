@@ -30,12 +30,12 @@ from fedrec.federation.partial_rows import check_rows
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.warm_start import Changed, Earlier, How, carried, how_to_start, kept_sums, places_of
-from fedrec.kernels.threads import blas_threads
 from fedrec.models.base import Arrays, Recommender, State
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.privacy.protection import Protection
 from fedrec.progress import doing, stage
 from fedrec.record.ledger import Ledger
+from fedrec.threads import blas_threads
 
 __all__ = ["Coordinator", "Engine", "Progress", "Trained"]
 

@@ -43,10 +43,10 @@ class ResourceLimits(BaseModel):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the calling thread to the number of threads inside the block, see `fedrec.kernels.threads`."""
-        from fedrec.kernels.threads import limit_threads
+        """Keep the calling thread to the number of threads inside the block, see `fedrec.threads.held_threads`."""
+        from fedrec.threads import held_threads
 
-        with limit_threads(self.threads):
+        with held_threads(self.threads):
             yield
 
     def limit_memory(self) -> bool:
