@@ -193,8 +193,8 @@ class Plan(_Part):
         evaluation: what is measured.
         refit: train on train and validation together.
         seed: of every draw in reproducible mode.
-        reproducible: the same bits on any number of threads; `false` lets the coordinator solve on all of them, which
-            is faster for many items and gives the same model to rounding.
+        reproducible: the same bits on any number of threads; `false` lets the coordinator solve on all of them, for
+            the same model to rounding: faster for many items where cores are free.
         n_max: most clients a sum may hold; filled in by the first run.
         catalog: digest of the catalog; filled in by the first run.
         min_clients: a sum over fewer clients leaves a node only masked.
