@@ -163,7 +163,7 @@ def test_recommend_says_what_the_library_says(run: Path, fedrec: Call) -> None:
     for name in ("recs.csv", "recs.jsonl", "recs.parquet"):
         written = answer(fedrec("recommend", run, "--all-users", "--to", name, "-n", 3, "--json"))
         everybody = model.recommend(n=3)
-        assert written == {"run": "run", "rows": everybody.height, "file": name}
+        assert (written["run"], written["rows"], written["file"]) == ("run", everybody.height, name)
         read = {"csv": pl.read_csv, "jsonl": pl.read_ndjson, "parquet": pl.read_parquet}[name.split(".")[1]]
         found = read(name)
         assert found.drop("score").cast(everybody.drop("score").schema).equals(everybody.drop("score"))  # type: ignore[arg-type]

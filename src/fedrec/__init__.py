@@ -44,6 +44,8 @@ _HOMES = {
     "verify": "fedrec.checks",
     "evaluate": "fedrec.library",
     "load_model": "fedrec.library",
+    "set_threads": "fedrec.threads",
+    "Stopwatch": "fedrec.progress",
     "tune": "fedrec.tuning",
     "FedrecError": "fedrec.errors",
     "InputError": "fedrec.errors",

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from fedrec.audit.running import audit
+from fedrec.bars import bar
 from fedrec.data.cleaning import Cleaning
 from fedrec.data.digests import digest_of
 from fedrec.data.frames import as_interactions
@@ -36,6 +37,7 @@ def compare(
     split: str = "leave-last-out",
     protocol: str = "full",
     told: Callable[[str, int], None] = lambda *_: None,
+    progress: bool = True,
 ) -> Any:
     """Train several models on the same split and measure them on test.
 
@@ -46,11 +48,12 @@ def compare(
         seeds: trainings of each model, with its seed and those after it.
         split: see `fedrec.data.splits.SplitMethod`.
         told: called with model and seed before each training.
+        progress: show a bar on a terminal or in a notebook, if it takes longer than a second.
 
     Returns:
         A row per model: `model`, the mean of each metric and with several seeds its sample standard deviation
-        `METRIC_sd`, `rounds`, `seconds`, and the bytes `bytes_up` and `bytes_down` of a node. A pandas table if the
-        data is pandas.
+        `METRIC_sd`, `rounds`, `seconds`, of them `seconds_train` and `seconds_evaluate`, and the bytes `bytes_up` and
+        `bytes_down` of a node. A pandas table if the data is pandas.
 
     Raises:
         InputError: if there is no model, or the split holds nothing out for test.
@@ -59,8 +62,8 @@ def compare(
         >>> import fedrec as fr
         >>> split = fr.leave_last_out(fr.synthetic(users=300, items=120, interactions_per_user=12))
         >>> table = fr.compare(split, ["popularity", fr.EASE(reg=50)], ["hr@10"])
-        >>> table.columns, table["model"].to_list()
-        (['model', 'hr@10', 'rounds', 'seconds', 'bytes_up', 'bytes_down'], ['popularity', 'ease'])
+        >>> table.columns[:4], table["model"].to_list()
+        (['model', 'hr@10', 'rounds', 'seconds'], ['popularity', 'ease'])
     """
     names = [str(metric) for metric in parse_metrics(metrics)]
     whole = data.data if isinstance(data, Split) else as_interactions(data)
@@ -76,8 +79,10 @@ def compare(
     def nodes(plan: Plan) -> LocalEngine:
         return LocalEngine.of_split(data, plan) if isinstance(data, Split) else LocalEngine.build(whole, plan)
 
+    with bar("compare", progress):
+        found = compare_on(plans, seeds, whole, digest_of(whole), nodes, told)
     rows = []
-    for row in compare_on(plans, seeds, whole, digest_of(whole), nodes, told):
+    for row in found:
         figures: dict[str, Any] = {"model": row["model"]}
         for name in names:
             figures[name] = row["metrics"][name]
@@ -85,6 +90,7 @@ def compare(
                 figures[f"{name}_sd"] = row["sd"][name]
         moved = row["bytes"]["plain_per_node"]
         figures |= {"rounds": row["rounds"], "seconds": row["seconds"]}
+        figures |= {f"seconds_{part}": row["seconds_of"][part] for part in ("train", "evaluate")}
         rows.append(figures | {"bytes_up": moved["up"], "bytes_down": moved["down"]})
     table = pl.DataFrame(rows)
     return table.to_pandas() if whole.pandas else table

@@ -13,6 +13,7 @@ __all__ = [
     "DamagedError",
     "FedrecError",
     "InputError",
+    "InterruptedRunError",
     "NothingLeftError",
     "PlanError",
     "RunError",
@@ -43,6 +44,10 @@ class DamagedError(FedrecError):
 
 class RunError(InputError):
     """A run that cannot go on: the folder is in use, was changed, or does not fit the plan."""
+
+
+class InterruptedRunError(FedrecError):
+    """A training that somebody interrupted; says how it goes on."""
 
 
 class UnnamedSourceError(InputError):

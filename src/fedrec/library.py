@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import polars as pl
 
+from fedrec.bars import bar
 from fedrec.data.cleaning import Cleaning, clean
 from fedrec.data.digests import digest_of
 from fedrec.data.frames import as_interactions, is_pandas
@@ -35,6 +36,7 @@ from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run
 from fedrec.federation.values import values_remark
 from fedrec.models.registry import MODELS, model_class
+from fedrec.progress import stage
 from fedrec.recommending.recommend import item_positions, list_length, similar_table
 from fedrec.recommending.tables import write_parquet_stream
 
@@ -99,6 +101,7 @@ class Estimator:
         partition: str = "hash",
         watch: Callable[[Progress], None] = lambda _: None,
         warm_start: Estimator | None = None,
+        progress: bool = True,
     ) -> Self:
         """Train on interactions; everything in them is for training, unless the plan has a `split`.
 
@@ -109,6 +112,7 @@ class Estimator:
             watch: called after each round.
             warm_start: a fitted model of the same kind to go on from: known items and users keep what it learned, new
                 ones join. See `fedrec.federation.warm_start.how_to_start` for what must be equal.
+            progress: show a bar on a terminal or in a notebook, if it takes longer than a second.
 
         Warns where values differ and nobody said which count: all are liked alike then. See `fedrec.clean`.
         """
@@ -117,19 +121,38 @@ class Estimator:
             raise InputError(
                 f"warm_start: give a fitted model, not a {type(warm_start).__name__}; load_model opens a run"
             )
-        whole = as_cleaned(data, self.plan)
-        whole = whole if isinstance(data, Split) else unsplit(whole).data
+        with bar(f"fit {type(self).__name__}", progress) as note:
+
+            def both(progress: Progress) -> None:
+                note(progress)
+                watch(progress)
+
+            return self._fit(data, nodes, partition, both, warm_start)
+
+    def _fit(
+        self,
+        data: Table | Split,
+        nodes: int,
+        partition: str,
+        watch: Callable[[Progress], None],
+        warm_start: Estimator | None,
+    ) -> Self:
+        with stage("read", "reading the table"):
+            whole = as_cleaned(data, self.plan)
+            whole = whole if isinstance(data, Split) else unsplit(whole).data
+            digest = digest_of(whole)
         warn_of_values([self.plan], whole)
-        plan = self.plan.resolve(whole, digest_of(whole))
+        plan = self.plan.resolve(whole, digest)
         if warm_start is not None:
             plan = plan.model_copy(update={"warm_start": WarmStart(run="memory")})
         earlier = open_earlier(plan) if warm_start is None else warm_start.opened
         if earlier is not None:
             plan = warmed(plan, earlier)
-        if isinstance(data, Split):
-            engine = LocalEngine.of_split(data, plan, None, nodes, partition)
-        else:
-            engine = LocalEngine.build(whole, plan, nodes, partition)
+        with stage("prepare", "preparing the nodes"):
+            if isinstance(data, Split):
+                engine = LocalEngine.of_split(data, plan, None, nodes, partition)
+            else:
+                engine = LocalEngine.build(whole, plan, nodes, partition)
         run = Run(plan, None)
         coordinator, trained = train_here(engine, whole, run, watch, earlier)
         left_out = sum(line["left_out"] or 0 for line in run.ledger.of_kind("round"))
@@ -137,7 +160,7 @@ class Estimator:
             warnings.warn(
                 f"{left_out:,} contributions of users were not finite numbers and were left out of the sums: training "
                 "diverged for these users. Train with a lower learning_rate, or more regularisation",
-                stacklevel=2,
+                stacklevel=3,
             )
         cut = engine.weighed()["cut"]
         if cut and plan.weights is not None:
@@ -173,6 +196,7 @@ class Estimator:
         unknown: Unknown = "raise",
         history: Table | str | Path | None = None,
         unknown_items: Unknown = "raise",
+        progress: bool = True,
     ) -> Any:
         """The `n` best items of each user, best first: columns `user_id`, `item_id`, `score`, `rank`.
 
@@ -186,6 +210,7 @@ class Estimator:
                 in, and `users` are among them.
             unknown_items: what to do with items of `history` that the model does not know; `warn` and `ignore` leave
                 their rows out. Who has nothing left gets no list.
+            progress: show a bar on a terminal or in a notebook, if it takes longer than a second.
 
         Returns:
             A polars table; a pandas one if the model was fitted on pandas, or `history` is pandas.
@@ -204,17 +229,21 @@ class Estimator:
             history=history,
             unknown_items=unknown_items,
         )
-        return self._shown(asked.table(), history)
+        with bar("recommend", progress), stage("recommend", f"{asked.users:,} users"):
+            return self._shown(asked.table(), history)
 
     def recommend_batches(self, users: object = None, n: int = 10, **options: Any) -> Iterator[Any]:
         """`recommend` in batches of users, for more users than fit in memory at once."""
         asked = Lists.of(self.opened, users, n, **options)
         return (self._shown(batch, options.get("history")) for batch in asked.batches())
 
-    def save_recommendations(self, path: str | Path, users: object = None, n: int = 10, **options: Any) -> int:
+    def save_recommendations(
+        self, path: str | Path, users: object = None, n: int = 10, *, progress: bool = True, **options: Any
+    ) -> int:
         """Stream `recommend(users, n, **options)` to a Parquet, CSV or JSON-lines file; returns the number of rows."""
         asked = Lists.of(self.opened, users, n, **options)
-        return write_parquet_stream(path, asked.batches(), asked.schema)
+        with bar("recommend", progress), stage("recommend", f"{asked.users:,} users"):
+            return write_parquet_stream(path, asked.batches(), asked.schema)
 
     def similar(self, items: object, n: int = 10) -> Any:
         """The `n` items nearest to an item: columns `item_id`, `title` where known, `score`, `rank`.
@@ -261,12 +290,14 @@ def evaluate(
     *,
     protocol: str = "full",
     part: Part = "test",
+    progress: bool = True,
 ) -> Any:
     """Measure a fitted model on the held-out part of a split: columns `metric`, `value`, `standard_error`, `users`.
 
     Without a split, on what the model's own plan holds out of the data that it has: those that a run was trained on, or
     those with which `load_model` opened it. A pandas table if the split or the model is of pandas data. Warns where the
-    model was trained on what is held out.
+    model was trained on what is held out. Shows a bar on a terminal or in a notebook if it takes longer than a second,
+    unless `progress` is false.
 
     Example:
         >>> import fedrec as fr
@@ -281,16 +312,17 @@ def evaluate(
     opened = model.opened
     if split is not None and not split.data.catalog.items.same_as(opened.catalog.items):
         raise InputError("evaluate: the split and the model have different catalogs; make both from the same data")
-    engine = opened.measured if split is None else opened.with_split(split)
-    if split is not None or opened.origin is not None:
-        told = opened.warning_of(engine, part)
-        if told:
-            warnings.warn(told + ("" if split is None else "; fit it on split.train"), stacklevel=2)
     unjudged = remark_on_values(split.data) if split is not None and opened.data.judged else None
     if unjudged is not None:
         warnings.warn(f"the model was fitted on cleaned data, and this split is not cleaned: {unjudged}", stacklevel=2)
     names = metrics.split(",") if isinstance(metrics, str) else list(listed(metrics, "metrics"))
-    found = opened.measure(names, protocol, part, engine)
+    with bar("evaluate", progress), stage("prepare"):
+        engine = opened.measured if split is None else opened.with_split(split)
+        if split is not None or opened.origin is not None:
+            told = opened.warning_of(engine, part)
+            if told:
+                warnings.warn(told + ("" if split is None else "; fit it on split.train"), stacklevel=2)
+        found = opened.measure(names, protocol, part, engine)
     table = pl.DataFrame(
         {
             "metric": list(found),

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from fedrec.bars import bar
 from fedrec.data.digests import digest_of
 from fedrec.data.splits import Split
 from fedrec.engines.local import LocalEngine
@@ -24,8 +25,8 @@ class Tuning:
 
     Args:
         table: a row per candidate in the order of the grid: its settings, the deciding metric on validation,
-            `standard_error` over users, `sd` over seeds, `rounds`, `seconds` and whether it is `chosen`; pandas where
-            the data is.
+            `standard_error` over users, `sd` over seeds, `rounds`, `seconds`, of them `seconds_train` and
+            `seconds_evaluate`, and whether it is `chosen`; pandas where the data is.
         best: the chosen estimator, not fitted.
         settings: its values of the grid's keys.
         remark: why another strategy than the wanted one was used; empty otherwise.
@@ -51,6 +52,7 @@ def tune(
     cohort: float = 1.0,
     plan: dict[str, Any] | None = None,
     told: Callable[[dict[str, Any], int, float], None] = lambda *_: None,
+    progress: bool = True,
     **hyperparameters: Any,
 ) -> Tuning:
     """Choose hyperparameters of a model on the validation part of a split; its test part is never measured.
@@ -66,6 +68,7 @@ def tune(
         split, protocol: how it is held out and measured.
         seed, cohort, plan, hyperparameters: what all candidates have in common, as in `Estimator`.
         told: called with settings, rounds and value whenever a candidate was measured.
+        progress: show a bar on a terminal or in a notebook, if it takes longer than a second.
 
     Raises:
         PlanError: if a candidate is impossible, or nothing is held out for validation; before any training.
@@ -75,7 +78,7 @@ def tune(
         >>> split = fr.leave_last_out(fr.synthetic(users=300, items=120, interactions_per_user=12))
         >>> found = fr.tune(fr.EASE, split, grid={"reg": [1, 100]})
         >>> found.table.columns
-        ['reg', 'ndcg@10', 'standard_error', 'sd', 'rounds', 'seconds', 'chosen']
+        ['reg', 'ndcg@10', 'standard_error', 'sd', 'rounds', 'seconds', 'seconds_train', 'seconds_evaluate', 'chosen']
         >>> fr.evaluate(found.best.fit(split), split, ["ndcg@10"]).height
         1
     """
@@ -90,7 +93,8 @@ def tune(
     def nodes(resolved: Plan) -> LocalEngine:
         return LocalEngine.of_split(data, resolved) if isinstance(data, Split) else LocalEngine.build(whole, resolved)
 
-    tuned = choose(base, grid, whole, digest_of(whole), nodes, metric, strategy, seeds, told)
+    with bar(f"tune {kind.__name__}", progress):
+        tuned = choose(base, grid, whole, digest_of(whole), nodes, metric, strategy, seeds, told)
     rows = [
         {
             **{
@@ -102,6 +106,7 @@ def tune(
             "sd": row.sd,
             "rounds": row.rounds,
             "seconds": row.seconds,
+            **{f"seconds_{part}": row.seconds_of[part] for part in ("train", "evaluate")},
             "chosen": place == tuned.best,
         }
         for place, row in enumerate(tuned.candidates)

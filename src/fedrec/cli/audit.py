@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedrec.cli.options import Json, Named, Quiet
+from fedrec.cli.options import Json, Named, Quiet, Threads
 from fedrec.cli.output import Output, rows_table
 
 __all__ = ["audit"]
@@ -28,6 +28,7 @@ def audit(
     ] = 0.01,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the findings into this PNG file.")] = None,
     data: Named = None,
+    threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -35,6 +36,8 @@ def audit(
 
     With --attack coordinator a coordinator that has the real key lies to nodes of this process.
     """
+    output = Output(json_, quiet)
+    output.begin("audit", threads)
     from rich.markup import escape
 
     from fedrec.audit.picture import draw
@@ -42,7 +45,6 @@ def audit(
     from fedrec.federation.plan import Plan
     from fedrec.federation.run import read_plan
 
-    output = Output(json_, quiet)
     plan = Plan.read(target) if target.is_file() else read_plan(target)
     found = attacked(
         plan,

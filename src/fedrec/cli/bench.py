@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedrec.cli.options import Json, Quiet, Set, build_plan
+from fedrec.cli.options import Json, Quiet, Set, Threads, build_plan
 from fedrec.cli.output import Output, rows_table
 
 __all__ = ["bench"]
@@ -22,7 +22,7 @@ def bench(
     evaluation: Annotated[
         bool | None, typer.Option("--evaluation/--no-evaluation", help="Whether a round includes its evaluations.")
     ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of kernels; all by default.")] = None,
+    threads: Threads = None,
     set_: Set = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -48,10 +48,9 @@ def bench(
     plan = build_plan(None, {"source": source}, model["name"], changes, set_ or [])
 
     from fedrec.benchmarks.measuring import measure
-    from fedrec.kernels.threads import limit_threads
 
-    with limit_threads(threads):
-        found = measure(name, plan, warmup, rounds, evaluation, output.remark)
+    output.begin("bench", threads, progress=False)  # a bar would take time from what is timed
+    found = measure(name, plan, warmup, rounds, evaluation, output.remark)
     found["data"]["stand_in"] = remark
     output.answer(found, _header(found), _table(found))
 

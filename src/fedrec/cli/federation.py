@@ -17,11 +17,12 @@ from fedrec.cli.options import (
     Quiet,
     Set,
     Split,
+    Threads,
     agreed_items,
     build_plan,
     split_list,
 )
-from fedrec.cli.output import Output, rows_table
+from fedrec.cli.output import Output, rows_table, seconds_in_words
 from fedrec.errors import InputError
 
 __all__ = ["app"]
@@ -177,21 +178,22 @@ def demo(
     protocol: Protocol = None,
     metrics: Metrics = None,
     keep: Annotated[Path | None, typer.Option("--keep", help="A new folder in which everything is left.")] = None,
+    threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Play a whole federation on this machine: real processes, real certificates; nothing is left running."""
+    output = Output(json_, quiet)
+    _, watch = output.begin("demo", threads)
     from fedrec.deploy.demo import play
     from fedrec.federation.plan import Plan
 
-    output = Output(json_, quiet)
     logging.basicConfig(level=logging.ERROR)
     settings = {
         "split": split, "seed": seed, "evaluation.protocol": protocol, "evaluation.metrics": split_list(metrics),
     }  # fmt: skip
     plan: Plan = build_plan(None, {"source": data}, model, settings, set_ or [])
-    with output.rounds(f"training {model}") as watch:
-        report = play(plan, nodes, secure, keep, watch, output.remark)
+    report = play(plan, nodes, secure, keep, watch, output.remark, threads)
     table = rows_table(f"{report['model']} over {nodes} nodes", "metric", "test")
     for name, value in report["metrics"].get("test", {}).items():
         table.add_row(name, f"{value:.4f}")
@@ -205,4 +207,5 @@ def demo(
     if report["same_as_local"] is not None:
         same = "equal, byte for byte, to" if report["same_as_local"] else "NOT equal to"
         shown.append(f"The model is {same} the one that a single process trains from the same plan.")
+    shown.append(f"the run in {seconds_in_words(report)}; with its server and nodes, {report['seconds_in_all']:.1f} s")
     output.answer(report, *shown)

@@ -21,12 +21,13 @@ from fedrec.cli.options import (
     OnError,
     Protocol,
     Quiet,
+    Threads,
     TimeFormat,
     Where,
     data_settings,
     split_list,
 )
-from fedrec.cli.output import Output, rows_table
+from fedrec.cli.output import Output, rows_table, seconds_in_words
 from fedrec.cli.runs import stamp
 from fedrec.errors import InputError, suggestion
 from fedrec.record.mapped import hashed_ahead
@@ -73,12 +74,14 @@ def evaluate(
     decimal: Decimal = None,
     where: Where = None,
     kinds: Kinds = None,
+    threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure a run on held-out interactions, inside the nodes: those that it kept, or those in --data, which the run's
     plan splits. How --data is read is said as for training: --columns, --format, …"""
     output = Output(json_, quiet)
+    clock, _ = output.begin("evaluate", threads, "read", "prepare", "evaluate")
     reading = data_settings(None, columns, format, encoding, on_error, None, header, time_format, decimal, where, kinds)
     model = _opened(run, output, data, None, unknown_items, reading)
     from fedrec.federation.calls import HELD_OUT
@@ -104,8 +107,9 @@ def evaluate(
         "standard_error": {name: summary.standard_error for name, summary in found.items()},
         "users": max(summary.users for summary in found.values()),
         "leaky": opened.plan.leaky,
+        **clock.figures(),
     }
-    output.answer(answer, table)
+    output.answer(answer, table, seconds_in_words(answer))
 
 
 def recommend(
@@ -133,12 +137,14 @@ def recommend(
     where: Where = None,
     kinds: Kinds = None,
     data: Histories = None,
+    threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Recommend items to users of a run, from what it kept of them. How --data or --history is read is said as for
     training: --columns, --format, …"""
     output = Output(json_, quiet)
+    clock, _ = output.begin("recommend", threads, "read", "prepare", "recommend")
     _check_policy("--unknown", unknown)
     if user and all_users:
         raise InputError("--user and --all-users exclude each other; leave one out")
@@ -164,7 +170,8 @@ def recommend(
             options["history"] = Visitors.read(history, catalog, unknown_items, **reading)  # type: ignore[arg-type]
         if to is not None:
             rows = model.save_recommendations(to, user, **options)
-            output.answer({"run": str(run), "rows": rows, "file": str(to)}, f"{rows:,} recommendations in {to}")
+            answer = {"run": str(run), "rows": rows, "file": str(to), **clock.figures()}
+            output.answer(answer, f"{rows:,} recommendations in {to}, in {seconds_in_words(answer)}")
         else:
             table = model.recommend(user, **options)
             shown = rows_table(f"{run}: {model.model_name}" + stamp(model.plan.leaky), "user", "rank", "item", "title",
@@ -173,7 +180,7 @@ def recommend(
             for user_id, item_id, score, rank in table.iter_rows():
                 title = catalog.title(int(catalog.items.find([item_id])[0])) if catalog.has_titles else ""
                 shown.add_row(str(user_id), str(rank), str(item_id), title, f"{score:.4f}")
-            answer = {"run": str(run), "recommendations": table.to_dicts()}
+            answer = {"run": str(run), "recommendations": table.to_dicts(), **clock.figures()}
             output.answer(answer, shown if table.height else "nothing to recommend")
     for warning in caught:
         output.warn(str(warning.message))
@@ -183,11 +190,13 @@ def similar(
     run: RunFolder,
     item: Annotated[list[str], typer.Option("--item", help="An item id; may be given several times.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 10,
+    threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Show the items nearest to an item, or to each of several."""
     output = Output(json_, quiet)
+    clock, _ = output.begin("similar", threads, "read", "prepare")
     model = _opened(run, output)
     catalog = model.opened.catalog
     wanted = [catalog.items.parse(text) for text in item]
@@ -200,7 +209,7 @@ def similar(
             shown[-1].add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
         answers.append({"item": one, "similar": table.to_dicts()})
     answer = answers[0] if len(answers) == 1 else {"items": answers}
-    output.answer({"run": str(run), **answer}, *shown)
+    output.answer({"run": str(run), **answer, **clock.figures()}, *shown)
 
 
 def _opened(

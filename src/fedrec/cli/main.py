@@ -10,7 +10,8 @@ import sys
 import typer
 
 from fedrec.cli import audit, bench, data, federation, finished, models, node, plans, privacy, runs, tune, verify
-from fedrec.errors import DamagedError, FedrecError, InputError, UnnamedSourceError
+from fedrec.cli.output import end_work
+from fedrec.errors import DamagedError, FedrecError, InputError, InterruptedRunError, UnnamedSourceError
 
 app = typer.Typer(
     name="fedrec",
@@ -59,12 +60,17 @@ def run() -> None:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter of an id still gets it
-        app(prog_name="fedrec")
+        try:
+            app(prog_name="fedrec")
+        finally:
+            end_work()
     except UnnamedSourceError as error:
         again = shlex.join(["fedrec", *sys.argv[1:], "--data", error.source])
         _fail(f"{error}" + ("" if "--data" in sys.argv else f":\n\n    {again}\n"), 2)
     except (InputError, DamagedError) as error:
         _fail(str(error), 2)
+    except InterruptedRunError as error:
+        _fail(str(error), 130)
     except FedrecError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
@@ -96,8 +102,7 @@ def _text(argument: str) -> str:
 
 
 def _interrupted() -> None:
-    on = "; 'fedrec train --resume --out RUN' goes on with the run" if sys.argv[1:2] == ["train"] else ""
-    _fail(f"interrupted{on}", 130)
+    _fail("interrupted", 130)
 
 
 def _fail(message: str, code: int) -> None:

@@ -21,12 +21,13 @@ from fedrec.cli.options import (
     Protocol,
     Quiet,
     Split,
+    Threads,
     TimeFormat,
     Where,
     data_settings,
     split_list,
 )
-from fedrec.cli.output import Output, rows_table
+from fedrec.cli.output import Output, rows_table, seconds_in_words
 from fedrec.errors import InputError, PlanError
 
 __all__ = ["compare", "demo", "doctor"]
@@ -57,15 +58,17 @@ def compare(
     where: Where = None,
     kinds: Kinds = None,
     clean: Clean = None,
+    threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train several models on the same split: one table of quality ± sd over seeds, rounds, bytes and seconds."""
+    output = Output(json_, quiet)
+    clock, _ = output.begin("compare", threads, "read", "prepare", "train", "evaluate")
     from fedrec.cli.options import build_plan
     from fedrec.engines.comparing import compare_plans
     from fedrec.engines.loading import Placement
 
-    output = Output(json_, quiet)
     settings = data_settings(
         data, columns, format, encoding, on_error, clean, header, time_format, decimal, where, kinds
     )
@@ -82,14 +85,15 @@ def compare(
 
     rows = compare_plans(plans, seeds, told, placement, output.reading)
     shown = [comparison_table(data, rows), *([_node_table(rows, partition)] if "per_node" in rows[0] else [])]
-    output.answer({"data": data, "nodes": nodes, "partition": partition, "models": rows}, *shown)
+    answer = {"data": data, "nodes": nodes, "partition": partition, "models": rows, **clock.figures()}
+    output.answer(answer, *shown, f"all of it in {seconds_in_words(answer)}")
 
 
 def comparison_table(data: str, rows: list[dict[str, Any]]) -> Any:
     """A table of models for people."""
     names = list(rows[0]["metrics"])
     table = rows_table(f"{data}, {rows[0]['split']}, {rows[0]['protocol']}, test", "model", *names, "rounds",
-                       "MiB up", "MiB down", "seconds")  # fmt: skip
+                       "MiB up", "MiB down", "seconds", "of them training")  # fmt: skip
     for row in rows:
         cells = [
             f"{row['metrics'][name]:.4f}" + (f" ± {row['sd'][name]:.4f}" if row["seeds"] > 1 else "") for name in names
@@ -102,6 +106,7 @@ def comparison_table(data: str, rows: list[dict[str, Any]]) -> Any:
             f"{moved['up'] / 2**20:.2f}",
             f"{moved['down'] / 2**20:.2f}",
             f"{row['seconds']:.2f}",
+            f"{row['seconds_of']['train']:.2f}",
         )
     return table
 
@@ -119,17 +124,19 @@ def _node_table(rows: list[dict[str, Any]], partition: str) -> Any:
 
 def demo(
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; runs/ease-N by default.")] = None,
+    threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Run the main job on built-in data: compare, train, evaluate, recommend."""
+    output = Output(json_, quiet)
+    output.begin("demo", threads)
     import fedrec as fr
     from fedrec.engines.comparing import compare_plans
     from fedrec.engines.training import Placement, train_run
     from fedrec.federation.plan import Plan
     from fedrec.federation.run import next_folder
 
-    output = Output(json_, quiet)
     output.remark("2,000 synthetic users at 3 nodes; only sums over users leave a node.", "")
     evaluation = {"protocol": "sampled:99", "metrics": ["hr@10", "ndcg@10"]}
     plans = [

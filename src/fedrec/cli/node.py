@@ -21,15 +21,17 @@ from fedrec.cli.options import (
     Kinds,
     OnError,
     Quiet,
+    Threads,
     TimeFormat,
     Where,
     agreed_items,
     data_settings,
 )
 from fedrec.cli.output import Output, rows_table
-from fedrec.errors import FedrecError
+from fedrec.errors import FedrecError, InputError
 
 if TYPE_CHECKING:
+    from fedrec.federation.limits import ResourceLimits
     from fedrec.federation.node_config import NodeConfig
     from fedrec.federation.plan import Plan
 
@@ -287,12 +289,15 @@ def _shown(value: Any) -> str:
 def start(
     kit: Annotated[Path, typer.Option("--kit", help="The startup kit that the coordinator made for this node.")],
     config: Config = Path("node.toml"),
+    threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
     """Run this node until it is told to stop."""
     from fedrec.federation.node_config import NodeConfig
 
     chosen = NodeConfig.read(config)
+    if threads is not None:
+        chosen = chosen.model_copy(update={"limits": _fewer_threads(chosen.limits, threads)})
     _with_environment(chosen.limits.environment())
     from fedrec.deploy.node_process import NodeProcess
     from fedrec.deploy.processes import until_stopped
@@ -306,6 +311,15 @@ def start(
     for text in unprotected(chosen):
         logging.getLogger("fedrec.node").warning("%s", text)
     until_stopped(NodeProcess(chosen, kit).close)
+
+
+def _fewer_threads(limits: ResourceLimits, threads: int) -> ResourceLimits:
+    """The limits with as many threads as the option says, which are not more than node.toml allows."""
+    from fedrec.threads import check_threads
+
+    if limits.threads is not None and threads > limits.threads:
+        raise InputError(f"--threads {threads}: limits.threads in node.toml allows {limits.threads}; change it there")
+    return limits.model_copy(update={"threads": check_threads(threads, "--threads")})
 
 
 def _with_environment(wanted: dict[str, str]) -> None:

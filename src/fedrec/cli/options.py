@@ -93,6 +93,12 @@ WeightsForm = Annotated[
         help="Count interactions by their values: linear, log or value; more with --set weights.alpha=10.",
     ),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", help="Threads of kernels and linear algebra, from 1 to the number of cores; all by default."
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="A hyperparameter or plan key: reg=200, rounds=50, cohort=0.1, evaluation.every=5."),

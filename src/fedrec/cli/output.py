@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from fedrec.bars import bar
+from fedrec.progress import Stopwatch
+
 if TYPE_CHECKING:
     from fedrec.data.sources import LoadedSource
     from fedrec.federation.coordinator import Progress
 
-__all__ = ["Output", "rows_table"]
+__all__ = ["Output", "end_work", "rows_table", "seconds_in_words"]
+
+_work = ExitStack()
+"""What the command of this process has begun."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +37,38 @@ class Output:
     json: bool = False
     quiet: bool = False
 
+    def begin(
+        self, title: str, threads: int | None, *parts: str, base: str = "prepare", progress: bool = True
+    ) -> tuple[Stopwatch, Callable[[Progress], None]]:
+        """Measure what follows, up to the answer, keep it to so many threads, and show a bar where it takes long.
+
+        Args:
+            title: of the bar.
+            threads: as the person said.
+            parts, base: of the stopwatch.
+            progress: whether there is a bar at all.
+
+        Returns:
+            The stopwatch, and what is to be called after each round of a training.
+
+        Raises:
+            InputError: for a number of threads that this process does not have.
+        """
+        clock = _work.enter_context(Stopwatch(*parts, base=base))
+        if threads is not None:
+            from fedrec.threads import check_threads, held_threads
+
+            _work.enter_context(held_threads(check_threads(threads, "--threads")))
+        return clock, _work.enter_context(bar(title, progress and self.talks))
+
     @property
     def talks(self) -> bool:
         """Whether people read along."""
         return not (self.json or self.quiet)
 
     def answer(self, value: dict[str, Any], *shown: Table | str) -> None:
-        """The command's answer: `value` as JSON, or `shown` for people."""
+        """The command's answer: `value` as JSON, or `shown` for people. The work is over then."""
+        end_work()
         if self.json:
             print(json.dumps(value, ensure_ascii=False))
             return
@@ -65,32 +96,21 @@ class Output:
         if not self.quiet:
             print(f"fedrec: {message}", file=sys.stderr)
 
-    @contextmanager
-    def rounds(self, title: str) -> Iterator[Callable[[Progress], None]]:
-        """A progress bar of rounds, with rate and time left."""
-        if not self.talks or not sys.stderr.isatty():
-            yield lambda _: None
-            return
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
 
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(title, total=None, note="")
+def end_work() -> None:
+    """Take the bar of the running command away, and give threads back; called again, it does nothing."""
+    _work.close()
 
-            def watch(progress: Progress) -> None:
-                rate = f"{(progress.round + 1) / max(progress.seconds, 1e-9):.1f} rounds/s, {progress.cohort} clients"
-                scores = " ".join(f"{name} {value:.4f}" for name, value in list(progress.metrics.items())[:2])
-                bar.update(task, completed=progress.round + 1, total=progress.rounds, note=f"{rate} {scores}")
 
-            yield watch
+def seconds_in_words(figures: dict[str, Any]) -> str:
+    """Seconds in all, and the parts that are worth telling.
+
+    >>> seconds_in_words({"seconds": 3.2, "seconds_of": {"read": 1.0, "prepare": 0.01, "train": 2.19}})
+    '3.2 s (read 1.0, train 2.2)'
+    """
+    told = {part: spent for part, spent in figures["seconds_of"].items() if spent >= 0.05}
+    parts = ", ".join(f"{part} {spent:.1f}" for part, spent in told.items())
+    return f"{figures['seconds']:.1f} s" + (f" ({parts})" if len(told) > 1 else "")
 
 
 def _console(error: bool) -> Console:

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fedrec.cli.options import assign, assign_settings
+from fedrec.data.database_urls import asks_a_server
 from fedrec.engines.loading import Placement
-from fedrec.errors import FedrecError, InputError
+from fedrec.errors import FedrecError, InputError, InterruptedRunError
 from fedrec.federation.plan import Plan
+from fedrec.federation.run import is_run
 
-__all__ = ["check_resumed"]
+__all__ = ["check_resumed", "resumable"]
 
 _FREE = ("out", "resume", "federation", "threads", "budget", "json_", "quiet")
 """What may differ from time to time; a budget is held to the run's own elsewhere."""
 _PLACED = ("nodes", "partition", "secure", "clock")
+
+
+@contextmanager
+def resumable(folder: Path, plan: Plan, federation: Path | None = None) -> Iterator[None]:
+    """Say how a run goes on when somebody interrupts it.
+
+    Raises:
+        InterruptedRunError: instead of `KeyboardInterrupt`.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not is_run(folder):
+            raise InterruptedRunError("interrupted before the run began; nothing was kept") from None
+        words = ["fedrec", "train", "--resume", "--out", str(folder)]
+        words += [] if federation is None else ["--federation", str(federation)]
+        words += ["--data", plan.data.source] if federation is None and asks_a_server(plan.data.source) else []
+        raise InterruptedRunError(f"interrupted; what was committed is kept, go on with: {shlex.join(words)}") from None
 
 
 def check_resumed(

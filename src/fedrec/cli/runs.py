@@ -26,6 +26,7 @@ from fedrec.cli.options import (
     Quiet,
     Set,
     Split,
+    Threads,
     TimeFormat,
     WeightsForm,
     Where,
@@ -34,12 +35,14 @@ from fedrec.cli.options import (
     given,
     split_list,
 )
-from fedrec.cli.output import Output, rows_table
+from fedrec.cli.output import Output, rows_table, seconds_in_words
 from fedrec.errors import InputError
+from fedrec.progress import RUN
 
 if TYPE_CHECKING:
     from fedrec.federation.coordinator import Progress
     from fedrec.federation.plan import Plan
+    from fedrec.progress import Stopwatch
 
 __all__ = ["stamp", "train"]
 
@@ -65,7 +68,7 @@ def train(
     clock: Annotated[
         str, typer.Option("--clock", help="Virtual speeds of nodes: slow:0.5x10, 1000,100, latency:0.1, there:600/300.")
     ] = "",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of kernels; all by default.")] = None,
+    threads: Threads = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; runs/MODEL-N by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     from_: Annotated[
@@ -98,13 +101,13 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model, evaluate it, and write a run."""
-    from fedrec.cli.resuming import check_resumed
+    output = Output(json_, quiet)
+    stopwatch, watch = output.begin("train", threads, *RUN)
+    from fedrec.cli.resuming import check_resumed, resumable
     from fedrec.engines.training import Placement, read_placement, train_run
     from fedrec.federation.run import is_run, next_folder, read_plan
-    from fedrec.kernels.threads import limit_threads
     from fedrec.privacy.budget import Budget
 
-    output = Output(json_, quiet)
     if resume and out is None:
         raise InputError("--resume needs --out RUN, the run to go on with")
     said = given(context)
@@ -141,12 +144,12 @@ def train(
         chosen = build_plan(plan, reading, model, merged, set_ or [])
     folder = out or next_folder(Path("runs"), str(chosen.model["name"]))
     if federation is not None:
-        with limit_threads(threads), output.rounds(f"training {chosen.model['name']}") as watch:
-            report = _over_nodes(federation, chosen, folder, secure, resume, watch, output)
+        with resumable(folder, chosen, federation):
+            report = _over_nodes(federation, chosen, folder, secure, resume, watch, output, stopwatch)
         shown = [_report_table(report)] if report["metrics"] else []
         output.answer(report, *shown, _closing(report))
         return
-    with limit_threads(threads), output.rounds(f"training {chosen.model['name']}") as watch:
+    with resumable(folder, chosen):
         owned = None if budget is None else Budget.open(budget)
         report = train_run(
             chosen,
@@ -157,6 +160,7 @@ def train(
             output.reading,
             budget=owned,
             named=data,
+            clock=stopwatch,
         )
     shown = [_report_table(report)] if report["metrics"] else []
     output.answer(report, *shown, _closing(report))
@@ -177,6 +181,7 @@ def _over_nodes(
     resume: bool,
     watch: Callable[[Progress], None],
     output: Output,
+    clock: Stopwatch,
 ) -> dict[str, Any]:
     """Train over the nodes of a federation; what goes wrong with nodes is said as it happens."""
     from fedrec.deploy.folder import FederationFolder
@@ -188,7 +193,9 @@ def _over_nodes(
     federation.check_own_kits(output.warn)
     post = NvflarePost(path, federation.admin_kit, tell=output.warn)
     try:
-        return train_federated(plan, folder, members, post, secure, federation.waiting, resume, watch, output.warn)
+        return train_federated(
+            plan, folder, members, post, secure, federation.waiting, resume, watch, output.warn, clock=clock
+        )
     finally:
         post.close()
 
@@ -212,10 +219,17 @@ def _report_table(report: dict[str, Any]) -> Any:
 
 def _closing(report: dict[str, Any]) -> str:
     moved = report["bytes"]["secure_per_party" if report["secure"] else "plain_per_node"]
-    rounds = f"{report['rounds']} round{'s' if report['rounds'] > 1 else ''} in {report['seconds']:.1f} s"
+    rounds = f"{report['rounds']} round{'s' if report['rounds'] > 1 else ''} in {seconds_in_words(report)}"
+    if report["went_on_at_round"] is not None:
+        rounds += f" since it went on after {report['went_on_at_round']} of them"
     sent = "sent, masked," if report["secure"] else "sent"
     traffic = f"a node {sent} {moved['up'] / 2**20:.2f} MiB and received {moved['down'] / 2**20:.2f} MiB"
     lines = [f"{rounds}; {traffic}; peak memory {report['peak_rss_mb']:.0f} MiB"]
+    if not report["reproducible"]:
+        lines.append(
+            f"reproducible: false: solved on {report['step_threads']} threads; the same plan gives the same model to "
+            "rounding, not the same bits"
+        )
     if "virtual" in report:
         lines.append(_virtual(report))
     if report.get("weights", {}).get("cut"):

@@ -24,15 +24,17 @@ from fedrec.cli.options import (
     Quiet,
     Set,
     Split,
+    Threads,
     TimeFormat,
     Where,
     build_plan,
     data_settings,
     split_list,
 )
-from fedrec.cli.output import Output, rows_table
+from fedrec.cli.output import Output, rows_table, seconds_in_words
 from fedrec.documents import parse_yaml
 from fedrec.errors import InputError, suggestion
+from fedrec.progress import RUN
 
 __all__ = ["tune"]
 
@@ -52,7 +54,7 @@ def tune(
     seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many nodes to play; never changes the model.")] = 1,
     partition: Annotated[str, typer.Option("--partition", help="hash, by:COLUMN or dirichlet:0.5.")] = "hash",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of kernels; all by default.")] = None,
+    threads: Threads = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the chosen run; runs/MODEL-N by default.")
     ] = None,
@@ -73,14 +75,15 @@ def tune(
     quiet: Quiet = False,
 ) -> None:
     """Choose hyperparameters on validation, then train the chosen plan and measure it on test, once."""
+    output = Output(json_, quiet)
+    clock, watch = output.begin("tune", threads, *RUN)
+    from fedrec.cli.resuming import resumable
     from fedrec.engines.local import LocalEngine
     from fedrec.engines.training import Placement, load_plan_data, train_run
     from fedrec.engines.tuning import STRATEGIES, choose, refit_plan
     from fedrec.federation.run import check_free, next_folder
     from fedrec.federation.values import values_remark
-    from fedrec.kernels.threads import limit_threads
 
-    output = Output(json_, quiet)
     named = next((known for known in STRATEGIES if known == strategy), None)
     if named is None:
         raise InputError(f"--strategy {strategy!r} is not known{suggestion(strategy, STRATEGIES)}")
@@ -102,22 +105,22 @@ def tune(
     source = load_plan_data(base.data, folder, named=data)
     users = source.interactions
     output.reading(source.noting(values_remark([base], users)))
-    with limit_threads(threads):
-        tuned = choose(
-            base,
-            values,
-            users,
-            source.digest,
-            lambda chosen: LocalEngine.build(users, chosen, nodes, partition),
-            metric,
-            named,
-            seeds,
-            lambda settings, rounds, value: output.remark(
-                f"{shown(settings)}: {rounds} round{'s' if rounds > 1 else ''}, {metric} {value:.4f}"
-            ),
-        )
-        chosen = refit_plan(tuned.chosen) if refit else tuned.chosen.plan
-        report = train_run(chosen, folder, Placement(nodes, partition), source=source, named=data)
+    tuned = choose(
+        base,
+        values,
+        users,
+        source.digest,
+        lambda chosen: LocalEngine.build(users, chosen, nodes, partition),
+        metric,
+        named,
+        seeds,
+        lambda settings, rounds, value: output.remark(
+            f"{shown(settings)}: {rounds} round{'s' if rounds > 1 else ''}, {metric} {value:.4f}"
+        ),
+    )
+    chosen = refit_plan(tuned.chosen) if refit else tuned.chosen.plan
+    with resumable(folder, chosen):
+        report = train_run(chosen, folder, Placement(nodes, partition), watch=watch, source=source, named=data)
     if tuned.remark:
         output.warn(tuned.remark)
     answer = {
@@ -134,8 +137,9 @@ def tune(
         "best": tuned.chosen.settings,
         "refit": refit,
         "run": report,
+        **clock.figures(),
     }
-    output.answer(answer, _table(base.data.source, answer, tuned.best), _closing(tuned.chosen.settings, report))
+    output.answer(answer, _table(base.data.source, answer, tuned.best), _closing(answer))
 
 
 def read_grid(texts: list[str]) -> dict[str, list[Any]]:
@@ -196,10 +200,14 @@ def _table(data: str, answer: dict[str, Any], best: int) -> Any:
     return table
 
 
-def _closing(settings: dict[str, Any], report: dict[str, Any]) -> str:
+def _closing(answer: dict[str, Any]) -> str:
+    settings, report = answer["best"], answer["run"]
     test = report["metrics"].get("test", {})
     error = report["standard_error"].get("test", {})
     found = ", ".join(
         f"{name} {value:.4f}" + ("" if error[name] is None else f" ± {error[name]:.4f}") for name, value in test.items()
     )
-    return f"chosen: {shown(settings)}\ntest: {found or 'the split holds nothing out for test'}\nrun: {report['run']}"
+    return (
+        f"chosen: {shown(settings)}\ntest: {found or 'the split holds nothing out for test'}\nrun: {report['run']}\n"
+        f"all of it in {seconds_in_words(answer)}"
+    )

@@ -20,6 +20,7 @@ from fedrec.data.reports import Loaded, ReadReport, no_rows_left_out
 from fedrec.data.rows import RowRules
 from fedrec.data.tables import Piece
 from fedrec.errors import InputError
+from fedrec.progress import stage
 
 __all__ = ["as_interactions", "as_table", "interactions_from", "is_pandas", "table_with_report"]
 
@@ -68,6 +69,7 @@ def interactions_from(
     return replace(data, pandas=True) if is_pandas(table) else data
 
 
+@stage("read")
 def table_with_report(
     table: object,
     *,

@@ -29,6 +29,7 @@ from fedrec.data.rows import RowRules
 from fedrec.data.tables import Piece, divide
 from fedrec.data.times import check_time_format
 from fedrec.errors import InputError
+from fedrec.progress import stage
 
 __all__ = ["read_interactions", "read_with_report", "without_report"]
 
@@ -111,6 +112,7 @@ def without_report(loaded: Loaded, instead: str) -> Interactions:
     return loaded.interactions
 
 
+@stage("read")
 def read_with_report(
     path: str | os.PathLike[str],
     *,

@@ -20,6 +20,7 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.readers import read_with_report, without_report
 from fedrec.data.reports import Loaded, ReadReport, no_rows_left_out
 from fedrec.errors import InputError, suggestion
+from fedrec.progress import stage
 
 __all__ = ["LoadedSource", "load_data", "load_source"]
 
@@ -82,6 +83,7 @@ def load_data(source: str | os.PathLike[str], **options: Any) -> Interactions:
     return without_report(Loaded(loaded.interactions, loaded.report), "load_source")
 
 
+@stage("read")
 def load_source(source: str | os.PathLike[str], *, cleaning: Cleaning | None = None, **options: Any) -> LoadedSource:
     """`load_data` with reports and digest; with `cleaning` the data is cleaned too.
 

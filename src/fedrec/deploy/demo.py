@@ -34,8 +34,10 @@ from fedrec.engines.waiting import Waiting
 from fedrec.errors import RunError
 from fedrec.federation.coordinator import Progress
 from fedrec.federation.data_plan import DataPlan
+from fedrec.federation.limits import ResourceLimits
 from fedrec.federation.new_node import make_node
 from fedrec.federation.plan import Plan
+from fedrec.progress import doing
 
 __all__ = ["Stage", "free_port", "owners_table", "play", "staged"]
 
@@ -50,11 +52,13 @@ class Stage:
     Args:
         folder: of everything.
         federation: with all nodes invited.
+        threads: of each process; `NUMBA_NUM_THREADS`, or all cores, where `None`.
     """
 
-    def __init__(self, folder: Path, federation: FederationFolder) -> None:
+    def __init__(self, folder: Path, federation: FederationFolder, threads: int | None = None) -> None:
         self.folder = folder
         self.federation = federation
+        self.threads = threads
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start_server(self) -> None:
@@ -101,14 +105,15 @@ class Stage:
         self.processes.clear()
 
     def _start(self, name: str, *words: str) -> None:
-        threads = os.environ.get("NUMBA_NUM_THREADS", str(os.cpu_count() or 1))
+        threads = {"NUMBA_NUM_THREADS": os.environ.get("NUMBA_NUM_THREADS", str(os.cpu_count() or 1))}
+        threads |= ResourceLimits(threads=self.threads).environment()
         with (self.folder / f"{name}.txt").open("ab") as output:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "fedrec", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "NUMBA_NUM_THREADS": threads, PARENT: str(os.getpid())},
+                env={**os.environ, **threads, PARENT: str(os.getpid())},
             )
 
 
@@ -128,7 +133,14 @@ def owners_table(data: Interactions) -> pl.DataFrame:
 
 
 @contextlib.contextmanager
-def staged(folder: Path, data: Interactions, places: np.ndarray, n_max: int, secure: bool = False) -> Iterator[Stage]:
+def staged(
+    folder: Path,
+    data: Interactions,
+    places: np.ndarray,
+    n_max: int,
+    secure: bool = False,
+    threads: int | None = None,
+) -> Iterator[Stage]:
     """A federation of this machine with users spread over its nodes; its processes are stopped at the end.
 
     Args:
@@ -137,6 +149,7 @@ def staged(folder: Path, data: Interactions, places: np.ndarray, n_max: int, sec
         places: number of the node of each user [users].
         n_max: most clients.
         secure: whether the owners insist on masked sums.
+        threads: of each process; all cores where `None`.
     """
     names = [f"node-{place}" for place in np.unique(places)]
     federation = FederationFolder.create(folder / "federation", "demo", "localhost", free_port(), n_max, data.catalog)
@@ -153,7 +166,7 @@ def staged(folder: Path, data: Interactions, places: np.ndarray, n_max: int, sec
     for name in names:
         _agree(folder / name / "node.toml", list(keys.values()), secure)
     federation = federation.invite(keys)
-    stage = Stage(folder, federation)
+    stage = Stage(folder, federation, threads)
     with unwound():
         try:
             stage.start_server()
@@ -173,12 +186,14 @@ def play(
     keep: Path | None,
     watch: Callable[[Progress], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Spread a data set over nodes, train, measure, recommend at each node, and compare with one process.
 
     Returns:
-        The report of the run, with `recommended` by node, `same_as_local` (`None` of an asynchronous run) and
-        `seconds_in_all`.
+        The report of the run, whose seconds begin when the nodes are up, with `recommended` by node, `same_as_local`
+        (`None` where the plan does not promise it: asynchronous, or not reproducible) and `seconds_in_all`, from the
+        start of the first process to the last comparison.
     """
     began = time.perf_counter()
     folder = Path(tempfile.mkdtemp(prefix="fedrec-")) if keep is None else keep
@@ -190,7 +205,8 @@ def play(
         plan = plan.resolve(data, public_digest(plan, source.digest, folder))
         places = partition(data, "hash", nodes, plan.seed) if nodes > 1 else np.zeros(data.n_users, dtype=np.int64)
         assert plan.n_max is not None
-        with staged(folder, data, places, plan.n_max, secure) as stage:
+        doing("starting the server and the nodes")
+        with staged(folder, data, places, plan.n_max, secure, threads) as stage:
             names = [name for name in stage.processes if name != "server"]
             say(f"{len(names)} nodes and a server are up in {folder} after {time.perf_counter() - began:.0f} s")
             if plan.privacy is None:
@@ -202,9 +218,10 @@ def play(
                 )
             finally:
                 post.close()
+            doing("recommending at each node, and stopping all")
             report["recommended"] = {name: _recommended(folder / name / "home" / "models" / "latest") for name in names}
-        report["same_as_local"] = None  # of an asynchronous run: what arrives first decides the model
-        if plan.asynchronous is None:
+        report["same_as_local"] = None  # asynchronous, what arrives first decides the model
+        if plan.asynchronous is None and plan.reproducible:
             local = train_run(plan, folder / "local", Placement(nodes, "hash"), source=source)
             pairs = [(folder / "run" / "model" / file, folder / "local" / "model" / file) for file in _FILES]
             report["same_as_local"] = all(one.read_bytes() == other.read_bytes() for one, other in pairs)

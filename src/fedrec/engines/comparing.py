@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,14 @@ from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.values import values_remark
+from fedrec.progress import Stopwatch
 from fedrec.record.durable import arrays_digest
 
-__all__ = ["compare_on", "compare_plans"]
+__all__ = ["SECONDS", "compare_on", "compare_plans"]
 
 _ALONE = Placement()
+SECONDS = ("prepare", "train", "evaluate")
+"""Parts of the seconds of one of several trainings: reading is done once for all of them."""
 
 
 def compare_plans(
@@ -44,7 +46,8 @@ def compare_plans(
         loaded: called with the data before the first training.
 
     Returns:
-        A row per plan: means over seeds in `metrics`, sample standard deviations in `sd`. With several nodes also
+        A row per plan: means over seeds in `metrics`, sample standard deviations in `sd`; `seconds` to build the nodes,
+        train and measure, means over seeds, and `seconds_of` each of the three. With several nodes also
         `per_node`: of each metric the `mean` and the `min` over nodes, means over seeds. Only a simulation can tell
         these: in a federation a node's own figures do not leave it.
     """
@@ -84,27 +87,25 @@ class _Result:
 
     metrics: dict[str, float]
     rounds: int
-    seconds: float
+    seconds_of: dict[str, float]
     bytes: dict[str, dict[str, int]]
     digest: str
     nodes: dict[str, list[float]]
 
 
 def _trained(resolved: Plan, data: Interactions, build: Callable[[Plan], LocalEngine]) -> _Result:
-    began = time.perf_counter()
-    engine = build(resolved)
     run = Run(resolved, None)
-    coordinator, trained = train_here(engine, data, run)
-    seconds = time.perf_counter() - began
-    measured = resolved.evaluation
-    found = coordinator.evaluate(trained.state, trained.round, "test", measured.metrics, measured.protocol)
+    with Stopwatch(*SECONDS, base="prepare") as clock:
+        engine = build(resolved)
+        coordinator, trained = train_here(engine, data, run)
+        measured = resolved.evaluation
+        found = coordinator.evaluate(trained.state, trained.round, "test", measured.metrics, measured.protocol)
+        nodes = _by_node(coordinator, trained, engine)
     if not found:
         raise InputError(f"the split {resolved.split!r} leaves nothing in 'test' to compare on")
     metrics = {name: summary.value for name, summary in found.items()}
     digest = arrays_digest(trained.state.shared)
-    return _Result(
-        metrics, trained.rounds, seconds, measured_bytes(run, trained), digest, _by_node(coordinator, trained, engine)
-    )
+    return _Result(metrics, trained.rounds, clock.seconds_of, measured_bytes(run, trained), digest, nodes)
 
 
 def _by_node(coordinator: Coordinator, trained: Trained, engine: LocalEngine) -> dict[str, list[float]]:
@@ -124,6 +125,10 @@ def _by_node(coordinator: Coordinator, trained: Trained, engine: LocalEngine) ->
 def _row(plan: Plan, results: Sequence[_Result]) -> dict[str, Any]:
     values = {name: np.array([result.metrics[name] for result in results]) for name in results[0].metrics}
     spread = {name: round(float(value.std(ddof=1)), 6) if len(value) > 1 else None for name, value in values.items()}
+    seconds_of = {
+        part: round(float(np.mean([result.seconds_of[part] for result in results])), 3)
+        for part in results[0].seconds_of
+    }
     return {
         "model": plan.model["name"],
         "leaky": plan.leaky,
@@ -133,7 +138,8 @@ def _row(plan: Plan, results: Sequence[_Result]) -> dict[str, Any]:
         "metrics": {name: round(float(value.mean()), 6) for name, value in values.items()},
         "sd": spread,
         "rounds": float(np.mean([result.rounds for result in results])),
-        "seconds": round(float(np.mean([result.seconds for result in results])), 3),
+        "seconds": round(sum(seconds_of.values()), 3),
+        "seconds_of": seconds_of,
         **({"per_node": _spread(results)} if results[0].nodes else {}),
         "bytes": results[-1].bytes,
         "digests": [result.digest for result in results],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, check_free, is_run, read_plan
 from fedrec.federation.verifying import sign_run
 from fedrec.privacy.chance import SYSTEM, Chance
+from fedrec.progress import RUN, Stopwatch, stage
 from fedrec.record.durable import replace_file
 from fedrec.record.keys import PublicKey, SigningKey
 
@@ -65,11 +65,13 @@ def train_federated(
     watch: Callable[[Progress], None] = lambda _: None,
     tell: Callable[[str], None] = lambda _: None,
     chance: Chance = SYSTEM,
+    clock: Stopwatch | None = None,
 ) -> dict[str, Any]:
     """Train a plan among the nodes of a federation; the run's folder is the coordinator's and holds nobody's data.
 
     With `resume`, a run that exists goes on where it stopped, with its own plan, masked or not as it began, whoever is
-    up. An error before the first round is committed leaves no folder behind.
+    up. An error before the first round is committed leaves no folder behind. Seconds are those of `clock`, where it
+    runs already; what is returned counts them to the end, the file to the moment before it is signed.
 
     Returns:
         The report (`report.json`), and in its `federation` who signed the record with it, as `cosigned`: they sign what
@@ -79,7 +81,9 @@ def train_federated(
         PlanError: if the plan cannot be kept, or a node refuses it; says which and why.
         RunError: if too few nodes are up, or `secure` is asked of a run that began in the clear.
     """
-    began = time.perf_counter()
+    if clock is None:
+        with Stopwatch(*RUN, base="prepare") as clock:
+            return train_federated(plan, folder, members, post, secure, waiting, resume, watch, tell, chance, clock)
     resume = resume and is_run(folder)
     if resume:
         plan = read_plan(folder)
@@ -98,12 +102,14 @@ def train_federated(
     model = plan.build_model()
     check_memory(model, len(members.catalog))
     run = Run.open(folder) if resume else _create(plan, folder, members, number, secure)
+    went_on = len(run.ledger.of_kind("round")) if resume else None
     engine: RemoteEngine | None = None
     try:
         engine = RemoteEngine(
             post, members.key, members.nodes, number, plan, members.catalog, run.ledger, secure, waiting, tell
         )
-        engine.open()
+        with stage("prepare", "offering the run to the nodes"):
+            engine.open()
         coordinator = Coordinator(model, members.catalog, engine, run, engine.has_valid, watch, chance=chance)
         trained = coordinator.train()
         held_out: dict[Part, bool] = {"valid": engine.has_valid, "test": engine.has_test}
@@ -120,13 +126,17 @@ def train_federated(
             "split": {"method": plan.split},
             "nodes": len(members.nodes),
         }
-        report = report_of(coordinator, trained, run, folder, time.perf_counter() - began, measured, home)
-        run.report(report)
-        run.slim(trained.round, trained.state.server)
-        run.seal()
-        sign_run(folder, members.key)
-        report["federation"]["cosigned"] = list(engine.cosign(folder))
-        return report
+        report = report_of(coordinator, trained, run, folder, measured, home)
+        with stage("write", "writing the run"):
+            run.slim(trained.round, trained.state.server)
+            digests = run.digests()
+            report |= clock.figures() | {"went_on_at_round": went_on}
+            run.report(report)
+            run.seal(digests)
+            sign_run(folder, members.key)
+        with stage("write", "having the record signed by the nodes"):
+            report["federation"]["cosigned"] = list(engine.cosign(folder))
+        return report | clock.figures()
     except (FedrecError, OSError, MemoryError):
         if not resume:
             run.discard()

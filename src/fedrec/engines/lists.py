@@ -17,6 +17,7 @@ from fedrec.engines.opened import OpenedRun
 from fedrec.engines.visitors import Unknown, Visitors, check_unknown, some_of
 from fedrec.errors import InputError
 from fedrec.federation.node import Node
+from fedrec.progress import followed
 from fedrec.recommending.recommend import allowed_items, list_length, recommend_batches
 from fedrec.recommending.tables import recommendation_schema
 
@@ -86,11 +87,17 @@ class Lists:
         schema = recommendation_schema(everyone, catalog)
         return cls(opened, nodes, positions, schema, wanted, length, include_seen, allowed)
 
+    @property
+    def users(self) -> int:
+        """How many users there are lists for."""
+        return sum(len(chosen) for chosen in self.positions)
+
     def batches(self) -> Iterator[pl.DataFrame]:
         """Tables of some users each; warns at the end of users whose scores are not numbers."""
         trained, catalog = self.opened.trained, self.opened.catalog
         broken = _Broken()
-        for node, chosen in zip(self.nodes, self.positions, strict=False):
+        pairs = list(zip(self.nodes, self.positions, strict=False))
+        for node, chosen in followed(pairs, self.users, lambda pair: len(pair[1])):
             scored = broken.watch(node.scores(trained.state.shared, trained.round, node.known, chosen))
             seen = None if self.include_seen else node.known
             yield from recommend_batches(scored, node.data.users, catalog, self.n, seen, self.allowed)

@@ -14,6 +14,7 @@ from fedrec.errors import DamagedError, InputError, RunError, UnnamedSourceError
 from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.plan import Plan
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, kept_secret
+from fedrec.progress import stage
 
 __all__ = ["Placement", "check_named", "load_again", "load_plan_data", "public_digest", "read_placement"]
 
@@ -89,7 +90,8 @@ def load_plan_data(
     elif not Path(source).exists():
         started = Path(read_placement(folder, Placement()).folder) / source
         source = str(started) if started.exists() else source
-    return load_source(source, cleaning=data.cleaning, **options)
+    with stage("read", f"reading {data.source}"):
+        return load_source(source, cleaning=data.cleaning, **options)
 
 
 def load_again(

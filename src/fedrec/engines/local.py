@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from fedrec.federation.warm_start import Remembered
 from fedrec.models.base import Arrays
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance
+from fedrec.progress import followed
 
 __all__ = ["LocalEngine"]
 
@@ -110,15 +111,15 @@ class LocalEngine:
 
     def contribute(self, call: RoundCall) -> list[Sum]:
         """Each node's sum for a round."""
-        return [node.contribute(call) for node in self.nodes]
+        return [node.contribute(call) for node in self._followed()]
 
     def count_items(self, call: CountCall) -> list[Sum]:
         """Each node's counts of items."""
-        return [node.count_items(call) for node in self.nodes]
+        return [node.count_items(call) for node in self._followed()]
 
     def evaluate(self, call: EvaluationCall) -> list[Sum]:
         """Each node's sum of metrics."""
-        return [node.evaluate(call) for node in self.nodes]
+        return [node.evaluate(call) for node in self._followed()]
 
     @property
     def parties(self) -> tuple[int, int, str] | None:
@@ -168,6 +169,10 @@ class LocalEngine:
         """Interactions per part over all nodes."""
         parts = [node.split.counts() for node in self.nodes]
         return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+    def _followed(self) -> Iterator[Node]:
+        """The nodes, one after the other; each is as much of the work as it has users."""
+        return followed(self.nodes, sum(len(node.clients) for node in self.nodes), lambda node: len(node.clients))
 
 
 def _node(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from fedrec.progress import counting
+
 if TYPE_CHECKING:
     from fedrec.federation.host import NodeHost
     from fedrec.federation.messages import Frame
@@ -81,15 +83,19 @@ class LocalPost:
     def ask(self, frames: Mapping[str, Frame], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
         """Hand the frames over; nobody is late here unless `interfere` says so."""
         answers: dict[str, bytes | Failure] = {}
-        for name, frame in frames.items():
-            if enough is not None and sum(isinstance(answer, bytes) for answer in answers.values()) >= enough:
-                answers[name] = Failure("late", "others were quicker")
-            elif name not in self.hosts:
-                answers[name] = Failure("gone", "it is not up")
-            elif self.interfere is None:
-                answers[name] = self._answer(name, frame.whole())
-            else:
-                answers[name] = self.interfere(name, frame.whole(), partial(self._answer, name))
+        good = 0
+        with counting(len(frames), "nodes have answered") as reached:
+            for name, frame in frames.items():
+                if enough is not None and good >= enough:
+                    answers[name] = Failure("late", "others were quicker")
+                elif name not in self.hosts:
+                    answers[name] = Failure("gone", "it is not up")
+                elif self.interfere is None:
+                    answers[name] = self._answer(name, frame.whole())
+                else:
+                    answers[name] = self.interfere(name, frame.whole(), partial(self._answer, name))
+                good += isinstance(answers[name], bytes)
+                reached(good)
         return answers
 
     def _answer(self, name: str, frame: bytes) -> bytes:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fedrec.deploy.sockets import Connection
 from fedrec.engines.nvflare_admin import last_words
 from fedrec.engines.post import Failure
+from fedrec.progress import counting
 
 if TYPE_CHECKING:
     from fedrec.federation.messages import Frame
@@ -70,13 +71,15 @@ class RelayLink:
                 self.close()
         until = time.monotonic() + seconds + _GRACE
         good = 0
-        while len(answers) < len(frames) and (enough is None or good < enough):
-            try:
-                name, answer = arrived.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                break
-            answers[name] = answer
-            good += isinstance(answer, bytes)
+        with counting(len(frames), "nodes have answered") as reached:
+            while len(answers) < len(frames) and (enough is None or good < enough):
+                try:
+                    name, answer = arrived.get(timeout=max(0.0, until - time.monotonic()))
+                except queue.Empty:
+                    break
+                answers[name] = answer
+                good += isinstance(answer, bytes)
+                reached(good)
         missing = Failure("timeout", f"no answer in {seconds:.3g} s")
         if enough is not None and good >= enough:
             missing = Failure("late", "others were quicker")

@@ -29,11 +29,10 @@ def report_of(
     trained: Trained,
     run: Run,
     folder: Path,
-    seconds: float,
     measured: Mapping[str, Mapping[str, MetricSummary]],
     home: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The report of a run.
+    """The report of a run; how long it took is put in when its end is near.
 
     Args:
         measured: metrics by part.
@@ -47,7 +46,11 @@ def report_of(
         "leaky": plan.leaky,
         "rounds": trained.rounds,
         "round_kept": trained.round,
-        "seconds": round(seconds, 3),
+        "seconds": 0.0,
+        "seconds_of": {},
+        "went_on_at_round": None,
+        "reproducible": plan.reproducible,
+        "step_threads": coordinator.step_threads,
         "protocol": plan.evaluation.protocol,
         "metrics": {part: in_words(found)[0] for part, found in measured.items()},
         "standard_error": {part: in_words(found)[1] for part, found in measured.items()},

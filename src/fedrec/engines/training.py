@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from fedrec.federation.values import values_remark
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, has_secret, keep_secret
 from fedrec.privacy.terms import schedule
+from fedrec.progress import RUN, Stopwatch, stage
 from fedrec.record.durable import arrays_digest, replace_file, replace_table
 
 __all__ = [
@@ -80,6 +80,7 @@ def train_run(
     budget: Budget | None = None,
     chance: Chance = SYSTEM,
     named: str | None = None,
+    clock: Stopwatch | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate and write the report of a run in `folder`.
 
@@ -87,12 +88,15 @@ def train_run(
     it stopped, with its own plan and placement, and the data that it began with; a finished one just says so again,
     from what it kept. `source` is the plan's data where it is loaded already; `named` is the plan's source as the
     person at hand named it, without which no database server is asked for it, nor for the run that the plan goes on
-    from. A private plan over its own or the owner's `budget` is refused before any data is read.
+    from. A private plan over its own or the owner's `budget` is refused before any data is read. The seconds of the
+    report are those of `clock`, where it runs already.
 
     Returns:
         The report (`report.json`).
     """
-    began = time.perf_counter()
+    if clock is None:
+        with Stopwatch(*RUN, base="prepare") as clock:
+            return train_run(plan, folder, placement, resume, watch, loaded, source, budget, chance, named, clock)
     resume = resume and is_run(folder)
     if resume:
         plan, placement = read_plan(folder), read_placement(folder, placement)
@@ -125,9 +129,9 @@ def train_run(
             loaded(source)
         data, told = source.interactions, reading_facts(source)
         secret = chance.secret("digest") if plan.privacy is not None and not resume else None
-        digest = (
-            public_digest(plan, source.digest, folder, chance) if secret is None else blinded(source.digest, secret)
-        )
+        with stage("read"):
+            own = source.digest
+            digest = public_digest(plan, own, folder, chance) if secret is None else blinded(own, secret)
     plan = plan.resolve(data, digest)
     earlier = None if resume else open_earlier(plan, named)
     if earlier is not None:
@@ -136,6 +140,7 @@ def train_run(
     placement = replace(placement, folder=placement.folder or os.getcwd())
     if budget is not None and budget.path is not None:
         placement = replace(placement, budget=str(budget.path.resolve()))
+    went_on = len(run.ledger.of_kind("round")) if resume else None
     try:
         if resume and not run.ledger.of_kind("round"):
             earlier = open_earlier(plan, named)
@@ -160,12 +165,14 @@ def train_run(
             keep_interactions(folder, data, engine)
         engine.clock = Clock.parse(placement.clock, len(engine.nodes), plan.seed)
         coordinator, trained = train_here(engine, data, run, watch, earlier, chance)
-        seconds = time.perf_counter() - began
-        report = _report(coordinator, trained, engine, data, run, folder, placement, seconds)
+        report = _report(coordinator, trained, engine, data, run, folder, placement)
         report["data"] |= told
-        run.report(report)
-        run.slim(trained.round, trained.state.server)
-        run.seal()
+        with stage("write", "writing the run"):
+            run.slim(trained.round, trained.state.server)
+            digests = run.digests()
+            report |= clock.figures() | {"went_on_at_round": went_on}
+            run.report(report)
+            run.seal(digests)
         return report
     except (FedrecError, OSError, MemoryError):
         if not resume:
@@ -265,7 +272,6 @@ def _report(
     run: Run,
     folder: Path,
     placement: Placement,
-    seconds: float,
 ) -> dict[str, Any]:
     plan, counts = run.plan, engine.counts()
     parts = measured_parts(coordinator, trained, [part for part in HELD_OUT if counts[part]])
@@ -290,7 +296,7 @@ def _report(
             "min_clients": plan.min_clients,
         },
     }
-    return report_of(coordinator, trained, run, folder, seconds, parts, home)
+    return report_of(coordinator, trained, run, folder, parts, home)
 
 
 def _not_begun(plan: Plan, folder: Path) -> Plan:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.models.registry import meant
+from fedrec.progress import Stopwatch
 
 __all__ = ["ETA", "STRATEGIES", "Candidate", "Strategy", "Tuned", "candidate_plans", "choose", "refit_plan", "rungs"]
 
@@ -49,7 +49,7 @@ class Candidate:
         metrics: all metrics on validation, means over seeds.
         rounds: rounds it was trained for (the most over seeds).
         rung: the rung it reached, from 0; a full training is the last one.
-        seconds: spent on it.
+        seconds_of: spent on it, over all seeds, by part: to `prepare`, to `train`, to `evaluate`.
         kept: the round whose model gave the value (the most over seeds).
     """
 
@@ -61,8 +61,13 @@ class Candidate:
     metrics: dict[str, float] = field(default_factory=dict)
     rounds: int = 0
     rung: int = 0
-    seconds: float = 0.0
+    seconds_of: dict[str, float] = field(default_factory=dict)
     kept: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Spent on it."""
+        return round(sum(self.seconds_of.values()), 3)
 
     def row(self) -> dict[str, Any]:
         """What JSON says of it."""
@@ -73,7 +78,8 @@ class Candidate:
             "sd": None if self.sd is None else round(self.sd, 6),
             "rounds": self.rounds,
             "rung": self.rung,
-            "seconds": round(self.seconds, 3),
+            "seconds": self.seconds,
+            "seconds_of": self.seconds_of,
         }
 
 
@@ -266,11 +272,11 @@ class _Trial:
 
     def advance(self, rung: int, until: int | None) -> None:
         """Train up to round `until`, or to the end, and measure on validation."""
-        began = time.perf_counter()
-        if not self._trainings:
-            self._trainings = [self._begin(seed, nodes) for seed, nodes in self.nodes.items()]
-        ends = [training.train(until) for training in self._trainings]
-        measured = [self._measure(training, end) for training, end in zip(self._trainings, ends, strict=True)]
+        with Stopwatch("prepare", "train", "evaluate", base="prepare") as clock:
+            if not self._trainings:
+                self._trainings = [self._begin(seed, nodes) for seed, nodes in self.nodes.items()]
+            ends = [training.train(until) for training in self._trainings]
+            measured = [self._measure(training, end) for training, end in zip(self._trainings, ends, strict=True)]
         values = np.array([found[self.metric][0] for found in measured])
         errors = [error for found in measured if (error := found[self.metric][1]) is not None]
         self.candidate = replace(
@@ -282,7 +288,10 @@ class _Trial:
             rounds=max(end.rounds for end in ends),
             kept=max(end.round for end in ends),
             rung=rung,
-            seconds=self.candidate.seconds + time.perf_counter() - began,
+            seconds_of={
+                part: round(self.candidate.seconds_of.get(part, 0.0) + spent, 3)
+                for part, spent in clock.seconds_of.items()
+            },
         )
 
     def release(self) -> None:

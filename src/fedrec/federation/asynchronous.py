@@ -25,6 +25,7 @@ from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.run import Run
 from fedrec.federation.versions import Standing, standings
 from fedrec.models.base import Arrays, State
+from fedrec.progress import counting
 from fedrec.record.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -154,17 +155,19 @@ class Buffering:
                 self._start(node, standing, newest)
         held: dict[str, Arrival] = {}
         late: list[dict[str, Any]] = []
-        while len(held) < self.terms.buffer:
-            arrived = self.arrivals.next()
-            standing = self._standing[arrived.node]
-            if arrived.node in held or arrived.total.round != standing.version:
-                continue  # an answer that was given before, or to what is not asked any more
-            if self.terms.too_stale(newest.round - standing.version):
-                late.append(_said(arrived, newest.round) | {"time": arrived.seconds} | _commitment(arrived))
-                self._standing[arrived.node] = replace(standing, version=newest.round, since=arrived.seconds)
-                self._start(arrived.node, self._standing[arrived.node], newest)
-                continue
-            held[arrived.node] = arrived
+        with counting(self.terms.buffer, "sums are in") as reached:
+            while len(held) < self.terms.buffer:
+                arrived = self.arrivals.next()
+                standing = self._standing[arrived.node]
+                if arrived.node in held or arrived.total.round != standing.version:
+                    continue  # an answer that was given before, or to what is not asked any more
+                if self.terms.too_stale(newest.round - standing.version):
+                    late.append(_said(arrived, newest.round) | {"time": arrived.seconds} | _commitment(arrived))
+                    self._standing[arrived.node] = replace(standing, version=newest.round, since=arrived.seconds)
+                    self._start(arrived.node, self._standing[arrived.node], newest)
+                    continue
+                held[arrived.node] = arrived
+                reached(len(held))
         parts = [held[node] for node in self._standing if node in held]
         weights = self._weights(parts, newest)
         sums = [part.total for part in parts]

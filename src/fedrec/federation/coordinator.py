@@ -33,7 +33,9 @@ from fedrec.federation.warm_start import Changed, Earlier, How, carried, how_to_
 from fedrec.models.base import Arrays, Recommender, State
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.privacy.protection import Protection
+from fedrec.progress import doing, stage
 from fedrec.record.ledger import Ledger
+from fedrec.threads import blas_threads
 
 __all__ = ["Coordinator", "Engine", "Progress", "Trained"]
 
@@ -77,7 +79,7 @@ class Progress:
         round: its number, from 0.
         rounds: how many there may be, where the model says.
         cohort: clients in the sum.
-        seconds: since training began in this process.
+        seconds: since training began in this process, validations included.
         metrics: of a validation after this round.
     """
 
@@ -148,10 +150,15 @@ class Coordinator:
             until: pause before this round, 1 or more. Nothing is kept or published then, and calling again goes on as
                 if there had been no pause.
         """
+        with stage("train", "training"):
+            return self._train(until)
+
+    def _train(self, until: int | None) -> Trained:
         began = time.perf_counter()
         if self.run.ledger.of_kind("end"):
             return self._kept(self._best(), len(self.run.ledger.of_kind("round")))
         round, state = self._resume()
+        rounds = getattr(self.model, "rounds", 1)
         while not self._stopped() and (spec := self._spec(state, round)) is not None:
             if round == until:
                 return Trained(state, round - 1, round)
@@ -159,25 +166,29 @@ class Coordinator:
             asked = spec if change is None else change.widened(spec)
             terms = None if self.protection is None else self.protection.round_terms(round)
             rows, change_only = self._rows(asked, round), change is not None
+            named, part = f"round {round + 1:,} of {rounds:,}", 0.5 if self._is_due(round) else 1.0
             share, groups = self.plan.share(), self._groups()
             call = RoundCall(round, round - 1, state.shared, asked, share, change_only, terms, groups, rows)
+            doing(named, round / rounds, part / rounds)
             total, line = self._summed(call)
+            doing(f"{named}, solving")
             if change is not None and self.earlier is not None:
                 total = change.added(self.earlier.sums, total, spec)
-            with self._blas.limit(limits=1):
+            with self._blas.limit(limits=self.step_threads):
                 state = self._floored(self.model.step(state, total, round), state.shared)
             if self.plan.keep_sums:
                 state = State(state.shared, {**state.server, **kept_sums(total)})
             digests = self.run.checkpoint(round, state)
             self.run.ledger.append("round", round=round, **digests, **line)
+            if self._is_due(round):
+                doing(f"{named}, validating", (round + part) / rounds, (1.0 - part) / rounds)
             metrics = self._validate(state, round)
             self.run.prune({round, self._best()} | (set() if self.buffering is None else self.buffering.in_use()))
-            progress = Progress(
-                round, getattr(self.model, "rounds", 1), total.clients, time.perf_counter() - began, metrics
-            )
+            progress = Progress(round, rounds, total.clients, time.perf_counter() - began, metrics)
             self.run.progress(vars(progress))
             self.watch(progress)
             round += 1
+        doing("ending")
         return self._finish(state, round)
 
     def _summed(self, call: RoundCall) -> tuple[Sum, dict[str, Any]]:
@@ -233,6 +244,18 @@ class Coordinator:
         self, state: State, committed: int, part: Part, metrics: Sequence[str], protocol: str
     ) -> dict[str, MetricSummary]:
         """Federated evaluation: metrics are sums over nodes. Empty where nothing is held out."""
+        with stage("evaluate", f"measuring {part}"):
+            return self._measured(state, committed, part, metrics, protocol)
+
+    @property
+    def step_threads(self) -> int:
+        """Threads of linear algebra in the steps of the model: one, for equal bits; all that may be used where the plan
+        asks for none."""
+        return 1 if self.plan.reproducible else blas_threads(self._blas)
+
+    def _measured(
+        self, state: State, committed: int, part: Part, metrics: Sequence[str], protocol: str
+    ) -> dict[str, MetricSummary]:
         parsed = parse_metrics(metrics)
         call = EvaluationCall(
             committed, state.shared, part, parse_protocol(protocol), parsed, self.plan.n_max or 1 << 20, committed
@@ -350,19 +373,25 @@ class Coordinator:
 
     def _validate(self, state: State, round: int) -> dict[str, float]:
         """Validate when it is due and was not done, and let nodes remember the best round."""
-        every = self.plan.evaluation.every
-        if not every or (round + 1) % every:
+        if not self._is_due(round):
             return {}
         done = [line for line in self.run.ledger.of_kind("validation") if line["round"] == round]
         if done:
             metrics: dict[str, float] = done[-1]["metrics"]
         else:
-            found = self.evaluate(state, round, "valid", self.plan.evaluation.metrics, self.plan.evaluation.protocol)
+            asked = self.plan.evaluation
+            with stage("evaluate"):
+                found = self._measured(state, round, "valid", asked.metrics, asked.protocol)
             metrics = {name: summary.value for name, summary in found.items()}
             self.run.ledger.append("validation", round=round, metrics=metrics)
         if self.plan.evaluation.keep == "best" and self._best() == round:
             self.engine.keep(state.shared, round)
         return metrics
+
+    def _is_due(self, round: int) -> bool:
+        """Whether a validation follows a round."""
+        every = self.plan.evaluation.every
+        return every > 0 and (round + 1) % every == 0
 
     def _scores(self) -> list[tuple[int, float]]:
         return _scores(self.plan, self.run.ledger)

@@ -43,18 +43,10 @@ class ResourceLimits(BaseModel):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep kernels and linear algebra of the calling thread to the number of threads inside the block.
+        """Keep the calling thread to the number of threads inside the block, see `fedrec.threads.held_threads`."""
+        from fedrec.threads import held_threads
 
-        Numba keeps the number by thread, so every thread that answers calls enters a block of its own.
-        """
-        if self.threads is None:
-            yield
-            return
-        from threadpoolctl import threadpool_limits
-
-        from fedrec.kernels.threads import limit_threads
-
-        with limit_threads(self.threads), threadpool_limits(self.threads):
+        with held_threads(self.threads):
             yield
 
     def limit_memory(self) -> bool:

@@ -29,6 +29,7 @@ from fedrec.federation.transcript import Transcript
 from fedrec.federation.warm_start import Changed, Remembered, first_rows
 from fedrec.models.base import Arrays, Private, Recommender
 from fedrec.privacy.guard import Guard
+from fedrec.progress import followed
 from fedrec.record.receipts import RECEIPTS, Receipt, Receipts, sum_digest
 
 __all__ = ["Floors", "Node"]
@@ -152,7 +153,7 @@ class Node:
         drawn = self._cohort(call)
         total, served = Sum.zeros(call.spec, call.round), self._served(call.shared)
         changed: list[tuple[np.ndarray, Private]] = []
-        for chosen in chunks(self.clients.lengths[drawn], self.model):
+        for chosen in followed(chunks(self.clients.lengths[drawn], self.model), len(drawn)):
             positions = drawn[chosen]
             clients = self.release.before(only_served(self._take(positions), served), rng)
             rows = None if private is None else private.take(positions)
@@ -191,7 +192,7 @@ class Node:
     def count_items(self, call: CountCall) -> Sum:
         """How many of the node's clients have each item, with noise; the same whenever it is asked."""
         total = Sum.zeros(call.spec)
-        for chosen in chunks(self.clients.lengths[self.active], self.model):
+        for chosen in followed(chunks(self.clients.lengths[self.active], self.model), len(self.active)):
             total.add(count_chunk(self.clients.take(self.active[chosen])))
         self._guard(total.clients)
         add_noise(total, call.noise, self.hidden.child("item floor", self.name))
@@ -227,7 +228,7 @@ class Node:
             private = PrivateRows(dict(first), self._shapes)
         everyone = Clients.of(history, self.keys)
         size = max(1, _SCORE_FLOATS // max(self.data.n_items, 1))
-        for start in range(0, len(positions), size):
+        for start in followed(range(0, len(positions), size)):
             chosen = positions[start : start + size]
             clients = everyone.take(chosen)
             kept = self._scored
@@ -295,7 +296,7 @@ class Node:
         now, former = both.clients(self._before, self.clients, self.data.users, keys)
         total, taken_out = Sum.zeros(call.spec, call.round), Sum.zeros(call.spec, call.round)
         for clients, out in ((now, total), (former, taken_out)):
-            for positions in chunks(clients.lengths, self.model):
+            for positions in followed(chunks(clients.lengths, self.model), len(clients)):
                 chosen = self.release.before(clients.take(positions), rng)
                 contributions, _ = self.model.contribute(call.shared, None, chosen, call.round, rng)
                 out.add(self.release.after(contributions, chosen))

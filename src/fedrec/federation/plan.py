@@ -40,7 +40,7 @@ from fedrec.privacy.terms import Privacy
 
 __all__ = ["EvaluationPlan", "Plan", "WarmStart"]
 
-_UNSAID = ("weights",)
+_UNSAID = ("weights", "reproducible")
 """Keys of a plan that are written only where they say something: plans of earlier versions keep their digests."""
 
 
@@ -115,6 +115,8 @@ class Plan(_Part):
         evaluation: what is measured.
         refit: train on train and validation together.
         seed: of every draw in reproducible mode.
+        reproducible: the same bits on any number of threads; `false` lets the coordinator solve on all of them, for
+            the same model to rounding: faster for many items where cores are free.
         n_max: most clients a sum may hold; filled in by the first run.
         catalog: digest of the catalog; filled in by the first run.
         min_clients: a sum over fewer clients leaves a node only masked.
@@ -139,6 +141,7 @@ class Plan(_Part):
     evaluation: EvaluationPlan = EvaluationPlan()
     refit: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
+    reproducible: bool = True
     n_max: int | None = Field(default=None, ge=1, lt=2**48)
     catalog: str | None = None
     min_clients: int = Field(default=32, ge=1)

@@ -35,7 +35,7 @@ from fedrec.record.durable import (
     replace_file,
     save_arrays,
 )
-from fedrec.record.files import FILES, LEDGER, file_digest, list_files
+from fedrec.record.files import FILES, LEDGER, entries_of, file_digest, list_files
 from fedrec.record.layout import arrays_in
 from fedrec.record.ledger import Ledger
 from fedrec.record.signing import FILES_NOTE
@@ -46,6 +46,7 @@ PUBLIC = ("plan.yaml", "model/catalog.jsonl", "model/model.json", SHARED)
 """What a finished run publishes besides its ledger, whose last line has the digests."""
 
 _FORMAT = 1
+_REPORT = "report.json"
 MOST_ROUNDS = 1 << 31
 """No run has as many rounds."""
 _CALL = "call"
@@ -243,10 +244,14 @@ class Run:
             changed = next((name for name in PUBLIC if ended[0]["files"].get(name) != files[name]), PUBLIC[0])
             raise DamagedError(f"{self.folder / changed} is not the one that the run's ledger ended with")
 
-    def seal(self) -> None:
-        """Close the run with a list of its files."""
+    def digests(self) -> dict[str, dict[str, Any]]:
+        """What the list of files will say of those that are there by now."""
+        return {} if self.folder is None else entries_of(self.folder)
+
+    def seal(self, known: Mapping[str, dict[str, Any]] | None = None) -> None:
+        """Close the run with a list of its files; `known` are the `digests` of those that have not changed since."""
         if self.folder is not None:
-            list_files(self.folder)
+            list_files(self.folder, {name: said for name, said in (known or {}).items() if name != _REPORT})
 
     def unseal(self) -> None:
         """Take the list of files away, with its signatures, before files change."""
@@ -257,7 +262,7 @@ class Run:
     def report(self, report: dict[str, Any]) -> None:
         """Write `report.json`."""
         if self.folder is not None:
-            replace_file(self.folder / "report.json", json.dumps(report, indent=1).encode() + b"\n")
+            replace_file(self.folder / _REPORT, json.dumps(report, indent=1).encode() + b"\n")
 
     def progress(self, entry: dict[str, Any]) -> None:
         """Append to `progress.jsonl`: for people and plots, nothing depends on it."""

@@ -290,6 +290,10 @@ class _Check:
         except FedrecError as error:
             raise DamagedError(f"plan.yaml: {error}") from None
         self.asynchronous = plan.asynchronous is not None
+        if not plan.reproducible:
+            self.verdict.remarks.append(
+                "reproducible: false: training this plan again gives the same model to rounding, not the same bits"
+            )
         if self.lines:
             check_chain(plan, self.lines)
             self.verdict.remarks += check_checkpoints(self.folder, self.lines, published)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "LOCK",
     "check_file",
     "check_files",
+    "entries_of",
     "file_digest",
     "list_files",
     "names_in",
@@ -79,8 +81,21 @@ def names_in(folder: Path) -> list[str]:
     return sorted(names)
 
 
-def list_files(folder: Path) -> None:
+def entries_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the list says of every file by name; it takes the longer the larger they are.
+
+    Raises:
+        DamagedError: if something is there that cannot be listed.
+    """
+    return {name: _entry(folder, name) for name in _covered(names_in(folder))}
+
+
+def list_files(folder: Path, known: Mapping[str, dict[str, Any]] | None = None) -> None:
     """Write the list of all files of a run.
+
+    Args:
+        folder: the run.
+        known: `entries_of` files that have not changed since, which are not read again.
 
     Raises:
         DamagedError: if something is there that cannot be listed.
@@ -88,7 +103,7 @@ def list_files(folder: Path) -> None:
     tree = Tree()
     entries: list[dict[str, Any]] = [{"kind": "files", "salt": secrets.token_hex(16)}]
     names = _covered(names_in(folder))
-    entries += [_entry(folder, name) for name in names]
+    entries += [(known or {}).get(name) or _entry(folder, name) for name in names]
     entries.append({"kind": "end", "files": len(names)})
     lines = [rooted_line(json.dumps(entry, separators=(",", ":")), tree) for entry in entries]
     (folder / FILES).parent.mkdir(exist_ok=True)

@@ -1,0 +1,86 @@
+"""How many threads kernels and linear algebra may use, as a person says it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numba
+import scipy.linalg  # noqa: F401  only libraries that are there can be held to a number of threads
+from numba.core import config
+from threadpoolctl import ThreadpoolController, threadpool_limits
+
+from fedrec.errors import InputError
+from fedrec.kernels.threads import limit_threads, thread_count
+
+__all__ = ["blas_threads", "check_threads", "held_threads", "set_threads"]
+
+_set: list[threadpool_limits] = []
+"""What `set_threads` changed of linear algebra, the first first."""
+
+
+def check_threads(threads: object, name: str = "threads") -> int:
+    """The number of threads that somebody asked for.
+
+    Raises:
+        InputError: if it is not from 1 to the number of cores that this process may use.
+
+    Example:
+        >>> check_threads(1)
+        1
+    """
+    most = int(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    if isinstance(threads, int) and not isinstance(threads, bool) and 1 <= threads <= most:
+        return threads
+    why = "as NUMBA_NUM_THREADS says" if "NUMBA_NUM_THREADS" in os.environ else "one for each core"
+    raise InputError(f"{name} {threads!r}: give a whole number from 1 to {most}; this process has {most}, {why}")
+
+
+def set_threads(threads: int | None = None) -> None:
+    """Let kernels and linear algebra use so many threads from now on.
+
+    Kernels keep the number for the calling thread, linear algebra for the whole process. Without this, kernels use all
+    cores, or as many as `NUMBA_NUM_THREADS` says; linear algebra goes by `OMP_NUM_THREADS` and the like. No number
+    changes a model, but for plans with `reproducible: false`, whose models it may change by rounding.
+
+    Args:
+        threads: from 1 to the number of cores; `None` for what it was in the beginning.
+
+    Raises:
+        InputError: for any other number.
+
+    Example:
+        >>> import fedrec as fr
+        >>> fr.set_threads(1)
+        >>> thread_count()
+        1
+        >>> fr.set_threads()
+    """
+    if threads is None:
+        numba.set_num_threads(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        while _set:
+            _set.pop().restore_original_limits()
+        return
+    numba.set_num_threads(check_threads(threads))
+    _set.append(threadpool_limits(threads))
+
+
+@contextmanager
+def held_threads(threads: int | None) -> Iterator[None]:
+    """Let kernels and linear algebra use `threads` threads inside the block, or all cores if there are fewer.
+
+    Numba keeps the number by thread, so every thread that runs kernels enters a block of its own. `None` leaves things
+    as they are.
+    """
+    if threads is None:
+        yield
+        return
+    with limit_threads(threads), threadpool_limits(threads):
+        yield
+
+
+def blas_threads(libraries: ThreadpoolController) -> int:
+    """Threads that linear algebra may use now: as many as kernels, and no more than its own variables allow."""
+    found = [library["num_threads"] for library in libraries.info() if library["user_api"] == "blas"]
+    return min(thread_count(), max(found, default=1))
