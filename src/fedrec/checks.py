@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from fedrec.audit.running import audit
+from fedrec.data.arguments import check_arguments
 from fedrec.data.digests import digest_of
 from fedrec.data.frames import as_interactions
 from fedrec.data.listing import listed, whole_number
@@ -61,6 +62,7 @@ def compare(
         >>> table.columns, table["model"].to_list()
         (['model', 'hr@10', 'rounds', 'seconds', 'bytes_up', 'bytes_down'], ['popularity', 'ease'])
     """
+    check_arguments(compare, locals())
     names = [str(metric) for metric in parse_metrics(metrics)]
     whole = data.data if isinstance(data, Split) else as_interactions(data)
     method = "none" if isinstance(data, Split) else split
@@ -117,6 +119,7 @@ def verify(
         >>> fr.verify(folder).wrong is None
         False
     """
+    check_arguments(verify, locals())
     keys = [PublicKey.parse(text) for text in listed(trust, "trust")]
     kept, outside = ([Path(path) for path in listed(paths, "files")] for paths in (checkpoints, receipts))
     return verify_run(Path(run), keys, kept, outside, published)
@@ -146,6 +149,7 @@ def audit_run(
     Raises:
         InputError: for an attack that there is not, or a plan whose data cannot be loaded again.
     """
+    check_arguments(audit_run, locals())
     folder = Path()
     if isinstance(target, Plan):
         plan = target

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import polars as pl
 
+from fedrec.data.arguments import check_arguments
 from fedrec.data.digests import digest_of
 from fedrec.data.frames import as_interactions, is_pandas
 from fedrec.data.listing import listed, whole_number
@@ -62,6 +63,7 @@ class Estimator:
     def __init__(
         self, *, seed: int = 0, cohort: float = 1.0, plan: dict[str, Any] | None = None, **hyperparameters: Any
     ) -> None:
+        check_arguments(Estimator.__init__, {"plan": plan})
         settings = {"data": {"source": "memory"}, "split": "none", **(plan or {}), "seed": seed, "cohort": cohort}
         settings["model"] = {"name": self.model_name, **hyperparameters}
         self.plan = Plan.make(settings, type(self).__name__)
@@ -95,11 +97,8 @@ class Estimator:
             warm_start: a fitted model of the same kind to go on from: known items and users keep what it learned, new
                 ones join. See `fedrec.federation.warm_start.how_to_start` for what must be equal.
         """
+        check_arguments(Estimator.fit, locals())
         nodes = whole_number(nodes, "nodes")
-        if warm_start is not None and not isinstance(warm_start, Estimator):
-            raise InputError(
-                f"warm_start: give a fitted model, not a {type(warm_start).__name__}; load_model opens a run"
-            )
         whole = data.data if isinstance(data, Split) else unsplit(as_interactions(data)).data
         plan = self.plan.resolve(whole, digest_of(whole))
         if warm_start is not None:
@@ -191,6 +190,7 @@ class Estimator:
 
     def save_recommendations(self, path: str | Path, users: object = None, n: int = 10, **options: Any) -> int:
         """Stream `recommend(users, n, **options)` to a Parquet, CSV or JSON-lines file; returns the number of rows."""
+        check_arguments(Estimator.save_recommendations, locals())
         asked = Lists.of(self.opened, users, n, **options)
         return write_parquet_stream(path, asked.batches(), asked.schema)
 
@@ -229,6 +229,7 @@ class Estimator:
         Raises:
             RunError: if the folder is not empty.
         """
+        check_arguments(Estimator.save, locals())
         self.opened.save(Path(folder))
 
 
@@ -250,8 +251,7 @@ def evaluate(
         >>> fr.evaluate(fr.Popularity().fit(split.train), split, ["hr@10"]).columns
         ['metric', 'value', 'standard_error', 'users']
     """
-    if not isinstance(split, Split):
-        raise InputError(f"evaluate: give a split, such as fr.leave_last_out(data), not a {type(split).__name__}")
+    check_arguments(evaluate, locals())
     if part not in HELD_OUT:
         raise InputError(f"part={part!r} is not known{suggestion(part, HELD_OUT)}")
     opened = model.opened
@@ -291,6 +291,7 @@ def load_model(folder: str | Path, data: str | None = None) -> Estimator:
         RunError: if there is no finished run.
         DamagedError: if a file was changed.
     """
+    check_arguments(load_model, locals())
     opened = open_run(Path(folder), data)
     kind = estimator(opened.model.name)
     model = kind(**opened.model.model_dump())

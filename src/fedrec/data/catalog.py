@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
+from fedrec.data.arguments import check_arguments, check_fields
 from fedrec.data.identifiers import Identifiers
 from fedrec.data.nested import levels_of, levels_of_type, many_brackets
 from fedrec.documents import parse_json
@@ -45,6 +46,7 @@ class Catalog:
     features: pl.DataFrame | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.features is not None and self.features.height != len(self.items):
             raise InputError(f"catalog has {len(self.items)} items but {self.features.height} rows of features")
         for name, kind in () if self.features is None else self.features.schema.items():
@@ -57,6 +59,7 @@ class Catalog:
     @classmethod
     def of(cls, table: pl.DataFrame) -> Catalog:
         """Make a catalog from a table with a column `item_id` and any features. Repeated ids are an error."""
+        check_arguments(cls.of, locals())
         if "item_id" not in table.columns:
             raise InputError(f"a catalog needs a column item_id; found {', '.join(table.columns)}")
         repeated = table.filter(pl.col("item_id").is_duplicated())

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedrec.data.arguments import check_arguments
 from fedrec.data.interactions import Interactions
 from fedrec.data.reports import LEFT_OUT, no_rows_left_out, reason_counts, write_left_out
 from fedrec.errors import InputError, NothingLeftError, suggestion
@@ -50,6 +51,16 @@ class Cleaning(BaseModel):
     min_item_interactions: int | None = Field(default=None, ge=1)
     k_core: int | None = Field(default=None, ge=1)
     shrink_catalog: bool = True
+
+    def __init__(self, **settings: object) -> None:
+        for name in settings:
+            if name not in Cleaning.model_fields:
+                raise InputError(f"cleaning: {name!r} is not a setting{suggestion(name, Cleaning.model_fields)}")
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"cleaning: {first['loc'][0]} = {first['input']!r}: {first['msg']}") from None
 
     @property
     def across_users(self) -> tuple[str, ...]:
@@ -132,9 +143,10 @@ def clean(
         >>> report.counts
         {'repeated, a later one is kept': 1, 'rating below 2': 1}
     """
+    check_arguments(clean, locals())
     if cleaning is not None and settings:
         raise InputError("give clean() a Cleaning or settings, not both")
-    chosen = cleaning or _settings(settings)
+    chosen = cleaning or Cleaning(**settings)
     users_before, items_before = data.lengths > 0, _item_counts(data) > 0
     steps: list[CleaningStep] = []
     left_out: list[pl.DataFrame] = []
@@ -150,17 +162,6 @@ def clean(
     if left_out:
         data = _without_emptied(data, users_before, items_before, chosen.shrink_catalog)
     return data, CleaningReport(tuple(steps), pl.concat(left_out) if left_out else no_rows_left_out())
-
-
-def _settings(settings: dict[str, object]) -> Cleaning:
-    for name in settings:
-        if name not in Cleaning.model_fields:
-            raise InputError(f"cleaning: {name!r} is not a setting{suggestion(name, Cleaning.model_fields)}")
-    try:
-        return Cleaning.model_validate(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"cleaning: {first['loc'][0]} = {first['input']!r}: {first['msg']}") from None
 
 
 Step = tuple[str, str, Callable[[Interactions], np.ndarray]]

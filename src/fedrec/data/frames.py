@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import polars as pl
 
+from fedrec.data.arguments import check_arguments
 from fedrec.data.assembly import assemble
 from fedrec.data.catalog import Catalog
 from fedrec.data.interactions import Interactions
@@ -75,6 +76,7 @@ def table_with_report(
     keep_missing: bool = False,
 ) -> Loaded:
     """`interactions_from` with its report: rows found, rows left out and why."""
+    check_arguments(table_with_report, locals())
     frame = as_table(table)
     picking = Picking("table", columns, tuple(user_columns))
     picking.pick(frame.columns, frame.head(1000))
