@@ -154,6 +154,12 @@ CASES: dict[str, Case] = {
     "damaged zip": source("log.csv.zip", b"PK\x03\x04" + b"x" * 50, "log.csv.zip", "archive"),
     "damaged parquet": source("cut.parquet", b"PAR1" + b"x" * 90, "cut.parquet", "parquet"),
     "no parquet": source("cut.parquet", LOG, "cut.parquet", "parquet"),
+    "JSON nested too deep": source(
+        "a.jsonl",
+        b'{"user_id": 1, "item_id": 2, "more": ' + b"[" * 40 + b"]" * 40 + b"}\n",
+        "a.jsonl, line 1",
+        "is nested deeper than 16 levels",
+    ),
     "damaged JSON line": source("a.jsonl", b'{"user_id": 1, "item_id": 2}\n{"user_id": 1,\n', "a.jsonl, line 2"),
     "unknown format": train("--format cvs", "'cvs'", "did you mean 'csv'"),
     "unknown column": train("--columns user_id=costumer", "costumer", "user_id"),

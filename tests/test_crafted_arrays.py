@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 import fedrec as fr
@@ -18,7 +19,7 @@ from conftest import Said
 from fedrec.data.catalog import Catalog
 from fedrec.engines.opened import open_run
 from fedrec.engines.training import train_run
-from fedrec.errors import DamagedError
+from fedrec.errors import DamagedError, InputError
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.run import read_plan
 from fedrec.record.durable import check_plain, load_arrays, save_arrays
@@ -245,3 +246,24 @@ def test_a_catalog_whose_lines_have_keys_of_their_own_is_no_catalog() -> None:
     for text in (own, nested):
         with pytest.raises(DamagedError, match="here is not a catalog: its lines have different keys"):
             Catalog.from_json_lines(text, "here")
+
+
+def test_a_catalog_nested_too_deep_is_damage_that_names_the_line() -> None:
+    brackets = b"".join(b'{"item_id":%d,"title":"[[[[[[[[[[{{"}\n' % item for item in range(3))
+    assert Catalog.from_json_lines(brackets, "here").title(2) == "[[[[[[[[[[{{"
+    for opened, closed in ((b"[", b"]"), (b'{"a":', b"}")):
+        deep = brackets + b'{"item_id":3,"more":' + opened * 40 + b"1" + closed * 40 + b"}\n"
+        with pytest.raises(DamagedError, match="here is not a catalog: line 4 is nested deeper than 8 levels"):
+            Catalog.from_json_lines(deep, "here")
+
+
+def test_a_catalog_is_written_only_as_deep_as_it_is_read() -> None:
+    def nested(levels: int) -> Catalog:
+        kind = pl.Series([1])
+        for _ in range(levels):
+            kind = kind.implode()
+        return Catalog.of(pl.DataFrame({"item_id": [7], "feature": kind}))
+
+    assert Catalog.from_json_lines(nested(7).to_json_lines(), "here").features is not None
+    with pytest.raises(InputError, match="feature 'feature' of the catalog holds lists or structs nested deeper"):
+        nested(8)

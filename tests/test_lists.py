@@ -122,14 +122,14 @@ def test_other_odd_arguments_are_refused(numbers: Estimator) -> None:
     model = fr.EASE().fit(split.train)
     odd: Any = {
         "part='tets' is not known": lambda: fr.evaluate(model, split, part="tets"),  # type: ignore[arg-type]
-        "give a split": lambda: fr.evaluate(model, split.data),  # type: ignore[arg-type]
-        "unknown metric": lambda: fr.evaluate(model, split, 0),  # type: ignore[arg-type]
+        "split must be a Split": lambda: fr.evaluate(model, split.data),  # type: ignore[arg-type]
+        "metrics must be": lambda: fr.evaluate(model, split, 0),  # type: ignore[arg-type]
         "nodes must be": lambda: fr.EASE().fit(NUMBERED, nodes=2.5),  # type: ignore[arg-type]
         "nodes must be at least": lambda: fr.EASE().fit(NUMBERED, nodes=0),
         "warm_start": lambda: fr.MF(rounds=1).fit(NUMBERED, warm_start="run"),  # type: ignore[arg-type]
         "seeds must be": lambda: fr.tune(fr.EASE, split, {"reg": [1]}, seeds="2"),  # type: ignore[arg-type]
         "the list is empty": lambda: numbers.similar([]),
-        "unknown=3": lambda: numbers.recommend(1, unknown=3),  # type: ignore[arg-type]
+        "unknown must be": lambda: numbers.recommend(1, unknown=3),  # type: ignore[arg-type]
     }
     for words, ask in odd.items():
         with pytest.raises(InputError, match=words):

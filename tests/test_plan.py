@@ -118,7 +118,7 @@ def with_(path, value):
     [
         (with_("sed", 3), "'sed' is not a setting. Did you mean 'seed'"),
         (with_("data.sorce", "x"), "'data.sorce' is not a setting. Did you mean 'source'"),
-        (with_("data.cleaning", {"kcore": 5}), "'data.cleaning.kcore' is not a setting. Did you mean 'k_core'"),
+        (with_("data.cleaning", {"kcore": 5}), "cleaning: 'kcore' is not a setting. Did you mean 'k_core'"),
         (with_("evaluation", {"metrcs": []}), "'evaluation.metrcs' is not a setting. Did you mean 'metrics'"),
         (with_("release", [{"step": "cap", "items": 3, "chose": 1}]), "chose' is not a setting. Did you mean 'choose'"),
         (with_("release", [{"step": "cap", "items": 0}]), "release.0.cap.items: .*greater than or equal to 1, not 0"),

@@ -267,15 +267,15 @@ def test_behaves_like_a_real_log(seed):
     ("arguments", "message"),
     [
         ({"users": 0}, "users is 0; it must be a whole number from 1 to 100,000,000"),
-        ({"users": 2.5}, "users is 2.5"),
+        ({"users": 2.5}, "users must be a whole number, not 2.5"),
         ({"items": 9}, "items is 9; it must be a whole number from 10 to 10,000,000"),
-        ({"items": True}, "items is True"),
+        ({"items": True}, "items must be a whole number, not True"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**63}, "seed is 9223372036854775808"),
         ({"interactions_per_user": 4.9}, "between 5 and half of the 1000 items, 500"),
         ({"items": 50, "interactions_per_user": 26}, "half of the 50 items, 25"),
         ({"interactions_per_user": float("nan")}, "interactions_per_user is nan"),
-        ({"interactions_per_user": "40"}, "interactions_per_user is '40'"),
+        ({"interactions_per_user": "40"}, "interactions_per_user must be a number, not '40'"),
     ],
 )
 def test_arguments_outside_their_limits_are_named(arguments, message):

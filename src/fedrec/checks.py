@@ -10,6 +10,7 @@ import polars as pl
 
 from fedrec.audit.running import audit
 from fedrec.bars import bar
+from fedrec.data.arguments import check_arguments
 from fedrec.data.cleaning import Cleaning
 from fedrec.data.digests import digest_of
 from fedrec.data.frames import as_interactions
@@ -65,6 +66,7 @@ def compare(
         >>> table.columns[:4], table["model"].to_list()
         (['model', 'hr@10', 'rounds', 'seconds'], ['popularity', 'ease'])
     """
+    check_arguments(compare, locals())
     names = [str(metric) for metric in parse_metrics(metrics)]
     whole = data.data if isinstance(data, Split) else as_interactions(data)
     method = "none" if isinstance(data, Split) else split
@@ -125,6 +127,7 @@ def verify(
         >>> fr.verify(folder).wrong is None
         False
     """
+    check_arguments(verify, locals())
     keys = [PublicKey.parse(text) for text in listed(trust, "trust")]
     kept, outside = ([Path(path) for path in listed(paths, "files")] for paths in (checkpoints, receipts))
     return verify_run(Path(run), keys, kept, outside, published)
@@ -154,6 +157,7 @@ def audit_run(
     Raises:
         InputError: for an attack that there is not, or a plan whose data cannot be loaded again.
     """
+    check_arguments(audit_run, locals())
     folder = Path()
     if isinstance(target, Plan):
         plan = target

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from fedrec.bars import bar
+from fedrec.data.arguments import check_arguments
 from fedrec.data.cleaning import Cleaning, clean
 from fedrec.data.digests import digest_of
 from fedrec.data.frames import as_interactions, is_pandas
@@ -77,6 +78,7 @@ class Estimator:
         plan: dict[str, Any] | None = None,
         **hyperparameters: Any,
     ) -> None:
+        check_arguments(Estimator.__init__, {"plan": plan, "weights": weights})
         settings = {"data": {"source": "memory"}, "split": "none", **(plan or {}), "seed": seed, "cohort": cohort}
         settings["model"] = {"name": self.model_name, **hyperparameters}
         if weights is not None:
@@ -116,11 +118,8 @@ class Estimator:
 
         Warns where values differ and nobody said which count: all are liked alike then. See `fedrec.clean`.
         """
+        check_arguments(Estimator.fit, locals())
         nodes = whole_number(nodes, "nodes")
-        if warm_start is not None and not isinstance(warm_start, Estimator):
-            raise InputError(
-                f"warm_start: give a fitted model, not a {type(warm_start).__name__}; load_model opens a run"
-            )
         with bar(f"fit {type(self).__name__}", progress) as note:
 
             def both(progress: Progress) -> None:
@@ -241,6 +240,7 @@ class Estimator:
         self, path: str | Path, users: object = None, n: int = 10, *, progress: bool = True, **options: Any
     ) -> int:
         """Stream `recommend(users, n, **options)` to a Parquet, CSV or JSON-lines file; returns the number of rows."""
+        check_arguments(Estimator.save_recommendations, locals())
         asked = Lists.of(self.opened, users, n, **options)
         with bar("recommend", progress), stage("recommend", f"{asked.users:,} users"):
             return write_parquet_stream(path, asked.batches(), asked.schema)
@@ -280,6 +280,7 @@ class Estimator:
         Raises:
             RunError: if the folder is not empty.
         """
+        check_arguments(Estimator.save, locals())
         self.opened.save(Path(folder))
 
 
@@ -305,8 +306,7 @@ def evaluate(
         >>> fr.evaluate(fr.Popularity().fit(split.train), split, ["hr@10"]).columns
         ['metric', 'value', 'standard_error', 'users']
     """
-    if not isinstance(split, Split | None):
-        raise InputError(f"evaluate: give a split, such as fr.leave_last_out(data), not a {type(split).__name__}")
+    check_arguments(evaluate, locals())
     if part not in HELD_OUT:
         raise InputError(f"part={part!r} is not known{suggestion(part, HELD_OUT)}")
     opened = model.opened
@@ -393,6 +393,7 @@ def load_model(
         >>> newer.recommend([1, 3], n=1)["item_id"].to_list()
         ['a', 'b']
     """
+    check_arguments(load_model, locals())
     opened = open_model(Path(folder))
     if data is not None:
         opened = with_histories(opened, Path(folder), data, unknown_items, reading)

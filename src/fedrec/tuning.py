@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from fedrec.bars import bar
+from fedrec.data.arguments import check_arguments
 from fedrec.data.digests import digest_of
 from fedrec.data.splits import Split
 from fedrec.engines.local import LocalEngine
@@ -82,6 +83,7 @@ def tune(
         >>> fr.evaluate(found.best.fit(split), split, ["ndcg@10"]).height
         1
     """
+    check_arguments(tune, locals())
     common = {**(plan or {}), "split": "none" if isinstance(data, Split) else split, "seed": seed}
     evaluation = {**common.get("evaluation", {}), "protocol": protocol}
     model = {"name": kind.model_name, **hyperparameters}

@@ -11,13 +11,18 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
+from fedrec.data.arguments import check_arguments, check_fields
 from fedrec.data.identifiers import Identifiers
+from fedrec.data.nested import levels_of, levels_of_type, many_brackets
+from fedrec.documents import parse_json
 from fedrec.errors import DamagedError, InputError
 
 __all__ = ["Catalog"]
 
 _FEW_CELLS = 1 << 22
 _MOST_KEYS = 256
+_MOST_LEVELS = 8
+"""Lists and objects within each other on a line of a catalog, the object of the item among them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +46,20 @@ class Catalog:
     features: pl.DataFrame | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.features is not None and self.features.height != len(self.items):
             raise InputError(f"catalog has {len(self.items)} items but {self.features.height} rows of features")
+        for name, kind in () if self.features is None else self.features.schema.items():
+            if levels_of_type(kind) >= _MOST_LEVELS:
+                raise InputError(
+                    f"feature {name!r} of the catalog holds lists or structs nested deeper than {_MOST_LEVELS - 1} "
+                    "levels; leave it out, or make it flatter"
+                )
 
     @classmethod
     def of(cls, table: pl.DataFrame) -> Catalog:
         """Make a catalog from a table with a column `item_id` and any features. Repeated ids are an error."""
+        check_arguments(cls.of, locals())
         if "item_id" not in table.columns:
             raise InputError(f"a catalog needs a column item_id; found {', '.join(table.columns)}")
         repeated = table.filter(pl.col("item_id").is_duplicated())
@@ -71,6 +84,7 @@ class Catalog:
             DamagedError: if it is not a catalog.
         """
         try:
+            _check_levels(text)
             if not _as_wide_as_long(text):
                 raise InputError("its lines have different keys; every line has the same ones")
             return cls.of(pl.read_ndjson(text, infer_schema_length=None))
@@ -112,6 +126,14 @@ class Catalog:
         return Catalog(Identifiers(self.items.series.gather(chosen)), features)
 
 
+def _check_levels(text: bytes) -> None:
+    """Refuse a line that is nested too deep."""
+    for first, line in many_brackets(text, _MOST_LEVELS):
+        if levels_of(line) > _MOST_LEVELS:
+            number = text.count(b"\n", 0, first) + 1
+            raise InputError(f"line {number} is nested deeper than {_MOST_LEVELS} levels")
+
+
 def _as_wide_as_long(text: bytes) -> bool:
     """Whether JSON lines become a table about as large as they are: its columns are the keys of all lines together,
     and lines with keys of their own would make it as wide as it is long."""
@@ -119,7 +141,7 @@ def _as_wide_as_long(text: bytes) -> bool:
     keys = text.count(b'":')
     if lines * keys <= _FEW_CELLS:
         return True
-    first = json.loads(text[: text.find(b"\n")])
+    first = parse_json(text[: text.find(b"\n")])
     known = {key: text.count(json.dumps(key, ensure_ascii=False).encode() + b":") for key in list(first)[:_MOST_KEYS]}
     if sum(known.values()) == keys:  # no key stands anywhere but those of the first line
         return True

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
+from fedrec.data.arguments import check_arguments
 from fedrec.data.catalog import Catalog
 from fedrec.data.columns import is_known, resolve
 from fedrec.data.files import Lines, check_path, line_chunks
@@ -72,6 +73,7 @@ def read_catalog(
         >>> catalog.title(1), catalog.features["genres"].to_list()
         ('Seven (1995)', [['Crime'], ['Crime', 'Thriller']])
     """
+    check_arguments(read_catalog, locals())
     _check_on_error(on_error)
     place = check_path(path)
     if place.name == "u.item" and format is None and columns is None:
@@ -111,6 +113,7 @@ def read_user_features(
     Raises:
         InputError: the file cannot be read, has no user ids, or lists a user twice.
     """
+    check_arguments(read_user_features, locals())
     _check_on_error(on_error)
     place = check_path(path)
     table = _read(place, format, encoding, header, _HEADERLESS.get(place.name), columns, on_error)

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from fedrec.data.arguments import check_arguments
 from fedrec.data.interactions import Interactions
 from fedrec.data.merging import Repeats, latest_rows, with_merged_values
 from fedrec.data.reports import LEFT_OUT, no_rows_left_out, reason_counts, write_left_out
@@ -69,6 +70,18 @@ class Cleaning(BaseModel):
     min_item_interactions: int | None = Field(default=None, ge=1)
     k_core: int | None = Field(default=None, ge=1)
     shrink_catalog: bool = True
+
+    def __init__(self, **settings: object) -> None:
+        for name in settings:
+            if name not in (*Cleaning.model_fields, "merge_repeats"):
+                raise InputError(f"cleaning: {name!r} is not a setting{suggestion(name, Cleaning.model_fields)}")
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            said = first["msg"].removeprefix("Value error, ")
+            where = f"{first['loc'][0]} = {first['input']!r}: " if first["loc"] else ""
+            raise InputError(f"cleaning: {where}{said}") from None
 
     @model_validator(mode="before")
     @classmethod
@@ -202,9 +215,10 @@ def clean(
         >>> report.counts
         {'repeated, a later one is kept': 1, 'rating below 2': 1}
     """
+    check_arguments(clean, locals())
     if cleaning is not None and settings:
         raise InputError("give clean() a Cleaning or settings, not both")
-    chosen = cleaning or _settings(settings)
+    chosen = cleaning or Cleaning(**settings)
     users_before, items_before = data.lengths > 0, _item_counts(data) > 0
     steps: list[CleaningStep] = []
     left_out: list[pl.DataFrame] = []
@@ -237,19 +251,6 @@ def within_bounds(data: Interactions, cleaning: Cleaning) -> np.ndarray:
     if cleaning.rating_at_most is not None:
         keep &= _rated(cleaning.rating_at_most, "above")(data)
     return keep
-
-
-def _settings(settings: dict[str, object]) -> Cleaning:
-    for name in settings:
-        if name not in (*Cleaning.model_fields, "merge_repeats"):
-            raise InputError(f"cleaning: {name!r} is not a setting{suggestion(name, Cleaning.model_fields)}")
-    try:
-        return Cleaning.model_validate(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        said = first["msg"].removeprefix("Value error, ")
-        where = f"{first['loc'][0]} = {first['input']!r}: " if first["loc"] else ""
-        raise InputError(f"cleaning: {where}{said}") from None
 
 
 class _Step(NamedTuple):

@@ -224,7 +224,7 @@ def line_chunks(
     """
     try:
         codec = codecs.lookup(encoding).name
-    except LookupError:
+    except (LookupError, ValueError):  # a name with a NUL character is a ValueError
         raise InputError(f"encoding {encoding!r} is unknown; try 'utf-8' or 'latin-1'") from None
     wide = codec.startswith(("utf-16", "utf-32"))
     first, rest = 1, b""

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import polars as pl
 
+from fedrec.data.arguments import check_arguments
 from fedrec.data.assembly import assemble
 from fedrec.data.catalog import Catalog
 from fedrec.data.interactions import Interactions
@@ -82,6 +83,7 @@ def table_with_report(
     kinds: Kinds | Mapping[str, Any] | None = None,
 ) -> Loaded:
     """`interactions_from` with its report: rows found, rows left out and why."""
+    check_arguments(table_with_report, locals())
     frame = as_table(table)
     weighing = None if kinds is None else Kinds.of(kinds)
     picking = Picking("table", columns, tuple(user_columns), kinds=weighing)

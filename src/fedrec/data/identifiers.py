@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
+from fedrec.data.arguments import check_fields
 from fedrec.data.listing import listed_ids
 from fedrec.errors import InputError, suggestion
 
@@ -36,6 +37,7 @@ class Identifiers:
     series: pl.Series
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.series.dtype not in (pl.Int64, pl.String):
             raise InputError(f"ids must be whole numbers or text, not {self.series.dtype}")
 

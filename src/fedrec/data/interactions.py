@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from fedrec.data.arguments import check_fields
 from fedrec.data.catalog import Catalog
 from fedrec.data.identifiers import Identifiers
 from fedrec.data.showing import day, html_table
@@ -72,6 +73,7 @@ class Interactions:
     pandas: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         rows = len(self.items)
         if self.indptr.shape != (len(self.users) + 1,) or self.indptr[0] != 0 or self.indptr[-1] != rows:
             raise InputError(f"row ranges do not cover {rows} interactions of {len(self.users)} users")

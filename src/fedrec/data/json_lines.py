@@ -7,10 +7,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from fedrec.data.files import Lines
-from fedrec.data.nested import unnested
+from fedrec.data.nested import levels_of, unnested
 from fedrec.data.picking import Picking
 from fedrec.data.records import NO_LINES
 from fedrec.data.tables import Piece
@@ -20,19 +21,22 @@ from fedrec.errors import InputError
 __all__ = ["json_pieces"]
 
 _SAMPLE = 1000
+_MOST_LEVELS = 16
+"""Lists and objects within each other on a line, its own object among them."""
 
 
 def json_pieces(chunks: Iterator[Lines], picking: Picking) -> Iterator[Piece]:
     """Rows of a file of JSON lines, a piece at a time; columns are picked from the first."""
     picked = False
     for lines, texts in chunks:
-        sound = texts.str.starts_with("{")
+        deep = _too_deep(texts)
+        sound = texts.str.starts_with("{") & ~deep
         table = _parsed(texts.filter(sound)) if sound.all() else None
         if table is None:
-            sound = texts.str.json_path_match("$").is_not_null() & texts.str.strip_chars().str.starts_with("{")
+            sound = texts.str.json_path_match("$").is_not_null() & texts.str.strip_chars().str.starts_with("{") & ~deep
             table = _parsed(texts.filter(sound))
             table = _read_apart(texts.filter(sound), picking.source) if table is None else table
-        broken = pl.DataFrame({"line": lines, "value": texts}).filter(~sound)
+        broken = pl.DataFrame({"line": lines, "value": texts, "deep": deep}).filter(~sound)
         broken = broken.select("line", "value", _reason().alias("reason"))
         if broken.height == 0 and table.height != len(texts):
             raise InputError(f"{picking.source}: is not JSON lines (one object on each line). Check format=")
@@ -49,10 +53,19 @@ def json_pieces(chunks: Iterator[Lines], picking: Picking) -> Iterator[Piece]:
         yield Piece(rows, broken)
 
 
+def _too_deep(texts: pl.Series) -> pl.Series:
+    """Which lines are nested too deep; only those with many brackets are looked at closely."""
+    many = texts.str.count_matches(r"[\[{]") > _MOST_LEVELS
+    deep = [number for number in many.arg_true() if levels_of(texts[number].encode()) > _MOST_LEVELS]
+    return pl.Series(np.isin(np.arange(len(texts)), deep))
+
+
 def _reason() -> pl.Expr:
     start = pl.col("value").str.strip_chars_start()
     return (
-        pl.when(start.str.starts_with("["))
+        pl.when("deep")
+        .then(pl.lit(f"is nested deeper than {_MOST_LEVELS} levels"))
+        .when(start.str.starts_with("["))
         .then(pl.lit("begins a JSON array, not one JSON object; jq -c '.[]' puts each object on a line"))
         .when(start.str.contains(r"^\{\s*$"))
         .then(pl.lit("is not one JSON object but the beginning of one; jq -c . puts each object on a line"))

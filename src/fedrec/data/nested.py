@@ -1,10 +1,69 @@
-"""Fields within fields, as in JSON and Parquet: a column for each, named with dots."""
+"""Fields within fields, as in JSON and Parquet: a column for each, named with dots; and how deep they may be.
+
+Polars takes more than the square of its depth to learn the type of a value, for each line: a line of a few kilobytes
+could keep it busy for hours. Whoever hands it JSON looks first how deep each line is.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
+import numpy as np
 import polars as pl
 
-__all__ = ["unnested", "unnested_schema"]
+__all__ = ["levels_of", "levels_of_type", "many_brackets", "unnested", "unnested_schema"]
+
+_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*+"')
+_STEPS = np.zeros(256, dtype=np.int8)
+_STEPS[list(b"[{")] = 1
+_STEPS[list(b"]}")] = -1
+_CHUNK = 1 << 22
+
+
+def levels_of(line: bytes) -> int:
+    """How many lists and objects of a line of JSON stand within each other at most.
+
+    >>> levels_of(b'{"item_id": 1, "genres": ["[[[", "Drama"]}')
+    2
+    """
+    marks = np.frombuffer(_TEXT.sub(b"", line), dtype=np.uint8)
+    return int(np.cumsum(_STEPS[marks], dtype=np.int32).max(initial=0))
+
+
+def many_brackets(text: bytes, most: int) -> Iterator[tuple[int, bytes]]:
+    """Lines with more than `most` opening brackets, in or out of text: the only ones that can be nested deeper.
+
+    Yields:
+        Where the line begins in `text`, and the line.
+
+    >>> list(many_brackets(b'[1]\\n{"a": [2]}\\n[3]', 1))
+    [(4, b'{"a": [2]}')]
+    """
+    start = 0
+    while start < len(text):
+        end = text.rfind(b"\n", start, start + _CHUNK) + 1 or text.find(b"\n", start) + 1 or len(text)
+        part = np.frombuffer(text, dtype=np.uint8, count=end - start, offset=start)
+        opened = np.flatnonzero((part & 0xDF) == 0x5B)  # [ or {
+        ends = np.append(np.flatnonzero(part == 0x0A), len(part))
+        counts = np.diff(np.searchsorted(opened, ends), prepend=0)
+        for line in np.flatnonzero(counts > most).tolist():
+            begin = start + (int(ends[line - 1]) + 1 if line else 0)
+            yield begin, text[begin : start + int(ends[line])]
+        start = end
+
+
+def levels_of_type(kind: object) -> int:
+    """How many lists and structs of a type stand within each other.
+
+    >>> levels_of_type(pl.List(pl.Struct({"name": pl.String})))
+    2
+    """
+    if isinstance(kind, pl.List | pl.Array):
+        return 1 + levels_of_type(kind.inner)
+    if isinstance(kind, pl.Struct):
+        return 1 + max((levels_of_type(field.dtype) for field in kind.fields), default=0)
+    return 0
 
 
 def unnested_schema(schema: dict[str, pl.DataType]) -> dict[str, pl.Expr]:

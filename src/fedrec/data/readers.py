@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from fedrec.data.arguments import check_arguments
 from fedrec.data.assembly import assemble
 from fedrec.data.catalog import Catalog
 from fedrec.data.files import STANDARD_INPUT, Lines, check_path, line_chunks, standard_input
@@ -134,6 +135,7 @@ def read_with_report(
 
     With `keep_missing` an empty rating or time becomes NaN, for the cleaning step `drop_missing`.
     """
+    check_arguments(read_with_report, locals())
     for name, value in (("on_error", on_error), ("unknown_items", unknown_items)):
         if value not in ("raise", "skip"):
             raise InputError(f"{name} must be 'raise' or 'skip', not {value!r}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from fedrec.data.arguments import check_arguments
 from fedrec.data.catalogs import describe, read_catalog, read_user_features, with_user_features
 from fedrec.data.cleaning import Cleaning, CleaningReport, clean
 from fedrec.data.database_urls import check_source, database_of, is_url
@@ -90,6 +91,7 @@ def load_source(source: str | os.PathLike[str], *, cleaning: Cleaning | None = N
     A registered name wins over a file of that name; write `./NAME` for the file. With `drop_missing` in `cleaning`,
     empty ratings and times are read as missing instead of being an error.
     """
+    check_arguments(load_source, locals())
     text = os.fspath(source)
     if cleaning is not None and cleaning.drop_missing:
         options.setdefault("keep_missing", True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fedrec.data.arguments import check_arguments, check_fields
 from fedrec.data.interactions import PARTS, Interactions, RowOrder
 from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.data.merging import Repeats, latest_rows, with_merged_values
@@ -49,6 +50,7 @@ class Split:
     merged: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.part.shape != self.data.items.shape:
             raise InputError(f"{len(self.part)} parts for {len(self.data)} interactions")
         if splitting.first_repeat(self.data.indptr, self.data.items, self.data.n_items) >= 0:
@@ -242,6 +244,7 @@ def leave_last_out(data: Any, *, by_rows: bool = False) -> Split:
     Raises:
         PlanError: the data has no times, and nothing says that its rows are in order.
     """
+    check_arguments(leave_last_out, locals())
     return SplitMethod("leave-last-out", by_rows=by_rows).apply(data, KeyedSource.from_seed(0))
 
 
@@ -277,16 +280,19 @@ def _how_to_order(order: RowOrder) -> str:
 
 def temporal(data: Any, share: float = 0.8) -> Split:
     """Train before the time below which `share` of all interactions lie; the later half of the rest is test."""
+    check_arguments(temporal, locals())
     return SplitMethod.parse(f"temporal:{share}").apply(data, KeyedSource.from_seed(0))
 
 
 def ratio(data: Any, share: float = 0.8, seed: int = 0) -> Split:
     """A uniform draw within each user: `share` for training, the rest half for validation and half for test."""
+    check_arguments(ratio, locals())
     return SplitMethod.parse(f"ratio:{share}").apply(data, KeyedSource.from_seed(seed))
 
 
 def given(data: Any, share: float | None = None, seed: int = 0) -> Split:
     """The parts that came with the data; with `share`, only that much of train is kept, the rest becomes validation."""
+    check_arguments(given, locals())
     return SplitMethod.parse("given" if share is None else f"given:{share}").apply(data, KeyedSource.from_seed(seed))
 
 
@@ -295,6 +301,7 @@ def new_users(data: Any, share: float = 0.1, seed: int = 0) -> Split:
 
     The other four fifths are history at scoring time and never train anything (Liang et al. 2018).
     """
+    check_arguments(new_users, locals())
     return SplitMethod.parse(f"new-users:{share}").apply(data, KeyedSource.from_seed(seed))
 
 

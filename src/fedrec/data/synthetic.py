@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from fedrec.data.arguments import check_arguments
 from fedrec.data.catalog import Catalog
 from fedrec.data.identifiers import Identifiers
 from fedrec.data.interactions import Interactions
@@ -103,11 +104,11 @@ def synthetic(
         >>> bool((more.items[: len(data)] == data.items).all())
         True
     """
+    check_arguments(synthetic, locals())
     _check("users", users, 1, 100_000_000)
     _check("items", items, 10, 10_000_000)
     _check("seed", seed, 0, 2**63 - 1)
-    is_number = isinstance(interactions_per_user, int | float | np.number)
-    if not is_number or not _FEWEST <= interactions_per_user <= items / 2:
+    if not _FEWEST <= interactions_per_user <= items / 2:
         raise InputError(
             f"interactions_per_user is {interactions_per_user!r}; it must lie between {_FEWEST} and half of the "
             f"{items} items, {items / 2:g}"
@@ -151,7 +152,7 @@ def synthetic(
 
 
 def _check(name: str, value: int, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+    if not low <= value <= high:
         raise InputError(f"{name} is {value!r}; it must be a whole number from {low:,} to {high:,}")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fedrec.data.arguments import check_arguments
 from fedrec.data.clients import Clients
 from fedrec.data.identifiers import Identifiers, typed_ids
 from fedrec.data.listing import listed_ids
@@ -67,6 +68,7 @@ class Lists:
         Raises:
             InputError: if an id is unknown, or an argument cannot be used.
         """
+        check_arguments(cls.of, locals())
         check_unknown(unknown, "unknown")
         check_unknown(unknown_items, "unknown_items")
         catalog = opened.catalog
