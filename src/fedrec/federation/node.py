@@ -15,6 +15,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.interactions import Interactions, rows_of
 from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.data.own_rows import joined, placed
+from fedrec.data.ratings import check_ratings
 from fedrec.data.splits import HISTORY, TRAIN, VALID, Split
 from fedrec.data.weights import Weights
 from fedrec.errors import FedrecError, PlanError
@@ -68,7 +69,7 @@ class Node:
         folder: where private rows are kept; `None` for in memory only.
         floors: the owner's.
         leaky: tell training about held-out items (`negatives: paper-leaky`).
-        weights: how values weigh; without them the model is handed none.
+        weights: how values weigh; without them only a model that reads ratings is handed values.
         guard: of a private run: clips contributions, checks calls and keeps the owner's budget.
         hidden: what noise on counts of items is drawn from; `source` if `None`.
         salts: what salts of receipts are drawn from; `source` if `None`.
@@ -121,8 +122,9 @@ class Node:
     def weighed(self) -> dict[str, int]:
         """How many weights of interactions were cut to the largest, and how many are 0."""
         data = self._seen.data
-        nothing = 0 if data.values is None else int(np.sum(data.values == 0))
-        return {"cut": 0 if self.weights is None else self.weights.cut(self.split.data), "nothing": nothing}
+        if self.weights is None or data.values is None:
+            return {"cut": 0, "nothing": 0}
+        return {"cut": self.weights.cut(self.split.data), "nothing": int(np.sum(data.values == 0))}
 
     @property
     def known(self) -> Interactions:
@@ -386,12 +388,16 @@ class Node:
 
 
 def _as_read(split: Split, model: Recommender, weights: Weights | None) -> Split:
-    """The split as the model reads it: without times it does not read, with weights instead of values, if any.
+    """The split as the model reads it: without times it does not read, with weights instead of values, if any, or with
+    ratings.
 
     Interactions for training that weigh nothing become history: nothing is learned from them, and they are not
     recommended.
     """
     data = split.data if model.reads_times else split.data.without_times()
+    if model.rating_scale is not None:
+        check_ratings(data, *model.rating_scale, model.name)
+        return replace(split, data=data)
     if weights is None:
         return replace(split, data=data.without_values())
     data, part = weights.weighed(data), split.part

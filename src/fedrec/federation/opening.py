@@ -251,8 +251,7 @@ def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> tup
     """
     own = config.data
     asked: dict[str, object] = {"shrink_catalog": False, "drop_missing": True}
-    if plan.weights is not None:  # an error about one value would tell of one user
-        asked["rating_at_least"] = max(plan.data.cleaning.rating_at_least or 0.0, 0.0)
+    asked |= _values_left(plan)
     reading, cleaning = own.reading(), own.cleaning.model_copy(update={"shrink_catalog": False})
     # read by itself: in terms of an agreed catalog the digest would be another for every federation
     as_owned = None
@@ -273,6 +272,20 @@ def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> tup
         if count:
             _LOG.info("left out: %d for %s", count, reason)
     return data, as_owned or digest_of(data)
+
+
+def _values_left(plan: Plan) -> dict[str, object]:
+    """Cleaning that leaves out values that the model cannot use: an error about one of them would tell of one user."""
+    cleaning, scale = plan.data.cleaning, plan.build_model().rating_scale
+    if plan.weights is not None:
+        return {"rating_at_least": max(cleaning.rating_at_least or 0.0, 0.0)}
+    if scale is None:
+        return {}
+    least, most = cleaning.rating_at_least, cleaning.rating_at_most
+    return {
+        "rating_at_least": scale[0] if least is None else max(least, scale[0]),
+        "rating_at_most": scale[1] if most is None else min(most, scale[1]),
+    }
 
 
 def _digest_as_owned(config: NodeConfig) -> str:
