@@ -21,10 +21,11 @@ from fedrec.data.splits import Split, unsplit
 from fedrec.engines.lists import Lists
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.opened import OpenedRun, open_run
+from fedrec.engines.predicting import predict_pairs
 from fedrec.engines.training import open_earlier, train_here, warmed
 from fedrec.engines.visitors import Unknown
 from fedrec.errors import InputError, suggestion
-from fedrec.evaluation.metrics import DEFAULT_METRICS
+from fedrec.evaluation.metrics import default_metrics
 from fedrec.federation.calls import HELD_OUT, Part
 from fedrec.federation.coordinator import Progress
 from fedrec.federation.plan import Plan, WarmStart
@@ -197,6 +198,24 @@ class Estimator:
         )
         return self._shown(asked.table(), history)
 
+    def predict(self, pairs: Table | str | Path, *, unknown: Unknown = "raise", unknown_items: Unknown = "raise") -> Any:
+        """The rating that each user is predicted to give to each item: columns `user_id`, `item_id`, `rating`.
+
+        Args:
+            pairs: a table of users and items, or the file that holds them; other columns are not read. The answer has
+                a row for every row, in the same order.
+            unknown: what to do with users of whom nothing is known; `warn` and `ignore` predict for them what the model
+                says of a user without ratings.
+            unknown_items: the same for items that the model does not know.
+
+        Returns:
+            A polars table; a pandas one if the model was fitted on pandas, or `pairs` is pandas.
+
+        Raises:
+            InputError: if the model ranks items and predicts no ratings, or an id is unknown.
+        """
+        return self._shown(predict_pairs(self.opened, pairs, unknown, unknown_items), pairs)
+
     def recommend_batches(self, users: object = None, n: int = 10, **options: Any) -> Iterator[Any]:
         """`recommend` in batches of users, for more users than fit in memory at once."""
         asked = Lists.of(self.opened, users, n, **options)
@@ -248,14 +267,15 @@ class Estimator:
 def evaluate(
     model: Estimator,
     split: Split,
-    metrics: str | Sequence[str] = DEFAULT_METRICS,
+    metrics: str | Sequence[str] | None = None,
     *,
     protocol: str = "full",
     part: Part = "test",
 ) -> Any:
     """Measure a fitted model on the held-out part of a split: columns `metric`, `value`, `standard_error`, `users`.
 
-    A pandas table if the split or the model is of pandas data. Warns where the model was trained on what is held out.
+    Without `metrics`, lists are measured, and of a model that predicts ratings their errors, `rmse` and `mae`. A pandas
+    table if the split or the model is of pandas data. Warns where the model was trained on what is held out.
 
     Example:
         >>> import fedrec as fr
@@ -277,7 +297,8 @@ def evaluate(
             "future; fit it on split.train",
             stacklevel=2,
         )
-    names = metrics.split(",") if isinstance(metrics, str) else list(listed(metrics, "metrics"))
+    asked = default_metrics(opened.model.reads_ratings) if metrics is None else metrics
+    names = asked.split(",") if isinstance(asked, str) else list(listed(asked, "metrics"))
     found = opened.measure(names, protocol, part, opened.with_split(split))
     table = pl.DataFrame(
         {

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from fedrec.cli import audit, bench, data, federation, models, node, plans, privacy, runs, tune, verify
+from fedrec.cli import audit, bench, data, federation, models, node, plans, predict, privacy, runs, tune, verify
 from fedrec.errors import DamagedError, FedrecError, InputError, UnnamedSourceError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(federation.app, name="federation")
 app.command("train")(runs.train)
 app.command("evaluate")(runs.evaluate)
 app.command("recommend")(runs.recommend)
+app.command("predict")(predict.predict)
 app.command("similar")(runs.similar)
 app.command("compare")(models.compare)
 app.command("tune")(tune.tune)

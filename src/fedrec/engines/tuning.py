@@ -21,7 +21,7 @@ from fedrec.data.listing import listed, whole_number
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.memory import check_memory
 from fedrec.errors import InputError, PlanError, suggestion
-from fedrec.evaluation.metrics import Metric, parse_metrics
+from fedrec.evaluation.metrics import Metric, deciding_metric, parse_metrics
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
@@ -168,7 +168,7 @@ def choose(
     data: Interactions,
     digest: str,
     engine: Callable[[Plan], LocalEngine],
-    metric: str = "ndcg@10",
+    metric: str | None = None,
     strategy: Strategy = "grid",
     seeds: int = 1,
     told: Callable[[dict[str, Any], int, float], None] = lambda *_: None,
@@ -180,7 +180,8 @@ def choose(
         grid: see `candidate_plans`.
         data, digest: all users, and the digest of the data.
         engine: makes the nodes of a resolved plan; called once for every seed.
-        metric: that decides: the most, or of an error of ratings the least, is best.
+        metric: that decides: the most, or of an error of ratings the least, is best. `ndcg@10` by default, `rmse` for a
+            model that reads ratings.
         strategy: `grid` trains every candidate in full. `halving` (Jamieson & Talwalkar 2016, with the rate of Li et
             al. 2018) pauses candidates at rungs of rounds, lets the best third go on from where they are, and cuts the
             others; it needs a model with `rounds`.
@@ -198,6 +199,7 @@ def choose(
     if strategy not in STRATEGIES:
         raise InputError(f"strategy {strategy!r} is not known{suggestion(strategy, STRATEGIES)}")
     seeds = whole_number(seeds, "seeds")
+    metric = metric or deciding_metric(base.build_model().reads_ratings)
     base = _deciding(base, metric)
     remark, has_rounds = "", "rounds" in type(base.build_model()).model_fields
     if strategy == "halving" and not has_rounds:

@@ -17,6 +17,7 @@ __all__ = [
     "Metric",
     "MetricSummary",
     "check_metrics",
+    "deciding_metric",
     "default_metrics",
     "parse_metrics",
     "summarise",
@@ -131,6 +132,11 @@ def parse_metrics(names: str | Iterable[str] = DEFAULT_METRICS) -> tuple[Metric,
 def default_metrics(reads_ratings: bool) -> tuple[str, ...]:
     """What is measured of a model where nothing else is asked for."""
     return RATING_METRICS if reads_ratings else DEFAULT_METRICS
+
+
+def deciding_metric(reads_ratings: bool) -> str:
+    """What decides between hyperparameters of a model where nothing else is asked for."""
+    return RATING_METRICS[0] if reads_ratings else "ndcg@10"
 
 
 def check_metrics(metrics: Iterable[Metric], model: str, reads_ratings: bool) -> None:

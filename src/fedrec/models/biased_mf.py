@@ -68,10 +68,10 @@ class BiasedMF(Recommender):
     """
 
     embedding_size: int = Field(default=16, ge=0)
-    rounds: PositiveInt = 15
-    reg: PositiveFloat = 0.1
-    bias_reg: PositiveFloat = 0.1
-    nu: NonNegativeFloat = Field(default=1.0, le=1.0)
+    rounds: PositiveInt = 10
+    reg: PositiveFloat = 1.4
+    bias_reg: PositiveFloat = 0.5
+    nu: NonNegativeFloat = Field(default=0.5, le=1.0)
     init_sd: PositiveFloat = 0.1
     lowest: float = 1.0
     highest: float = 5.0
@@ -201,7 +201,7 @@ class BiasedMF(Recommender):
         T, twice the range of the scale, is the most that a rating can be from μ + b_i. Where a client's loss is least,
         its predictions p of t = r − μ − b_i have Σ p² + n^ν λ (b_u² + ‖p_u‖²) ≤ Σ p t, and Σ p (t − p) ≤ Σ t² / 4.
 
-        >>> BiasedMF(reg=0.1, bias_reg=0.2, lowest=1, highest=5).largest_row(1000)
+        >>> BiasedMF(reg=0.1, bias_reg=0.2, nu=1, lowest=1, highest=5).largest_row(1000)
         160.0
         """
         return n_items ** (1.0 - self.nu) * self._range**2 / min(self.reg, self.bias_reg)
