@@ -198,7 +198,9 @@ class Estimator:
         )
         return self._shown(asked.table(), history)
 
-    def predict(self, pairs: Table | str | Path, *, unknown: Unknown = "raise", unknown_items: Unknown = "raise") -> Any:
+    def predict(
+        self, pairs: Table | str | Path, *, unknown: Unknown = "raise", unknown_items: Unknown = "raise"
+    ) -> Any:
         """The rating that each user is predicted to give to each item: columns `user_id`, `item_id`, `rating`.
 
         Args:

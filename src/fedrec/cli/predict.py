@@ -12,7 +12,6 @@ import typer
 from fedrec.cli.options import Columns, Json, Named, Quiet, data_settings
 from fedrec.cli.output import Output, rows_table
 from fedrec.cli.runs import RunFolder
-from fedrec.data.files import STANDARD_INPUT
 from fedrec.errors import InputError, suggestion
 
 __all__ = ["predict"]
@@ -38,6 +37,7 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Predict the rating that each user would give to each item; a row for every row of --pairs, in the same order."""
+    from fedrec.data.files import STANDARD_INPUT
     from fedrec.engines.opened import open_run
     from fedrec.engines.predicting import predict_pairs
     from fedrec.engines.visitors import UNKNOWN
@@ -56,7 +56,7 @@ def predict(
     opened = open_run(run, data)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        table = predict_pairs(opened, pairs, *policies, named)
+        table = predict_pairs(opened, pairs, policies[0], policies[1], named)
     if to == STANDARD_INPUT:
         sys.stdout.write(table.write_csv())
     elif to is not None:

@@ -105,9 +105,7 @@ def _grown(model: Recommender, shared: Arrays, n_items: int) -> Arrays:
     return grown
 
 
-def _fill(
-    ratings: np.ndarray, node: Node, there: np.ndarray, items: np.ndarray, shared: Arrays, round: int
-) -> None:
+def _fill(ratings: np.ndarray, node: Node, there: np.ndarray, items: np.ndarray, shared: Arrays, round: int) -> None:
     """Write the predictions of the pairs [pairs] whose users are at positions `there` of a node, −1 for other users."""
     rows = np.flatnonzero(there >= 0)
     rows = rows[np.argsort(there[rows], kind="stable")]

@@ -11,6 +11,7 @@ import numpy as np
 from fedrec.errors import InputError, suggestion
 
 __all__ = [
+    "BINARY_METRICS",
     "DEFAULT_METRICS",
     "METRIC_NAMES",
     "RATING_METRICS",
@@ -27,11 +28,9 @@ RATING_METRICS = ("rmse", "mae")
 """Errors of predicted ratings; without a cutoff, less is better."""
 GRADED_METRICS = ("ndcg_graded", "ndcg_exponential")
 """Metrics of lists that read the values of held-out interactions as how relevant their items are."""
-METRIC_NAMES = (
-    *("recall", "recall_capped", "precision", "ndcg", "hr", "f1", "mrr", "map", "coverage"),
-    *GRADED_METRICS,
-    *RATING_METRICS,
-)
+BINARY_METRICS = ("recall", "recall_capped", "precision", "ndcg", "hr", "f1", "mrr", "map", "coverage")
+"""Metrics of lists to which a held-out item is relevant, and no other is."""
+METRIC_NAMES = (*BINARY_METRICS, *GRADED_METRICS, *RATING_METRICS)
 DEFAULT_METRICS = ("hr@10", "ndcg@10", "recall@20", "ndcg@20")
 
 

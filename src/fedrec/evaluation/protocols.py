@@ -72,6 +72,6 @@ def check_protocol(metrics: Iterable[Metric], protocol: Protocol) -> None:
             raise PlanError(f"{metric} is not defined under {protocol}, which makes no lists; use protocol full")
         if protocol.negatives is not None and metric.graded:
             raise PlanError(
-                f"{metric} is not defined under {protocol}, which ranks every held-out item alone, where its value makes "
-                f"no difference; use protocol full, or ndcg@{metric.k}"
+                f"{metric} is not defined under {protocol}, which ranks every held-out item alone, where its value "
+                f"makes no difference; use protocol full, or ndcg@{metric.k}"
             )

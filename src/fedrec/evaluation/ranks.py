@@ -195,9 +195,7 @@ def _fill(
         for column, metric in enumerate(metrics):
             if metric.graded and gains is not None:
                 places, exponential = (above, tied, hits), metric.name == "ndcg_exponential"
-                values[:, column] = graded_ndcg(
-                    scores, *relevant, gains, places, metric.k, discounts, exponential
-                )
+                values[:, column] = graded_ndcg(scores, *relevant, gains, places, metric.k, discounts, exponential)
     else:
         log_factorials = gammaln(np.arange(1.0, items + 2.0))
         sampled_metrics(

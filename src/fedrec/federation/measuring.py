@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,9 +41,9 @@ def _error_specs(n_items: int, n_max: int) -> list[ArraySpec]:
     of_items = (n_items - 1).bit_length()
     bits = min(_MOST_BITS, max(room - 2 * of_items, _FEWEST_BITS))
     most = float(min(n_items**2, 2 ** max(room - bits, 0)))
-    plain = {"bound": float(n_items), "scale_bits": min(_MOST_BITS, room - of_items)}
+    finer = min(_MOST_BITS, room - of_items)
     return [
-        ArraySpec(_ERRORS, "dense", (len(ERRORS),), bound=plain["bound"], scale_bits=int(plain["scale_bits"]), ring=64),
+        ArraySpec(_ERRORS, "dense", (len(ERRORS),), bound=float(n_items), scale_bits=finer, ring=64),
         ArraySpec(_SQUARES, "dense", (len(SQUARES),), bound=most, scale_bits=bits, ring=64),
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -111,21 +111,18 @@ class BiasedMF(Recommender):
         each item, where x = [1, p_u]."""
         if round >= self.rounds:
             return None
-        n_items, grid = len(state.shared["items"]), {"scale_bits": self.scale_bits}
+        n_items, bits = len(state.shared["items"]), self.scale_bits
         if round == 0:
-            ratings = ArraySpec("ratings", "rank_one", (n_items, 1), bound=self._range, **grid)
+            ratings = ArraySpec("ratings", "rank_one", (n_items, 1), bound=self._range, scale_bits=bits)
             return SumSpec((ratings, count_spec(n_items)))
         length = 1 + self.embedding_size
         largest = self.largest_row(n_items)
-        equations: dict[str, Any] = {"shape": (n_items, triangle_size(length)), "bound": max(1.0, largest)}
-        targets: dict[str, Any] = {
-            "shape": (n_items, length),
-            "bound": max(1.0, largest**0.5) * (self._range + largest**0.5),
-        }
+        of_residuals = max(1.0, largest**0.5) * (self._range + largest**0.5)
+        equations = n_items, triangle_size(length)
         return SumSpec(
             (
-                ArraySpec("equations", "rank_one", **equations, **grid),
-                ArraySpec("targets", "rank_one", **targets, **grid),
+                ArraySpec("equations", "rank_one", equations, bound=max(1.0, largest), scale_bits=bits),
+                ArraySpec("targets", "rank_one", (n_items, length), bound=of_residuals, scale_bits=bits),
             )
         )
 
@@ -231,7 +228,7 @@ class BiasedMF(Recommender):
         return self.highest - self.lowest
 
     def _users(self, shared: Arrays, clients: Clients) -> np.ndarray:
-        """Rows [b_u, p_u] [clients, 1 + d] float64 that minimise the loss given the items, each from its own ratings."""
+        """Rows [b_u, p_u] [clients, 1 + d] float64 that minimise the loss given the items, each from its ratings."""
         users = np.empty((len(clients), 1 + self.embedding_size))
         solve_raters(
             clients.indptr,
