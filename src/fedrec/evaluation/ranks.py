@@ -139,7 +139,7 @@ def score_list(
 
     Example:
         >>> score_list([0.9, 0.8, 0.7, 0.6], relevant=[1, 3], metric="ndcg_graded@4", gains=[1.0, 5.0]).__round__(3)
-        0.493
+        0.494
         >>> score_list([0.9, 0.8, 0.7, 0.6], relevant=[1, 3], metric="recall@2")
         0.5
     """
