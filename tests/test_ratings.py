@@ -214,6 +214,15 @@ def test_predictions_come_row_by_row_in_the_order_asked_and_on_the_scale() -> No
     np.testing.assert_array_equal(frame["rating"], found["rating"][:3])
 
 
+def test_predictions_of_what_a_split_holds_out_do_not_look_at_it() -> None:
+    model = fr.BiasedMF(**SMALL).fit(SPLIT)
+    test = SPLIT.test.to_frame()
+    predicted = model.predict(test)["rating"]
+    found = fr.evaluate(model, SPLIT)["value"]
+    assert rmse(test["rating"], predicted) == pytest.approx(found[0], rel=1e-5)
+    assert mae(test["rating"], predicted) == pytest.approx(found[1], rel=1e-5)
+
+
 def test_only_models_of_ratings_predict_them() -> None:
     for name in MODELS:
         assert model_class(name).reads_ratings == (model_class(name)().rating_scale is not None)

@@ -203,6 +203,8 @@ class Estimator:
     ) -> Any:
         """The rating that each user is predicted to give to each item: columns `user_id`, `item_id`, `rating`.
 
+        Users are known by their ratings, but for those that the model's split holds out for test.
+
         Args:
             pairs: a table of users and items, or the file that holds them; other columns are not read. The answer has
                 a row for every row, in the same order.

@@ -239,9 +239,11 @@ class Node:
     def predictions(
         self, shared: Arrays, committed: int, positions: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Predicted ratings of some users from all that the node knows of them, not cut to the scale, chunk by chunk:
-        positions, [clients, items] float32."""
-        for chosen, _, scores in self._scores(shared, committed, self.known, positions):
+        """Predicted ratings of some users, not cut to the scale, chunk by chunk: positions, [clients, items] float32.
+
+        Ratings that are held out for test are not read.
+        """
+        for chosen, _, scores in self._scores(shared, committed, self._seen.history("test"), positions):
             yield chosen, scores
 
     def _mask(self, shared: Arrays, scores: np.ndarray) -> None:
