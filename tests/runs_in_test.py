@@ -10,8 +10,9 @@ import numpy as np
 from fedrec.engines.opened import open_run
 from fedrec.federation.plan import Plan
 
-DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3"
+DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3,ratings=true"
 MODELS: dict[str, dict[str, Any]] = {
+    "biased-mf": {"name": "biased-mf", "embedding_size": 4, "rounds": 4, "lowest": 1.0, "highest": 5.0},
     "ease": {"name": "ease", "alpha": 0.3},
     "ease-sketch": {"name": "ease", "rank": 12},
     "fedncf": {"name": "fedncf", "embedding_size": 8, "rounds": 3},

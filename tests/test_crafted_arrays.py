@@ -27,7 +27,7 @@ from fedrec.record.ledger import rooted_line
 from fedrec.record.merkle import Tree
 from runs_in_test import MODELS, small_plan
 
-SMALL = "synthetic:users=80,items=40,interactions_per_user=10,seed=1"
+SMALL = "synthetic:users=80,items=40,interactions_per_user=10,seed=1,ratings=true"
 
 
 @pytest.fixture(scope="module", params=sorted(MODELS))

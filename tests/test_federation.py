@@ -122,6 +122,19 @@ def test_weighted_models_are_those_of_one_process_and_odd_values_refuse_no_run(
     assert model_files(tmp_path / "run") == model_files(tmp_path / "alone")
 
 
+def test_ratings_outside_the_scale_are_left_out_at_their_node_and_refuse_no_run(tmp_path: Path) -> None:
+    fr.load_data(DATA).to_frame().write_parquet(tmp_path / "ratings.parquet")
+    train_run(small_plan("biased-mf", data={"source": str(tmp_path / "ratings.parquet")}), tmp_path / "alone")
+    plan = Plan.read(tmp_path / "alone" / "plan.yaml")
+    owners = Owners(tmp_path, plan, NODES)
+    good = pl.read_parquet(tmp_path / "node-1.parquet")
+    odd = [good.head(1).with_columns(user_id=pl.lit(9000 + n, pl.Int64), rating=pl.lit(r, pl.Float32))
+           for n, r in enumerate((-5.0, 0.5, 5.5))]  # fmt: skip
+    pl.concat([*odd, good]).write_parquet(tmp_path / "node-1.parquet")
+    owners.train(plan, tmp_path / "run")
+    assert model_files(tmp_path / "run") == model_files(tmp_path / "alone")
+
+
 def test_the_coordinator_holds_no_users(local: Any, tmp_path: Path) -> None:
     alone, _ = local("mf")
     plan = Plan.read(alone / "plan.yaml")

@@ -24,12 +24,13 @@ ONCE = [5, 0, 2, 1]
 @pytest.fixture(scope="module", params=sorted(MODELS))
 def model(request: pytest.FixtureRequest) -> Any:
     settings = {key: value for key, value in MODELS[request.param].items() if key != "name"}
-    data = fr.synthetic(users=40, items=ITEMS, interactions_per_user=5, seed=2)
+    data = fr.synthetic(users=40, items=ITEMS, interactions_per_user=5, seed=2, ratings=True)
     return estimator(MODELS[request.param]["name"])(**settings).fit(data)
 
 
 def history(items: list[int], ids: list[Any], **more: Any) -> pl.DataFrame:
-    return pl.DataFrame({"user_id": ["v"] * len(items), "item_id": [ids[item] for item in items], **more})
+    rows = {"user_id": ["v"] * len(items), "item_id": [ids[item] for item in items], "rating": [3.0] * len(items)}
+    return pl.DataFrame({**rows, **more})
 
 
 @pytest.mark.parametrize("repeats", [1, 40, 3000])

@@ -24,7 +24,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "mf": {"embedding_size": 4, "rounds": 3},
     "ials": {"embedding_size": 4, "rounds": 2},
 }
-DATA = fr.synthetic(users=120, items=50, interactions_per_user=11, seed=2)
+DATA = fr.synthetic(users=120, items=50, interactions_per_user=11, seed=2, ratings=True)
 
 
 def text_ids(data: fr.Interactions) -> pl.DataFrame:

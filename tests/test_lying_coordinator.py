@@ -342,7 +342,9 @@ def test_a_node_vouches_for_a_number_of_its_owners_or_for_none(
 @pytest.mark.parametrize("private", [False, True], ids=["plain", "private"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_array_that_a_model_shares_fits(name: str, private: bool) -> None:
-    settings: dict[str, Any] = {"data": {"source": "synthetic:users=240,items=60,interactions_per_user=12,seed=3"}}
+    settings: dict[str, Any] = {
+        "data": {"source": "synthetic:users=240,items=60,interactions_per_user=12,seed=3,ratings=true"}
+    }
     settings |= {"model": MODELS[name], "seed": 5}
     if private:
         if name not in ("ease", "ials", "itemknn", "mf", "popularity", "spectral"):

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from ir_measures import AP, RR, P, R, Success, nDCG
 
 from fedrec.errors import InputError
-from fedrec.evaluation.metrics import DEFAULT_METRICS, METRIC_NAMES, Metric, parse_metrics, summarise
+from fedrec.evaluation.metrics import BINARY_METRICS, DEFAULT_METRICS, Metric, parse_metrics, summarise
 from fedrec.evaluation.protocols import Protocol
 from fedrec.evaluation.ranks import UserMetrics, metric_sums, score_list, user_metrics
 
-PER_USER = METRIC_NAMES[:-1]
+PER_USER = BINARY_METRICS[:-1]
 FULL = Protocol()
 
 

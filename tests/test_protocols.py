@@ -14,13 +14,13 @@ from scipy.special import gammaln
 from scipy.stats import hypergeom
 
 from fedrec.errors import InputError
-from fedrec.evaluation.metrics import METRIC_NAMES, parse_metrics, summarise
+from fedrec.evaluation.metrics import BINARY_METRICS, parse_metrics, summarise
 from fedrec.evaluation.protocols import Protocol, parse_protocol
 from fedrec.evaluation.ranks import metric_sums, score_list, user_metrics
 from fedrec.kernels.rank_metrics import rank_law, sampled_metrics
 from fedrec.kernels.ranking import count_levels
 
-PER_USER = METRIC_NAMES[:-1]
+PER_USER = BINARY_METRICS[:-1]
 
 
 def gain(name, rank, k):

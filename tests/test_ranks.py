@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 
 from fedrec.errors import InputError, PlanError
-from fedrec.evaluation.metrics import METRIC_NAMES, parse_metrics
+from fedrec.evaluation.metrics import BINARY_METRICS, parse_metrics
 from fedrec.evaluation.protocols import Protocol
 from fedrec.evaluation.ranks import score_list, user_metrics
 from fedrec.kernels.rank_metrics import full_metrics
 from fedrec.kernels.ranking import count_levels
 from fedrec.kernels.threads import limit_threads
 
-PER_USER = METRIC_NAMES[:-1]
+PER_USER = BINARY_METRICS[:-1]
 FULL = Protocol()
 
 

@@ -246,7 +246,8 @@ def test_every_model_uses_weights_or_refuses_them_and_says_what_it_does(name: st
     if kind.weighs:
         assert Plan.make(settings).build_model().__pydantic_private__["_heaviest"] == 100.0
         return
-    with pytest.raises(fr.PlanError, match=f"model '{name}' counts every interaction once"):
+    does = "reads values as ratings" if kind.reads_ratings else "counts every interaction once"
+    with pytest.raises(fr.PlanError, match=f"model '{name}' {does}"):
         Plan.make(settings)
 
 

@@ -27,6 +27,7 @@ _HOMES = {
     "new_users": "fedrec.data.splits",
     "ratio": "fedrec.data.splits",
     "temporal": "fedrec.data.splits",
+    "BiasedMF": "fedrec.library",
     "EASE": "fedrec.library",
     "FCF": "fedrec.library",
     "FedRecon": "fedrec.library",

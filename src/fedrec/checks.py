@@ -19,7 +19,7 @@ from fedrec.data.splits import Split
 from fedrec.engines.comparing import compare_on
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import InputError
-from fedrec.evaluation.metrics import DEFAULT_METRICS, parse_metrics
+from fedrec.evaluation.metrics import default_metrics, parse_metrics
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import read_plan
 from fedrec.federation.verifying import Verdict, verify_run
@@ -32,7 +32,7 @@ __all__ = ["audit_run", "compare", "verify"]
 def compare(
     data: Table | Split,
     models: str | Estimator | type[Estimator] | Iterable[str | Estimator | type[Estimator]],
-    metrics: str | Sequence[str] = DEFAULT_METRICS,
+    metrics: str | Sequence[str] | None = None,
     *,
     seeds: int = 1,
     split: str = "leave-last-out",
@@ -45,7 +45,8 @@ def compare(
     Args:
         data: a `Split`, or interactions that are split as `split` says.
         models: names, estimator classes, or estimators with hyperparameters of their own; not fitted by this.
-        metrics, protocol: what is measured, and how.
+        metrics, protocol: what is measured, and how; lists by default, or `rmse` and `mae` where all models predict
+            ratings.
         seeds: trainings of each model, with its seed and those after it.
         split: see `fedrec.data.splits.SplitMethod`.
         told: called with model and seed before each training.
@@ -67,11 +68,14 @@ def compare(
         (['model', 'hr@10', 'rounds', 'seconds'], ['popularity', 'ease'])
     """
     check_arguments(compare, locals())
-    names = [str(metric) for metric in parse_metrics(metrics)]
     whole = data.data if isinstance(data, Split) else as_interactions(data)
     method = "none" if isinstance(data, Split) else split
     plans = []
-    for plan in _plans(models):
+    asked = list(_plans(models))
+    if metrics is None:
+        metrics = default_metrics(all(plan.build_model().reads_ratings for plan in asked))
+    names = [str(metric) for metric in parse_metrics(metrics)]
+    for plan in asked:
         settings = plan.model_dump()
         settings["evaluation"] |= {"protocol": protocol, "metrics": names}
         plans.append(Plan.make(settings | {"split": method}, "compare"))

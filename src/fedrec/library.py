@@ -27,10 +27,11 @@ from fedrec.engines.histories import with_histories
 from fedrec.engines.lists import Lists
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.opened import OpenedRun, open_model
+from fedrec.engines.predicting import predict_pairs
 from fedrec.engines.training import open_earlier, train_here, warmed
 from fedrec.engines.visitors import Unknown
 from fedrec.errors import InputError, suggestion
-from fedrec.evaluation.metrics import DEFAULT_METRICS
+from fedrec.evaluation.metrics import default_metrics
 from fedrec.federation.calls import HELD_OUT, Part
 from fedrec.federation.coordinator import Progress
 from fedrec.federation.plan import Plan, WarmStart
@@ -231,6 +232,28 @@ class Estimator:
         with bar("recommend", progress), stage("recommend", f"{asked.users:,} users"):
             return self._shown(asked.table(), history)
 
+    def predict(
+        self, pairs: Table | str | Path, *, unknown: Unknown = "raise", unknown_items: Unknown = "raise"
+    ) -> Any:
+        """The rating that each user is predicted to give to each item: columns `user_id`, `item_id`, `rating`.
+
+        Users are known by their ratings, but for those that the model's split holds out for test.
+
+        Args:
+            pairs: a table of users and items, or the file that holds them; other columns are not read. The answer has
+                a row for every row, in the same order.
+            unknown: what to do with users of whom nothing is known; `warn` and `ignore` predict for them what the model
+                says of a user without ratings.
+            unknown_items: the same for items that the model does not know.
+
+        Returns:
+            A polars table; a pandas one if the model was fitted on pandas, or `pairs` is pandas.
+
+        Raises:
+            InputError: if the model ranks items and predicts no ratings, or an id is unknown.
+        """
+        return self._shown(predict_pairs(self.opened, pairs, unknown, unknown_items), pairs)
+
     def recommend_batches(self, users: object = None, n: int = 10, **options: Any) -> Iterator[Any]:
         """`recommend` in batches of users, for more users than fit in memory at once."""
         asked = Lists.of(self.opened, users, n, **options)
@@ -287,7 +310,7 @@ class Estimator:
 def evaluate(
     model: Estimator,
     split: Split | None = None,
-    metrics: str | Sequence[str] = DEFAULT_METRICS,
+    metrics: str | Sequence[str] | None = None,
     *,
     protocol: str = "full",
     part: Part = "test",
@@ -296,9 +319,10 @@ def evaluate(
     """Measure a fitted model on the held-out part of a split: columns `metric`, `value`, `standard_error`, `users`.
 
     Without a split, on what the model's own plan holds out of the data that it has: those that a run was trained on, or
-    those with which `load_model` opened it. A pandas table if the split or the model is of pandas data. Warns where the
-    model was trained on what is held out. Shows a bar on a terminal or in a notebook if it takes longer than a second,
-    unless `progress` is false.
+    those with which `load_model` opened it. Without `metrics`, lists are measured, and of a model that predicts ratings
+    their errors, `rmse` and `mae`. A pandas table if the split or the model is of pandas data. Warns where the model
+    was trained on what is held out. Shows a bar on a terminal or in a notebook if it takes longer than a second, unless
+    `progress` is false.
 
     Example:
         >>> import fedrec as fr
@@ -315,7 +339,8 @@ def evaluate(
     unjudged = remark_on_values(split.data) if split is not None and opened.data.judged else None
     if unjudged is not None:
         warnings.warn(f"the model was fitted on cleaned data, and this split is not cleaned: {unjudged}", stacklevel=2)
-    names = metrics.split(",") if isinstance(metrics, str) else list(listed(metrics, "metrics"))
+    asked = default_metrics(opened.model.reads_ratings) if metrics is None else metrics
+    names = asked.split(",") if isinstance(asked, str) else list(listed(asked, "metrics"))
     with bar("evaluate", progress), stage("prepare"):
         engine = opened.measured if split is None else opened.with_split(split)
         if split is not None or opened.origin is not None:

@@ -44,7 +44,7 @@ def tune(
     data: Table | Split,
     grid: Mapping[str, Sequence[Any]],
     *,
-    metric: str = "ndcg@10",
+    metric: str | None = None,
     strategy: Strategy = "grid",
     seeds: int = 1,
     split: str = "leave-last-out",
@@ -62,7 +62,7 @@ def tune(
         kind: an estimator class, such as `fr.EASE`.
         data: a `Split`, or interactions that are split as `split` says.
         grid: values by hyperparameter; `cohort` may be among them.
-        metric: that decides; more is better.
+        metric: that decides, `ndcg@10` by default, or `rmse` for a model that predicts ratings.
         strategy: `grid` trains every candidate in full; `halving` cuts the worse early, see
             `fedrec.engines.tuning.choose`.
         seeds: trainings per candidate; their mean counts.

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fedrec.data.identifiers import Identifiers
     from fedrec.library import Estimator
 
-__all__ = ["evaluate", "recommend", "similar"]
+__all__ = ["Histories", "RunFolder", "evaluate", "opened_for", "recommend", "similar"]
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Histories = Annotated[
@@ -83,7 +83,7 @@ def evaluate(
     output = Output(json_, quiet)
     clock, _ = output.begin("evaluate", threads, "read", "prepare", "evaluate")
     reading = data_settings(None, columns, format, encoding, on_error, None, header, time_format, decimal, where, kinds)
-    model = _opened(run, output, data, None, unknown_items, reading)
+    model = opened_for(run, output, data, None, unknown_items, reading)
     from fedrec.federation.calls import HELD_OUT
 
     chosen = next((known for known in HELD_OUT if known == part), None)
@@ -153,7 +153,7 @@ def recommend(
     if all_users and to is None and history is None:
         raise InputError("--all-users needs --to FILE, such as --to recs.parquet")
     reading = data_settings(None, columns, format, encoding, on_error, None, header, time_format, decimal, where, kinds)
-    model = _opened(run, output, data, history, unknown_items, reading)
+    model = opened_for(run, output, data, history, unknown_items, reading)
     from fedrec.engines.visitors import Visitors
 
     catalog = model.opened.catalog
@@ -197,7 +197,7 @@ def similar(
     """Show the items nearest to an item, or to each of several."""
     output = Output(json_, quiet)
     clock, _ = output.begin("similar", threads, "read", "prepare")
-    model = _opened(run, output)
+    model = opened_for(run, output)
     catalog = model.opened.catalog
     wanted = [catalog.items.parse(text) for text in item]
     shown, answers = [], []
@@ -212,7 +212,7 @@ def similar(
     output.answer({"run": str(run), **answer, **clock.figures()}, *shown)
 
 
-def _opened(
+def opened_for(
     run: Path,
     output: Output,
     data: str | None = None,

@@ -9,7 +9,21 @@ import sys
 
 import typer
 
-from fedrec.cli import audit, bench, data, federation, finished, models, node, plans, privacy, runs, tune, verify
+from fedrec.cli import (
+    audit,
+    bench,
+    data,
+    federation,
+    finished,
+    models,
+    node,
+    plans,
+    predict,
+    privacy,
+    runs,
+    tune,
+    verify,
+)
 from fedrec.cli.output import end_work
 from fedrec.errors import DamagedError, FedrecError, InputError, InterruptedRunError, UnnamedSourceError
 
@@ -28,6 +42,7 @@ app.add_typer(federation.app, name="federation")
 app.command("train")(runs.train)
 app.command("evaluate")(finished.evaluate)
 app.command("recommend")(finished.recommend)
+app.command("predict")(predict.predict)
 app.command("similar")(finished.similar)
 app.command("compare")(models.compare)
 app.command("tune")(tune.tune)

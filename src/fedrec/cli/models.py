@@ -68,6 +68,7 @@ def compare(
     from fedrec.cli.options import build_plan
     from fedrec.engines.comparing import compare_plans
     from fedrec.engines.loading import Placement
+    from fedrec.evaluation.metrics import DEFAULT_METRICS
 
     settings = data_settings(
         data, columns, format, encoding, on_error, clean, header, time_format, decimal, where, kinds
@@ -78,6 +79,9 @@ def compare(
         raise InputError("--models names no model")
     chosen = _by_model(names, set_ or [])
     plans = [build_plan(None, settings, name, changes, chosen[name]) for name in names]
+    if len({plan.evaluation.metrics for plan in plans}) > 1:  # some models predict ratings; all of them rank items
+        changes["evaluation.metrics"] = list(DEFAULT_METRICS)
+        plans = [build_plan(None, settings, name, changes, chosen[name]) for name in names]
     placement = Placement(nodes, partition)
 
     def told(name: str, seed: int) -> None:

@@ -46,7 +46,10 @@ def tune(
     ] = None,
     data: Annotated[str | None, typer.Option("--data", help="A named set, a file or folder, or synthetic:…")] = None,
     strategy: Annotated[str, typer.Option("--strategy", help="grid, or halving: cut the worse early.")] = "grid",
-    metric: Annotated[str, typer.Option("--metric", help="What decides, on validation.")] = "ndcg@10",
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", help="What decides, on validation: ndcg@10, or rmse for a model of ratings."),
+    ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings per candidate; their mean counts.")] = 1,
     set_: Set = None,
     plan: PlanFile = None,
@@ -81,6 +84,7 @@ def tune(
     from fedrec.engines.local import LocalEngine
     from fedrec.engines.training import Placement, load_plan_data, train_run
     from fedrec.engines.tuning import STRATEGIES, choose, refit_plan
+    from fedrec.evaluation.metrics import deciding_metric
     from fedrec.federation.run import check_free, next_folder
     from fedrec.federation.values import values_remark
 
@@ -99,6 +103,7 @@ def tune(
         },
         set_ or [],
     )
+    metric = metric or deciding_metric(base.build_model().reads_ratings)
     values = read_grid(grid or [])
     folder = out or next_folder(Path("runs"), str(base.model["name"]))
     check_free(folder)

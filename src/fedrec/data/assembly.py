@@ -19,7 +19,7 @@ from fedrec.data.tables import Piece
 from fedrec.data.times import divided, latest_second, unit_of
 from fedrec.errors import InputError, NothingLeftError
 
-__all__ = ["UNKNOWN_ITEM", "assemble"]
+__all__ = ["UNKNOWN_ITEM", "assemble", "check_broken", "joined"]
 
 UNKNOWN_ITEM = "Add it to the catalog, or say unknown_items='skip'"
 """What to do about an item that the catalog does not list."""
@@ -59,7 +59,7 @@ def assemble(
     rules = RowRules(report.source)
     for piece, rules in pieces:
         found += piece.raw.height + piece.broken.height
-        left_out.append(_broken(piece.broken, rules))
+        left_out.append(check_broken(piece.broken, rules))
         if "timestamp" in piece.raw.columns and notation is None and piece.raw.height:
             notation = "seconds" if rules.times == "seconds" else _notation(piece.raw["timestamp"], rules)
         good, bad = check_rows(piece.raw, replace(rules, times=notation or "numbers"))
@@ -72,7 +72,7 @@ def assemble(
         notation = "iso" if temporal else notation
         checked.append(_compact(good if catalog is not None or user_columns else good.drop("line")))
         del piece, good
-    table = _joined(checked)
+    table = joined(checked)
     del checked
     notes = report.notes
     if "timestamp" in table.columns and notation == "numbers":
@@ -112,7 +112,12 @@ def _notation(times: pl.Series, rules: RowRules) -> Literal["numbers", "iso"]:
     return "numbers" if 2 * numbers_in(present, rules.decimal).is_not_null().sum() >= len(present) else "iso"
 
 
-def _broken(broken: pl.DataFrame, rules: RowRules) -> pl.DataFrame:
+def check_broken(broken: pl.DataFrame, rules: RowRules) -> pl.DataFrame:
+    """Lines that are no rows, as rows left out.
+
+    Raises:
+        InputError: naming the first, if `rules` leave out none.
+    """
     if broken.height == 0:
         return no_rows_left_out()
     if rules.on_error == "raise":
@@ -129,7 +134,8 @@ def _broken(broken: pl.DataFrame, rules: RowRules) -> pl.DataFrame:
     return broken.select(column.alias(name) for name, column in added.items())
 
 
-def _joined(checked: list[pl.DataFrame]) -> pl.DataFrame:
+def joined(checked: list[pl.DataFrame]) -> pl.DataFrame:
+    """Checked pieces as one table; ids are text where those of any piece are."""
     if not checked:
         return pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
     if len(checked) == 1:

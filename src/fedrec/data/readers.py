@@ -13,7 +13,7 @@ from typing import Any, Literal
 import polars as pl
 
 from fedrec.data.arguments import check_arguments
-from fedrec.data.assembly import assemble
+from fedrec.data.assembly import assemble, check_broken, joined
 from fedrec.data.catalog import Catalog
 from fedrec.data.files import STANDARD_INPUT, Lines, check_path, line_chunks, standard_input
 from fedrec.data.formats import MATRICES, detect_format, dialect_of
@@ -26,13 +26,13 @@ from fedrec.data.parquet_files import parquet_files, parquet_pieces
 from fedrec.data.picking import Picking
 from fedrec.data.records import NO_LINES, Dialect, Records, fields_of, records
 from fedrec.data.reports import Loaded, ReadReport, no_rows_left_out
-from fedrec.data.rows import RowRules
+from fedrec.data.rows import RowRules, check_rows, integers_if_whole
 from fedrec.data.tables import Piece, divide
 from fedrec.data.times import check_time_format
 from fedrec.errors import InputError
 from fedrec.progress import stage
 
-__all__ = ["read_interactions", "read_with_report", "without_report"]
+__all__ = ["read_interactions", "read_pairs", "read_with_report", "without_report"]
 
 _PART_FILES = ("train", "valid", "test")
 _SAMPLE = 1000
@@ -319,3 +319,31 @@ def _parts(found: Mapping[str, Path | None], encoding: str, rules: RowRules) -> 
         for chunk in line_chunks(path, encoding):
             piece = _lists(chunk)
             yield Piece(piece.raw.with_columns(pl.lit(part).alias("part")), piece.broken), here
+
+
+def read_pairs(path: str | os.PathLike[str], columns: Mapping[str, str] | None = None) -> pl.DataFrame:
+    """Users and items of a file, row by row as they stand there: columns `user_id` and `item_id`. Nothing is merged.
+
+    Args:
+        path: the file, in any format that `read_interactions` reads.
+        columns: standard names to names in the file.
+
+    Raises:
+        InputError: the file cannot be read, or an id is missing; says where.
+    """
+    place = check_path(path)
+    picking, rules = Picking(str(place), columns), RowRules(str(place), "line", "skip")
+    kind, pieces = _pieces(place, None, "utf-8", None, picking, rules)
+    tables, wrong = [], []
+    for piece, found in pieces:
+        table, left_out = check_rows(piece.raw.select("line", "user_id", "item_id"), found)
+        tables.append(table.drop("line"))
+        wrong += [check_broken(piece.broken, found), left_out]
+    unusable = pl.concat(wrong).sort("line")
+    if unusable.height:
+        first = unusable.row(0, named=True)
+        raise InputError(f"{place}, line {first['line']}: {first['reason']}. Every row needs a user and an item")
+    table = joined(tables)
+    if kind in ("jsonl", "parquet"):
+        return table
+    return table.with_columns(integers_if_whole(table[name]) for name in table.columns)

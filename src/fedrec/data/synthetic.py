@@ -69,14 +69,21 @@ _LOYALTY, _STAYING, _BREADTH, _DRIFT = 0.6, 0.6, 0.08, 0.7
 _FEWEST = 5
 _FIRST_PURPOSE = 16
 _PURPOSES = (
-    "popularity", "cluster genre", "cluster size", "cluster", "second cluster", "two clusters", "region", "age", "title"
+    "popularity", "cluster genre", "cluster size", "cluster", "second cluster", "two clusters", "region", "age",
+    "title", "generous user", "good item", "taste of user", "taste of item", "rating",
 )  # fmt: skip
 
 
 def synthetic(
-    users: int = 2000, items: int = 1000, interactions_per_user: float = 40, seed: int = 0, *, timestamps: bool = True
+    users: int = 2000,
+    items: int = 1000,
+    interactions_per_user: float = 40,
+    seed: int = 0,
+    *,
+    timestamps: bool = True,
+    ratings: bool = False,
 ) -> Interactions:
-    """Make an implicit interaction log: long-tailed popularity, tastes, visits and interests that change with time.
+    """Make an interaction log: long-tailed popularity, tastes, visits and interests that change with time.
 
     Popularity follows the Zipf-Mandelbrot law. Items lie in clusters, clusters in genres; a user has a few clusters of
     interest, which depend on the region and age group, and takes items of them by popularity, none of them twice. User
@@ -89,9 +96,11 @@ def synthetic(
         interactions_per_user: mean of the log-normal number of items per user, which is clipped at 5 and `items` / 2.
         seed: 0 to 2^63 − 1.
         timestamps: whether to make `times`: whole seconds, increasing for each user.
+        ratings: whether to make `values`: whole ratings from 1 to 5, by how generous the user is, how good the item is,
+            the taste of the user, and chance; who takes what does not depend on them.
 
     Returns:
-        Interactions without values, and user features `region` and `age_group`.
+        Interactions, without values unless `ratings`, and user features `region` and `age_group`.
 
     Raises:
         InputError: an argument is outside its limits.
@@ -146,9 +155,22 @@ def synthetic(
         catalog=market.catalog,
         indptr=indptr,
         items=taken,
+        values=_ratings(indptr, taken, items, seed) if ratings else None,
         times=times if timestamps else None,
         user_features=pl.DataFrame({"region": _named(regions, _REGIONS), "age_group": _named(ages, _AGES)}),
     )
+
+
+def _ratings(indptr: np.ndarray, taken: np.ndarray, items: int, seed: int) -> np.ndarray:
+    """Whole ratings [interactions] float32 from 1 to 5, whose mean is about 3.5."""
+    users = len(indptr) - 1
+    owners = np.repeat(np.arange(users), np.diff(indptr))
+    generous, good = _uniforms(seed, "generous user", users), _uniforms(seed, "good item", items)
+    tastes = _uniforms(seed, "taste of user", users), _uniforms(seed, "taste of item", items)
+    alike = (tastes[0][owners] - 0.5) * (tastes[1][taken] - 0.5)
+    drawn = 1.5 * (generous[owners] - 0.5) + 2.0 * (good[taken] - 0.5) + 8.0 * alike
+    drawn += 3.5 + 2.0 * (_uniforms(seed, "rating", len(taken)) - 0.5)
+    return np.clip(np.rint(drawn), 1.0, 5.0).astype(np.float32)
 
 
 def _check(name: str, value: int, low: int, high: int) -> None:

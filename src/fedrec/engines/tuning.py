@@ -20,7 +20,7 @@ from fedrec.data.listing import listed, whole_number
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.memory import check_memory
 from fedrec.errors import InputError, PlanError, suggestion
-from fedrec.evaluation.metrics import parse_metrics
+from fedrec.evaluation.metrics import Metric, deciding_metric, parse_metrics
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
@@ -174,7 +174,7 @@ def choose(
     data: Interactions,
     digest: str,
     engine: Callable[[Plan], LocalEngine],
-    metric: str = "ndcg@10",
+    metric: str | None = None,
     strategy: Strategy = "grid",
     seeds: int = 1,
     told: Callable[[dict[str, Any], int, float], None] = lambda *_: None,
@@ -186,7 +186,8 @@ def choose(
         grid: see `candidate_plans`.
         data, digest: all users, and the digest of the data.
         engine: makes the nodes of a resolved plan; called once for every seed.
-        metric: that decides; more is better.
+        metric: that decides: the most, or of an error of ratings the least, is best. `ndcg@10` by default, `rmse` for a
+            model that reads ratings.
         strategy: `grid` trains every candidate in full. `halving` (Jamieson & Talwalkar 2016, with the rate of Li et
             al. 2018) pauses candidates at rungs of rounds, lets the best third go on from where they are, and cuts the
             others; it needs a model with `rounds`.
@@ -204,6 +205,7 @@ def choose(
     if strategy not in STRATEGIES:
         raise InputError(f"strategy {strategy!r} is not known{suggestion(strategy, STRATEGIES)}")
     seeds = whole_number(seeds, "seeds")
+    metric = metric or deciding_metric(base.build_model().reads_ratings)
     base = _deciding(base, metric)
     remark, has_rounds = "", "rounds" in type(base.build_model()).model_fields
     if strategy == "halving" and not has_rounds:
@@ -216,7 +218,8 @@ def choose(
     made = [(settings, plan.resolve(data, digest)) for settings, plan in candidate_plans(base, grid)]
     for settings, plan in made:
         _check(settings, plan, data)
-    trials = [_Trial(Candidate(settings, plan), str(parse_metrics(metric)[0]), data) for settings, plan in made]
+    (decides,) = parse_metrics(metric)
+    trials = [_Trial(Candidate(settings, plan), decides, data) for settings, plan in made]
     for seed in range(base.seed, base.seed + seeds):
         nodes = engine(base.model_copy(update={"seed": seed}).resolve(data, digest))
         if not nodes.has_valid:
@@ -235,13 +238,13 @@ def choose(
             if until is None:
                 trial.release()
         if until is not None:
-            best = sorted(alive, key=lambda place: (-trials[place].candidate.value, place))
+            best = sorted(alive, key=lambda place: (-decides.better(trials[place].candidate.value), place))
             alive = sorted(best[: max(1, len(alive) // ETA)])
             for place in set(range(len(trials))) - set(alive):
                 trials[place].release()
     candidates = [trial.candidate for trial in trials]
-    best_place = max(alive, key=lambda place: (candidates[place].value, -place))
-    return Tuned(candidates, best_place, trials[0].metric, strategy, steps, remark)
+    best_place = max(alive, key=lambda place: (decides.better(candidates[place].value), -place))
+    return Tuned(candidates, best_place, str(decides), strategy, steps, remark)
 
 
 def refit_plan(chosen: Candidate) -> Plan:
@@ -263,7 +266,7 @@ class _Trial:
         data: all users.
     """
 
-    def __init__(self, candidate: Candidate, metric: str, data: Interactions) -> None:
+    def __init__(self, candidate: Candidate, metric: Metric, data: Interactions) -> None:
         self.candidate = candidate
         self.metric = metric
         self.data = data
@@ -272,16 +275,17 @@ class _Trial:
 
     def advance(self, rung: int, until: int | None) -> None:
         """Train up to round `until`, or to the end, and measure on validation."""
+        name = str(self.metric)
         with Stopwatch("prepare", "train", "evaluate", base="prepare") as clock:
             if not self._trainings:
                 self._trainings = [self._begin(seed, nodes) for seed, nodes in self.nodes.items()]
             ends = [training.train(until) for training in self._trainings]
             measured = [self._measure(training, end) for training, end in zip(self._trainings, ends, strict=True)]
-        values = np.array([found[self.metric][0] for found in measured])
-        errors = [error for found in measured if (error := found[self.metric][1]) is not None]
+        values = np.array([found[name][0] for found in measured])
+        errors = [error for found in measured if (error := found[name][1]) is not None]
         self.candidate = replace(
             self.candidate,
-            value=float(np.nan_to_num(values.mean(), nan=-math.inf)),
+            value=float(np.nan_to_num(values.mean(), nan=-self.metric.better(math.inf))),
             standard_error=float(np.mean(errors)) if errors else None,
             sd=float(values.std(ddof=1)) if len(values) > 1 else None,
             metrics={name: float(np.mean([found[name][0] for found in measured])) for name in measured[0]},

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedrec.errors import InputError, suggestion
 
-__all__ = ["DEFAULT_METRICS", "METRIC_NAMES", "Metric", "MetricSummary", "parse_metrics", "summarise"]
+__all__ = [
+    "BINARY_METRICS",
+    "DEFAULT_METRICS",
+    "METRIC_NAMES",
+    "RATING_METRICS",
+    "Metric",
+    "MetricSummary",
+    "check_metrics",
+    "deciding_metric",
+    "default_metrics",
+    "parse_metrics",
+    "summarise",
+]
 
-METRIC_NAMES = ("recall", "recall_capped", "precision", "ndcg", "hr", "f1", "mrr", "map", "coverage")
+RATING_METRICS = ("rmse", "mae")
+"""Errors of predicted ratings; without a cutoff, less is better."""
+GRADED_METRICS = ("ndcg_graded", "ndcg_exponential")
+"""Metrics of lists that read the values of held-out interactions as how relevant their items are."""
+BINARY_METRICS = ("recall", "recall_capped", "precision", "ndcg", "hr", "f1", "mrr", "map", "coverage")
+"""Metrics of lists to which a held-out item is relevant, and no other is."""
+METRIC_NAMES = (*BINARY_METRICS, *GRADED_METRICS, *RATING_METRICS)
 DEFAULT_METRICS = ("hr@10", "ndcg@10", "recall@20", "ndcg@20")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric and its cutoff; written `name@k`.
+    """One metric and its cutoff; written `name@k`, or `name` for an error of predicted ratings.
 
     Args:
         name: one of `METRIC_NAMES`.
-        k: length of the list that is looked at, ≥ 1.
+        k: length of the list that is looked at, ≥ 1; 0 for an error of predicted ratings, which looks at none.
 
     Raises:
         InputError: unknown name or k below 1.
@@ -33,25 +51,50 @@ class Metric:
     """
 
     name: str
-    k: int
+    k: int = 0
 
     def __post_init__(self) -> None:
         if self.name not in METRIC_NAMES:
             raise InputError(f"unknown metric {self.name!r}{suggestion(self.name, METRIC_NAMES)}")
-        if self.k < 1:
+        if self.of_ratings and self.k:
+            raise InputError(f"metric {self.name}@{self.k}: {self.name} looks at no list; write {self.name} alone")
+        if self.k < 1 and not self.of_ratings:
             raise InputError(f"metric {self.name}@{self.k}: the cutoff must be at least 1")
 
     def __str__(self) -> str:
-        return f"{self.name}@{self.k}"
+        return self.name if self.of_ratings else f"{self.name}@{self.k}"
 
     @property
     def per_user(self) -> bool:
-        """Whether every user has a value; coverage has one for all users together."""
-        return self.name != "coverage"
+        """Whether every user has a value that is averaged over users."""
+        return not self.of_lists and not self.of_ratings
+
+    @property
+    def of_lists(self) -> bool:
+        """Whether the value is of all users' lists together, as coverage is."""
+        return self.name == "coverage"
+
+    @property
+    def of_ratings(self) -> bool:
+        """Whether it is an error of predicted ratings, over all held-out ratings together."""
+        return self.name in RATING_METRICS
+
+    @property
+    def graded(self) -> bool:
+        """Whether it reads the values of held-out interactions as how relevant their items are."""
+        return self.name in GRADED_METRICS
+
+    def better(self, value: float) -> float:
+        """The value turned so that more is better.
+
+        >>> Metric("rmse").better(0.9), Metric("ndcg", 10).better(0.3)
+        (-0.9, 0.3)
+        """
+        return -value if self.of_ratings else value
 
 
 def parse_metrics(names: str | Iterable[str] = DEFAULT_METRICS) -> tuple[Metric, ...]:
-    """Read metrics from `name@k` words, or from one text with commas between them.
+    """Read metrics from `name@k` words (`rmse` and `mae` have no cutoff), or from one text with commas between them.
 
     Raises:
         InputError: no metric, a word that is not `name@k`, an unknown name, k below 1, or a metric listed twice.
@@ -69,11 +112,14 @@ def parse_metrics(names: str | Iterable[str] = DEFAULT_METRICS) -> tuple[Metric,
         name, at, k = str(word).strip().lower().partition("@")
         if name not in METRIC_NAMES:
             raise InputError(f"unknown metric {name!r}{suggestion(name, METRIC_NAMES)}")
-        if not at or not (k.isascii() and k.isdigit() and len(k) <= 9):
+        of_ratings = name in RATING_METRICS
+        if of_ratings and at:
+            raise InputError(f"metric {str(word).strip()!r:.80}: {name} looks at no list; write {name} alone")
+        if not of_ratings and not (k.isascii() and k.isdigit() and len(k) <= 9):
             raise InputError(
                 f"metric {str(word).strip()!r:.80} needs a whole cutoff after '@', as in {name}@10, of 9 digits at most"
             )
-        metric = Metric(name, int(k))
+        metric = Metric(name, 0 if of_ratings else int(k))
         if metric in metrics:
             raise InputError(f"metric {metric} is listed twice; list it once")
         metrics.append(metric)
@@ -82,14 +128,39 @@ def parse_metrics(names: str | Iterable[str] = DEFAULT_METRICS) -> tuple[Metric,
     return tuple(metrics)
 
 
+def default_metrics(reads_ratings: bool) -> tuple[str, ...]:
+    """What is measured of a model where nothing else is asked for."""
+    return RATING_METRICS if reads_ratings else DEFAULT_METRICS
+
+
+def deciding_metric(reads_ratings: bool) -> str:
+    """What decides between hyperparameters of a model where nothing else is asked for."""
+    return RATING_METRICS[0] if reads_ratings else "ndcg@10"
+
+
+def check_metrics(metrics: Iterable[Metric], model: str, reads_ratings: bool) -> None:
+    """Check that a model can be measured by metrics.
+
+    Raises:
+        InputError: for an error of predicted ratings, if the model predicts none.
+    """
+    for metric in metrics:
+        if metric.of_ratings and not reads_ratings:
+            raise InputError(
+                f"metric {metric}: model {model!r} ranks items and predicts no ratings; take biased-mf, which predicts "
+                "them, or metrics of lists such as ndcg@10"
+            )
+
+
 @dataclass(frozen=True)
 class MetricSummary:
     """A metric over all users.
 
     Args:
         metric: what was measured.
-        value: mean over users; for coverage, the share of the catalog.
-        standard_error: sample standard deviation / √users; `None` for coverage and for fewer than two users.
+        value: mean over users; for coverage, the share of the catalog; for errors of ratings, over all ratings.
+        standard_error: sample standard deviation / √users; for errors of ratings that of a ratio of sums over users;
+            `None` for coverage and for fewer than two users.
         users: how many users the value is about: those with at least one held-out item.
     """
 
@@ -100,18 +171,23 @@ class MetricSummary:
 
 
 def summarise(
-    metrics: Sequence[Metric], sums: np.ndarray, top_counts: np.ndarray | None = None
+    metrics: Sequence[Metric],
+    sums: np.ndarray,
+    top_counts: np.ndarray | None = None,
+    errors: Mapping[str, float] | None = None,
 ) -> tuple[MetricSummary, ...]:
     """Turn sums over users into means and standard errors, in the order of `metrics`.
 
     Args:
-        metrics: as given to `user_metrics`, coverage included.
+        metrics: all that were asked for.
         sums: [1 + 2M] float64 for the M metrics that are not coverage: number of users, Σ value of each metric,
             Σ value² of each metric: the column sums of `metric_sums`.
         top_counts: [coverage metrics, items] int64, how many users' lists hold each item.
+        errors: sums of `fedrec.evaluation.errors`, by name, where errors of ratings were asked for.
 
     Raises:
-        InputError: sums of the wrong shape, no user to average over, or a coverage without its counts.
+        InputError: sums of the wrong shape, no user to average over, a coverage without its counts, or errors of
+            ratings without theirs.
 
     Example:
         >>> metrics = parse_metrics("hr@10")
@@ -119,11 +195,13 @@ def summarise(
         (MetricSummary(metric=Metric(name='hr', k=10), value=0.5, standard_error=0.288..., users=4),)
     """
     columns = sum(metric.per_user for metric in metrics)
-    rows = len(metrics) - columns
+    rows = sum(metric.of_lists for metric in metrics)
     if sums.shape != (1 + 2 * columns,):
         raise InputError(f"sums have shape {sums.shape}, expected ({1 + 2 * columns},) for {columns} metrics")
     if rows and (top_counts is None or top_counts.ndim != 2 or len(top_counts) != rows):
         raise InputError(f"coverage needs counts of shape ({rows}, items)")
+    if errors is None and any(metric.of_ratings for metric in metrics):
+        raise InputError("errors of predicted ratings need their sums")
     users = round(float(sums[0]))
     if users < 1:
         raise InputError("no user has a held-out item, so there is nothing to average; check the split")
@@ -139,8 +217,27 @@ def summarise(
                 error = math.sqrt(variance / users)
             result.append(MetricSummary(metric, mean, error, users))
             column += 1
+        elif metric.of_ratings:
+            assert errors is not None
+            result.append(MetricSummary(metric, *_error(metric.name, errors, users), users))
         else:
             assert top_counts is not None
             result.append(MetricSummary(metric, float(np.mean(top_counts[row] > 0)), None, users))
             row += 1
     return tuple(result)
+
+
+def _error(name: str, sums: Mapping[str, float], users: int) -> tuple[float, float | None]:
+    """RMSE or MAE over all ratings, and its standard error: that of a ratio of sums over users (Cochran 1977, "Sampling
+    techniques", equation 2.46); for a root, by the delta method."""
+    ratings, total = sums["ratings"], sums[name]
+    if ratings < 1:
+        raise InputError("no user has a held-out rating, so there is nothing to measure; check the split")
+    ratio = total / ratings
+    deviations = sums[f"{name} squared"] - 2.0 * ratio * sums[f"{name} times ratings"]
+    deviations = max(0.0, deviations + ratio**2 * sums["ratings squared"])
+    error = None if users < 2 else math.sqrt(users / (users - 1) * deviations) / ratings
+    if name == "mae":
+        return ratio, error
+    root = math.sqrt(ratio)
+    return root, error if error is None or root == 0.0 else error / (2.0 * root)

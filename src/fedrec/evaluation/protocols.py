@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fedrec.errors import InputError, suggestion
+from fedrec.errors import InputError, PlanError, suggestion
+from fedrec.evaluation.metrics import Metric
 
-__all__ = ["Protocol", "parse_protocol"]
+__all__ = ["Protocol", "check_protocol", "parse_protocol"]
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,19 @@ def parse_protocol(text: str) -> Protocol:
             f"protocol {text!r:.80} needs a whole number of sampled items, of 9 digits at most, as in sampled:99"
         )
     raise InputError(f"unknown protocol {text!r}{suggestion(text, ['full', 'sampled:99'])}")
+
+
+def check_protocol(metrics: Iterable[Metric], protocol: Protocol) -> None:
+    """Check that metrics are defined under a protocol.
+
+    Raises:
+        PlanError: for coverage and graded relevance under `sampled`.
+    """
+    for metric in metrics:
+        if protocol.negatives is not None and metric.of_lists:
+            raise PlanError(f"{metric} is not defined under {protocol}, which makes no lists; use protocol: full")
+        if protocol.negatives is not None and metric.graded:
+            raise PlanError(
+                f"{metric} is not defined under {protocol}, which ranks every held-out item alone, where its value "
+                f"makes no difference; use protocol: full, or ndcg@{metric.k}"
+            )

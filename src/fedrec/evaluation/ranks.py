@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln
 
-from fedrec.errors import InputError, PlanError
+from fedrec.errors import InputError
+from fedrec.evaluation.graded import graded_ndcg
 from fedrec.evaluation.metrics import Metric, parse_metrics
-from fedrec.evaluation.protocols import Protocol, parse_protocol
+from fedrec.evaluation.protocols import Protocol, check_protocol, parse_protocol
 from fedrec.kernels.rank_metrics import KINDS, full_metrics, sampled_metrics
 from fedrec.kernels.ranking import count_levels
 from fedrec.kernels.topk import best_of_rows
@@ -29,7 +30,7 @@ class UserMetrics:
     """Values of each user; nothing here may leave a node before it is summed.
 
     Args:
-        metrics: what the columns of `values` hold: the metrics asked for, without coverage.
+        metrics: what the columns of `values` hold: the metrics asked for, without coverage and errors of ratings.
         values: [users, metrics] float64, each in [0, 1]; zeros for users that are not valid.
         valid: [users] bool, whether the user has at least one held-out item.
         top_counts: [coverage metrics, items] int64, in how many valid users' top k each item is; `None` where no
@@ -49,6 +50,7 @@ def user_metrics(
     touched: ItemLists,
     metrics: Sequence[Metric],
     protocol: Protocol,
+    gains: np.ndarray | None = None,
 ) -> UserMetrics:
     """Expected metrics of each user, exact over the order of tied items and over the draw of sampled items.
 
@@ -62,11 +64,12 @@ def user_metrics(
         touched: every item the user touched in any part, `relevant` included; never drawn by protocol `sampled`.
         metrics: from `parse_metrics`.
         protocol: from `parse_protocol`.
+        gains: values [held-out] of the held-out items, in the order of `relevant`, for metrics of graded relevance.
 
     Raises:
         InputError: arrays of the wrong shape or type, items outside the catalog, a held-out item that is in the history
-            (`full`) or missing from `touched` (`sampled`).
-        PlanError: coverage under `sampled`, which makes no lists.
+            (`full`) or missing from `touched` (`sampled`), graded relevance without `gains`.
+        PlanError: coverage or graded relevance under `sampled`, which makes no lists.
 
     Example:
         >>> scores = np.array([[0.9, 0.1, 0.5, 0.3]], dtype=np.float32)
@@ -85,13 +88,14 @@ def user_metrics(
     relevant = _checked("relevant", relevant, users, items)
     touched = _checked("touched", touched, users, items)
     columns = tuple(metric for metric in metrics if metric.per_user)
-    lists = tuple(metric for metric in metrics if not metric.per_user)
-    if lists and protocol.negatives is not None:
-        raise PlanError(f"{lists[0]} is not defined under {protocol}, which makes no lists; use protocol full")
+    lists = tuple(metric for metric in metrics if metric.of_lists)
+    check_protocol(metrics, protocol)
+    if gains is None and any(metric.graded for metric in columns):
+        raise InputError(f"{next(metric for metric in columns if metric.graded)} needs values of the held-out items")
     valid = np.diff(relevant[0]) > 0
     values = np.zeros((users, len(columns)))
     if columns:
-        _fill(values, scores, exclude, relevant, touched, columns, protocol)
+        _fill(values, scores, exclude, relevant, touched, columns, protocol, gains)
     counts = None
     if lists:
         counts = _list_counts(scores, exclude, valid, [metric.k for metric in lists])
@@ -118,31 +122,42 @@ def score_list(
     metric: str,
     exclude: Sequence[int] = (),
     protocol: str = "full",
+    gains: Sequence[float] | None = None,
 ) -> float:
     """One metric of one user, to see what a definition means.
 
     Args:
         scores: one score per item of the catalog, higher is better; read as float32.
         relevant: positions of the held-out items.
-        metric: such as `ndcg@10`; not coverage.
+        metric: such as `ndcg@10`; not coverage, and no error of ratings.
         exclude: positions of the items in the user's history.
         protocol: `full` or `sampled:n`.
+        gains: one value per item in `relevant`, for metrics of graded relevance.
 
     Raises:
-        InputError: as `user_metrics`; also for coverage, and where `relevant` is empty.
+        InputError: as `user_metrics`; also for coverage and errors of ratings, and where `relevant` is empty.
 
     Example:
+        >>> score_list([0.9, 0.8, 0.7, 0.6], relevant=[1, 3], metric="ndcg_graded@4", gains=[1.0, 5.0]).__round__(3)
+        0.494
         >>> score_list([0.9, 0.8, 0.7, 0.6], relevant=[1, 3], metric="recall@2")
         0.5
     """
     (wanted,) = parse_metrics([metric])
     if not wanted.per_user:
-        raise InputError(f"{wanted} is about the lists of all users, not about one")
+        what = "predicted ratings, not about a list" if wanted.of_ratings else "the lists of all users, not about one"
+        raise InputError(f"{wanted} is about {what}")
     if len(relevant) == 0:
         raise InputError("relevant is empty; metrics are defined for users with at least one held-out item")
     row = np.asarray(scores, dtype=np.float32)[None, :]
     result = user_metrics(
-        row, _one(exclude), _one(relevant), _one([*exclude, *relevant]), [wanted], parse_protocol(protocol)
+        row,
+        _one(exclude),
+        _one(relevant),
+        _one([*exclude, *relevant]),
+        [wanted],
+        parse_protocol(protocol),
+        None if gains is None else np.asarray(gains, dtype=np.float64),
     )
     return float(result.values[0, 0])
 
@@ -155,11 +170,13 @@ def _fill(
     touched: ItemLists,
     metrics: tuple[Metric, ...],
     protocol: Protocol,
+    gains: np.ndarray | None,
 ) -> None:
     users, items = scores.shape
     indptr = relevant[0]
     full = protocol.negatives is None
-    kinds = np.array([KINDS.index(metric.name) for metric in metrics], dtype=np.int64)
+    # Metrics of graded relevance are written over afterwards.
+    kinds = np.array([KINDS.index("hr" if metric.graded else metric.name) for metric in metrics], dtype=np.int64)
     cutoffs = np.array([metric.k for metric in metrics], dtype=np.int64)
     longest = min(int(cutoffs.max()), items)
     above, tied, hits = (np.zeros(indptr[-1], dtype=np.int64) for _ in range(3))
@@ -175,6 +192,10 @@ def _fill(
     if protocol.negatives is None:
         discounts = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2.0, longest + 2.0)))])
         full_metrics(indptr, above, tied, hits, kinds, cutoffs, discounts, values)
+        for column, metric in enumerate(metrics):
+            if metric.graded and gains is not None:
+                places, exponential = (above, tied, hits), metric.name == "ndcg_exponential"
+                values[:, column] = graded_ndcg(scores, *relevant, gains, places, metric.k, discounts, exponential)
     else:
         log_factorials = gammaln(np.arange(1.0, items + 2.0))
         sampled_metrics(

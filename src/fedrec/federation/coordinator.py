@@ -18,7 +18,7 @@ from fedrec.aggregation.wire import encoded_size
 from fedrec.data.catalog import Catalog
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
-from fedrec.evaluation.metrics import MetricSummary, parse_metrics
+from fedrec.evaluation.metrics import MetricSummary, check_metrics, parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
 from fedrec.federation.agreed import agreed_rows
 from fedrec.federation.asynchronous import Buffering, OwnRounds, arrivals_of
@@ -257,11 +257,12 @@ class Coordinator:
         self, state: State, committed: int, part: Part, metrics: Sequence[str], protocol: str
     ) -> dict[str, MetricSummary]:
         parsed = parse_metrics(metrics)
+        check_metrics(parsed, self.model.name, self.model.reads_ratings)
         call = EvaluationCall(
             committed, state.shared, part, parse_protocol(protocol), parsed, self.plan.n_max or 1 << 20, committed
         )
         sums = self.engine.evaluate(call)
-        return summaries(parsed, merged(sums[0].spec, sums, 0))
+        return summaries(parsed, merged(sums[0].spec, sums, 0), self.model.rating_scale)
 
     def _resume(self) -> tuple[int, State]:
         """The next round and the state before it."""
@@ -438,10 +439,10 @@ def kept_round(plan: Plan, ledger: Ledger) -> int:
 
 
 def _scores(plan: Plan, ledger: Ledger) -> list[tuple[int, float]]:
-    """(round, deciding metric) of every validation."""
-    first = plan.evaluation.metrics[0]
-    lines = ledger.of_kind("validation")
-    return [(line["round"], line["metrics"][first]) for line in lines if first in line["metrics"]]
+    """(round, deciding metric, turned so that more is better) of every validation."""
+    (metric,) = parse_metrics(plan.evaluation.metrics[:1])
+    first, lines = plan.evaluation.metrics[0], ledger.of_kind("validation")
+    return [(line["round"], metric.better(line["metrics"][first])) for line in lines if first in line["metrics"]]
 
 
 def _line(total: Sum, call: RoundCall, sums: Sequence[Sum]) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from fedrec.data.clients import Clients
 from fedrec.data.interactions import Interactions, rows_of
 from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.data.own_rows import joined, placed
+from fedrec.data.ratings import check_ratings
 from fedrec.data.splits import HISTORY, TRAIN, VALID, Split
 from fedrec.data.weights import Weights
-from fedrec.errors import FedrecError, PlanError
+from fedrec.errors import FedrecError, InputError, PlanError
+from fedrec.evaluation.errors import error_sums
 from fedrec.evaluation.ranks import ItemLists, user_metrics
-from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
+from fedrec.federation.calls import CountCall, EvaluationCall, Part, RoundCall
 from fedrec.federation.cohorts import cohort
 from fedrec.federation.item_floor import SERVED, add_noise, count_chunk, only_served, rows_served
 from fedrec.federation.measuring import add_metrics, measuring_spec
@@ -69,7 +71,7 @@ class Node:
         folder: where private rows are kept; `None` for in memory only.
         floors: the owner's.
         leaky: tell training about held-out items (`negatives: paper-leaky`).
-        weights: how values weigh; without them the model is handed none.
+        weights: how values weigh; without them only a model that reads ratings is handed values.
         guard: of a private run: clips contributions, checks calls and keeps the owner's budget.
         hidden: what noise on counts of items is drawn from; `source` if `None`.
         salts: what salts of receipts are drawn from; `source` if `None`.
@@ -123,8 +125,9 @@ class Node:
     def weighed(self) -> dict[str, int]:
         """How many weights of interactions were cut to the largest, and how many are 0."""
         data = self._seen.data
-        nothing = 0 if data.values is None else int(np.sum(data.values == 0))
-        return {"cut": 0 if self.weights is None else self.weights.cut(self.split.data), "nothing": nothing}
+        if self.weights is None or data.values is None:
+            return {"cut": 0, "nothing": 0}
+        return {"cut": self.weights.cut(self.split.data), "nothing": int(np.sum(data.values == 0))}
 
     @property
     def known(self) -> Interactions:
@@ -200,16 +203,24 @@ class Node:
 
     def evaluate(self, call: EvaluationCall) -> Sum:
         """Metrics of the node's users as a sum; over nobody where fewer than the owner's floor would be in it."""
-        relevant = _examples(self._seen.relevant(call.part))
+        relevant = self._held_out(call.part)
         history = self._seen.history(call.part)
         total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max))
-        for positions, clients, scores in self.scores(
+        scale = self.model.rating_scale if any(metric.of_ratings for metric in call.metrics) else None
+        if relevant.values is None and len(relevant) and any(metric.graded for metric in call.metrics):
+            raise InputError("graded relevance is read from ratings, and the data has none; take ndcg instead")
+        for positions, clients, scores in self._scores(
             call.shared, call.committed, history, np.flatnonzero(relevant.lengths > 0)
         ):
             history_lists = (clients.indptr, clients.items)
             wanted, touched = (lists_of(data, positions) for data in (relevant, self._seen.data))
-            result = user_metrics(scores, history_lists, wanted, touched, call.metrics, call.protocol)
-            add_metrics(total, result)
+            values = None if relevant.values is None else relevant.values[rows_of(relevant.indptr, positions)]
+            errors = None
+            if scale is not None and values is not None:
+                errors = error_sums(scores, wanted, values, scale)
+            self._mask(call.shared, scores)
+            result = user_metrics(scores, history_lists, wanted, touched, call.metrics, call.protocol, values)
+            add_metrics(total, result, errors)
         return self._held_back(total)
 
     def everyone(self) -> Clients:
@@ -221,8 +232,31 @@ class Node:
     ) -> Iterator[tuple[np.ndarray, Clients, np.ndarray]]:
         """Scores of some users from their history, chunk by chunk: positions, clients, [clients, items] float32.
 
-        Users that never trained are folded in from their history.
+        Users that never trained are folded in from their history. Items that take no part have −inf.
         """
+        for chosen, clients, scores in self._scores(shared, committed, history, positions):
+            self._mask(shared, scores)
+            yield chosen, clients, scores
+
+    def predictions(
+        self, shared: Arrays, committed: int, positions: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Predicted ratings of some users, not cut to the scale, chunk by chunk: positions, [clients, items] float32.
+
+        Ratings that are held out for test are not read.
+        """
+        for chosen, _, scores in self._scores(shared, committed, self._seen.history("test"), positions):
+            yield chosen, scores
+
+    def _mask(self, shared: Arrays, scores: np.ndarray) -> None:
+        """Give items that take no part no score."""
+        if SERVED in shared:
+            scores[:, ~shared[SERVED]] = -np.inf
+
+    def _scores(
+        self, shared: Arrays, committed: int, history: Interactions, positions: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, Clients, np.ndarray]]:
+        """As `scores`, with the scores that the model gives to items that take no part."""
         private = self._settled(shared, committed)
         if private is not None and committed < 0 and (first := self._first_rows(shared)) is not None:
             private = PrivateRows(dict(first), self._shapes)
@@ -234,8 +268,6 @@ class Node:
             kept = self._scored
             if kept is None or not kept.serves(shared, committed, chosen):
                 scores = self.model.score(shared, self._rows(shared, private, clients, chosen), clients)
-                if SERVED in shared:
-                    scores[:, ~shared[SERVED]] = -np.inf
                 same = not self.model.reads_history and bool(self.met[chosen].all())
                 kept = _Scored(shared, committed, chosen, scores)
                 self._scored = kept if same else None
@@ -281,6 +313,11 @@ class Node:
         before.check_future(self.split)
         train = before.train if self.weights is None else self.weights.weighed(before.train)
         self._before = replace(before, train=train)
+
+    def _held_out(self, part: Part) -> Interactions:
+        """What a part holds out, with its values as they are; not what weighs nothing, which is no example."""
+        held_out, read = self.split.relevant(part), self._seen.relevant(part)
+        return held_out if self.weights is None or read.values is None else held_out.where(read.values > 0)
 
     def fingerprint(self) -> int:
         """The node's share of the split's hash."""
@@ -396,23 +433,22 @@ class Node:
 
 
 def _as_read(split: Split, model: Recommender, weights: Weights | None) -> Split:
-    """The split as the model reads it: without times it does not read, with weights instead of values, if any.
+    """The split as the model reads it: without times it does not read, with weights instead of values, if any, or with
+    ratings.
 
     Interactions for training that weigh nothing become history: nothing is learned from them, and they are not
     recommended.
     """
     data = split.data if model.reads_times else split.data.without_times()
+    if model.rating_scale is not None:
+        check_ratings(data, *model.rating_scale, model.name)
+        return replace(split, data=data)
     if weights is None:
         return replace(split, data=data.without_values())
     data, part = weights.weighed(data), split.part
     if data.values is not None and (nothing := (data.values == 0) & (part == TRAIN)).any():
         part = np.where(nothing, np.int8(HISTORY), part)
     return replace(split, data=data, part=part)
-
-
-def _examples(data: Interactions) -> Interactions:
-    """Interactions that weigh something."""
-    return data if data.values is None else data.where(data.values > 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -252,9 +252,7 @@ def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> tup
     """
     own, reading = config.data, config.data.reading()
     cleaning, asked = agreed_cleanings(own.cleaning, plan.data.cleaning)
-    if plan.weights is not None:  # an error about one value would tell of one user
-        bound = 0.0 if asked.rating_at_least in (None, "none") else asked.rating_at_least
-        asked = asked.model_copy(update={"rating_at_least": max(float(bound), 0.0)})
+    asked = asked.model_copy(update=_values_left(plan))
     # read by itself: in terms of an agreed catalog the digest would be another for every federation
     as_owned = None
     if own.digest is not None or (hides_sums(plan) and not config.policy.catalogs):
@@ -276,6 +274,21 @@ def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> tup
         if count:
             _LOG.info("left out: %d for %s", count, reason)
     return data, as_owned or digest_of(data)
+
+
+def _values_left(plan: Plan) -> dict[str, object]:
+    """Cleaning that leaves out values that the model cannot use: an error about one of them would tell of one user."""
+    cleaning, scale = plan.data.cleaning, plan.build_model().rating_scale
+    least, most = cleaning.rating_at_least, cleaning.rating_at_most
+    least = None if least == "none" else least
+    if plan.weights is not None:
+        return {"rating_at_least": max(least or 0.0, 0.0)}
+    if scale is None:
+        return {}
+    return {
+        "rating_at_least": scale[0] if least is None else max(least, scale[0]),
+        "rating_at_most": scale[1] if most is None else min(most, scale[1]),
+    }
 
 
 def _digest_as_owned(config: NodeConfig) -> str:

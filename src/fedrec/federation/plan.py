@@ -30,12 +30,12 @@ from fedrec.data.splits import SplitMethod
 from fedrec.data.weights import Weights
 from fedrec.documents import MOST_SETTINGS, parse_yaml, read_file
 from fedrec.errors import InputError, PlanError
-from fedrec.evaluation.metrics import DEFAULT_METRICS, parse_metrics
-from fedrec.evaluation.protocols import parse_protocol
+from fedrec.evaluation.metrics import DEFAULT_METRICS, check_metrics, default_metrics, parse_metrics
+from fedrec.evaluation.protocols import check_protocol, parse_protocol
 from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.item_floor import ItemFloor
 from fedrec.models.base import Recommender
-from fedrec.models.registry import build_model, explain, foremost
+from fedrec.models.registry import MODELS, build_model, explain, foremost, model_class
 from fedrec.privacy.terms import Privacy
 
 __all__ = ["EvaluationPlan", "Plan", "WarmStart"]
@@ -65,7 +65,7 @@ class EvaluationPlan(_Part):
 
     Args:
         protocol: `full` or `sampled:99`.
-        metrics: such as `ndcg@10`; the first one decides.
+        metrics: such as `ndcg@10`; the first one decides. `rmse` and `mae` by default for a model that reads ratings.
         every: validate every so many rounds; 0 only at the end.
         patience: stop after so many validations without a better one; `None` never stops early.
         keep: the model of the `last` round, or of the `best` one on validation.
@@ -84,9 +84,10 @@ class EvaluationPlan(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> EvaluationPlan:
-        metrics, protocol = parse_metrics(self.metrics), parse_protocol(self.protocol)
-        if protocol.negatives is not None and any(metric.name == "coverage" for metric in metrics):
-            raise PlanError("evaluation: coverage is a share of the catalog and needs protocol: full")
+        try:
+            check_protocol(parse_metrics(self.metrics), parse_protocol(self.protocol))
+        except PlanError as error:
+            raise PlanError(f"evaluation: {error}") from None
         if self.every == 0 and (self.patience is not None or self.keep == "best"):
             raise PlanError("evaluation: patience and keep: best need validations; set evaluation.every to 1 or more")
         return self
@@ -162,9 +163,20 @@ class Plan(_Part):
             raise ValueError("must be a share up to 1.0, or a whole number of clients")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _measured(cls, value: Any) -> Any:
+        """Metrics that fit the model, where none are named."""
+        name = _model_name(value)
+        if name in MODELS and isinstance(asked := value.get("evaluation", {}), dict) and "metrics" not in asked:
+            metrics = default_metrics(model_class(name).reads_ratings)
+            return value | {"evaluation": asked | {"metrics": metrics}} if metrics != DEFAULT_METRICS else value
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> Plan:
         model = self.build_model()
+        check_metrics(parse_metrics(self.evaluation.metrics), model.name, model.reads_ratings)
         if self.data.source == STANDARD_INPUT:
             raise PlanError(
                 "data: a training that was interrupted reads its data again, and standard input can be read only once; "
@@ -345,6 +357,9 @@ class Plan(_Part):
             "privacy: users is needed: the public number of users that is not exceeded": (
                 self.privacy is not None and users is None
             ),
+            "model: lowest and highest are needed: the scale of the ratings, outside of which nodes leave them out": (
+                self.build_model().reads_ratings and not {"lowest", "highest"} <= set(self.model)
+            ),
         }.items():
             if found:
                 raise PlanError(f"in a federation a plan does not go with {reason}")
@@ -411,6 +426,12 @@ def read_settings(path: Path) -> Any:
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise PlanError(f"plan {path} cannot be read: {reason}") from None
+
+
+def _model_name(settings: Any) -> str:
+    """The name of the model in the settings of a plan; empty where there is none."""
+    model = settings.get("model") if isinstance(settings, dict) else None
+    return str(model.get("name", "")) if isinstance(model, dict) else ""
 
 
 class _Dumper(yaml.SafeDumper):

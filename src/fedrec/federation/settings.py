@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from fedrec.evaluation.metrics import default_metrics
 from fedrec.federation.plan import Plan
 from fedrec.models.registry import MODELS, model_class
 
@@ -115,7 +116,8 @@ def commented_plan(model: str = "ease", source: str = "clicks.csv") -> str:
         elif setting.name == "data":
             lines += ["data:", *_part(parts["data"], "  ", {"source": source})]
         elif setting.name in parts and setting.default is not None:
-            lines += [f"{setting.name}:", *_part(parts[setting.name], "  ", {})]
+            fit = {"metrics": list(default_metrics(found.reads_ratings))} if setting.name == "evaluation" else {}
+            lines += [f"{setting.name}:", *_part(parts[setting.name], "  ", fit)]
         elif setting.name in parts:
             lines += [f"{setting.name}: null"]
             lines += [f"# {line}".rstrip() for line in _part(parts[setting.name], "  ", {})]

@@ -12,13 +12,13 @@ from numba import prange
 from fedrec.kernels.lanes import EIGHT, rank_tile, row_step
 from fedrec.kernels.threads import kernel
 
-__all__ = ["gram_of_rows", "item_pulls", "outer_rows", "solve_items", "solve_users"]
+__all__ = ["cholesky_solve", "gram_of_rows", "item_pulls", "outer_rows", "solve_items", "solve_users"]
 
 _BLOCK = 64
 
 
 @numba.njit(inline="always")
-def _solve(matrix, vector):  # type: ignore[no-untyped-def]
+def cholesky_solve(matrix, vector):  # type: ignore[no-untyped-def]
     """Overwrite row 0 of `vector` [1, D] with matrix⁻¹ vector, and the upper triangle of `matrix` [D, D] with its
     Cholesky factor; D is a multiple of eight. What is below the diagonal becomes scratch.
 
@@ -85,7 +85,7 @@ def solve_users(indptr, items, weights, table, base, offset, reg, nu, users):  #
             pull = reg * (np.float64(stop - start) + offset) ** nu
             for k in range(width):
                 matrix[k, k] += pull
-            _solve(matrix, vector)
+            cholesky_solve(matrix, vector)
             for k in range(d):
                 users[client, k] = vector[0, k]
 
@@ -139,7 +139,7 @@ def _solve_items(equations, counts, grid, base, offset, reg, nu, table):  # type
             pull = reg * (counts[item] + offset) ** nu
             for k in range(width):
                 matrix[k, k] += pull
-            _solve(matrix, vector)
+            cholesky_solve(matrix, vector)
             for k in range(d):
                 table[item, k] = np.float32(vector[0, k])
 

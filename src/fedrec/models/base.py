@@ -61,6 +61,10 @@ class Recommender(BaseModel, ABC):
     weighs: ClassVar[str] = ""
     """What a weight of an interaction does, in one sentence; empty for a model that counts every interaction once."""
 
+    reads_ratings: ClassVar[bool] = False
+    """Whether it is handed the values of interactions as they are, as ratings on its `rating_scale`, and predicts
+    them."""
+
     _heaviest: float | None = PrivateAttr(default=None)
     """Largest weight of an interaction; `None` where all weigh 1."""
     _clip: float | None = PrivateAttr(default=None)
@@ -103,9 +107,16 @@ class Recommender(BaseModel, ABC):
     @classmethod
     def use_of_values(cls) -> str:
         """What the model does with ratings, counts and other values of interactions, in a sentence."""
+        if cls.reads_ratings:
+            return "It learns from ratings and predicts them; interactions without a rating are an error."
         if not cls.weighs:
             return "Every interaction counts once: ratings and other values are not used."
         return f"With weights in the plan, {cls.weighs} Without, every interaction counts once."
+
+    @property
+    def rating_scale(self) -> tuple[float, float] | None:
+        """Lowest and highest rating, for a model that reads ratings."""
+        return None
 
     def weighted(self, heaviest: float) -> Self:
         """The model as it is trained on interactions that weigh up to `heaviest`.
@@ -113,6 +124,10 @@ class Recommender(BaseModel, ABC):
         Raises:
             PlanError: if the model knows no weights.
         """
+        if self.reads_ratings:
+            raise PlanError(
+                f"weights: model {self.name!r} reads values as ratings, not as weights; leave weights out of the plan"
+            )
         if not self.weighs:
             raise PlanError(
                 f"weights: model {self.name!r} counts every interaction once, whatever its value; leave weights out "

@@ -16,6 +16,7 @@ from fedrec.models.base import Recommender
 __all__ = ["MODELS", "build_model", "meant", "model_class"]
 
 MODELS = {
+    "biased-mf": "fedrec.models.biased_mf:BiasedMF",
     "ease": "fedrec.models.ease:EASE",
     "fcf": "fedrec.models.fcf:FCF",
     "fedrecon": "fedrec.models.fedrecon:FedRecon",
@@ -40,7 +41,7 @@ _ALIASES = {
     "rounds": {"n_epochs", "iterations", "n_iter", "n_iterations", "num_iterations", "max_iter", "n_rounds",
                "num_rounds", "global_rounds", "sweeps", "epochs"},
     "epochs": {"n_epochs", "local_epochs", "num_epochs", "client_epochs"},
-    "reg": {"lambda", "lambda_", "lam", "l2", "l2_reg", "regularization", "regularisation", "reg_lambda"},
+    "reg": {"reg_all", "lambda", "lambda_", "lam", "l2", "l2_reg", "regularization", "regularisation", "reg_lambda"},
     "weight_decay": {"l2", "decay", "reg"},
     "unobserved_weight": {"alpha0", "w0"},
     "alpha": {"confidence", "weight"},

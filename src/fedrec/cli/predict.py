@@ -1,0 +1,75 @@
+"""The command that predicts ratings."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedrec.cli.finished import Histories, RunFolder, opened_for
+from fedrec.cli.options import Columns, Json, Quiet, Threads, data_settings
+from fedrec.cli.output import Output, rows_table, seconds_in_words
+from fedrec.errors import InputError, suggestion
+
+__all__ = ["predict"]
+
+_SHOWN = 20
+
+
+def predict(
+    run: RunFolder,
+    pairs: Annotated[Path, typer.Option("--pairs", help="File of users and items, in any format that data may have.")],
+    to: Annotated[
+        str | None, typer.Option("--to", help="A .parquet, .csv or .jsonl file, or - for CSV on standard output.")
+    ] = None,
+    unknown: Annotated[
+        str, typer.Option("--unknown", help="Unknown users: raise; or predict as without ratings: warn, ignore.")
+    ] = "raise",
+    unknown_items: Annotated[
+        str, typer.Option("--unknown-items", help="Unknown items: raise; or predict as without ratings: warn, ignore.")
+    ] = "raise",
+    columns: Columns = None,
+    data: Histories = None,
+    threads: Threads = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict the rating that each user would give to each item; a row for every row of --pairs, in the same order."""
+    output = Output(json_, quiet)
+    clock, _ = output.begin("predict", threads, "read", "prepare", "predict", base="predict")
+    from fedrec.data.files import STANDARD_INPUT
+    from fedrec.engines.predicting import predict_pairs
+    from fedrec.engines.visitors import UNKNOWN
+    from fedrec.recommending.tables import write_parquet_stream
+
+    policies = []
+    for option, policy in (("--unknown", unknown), ("--unknown-items", unknown_items)):
+        chosen = next((known for known in UNKNOWN if known == policy), None)
+        if chosen is None:
+            raise InputError(f"{option} {policy!r} is not known{suggestion(policy, UNKNOWN)}")
+        policies.append(chosen)
+    if to == STANDARD_INPUT and json_:
+        raise InputError("--to - writes CSV to standard output, where --json writes its answer; leave one out")
+    named = data_settings(None, columns, None, None, None, None).get("columns")
+    opened = opened_for(run, output, data).opened
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table = predict_pairs(opened, pairs, policies[0], policies[1], named)
+    if to == STANDARD_INPUT:
+        sys.stdout.write(table.write_csv())
+    elif to is not None:
+        rows = write_parquet_stream(to, [table], table.schema)
+        answer = {"run": str(run), "rows": rows, "file": to, **clock.figures()}
+        output.answer(answer, f"{rows:,} predicted ratings in {to}, in {seconds_in_words(answer)}")
+    else:
+        shown = rows_table(f"{run}: {opened.model.name}", "user", "item", "rating")
+        for user, item, rating in table.head(_SHOWN).iter_rows():
+            shown.add_row(str(user), str(item), f"{rating:.2f}")
+        more = f"{table.height - _SHOWN:,} more; all of them with --to FILE" if table.height > _SHOWN else ""
+        answer = {"run": str(run), "predictions": table.to_dicts(), **clock.figures()}
+        output.answer(answer, shown, *([more] if more else []))
+    for warning in caught:
+        output.warn(str(warning.message))

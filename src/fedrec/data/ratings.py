@@ -1,0 +1,58 @@
+"""Values of interactions as ratings on a scale."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedrec.data.interactions import Interactions
+from fedrec.errors import InputError
+
+__all__ = ["check_ratings"]
+
+
+def check_ratings(data: Interactions, lowest: float, highest: float, model: str) -> None:
+    """Check that every interaction has a rating on the scale.
+
+    Raises:
+        InputError: if there are no ratings, or one is missing or outside the scale; names user and item, and tells the
+            lowest and the highest rating of the data.
+
+    Example:
+        >>> import fedrec as fr
+        >>> data = fr.interactions_from({"user": [1, 1], "item": [5, 6], "rating": [2.0, 10.0]})
+        >>> check_ratings(data, 1, 5, "biased-mf")
+        Traceback (most recent call last):
+        fedrec.errors.InputError: biased-mf: 1 rating is outside the scale from 1 to 5, the first, 10, of user 1 ...
+    """
+    if len(data) == 0:
+        return
+    if data.values is None:
+        raise InputError(
+            f"{model} predicts ratings, and the data has none. Name their column (columns={{'rating': …}}, --columns "
+            "rating=…), or take a model that needs no ratings, such as ease or ials"
+        )
+    missing = np.flatnonzero(np.isnan(data.values))
+    if len(missing):
+        raise InputError(
+            f"{model}: {_ratings(len(missing))} missing, the first {_where(data, int(missing[0]))}. Leave such rows "
+            "out (cleaning: drop_missing)"
+        )
+    outside = np.flatnonzero((data.values < lowest) | (data.values > highest))
+    if len(outside):
+        row = int(outside[0])
+        low, high = f"{data.values.min():g}", f"{data.values.max():g}"
+        raise InputError(
+            f"{model}: {_ratings(len(outside))} outside the scale from {lowest:g} to {highest:g}, the first, "
+            f"{data.values[row]:g}, {_where(data, row)}. The data has ratings from {low} to {high}: set the model's "
+            f"lowest and highest to the scale (lowest={low}, highest={high}), or leave such rows out (cleaning: "
+            "rating_at_least, rating_at_most)"
+        )
+
+
+def _ratings(count: int) -> str:
+    return "1 rating is" if count == 1 else f"{count:,} ratings are"
+
+
+def _where(data: Interactions, row: int) -> str:
+    user = data.users[int(np.searchsorted(data.indptr, row, side="right")) - 1]
+    return f"of user {user!r} with item {data.catalog.items[int(data.items[row])]!r}"
