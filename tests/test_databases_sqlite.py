@@ -405,8 +405,12 @@ def test_commands_describe_train_and_recommend_from_a_database(made: Make, fedre
 def test_ctrl_c_stops_a_long_query(made: Make) -> None:
     url = made("CREATE TABLE clicks (user, item)", [(1, 1)]).partition("?")[0]
     query = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT sum(i) AS user, 1 AS item FROM n"
-    timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        load_data(url, query=query)
-    timer.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
+    try:
+        timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            load_data(url, query=query)
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -235,7 +235,11 @@ def on_a_terminal(folder: Path, *words: object, stop: bytes | None = None) -> tu
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "fedrec", *map(str, words)]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=theirs, env=environment)
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a process in the background ignores it, and so its children
+    try:
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=theirs, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, before)
     os.close(theirs)
     shown, until = b"", time.monotonic() + 120
     while time.monotonic() < until:
