@@ -85,8 +85,8 @@ def dense_ridge(basis, values, reg):
 def measured(model, split, metrics, protocol):
     """Mean test metrics after training on the split's train part."""
     keys = client_keys(SOURCE, split.data.users)
-    state = train(model, Clients.of(split.train, keys), chunk=2048)
-    everyone = Clients.of(split.history("test"), keys)
+    state = train(model, Clients.of(split.train.without_values(), keys), chunk=2048)
+    everyone = Clients.of(split.history("test").without_values(), keys)
     users = np.flatnonzero(split.test.lengths > 0)
     parsed, values = parse_metrics(metrics), []
     for start in range(0, len(users), 1024):

@@ -44,6 +44,8 @@ from fedrec.record.ledger import Ledger, rooted_line
 from fedrec.record.merkle import Tree
 from runs_in_test import DATA, MODELS, assert_same, left_behind
 
+pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
+
 FULL = 1 << WEIGHT_BITS
 STEPPING = ["fcf", "fedncf", "fedrap", "fedrecon", "gpfedrec", "mf", "mf-adam", "mf-bpr", "mf-squared", "pfedrec"]
 CLOCK = "slow:0.5x4"

@@ -15,6 +15,8 @@ from fedrec.data.interactions import Interactions
 from fedrec.engines.training import Placement, train_run
 from fedrec.federation.plan import Plan
 
+pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
+
 
 def pooled(data: Interactions) -> NDArray[np.float64]:
     matrix = np.zeros((data.n_users, data.n_items))

@@ -24,6 +24,8 @@ from fedrec.library import Estimator, estimator
 from fedrec.models.base import Private, Recommender
 from fedrec.models.registry import MODELS, build_model, model_class
 
+pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "fedncf": {"learning_rate": 0.2, "rounds": 80, "reg": 0.02},
     "fedrecon": {"embedding_size": 4, "reg": 0.02},

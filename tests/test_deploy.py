@@ -288,7 +288,7 @@ def test_a_node_says_until_when_its_kit_is_valid(federation: FederationFolder, t
     said = fedrec("node", "check", "--config", tmp_path / "node.toml", "--no-data", "--kit",
                   federation.path / "kits" / "shop-a")  # fmt: skip
     assert said.code == 0, said.err
-    assert "is valid until" in said.out
+    assert "is valid until" in " ".join(said.out.split())
     assert "ends in 5 days" in " ".join(said.out.split())
 
 
@@ -464,7 +464,7 @@ def test_cleaning_asked_of_a_federation_is_in_its_plan(
 ) -> None:
     asked: list[Plan] = []
 
-    def train(plan: Plan, *rest: Any) -> None:
+    def train(plan: Plan, *_: Any, **__: Any) -> None:
         asked.append(plan)
         raise RunError("enough is known")
 

@@ -357,11 +357,11 @@ def measured(name):
         pytest.skip(f"needs the data set {name} in the folder that FEDREC_DATA names")
     split = fr.leave_last_out(fr.load_data(name))
     keys = client_keys(SOURCE, split.data.users)
-    clients = Clients.of(split.train, keys)
+    clients = Clients.of(split.train.without_values(), keys)
     model = IALS()
     state = train(model, clients, parts=np.array_split(np.arange(len(clients)), 3))
     history = split.history("test")
-    scores = model.score(state.shared, None, Clients.of(history, keys))
+    scores = model.score(state.shared, None, Clients.of(history.without_values(), keys))
     lists = [(part.indptr, part.items) for part in (history, split.test, split.data)]
     result = user_metrics(scores, *lists, parse_metrics("hr@10,ndcg@10"), parse_protocol("sampled:99"))
     return result.values[result.valid].mean(axis=0)

@@ -16,6 +16,8 @@ from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from runs_in_test import MODELS, small_plan
 
+pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
+
 FLOOR = {"least": 12, "noise": 0.0}
 
 

@@ -20,6 +20,8 @@ from fedrec.federation.coordinator import Progress
 from fedrec.library import Estimator, estimator
 from fedrec.models.registry import MODELS
 
+pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
+
 QUICK: dict[str, dict[str, Any]] = {
     "mf": {"embedding_size": 4, "rounds": 3},
     "ials": {"embedding_size": 4, "rounds": 2},

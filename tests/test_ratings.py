@@ -29,6 +29,8 @@ from fedrec.models.registry import MODELS, model_class
 from fedrec.rating import mae, predict, rmse
 from runs_in_test import assert_same
 
+pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
+
 DATA = fr.synthetic(users=150, items=40, interactions_per_user=12, seed=4, ratings=True)
 SPLIT = fr.ratio(DATA, 0.8, seed=1)
 SMALL: dict[str, Any] = {"embedding_size": 5, "rounds": 4}

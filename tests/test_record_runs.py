@@ -29,6 +29,8 @@ from fedrec.record.receipts import prove_receipt, read_receipts
 from fedrec.record.signing import LEDGER_NOTE
 from runs_in_test import DATA, MODELS, small_plan
 
+pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
+
 COORDINATOR = SigningKey("coordinator", bytes(range(32)))
 NODE = SigningKey("node-0", bytes(range(1, 33)))
 

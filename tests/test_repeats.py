@@ -190,12 +190,11 @@ def test_a_history_is_merged_as_the_trained_users_were(tmp_path: Path, fedrec: C
         if rule == "count":  # rows of one pair cannot be counted twice: repeat it as often
             once = pl.concat([once, once])
         once.with_columns(plays=pl.Series(merged * (once.height // 2))).write_csv(tmp_path / "once.csv")
-        said = [
-            fedrec("recommend", tmp_path / rule, "--history", tmp_path / f"{name}.csv", "--json").out
+        often, once = (
+            json.loads(fedrec("recommend", tmp_path / rule, "--history", tmp_path / f"{name}.csv", "--json").out)
             for name in ("often", "once")
-        ]
-        assert said[0] == said[1]
-        assert json.loads(said[0])["recommendations"]
+        )
+        assert often["recommendations"] == once["recommendations"] != []
 
 
 def test_a_federation_merges_as_one_process_does_and_only_once(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ from fedrec.record.notes import Note, Signature, cosign, sign
 from fedrec.record.signing import FILES_NOTE, KEYS, LEDGER_NOTE, checkpoint_of, signed_in
 from runs_in_test import DATA, MODELS
 
+pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
+
 COORDINATOR = SigningKey("coordinator", bytes(range(32)))
 WITNESS = SigningKey("hospital", bytes(range(1, 33)))
 TRUSTED = COORDINATOR.public()

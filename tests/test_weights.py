@@ -190,6 +190,19 @@ def test_a_changed_weight_is_a_change_that_a_kept_sum_takes_in(model: str, tmp_p
         train_run(other.model_copy(update={"weights": None}), tmp_path / "unlike")
 
 
+@pytest.mark.parametrize("model", ["ease", "itemknn", "popularity"])
+def test_a_kept_sum_of_a_plan_without_weights_does_not_look_at_values(model: str, tmp_path: Path) -> None:
+    TABLE.write_parquet(tmp_path / "then.parquet")
+    TABLE.filter(pl.col("user_id") % 7 != 0).with_columns(pl.col("weight") * 2).write_parquet(tmp_path / "now.parquet")
+    settings = {"keep_sums": True, "split": "none", "weights": None}
+    train_run(plan_of(str(tmp_path / "then.parquet"), model, **settings), tmp_path / "first", Placement(2))
+    goes_on = plan_of(str(tmp_path / "now.parquet"), model, **settings, warm_start=str(tmp_path / "first"))
+    train_run(goes_on, tmp_path / "second")
+    train_run(plan_of(str(tmp_path / "now.parquet"), model, **settings), tmp_path / "anew")
+    shared = "model/shared.safetensors"
+    assert (tmp_path / "second" / shared).read_bytes() == (tmp_path / "anew" / shared).read_bytes()
+
+
 # --- what weighs nothing, and what is refused ---
 
 

@@ -218,6 +218,7 @@ class Estimator:
         Raises:
             InputError: for unknown ids or items, or an `n` that is no whole number above 0.
         """
+        check_arguments(Estimator.recommend, {"progress": progress})
         asked = Lists.of(
             self.opened,
             users,

@@ -14,6 +14,8 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar, cast
 
+from fedrec.errors import InputError
+
 __all__ = ["Step", "Stopwatch", "counting", "doing", "followed", "following", "is_followed", "stage"]
 
 Part = TypeVar("Part")
@@ -44,6 +46,9 @@ class Stopwatch:
         parts: that are listed even where no time went to them.
         base: the part of whatever no stage claims.
 
+    Raises:
+        InputError: if a name is not text.
+
     Example:
         >>> import fedrec as fr
         >>> with fr.Stopwatch() as clock:
@@ -56,6 +61,9 @@ class Stopwatch:
     """
 
     def __init__(self, *parts: str, base: str = "other") -> None:
+        for part in (*parts, base):
+            if not isinstance(part, str):
+                raise InputError(f"Stopwatch: the name of a part must be text, not {part!r}")
         self._spent = dict.fromkeys((*parts, base), 0.0)
         self._part = base
         self._since = time.perf_counter()

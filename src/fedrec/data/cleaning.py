@@ -100,7 +100,7 @@ class Cleaning(BaseModel):
     @field_validator("rating_at_least", mode="before")
     @classmethod
     def _bound(cls, value: Any) -> Any:
-        if value is None or value == "none":
+        if value is None or (isinstance(value, str) and value == "none"):
             return value
         try:
             bound = float(value)

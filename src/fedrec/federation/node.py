@@ -311,8 +311,7 @@ class Node:
             PlanError: if the split holds out what was trained on.
         """
         before.check_future(self.split)
-        train = before.train if self.weights is None else self.weights.weighed(before.train)
-        self._before = replace(before, train=train)
+        self._before = replace(before, train=_values_read(before.train, self.model, self.weights))
 
     def _held_out(self, part: Part) -> Interactions:
         """What a part holds out, with its values as they are; not what weighs nothing, which is no example."""
@@ -440,15 +439,18 @@ def _as_read(split: Split, model: Recommender, weights: Weights | None) -> Split
     recommended.
     """
     data = split.data if model.reads_times else split.data.without_times()
-    if model.rating_scale is not None:
-        check_ratings(data, *model.rating_scale, model.name)
-        return replace(split, data=data)
-    if weights is None:
-        return replace(split, data=data.without_values())
-    data, part = weights.weighed(data), split.part
-    if data.values is not None and (nothing := (data.values == 0) & (part == TRAIN)).any():
+    data, part = _values_read(data, model, weights), split.part
+    if weights is not None and data.values is not None and (nothing := (data.values == 0) & (part == TRAIN)).any():
         part = np.where(nothing, np.int8(HISTORY), part)
     return replace(split, data=data, part=part)
+
+
+def _values_read(data: Interactions, model: Recommender, weights: Weights | None) -> Interactions:
+    """Interactions with the values that the model reads: weights, ratings, or none."""
+    if model.rating_scale is not None:
+        check_ratings(data, *model.rating_scale, model.name)
+        return data
+    return data.without_values() if weights is None else weights.weighed(data)
 
 
 @dataclass(frozen=True, eq=False)
