@@ -108,7 +108,8 @@ def test_a_node_recommends_to_its_own_users_what_one_process_would(name: str, lo
 def test_weighted_models_are_those_of_one_process_and_odd_values_refuse_no_run(
     name: str, secure: bool, tmp_path: Path
 ) -> None:
-    table = fr.load_data(DATA).to_frame().drop("rating").with_columns(weight=1 + pl.col("item_id") % 7 + pl.col("user_id") % 3)
+    plays = 1 + pl.col("item_id") % 7 + pl.col("user_id") % 3
+    table = fr.load_data(DATA).to_frame().drop("rating").with_columns(weight=plays)
     table.write_parquet(tmp_path / "plays.parquet")
     settings = {"data": {"source": str(tmp_path / "plays.parquet")}, "weights": {"form": "log", "alpha": 2}}
     plan = small_plan(name, **settings)
