@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint kernels locked clean
+.PHONY: demo test test-real test-all lint kernels locked clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,13 @@ kernels: $(READY)
 # Two workers, each with whole files: what a file makes for its tests is made once.
 test: $(READY) lint kernels
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What takes long: trainings on real data sets, found through FEDREC_DATA; and all of what other tests try a part of.
+test-real: $(READY) kernels
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m real
+
+test-all: $(READY) lint kernels
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build src/*.egg-info

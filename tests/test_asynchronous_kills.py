@@ -108,10 +108,11 @@ def test_other_models(model: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_killed_with_signal_nine(whole: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("attempts", [4, pytest.param(8, marks=pytest.mark.exhaustive)])
+def test_processes_killed_with_signal_nine(attempts: int, whole: dict[str, Path], tmp_path: Path) -> None:
     draws = random.Random(7)
     died = 0
-    for attempt in range(8):
+    for attempt in range(attempts):
         folder, terms = tmp_path / str(attempt), list(TERMS)[attempt % 2]
         command = [sys.executable, "-c", DRIVER, str(folder), terms, str(draws.randrange(50))]
         done = subprocess.run(
@@ -120,4 +121,4 @@ def test_processes_killed_with_signal_nine(whole: dict[str, Path], tmp_path: Pat
         died += done.returncode == -9
         assert done.returncode in (0, -9), done.stderr.decode()
         assert_resumed_like(folder, whole[terms], plan(terms))
-    assert died >= 5
+    assert died >= attempts / 2

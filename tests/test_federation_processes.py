@@ -165,6 +165,7 @@ def test_a_node_that_is_killed_and_back_changes_only_who_is_in_the_sum(scene: Sc
     scene.stage.wait(sorted(scene.data))
 
 
+@pytest.mark.exhaustive
 def test_a_coordinator_that_is_killed_goes_on_to_the_same_bytes(scene: Scene) -> None:
     whole = scene.train("whole")
     assert whole.wait(TIME) == 0, scene.said("whole")

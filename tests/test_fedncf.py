@@ -75,6 +75,7 @@ def test_a_round_is_every_client_alone_and_then_the_published_means(settings: di
     assert total.value("touched")[:, 0].tolist() == touches.tolist()
 
 
+@pytest.mark.real
 def test_accuracy_on_movielens_100k(real: Callable[[str], Path]) -> None:
     """Fifteen rounds beat popularity (.408/.227) under the clean plan."""
     real("ml-100k")

@@ -139,6 +139,7 @@ def test_a_client_without_interactions_changes_nothing() -> None:
     assert contributions.arrays["items"].sq_norms().tolist() == [0, 0]
 
 
+@pytest.mark.real
 def test_published_figures_are_the_leak(real: Callable[[str], Path]) -> None:
     """Ten rounds on MovieLens 100K: without the leak it ranks below popularity (.41), with it far above."""
     real("ml-100k")

@@ -373,7 +373,7 @@ def test_movielens_100k_is_as_good_as_pooled_training():
     assert ndcg >= 0.385
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_movielens_1m_is_as_good_as_pooled_training():
     hr, ndcg = measured("ml-1m-sequences")
     assert hr >= 0.70

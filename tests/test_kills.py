@@ -60,17 +60,18 @@ def test_killed_again_and_again(whole: dict[str, Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_killed_with_signal_nine(whole: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("attempts", [6, pytest.param(20, marks=pytest.mark.exhaustive)])
+def test_processes_killed_with_signal_nine(attempts: int, whole: dict[str, Path], tmp_path: Path) -> None:
     draws = random.Random(7)
     died = 0
-    for attempt in range(20):
+    for attempt in range(attempts):
         folder = tmp_path / str(attempt)
         command = [sys.executable, kill_driver.__file__, str(folder), "mf", str(draws.randrange(60))]
         done = subprocess.run(command + ["half"] * (attempt % 2), check=False, capture_output=True)
         died += done.returncode == -9
         assert done.returncode in (0, -9), done.stderr.decode()
         assert_resumed_like(folder, whole["mf"], "mf")
-    assert died >= 15
+    assert died >= attempts * 0.7
 
 
 def test_a_finished_run_says_so_again(whole: dict[str, Path]) -> None:

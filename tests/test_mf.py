@@ -378,10 +378,10 @@ def hit_rates(folder, **model):
     ("model", "least"),
     [
         ({"name": "mf"}, 0.62),
-        ({"name": "mf", "loss": "bpr"}, 0.62),
-        ({"name": "mf", "loss": "softmax"}, 0.60),
-        ({"name": "fcf"}, 0.60),
-        ({"name": "fedrecon"}, 0.58),
+        pytest.param({"name": "mf", "loss": "bpr"}, 0.62, marks=pytest.mark.real),
+        pytest.param({"name": "mf", "loss": "softmax"}, 0.60, marks=pytest.mark.real),
+        pytest.param({"name": "fcf"}, 0.60, marks=pytest.mark.real),
+        pytest.param({"name": "fedrecon"}, 0.58, marks=pytest.mark.real),
     ],
     ids=str,
 )

@@ -307,6 +307,7 @@ def test_the_leak_is_in_the_negatives_and_only_under_the_leaky_plan(
     assert figures(counter, "ml-100k", negatives="paper-leaky")["hr@10"] > 0.85
 
 
+@pytest.mark.real
 def test_accuracy_on_movielens_100k(real: Callable[[str], Path]) -> None:
     """What is published is the leak: .716 HR@10 in the paper."""
     real("ml-100k")

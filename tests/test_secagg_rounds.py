@@ -24,7 +24,7 @@ from fedrec.secagg.server import Server
 from fedrec.secagg.wire import Stage, compose
 from secagg_in_test import COORDINATOR_KEY, Cohort, check_schedule, identity
 
-SCHEDULES = int(os.environ.get("FEDREC_SECAGG_SCHEDULES", "150"))
+SCHEDULES = int(os.environ.get("FEDREC_SECAGG_SCHEDULES", "60"))
 
 
 def test_random_schedules_end_in_the_exact_sum_or_an_abort() -> None:

@@ -132,7 +132,7 @@ def test_movielens_100k(real):
     assert ndcg > 0.35
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_gowalla_at_rank_1024(real):
     split = fr.given(fr.load_data(str(real("gowalla"))))
     recall, ndcg = measured(Spectral(rank=1024), split, "recall@20,ndcg@20", "full")
