@@ -18,7 +18,7 @@ import fedrec as fr
 from fedrec.errors import DamagedError, InputError, PlanError, RunError
 from fedrec.federation.coordinator import Progress
 from fedrec.library import Estimator, estimator
-from fedrec.models.registry import MODELS
+from fedrec.models.registry import MODELS, model_class
 
 pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
 
@@ -259,6 +259,32 @@ def test_patience_stops_after_validations_without_a_better_one() -> None:
     assert max(scores[:-2]) >= max(scores[-2:])
     assert max(scores[:-3]) < max(scores[-3:-1]) or len(scores) == 3
     assert model.opened.trained.round == 2 * scores.index(max(scores)) + 1
+
+
+@pytest.mark.filterwarnings("ignore:.*not told apart")
+@pytest.mark.parametrize(
+    ("name", "settings", "validated"),
+    [
+        *((name, {}, None) for name in sorted(set(MODELS) - {"spectral"})),
+        ("spectral", {}, [2]),
+        ("spectral", {"passes": 3}, [3]),
+        ("ease", {"rank": 8}, [1]),
+        ("ease", {"rank": 8, "passes": 3}, [2]),
+    ],
+)
+def test_rounds_that_can_score_are_validated_and_no_others(
+    name: str, settings: dict[str, Any], validated: list[int] | None
+) -> None:
+    """`spectral`, and `ease` with a rank, have factors to score with after their last round only."""
+    if "rounds" in model_class(name).model_fields:
+        settings = settings | {"rounds": 3}
+    plan = {"split": "leave-last-out", "evaluation": {"every": 1, "keep": "best", "metrics": ["ndcg@10"]}}
+    seen: list[Progress] = []
+    model = estimator(name)(plan=plan, **settings).fit(DATA, watch=seen.append)
+    rounds = [progress.round for progress in seen]
+    assert [progress.round for progress in seen if progress.metrics] == (rounds if validated is None else validated)
+    best = max(progress.metrics["ndcg@10"] for progress in seen if progress.metrics)
+    assert model.opened.measure(["ndcg@10"], "full", "valid")["ndcg@10"].value == best
 
 
 def test_validations_need_something_to_validate_on() -> None:

@@ -61,8 +61,12 @@ class Sum:
         dtypes = {32: np.int32, 64: np.int64}
         return cls(spec, round, {array.name: np.zeros(array.shape, dtypes[array.ring]) for array in spec.arrays})
 
-    def add(self, contributions: Contributions) -> np.ndarray:
+    def add(self, contributions: Contributions, sound: np.ndarray | None = None) -> np.ndarray:
         """Add a chunk of clients; those that are not finite throughout are left out and counted.
+
+        Args:
+            contributions: of the clients.
+            sound: which clients ended the round with finite private arrays [clients] bool; others are left out, too.
 
         Returns:
             Which clients were summed [clients] bool.
@@ -72,7 +76,7 @@ class Sum:
         sizes = {array.n_clients for array in contributions.arrays.values()}
         if len(sizes) > 1:
             raise ValueError(f"contributions are of {sorted(sizes)} clients, array by array")
-        keep = contributions.finite()
+        keep = contributions.finite() if sound is None else contributions.finite() & sound
         for array in self.spec.arrays:
             self.saturated += contributions.arrays[array.name].add_to(self.arrays[array.name], array, keep)
         self.clients += int(keep.sum())

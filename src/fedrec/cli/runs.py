@@ -235,6 +235,8 @@ def _closing(report: dict[str, Any]) -> str:
     if report.get("weights", {}).get("cut"):
         weights = report["weights"]
         lines.append(f"{weights['cut']:,} weights were above weights.most = {weights['most']:g} and were cut to it")
+    if "worth" in report:
+        lines.append(report["worth"])
     if report["saturated"] or report["left_out_clients"]:
         lines.append(
             f"{report['saturated']} values were cut to their bound, {report['left_out_clients']} contributions were "

@@ -152,6 +152,19 @@ def blank(array: Any, clients: int) -> Any:
     return np.zeros((clients, *array.shape[1:]), array.dtype)
 
 
+def finite_clients(private: Mapping[str, Any], clients: int) -> np.ndarray:
+    """Which clients have only finite numbers in their private arrays [clients] bool."""
+    out = np.ones(clients, dtype=np.bool_)
+    for array in private.values():
+        if isinstance(array, OwnRows):
+            packed = array.packed()
+            broken = ~np.isfinite(packed.values).reshape(len(packed.values), -1).all(axis=1)
+            out[np.repeat(np.arange(clients), packed.lengths)[broken]] = False
+        else:
+            out &= np.isfinite(array).reshape(clients, -1).all(axis=1)
+    return out
+
+
 def flattened(private: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Plain arrays to save: `OwnRows` become `name.lengths`, `name.items` and `name.values`."""
     out: dict[str, np.ndarray] = {}

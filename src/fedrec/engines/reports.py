@@ -21,7 +21,10 @@ from fedrec.federation.versions import busiest_node
 from fedrec.privacy.accounting import Charge
 from fedrec.record.durable import arrays_digest
 
-__all__ = ["in_words", "measured_bytes", "measured_parts", "peak_rss_mb", "report_of"]
+__all__ = ["in_words", "measured_bytes", "measured_parts", "peak_rss_mb", "report_of", "worth_of"]
+
+FEW_USERS = 30
+"""Figures over fewer users come with a remark."""
 
 
 def report_of(
@@ -87,6 +90,37 @@ def measured_parts(
     return {
         part: coordinator.evaluate(trained.state, trained.round, part, asked.metrics, asked.protocol) for part in there
     }
+
+
+def worth_of(users: int, trained_items: int, split: str, counts: Mapping[str, int], measured: int) -> str | None:
+    """What figures of little data are worth, in one remark; `None` where there is nothing to say.
+
+    Args:
+        users: of the data.
+        trained_items: how many items have training interactions.
+        split: as the plan names it.
+        counts: interactions by part.
+        measured: users whose test items were measured; 0 where no figures were asked for.
+
+    >>> worth_of(500, 90, "ratio:0.8", {"train": 4000, "test": 1000}, 12)
+    'little data: the test figures are means over 12 users, so one more hit of one user can move them by 0.083'
+    >>> worth_of(500, 90, "ratio:0.8", {"train": 4000, "test": 1000}, 400)
+    """
+    facts = []
+    if users == 1:
+        facts.append("there is one user, so nothing is learned from what others like")
+    if trained_items < 2:
+        have = "item has" if trained_items == 1 else "items have"
+        facts.append(f"{trained_items} {have} training interactions, so there is nothing to rank by")
+    if split != "none" and not counts.get("test"):
+        facts.append(f"split {split} holds nothing out for a test, so there are no test figures")
+    elif 0 < measured < FEW_USERS:
+        of_users = "1 user" if measured == 1 else f"{measured} users"
+        facts.append(
+            f"the test figures are means over {of_users}, so one more hit of one user can move them by "
+            f"{1 / measured:.2g}"
+        )
+    return f"little data: {'; '.join(facts)}" if facts else None
 
 
 def peak_rss_mb() -> float:

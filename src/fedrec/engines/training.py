@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedrec.data.interactions import Interactions
 from fedrec.data.sources import LoadedSource
 from fedrec.engines.clock import Clock
@@ -18,7 +20,7 @@ from fedrec.engines.loading import Placement, load_again, load_plan_data, public
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.memory import check_memory
 from fedrec.engines.opened import OpenedRun, open_run
-from fedrec.engines.reports import measured_parts, report_of
+from fedrec.engines.reports import measured_parts, report_of, worth_of
 from fedrec.engines.virtual import virtual_time
 from fedrec.errors import FedrecError, PlanError
 from fedrec.federation.asynchronous import NOT_MASKED
@@ -296,7 +298,10 @@ def _report(
             "min_clients": plan.min_clients,
         },
     }
-    return report_of(coordinator, trained, run, folder, parts, home)
+    report = report_of(coordinator, trained, run, folder, parts, home)
+    items = len(np.unique(np.concatenate([node.split.train.items for node in engine.nodes])))
+    worth = worth_of(data.n_users, items, plan.split, counts, report["users"].get("test", 0))
+    return report if worth is None else report | {"worth": worth}
 
 
 def _not_begun(plan: Plan, folder: Path) -> Plan:

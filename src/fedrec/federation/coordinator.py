@@ -180,7 +180,7 @@ class Coordinator:
                 state = State(state.shared, {**state.server, **kept_sums(total)})
             digests = self.run.checkpoint(round, state)
             self.run.ledger.append("round", round=round, **digests, **line)
-            if self._is_due(round):
+            if self._is_due(round, state):
                 doing(f"{named}, validating", (round + part) / rounds, (1.0 - part) / rounds)
             metrics = self._validate(state, round)
             self.run.prune({round, self._best()} | (set() if self.buffering is None else self.buffering.in_use()))
@@ -374,7 +374,7 @@ class Coordinator:
 
     def _validate(self, state: State, round: int) -> dict[str, float]:
         """Validate when it is due and was not done, and let nodes remember the best round."""
-        if not self._is_due(round):
+        if not self._is_due(round, state):
             return {}
         done = [line for line in self.run.ledger.of_kind("validation") if line["round"] == round]
         if done:
@@ -389,10 +389,11 @@ class Coordinator:
             self.engine.keep(state.shared, round)
         return metrics
 
-    def _is_due(self, round: int) -> bool:
-        """Whether a validation follows a round."""
+    def _is_due(self, round: int, state: State | None = None) -> bool:
+        """Whether a validation follows a round; with its `state`, whether that can score, too."""
         every = self.plan.evaluation.every
-        return every > 0 and (round + 1) % every == 0
+        due = every > 0 and (round + 1) % every == 0
+        return due and (state is None or self.run.fitting is None or self.run.fitting.scores(state.shared))
 
     def _scores(self) -> list[tuple[int, float]]:
         return _scores(self.plan, self.run.ledger)

@@ -52,6 +52,10 @@ class Fitting:
         """
         self._check(shared, [self._forms[-1].shared], "shared array")
 
+    def scores(self, shared: Arrays) -> bool:
+        """Whether the model can score with these shared arrays: they have the names of the last form."""
+        return self._forms[-1].shared.keys() <= shared.keys()
+
     def check_state(self, state: State) -> None:
         """Check shared and server arrays that were kept together.
 

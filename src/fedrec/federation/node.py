@@ -14,7 +14,7 @@ from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
 from fedrec.data.interactions import Interactions, rows_of
 from fedrec.data.keys import KeyedSource, client_keys
-from fedrec.data.own_rows import joined, placed
+from fedrec.data.own_rows import finite_clients, joined, placed
 from fedrec.data.ratings import check_ratings
 from fedrec.data.splits import HISTORY, TRAIN, VALID, Split
 from fedrec.data.weights import Weights
@@ -165,7 +165,8 @@ class Node:
                 contributions = self.release.after(contributions, clients)
                 if self.guard is not None:
                     contributions = self.guard.clip(contributions, queries, call.spec)
-                kept = total.add(contributions)
+                sound = None if updated is None else finite_clients(updated, len(positions))
+                kept = total.add(contributions, sound)
             except (ValueError, IndexError, KeyError, ArithmeticError, AssertionError) as error:
                 raise FedrecError(
                     f"node {self.name}, round {call.round}, step contribute of {self.model.name}: {error!r}"
