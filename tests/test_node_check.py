@@ -354,3 +354,29 @@ def test_a_wrong_file_ends_with_two_and_names_the_key(owner, fedrec):
     said = fedrec("node", "check", "--config", "clicks.csv")
     assert said.code == 2
     assert "clicks.csv is not TOML" in said.err
+
+
+def test_rows_outside_the_agreed_catalog_are_counted(owner: Path, fedrec: Call) -> None:
+    (owner / "items.csv").write_text("item_id\n" + "".join(f"i{item}\n" for item in range(20)))
+    found = answer(fedrec("node", "check", "--catalog", "items.csv", "--json"))["data"]["outside_the_catalog"]
+    outside = [line for line in CLICKS.splitlines()[1:] if line.split(",")[1] in ("i20", "i21", "i22")]
+    assert (found["rows"], found["of"], found["items"]) == (len(outside), 420, 3)
+    assert sorted(found["such_as"]) == ["i20", "i21", "i22"]
+    said = " ".join(fedrec("node", "check", "--catalog", "items.csv").out.split())
+    assert f"outside the catalog rows {len(outside)}, of 420, items 3" in said
+    assert "outside_the_catalog" not in answer(fedrec("node", "check", "--json"))["data"]
+
+
+def test_a_pinned_catalog_is_asked_for_and_another_one_is_named(owner: Path, fedrec: Call) -> None:
+    (owner / "items.csv").write_text("item_id\n" + "".join(f"i{item}\n" for item in range(23)))
+    (owner / "others.csv").write_text("item_id\ni1\n")
+    (owner / "node.toml").unlink()
+    assert fedrec("node", "init", "shop-a", "--data", "clicks.csv", "--catalog", "items.csv", "--coordinator",
+                  KEYS["coordinator"], "--home", "another").code == 0  # fmt: skip
+    found = answer(fedrec("node", "check", "--json"))["data"]
+    assert found["outside_the_catalog"] == "not counted; name the agreed items with --catalog"
+    whole = answer(fedrec("node", "check", "--catalog", "items.csv", "--json"))
+    assert whole["data"]["outside_the_catalog"]["rows"] == 0
+    assert not any("policy.catalogs" in text for text in whole["cautions"])
+    other = answer(fedrec("node", "check", "--catalog", "others.csv", "--json"))
+    assert any("others.csv is not a catalog that policy.catalogs" in text for text in other["cautions"])

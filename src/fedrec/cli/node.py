@@ -31,6 +31,8 @@ from fedrec.cli.output import Output, rows_table
 from fedrec.errors import FedrecError, InputError
 
 if TYPE_CHECKING:
+    from fedrec.data.catalog import Catalog
+    from fedrec.data.interactions import Interactions
     from fedrec.federation.limits import ResourceLimits
     from fedrec.federation.node_config import NodeConfig
     from fedrec.federation.plan import Plan
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(help="An owner's node: its configuration, what it would allow, and running it.", no_args_is_help=True)
+
+_EXAMPLES = 5
 
 Config = Annotated[Path, typer.Option("--config", help="The owner's node.toml.")]
 
@@ -116,6 +120,9 @@ def check(
         typer.Option("--secure/--plain", help="Judge the plan with sums masked, or in the clear."),
     ] = None,
     data: Annotated[bool, typer.Option("--data/--no-data", help="Read the data and say what is in it.")] = True,
+    catalog: Annotated[
+        Path | None, typer.Option("--catalog", help="The agreed items; count the rows that are about others.")
+    ] = None,
     kit: Annotated[
         Path | None, typer.Option("--kit", help="The startup kit; say until when its certificate is valid.")
     ] = None,
@@ -133,9 +140,14 @@ def check(
     owned = NodeConfig.read(config)
     asked = None if plan is None else Plan.read(plan)
     budget = owned.read_budget()
-    found, failed = _data(owned) if data else ({}, False)
+    agreed = None if catalog is None else agreed_items(catalog, None, Output(json_, quiet).warn)
+    found, failed = _data(owned, agreed) if data else ({}, False)
     words, losses, key = explain_policy(owned, budget), run_losses(owned), own_key(owned)
     care = cautions(owned, found.get("users"))
+    if agreed is not None and owned.policy.catalogs and agreed.digest not in owned.policy.catalogs:
+        care.append(
+            f"{catalog} is not a catalog that policy.catalogs in node.toml allows; its digest is {agreed.digest}"
+        )
     answer: dict[str, Any] = {
         "node": owned.name,
         "config": str(config),
@@ -183,8 +195,9 @@ def check(
         raise typer.Exit(2)
 
 
-def _data(config: NodeConfig) -> tuple[dict[str, Any], bool]:
-    """What is in the data, and whether it could not be used as it is."""
+def _data(config: NodeConfig, agreed: Catalog | None) -> tuple[dict[str, Any], bool]:
+    """What is in the data, how much of it is about other items than the agreed ones, and whether it could not be used
+    as it is."""
     from fedrec.data.description import describe_data
     from fedrec.data.judging import remark_on_values
     from fedrec.data.sources import load_source
@@ -211,6 +224,10 @@ def _data(config: NodeConfig) -> tuple[dict[str, Any], bool]:
     }
     if (remark := remark_on_values(loaded.interactions)) is not None:
         found["values"] = remark
+    if agreed is not None:
+        found["outside_the_catalog"] = _outside(loaded.interactions, agreed)
+    elif config.policy.catalogs:
+        found["outside_the_catalog"] = "not counted; name the agreed items with --catalog"
     stops = []
     if config.data.digest not in (None, loaded.digest):
         stops.append(
@@ -222,6 +239,21 @@ def _data(config: NodeConfig) -> tuple[dict[str, Any], bool]:
     if stops:
         found["training"] = "; ".join(stops)
     return found, bool(stops)
+
+
+def _outside(data: Interactions, agreed: Catalog) -> dict[str, Any]:
+    """How many rows are about items outside the agreed catalog, which the node leaves out, and about how many items."""
+    import numpy as np
+
+    unknown = agreed.items.look_up(data.catalog.items.series) < 0
+    counts = np.bincount(data.items, minlength=data.n_items)
+    often = np.argsort(-np.where(unknown, counts, 0), kind="stable")[: min(_EXAMPLES, int(unknown.sum()))]
+    return {
+        "rows": int(counts[unknown].sum()),
+        "of": len(data),
+        "items": int(unknown.sum()),
+        "such_as": [data.catalog.items[int(place)] for place in often],
+    }
 
 
 def _verdict(config: NodeConfig, plan: Plan, secure: bool | None, data: dict[str, Any]) -> dict[str, Any]:
