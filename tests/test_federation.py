@@ -360,6 +360,14 @@ def test_data_that_changed_in_the_middle_of_a_run_is_refused(tmp_path: Path) -> 
     assert owners.train(agreed, tmp_path / "run", resume=True)["rounds"] == 6
 
 
+def test_the_same_refusal_of_all_nodes_is_said_once(tmp_path: Path) -> None:
+    plan = Plan.make({"data": {"source": DATA}, "model": {"name": "ease"}, "seed": 5})
+    owners = Owners(tmp_path, plan)
+    owners.policy["models"] = ["popularity"]
+    with pytest.raises(PlanError, match=r"^node-0, node-1 and node-2: [^;]*ease[^;]*$"):
+        owners.train(plan.agree(owners.catalog, 1024), tmp_path / "run")
+
+
 def test_a_source_that_is_not_the_one_its_owner_named_is_refused_without_a_word_on_it(tmp_path: Path) -> None:
     plan = Plan.make({"data": {"source": DATA}, "model": {"name": "ease"}, "seed": 5})
     owners = Owners(tmp_path, plan)

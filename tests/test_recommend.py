@@ -21,7 +21,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "ials": {"embedding_size": 4, "rounds": 2},
     "mf": {"embedding_size": 4, "rounds": 3},
 }
-DATA = fr.synthetic(users=90, items=40, interactions_per_user=10, seed=6)
+DATA = fr.clean(
+    fr.load_data("synthetic:users=90,items=40,interactions_per_user=10,seed=6,ratings=true"), rating_at_least="none"
+)[0]
 SEEN = DATA.to_frame().select("user_id", "item_id")
 
 
@@ -77,7 +79,7 @@ def test_only_and_block(model: Estimator) -> None:
 
 
 def test_newcomers_do_not_get_what_their_history_holds(model: Estimator) -> None:
-    history = SEEN.filter(pl.col("user_id") <= 5).with_columns(pl.col("user_id") + 5000)
+    history = SEEN.filter(pl.col("user_id") <= 5).with_columns(pl.col("user_id") + 5000, rating=pl.lit(3.0))
     table = model.recommend(None, n=len(DATA.catalog), history=history)
     assert sorted(table["user_id"].unique()) == sorted(history["user_id"].unique())
     assert table.join(history, on=["user_id", "item_id"]).height == 0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fedrec.federation.host import NodeHost
     from fedrec.federation.messages import Frame
 
-__all__ = ["Failure", "LocalPost", "Post", "printable"]
+__all__ = ["Failure", "LocalPost", "Post", "by_reason", "printable"]
 
 _MOST_LETTERS = 500
 
@@ -33,6 +33,26 @@ class Failure:
 
     def __str__(self) -> str:
         return printable(self.text or self.kind)
+
+
+def by_reason(said: Mapping[str, object]) -> str:
+    """What nodes said, each reason once.
+
+    >>> by_reason({"shop-a": "node shop-a: no", "shop-b": "gone", "shop-c": "node shop-c: no"})
+    'shop-a and shop-c: no; shop-b: gone'
+    >>> by_reason({"a": "full", "b": "full", "c": "full"})
+    'a, b and c: full'
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in said.items():
+        same = str(reason).removeprefix(f"node {name}: ").replace(f"node {name} ", "each ")
+        names.setdefault(same, []).append(name)
+    alone = {str(said[some[0]]): some for some in names.values() if len(some) == 1}
+    shared = {reason: some for reason, some in names.items() if len(some) > 1}
+    order = list(said)
+    parts = sorted((alone | shared).items(), key=lambda part: order.index(part[1][0]))
+    return "; ".join(f"{' and '.join([', '.join(some[:-1]), some[-1]] if some[1:] else some)}: {reason}"
+                     for reason, some in parts)  # fmt: skip
 
 
 def printable(text: str) -> str:

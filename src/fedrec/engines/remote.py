@@ -20,7 +20,7 @@ from fedrec.data.catalog import Catalog
 from fedrec.engines.links import Answers, Links, is_failure
 from fedrec.engines.network_arrivals import NetworkArrivals
 from fedrec.engines.network_sums import AbandonedError, NetworkSums
-from fedrec.engines.post import Failure, Post
+from fedrec.engines.post import Failure, Post, by_reason
 from fedrec.engines.ready import commitments_in
 from fedrec.engines.waiting import PATIENT, Waiting
 from fedrec.errors import DamagedError, PlanError, RunError
@@ -417,9 +417,9 @@ class RemoteEngine:
 
     def _refused(self, answers: Mapping[str, Reply | Failure]) -> None:
         """A refusal is an owner's word: waiting does not change it."""
-        reasons = [f"{name}: {answer}" for name, answer in answers.items() if is_failure(answer, "refused")]
+        reasons = {name: answer for name, answer in answers.items() if is_failure(answer, "refused")}
         if reasons:
-            raise PlanError("; ".join(reasons))
+            raise PlanError(by_reason(reasons))
 
     def _mention(self, failed: Mapping[str, Failure], what: str) -> None:
         for name, failure in failed.items():
@@ -429,7 +429,7 @@ class RemoteEngine:
     def _reasons(self, answers: Mapping[str, Reply | Failure]) -> str:
         failed = {name: str(answer) for name, answer in answers.items() if isinstance(answer, Failure)}
         failed |= {name: why for name, why in self._links.failures().items() if name not in failed}
-        return "; ".join(f"{name}: {why}" for name, why in sorted(failed.items())) or "all others answered"
+        return by_reason(dict(sorted(failed.items()))) or "all others answered"
 
     def _pause(self, attempt: int, answers: Mapping[str, Reply | Failure], what: str) -> None:
         """Wait before another try: at least a moment, and while too few nodes are up."""
