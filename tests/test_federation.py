@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -19,7 +20,7 @@ from fedrec.engines.post import Failure, LocalPost
 from fedrec.engines.served import save_served
 from fedrec.engines.training import Placement, train_run
 from fedrec.engines.waiting import Waiting
-from fedrec.errors import PlanError, RunError
+from fedrec.errors import InputError, PlanError, RunError
 from fedrec.federation.host import NodeHost
 from fedrec.federation.messages import open_request
 from fedrec.federation.plan import Plan
@@ -383,3 +384,53 @@ def test_a_source_that_is_not_the_one_its_owner_named_is_refused_without_a_word_
         owners.train(agreed, tmp_path / "other")
     for secret in (named[:12], load_source(source).digest[:12], source.name):
         assert secret not in str(refused.value)
+
+
+def as_a_folder(owners: Owners, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the folder of a federation, and the road to its nodes, be these owners in this process."""
+    members = Members("owners", COORDINATOR, owners.public, owners.catalog, 1024)
+    there = SimpleNamespace(members=members, waiting=PATIENT, admin_kit=None, check_own_kits=lambda tell: None)
+    monkeypatch.setattr("fedrec.deploy.folder.FederationFolder.open", lambda path: there)
+    post = LocalPost(owners.hosts())
+    post.close = lambda: None  # type: ignore[attr-defined]
+    monkeypatch.setattr("fedrec.engines.nvflare.NvflarePost", lambda *_, **__: post)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
+def test_a_federation_is_trained_from_python_as_by_the_command(
+    secure: bool, local: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, report = local("ials")
+    plan = Plan.read(alone / "plan.yaml")
+    as_a_folder(Owners(tmp_path, plan, NODES, secure), monkeypatch)
+    shops = fr.Federation(tmp_path)
+    assert shops.nodes == ("node-0", "node-1", "node-2")
+    assert shops.report is None
+    asked = {key: value for key, value in plan.model_dump().items() if key != "data"}
+    model = shops.train(asked, tmp_path / "run", secure=secure)
+    shared = "shared.safetensors"
+    assert model_files(tmp_path / "run")[shared] == model_files(alone)[shared]
+    assert shops.report is not None
+    assert shops.report["metrics"] == report["metrics"]
+    assert model.similar(1, n=3).height == 3
+    assert model.recommend(history={"user_id": [1, 1], "item_id": [2, 3]}, n=4).height == 4
+    with pytest.raises(RunError, match="their users are with them"):
+        model.recommend([1])
+    again = shops.train(asked, tmp_path / "run", resume=True)
+    assert again.shared.keys() == model.shared.keys()
+
+
+def test_an_estimator_may_say_what_a_federation_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan.make({"data": {"source": DATA}, "model": {"name": "ease"}, "seed": 5})
+    as_a_folder(Owners(tmp_path, plan, NODES), monkeypatch)
+    shops = fr.Federation(tmp_path)
+    shops.train(fr.EASE(reg=40, plan={"split": "leave-last-out"}), tmp_path / "run")
+    asked = Plan.read(tmp_path / "run" / "plan.yaml")
+    assert (asked.model["reg"], asked.split, asked.data.source) == (40, "leave-last-out", "federation")
+    with pytest.raises(InputError, match="plan must be keys of a plan, the path of one, or an estimator, not int"):
+        shops.train(3, tmp_path / "other")  # type: ignore[arg-type]
+
+
+def test_what_is_no_federation_is_told() -> None:
+    with pytest.raises(InputError, match="nowhere"):
+        fr.Federation("nowhere")

@@ -54,6 +54,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Callable[
         "load_data": (fr.load_data, {"source": str(clicks)}),
         "read_catalog": (fr.read_catalog, {"path": items}),
         "read_interactions": (fr.read_interactions, {"path": clicks}),
+        "Federation": (fr.Federation, {"folder": folder / "no federation"}),
         "set_threads": (fr.set_threads, {}),
         "Stopwatch": (fr.Stopwatch, {}),
         "synthetic": (fr.synthetic, {"users": 20, "items": 10, "interactions_per_user": 5}),

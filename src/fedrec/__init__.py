@@ -44,6 +44,7 @@ _HOMES = {
     "compare": "fedrec.checks",
     "verify": "fedrec.checks",
     "evaluate": "fedrec.library",
+    "Federation": "fedrec.federations",
     "load_model": "fedrec.library",
     "set_threads": "fedrec.threads",
     "Stopwatch": "fedrec.progress",

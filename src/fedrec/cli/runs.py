@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,9 +40,7 @@ from fedrec.errors import InputError
 from fedrec.progress import RUN
 
 if TYPE_CHECKING:
-    from fedrec.federation.coordinator import Progress
-    from fedrec.federation.plan import Plan
-    from fedrec.progress import Stopwatch
+    pass
 
 __all__ = ["stamp", "train"]
 
@@ -144,8 +142,10 @@ def train(
         chosen = build_plan(plan, reading, model, merged, set_ or [])
     folder = out or next_folder(Path("runs"), str(chosen.model["name"]))
     if federation is not None:
+        from fedrec.deploy.training import train_over
+
         with resumable(folder, chosen, federation):
-            report = _over_nodes(federation, chosen, folder, secure, resume, watch, output, stopwatch)
+            report = train_over(federation, chosen, folder, secure, resume, watch, output.warn, stopwatch)
         shown = [_report_table(report)] if report["metrics"] else []
         output.answer(report, *shown, _closing(report))
         return
@@ -171,33 +171,6 @@ def _refuse(said: Mapping[str, str], unwanted: Collection[str], words: str) -> N
     found = [option for name, option in said.items() if name in unwanted]
     if found:
         raise InputError(f"{words} {', '.join(found)}")
-
-
-def _over_nodes(
-    path: Path,
-    plan: Plan,
-    folder: Path,
-    secure: bool,
-    resume: bool,
-    watch: Callable[[Progress], None],
-    output: Output,
-    clock: Stopwatch,
-) -> dict[str, Any]:
-    """Train over the nodes of a federation; what goes wrong with nodes is said as it happens."""
-    from fedrec.deploy.folder import FederationFolder
-    from fedrec.engines.federated import train_federated
-    from fedrec.engines.nvflare import NvflarePost
-
-    federation = FederationFolder.open(path)
-    members = federation.members
-    federation.check_own_kits(output.warn)
-    post = NvflarePost(path, federation.admin_kit, tell=output.warn)
-    try:
-        return train_federated(
-            plan, folder, members, post, secure, federation.waiting, resume, watch, output.warn, clock=clock
-        )
-    finally:
-        post.close()
 
 
 def _report_table(report: dict[str, Any]) -> Any:

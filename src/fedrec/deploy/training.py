@@ -1,0 +1,43 @@
+"""A training over the nodes of a real federation: the same for the command and for Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedrec.federation.coordinator import Progress
+    from fedrec.federation.plan import Plan
+    from fedrec.progress import Stopwatch
+
+__all__ = ["train_over"]
+
+
+def train_over(
+    federation: Path,
+    plan: Plan,
+    out: Path,
+    secure: bool = False,
+    resume: bool = False,
+    watch: Callable[[Progress], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
+    clock: Stopwatch | None = None,
+) -> dict[str, Any]:
+    """Train a plan over the nodes of the federation in a folder; `tell` is told what goes wrong with nodes meanwhile.
+
+    Returns:
+        The report; see `fedrec.engines.federated.train_federated`.
+    """
+    from fedrec.deploy.folder import FederationFolder
+    from fedrec.engines.federated import train_federated
+    from fedrec.engines.nvflare import NvflarePost
+
+    folder = FederationFolder.open(federation)
+    members = folder.members
+    folder.check_own_kits(tell)
+    post = NvflarePost(federation, folder.admin_kit, tell=tell)
+    try:
+        return train_federated(plan, out, members, post, secure, folder.waiting, resume, watch, tell, clock=clock)
+    finally:
+        post.close()
