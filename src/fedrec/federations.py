@@ -75,7 +75,8 @@ class Federation:
 
         Example:
             shops = fr.Federation("shops")
-            model = shops.train({"model": {"name": "ease"}, "privacy": {"epsilon": 4}}, "run", secure=True)
+            plan = {"model": {"name": "ease"}, "privacy": {"epsilon": 4, "delta": 1e-6}}
+            model = shops.train(plan, "run", secure=True)
             model.similar("sku-1", n=5)
         """
         check_arguments(Federation.train, {"out": out, "secure": secure, "resume": resume, "progress": progress})
