@@ -6,6 +6,7 @@ Right is what the local engine makes of just those nodes that the ledger names, 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -197,7 +198,7 @@ def test_with_too_few_nodes_left_a_run_stops_and_says_why_and_goes_on_when_they_
     run = Run(federation.plan, None)
     outcome = federation.train(post.post, run)
     assert isinstance(outcome.error, RunError)
-    assert all(f"node-{number}: it is not up" in str(outcome.error) for number in (1, 2, 3))
+    assert re.search(r"node-1, node-2 and node-3: it is not up", str(outcome.error)), "said once"
     assert_right(federation, outcome)
     committed = len(outcome.rounds)
 
