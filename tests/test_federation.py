@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -434,3 +435,22 @@ def test_an_estimator_may_say_what_a_federation_trains(tmp_path: Path, monkeypat
 def test_what_is_no_federation_is_told() -> None:
     with pytest.raises(InputError, match="nowhere"):
         fr.Federation("nowhere")
+
+
+def test_every_sum_that_becomes_readable_is_counted_those_of_measurements_too(tmp_path: Path) -> None:
+    evaluation = {"every": 2, "metrics": ["ndcg@10"]}
+    model = {"name": "mf", "embedding_size": 4, "rounds": 4}
+    plan = Plan.make({"data": {"source": DATA}, "model": model, "seed": 5, "evaluation": evaluation})
+    read = {}
+    for secure in (False, True):
+        owners = Owners(tmp_path / str(secure), plan, NODES, secure)
+        report = owners.train(plan.agree(owners.catalog, 1024), tmp_path / f"run-{secure}")
+        read[secure] = report["federation"]["read"]
+        saved = json.loads((tmp_path / f"run-{secure}" / "report.json").read_text())
+        assert saved["federation"]["read"] == read[secure]
+    sums = 4 + 2 + 2  # rounds, validations, and valid and test at the end
+    assert (read[False]["of_single_nodes"], read[False]["totals"]) == (NODES * sums, 0)
+    assert (read[True]["of_single_nodes"], read[True]["totals"]) == (0, sums)
+    assert read[True]["fewest_nodes_in_a_total"] == NODES
+    assert read[False]["fewest_nodes_in_a_total"] is None
+    assert read[True]["most_masked_bytes_of_a_node"] > 0

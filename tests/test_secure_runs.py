@@ -7,7 +7,6 @@ import pytest
 
 import fedrec as fr
 import runs_in_test
-from fedrec.deploy.seen import seen_by_coordinator, seen_in_words
 from fedrec.engines.loading import Placement
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.secure import SecureEngine
@@ -117,18 +116,3 @@ def test_the_command(fedrec, tmp_path):
     said = fedrec("train", "--data", runs_in_test.DATA, "--model", "popularity", "--secure", "--out", tmp_path / "two")
     assert said.code == 2
     assert "--nodes 3" in said.err
-
-
-def test_what_a_coordinator_read_is_counted_from_the_ledger(tmp_path):
-    plan = small_plan("mf", cohort=0.7)
-    train_run(plan, tmp_path / "run", Placement(3, secure=True))
-    rounds = Ledger(tmp_path / "run" / "ledger.jsonl").of_kind("round")
-    seen = seen_by_coordinator(rounds, 3, secure=True, noised=False)
-    cohorts = [line["cohort"] for line in rounds]
-    assert (seen["totals"], seen["of_single_nodes"], seen["clients"]) == (6, 0, [min(cohorts), max(cohorts)])
-    assert min(cohorts) < 240, "a cohort was drawn"
-    assert 0 < seen["of_it_masking"] < seen["bytes_up"]
-    assert "6 sums" in seen_in_words(seen)
-    assert "no sum of a single node" in seen_in_words(seen)
-    plainly = seen_by_coordinator(rounds, 3, secure=False, noised=False)
-    assert (plainly["of_single_nodes"], plainly["of_it_masking"]) == (18, 0)

@@ -186,7 +186,7 @@ def demo(
     output = Output(json_, quiet)
     _, watch = output.begin("demo", threads)
     from fedrec.deploy.demo import play
-    from fedrec.deploy.seen import seen_in_words
+    from fedrec.engines.read_sums import read_in_words
     from fedrec.federation.plan import Plan
 
     logging.basicConfig(level=logging.ERROR)
@@ -205,7 +205,8 @@ def demo(
             shown.append(
                 f"{node} recommends to its user {first['user_id']}: {', '.join(str(r['item_id']) for r in rows)}"
             )
-    shown.append(seen_in_words(report["coordinator_saw"]))
+    noised = plan.privacy is not None and plan.privacy.distributed
+    shown.append(read_in_words(report["federation"]["read"], noised))
     if report["same_as_local"] is not None:
         same = "equal, byte for byte, to" if report["same_as_local"] else "NOT equal to"
         shown.append(f"The model is {same} the one that a single process trains from the same plan.")

@@ -226,7 +226,7 @@ def _data(config: NodeConfig, agreed: Catalog | None) -> tuple[dict[str, Any], b
         found["values"] = remark
     if agreed is not None:
         found["outside_the_catalog"] = _outside(loaded.interactions, agreed)
-    elif config.policy.catalogs:
+    else:
         found["outside_the_catalog"] = "not counted; name the agreed items with --catalog"
     stops = []
     if config.data.digest not in (None, loaded.digest):

@@ -24,7 +24,6 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.partitions import partition
 from fedrec.deploy.folder import FederationFolder
 from fedrec.deploy.processes import unwound
-from fedrec.deploy.seen import seen_by_coordinator
 from fedrec.deploy.supervised import PARENT
 from fedrec.engines.federated import train_federated
 from fedrec.engines.loading import load_plan_data, public_digest
@@ -39,8 +38,6 @@ from fedrec.federation.limits import ResourceLimits
 from fedrec.federation.new_node import make_node
 from fedrec.federation.plan import Plan
 from fedrec.progress import doing
-from fedrec.record.files import LEDGER
-from fedrec.record.ledger import Ledger
 
 __all__ = ["Stage", "free_port", "owners_table", "play", "staged"]
 
@@ -194,8 +191,7 @@ def play(
     """Spread a data set over nodes, train, measure, recommend at each node, and compare with one process.
 
     Returns:
-        The report of the run, whose seconds begin when the nodes are up, with `recommended` by node, `coordinator_saw`
-        (see `fedrec.deploy.seen`), `same_as_local`
+        The report of the run, whose seconds begin when the nodes are up, with `recommended` by node, `same_as_local`
         (`None` where the plan does not promise it: asynchronous, or not reproducible) and `seconds_in_all`, from the
         start of the first process to the last comparison.
     """
@@ -222,9 +218,6 @@ def play(
                 )
             finally:
                 post.close()
-            rounds = Ledger(folder / "run" / LEDGER).of_kind("round")
-            noised = plan.privacy is not None and plan.privacy.distributed
-            report["coordinator_saw"] = seen_by_coordinator(rounds, len(names), secure, noised)
             doing("recommending at each node, and stopping all")
             report["recommended"] = {name: _recommended(folder / name / "home" / "models" / "latest") for name in names}
         report["same_as_local"] = None  # asynchronous, what arrives first decides the model

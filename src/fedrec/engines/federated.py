@@ -121,6 +121,7 @@ def train_federated(
                 "nodes": list(members.nodes),
                 "unreached": list(engine.unreached),
                 "traffic": engine.traffic(),
+                "read": engine.read.figures(),
             },
             "data": {"source": plan.data.source, "items": len(members.catalog)},
             "split": {"method": plan.split},

@@ -13,6 +13,7 @@ from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.engines.links import Links
 from fedrec.engines.post import printable
+from fedrec.engines.read_sums import ReadSums
 from fedrec.engines.ready import Ready, companies, of_one_call
 from fedrec.errors import DamagedError, FedrecError
 from fedrec.federation.masked import layout_of, unmasked
@@ -58,7 +59,9 @@ class NetworkSums:
         n_max: int,
         deadline: float,
         tell: Callable[[str], None],
+        read: ReadSums,
     ) -> None:
+        self._read = read
         self._links, self._nodes, self._run, self._deadline, self._tell = links, nodes, run, deadline, tell
         self._identity, self._n_max = Identity(key.secret), n_max
         self._number = 0
@@ -187,6 +190,7 @@ class NetworkSums:
             few = server.aborted is not None and server.aborted.reason is Reason.TOO_FEW_CLIENTS
             raise (_TooFewClientsError if few else AbandonedError)(f"the secure sum has no outcome ({said})")
         inside = sorted((places[place] for place in server.survivors), key=lambda one: one.name)
+        self._read.total(len(inside), max(sent.values()))
         try:
             total = unmasked(spec, round, rows, server.result)
         except DamagedError as error:

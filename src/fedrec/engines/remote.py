@@ -21,6 +21,7 @@ from fedrec.engines.links import Answers, Links, is_failure
 from fedrec.engines.network_arrivals import NetworkArrivals
 from fedrec.engines.network_sums import AbandonedError, NetworkSums
 from fedrec.engines.post import Failure, Post, by_reason
+from fedrec.engines.read_sums import ReadSums
 from fedrec.engines.ready import commitments_in
 from fedrec.engines.waiting import PATIENT, Waiting
 from fedrec.errors import DamagedError, PlanError, RunError
@@ -92,11 +93,12 @@ class RemoteEngine:
         self._plan, self._key, self._nodes = plan, key, nodes
         self._sums = None
         self._parties = None
+        self.read = ReadSums()
         if secure:
             who, honest, _ = honest_of(parties)
             self._parties = len(parties), honest, who
             assert plan.n_max is not None
-            self._sums = NetworkSums(self._links, key, nodes, run, plan.n_max, waiting.deadline, tell)
+            self._sums = NetworkSums(self._links, key, nodes, run, plan.n_max, waiting.deadline, tell, self.read)
         self._took_part: tuple[str, ...] = ()
         self._said: dict[str, Mapping[str, Any]] = {}
         self._kept: set[tuple[str, int]] = set()
@@ -170,7 +172,7 @@ class RemoteEngine:
     def arrivals(self) -> NetworkArrivals:
         """The nodes as they answer in their own time."""
         wait = self._waiting
-        return NetworkArrivals(self._links, self, decoded, wait.deadline, wait.pause, wait.tries, self._tell)
+        return NetworkArrivals(self._links, self, self._decoded, wait.deadline, wait.pause, wait.tries, self._tell)
 
     def evaluate_each(self, calls: Mapping[str, EvaluationCall]) -> list[Sum]:
         """Sums of metrics, of nodes that each have a last committed version of their own."""
@@ -310,6 +312,11 @@ class RemoteEngine:
         self._let_keep(call.shared, {name: last[name] for name in lacking})
         return [name for name in names if name not in lacking or (name, last[name]) in self._kept]
 
+    def _decoded(self, reply: Reply, spec: SumSpec, round: int) -> Sum:
+        """A node's sum in the clear, which is counted as read even if it is of no use."""
+        self.read.single()
+        return decoded(reply, spec, round)
+
     def _plain(self, good: dict[str, Reply], spec: SumSpec, round: int) -> tuple[list[Sum], list[str]]:
         """The sums in replies, which are let go one by one; who sent something else is not in it.
 
@@ -319,7 +326,7 @@ class RemoteEngine:
         sums, names = [], []
         for name in list(good):
             try:
-                sums.append(decoded(good.pop(name), spec, round))
+                sums.append(self._decoded(good.pop(name), spec, round))
             except DamagedError as error:
                 self._tell(f"{name} answered round {round} with something else than its sum: {error}")
                 continue
