@@ -9,15 +9,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import hypothesis.strategies as st
 import polars as pl
 import pytest
+from hypothesis import given, settings
 
 import fedrec as fr
 from federation_in_test import COORDINATOR, Federation
 from fedrec.data.sources import load_source
 from fedrec.engines.federated import Members, train_federated
 from fedrec.engines.opened import open_run
-from fedrec.engines.post import Failure, LocalPost
+from fedrec.engines.post import Failure, LocalPost, by_reason
 from fedrec.engines.served import save_served
 from fedrec.engines.training import Placement, train_run
 from fedrec.engines.waiting import Waiting
@@ -454,3 +456,14 @@ def test_every_sum_that_becomes_readable_is_counted_those_of_measurements_too(tm
     assert read[True]["fewest_nodes_in_a_total"] == NODES
     assert read[False]["fewest_nodes_in_a_total"] is None
     assert read[True]["most_masked_bytes_of_a_node"] > 0
+
+
+REASONS = ["x", "each x", "node a: x", "node b: x", "node a x", "node b x"]
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from("abcd"), st.sampled_from(REASONS)))
+def test_no_node_is_lost_where_reasons_are_said_once(said: dict[str, str]) -> None:
+    heads = [part.partition(": ")[0] for part in by_reason(said).split("; ")] if said else []
+    named = [name for head in heads for name in head.replace(" and ", ", ").split(", ")]
+    assert sorted(named) == sorted(said)

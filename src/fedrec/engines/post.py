@@ -36,7 +36,7 @@ class Failure:
 
 
 def by_reason(said: Mapping[str, object]) -> str:
-    """What nodes said, each reason once.
+    """What nodes said, each reason once and every node with its reason, whatever it may have said.
 
     >>> by_reason({"shop-a": "node shop-a: no", "shop-b": "gone", "shop-c": "node shop-c: no"})
     'shop-a and shop-c: no; shop-b: gone'
@@ -47,12 +47,13 @@ def by_reason(said: Mapping[str, object]) -> str:
     for name, reason in said.items():
         same = str(reason).removeprefix(f"node {name}: ").replace(f"node {name} ", "each ")
         names.setdefault(same, []).append(name)
-    alone = {str(said[some[0]]): some for some in names.values() if len(some) == 1}
-    shared = {reason: some for reason, some in names.items() if len(some) > 1}
-    order = list(said)
-    parts = sorted((alone | shared).items(), key=lambda part: order.index(part[1][0]))
-    return "; ".join(f"{' and '.join([', '.join(some[:-1]), some[-1]] if some[1:] else some)}: {reason}"
-                     for reason, some in parts)  # fmt: skip
+    parts = []
+    for same, some in names.items():
+        if len(some) == 1:
+            parts.append(f"{some[0]}: {said[some[0]]}")
+        else:
+            parts.append(f"{', '.join(some[:-1])} and {some[-1]}: {same}")
+    return "; ".join(parts)
 
 
 def printable(text: str) -> str:
