@@ -120,6 +120,15 @@ class Cleaning(BaseModel):
         )
 
     @property
+    def lowest_rating(self) -> float | None:
+        """The lowest rating that is kept; `None` where all are, said or not.
+
+        >>> Cleaning(rating_at_least=2).lowest_rating, Cleaning(rating_at_least="none").lowest_rating
+        (2.0, None)
+        """
+        return None if self.rating_at_least == "none" else self.rating_at_least
+
+    @property
     def judges(self) -> bool:
         """Whether it says which ratings count, if only that all do."""
         return self.rating_at_least is not None or self.rating_at_most is not None
@@ -131,8 +140,8 @@ class Cleaning(BaseModel):
         >>> Cleaning(rating_at_least=2, rating_at_most=4).bounds
         'rating_at_least=2, rating_at_most=4'
         """
-        found = {"rating_at_least": self.rating_at_least, "rating_at_most": self.rating_at_most}
-        return ", ".join(f"{name}={bound:g}" for name, bound in found.items() if bound is not None and bound != "none")
+        found = {"rating_at_least": self.lowest_rating, "rating_at_most": self.rating_at_most}
+        return ", ".join(f"{name}={bound:g}" for name, bound in found.items() if bound is not None)
 
     @property
     def across_users(self) -> tuple[str, ...]:
@@ -246,8 +255,8 @@ def within_bounds(data: Interactions, cleaning: Cleaning) -> np.ndarray:
     keep = np.ones(len(data), dtype=np.bool_)
     if data.values is None:
         return keep
-    if cleaning.rating_at_least is not None and cleaning.rating_at_least != "none":
-        keep &= _rated(cleaning.rating_at_least, "below")(data)
+    if cleaning.lowest_rating is not None:
+        keep &= _rated(cleaning.lowest_rating, "below")(data)
     if cleaning.rating_at_most is not None:
         keep &= _rated(cleaning.rating_at_most, "above")(data)
     return keep
@@ -266,12 +275,9 @@ def _plan(data: Interactions, chosen: Cleaning) -> list[_Step]:
     """Every step asked for."""
     missing = ~_complete(data)
     if missing.any() and not chosen.drop_missing:
-        row = int(np.argmax(missing))
-        user = data.users[int(np.searchsorted(data.indptr, row, side="right")) - 1]
-        item = data.catalog.items[int(data.items[row])]
         raise InputError(
-            f"cleaning: {int(missing.sum()):,} interactions have no rating or no time, the first of user {user!r} with "
-            f"item {item!r}. Leave them out with drop_missing=True"
+            f"cleaning: {int(missing.sum()):,} interactions have no rating or no time, the first of "
+            f"{data.named(int(np.argmax(missing)))}. Leave them out with drop_missing=True"
         )
     steps: list[_Step] = []
     if chosen.drop_missing:
@@ -284,9 +290,9 @@ def _plan(data: Interactions, chosen: Cleaning) -> list[_Step]:
                 "them (--columns weight=…), or repeats = count for the number of rows"
             )
         steps.append(_Step("merge_repeats", _MERGED[rule], latest_rows, lambda data: with_merged_values(data, rule)))
-    bounds = ((chosen.rating_at_least, "at_least", "below"), (chosen.rating_at_most, "at_most", "above"))
+    bounds = ((chosen.lowest_rating, "at_least", "below"), (chosen.rating_at_most, "at_most", "above"))
     for bound, name, word in bounds:
-        if bound is not None and bound != "none":
+        if bound is not None:
             if data.values is None and chosen.repeats != "count":
                 raise InputError(f"cleaning: rating_{name} needs ratings, and this data has none")
             steps.append(_Step(f"rating_{name}", f"rating {word} {bound:g}", _rated(bound, word)))

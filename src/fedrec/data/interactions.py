@@ -129,6 +129,16 @@ class Interactions:
             part=None if self.part is None else self.part[keep],
         )
 
+    def named(self, row: int) -> str:
+        """User and item of a row, for messages.
+
+        >>> import fedrec as fr
+        >>> fr.interactions_from({"user_id": [2, 1], "item_id": ["x", "y"]}).named(1)
+        "user 2 with item 'x'"
+        """
+        user = self.users[int(np.searchsorted(self.indptr, row, side="right")) - 1]
+        return f"user {user!r} with item {self.catalog.items[int(self.items[row])]!r}"
+
     def without_times(self) -> Interactions:
         """The same interactions with their order only."""
         return self if self.times is None else replace(self, times=None)

@@ -57,10 +57,8 @@ def with_merged_values(data: Interactions, repeats: Repeats) -> Interactions:
     wrong = np.flatnonzero(np.isinf(merged[last]))
     if len(wrong):
         row = int(last[wrong[0]])
-        user = data.users[int(np.searchsorted(data.indptr, row, side="right")) - 1]
-        item = data.catalog.items[int(data.items[row])]
         raise InputError(
-            f"repeats: the values of user {user!r} with item {item!r} add up to {of_pairs[wrong[0]]:g}, which is too "
+            f"repeats: the values of {data.named(row)} add up to {of_pairs[wrong[0]]:g}, which is too "
             "large. Give smaller values, or say repeats: count, latest or max"
         )
     return replace(data, values=merged)

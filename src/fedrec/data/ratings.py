@@ -34,7 +34,7 @@ def check_ratings(data: Interactions, lowest: float, highest: float, model: str)
     missing = np.flatnonzero(np.isnan(data.values))
     if len(missing):
         raise InputError(
-            f"{model}: {_ratings(len(missing))} missing, the first {_where(data, int(missing[0]))}. Leave such rows "
+            f"{model}: {_ratings(len(missing))} missing, the first of {data.named(int(missing[0]))}. Leave such rows "
             "out (cleaning: drop_missing)"
         )
     outside = np.flatnonzero((data.values < lowest) | (data.values > highest))
@@ -43,7 +43,7 @@ def check_ratings(data: Interactions, lowest: float, highest: float, model: str)
         low, high = f"{data.values.min():g}", f"{data.values.max():g}"
         raise InputError(
             f"{model}: {_ratings(len(outside))} outside the scale from {lowest:g} to {highest:g}, the first, "
-            f"{data.values[row]:g}, {_where(data, row)}. The data has ratings from {low} to {high}: set the model's "
+            f"{data.values[row]:g}, of {data.named(row)}. The data has ratings from {low} to {high}: set the model's "
             f"lowest and highest to the scale (lowest={low}, highest={high}), or leave such rows out (cleaning: "
             "rating_at_least, rating_at_most)"
         )
@@ -51,8 +51,3 @@ def check_ratings(data: Interactions, lowest: float, highest: float, model: str)
 
 def _ratings(count: int) -> str:
     return "1 rating is" if count == 1 else f"{count:,} ratings are"
-
-
-def _where(data: Interactions, row: int) -> str:
-    user = data.users[int(np.searchsorted(data.indptr, row, side="right")) - 1]
-    return f"of user {user!r} with item {data.catalog.items[int(data.items[row])]!r}"

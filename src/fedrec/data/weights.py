@@ -98,11 +98,9 @@ class Weights(BaseModel):
         wrong = np.flatnonzero(~(np.isfinite(data.values) & (data.values >= 0)))
         if len(wrong):
             row = int(wrong[0])
-            user = data.users[int(np.searchsorted(data.indptr, row, side="right")) - 1]
-            item = data.catalog.items[int(data.items[row])]
             raise InputError(
-                f"weights: {len(wrong):,} values are below 0 or missing, the first, {data.values[row]:g}, of user "
-                f"{user!r} with item {item!r}; a weight says how much an interaction counts. Leave such rows out "
-                "(cleaning: rating_at_least, drop_missing), or give the column another meaning"
+                f"weights: {len(wrong):,} values are below 0 or missing, the first, {data.values[row]:g}, of "
+                f"{data.named(row)}; a weight says how much an interaction counts. Leave such rows out (cleaning: "
+                "rating_at_least, drop_missing), or give the column another meaning"
             )
         return replace(data, values=self.of(data.values))

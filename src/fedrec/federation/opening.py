@@ -279,8 +279,7 @@ def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> tup
 def _values_left(plan: Plan) -> dict[str, object]:
     """Cleaning that leaves out values that the model cannot use: an error about one of them would tell of one user."""
     cleaning, scale = plan.data.cleaning, plan.build_model().rating_scale
-    least, most = cleaning.rating_at_least, cleaning.rating_at_most
-    least = None if least == "none" else least
+    least, most = cleaning.lowest_rating, cleaning.rating_at_most
     if plan.weights is not None:
         return {"rating_at_least": max(least or 0.0, 0.0)}
     if scale is None:

@@ -94,8 +94,7 @@ def check_users(plan: Plan, users: int, least: int, vouched: int) -> None:
 
 def _agreed(cleaning: Cleaning) -> Cleaning:
     """The cleaning with what a node does anyway; that all ratings count needs no doing."""
-    bound = None if cleaning.rating_at_least == "none" else cleaning.rating_at_least
-    return cleaning.model_copy(update={**_AGREED, "rating_at_least": bound})
+    return cleaning.model_copy(update={**_AGREED, "rating_at_least": cleaning.lowest_rating})
 
 
 def _said(cleaning: Cleaning) -> str:
