@@ -15,7 +15,7 @@ from fedrec.engines.memory import check_memory
 from fedrec.engines.opened import FEDERATED
 from fedrec.engines.post import Post
 from fedrec.engines.remote import RemoteEngine
-from fedrec.engines.reports import measured_parts, report_of
+from fedrec.engines.reports import close_run, measured_parts, report_of
 from fedrec.engines.waiting import PATIENT, Waiting
 from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
 from fedrec.federation.asynchronous import NOT_MASKED
@@ -128,14 +128,9 @@ def train_federated(
             "nodes": len(members.nodes),
         }
         report = report_of(coordinator, trained, run, folder, measured, home)
-        with stage("write", "writing the run"):
-            run.slim(trained.round, trained.state.server)
-            digests = run.digests()
-            report |= clock.figures() | {"went_on_at_round": went_on}
-            run.report(report)
-            run.seal(digests)
-            sign_run(folder, members.key)
+        close_run(run, trained, report, clock, went_on)
         with stage("write", "having the record signed by the nodes"):
+            sign_run(folder, members.key)
             report["federation"]["cosigned"] = list(engine.cosign(folder))
         return report | clock.figures()
     except (FedrecError, OSError, MemoryError):

@@ -19,9 +19,10 @@ from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.versions import busiest_node
 from fedrec.privacy.accounting import Charge
+from fedrec.progress import Stopwatch, stage
 from fedrec.record.durable import arrays_digest
 
-__all__ = ["in_words", "measured_bytes", "measured_parts", "peak_rss_mb", "report_of", "worth_of"]
+__all__ = ["close_run", "in_words", "measured_bytes", "measured_parts", "peak_rss_mb", "report_of", "worth_of"]
 
 FEW_USERS = 30
 """Figures over fewer users come with a remark."""
@@ -74,6 +75,24 @@ def report_of(
             **{name: version(name) for name in ("fedrec", "numpy", "numba", "polars")},
         },
     }
+
+
+def close_run(run: Run, trained: Trained, report: dict[str, Any], clock: Stopwatch, went_on: int | None) -> None:
+    """Write the report of a run that has ended, with the seconds so far, and close the run.
+
+    Args:
+        run: whose rounds are done.
+        trained: what was trained.
+        report: gets `seconds`, `seconds_of` and `went_on_at_round`.
+        clock: of the run.
+        went_on: rounds that an earlier process had committed; `None` if there was none.
+    """
+    with stage("write", "writing the run"):
+        run.slim(trained.round, trained.state.server)
+        digests = run.digests()
+        report |= clock.figures() | {"went_on_at_round": went_on}
+        run.report(report)
+        run.seal(digests)
 
 
 def measured_parts(

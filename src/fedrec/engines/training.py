@@ -20,7 +20,7 @@ from fedrec.engines.loading import Placement, load_again, load_plan_data, public
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.memory import check_memory
 from fedrec.engines.opened import OpenedRun, open_run
-from fedrec.engines.reports import measured_parts, report_of, worth_of
+from fedrec.engines.reports import close_run, measured_parts, report_of, worth_of
 from fedrec.engines.virtual import virtual_time
 from fedrec.errors import FedrecError, PlanError
 from fedrec.federation.asynchronous import NOT_MASKED
@@ -169,12 +169,7 @@ def train_run(
         coordinator, trained = train_here(engine, data, run, watch, earlier, chance)
         report = _report(coordinator, trained, engine, data, run, folder, placement)
         report["data"] |= told
-        with stage("write", "writing the run"):
-            run.slim(trained.round, trained.state.server)
-            digests = run.digests()
-            report |= clock.figures() | {"went_on_at_round": went_on}
-            run.report(report)
-            run.seal(digests)
+        close_run(run, trained, report, clock, went_on)
         return report
     except (FedrecError, OSError, MemoryError):
         if not resume:
