@@ -242,8 +242,9 @@ class RankOne(Contribution):
         over = np.empty(self.n_items, dtype=np.int64)
         factors = np.where(keep, self.weights, 0.0)
         grid = (factors, spec.bound, spec.unit, over)
-        # What is left out may not be finite, and no kernel turns such numbers into integers.
-        values = np.where(np.isfinite(self.values), self.values, np.float32(0.0)).astype(np.float32)
+        values = self.values
+        if not keep.all():  # what is left out may not be finite, and no kernel turns such numbers into integers
+            values = np.where(np.isfinite(values), values, np.float32(0.0))
         if self.right is None:
             sorted_values = np.empty_like(values)
             sorted_values[place] = values[source]

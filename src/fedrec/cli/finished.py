@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fedrec.data.identifiers import Identifiers
     from fedrec.library import Estimator
 
-__all__ = ["Histories", "RunFolder", "evaluate", "opened_for", "recommend", "similar"]
+__all__ = ["Histories", "RunFolder", "check_policy", "evaluate", "opened_for", "recommend", "similar"]
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Histories = Annotated[
@@ -145,7 +145,7 @@ def recommend(
     training: --columns, --format, …"""
     output = Output(json_, quiet)
     clock, _ = output.begin("recommend", threads, "read", "prepare", "recommend")
-    _check_policy("--unknown", unknown)
+    check_policy("--unknown", unknown)
     if user and all_users:
         raise InputError("--user and --all-users exclude each other; leave one out")
     if not user and not all_users and history is None:
@@ -221,7 +221,7 @@ def opened_for(
     reading: dict[str, Any] | None = None,
 ) -> Estimator:
     """Open a run, whose model is hashed while the program is still being loaded; a history is left to who asks."""
-    _check_policy("--unknown-items", unknown_items)
+    check_policy("--unknown-items", unknown_items)
     if data is not None and history is not None:
         raise InputError("--data and --history exclude each other; leave one out")
     if data is None and history is None and reading:
@@ -242,7 +242,12 @@ def opened_for(
     return model
 
 
-def _check_policy(option: str, policy: str) -> None:
+def check_policy(option: str, policy: str) -> None:
+    """Check a word of a policy for what is unknown.
+
+    Raises:
+        InputError: naming the option, if there is no such policy.
+    """
     if policy not in ("raise", "warn", "ignore"):
         raise InputError(f"{option} {policy!r} is not known{suggestion(policy, ['raise', 'warn', 'ignore'])}")
 

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from fedrec.cli.finished import Histories, RunFolder, opened_for
+from fedrec.cli.finished import Histories, RunFolder, check_policy, opened_for
 from fedrec.cli.options import Columns, Json, Quiet, Threads, data_settings
 from fedrec.cli.output import Output, rows_table, seconds_in_words
-from fedrec.errors import InputError, suggestion
+from fedrec.errors import InputError
 
 __all__ = ["predict"]
 
@@ -42,22 +42,17 @@ def predict(
     clock, _ = output.begin("predict", threads, "read", "prepare", "predict", base="predict")
     from fedrec.data.files import STANDARD_INPUT
     from fedrec.engines.predicting import predict_pairs
-    from fedrec.engines.visitors import UNKNOWN
     from fedrec.recommending.tables import write_parquet_stream
 
-    policies = []
-    for option, policy in (("--unknown", unknown), ("--unknown-items", unknown_items)):
-        chosen = next((known for known in UNKNOWN if known == policy), None)
-        if chosen is None:
-            raise InputError(f"{option} {policy!r} is not known{suggestion(policy, UNKNOWN)}")
-        policies.append(chosen)
+    check_policy("--unknown", unknown)
+    check_policy("--unknown-items", unknown_items)
     if to == STANDARD_INPUT and json_:
         raise InputError("--to - writes CSV to standard output, where --json writes its answer; leave one out")
     named = data_settings(None, columns, None, None, None, None).get("columns")
     opened = opened_for(run, output, data).opened
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        table = predict_pairs(opened, pairs, policies[0], policies[1], named)
+        table = predict_pairs(opened, pairs, unknown, unknown_items, named)  # type: ignore[arg-type]
     if to == STANDARD_INPUT:
         sys.stdout.write(table.write_csv())
     elif to is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -38,9 +38,6 @@ from fedrec.cli.options import (
 from fedrec.cli.output import Output, rows_table, seconds_in_words
 from fedrec.errors import InputError
 from fedrec.progress import RUN
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["stamp", "train"]
 

@@ -109,8 +109,8 @@ class Node:
         self._seen = seen = _as_read(split, model, weights)
         held_out = seen.data.where((seen.part != TRAIN) & (seen.part != HISTORY)) if leaky else None
         self.clients = Clients.of(seen.train, self.keys, held_out)
-        self.active = np.flatnonzero(self.clients.lengths > 0)
         self.met = self.clients.lengths > 0
+        self.active = np.flatnonzero(self.met)
         self._shapes = RowShapes(model.rows(split.data.n_items), len(self.clients), split.data.n_items)
         self._private = None if folder is None else PrivateRows.open(folder, self._shapes)
         self._before: Remembered | None = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+
+from numba.core import config
 
 __all__ = ["compile_kernels", "kernel_modules"]
 
@@ -26,11 +27,11 @@ def compile_kernels(processes: int | None = None, done: Callable[[str], None] = 
     """Compile all kernels that are not kept yet, each module in a process of its own.
 
     Args:
-        processes: at a time; by default as many as there are cores.
+        processes: at a time; by default as many as kernels have threads, one for each core.
         done: called with the name of each module.
     """
     spawning = multiprocessing.get_context("spawn")
-    workers = processes or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = processes or config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     with ProcessPoolExecutor(workers, mp_context=spawning, max_tasks_per_child=1) as pool:
         waiting = {pool.submit(_import, name): name for name in kernel_modules()}
         for finished in as_completed(waiting):
