@@ -41,7 +41,7 @@ from fedrec.federation.coordinator import Coordinator, Trained, merged
 from fedrec.federation.measuring import summaries
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
-from fedrec.models.mf import MF
+from fedrec.models.factors.mf import MF
 
 HERE = Path(__file__).parent
 NODES, METRIC = 10, "ndcg@10"

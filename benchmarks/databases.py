@@ -59,10 +59,15 @@ def measured(source: str, work: str) -> dict[str, Any]:
     """Seconds, peak memory and digest of reading or loading a source in this process."""
     import importlib
 
-    from fedrec.data.database_urls import database_of, is_url
+    from fedrec.data.databases.urls import database_of, is_url
     from fedrec.data.sources import load_source
 
-    for name in ("pyarrow", "adbc_driver_postgresql.dbapi", "fedrec.data.postgresql", "fedrec.data.sqlite"):
+    for name in (
+        "pyarrow",
+        "adbc_driver_postgresql.dbapi",
+        "fedrec.data.databases.postgresql",
+        "fedrec.data.databases.sqlite",
+    ):
         importlib.import_module(name)
     load_source("synthetic:users=50,items=50,interactions_per_user=5")
     if work == "read" and not is_url(source):

@@ -36,18 +36,18 @@ import fedrec as fr
 import tables
 from fedrec.data.partitions import partition
 from fedrec.deploy.demo import Stage, staged
-from fedrec.engines.federated import train_federated
-from fedrec.engines.nvflare import NvflarePost
-from fedrec.engines.post import Failure
-from fedrec.engines.waiting import Waiting
 from fedrec.errors import FedrecError
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.messages import Frame, Request, open_request
 from fedrec.federation.plan import Plan
-from fedrec.federation.private_rows import PrivateRows
 from fedrec.federation.run import Run, is_run, read_plan
+from fedrec.network.nvflare.post import NvflarePost
+from fedrec.network.post import Failure
+from fedrec.network.waiting import Waiting
+from fedrec.node.private_rows import PrivateRows
 from fedrec.record.keys import SigningKey
 from fedrec.record.ledger import Ledger
+from fedrec.runs.federated import train_federated
 
 MARK = "FEDREC_STUDY"
 NODES = 4

@@ -91,8 +91,8 @@ _OFTEN = {"federation": 1, "plan": 10}
 
 def make(kind: str, folder: Path) -> None:
     """An honest folder of a kind."""
-    from fedrec.engines.training import train_run
     from fedrec.federation.plan import Plan
+    from fedrec.runs.training import train_run
 
     def train(**settings: Any) -> None:
         plan = Plan.make({"data": {"source": DATA}, "split": "leave-last-out", **settings})

@@ -16,12 +16,12 @@ import numpy as np
 from fedrec.aggregation.contributions import Contributions, RowUpdates
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
-from fedrec.engines.comparing import compare_plans
 from fedrec.federation.plan import Plan
 from fedrec.models import registry
 from fedrec.models.base import Arrays, Private
-from fedrec.models.mf import MF
-from fedrec.models.popularity import Popularity
+from fedrec.models.factors.mf import MF
+from fedrec.models.linear.popularity import Popularity
+from fedrec.runs.comparing import compare_plans
 
 
 class Constant(Popularity):

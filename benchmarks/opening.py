@@ -62,10 +62,10 @@ def make(folder: Path, items: int, users: int) -> None:
     """Train, with weights that nobody solved for."""
     import numpy as np
 
-    from fedrec.engines.training import train_run
     from fedrec.federation.plan import Plan
     from fedrec.models.base import State
-    from fedrec.models.ease import EASE
+    from fedrec.models.linear.ease import EASE
+    from fedrec.runs.training import train_run
 
     def drawn(self: EASE, state: State, total: object, round: int) -> State:
         weights = np.random.default_rng(0).standard_normal((items, items), dtype=np.float32)

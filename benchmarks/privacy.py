@@ -19,11 +19,11 @@ import numpy as np
 
 from fedrec.data.sources import load_source
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.reports import peak_rss_mb
-from fedrec.engines.training import train_here
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.privacy.chance import SeededChance
+from fedrec.runs.reports import peak_rss_mb
+from fedrec.runs.training import train_here
 
 MODELS = ("popularity", "ease", "spectral", "itemknn", "ials", "mf")
 EPSILONS = (1.0, 2.0, 4.0, 8.0, None)

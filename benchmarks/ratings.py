@@ -27,7 +27,7 @@ import fedrec as fr
 from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
 from fedrec.data.splits import TEST, TRAIN, Split
-from fedrec.models.biased_mf import BiasedMF
+from fedrec.models.factors.biased_mf import BiasedMF
 from fedrec.rating import mae, rmse
 
 SCALE = (1.0, 5.0)

@@ -16,7 +16,7 @@ import time
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from fedrec.models.ease import solve
+from fedrec.models.linear.ease import solve
 
 REG = 100.0
 

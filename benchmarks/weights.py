@@ -32,9 +32,9 @@ from fedrec.data.identifiers import Identifiers
 from fedrec.data.interactions import Interactions
 from fedrec.data.splits import TEST, TRAIN, VALID, Split
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.training import train_here
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.runs.training import train_here
 
 METRIC = "ndcg@10"
 WEIGHTS = [{"form": "log", "alpha": alpha} for alpha in (0.3, 1.0, 3.0, 10.0)] + [{"form": "value"}]

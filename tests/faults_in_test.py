@@ -6,10 +6,10 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import fedrec.federation.host as host_module
+import fedrec.node.host as host_module
 from federation_in_test import COORDINATOR, STRANGER, Federation
-from fedrec.engines.post import Failure, LocalPost
 from fedrec.federation.messages import open_request
+from fedrec.network.post import Failure, LocalPost
 from fedrec.record.keys import SigningKey
 from kill_driver import is_killed
 

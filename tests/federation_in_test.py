@@ -20,20 +20,20 @@ from fedrec.data.keys import KeyedSource
 from fedrec.data.partitions import partition
 from fedrec.data.splits import SplitMethod
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.post import LocalPost
-from fedrec.engines.remote import RemoteEngine
-from fedrec.engines.waiting import Waiting
 from fedrec.errors import FedrecError
 from fedrec.federation.calls import EvaluationCall, RoundCall
 from fedrec.federation.coordinator import Coordinator, Trained
-from fedrec.federation.founding import found_node
-from fedrec.federation.host import NodeHost, Served
 from fedrec.federation.messages import open_request
-from fedrec.federation.node import Floors
-from fedrec.federation.node_config import NodeConfig
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.models.base import Arrays
+from fedrec.network.post import LocalPost
+from fedrec.network.remote import RemoteEngine
+from fedrec.network.waiting import Waiting
+from fedrec.node.founding import found_node
+from fedrec.node.host import NodeHost, Served
+from fedrec.node.node import Floors
+from fedrec.owner.config import NodeConfig
 from fedrec.record.durable import arrays_digest
 from fedrec.record.keys import SigningKey
 

@@ -51,7 +51,7 @@ def die() -> None:
 
 
 if __name__ == "__main__":
-    from fedrec.engines.training import Placement, train_run
+    from fedrec.runs.training import Placement, train_run
     from runs_in_test import small_plan
 
     folder, model, write, *rest = sys.argv[1:]

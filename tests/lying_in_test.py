@@ -17,12 +17,12 @@ from fedrec.data.catalog import Catalog
 from fedrec.errors import DamagedError
 from fedrec.federation.call_fields import Call, call_fields
 from fedrec.federation.calls import CountCall, RoundCall
-from fedrec.federation.host import NodeHost
 from fedrec.federation.masked import layout_of, unmasked
 from fedrec.federation.messages import Reply, Request, open_reply, pack_arrays
 from fedrec.federation.plan import Plan
-from fedrec.federation.witnessing import told
 from fedrec.models.base import Arrays
+from fedrec.node.host import NodeHost
+from fedrec.node.witness import told
 from fedrec.secagg.bodies import decode_advert
 from fedrec.secagg.manifest import Manifest, invite
 from fedrec.secagg.primitives import SIGNATURE_BYTES, Identity

@@ -11,7 +11,7 @@ import pytest
 _SCRIPT = """
 import importlib, sys
 from pathlib import Path
-from fedrec.data.database_urls import database_of
+from fedrec.data.databases.urls import database_of
 
 def memory(key):
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(key))) * 1024

@@ -6,8 +6,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from fedrec.federation.node_config import NodeConfig
 from fedrec.federation.plan import Plan
+from fedrec.owner.config import NodeConfig
 from fedrec.record.keys import SigningKey
 
 NAMES = ("coordinator", "shop-a", "shop-b", "shop-c", "eve")

@@ -13,7 +13,6 @@ import fedrec as fr
 from fedrec.aggregation.sums import Sum
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.secure import SecureEngine
-from fedrec.engines.training import train_here
 from fedrec.errors import PlanError
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import Protocol
@@ -22,6 +21,7 @@ from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.item_floor import ItemFloor, floor_spec
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.runs.training import train_here
 from runs_in_test import DATA, MODELS, small_plan
 
 Call = RoundCall | CountCall | EvaluationCall

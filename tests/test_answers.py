@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fedrec.errors import DamagedError, FedrecError, PlanError
-from fedrec.federation.answers import Answers, FileStore, Progress
 from fedrec.federation.transcript import Transcript
+from fedrec.node.answers import Answers, FileStore, Progress
 
 SCHEDULES = int(os.environ.get("FEDREC_ANSWER_SCHEDULES", "3000"))
 ROUNDS = 3

@@ -23,9 +23,7 @@ from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.keys import KeyedSource
 from fedrec.engines.clock import SPEED, Clock
-from fedrec.engines.loading import Placement
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.training import train_run
 from fedrec.engines.virtual import VirtualArrivals, synchronous_seconds, work
 from fedrec.errors import InputError, PlanError, RunError
 from fedrec.evaluation.metrics import parse_metrics
@@ -33,15 +31,17 @@ from fedrec.evaluation.protocols import parse_protocol
 from fedrec.federation.asynchronous import Arrival, Buffering, OwnRounds
 from fedrec.federation.calls import EvaluationCall, RoundCall
 from fedrec.federation.coordinator import Coordinator, merged
-from fedrec.federation.node import Node
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
-from fedrec.federation.verifying import verify_run
 from fedrec.federation.versions import Standing, check_versions
 from fedrec.kernels.threads import limit_threads
 from fedrec.models.base import State
+from fedrec.node.node import Node
 from fedrec.record.ledger import Ledger, rooted_line
 from fedrec.record.merkle import Tree
+from fedrec.runs.loading import Placement
+from fedrec.runs.training import train_run
+from fedrec.runs.verifying import verify_run
 from runs_in_test import DATA, MODELS, assert_same, left_behind
 
 pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import kill_driver
-from fedrec.engines.loading import Placement
-from fedrec.engines.training import train_run
 from fedrec.federation.plan import Plan
-from fedrec.federation.verifying import verify_run
+from fedrec.runs.loading import Placement
+from fedrec.runs.training import train_run
+from fedrec.runs.verifying import verify_run
 from runs_in_test import DATA, MODELS, assert_same
 
 PLACEMENT = Placement(4, clock="slow:0.5x5,there:2/0.5")
@@ -27,7 +27,7 @@ DRIVER = """
 import os, signal, sys
 import kill_driver, test_asynchronous_kills as tests
 from pathlib import Path
-from fedrec.engines.training import train_run
+from fedrec.runs.training import train_run
 folder, terms, write, *rest = sys.argv[1:]
 kill_driver.die_at_write(int(write), bool(rest), lambda: os.kill(os.getpid(), signal.SIGKILL))
 train_run(tests.plan(terms), Path(folder), tests.PLACEMENT)

@@ -23,7 +23,7 @@ from fedrec.audit.running import ATTACKS, audit
 from fedrec.audit.updates import imia, row_sign, touched
 from fedrec.errors import InputError
 from fedrec.federation.plan import Plan
-from fedrec.models.ease import solve
+from fedrec.models.linear.ease import solve
 from fedrec.privacy.accounting import noise_for
 from fedrec.privacy.chance import SeededChance
 from fedrec.privacy.noise import noised

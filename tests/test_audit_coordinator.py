@@ -15,11 +15,11 @@ import fedrec as fr
 from fedrec.audit.lying import LIES
 from fedrec.audit.staged import Mode, Staged, modes_of, stage
 from fedrec.errors import InputError, RunError
-from fedrec.federation import answering, host, opening
-from fedrec.federation.answers import Answers
-from fedrec.federation.host import NodeHost
 from fedrec.federation.messages import unpack_arrays
-from fedrec.federation.party import NetworkParty
+from fedrec.node import answering, host, opening
+from fedrec.node.answers import Answers
+from fedrec.node.host import NodeHost
+from fedrec.node.party import NetworkParty
 from fedrec.privacy import accounting, guard
 from fedrec.privacy.budget import Budget
 from fedrec.secagg.bodies import Advert
@@ -135,7 +135,7 @@ def forgetful(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Answers, "finish", lambda *_: None)
     patch.setattr(NetworkParty, "among", lambda *_: None)
     patch.setattr(Budget, "charge", lambda *_: None)
-    patch.setattr("fedrec.federation.private_rows.PrivateRows.settle", lambda *_, **__: None)
+    patch.setattr("fedrec.node.private_rows.PrivateRows.settle", lambda *_, **__: None)
     patch.setattr(answering, "_past", lambda *_: {})
 
 

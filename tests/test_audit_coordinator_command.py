@@ -13,7 +13,7 @@ from fedrec.audit.lying import LIES
 from fedrec.audit.running import audit
 from fedrec.audit.staged import modes_of, stage
 from fedrec.errors import InputError
-from fedrec.federation import opening
+from fedrec.node import opening
 from stages_in_test import DATA, small_plan
 
 

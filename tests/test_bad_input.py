@@ -402,8 +402,8 @@ CASES: dict[str, Case] = {
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Finished runs of the log: `run` (ease), `counts` (popularity), `all` (nothing held out)."""
-    from fedrec.engines.training import train_run
     from fedrec.federation.plan import Plan
+    from fedrec.runs.training import train_run
 
     home = tmp_path_factory.mktemp("runs")
     (home / "log.csv").write_bytes(LOG)

@@ -18,11 +18,11 @@ from fedrec.benchmarks.rounds import Rounds
 from fedrec.benchmarks.timing import Timing, repeat
 from fedrec.data.sources import load_source
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.training import train_here
 from fedrec.errors import PlanError
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.record.durable import arrays_digest
+from fedrec.runs.training import train_here
 
 DATA = "synthetic:users=120,items=60,interactions_per_user=12,seed=2"
 Fedrec = Callable[..., Said]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fedrec.engines.training import Placement, train_run
 from fedrec.kernels.threads import limit_threads, thread_count
+from fedrec.runs.training import Placement, train_run
 from runs_in_test import MODELS, assert_same, small_plan
 
 PLACEMENTS = [

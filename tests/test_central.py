@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 import fedrec as fr
 from fedrec.data.interactions import Interactions
-from fedrec.engines.training import Placement, train_run
 from fedrec.federation.plan import Plan
+from fedrec.runs.training import Placement, train_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
 

@@ -12,7 +12,7 @@ import pytest
 import fedrec as fr
 from fedrec.data.interactions import Interactions
 from fedrec.errors import InputError, PlanError
-from fedrec.library import Estimator
+from fedrec.estimators.estimator import Estimator
 
 DATA = fr.synthetic(users=120, items=60, interactions_per_user=10, seed=3)
 FRAME = DATA.to_frame()

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fedrec.data.cleaning import Cleaning, clean
-from fedrec.data.frames import interactions_from, table_with_report
 from fedrec.data.interactions import Interactions
+from fedrec.data.reading.frames import interactions_from, table_with_report
 from fedrec.errors import InputError
 
 Row = tuple[int, int, float, int]

@@ -19,8 +19,8 @@ import yaml
 import fedrec as fr
 from conftest import Said
 from fedrec.cli import models as commands
-from fedrec.engines import training
-from fedrec.models.popularity import Popularity
+from fedrec.models.linear.popularity import Popularity
+from fedrec.runs import training
 
 Call = Callable[..., Said]
 DATA = "synthetic:users=150,items=60,interactions_per_user=12,seed=4"
@@ -375,7 +375,7 @@ def test_failures_that_are_nobodys_input_end_with_1(run: Path, monkeypatch: pyte
 def test_doctor_lists_every_extra_and_whether_it_is_there(fedrec: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import metadata
 
-    from fedrec.engines import checkup
+    from fedrec.cli import checkup
 
     monkeypatch.delenv("FEDREC_DATA", raising=False)
     there = checkup.find_spec
@@ -391,7 +391,7 @@ def test_doctor_lists_every_extra_and_whether_it_is_there(fedrec: Call, monkeypa
 def test_an_interrupted_training_goes_on(run: Path, monkeypatch: pytest.MonkeyPatch, fedrec: Call) -> None:
     options = ("train", "--data", DATA, "--model", "mf", "--set", "rounds=6", "--set", "embedding_size=4")
     whole = answer(fedrec(*options, "--out", "whole", "--json"))
-    from fedrec.models.mf import MF
+    from fedrec.models.factors.mf import MF
 
     step = MF.step
 

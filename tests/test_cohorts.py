@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.data.keys import KeyedSource
-from fedrec.federation.cohorts import cohort
+from fedrec.node.cohorts import cohort
 from fedrec.privacy.accounting import Charge, cohort_epsilon, epsilon_of
 from fedrec.privacy.terms import Privacy, schedule
 

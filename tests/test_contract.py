@@ -18,9 +18,9 @@ from fedrec.data.clients import Clients
 from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import InputError, PlanError
+from fedrec.estimators.estimator import Estimator, estimator
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.plan import Plan
-from fedrec.library import Estimator, estimator
 from fedrec.models.base import Private, Recommender
 from fedrec.models.registry import MODELS, build_model, model_class
 

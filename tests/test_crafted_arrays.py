@@ -17,14 +17,14 @@ import pytest
 import fedrec as fr
 from conftest import Said
 from fedrec.data.catalog import Catalog
-from fedrec.engines.opened import open_run
-from fedrec.engines.training import train_run
 from fedrec.errors import DamagedError, InputError
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.run import read_plan
 from fedrec.record.durable import check_plain, load_arrays, save_arrays
 from fedrec.record.ledger import rooted_line
 from fedrec.record.merkle import Tree
+from fedrec.runs.finished import open_run
+from fedrec.runs.training import train_run
 from runs_in_test import MODELS, small_plan
 
 SMALL = "synthetic:users=80,items=40,interactions_per_user=10,seed=1,ratings=true"

@@ -9,8 +9,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import assume, given, settings
 
-from fedrec.data.database_urls import check_source, database_of, is_url, located
-from fedrec.data.readers import read_interactions
+from fedrec.data.databases.urls import check_source, database_of, is_url, located
+from fedrec.data.reading.readers import read_interactions
 from fedrec.data.sources import load_source
 from fedrec.errors import InputError
 from fedrec.federation.data_plan import DataPlan

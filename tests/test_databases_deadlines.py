@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedrec.data.deadlines import punctual
+from fedrec.data.databases.deadlines import punctual
 from fedrec.errors import InputError
 
 

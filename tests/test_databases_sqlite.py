@@ -18,11 +18,11 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from fedrec.data import sqlite as reader
-from fedrec.data.database_urls import database_of
-from fedrec.data.databases import read_database
+from fedrec.data.databases.reading import read_database
+from fedrec.data.databases.reading import sqlite as reader
+from fedrec.data.databases.urls import database_of
 from fedrec.data.digests import digest_of
-from fedrec.data.readers import read_interactions
+from fedrec.data.reading.readers import read_interactions
 from fedrec.data.sources import load_data, load_source
 from fedrec.errors import InputError
 from memory_in_test import peak_of

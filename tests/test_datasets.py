@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fedrec.data.catalogs import describe, read_catalog, read_user_features, with_user_features
 from fedrec.data.cleaning import Cleaning
 from fedrec.data.datasets import DATASETS, dataset
 from fedrec.data.digests import digest_of
-from fedrec.data.frames import interactions_from
+from fedrec.data.reading.catalogs import describe, read_catalog, read_user_features, with_user_features
+from fedrec.data.reading.frames import interactions_from
 from fedrec.data.sources import load_data, load_source
 from fedrec.errors import InputError
 

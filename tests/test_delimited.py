@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 import fedrec as fr
 from conftest import Said
-from fedrec.data import readers
-from fedrec.data.catalogs import read_user_features
-from fedrec.data.files import line_chunks
-from fedrec.data.readers import read_interactions, read_with_report
+from fedrec.data.reading import readers
+from fedrec.data.reading.catalogs import read_user_features
+from fedrec.data.reading.files import line_chunks
+from fedrec.data.reading.readers import read_interactions, read_with_report
 from fedrec.errors import InputError
 
 

@@ -29,18 +29,18 @@ from cryptography.x509.oid import NameOID
 from conftest import Said
 from fedrec.deploy.demo import play
 from fedrec.deploy.folder import FederationFolder
-from fedrec.deploy.kits import check_kit, identity_of, lay_out, provision, server_name
 from fedrec.deploy.node_process import NodeProcess
 from fedrec.deploy.processes import until_stopped
 from fedrec.deploy.server_process import ServerProcess
-from fedrec.deploy.sockets import Connection, Listener, connect, socket_path
-from fedrec.deploy.supervised import PARENT
-from fedrec.engines.nvflare import job_files
 from fedrec.errors import DamagedError, InputError, PlanError, RunError
 from fedrec.federation.data_plan import DataPlan
-from fedrec.federation.new_node import make_node
-from fedrec.federation.node_config import NodeConfig
 from fedrec.federation.plan import Plan
+from fedrec.network.nvflare.kits import check_kit, identity_of, lay_out, provision, server_name
+from fedrec.network.nvflare.post import job_files
+from fedrec.network.nvflare.sockets import Connection, Listener, connect, socket_path
+from fedrec.network.nvflare.supervised import PARENT
+from fedrec.owner.config import NodeConfig
+from fedrec.owner.new_node import make_node
 from fedrec.record.durable import hold
 from fedrec.record.keys import SigningKey
 
@@ -234,7 +234,7 @@ def test_certificates_that_end_soon_are_warned_about_with_the_renewal(
     federation: FederationFolder, days: int, warned: bool, fedrec: Fedrec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ending(federation, days)
-    monkeypatch.setattr("fedrec.engines.nvflare_admin.who_is_up", lambda admin: ["shop-a"])
+    monkeypatch.setattr("fedrec.network.nvflare.admin.who_is_up", lambda admin: ["shop-a"])
     said = fedrec("federation", "status", federation.path)
     assert said.code == 0, said.err
     assert said.out.count(f"{datetime.now(UTC) + timedelta(days=days, hours=1):%Y-%m-%d}") == 1 + len(KEYS)
@@ -254,7 +254,7 @@ def test_a_kit_that_ends_before_the_others_is_named(
 ) -> None:
     now = datetime.now(UTC)
     certificate(federation.path / "kits" / "shop-b", now - timedelta(days=9), now + timedelta(days=3, hours=1))
-    monkeypatch.setattr("fedrec.engines.nvflare_admin.who_is_up", lambda admin: ["shop-a"])
+    monkeypatch.setattr("fedrec.network.nvflare.admin.who_is_up", lambda admin: ["shop-a"])
     for words in (("status", federation.path), ("invite", federation.path, "shop-b")):
         monkeypatch.setattr("fedrec.deploy.folder.FederationFolder._copy", staticmethod(lambda source, target: None))
         said = fedrec("federation", *words)
@@ -364,7 +364,7 @@ def test_a_workspace_allows_the_mail_slot_and_nothing_else(
         assert rights["project_admin"][right] == "none"
     resources = json.loads((local / "resources.json").read_text())
     assert resources["class_list_enforcement_mode"] == "enforce"
-    assert resources["class_allow_list"] == ["fedrec.deploy.mailslots.", "nvflare.collab.runtime."]
+    assert resources["class_allow_list"] == ["fedrec.network.nvflare.mailslots.", "nvflare.collab.runtime."]
     assert resources["allow_log_streaming"] is False
     assert not {"site_log_streamer", "log_receiver"} & {part["id"] for part in resources["components"]}
     assert "/tmp/nvflare" not in (local / "resources.json").read_text()
@@ -377,7 +377,7 @@ def test_a_job_carries_no_code() -> None:
     assert all(name.endswith(".json") for name in files)
     assert json.loads(files["meta.json"])["deploy_map"] == {"app": ["server", "shop-a", "shop-b"]}
     paths = [part["path"] for part in json.loads(files["app/config/config_fed_client.json"])["components"]]
-    assert paths == ["fedrec.deploy.mailslots.Mailbox"]
+    assert paths == ["fedrec.network.nvflare.mailslots.Mailbox"]
 
 
 @pytest.mark.parametrize(("host", "name"), [("fed.example.org", "fed.example.org"), ("10.1.2.3", "fedrec-coordinator")])
@@ -468,8 +468,8 @@ def test_cleaning_asked_of_a_federation_is_in_its_plan(
         asked.append(plan)
         raise RunError("enough is known")
 
-    monkeypatch.setattr("fedrec.engines.nvflare.NvflarePost", lambda *_, **__: SimpleNamespace(close=lambda: None))
-    monkeypatch.setattr("fedrec.engines.federated.train_federated", train)
+    monkeypatch.setattr("fedrec.network.nvflare.post.NvflarePost", lambda *_, **__: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr("fedrec.runs.federated.train_federated", train)
     (tmp_path / "plan.yaml").write_text("data: {source: federation}\nmodel: {name: ease}\n")
     for words in (["--model", "ease"], ["--plan", str(tmp_path / "plan.yaml")]):
         fedrec("train", "--federation", federation.path, *words, "--clean", "rating_at_least=4")

@@ -13,10 +13,8 @@ from fedrec.aggregation.queries import PLAIN, WIDEST, Metric, Query, clip_limit,
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.keys import KeyedSource
-from fedrec.engines.loading import Placement
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.secure import SecureEngine
-from fedrec.engines.training import train_run
 from fedrec.errors import PlanError
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
@@ -26,6 +24,8 @@ from fedrec.models.base import State
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.shares import Stream, discrete_gaussian, with_share
 from fedrec.privacy.terms import schedule
+from fedrec.runs.loading import Placement
+from fedrec.runs.training import train_run
 
 DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3"
 TERMS = {"epsilon": 20.0, "delta": 1e-4, "noise": "distributed"}

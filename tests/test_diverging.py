@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import fedrec as fr
-from fedrec.data.own_rows import OwnRows, finite_clients
-from fedrec.library import estimator
+from fedrec.estimators.estimator import estimator
+from fedrec.models.private_state import OwnRows, finite_clients
 from fedrec.models.registry import model_class
 
 DATA = fr.synthetic(users=60, items=30, interactions_per_user=8, seed=4)

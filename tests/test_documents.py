@@ -17,18 +17,18 @@ import yaml
 from hypothesis import given, settings
 
 from fedrec.deploy.folder import FederationFolder
-from fedrec.deploy.kits import identity_of
 from fedrec.documents import MOST_SETTINGS, DocumentError, parse_json, parse_toml, parse_yaml, read_file
-from fedrec.engines.opened import open_run
-from fedrec.engines.training import train_run
 from fedrec.errors import DamagedError, FedrecError, InputError
 from fedrec.federation.messages import Request, open_request
-from fedrec.federation.node_config import NodeConfig
-from fedrec.federation.opening import Offer
 from fedrec.federation.plan import Plan
-from fedrec.federation.verifying import verify_run
+from fedrec.network.nvflare.kits import identity_of
+from fedrec.node.opening import Offer
+from fedrec.owner.config import NodeConfig
 from fedrec.record.durable import load_arrays
 from fedrec.record.keys import SigningKey
+from fedrec.runs.finished import open_run
+from fedrec.runs.training import train_run
+from fedrec.runs.verifying import verify_run
 from runs_in_test import small_plan
 
 DEEP = 100_000

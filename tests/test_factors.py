@@ -10,7 +10,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.kernels.draws import draw_halves
 from fedrec.kernels.threads import limit_threads
-from fedrec.models.local_training import LocalTraining, draw
+from fedrec.models.factors.local_training import LocalTraining, draw
 
 F = np.float32
 SEEDS = KeyedSource.from_seed(2)

@@ -17,19 +17,19 @@ from hypothesis import given, settings
 import fedrec as fr
 from federation_in_test import COORDINATOR, Federation
 from fedrec.data.sources import load_source
-from fedrec.engines.federated import Members, train_federated
-from fedrec.engines.opened import open_run
-from fedrec.engines.post import Failure, LocalPost, by_reason
-from fedrec.engines.served import save_served
-from fedrec.engines.training import Placement, train_run
-from fedrec.engines.waiting import Waiting
 from fedrec.errors import InputError, PlanError, RunError
-from fedrec.federation.host import NodeHost
 from fedrec.federation.messages import open_request
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import is_run
-from fedrec.federation.verifying import verify_run
+from fedrec.network.post import Failure, LocalPost, by_reason
+from fedrec.network.waiting import Waiting
+from fedrec.node.host import NodeHost
 from fedrec.record.ledger import Ledger
+from fedrec.runs.federated import Members, train_federated
+from fedrec.runs.finished import open_run
+from fedrec.runs.published import save_served
+from fedrec.runs.training import Placement, train_run
+from fedrec.runs.verifying import verify_run
 from runs_in_test import DATA, MODELS, small_plan
 
 NODES = 3
@@ -396,7 +396,7 @@ def as_a_folder(owners: Owners, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedrec.deploy.folder.FederationFolder.open", lambda path: there)
     post = LocalPost(owners.hosts())
     post.close = lambda: None  # type: ignore[attr-defined]
-    monkeypatch.setattr("fedrec.engines.nvflare.NvflarePost", lambda *_, **__: post)
+    monkeypatch.setattr("fedrec.network.nvflare.post.NvflarePost", lambda *_, **__: post)
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])

@@ -12,12 +12,12 @@ from faults_in_test import Faulty
 from federation_in_test import BEST, Federation, kind_of
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.wire import decode_sum
-from fedrec.engines.post import Failure
-from fedrec.engines.remote import RemoteEngine
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.measuring import measuring_spec
 from fedrec.federation.messages import open_reply, request_digest
 from fedrec.federation.run import Run
+from fedrec.network.post import Failure
+from fedrec.network.remote import RemoteEngine
 
 
 def test_what_leaves_a_node_plainly_is_a_sum_over_enough_clients(tmp_path: Path) -> None:

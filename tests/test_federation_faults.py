@@ -29,15 +29,15 @@ from federation_in_test import (
     kind_of,
     small_plan,
 )
-from fedrec.engines import network_sums
-from fedrec.engines.post import Failure, LocalPost
-from fedrec.engines.remote import RemoteEngine
 from fedrec.errors import PlanError, RunError
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.messages import Request, open_reply, open_request, request_digest
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.versions import last_part
+from fedrec.network import secure_sums as network_sums
+from fedrec.network.post import Failure, LocalPost
+from fedrec.network.remote import RemoteEngine
 
 SHORT = small_plan({**MF, "rounds": 2})
 PHASES = [("open", 0), ("contribute", 0), ("contribute", 1), ("finish", 0), ("evaluate", 0)]

@@ -13,8 +13,8 @@ import pytest
 import fedrec as fr
 from fedrec.data.partitions import partition
 from fedrec.deploy.demo import Stage, staged
-from fedrec.engines.nvflare import job_files
-from fedrec.engines.nvflare_admin import admin_session
+from fedrec.network.nvflare.admin import admin_session
+from fedrec.network.nvflare.post import job_files
 
 _PATIENCE = 60.0
 

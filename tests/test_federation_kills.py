@@ -16,18 +16,18 @@ import pytest
 
 import fedrec.record.durable as durable
 from federation_in_test import BEST, COORDINATOR, MF, WAITING, Federation, assert_same_rows, at_most, small_plan
-from fedrec.engines.federated import Members, train_federated
-from fedrec.engines.opened import open_run
-from fedrec.engines.post import Failure, LocalPost
-from fedrec.engines.served import save_served
-from fedrec.federation.host import NodeHost, Served
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import read_plan
-from fedrec.federation.verifying import verify_run
 from fedrec.models.base import State
+from fedrec.network.post import Failure, LocalPost
+from fedrec.node.host import NodeHost, Served
 from fedrec.privacy.budget import Budget
 from fedrec.record.durable import arrays_digest
 from fedrec.record.ledger import Ledger
+from fedrec.runs.federated import Members, train_federated
+from fedrec.runs.finished import open_run
+from fedrec.runs.published import save_served
+from fedrec.runs.verifying import verify_run
 from kill_driver import Killed, is_killed
 
 PLANS = {
@@ -41,7 +41,7 @@ PLANS = {
 @pytest.fixture(autouse=True)
 def same_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """All runs have one number: salts of receipts and transcripts follow from it, and both are in the ledger."""
-    monkeypatch.setattr("fedrec.engines.federated.secrets", SimpleNamespace(token_hex=lambda size: "0" * 2 * size))
+    monkeypatch.setattr("fedrec.runs.federated.secrets", SimpleNamespace(token_hex=lambda size: "0" * 2 * size))
 
 
 class Home:
@@ -287,7 +287,7 @@ def test_a_reader_stays_with_the_run_that_was_the_latest_when_it_began(
         save_served(later)
         return plan
 
-    monkeypatch.setattr("fedrec.engines.opened.read_plan", overtaken)
+    monkeypatch.setattr("fedrec.runs.finished.read_plan", overtaken)
     assert open_run(first.folder.with_name("latest")).model.name == "ease"
 
 

@@ -12,7 +12,7 @@ import pytest
 from fedrec.aggregation.contributions import RowUpdates
 from fedrec.aggregation.sums import Sum
 from fedrec.models.base import State
-from fedrec.models.fedncf import FedNCF
+from fedrec.models.literature.fedncf import FedNCF
 from test_pfedrec import SEEDS, F, crowd, epoch_of, figures, stream
 
 

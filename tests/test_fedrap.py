@@ -14,7 +14,7 @@ import pytest
 from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
 from fedrec.models.base import Private, State
-from fedrec.models.fedrap import FedRAP
+from fedrec.models.literature.fedrap import FedRAP
 from test_pfedrec import SEEDS, F, below, crowd, epoch_of, errors, figures, stream
 
 

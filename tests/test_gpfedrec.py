@@ -10,7 +10,7 @@ import pytest
 
 from fedrec.aggregation.sums import Sum
 from fedrec.models.base import State
-from fedrec.models.gpfedrec import GPFedRec
+from fedrec.models.literature.gpfedrec import GPFedRec
 from test_pfedrec import SEEDS, F, crowd, epoch_of, stream
 
 D, ITEMS = 8, 23

@@ -15,7 +15,7 @@ import fedrec as fr
 from conftest import Said
 from fedrec.data.clients import Clients
 from fedrec.errors import InputError
-from fedrec.library import estimator
+from fedrec.estimators.estimator import estimator
 from runs_in_test import MODELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here

@@ -14,18 +14,18 @@ import pytest
 
 from federation_in_test import COORDINATOR, MF, WAITING, Federation, Outcome, assert_right, kind_of, small_plan
 from fedrec.aggregation.sums import Sum
-from fedrec.engines.federated import Members, train_federated
-from fedrec.engines.post import Failure, LocalPost
-from fedrec.engines.ready import Ready, companies
 from fedrec.errors import RunError
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.messages import Reply, open_reply, request_digest
-from fedrec.federation.party import NetworkParty
 from fedrec.federation.run import Run
 from fedrec.federation.transcript import Transcript
-from fedrec.federation.verifying import verify_run
+from fedrec.network.post import Failure, LocalPost
+from fedrec.network.ready import Ready, companies
+from fedrec.node.party import NetworkParty
 from fedrec.record.keys import COSIGNATURE
 from fedrec.record.notes import Note
+from fedrec.runs.federated import Members, train_federated
+from fedrec.runs.verifying import verify_run
 
 SHORT = small_plan({**MF, "rounds": 2})
 LIAR = "node-2"

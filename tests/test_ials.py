@@ -21,7 +21,7 @@ from fedrec.evaluation.ranks import user_metrics
 from fedrec.kernels.least_squares import gram_of_rows, outer_rows, solve_items, solve_users
 from fedrec.kernels.threads import limit_threads
 from fedrec.models.base import State
-from fedrec.models.ials import IALS
+from fedrec.models.factors.ials import IALS
 from fedrec.models.registry import build_model
 
 SOURCE = KeyedSource.from_seed(0)

@@ -28,7 +28,7 @@ def test_the_command_line_starts_without_the_rest() -> None:
     assert not loaded_after("import fedrec.cli.main") & {"numba", "polars", "scipy", "pydantic", "torch", "numpy"}
 
 
-@pytest.mark.parametrize("module", ["fedrec.deploy.server_process", "fedrec.deploy.mailslots"])
+@pytest.mark.parametrize("module", ["fedrec.deploy.server_process", "fedrec.network.nvflare.mailslots"])
 def test_processes_that_only_hand_on_load_no_data_or_kernels(module: str) -> None:
     """There is one mail slot for every node of a federation, and each is counted in memory."""
     assert not loaded_after(f"import {module}") & {"numba", "polars", "scipy", "pydantic", "torch"}

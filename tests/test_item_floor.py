@@ -6,14 +6,14 @@ import pytest
 import fedrec as fr
 import runs_in_test
 from fedrec.audit.exposure import exposed
-from fedrec.engines.loading import Placement
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.opened import open_run
-from fedrec.engines.training import train_run
 from fedrec.errors import PlanError
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.runs.finished import open_run
+from fedrec.runs.loading import Placement
+from fedrec.runs.training import train_run
 from runs_in_test import MODELS, small_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
@@ -67,7 +67,7 @@ def test_entries_of_the_gram_matrix_are_clear_too():
     plan = Plan.make({"data": {"source": runs_in_test.DATA}, "model": {"name": "ease"}, "items": FLOOR})
     out = counts_of(plan) < 12
     coordinator, _ = watched(plan)
-    from fedrec.models.gram import gram_matrix
+    from fedrec.models.linear.gram import gram_matrix
 
     gram = gram_matrix(coordinator.seen[0], len(out))
     assert not gram[out].any()

@@ -17,19 +17,19 @@ import pytest
 import fedrec as fr
 from conftest import Said
 from fedrec.data.digests import digest_of
-from fedrec.data.frames import interactions_from
 from fedrec.data.interactions import Interactions
+from fedrec.data.reading.frames import interactions_from
 from fedrec.data.sources import load_source
-from fedrec.engines.kept import KEPT, Kept, keep_interactions
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.opened import open_model, open_run
-from fedrec.engines.training import Placement, train_run
 from fedrec.errors import DamagedError, InputError, RunError
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, read_plan
-from fedrec.federation.verifying import verify_run
 from fedrec.privacy.chance import SeededChance
 from fedrec.record.files import list_files
+from fedrec.runs.finished import open_model, open_run
+from fedrec.runs.kept import KEPT, Kept, keep_interactions
+from fedrec.runs.training import Placement, train_run
+from fedrec.runs.verifying import verify_run
 from test_full_disk import files_of_at_most
 
 pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here

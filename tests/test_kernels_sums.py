@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from fedrec.aggregation.specs import triangle_size
 from fedrec.kernels import sums as kernels
 from fedrec.kernels.threads import limit_threads
-from fedrec.models.gram import unpack_triangle
+from fedrec.models.linear.gram import unpack_triangle
 
 PROPERTY = settings(deadline=None, max_examples=60)
 

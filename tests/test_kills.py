@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import kill_driver
-from fedrec.engines.training import Placement, train_run
+from fedrec.runs.training import Placement, train_run
 from runs_in_test import MODELS, assert_same, small_plan
 
 PLACEMENT = Placement(2)

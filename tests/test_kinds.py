@@ -12,10 +12,10 @@ import pytest
 
 import fedrec as fr
 from conftest import Said
-from fedrec.data.readers import read_with_report
+from fedrec.data.reading.readers import read_with_report
 from fedrec.errors import InputError, NothingLeftError, PlanError
-from fedrec.federation.node_config import NodeConfig
 from fedrec.federation.plan import Plan
+from fedrec.owner.config import NodeConfig
 
 ROWS = [(1, "a", "view", 1), (1, "a", "cart", 2), (1, "b", "view", 3), (2, "a", "purchase", 4), (2, "b", "ping", 5)]
 TABLE = pl.DataFrame(ROWS, schema=["user", "item", "event", "time"], orient="row")

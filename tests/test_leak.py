@@ -12,11 +12,11 @@ import pytest
 from fedrec.aggregation.contributions import Contributions, RowUpdates
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
-from fedrec.engines.comparing import compare_plans
 from fedrec.federation.plan import Plan
 from fedrec.models import registry
 from fedrec.models.base import Arrays, Private
-from fedrec.models.mf import MF
+from fedrec.models.factors.mf import MF
+from fedrec.runs.comparing import compare_plans
 
 CHANCE = 0.10
 

@@ -16,8 +16,8 @@ import pytest
 
 import fedrec as fr
 from fedrec.errors import DamagedError, InputError, PlanError, RunError
+from fedrec.estimators.estimator import Estimator, estimator
 from fedrec.federation.coordinator import Progress
-from fedrec.library import Estimator, estimator
 from fedrec.models.registry import MODELS, model_class
 
 pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here

@@ -20,17 +20,17 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
-from fedrec.data import files
-from fedrec.data.files import line_chunks
-from fedrec.data.readers import read_interactions
-from fedrec.deploy.mailslot_names import NODE_MOST, NODE_SOCKET
-from fedrec.deploy.parcels import PIECE, Parcels, held_bytes, most_bytes
-from fedrec.deploy.sockets import Connection, Listener, connect
-from fedrec.deploy.supervised import PARENT
-from fedrec.engines.post import Failure
-from fedrec.engines.relay_link import RelayLink
+from fedrec.data.reading import files
+from fedrec.data.reading.files import line_chunks
+from fedrec.data.reading.readers import read_interactions
 from fedrec.errors import InputError
 from fedrec.federation.messages import Frame
+from fedrec.network.nvflare.names import NODE_MOST, NODE_SOCKET
+from fedrec.network.nvflare.parcels import PIECE, Parcels, held_bytes, most_bytes
+from fedrec.network.nvflare.relay_link import RelayLink
+from fedrec.network.nvflare.sockets import Connection, Listener, connect
+from fedrec.network.nvflare.supervised import PARENT
+from fedrec.network.post import Failure
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]
 
 def test_a_slot_takes_no_more_than_its_owner_allows_and_tells_both_sides(heard: list[Any]) -> None:
     pytest.importorskip("nvflare")
-    from fedrec.deploy.mailslots import Mailbox
+    from fedrec.network.nvflare.mailslots import Mailbox
 
     mailbox, piece = Mailbox(), os.urandom(PIECE)
     tracemalloc.start()

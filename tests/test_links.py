@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from fedrec.engines.links import Answers, Links
-from fedrec.engines.post import Failure
 from fedrec.federation.messages import Frame, Reply, Request, open_request
+from fedrec.network.links import Answers, Links
+from fedrec.network.post import Failure
 from fedrec.record.keys import SigningKey
 
 COORDINATOR = SigningKey("coordinator", bytes(31) + b"c")

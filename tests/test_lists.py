@@ -20,10 +20,10 @@ from conftest import Said
 from fedrec.audit.running import audit
 from fedrec.data.identifiers import Identifiers
 from fedrec.data.listing import listed
-from fedrec.engines.tuning import candidate_plans
 from fedrec.errors import InputError
+from fedrec.estimators.estimator import Estimator
 from fedrec.federation.plan import Plan
-from fedrec.library import Estimator
+from fedrec.runs.tuning import candidate_plans
 
 Call = Callable[..., Said]
 CLICKS = {"user": ["a", "a", "b", "b", "ab", "ab"], "item": ["x", "y", "x", "z", "y", "z"]}

@@ -16,13 +16,14 @@ import pytest
 
 pytest.importorskip("nvflare")
 
-from fedrec.deploy.mailslots import Trip, _bundled, _hand_over, _Sweep
-from fedrec.deploy.sockets import Connection, connect, socket_path
-from fedrec.engines import nvflare, relay_link
-from fedrec.engines.nvflare import POST, NvflarePost
-from fedrec.engines.post import Failure
-from fedrec.engines.relay_link import RelayLink
 from fedrec.federation.messages import Frame
+from fedrec.network.nvflare import post as nvflare_post
+from fedrec.network.nvflare import relay_link
+from fedrec.network.nvflare.mailslots import Trip, _bundled, _hand_over, _Sweep
+from fedrec.network.nvflare.post import POST, NvflarePost
+from fedrec.network.nvflare.relay_link import RelayLink
+from fedrec.network.nvflare.sockets import Connection, connect, socket_path
+from fedrec.network.post import Failure
 
 FRAMES = {"node-0": Frame(b"ab", ()), "node-1": Frame(b"cd", ())}
 
@@ -202,8 +203,8 @@ class Server:
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     made = Server(tmp_path)
-    monkeypatch.setattr(nvflare, "admin_session", made.session)
-    monkeypatch.setattr(nvflare, "_GLANCE", 0.1)
+    monkeypatch.setattr(nvflare_post, "admin_session", made.session)
+    monkeypatch.setattr(nvflare_post, "_GLANCE", 0.1)
     return made
 
 
@@ -286,8 +287,8 @@ def ask_for(post: NvflarePost, name: str, seconds: float) -> None:
 def test_a_job_for_a_lost_node_waits_a_while_for_the_work_of_others(
     patience: float, server: Server, post: NvflarePost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nvflare, "_ASK_AGAIN", 0.05)
-    monkeypatch.setattr(nvflare, "_LONGEST_PAUSE", patience)
+    monkeypatch.setattr(nvflare_post, "_ASK_AGAIN", 0.05)
+    monkeypatch.setattr(nvflare_post, "_LONGEST_PAUSE", patience)
     server.play = lambda job: server.answer(job, work=2.0, lost="node-1")
     asking, answers = asked(post, {"node-0": FRAMES["node-0"]})
     ask_for(post, "node-1", 1.0)
@@ -305,7 +306,7 @@ def test_a_job_for_a_lost_node_waits_a_while_for_the_work_of_others(
 def test_a_node_that_every_job_loses_gets_a_new_one_less_and_less_often(
     server: Server, post: NvflarePost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nvflare, "_ASK_AGAIN", 0.1)
+    monkeypatch.setattr(nvflare_post, "_ASK_AGAIN", 0.1)
     server.play = lambda job: server.answer(job, lost="node-1")
     ask_for(post, "node-1", 3.0)
     assert 3 <= len(server.jobs) <= 6, "after 0.1, 0.1, 0.2, 0.4, 0.8, 1.6, … seconds"

@@ -20,7 +20,6 @@ from fedrec.aggregation.sums import Sum
 from fedrec.aggregation.wire import decode_sum
 from fedrec.data.keys import KeyedSource
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.post import Failure, LocalPost
 from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
@@ -28,12 +27,13 @@ from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.item_floor import SERVED, add_noise, floor_spec
-from fedrec.federation.node_config import PrivacyFloors
-from fedrec.federation.opening import honest_of
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.models.base import State
-from fedrec.models.gram import gram_matrix
+from fedrec.models.linear.gram import gram_matrix
+from fedrec.network.post import Failure, LocalPost
+from fedrec.node.opening import honest_of
+from fedrec.owner.config import PrivacyFloors
 from fedrec.privacy.chance import SYSTEM
 from fedrec.privacy.protection import Protection
 from fedrec.privacy.shares import Stream, discrete_gaussian

@@ -13,10 +13,10 @@ import pytest
 
 pytest.importorskip("nvflare")
 
-from fedrec.deploy.mailslot_names import NODE_SOCKET
-from fedrec.deploy.mailslots import Mailbox, Trip
-from fedrec.deploy.sockets import Connection, Listener
-from fedrec.deploy.supervised import PARENT
+from fedrec.network.nvflare.mailslots import Mailbox, Trip
+from fedrec.network.nvflare.names import NODE_SOCKET
+from fedrec.network.nvflare.sockets import Connection, Listener
+from fedrec.network.nvflare.supervised import PARENT
 
 MEBIBYTE = 1 << 20
 

@@ -17,7 +17,7 @@ from fedrec.data.identifiers import Identifiers
 from fedrec.engines import memory
 from fedrec.engines.memory import check_memory, usable_memory
 from fedrec.errors import PlanError
-from fedrec.library import estimator
+from fedrec.estimators.estimator import estimator
 from fedrec.models.registry import MODELS, build_model
 
 ITEMS = 30_000

@@ -14,10 +14,10 @@ from fedrec.errors import PlanError
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
-from fedrec.models.fcf import FCF
-from fedrec.models.fedrecon import FedRecon, halves
-from fedrec.models.local_training import LocalTraining, draw
-from fedrec.models.mf import MF
+from fedrec.models.factors.local_training import LocalTraining, draw
+from fedrec.models.factors.mf import MF
+from fedrec.models.literature.fcf import FCF
+from fedrec.models.literature.fedrecon import FedRecon, halves
 from fedrec.models.server_optimisers import ServerOptimiser
 
 RNG = KeyedSource.from_seed(4)

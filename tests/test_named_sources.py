@@ -15,13 +15,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 import fedrec as fr
-from fedrec.data.database_urls import database_of
-from fedrec.data.postgresql_passwords import guarded
+from fedrec.data.databases.passwords import guarded
+from fedrec.data.databases.urls import database_of
 from fedrec.data.sources import load_data, load_source
-from fedrec.engines.training import train_run
 from fedrec.errors import InputError, UnnamedSourceError
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import load_shared, save_shared
+from fedrec.runs.training import train_run
 
 CLEAR, MD5 = 3, 5
 SECRET = "correct-horse"
@@ -169,7 +169,7 @@ def test_a_plan_keeps_how_it_reads_the_database_that_is_named_again(
         seen.append({"source": source, **options})
         raise InputError("seen")
 
-    monkeypatch.setattr("fedrec.engines.loading.load_source", load)
+    monkeypatch.setattr("fedrec.runs.loading.load_source", load)
     fedrec("train", "--plan", tmp_path / "plan.yaml", "--data", url, "--out", tmp_path / "run")
     assert seen[0]["query"] == "SELECT 1"
     assert seen[0]["columns"] == {"user_id": "who"}

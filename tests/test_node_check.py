@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from conftest import Said
-from fedrec.federation.node_config import NodeConfig
+from fedrec.owner.config import NodeConfig
 from fedrec.privacy.accounting import epsilon_of
 from fedrec.record.keys import PublicKey, SigningKey
 from owners_in_test import KEYS

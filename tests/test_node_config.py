@@ -13,13 +13,13 @@ import pytest
 from hypothesis import example, given, settings
 from threadpoolctl import threadpool_info
 
-from fedrec.data.catalogs import read_catalog
+from fedrec.data.reading.catalogs import read_catalog
 from fedrec.errors import DamagedError, InputError, PlanError
 from fedrec.federation.data_plan import DataPlan
-from fedrec.federation.limits import ResourceLimits
-from fedrec.federation.new_node import first_config, make_node
-from fedrec.federation.node_config import NodeConfig, redacted
 from fedrec.kernels.threads import thread_count
+from fedrec.owner.config import NodeConfig, redacted
+from fedrec.owner.limits import ResourceLimits
+from fedrec.owner.new_node import first_config, make_node
 from fedrec.privacy.budget import Budget, Limits
 from fedrec.record.keys import COSIGNATURE, SigningKey
 from owners_in_test import KEYS, PARTIES, SECRETS, owned
@@ -400,7 +400,7 @@ _HUNGRY = """
 import mmap, sys
 import numpy as np
 from pathlib import Path
-from fedrec.federation.limits import ResourceLimits
+from fedrec.owner.limits import ResourceLimits
 assert ResourceLimits(memory_gb=0.75).limit_memory()
 file = Path(sys.argv[1])
 with file.open("wb") as made:

@@ -15,7 +15,7 @@ import pytest
 import fedrec as fr
 from fedrec.data.arguments import check_arguments
 from fedrec.errors import FedrecError, InputError
-from fedrec.library import Estimator
+from fedrec.estimators.estimator import Estimator
 from fedrec.models.registry import MODELS
 
 ODD: list[Any] = [

@@ -14,10 +14,10 @@ from fedrec.data.cleaning import Cleaning
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import DamagedError, PlanError
 from fedrec.federation.calls import RoundCall
-from fedrec.federation.opening import honest_of
-from fedrec.federation.openings import Openings
 from fedrec.federation.plan import Plan
-from fedrec.federation.policy import refusals
+from fedrec.node.opening import honest_of
+from fedrec.node.openings import Openings
+from fedrec.owner.policy import refusals
 from fedrec.privacy.chance import SYSTEM
 from fedrec.privacy.protection import Protection
 from lying_in_test import Liar, manifest_of, vouched

@@ -8,14 +8,14 @@ import pytest
 import fedrec as fr
 import runs_in_test
 from fedrec.data.keys import KeyedSource
-from fedrec.engines.loading import Placement
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.training import train_here, train_run
 from fedrec.errors import PlanError
 from fedrec.federation.partial_rows import drawn_rows
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.record.ledger import Ledger
+from fedrec.runs.loading import Placement
+from fedrec.runs.training import train_here, train_run
 
 MF = {"name": "mf", "embedding_size": 8, "rounds": 6}
 SECURE = Placement(4, "hash", secure=True)

@@ -15,12 +15,12 @@ from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
-from fedrec.engines.comparing import compare_plans
 from fedrec.federation.plan import Plan
 from fedrec.kernels.threads import limit_threads
 from fedrec.models import registry
 from fedrec.models.base import Arrays, Private, State
-from fedrec.models.pfedrec import PFedRec
+from fedrec.models.literature.pfedrec import PFedRec
+from fedrec.runs.comparing import compare_plans
 
 F = np.float32
 SEEDS = KeyedSource.from_seed(2)

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 
 from fedrec.errors import PlanError
-from fedrec.federation.node_config import NodeConfig
 from fedrec.federation.plan import Plan
-from fedrec.federation.policy import admit, refusals, secure_floors
-from fedrec.federation.privacy_floors import expected_clients
 from fedrec.models.registry import MODELS, build_model
+from fedrec.owner.config import NodeConfig
+from fedrec.owner.policy import admit, refusals, secure_floors
+from fedrec.owner.privacy_floors import expected_clients
 from fedrec.privacy.accounting import epsilon_of
 from fedrec.privacy.budget import Budget, Limits
 from fedrec.privacy.terms import schedule

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from fedrec.data.own_rows import OwnRows, flattened, joined, restored
 from fedrec.errors import DamagedError
-from fedrec.federation.private_rows import PrivateRows, RowShapes
+from fedrec.models.private_state import OwnRows, flattened, joined, restored
 from fedrec.models.shapes import Own, Shape
+from fedrec.node.private_rows import PrivateRows, RowShapes
 from fedrec.record import durable
 
 CLIENTS = 5

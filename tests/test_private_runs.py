@@ -15,18 +15,18 @@ from fedrec.aggregation.specs import ArraySpec, SumSpec, triangle_size
 from fedrec.aggregation.sums import Sum
 from fedrec.data.keys import KeyedSource
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.training import Placement, train_run
 from fedrec.errors import DamagedError, FedrecError, InputError, PlanError
 from fedrec.federation.calls import RoundCall
-from fedrec.federation.cohorts import cohort
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.node.cohorts import cohort
 from fedrec.privacy.budget import Budget, Limits
 from fedrec.privacy.chance import SYSTEM, SeededChance
 from fedrec.privacy.noise import noised
 from fedrec.privacy.terms import Privacy
 from fedrec.record.durable import load_arrays
+from fedrec.runs.training import Placement, train_run
 from kill_driver import is_killed
 
 DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3"

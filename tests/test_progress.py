@@ -23,16 +23,16 @@ import pytest
 import fedrec as fr
 from conftest import Said
 from fedrec import bars, progress
-from fedrec.engines import loading
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.training import Placement, train_here, train_run
-from fedrec.federation import node as node_module
-from fedrec.federation.node import Node
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
-from fedrec.models.mf import MF
+from fedrec.models.factors.mf import MF
+from fedrec.node import node as node_module
+from fedrec.node.node import Node
 from fedrec.progress import Step, Stopwatch, counting, doing, followed, following, stage
 from fedrec.record.durable import arrays_digest
+from fedrec.runs import loading
+from fedrec.runs.training import Placement, train_here, train_run
 
 DATA = "synthetic:users=120,items=60,interactions_per_user=8,seed=3"
 MF_PLAN = {"data": {"source": DATA}, "model": {"name": "mf", "rounds": 4, "embedding_size": 4}}

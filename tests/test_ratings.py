@@ -17,16 +17,16 @@ from conftest import Said
 from fedrec.aggregation.sums import Sum
 from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
-from fedrec.engines.training import Placement, train_run
 from fedrec.errors import InputError, PlanError
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.ranks import score_list
 from fedrec.federation.measuring import measuring_spec
 from fedrec.federation.plan import Plan
 from fedrec.kernels.ratings import bias_rows, solve_rated, solve_raters
-from fedrec.models.biased_mf import BiasedMF
+from fedrec.models.factors.biased_mf import BiasedMF
 from fedrec.models.registry import MODELS, model_class
 from fedrec.rating import mae, predict, rmse
+from fedrec.runs.training import Placement, train_run
 from runs_in_test import assert_same
 
 pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here

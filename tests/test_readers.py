@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from fedrec.data.catalog import Catalog
 from fedrec.data.digests import digest_of
-from fedrec.data.files import line_chunks
-from fedrec.data.formats import detect_format
-from fedrec.data.frames import interactions_from, table_with_report
-from fedrec.data.readers import read_interactions, read_with_report
-from fedrec.data.records import Dialect, fields_of
-from fedrec.data.times import iso_seconds
+from fedrec.data.reading.files import line_chunks
+from fedrec.data.reading.formats import detect_format
+from fedrec.data.reading.frames import interactions_from, table_with_report
+from fedrec.data.reading.readers import read_interactions, read_with_report
+from fedrec.data.reading.records import Dialect, fields_of
+from fedrec.data.reading.times import iso_seconds
 from fedrec.errors import InputError
 
 ROWS = [(7, "007", 3.5, 20.0), (5, "x", 1.0, 30.0), (7, "a b", 5.0, 10.0), (5, "007", 4.0, 30.0)]
@@ -210,7 +210,7 @@ def test_lines_do_not_depend_on_the_chunks(tmp_path: Path, chunk: int) -> None:
 
 
 def test_ids_that_turn_to_text_late_are_text_throughout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedrec.data import readers
+    from fedrec.data.reading import readers
 
     path = tmp_path / "late.csv"
     path.write_text("user,item\n10,1\n9,2\nx,3\n")

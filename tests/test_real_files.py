@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 import fedrec as fr
 from conftest import Said
 from fedrec.data.identifiers import Identifiers
-from fedrec.data.readers import read_interactions, read_with_report
-from fedrec.data.rows import numbers_in
-from fedrec.data.times import iso_seconds, local_seconds
+from fedrec.data.reading.readers import read_interactions, read_with_report
+from fedrec.data.reading.rows import numbers_in
+from fedrec.data.reading.times import iso_seconds, local_seconds
 from fedrec.errors import InputError, NothingLeftError
 
 EVENTS = "user,item,kind,price\n1,a,click,1\n1,b,buy,2\n2,a,click,3\n2,c,view,4\n"
@@ -168,7 +168,7 @@ def test_a_run_remembers_how_its_data_is_read(tmp_path: Path, monkeypatch: pytes
     assert fedrec("evaluate", "run", "--json").code == 0  # type: ignore[operator]
     node = ("node", "init", "a", "--data", "log.csv", "--where", "kind=buy", "--decimal", ",", "--no-header")
     assert fedrec(*node).code == 0  # type: ignore[operator]
-    from fedrec.federation.node_config import NodeConfig
+    from fedrec.owner.config import NodeConfig
 
     reading = NodeConfig.read(Path("node.toml")).data.reading()
     assert reading == {"header": False, "decimal": ",", "where": {"kind": ["buy"]}}
@@ -293,6 +293,6 @@ def test_lines_of_an_agreed_catalog_may_be_left_out(
 def test_a_folder_that_holds_everything_is_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "c", "d"):
         (tmp_path / name).write_text("")
-    monkeypatch.setattr("fedrec.data.parquet_files._MOST_ENTRIES", 3)
+    monkeypatch.setattr("fedrec.data.reading.parquet._MOST_ENTRIES", 3)
     with pytest.raises(InputError, match="holds more than 3 files and folders"):
         fr.load_data(tmp_path)

@@ -13,7 +13,7 @@ import fedrec as fr
 from fedrec.data.catalog import Catalog
 from fedrec.data.identifiers import Identifiers
 from fedrec.errors import InputError
-from fedrec.library import Estimator, estimator
+from fedrec.estimators.estimator import Estimator, estimator
 from fedrec.models.registry import MODELS
 from fedrec.recommending.recommend import allowed_items, recommend_batches, similar_table
 

@@ -14,11 +14,8 @@ import pytest
 import fedrec as fr
 import fedrec.record.durable as durable
 import kill_driver
-from fedrec.engines.opened import open_run
-from fedrec.engines.training import Placement, train_run
 from fedrec.errors import DamagedError, InputError
 from fedrec.federation.plan import Plan
-from fedrec.federation.verifying import sign_run, verify_run
 from fedrec.privacy.chance import SeededChance
 from fedrec.record.files import check_files, list_files, read_files
 from fedrec.record.keys import SigningKey
@@ -27,6 +24,9 @@ from fedrec.record.merkle import Tree
 from fedrec.record.notes import Checkpoint, Note
 from fedrec.record.receipts import prove_receipt, read_receipts
 from fedrec.record.signing import LEDGER_NOTE
+from fedrec.runs.finished import open_run
+from fedrec.runs.training import Placement, train_run
+from fedrec.runs.verifying import sign_run, verify_run
 from runs_in_test import DATA, MODELS, small_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
@@ -485,8 +485,8 @@ def test_a_run_is_trained_and_verified_without_cryptography(tmp_path):
     code = (
         "import sys; sys.modules['cryptography'] = None\n"
         "from pathlib import Path\n"
-        "from fedrec.engines.training import train_run\n"
-        "from fedrec.federation.verifying import verify_run\n"
+        "from fedrec.runs.training import train_run\n"
+        "from fedrec.runs.verifying import verify_run\n"
         "from runs_in_test import small_plan\n"
         f"folder = Path({str(tmp_path / 'run')!r})\n"
         "train_run(small_plan('popularity'), folder)\n"

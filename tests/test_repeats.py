@@ -17,14 +17,14 @@ import fedrec as fr
 from conftest import Said
 from federation_in_test import Federation, small_plan
 from fedrec.data.cleaning import Cleaning, clean
-from fedrec.data.frames import table_with_report
 from fedrec.data.merging import Repeats
+from fedrec.data.reading.frames import table_with_report
 from fedrec.data.splits import distinct
-from fedrec.engines.post import LocalPost
-from fedrec.engines.training import train_run
 from fedrec.errors import InputError, PlanError
 from fedrec.federation.plan import Plan
-from fedrec.federation.policy import refusals
+from fedrec.network.post import LocalPost
+from fedrec.owner.policy import refusals
+from fedrec.runs.training import train_run
 from owners_in_test import KEYS, owned, planned
 
 Row = tuple[int, int, float, int]

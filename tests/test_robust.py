@@ -10,13 +10,13 @@ import runs_in_test
 from fedrec.aggregation.robust import Robust, robust_sum
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
-from fedrec.engines.loading import Placement
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.training import train_run
 from fedrec.errors import PlanError
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.runs.loading import Placement
+from fedrec.runs.training import train_run
 
 RULES = ["median", "trimmed-mean", "krum", "geometric-median", "norm-filter"]
 SPEC = SumSpec((ArraySpec("a", "dense", (4,), 100.0, 10), ArraySpec("b", "dense", (2,), 100.0, 10))).fit(1000)

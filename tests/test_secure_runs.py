@@ -7,13 +7,13 @@ import pytest
 
 import fedrec as fr
 import runs_in_test
-from fedrec.engines.loading import Placement
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.secure import SecureEngine
-from fedrec.engines.training import train_run
 from fedrec.errors import PlanError, RunError
 from fedrec.federation.plan import Plan
 from fedrec.record.ledger import Ledger
+from fedrec.runs.loading import Placement
+from fedrec.runs.training import train_run
 from runs_in_test import MODELS, small_plan
 
 PLAIN, SECURE = Placement(4, "hash"), Placement(4, "hash", secure=True)
@@ -51,8 +51,8 @@ def test_the_coordinator_gets_one_sum_that_is_the_total():
             seen.append((call, totals))
             return totals
 
-    from fedrec.engines.training import train_here
     from fedrec.federation.run import Run
+    from fedrec.runs.training import train_here
 
     train_here(Watching.build(data, resolved, 5), data, Run(resolved, None))
     call, totals = seen[0]
@@ -89,7 +89,7 @@ def test_a_secure_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path):
     whole = train_run(plan, tmp_path / "whole", SECURE)
     (tmp_path / "plan.yaml").write_text(plan.to_yaml())
     assert whole["secure"]
-    from fedrec.engines.training import read_placement
+    from fedrec.runs.training import read_placement
 
     paused = tmp_path / "paused"
     with pytest.raises(KeyboardInterrupt):

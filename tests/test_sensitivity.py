@@ -16,8 +16,8 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
 from fedrec.engines.local import LocalEngine
 from fedrec.federation.calls import RoundCall
-from fedrec.federation.node import Node
 from fedrec.federation.plan import Plan
+from fedrec.node.node import Node
 from fedrec.privacy.chance import SeededChance
 from fedrec.privacy.protection import Protection
 

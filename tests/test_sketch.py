@@ -11,8 +11,8 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.identifiers import Identifiers
 from fedrec.kernels.scoring import dot_items, gather_rows
 from fedrec.kernels.threads import limit_threads
-from fedrec.models.ease import EASE
-from fedrec.models.sketch import Sketched, basis_table, draw_signs, leading_spectrum, sketch_spec
+from fedrec.models.linear.ease import EASE
+from fedrec.models.linear.sketch import Sketched, basis_table, draw_signs, leading_spectrum, sketch_spec
 from sketching_in_test import (
     SOURCE,
     clients_of,
@@ -149,7 +149,7 @@ def test_a_score_has_the_same_bits_in_any_batch():
 
 
 def test_same_bits_for_any_threads_nodes_and_chunks(monkeypatch):
-    monkeypatch.setattr("fedrec.models.sketch._TILE", 16)
+    monkeypatch.setattr("fedrec.models.linear.sketch._TILE", 16)
     clients, model = clients_of(long_tail(90, 70)), EASE(rank=15, alpha=0.3, passes=3)
     order = np.random.default_rng(0).permutation(90)
     states = []

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 import fedrec as fr
 from fedrec.errors import PlanError
 from fedrec.kernels.threads import limit_threads
+from fedrec.models.linear.spectral import Spectral
 from fedrec.models.registry import build_model
-from fedrec.models.spectral import Spectral
 from sketching_in_test import clients_of, dense_basis, dense_ridge, last_out, long_tail, measured, train
 
 
@@ -99,7 +99,7 @@ def test_ridge_gives_an_item_nothing_for_itself():
 
 
 def test_same_bits_for_any_threads_nodes_and_chunks(monkeypatch):
-    monkeypatch.setattr("fedrec.models.sketch._TILE", 32)
+    monkeypatch.setattr("fedrec.models.linear.sketch._TILE", 32)
     clients, model = clients_of(long_tail(90, 140)), Spectral(rank=25)
     order = np.random.default_rng(0).permutation(90)
     states = []

@@ -16,11 +16,11 @@ from threadpoolctl import threadpool_info
 
 import fedrec as fr
 from conftest import Said
-from fedrec.engines.training import train_run
 from fedrec.errors import InputError
 from fedrec.federation.plan import Plan
 from fedrec.kernels.threads import thread_count
-from fedrec.models.ease import EASE
+from fedrec.models.linear.ease import EASE
+from fedrec.runs.training import train_run
 from fedrec.threads import held_threads
 
 DATA = "synthetic:users=200,items=80,interactions_per_user=8,seed=3"

@@ -18,12 +18,12 @@ from fedrec.data.keys import KeyedSource
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
 from fedrec.federation.calls import EvaluationCall, RoundCall
-from fedrec.federation.host import NodeHost
 from fedrec.federation.messages import Reply
-from fedrec.federation.node_config import PrivacyFloors
-from fedrec.federation.opening import honest_of
-from fedrec.federation.witnessing import told
 from fedrec.models.base import Arrays, State
+from fedrec.node.host import NodeHost
+from fedrec.node.opening import honest_of
+from fedrec.node.witness import told
+from fedrec.owner.config import PrivacyFloors
 from fedrec.privacy.chance import SYSTEM
 from fedrec.privacy.protection import Protection
 from fedrec.record.receipts import commitment, sum_digest

@@ -10,9 +10,9 @@ from federation_in_test import COORDINATOR, Federation, small_plan
 from fedrec.aggregation.release import Release
 from fedrec.benchmarks.transport import round_trips
 from fedrec.data.keys import KeyedSource
-from fedrec.engines.federated import Members
-from fedrec.engines.post import LocalPost
 from fedrec.federation.calls import RoundCall
+from fedrec.network.post import LocalPost
+from fedrec.runs.federated import Members
 
 
 @pytest.mark.parametrize("secure", [False, True])

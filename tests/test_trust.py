@@ -12,13 +12,11 @@ from typing import Any
 import pytest
 
 import fedrec as fr
-from fedrec.engines.training import train_run
 from fedrec.errors import DamagedError, InputError
 from fedrec.federation.checkpoints import ended_state, packed
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import PUBLIC
-from fedrec.federation.verifying import sign_run, verify_run
-from fedrec.federation.witnessing import told
+from fedrec.node.witness import told
 from fedrec.record.durable import save_arrays
 from fedrec.record.files import list_files, names_in
 from fedrec.record.keys import COSIGNATURE, LOG, PublicKey, SigningKey
@@ -26,6 +24,8 @@ from fedrec.record.ledger import Ledger, read_lines, rooted_line
 from fedrec.record.merkle import Tree
 from fedrec.record.notes import Note, Signature, cosign, sign
 from fedrec.record.signing import FILES_NOTE, KEYS, LEDGER_NOTE, checkpoint_of, signed_in
+from fedrec.runs.training import train_run
+from fedrec.runs.verifying import sign_run, verify_run
 from runs_in_test import DATA, MODELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here

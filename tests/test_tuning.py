@@ -16,14 +16,14 @@ from conftest import Said
 from fedrec.data.digests import digest_of
 from fedrec.data.splits import Split
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.training import train_here, train_run
-from fedrec.engines.tuning import Tuned, candidate_plans, choose, refit_plan, rungs
 from fedrec.errors import InputError, PlanError
 from fedrec.federation.calls import EvaluationCall
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, read_plan
 from fedrec.record.durable import arrays_digest
+from fedrec.runs.training import train_here, train_run
+from fedrec.runs.tuning import Tuned, candidate_plans, choose, refit_plan, rungs
 
 SOURCE = "synthetic:users=200,items=70,interactions_per_user=12,seed=3"
 DATA = fr.load_data(SOURCE)

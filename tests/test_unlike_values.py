@@ -17,12 +17,12 @@ import fedrec as fr
 from conftest import Said
 from federation_in_test import Federation, small_plan
 from fedrec.data.cleaning import Cleaning
-from fedrec.engines.post import LocalPost
-from fedrec.engines.training import train_run
 from fedrec.errors import InputError, PlanError
 from fedrec.federation.plan import Plan
-from fedrec.federation.policy import refusals
 from fedrec.federation.values import values_remark
+from fedrec.network.post import LocalPost
+from fedrec.owner.policy import refusals
+from fedrec.runs.training import train_run
 from owners_in_test import KEYS, PRIVATE, owned, planned
 
 USERS = 60
@@ -82,7 +82,7 @@ def test_nothing_is_said_where_somebody_said_which_count_or_there_is_nothing_to_
 
 
 def test_a_model_that_reads_ratings_hears_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedrec.models.ease import EASE
+    from fedrec.models.linear.ease import EASE
 
     plan = Plan.make({"data": {"source": "memory"}, "model": {"name": "ease"}})
     assert WORDS in str(values_remark([plan], DATA))

@@ -15,14 +15,14 @@ import pytest
 import fedrec as fr
 from conftest import Said
 from fedrec.data.clients import Clients
-from fedrec.data.own_rows import OwnRows
-from fedrec.engines.opened import open_run
-from fedrec.engines.training import Placement, train_run
 from fedrec.errors import PlanError
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import read_plan
 from fedrec.federation.warm_start import Changed, Remembered, first_rows
+from fedrec.models.private_state import OwnRows
 from fedrec.record.durable import arrays_digest
+from fedrec.runs.finished import open_run
+from fedrec.runs.training import Placement, train_run
 from kill_driver import is_killed
 from runs_in_test import assert_same
 

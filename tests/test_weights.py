@@ -12,12 +12,12 @@ import pytest
 import fedrec as fr
 from fedrec.data.interactions import Interactions
 from fedrec.data.weights import Weights
-from fedrec.engines.opened import open_run
-from fedrec.engines.training import Placement, train_run
 from fedrec.federation.plan import Plan
 from fedrec.kernels.threads import limit_threads
 from fedrec.models.base import Recommender
 from fedrec.models.registry import MODELS, model_class
+from fedrec.runs.finished import open_run
+from fedrec.runs.training import Placement, train_run
 from runs_in_test import assert_same
 
 LOG = Weights(form="log", alpha=2.0, epsilon=3.0, most=20.0)

@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 
 from federation_in_test import COORDINATOR, STRANGER, Federation, small_plan
-from fedrec.engines.federated import Members, train_federated
-from fedrec.engines.post import LocalPost
-from fedrec.engines.remote import RemoteEngine
-from fedrec.engines.waiting import Waiting
 from fedrec.errors import DamagedError, PlanError, RunError
-from fedrec.federation import witnessing
 from fedrec.federation.run import Run
-from fedrec.federation.verifying import verify_run
-from fedrec.federation.witnessing import Witness, told
+from fedrec.network.post import LocalPost
+from fedrec.network.remote import RemoteEngine
+from fedrec.network.waiting import Waiting
+from fedrec.node import witness as witnessing
+from fedrec.node.witness import Witness, told
 from fedrec.record.keys import COSIGNATURE, SigningKey
 from fedrec.record.ledger import Ledger
 from fedrec.record.notes import Note, sign
 from fedrec.record.signing import LEDGER_NOTE
+from fedrec.runs.federated import Members, train_federated
+from fedrec.runs.verifying import verify_run
 
 NODE = SigningKey("node", bytes(31) + b"n")
 

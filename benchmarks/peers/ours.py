@@ -14,12 +14,12 @@ from task import serve
 from fedrec.benchmarks.measuring import train_once
 from fedrec.benchmarks.rounds import Rounds
 from fedrec.data.splits import TRAIN
-from fedrec.engines.loading import load_plan_data
 from fedrec.engines.local import LocalEngine
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
 from fedrec.evaluation.ranks import user_metrics
 from fedrec.federation.plan import Plan
+from fedrec.runs.loading import load_plan_data
 
 EVALUATION = {"protocol": "sampled:99", "metrics": ["hr@10", "ndcg@10"]}
 RECIPE = {"d": 32, "batch": 256, "negatives": 4, "learning_rate": 0.1, "item_rate": 80.0}

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from fedrec.engines.visitors import Unknown
 from fedrec.errors import InputError
-from fedrec.library import BiasedMF, Estimator, Table
+from fedrec.estimators.estimator import BiasedMF, Estimator, Table
+from fedrec.runs.visitors import Unknown
 
 __all__ = ["BiasedMF", "mae", "predict", "rmse"]
 
@@ -30,7 +30,7 @@ __all__ = ["BiasedMF", "mae", "predict", "rmse"]
 def predict(
     model: Estimator, pairs: Table | str | Path, *, unknown: Unknown = "raise", unknown_items: Unknown = "raise"
 ) -> Any:
-    """Predicted ratings of pairs of user and item; see `fedrec.library.Estimator.predict`."""
+    """Predicted ratings of pairs of user and item; see `fedrec.estimators.estimator.Estimator.predict`."""
     return model.predict(pairs, unknown=unknown, unknown_items=unknown_items)
 
 

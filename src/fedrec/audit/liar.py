@@ -16,15 +16,15 @@ from fedrec.aggregation.wire import decode_sum
 from fedrec.audit.staged import Staged
 from fedrec.errors import RunError
 from fedrec.federation.agreed import agreed_spec
-from fedrec.federation.answers import FileStore
 from fedrec.federation.call_fields import Call, call_fields
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
-from fedrec.federation.host import NodeHost
 from fedrec.federation.messages import Reply, Request, open_reply, pack_arrays
-from fedrec.federation.opening import honest_of
 from fedrec.federation.plan import Plan
-from fedrec.federation.witnessing import told
 from fedrec.models.base import Arrays
+from fedrec.node.answers import FileStore
+from fedrec.node.host import NodeHost
+from fedrec.node.opening import honest_of
+from fedrec.node.witness import told
 from fedrec.privacy.protection import Protection
 from fedrec.record.durable import arrays_digest
 from fedrec.record.keys import SigningKey

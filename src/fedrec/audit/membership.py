@@ -13,7 +13,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.synthetic import synthetic
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays
-from fedrec.models.gram import unpack_triangle
+from fedrec.models.linear.gram import unpack_triangle
 from fedrec.privacy.chance import SYSTEM, Chance
 
 __all__ = ["membership"]

@@ -12,7 +12,7 @@ from fedrec.aggregation.sums import Sum
 from fedrec.audit.findings import Finding
 from fedrec.audit.observe import Observed, observe
 from fedrec.audit.updates import row_sign
-from fedrec.models.gram import gram_matrix, unpack_triangle
+from fedrec.models.linear.gram import gram_matrix, unpack_triangle
 from fedrec.privacy.chance import SYSTEM, Chance
 
 __all__ = ["co_occurrences", "counts_from_ease", "differencing", "singletons"]

@@ -19,11 +19,11 @@ from fedrec.audit.refusals import repeated_round
 from fedrec.audit.updates import single_updates
 from fedrec.data.digests import digest_of
 from fedrec.data.listing import listed
-from fedrec.engines.kept import Kept
-from fedrec.engines.loading import load_plan_data
 from fedrec.errors import InputError, suggestion
 from fedrec.federation.plan import Plan
 from fedrec.privacy.chance import SYSTEM, Chance
+from fedrec.runs.kept import Kept
+from fedrec.runs.loading import load_plan_data
 
 __all__ = ["ATTACKS", "audit"]
 

@@ -17,18 +17,18 @@ from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.interactions import Interactions
 from fedrec.data.partitions import partition
-from fedrec.engines.post import LocalPost
-from fedrec.engines.remote import RemoteEngine
-from fedrec.engines.waiting import Waiting
 from fedrec.errors import FedrecError, InputError
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.data_plan import DataPlan
-from fedrec.federation.host import NodeHost
-from fedrec.federation.node_config import NodeConfig
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.models.base import Arrays
+from fedrec.network.post import LocalPost
+from fedrec.network.remote import RemoteEngine
+from fedrec.network.waiting import Waiting
+from fedrec.node.host import NodeHost
+from fedrec.owner.config import NodeConfig
 from fedrec.privacy.accounting import epsilon_of
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.privacy.terms import schedule, total_cost

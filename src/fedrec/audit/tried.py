@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from fedrec.audit.driven import Driven
 from fedrec.audit.findings import Finding
-from fedrec.engines.post import printable
 from fedrec.errors import RunError
 from fedrec.federation.messages import Reply
+from fedrec.network.post import printable
 
 __all__ = ["Tried"]
 

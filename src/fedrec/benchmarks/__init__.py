@@ -1,1 +1,1 @@
-"""How fast fedrec is on this machine: its own rounds, trainings, sums and evaluations. May import engines and below."""
+"""How fast fedrec is on this machine: its rounds, trainings, sums and evaluations. Imports everything but commands."""

@@ -13,14 +13,14 @@ from fedrec.benchmarks.pieces import evaluation_times, sum_times
 from fedrec.benchmarks.rounds import Rounds
 from fedrec.benchmarks.timing import Timing, machine, repeat
 from fedrec.data.sources import LoadedSource
-from fedrec.engines.loading import load_plan_data
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.reports import peak_rss_mb
-from fedrec.engines.training import train_here
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.kernels.threads import thread_count
+from fedrec.runs.loading import load_plan_data
+from fedrec.runs.reports import peak_rss_mb
+from fedrec.runs.training import train_here
 
 __all__ = ["measure", "train_once"]
 

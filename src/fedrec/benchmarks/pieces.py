@@ -16,12 +16,12 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.data.sources import LoadedSource
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.training import train_here
 from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.models.base import Recommender
-from fedrec.models.ease import EASE
+from fedrec.models.linear.ease import EASE
+from fedrec.runs.training import train_here
 
 __all__ = ["evaluation_times", "sum_times"]
 

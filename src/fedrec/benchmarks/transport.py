@@ -16,15 +16,15 @@ from fedrec.data.keys import KeyedSource
 from fedrec.data.partitions import partition
 from fedrec.data.sources import LoadedSource
 from fedrec.deploy.demo import staged
-from fedrec.engines.federated import Members
 from fedrec.engines.local import LocalEngine
-from fedrec.engines.nvflare import NvflarePost
-from fedrec.engines.post import Post
-from fedrec.engines.remote import RemoteEngine
-from fedrec.engines.waiting import Waiting
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.plan import Plan
+from fedrec.network.nvflare.post import NvflarePost
+from fedrec.network.post import Post
+from fedrec.network.remote import RemoteEngine
+from fedrec.network.waiting import Waiting
 from fedrec.record.ledger import Ledger
+from fedrec.runs.federated import Members
 
 __all__ = ["NODES", "round_trips", "transport_times"]
 

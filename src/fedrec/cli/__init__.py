@@ -1,1 +1,1 @@
-"""Commands; no logic. Imports everything below, and each command only what it needs when it runs."""
+"""Commands: options in, tables or JSON out, no logic. Imports everything below, each when it runs."""

@@ -78,8 +78,8 @@ def describe(
     from fedrec.data.judging import remark_on_values
     from fedrec.data.keys import KeyedSource
     from fedrec.data.splits import SplitMethod
-    from fedrec.engines.training import load_plan_data
     from fedrec.federation.data_plan import DataPlan
+    from fedrec.runs.training import load_plan_data
 
     output = Output(json_, quiet)
     method = None if split is None else SplitMethod.parse(split)

@@ -143,7 +143,7 @@ def start(folder: Folder, quiet: Quiet = False) -> None:
 def status(folder: Folder, json_: Json = False, quiet: Quiet = False) -> None:
     """Say which nodes are up."""
     from fedrec.deploy.folder import FederationFolder
-    from fedrec.engines.nvflare_admin import who_is_up
+    from fedrec.network.nvflare.admin import who_is_up
 
     output = Output(json_, quiet)
     federation = FederationFolder.open(folder)
@@ -186,8 +186,8 @@ def demo(
     output = Output(json_, quiet)
     _, watch = output.begin("demo", threads)
     from fedrec.deploy.demo import play
-    from fedrec.engines.read_sums import read_in_words
     from fedrec.federation.plan import Plan
+    from fedrec.federation.read_sums import read_in_words
 
     logging.basicConfig(level=logging.ERROR)
     settings = {

@@ -34,7 +34,7 @@ from fedrec.record.mapped import hashed_ahead
 
 if TYPE_CHECKING:
     from fedrec.data.identifiers import Identifiers
-    from fedrec.library import Estimator
+    from fedrec.estimators.estimator import Estimator
 
 __all__ = ["Histories", "RunFolder", "check_policy", "evaluate", "opened_for", "recommend", "similar"]
 
@@ -154,7 +154,7 @@ def recommend(
         raise InputError("--all-users needs --to FILE, such as --to recs.parquet")
     reading = data_settings(None, columns, format, encoding, on_error, None, header, time_format, decimal, where, kinds)
     model = opened_for(run, output, data, history, unknown_items, reading)
-    from fedrec.engines.visitors import Visitors
+    from fedrec.runs.visitors import Visitors
 
     catalog = model.opened.catalog
     options: dict[str, Any] = {

@@ -66,9 +66,9 @@ def compare(
     output = Output(json_, quiet)
     clock, _ = output.begin("compare", threads, "read", "prepare", "train", "evaluate")
     from fedrec.cli.options import build_plan
-    from fedrec.engines.comparing import compare_plans
-    from fedrec.engines.loading import Placement
     from fedrec.evaluation.metrics import DEFAULT_METRICS
+    from fedrec.runs.comparing import compare_plans
+    from fedrec.runs.loading import Placement
 
     settings = data_settings(
         data, columns, format, encoding, on_error, clean, header, time_format, decimal, where, kinds
@@ -136,10 +136,10 @@ def demo(
     output = Output(json_, quiet)
     output.begin("demo", threads)
     import fedrec as fr
-    from fedrec.engines.comparing import compare_plans
-    from fedrec.engines.training import Placement, train_run
     from fedrec.federation.plan import Plan
     from fedrec.federation.run import next_folder
+    from fedrec.runs.comparing import compare_plans
+    from fedrec.runs.training import Placement, train_run
 
     output.remark("2,000 synthetic users at 3 nodes; only sums over users leave a node.", "")
     evaluation = {"protocol": "sampled:99", "metrics": ["hr@10", "ndcg@10"]}
@@ -179,7 +179,7 @@ def doctor(
     quiet: Quiet = False,
 ) -> None:
     """Check this machine: versions, threads, kernels, memory, data."""
-    from fedrec.engines.checkup import checkup
+    from fedrec.cli.checkup import checkup
 
     if compile_:
         from fedrec.kernels.compiling import compile_kernels, kernel_modules

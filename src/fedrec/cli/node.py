@@ -33,9 +33,9 @@ from fedrec.errors import FedrecError, InputError
 if TYPE_CHECKING:
     from fedrec.data.catalog import Catalog
     from fedrec.data.interactions import Interactions
-    from fedrec.federation.limits import ResourceLimits
-    from fedrec.federation.node_config import NodeConfig
     from fedrec.federation.plan import Plan
+    from fedrec.owner.config import NodeConfig
+    from fedrec.owner.limits import ResourceLimits
 
 __all__ = ["app"]
 
@@ -86,7 +86,7 @@ def init(
 ) -> None:
     """Write a node.toml with safe defaults, make the node's key, and print what to send to the others."""
     from fedrec.federation.data_plan import DataPlan
-    from fedrec.federation.new_node import make_node
+    from fedrec.owner.new_node import make_node
 
     place = home or Path(f"{name}-home")
     settings = data_settings(
@@ -133,9 +133,9 @@ def check(
 
     Exit code 2 if the data cannot be read or the plan would be refused.
     """
-    from fedrec.federation.node_config import NodeConfig
     from fedrec.federation.plan import Plan
-    from fedrec.federation.policy_words import cautions, explain_policy, own_key, run_losses
+    from fedrec.owner.config import NodeConfig
+    from fedrec.owner.policy_words import cautions, explain_policy, own_key, run_losses
 
     owned = NodeConfig.read(config)
     asked = None if plan is None else Plan.read(plan)
@@ -163,7 +163,7 @@ def check(
     }
     shown: list[Any] = [f"{owned.name}, by {config}\n", *words]
     if kit is not None:
-        from fedrec.deploy.kits import check_kit, ends_soon
+        from fedrec.network.nvflare.kits import check_kit, ends_soon
 
         expires = check_kit(kit, "client.crt")
         answer["kit"] = {"folder": str(kit), "valid_until": expires.isoformat()}
@@ -201,7 +201,7 @@ def _data(config: NodeConfig, agreed: Catalog | None) -> tuple[dict[str, Any], b
     from fedrec.data.description import describe_data
     from fedrec.data.judging import remark_on_values
     from fedrec.data.sources import load_source
-    from fedrec.federation.node_config import redacted
+    from fedrec.owner.config import redacted
 
     source = redacted(config.data.source)
     options = config.data.reading()
@@ -258,7 +258,7 @@ def _outside(data: Interactions, agreed: Catalog) -> dict[str, Any]:
 
 def _verdict(config: NodeConfig, plan: Plan, secure: bool | None, data: dict[str, Any]) -> dict[str, Any]:
     from fedrec.data.splits import SplitMethod
-    from fedrec.federation.policy import refusals
+    from fedrec.owner.policy import refusals
 
     asked = plan.privacy is not None and plan.privacy.distributed
     grouped = plan.robust is not None and plan.robust.over == "groups"
@@ -325,7 +325,7 @@ def start(
     quiet: Quiet = False,
 ) -> None:
     """Run this node until it is told to stop."""
-    from fedrec.federation.node_config import NodeConfig
+    from fedrec.owner.config import NodeConfig
 
     chosen = NodeConfig.read(config)
     if threads is not None:
@@ -333,7 +333,7 @@ def start(
     _with_environment(chosen.limits.environment())
     from fedrec.deploy.node_process import NodeProcess
     from fedrec.deploy.processes import until_stopped
-    from fedrec.federation.policy_words import unprotected
+    from fedrec.owner.policy_words import unprotected
 
     logging.basicConfig(
         level=logging.WARNING if quiet else logging.INFO,

@@ -155,7 +155,7 @@ def agreed_items(path: Path, on_error: str | None, warn: Callable[[str], None]) 
     """The items in a file; `warn` is told of lines that were left out."""
     import warnings
 
-    from fedrec.data.catalogs import read_catalog
+    from fedrec.data.reading.catalogs import read_catalog
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -174,7 +174,7 @@ def build_plan(
     Raises:
         PlanError: if there is no data or no model, or a key or value is wrong.
     """
-    from fedrec.data.files import check_path
+    from fedrec.data.reading.files import check_path
     from fedrec.federation.plan import Plan, read_settings
 
     settings: dict[str, Any] = {} if plan is None else read_settings(check_path(plan, read_once=True))
@@ -224,7 +224,7 @@ def assign_settings(settings: dict[str, Any], assignments: list[str]) -> None:
 
 def _is_named_again(there: Any, source: str) -> bool:
     """Whether a plan's own database was named, and with it how the plan reads it."""
-    from fedrec.data.database_urls import asks_a_server
+    from fedrec.data.databases.urls import asks_a_server
 
     return isinstance(there, dict) and there.get("source") == source and asks_a_server(source)
 

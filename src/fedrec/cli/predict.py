@@ -40,9 +40,9 @@ def predict(
     """Predict the rating that each user would give to each item; a row for every row of --pairs, in the same order."""
     output = Output(json_, quiet)
     clock, _ = output.begin("predict", threads, "read", "prepare", "predict", base="predict")
-    from fedrec.data.files import STANDARD_INPUT
-    from fedrec.engines.predicting import predict_pairs
+    from fedrec.data.reading.files import STANDARD_INPUT
     from fedrec.recommending.tables import write_parquet_stream
+    from fedrec.runs.predicting import predict_pairs
 
     check_policy("--unknown", unknown)
     check_policy("--unknown-items", unknown_items)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.cli.options import assign, assign_settings
-from fedrec.data.database_urls import asks_a_server
-from fedrec.engines.loading import Placement
+from fedrec.data.databases.urls import asks_a_server
 from fedrec.errors import FedrecError, InputError, InterruptedRunError
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import is_run
+from fedrec.runs.loading import Placement
 
 __all__ = ["check_resumed", "resumable"]
 

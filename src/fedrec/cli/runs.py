@@ -99,9 +99,9 @@ def train(
     output = Output(json_, quiet)
     stopwatch, watch = output.begin("train", threads, *RUN)
     from fedrec.cli.resuming import check_resumed, resumable
-    from fedrec.engines.training import Placement, read_placement, train_run
     from fedrec.federation.run import is_run, next_folder, read_plan
     from fedrec.privacy.budget import Budget
+    from fedrec.runs.training import Placement, read_placement, train_run
 
     if resume and out is None:
         raise InputError("--resume needs --out RUN, the run to go on with")

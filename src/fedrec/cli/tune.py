@@ -82,11 +82,11 @@ def tune(
     clock, watch = output.begin("tune", threads, *RUN)
     from fedrec.cli.resuming import resumable
     from fedrec.engines.local import LocalEngine
-    from fedrec.engines.training import Placement, load_plan_data, train_run
-    from fedrec.engines.tuning import STRATEGIES, choose, refit_plan
     from fedrec.evaluation.metrics import deciding_metric
     from fedrec.federation.run import check_free, next_folder
     from fedrec.federation.values import values_remark
+    from fedrec.runs.training import Placement, load_plan_data, train_run
+    from fedrec.runs.tuning import STRATEGIES, choose, refit_plan
 
     named = next((known for known in STRATEGIES if known == strategy), None)
     if named is None:

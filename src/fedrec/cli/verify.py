@@ -37,8 +37,8 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Recompute hashes, signatures, epsilon and the chain of models; exit code 1 names the first thing that is off."""
-    from fedrec.federation.verifying import verify_run
     from fedrec.record.keys import PublicKey
+    from fedrec.runs.verifying import verify_run
 
     keys = [PublicKey.parse(text) for text in trust or ()]
     found = verify_run(run, keys, checkpoint or (), receipts or (), published)
@@ -74,8 +74,8 @@ def sign(
     quiet: Quiet = False,
 ) -> None:
     """Sign the record of a run that verifies, and print the public key that others need to check it."""
-    from fedrec.federation.verifying import sign_run
     from fedrec.record.keys import SigningKey
+    from fedrec.runs.verifying import sign_run
 
     owner = name or key.stem
     signer = SigningKey.make(owner, key) if new_key else SigningKey.load(owner, key)

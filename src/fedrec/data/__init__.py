@@ -1,1 +1,1 @@
-"""Interactions, catalogs, readers, cleaning, splits and data sets. Imports kernels, documents and errors only."""
+"""Interactions, catalogs, cleaning, splits, partitions, data sets. Imports kernels, documents and errors only."""

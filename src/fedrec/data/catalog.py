@@ -13,7 +13,7 @@ import polars as pl
 
 from fedrec.data.arguments import check_arguments, check_fields
 from fedrec.data.identifiers import Identifiers
-from fedrec.data.nested import levels_of, levels_of_type, many_brackets
+from fedrec.data.reading.nested import levels_of, levels_of_type, many_brackets
 from fedrec.documents import parse_json
 from fedrec.errors import DamagedError, InputError
 

@@ -23,7 +23,7 @@ from pydantic import (
 from fedrec.data.arguments import check_arguments
 from fedrec.data.interactions import Interactions
 from fedrec.data.merging import Repeats, latest_rows, with_merged_values
-from fedrec.data.reports import LEFT_OUT, no_rows_left_out, reason_counts, write_left_out
+from fedrec.data.reading.reports import LEFT_OUT, no_rows_left_out, reason_counts, write_left_out
 from fedrec.errors import InputError, NothingLeftError, suggestion
 from fedrec.kernels.splitting import count_items
 
@@ -216,7 +216,7 @@ def clean(
             time without `drop_missing`, or nothing left.
 
     Example:
-        >>> from fedrec.data.frames import interactions_from
+        >>> from fedrec.data.reading.frames import interactions_from
         >>> data = interactions_from({"user": [1, 1, 2], "item": ["a", "a", "b"], "rating": [2, 5, 1]})
         >>> cleaned, report = clean(data, rating_at_least=2)
         >>> cleaned.to_frame().rows()

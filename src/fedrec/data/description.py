@@ -22,7 +22,7 @@ _NO_TIMES = {
 def describe_data(data: Interactions) -> dict[str, Any]:
     """Sizes, activity, popularity and time span of interactions.
 
-    >>> from fedrec.data.frames import interactions_from
+    >>> from fedrec.data.reading.frames import interactions_from
     >>> facts = describe_data(interactions_from({"user_id": [1, 1, 2], "item_id": [5, 6, 5]}))
     >>> facts["users"], facts["items"], facts["interactions"], facts["per_user"]["median"]
     (2, 2, 3, 1.5)

@@ -15,7 +15,7 @@ __all__ = ["digest_of"]
 def digest_of(data: Interactions) -> str:
     """SHA-256 over typed user ids, the catalog and every array in order; features are not part of it.
 
-    >>> from fedrec.data.frames import interactions_from
+    >>> from fedrec.data.reading.frames import interactions_from
     >>> one = interactions_from({"user_id": [1, 2], "item_id": ["a", "b"]})
     >>> other = interactions_from({"user_id": [2, 1], "item_id": ["b", "a"]})
     >>> text = interactions_from({"user_id": ["1", "2"], "item_id": ["a", "b"]})

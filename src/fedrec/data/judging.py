@@ -13,7 +13,7 @@ def remark_on_values(data: Interactions) -> str | None:
     """What to say of interactions that all count alike although their values differ; `None` if there is nothing to say.
 
     Example:
-        >>> from fedrec.data.frames import interactions_from
+        >>> from fedrec.data.reading.frames import interactions_from
         >>> data = interactions_from({"user": [1, 1, 2], "item": [5, 6, 5], "rating": [-1, 1, 1]})
         >>> remark_on_values(data)[:85]
         'ratings (or weights) from -1 to 1 are not told apart: the lowest, -1 of 1 interaction'

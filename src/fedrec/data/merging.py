@@ -34,7 +34,7 @@ def with_merged_values(data: Interactions, repeats: Repeats) -> Interactions:
         InputError: if a sum is too large for a value; names the user and the item.
 
     Example:
-        >>> from fedrec.data.frames import interactions_from
+        >>> from fedrec.data.reading.frames import interactions_from
         >>> data = interactions_from({"user": [1, 1, 1], "item": ["x", "y", "x"], "weight": [2, 5, 3]})
         >>> with_merged_values(data, "sum").values.tolist()
         [2.0, 5.0, 5.0]

@@ -11,15 +11,15 @@ from typing import Any
 import polars as pl
 
 from fedrec.data.arguments import check_arguments
-from fedrec.data.catalogs import describe, read_catalog, read_user_features, with_user_features
 from fedrec.data.cleaning import Cleaning, CleaningReport, clean
-from fedrec.data.database_urls import check_source, database_of, is_url
+from fedrec.data.databases.urls import check_source, database_of, is_url
 from fedrec.data.datasets import DATASETS, DataSet, Layout, dataset, find_folder
 from fedrec.data.digests import digest_of
-from fedrec.data.files import STANDARD_INPUT
 from fedrec.data.interactions import Interactions
-from fedrec.data.readers import read_with_report, without_report
-from fedrec.data.reports import Loaded, ReadReport, no_rows_left_out
+from fedrec.data.reading.catalogs import describe, read_catalog, read_user_features, with_user_features
+from fedrec.data.reading.files import STANDARD_INPUT
+from fedrec.data.reading.readers import read_with_report, without_report
+from fedrec.data.reading.reports import Loaded, ReadReport, no_rows_left_out
 from fedrec.errors import InputError, suggestion
 from fedrec.progress import stage
 
@@ -168,7 +168,7 @@ def _path(text: str, options: dict[str, Any]) -> Loaded:
 
 
 def _database(text: str, options: dict[str, Any]) -> Loaded:
-    from fedrec.data.databases import read_database
+    from fedrec.data.databases.reading import read_database
 
     known = inspect.signature(read_database).parameters
     for option in options:

@@ -200,7 +200,7 @@ class SplitMethod:
             PlanError: the split goes by time or order, and the data has none.
         """
         if not isinstance(data, Interactions):
-            from fedrec.data.frames import interactions_from  # readers, which nodes need not load
+            from fedrec.data.reading.frames import interactions_from  # readers, which nodes need not load
 
             data = interactions_from(data)
         if self.name == "temporal" and self.cuts is None:

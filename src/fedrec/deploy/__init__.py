@@ -1,1 +1,1 @@
-"""A federation across machines: kits, processes, and the transport between them."""
+"""A federation's folder, the processes of its server and nodes, and the demo. Imports runs, network and below."""

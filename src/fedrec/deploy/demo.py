@@ -24,20 +24,20 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.partitions import partition
 from fedrec.deploy.folder import FederationFolder
 from fedrec.deploy.processes import unwound
-from fedrec.deploy.supervised import PARENT
-from fedrec.engines.federated import train_federated
-from fedrec.engines.loading import load_plan_data, public_digest
-from fedrec.engines.nvflare import NvflarePost
-from fedrec.engines.nvflare_admin import who_is_up
-from fedrec.engines.training import Placement, train_run
-from fedrec.engines.waiting import Waiting
 from fedrec.errors import RunError
 from fedrec.federation.coordinator import Progress
 from fedrec.federation.data_plan import DataPlan
-from fedrec.federation.limits import ResourceLimits
-from fedrec.federation.new_node import make_node
 from fedrec.federation.plan import Plan
+from fedrec.network.nvflare.admin import who_is_up
+from fedrec.network.nvflare.post import NvflarePost
+from fedrec.network.nvflare.supervised import PARENT
+from fedrec.network.waiting import Waiting
+from fedrec.owner.limits import ResourceLimits
+from fedrec.owner.new_node import make_node
 from fedrec.progress import doing
+from fedrec.runs.federated import train_federated
+from fedrec.runs.loading import load_plan_data, public_digest
+from fedrec.runs.training import Placement, train_run
 
 __all__ = ["Stage", "free_port", "owners_table", "play", "staged"]
 

@@ -13,17 +13,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrec.deploy.kits import ADMIN, check_kit, ends_soon, expiry_of, provision, server_name
 from fedrec.documents import MOST_SETTINGS, parse_toml, read_file
 from fedrec.errors import DamagedError, InputError, PlanError, RunError
-from fedrec.federation.node_names import check_node_name
+from fedrec.network.nvflare.kits import ADMIN, check_kit, ends_soon, expiry_of, provision, server_name
+from fedrec.owner.node_names import check_node_name
 from fedrec.record.durable import hold, replace_file
 from fedrec.record.keys import PublicKey, SigningKey
 
 if TYPE_CHECKING:  # the server's process holds a folder all its life, and needs none of these
     from fedrec.data.catalog import Catalog
-    from fedrec.engines.federated import Members
-    from fedrec.engines.waiting import Waiting
+    from fedrec.network.waiting import Waiting
+    from fedrec.runs.federated import Members
 
 __all__ = ["FederationFolder"]
 
@@ -130,7 +130,7 @@ class FederationFolder:
         Raises:
             PlanError: if federation.toml says what cannot be.
         """
-        from fedrec.engines.waiting import Waiting
+        from fedrec.network.waiting import Waiting
 
         try:
             return Waiting(**self.waits)
@@ -146,7 +146,7 @@ class FederationFolder:
         Raises:
             PlanError: if nobody is, or a node has not sent its key.
         """
-        from fedrec.engines.federated import Members
+        from fedrec.runs.federated import Members
 
         silent = [name for name, text in self.nodes.items() if not text]
         if not self.nodes or silent:

@@ -7,18 +7,18 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from fedrec.deploy.kits import check_kit, ends_soon, identity_of, lay_out
-from fedrec.deploy.mailslot_names import NODE_MOST, NODE_SOCKET
-from fedrec.deploy.parcels import held_bytes
 from fedrec.deploy.processes import Child
-from fedrec.deploy.sockets import Connection, Listener, socket_path
-from fedrec.engines.post import printable
-from fedrec.engines.served import save_served
 from fedrec.errors import PlanError
-from fedrec.federation.host import NodeHost
-from fedrec.federation.node_config import NodeConfig
+from fedrec.network.nvflare.kits import check_kit, ends_soon, identity_of, lay_out
+from fedrec.network.nvflare.names import NODE_MOST, NODE_SOCKET
+from fedrec.network.nvflare.parcels import held_bytes
+from fedrec.network.nvflare.sockets import Connection, Listener, socket_path
+from fedrec.network.post import printable
+from fedrec.node.host import NodeHost
+from fedrec.owner.config import NodeConfig
 from fedrec.record.durable import hold
 from fedrec.record.keys import SigningKey
+from fedrec.runs.published import save_served
 
 __all__ = ["NodeProcess"]
 

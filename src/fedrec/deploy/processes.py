@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
-from fedrec.deploy.kits import config_name
-from fedrec.deploy.supervised import PARENT
+from fedrec.network.nvflare.kits import config_name
+from fedrec.network.nvflare.supervised import PARENT
 
 __all__ = ["Child", "until_stopped", "unwound"]
 
@@ -45,7 +45,8 @@ class Child:
         role = "server" if server else "client"
         words = ["secure_train=true", *(f"{key}={value}" for key, value in settings.items()), "config_folder=config"]
         self._command = [
-            sys.executable, "-u", "-m", "fedrec.deploy.supervised", f"nvflare.private.fed.app.{role}.{role}_train",
+            sys.executable, "-u", "-m", "fedrec.network.nvflare.supervised",
+            f"nvflare.private.fed.app.{role}.{role}_train",
             "-m", str(workspace), "-s", config_name(server), "--set", *words,
         ]  # fmt: skip
         # NVFlare logs every call; its files are beside the owner's, and standard output is theirs too.

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedrec.deploy.folder import FederationFolder
-from fedrec.deploy.kits import lay_out
-from fedrec.deploy.mailslot_names import POST_SOCKET
 from fedrec.deploy.processes import Child
-from fedrec.deploy.sockets import socket_path
-from fedrec.engines.nvflare import POST
 from fedrec.errors import RunError
+from fedrec.network.nvflare.kits import lay_out
+from fedrec.network.nvflare.names import POST_SOCKET
+from fedrec.network.nvflare.post import POST
+from fedrec.network.nvflare.sockets import socket_path
 from fedrec.record.durable import hold
 
 __all__ = ["ServerProcess"]

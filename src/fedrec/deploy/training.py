@@ -27,11 +27,11 @@ def train_over(
     """Train a plan over the nodes of the federation in a folder; `tell` is told what goes wrong with nodes meanwhile.
 
     Returns:
-        The report; see `fedrec.engines.federated.train_federated`.
+        The report; see `fedrec.runs.federated.train_federated`.
     """
     from fedrec.deploy.folder import FederationFolder
-    from fedrec.engines.federated import train_federated
-    from fedrec.engines.nvflare import NvflarePost
+    from fedrec.network.nvflare.post import NvflarePost
+    from fedrec.runs.federated import train_federated
 
     folder = FederationFolder.open(federation)
     members = folder.members

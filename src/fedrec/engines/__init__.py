@@ -1,1 +1,1 @@
-"""Where nodes live. Imports federation and everything below."""
+"""Nodes in this process: plainly, as parties of a secure sum, on a virtual clock. Imports node and below."""

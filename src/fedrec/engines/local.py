@@ -16,11 +16,11 @@ from fedrec.data.splits import Split, SplitMethod
 from fedrec.engines.clock import Clock
 from fedrec.engines.virtual import VirtualArrivals
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
-from fedrec.federation.founding import found_node
-from fedrec.federation.node import Floors, Node
 from fedrec.federation.plan import Plan
 from fedrec.federation.warm_start import Remembered
 from fedrec.models.base import Arrays
+from fedrec.node.founding import found_node
+from fedrec.node.node import Floors, Node
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.progress import followed

@@ -16,8 +16,8 @@ from fedrec.federation.asynchronous import NOT_MASKED
 from fedrec.federation.call_fields import Call
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.masked import COUNTS, layout_of, unmasked, vectors_of
-from fedrec.federation.node import Node
 from fedrec.federation.transcript import Transcript
+from fedrec.node.node import Node
 from fedrec.secagg.client import Client
 from fedrec.secagg.layout import Layout
 from fedrec.secagg.manifest import Manifest, invite

@@ -13,10 +13,10 @@ from fedrec.engines.clock import Clock
 from fedrec.errors import RunError
 from fedrec.federation.asynchronous import Arrival
 from fedrec.federation.calls import EvaluationCall, RoundCall
-from fedrec.federation.cohorts import cohort
-from fedrec.federation.node import Node
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays
+from fedrec.node.cohorts import cohort
+from fedrec.node.node import Node
 
 __all__ = ["VirtualArrivals", "synchronous_seconds", "virtual_time", "work"]
 

@@ -1,1 +1,1 @@
-"""The plan, the node, the coordinator and the folder of a run. Imports everything below, and no engine."""
+"""The plan, the calls, the coordinator and the folder of a run. Imports privacy, secagg, models and below."""

@@ -29,7 +29,7 @@ from fedrec.progress import counting
 from fedrec.record.ledger import Ledger
 
 if TYPE_CHECKING:
-    from fedrec.federation.coordinator import Engine
+    from fedrec.federation.engine import Engine
 
 __all__ = ["NOT_MASKED", "Arrival", "Arrivals", "Buffered", "Buffering", "OwnRounds", "arrivals_of"]
 

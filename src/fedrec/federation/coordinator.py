@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -23,6 +23,7 @@ from fedrec.evaluation.protocols import parse_protocol
 from fedrec.federation.agreed import agreed_rows
 from fedrec.federation.asynchronous import Buffering, OwnRounds, arrivals_of
 from fedrec.federation.calls import CountCall, EvaluationCall, Part, RoundCall
+from fedrec.federation.engine import Engine
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.item_floor import SERVED, ItemFloor, floor_spec
 from fedrec.federation.measuring import summaries
@@ -37,38 +38,7 @@ from fedrec.progress import doing, stage
 from fedrec.record.ledger import Ledger
 from fedrec.threads import blas_threads
 
-__all__ = ["Coordinator", "Engine", "Progress", "Trained"]
-
-
-class Engine(Protocol):
-    """Where nodes live. Every call goes to all of them."""
-
-    def contribute(self, call: RoundCall) -> Sequence[Sum]:
-        """Each node's sum for a round."""
-
-    def evaluate(self, call: EvaluationCall) -> Sequence[Sum]:
-        """Each node's sum of metrics."""
-
-    def count_items(self, call: CountCall) -> Sequence[Sum]:
-        """Each node's counts of items."""
-
-    @property
-    def parties(self) -> tuple[int, int, str] | None:
-        """Of a secure sum: its nodes, how many are honest and left in it at least, and a digest of who they are."""
-
-    @property
-    def run(self) -> str | None:
-        """The number under which nodes know the run; `None` where any will do."""
-
-    @property
-    def took_part(self) -> tuple[str, ...]:
-        """The nodes that the last sum is over, where that may change from sum to sum; empty where it is all of them."""
-
-    def keep(self, shared: Arrays, committed: int) -> None:
-        """Remember private rows as they are after round `committed`."""
-
-    def finish(self, shared: Arrays, committed: int, kept: int) -> None:
-        """End with the private rows of round `kept`."""
+__all__ = ["Coordinator", "Progress", "Trained"]
 
 
 @dataclass(frozen=True)

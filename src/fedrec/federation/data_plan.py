@@ -15,9 +15,9 @@ from pydantic import (
 )
 
 from fedrec.data.cleaning import Cleaning
-from fedrec.data.database_urls import check_source
-from fedrec.data.kinds import Kinds
-from fedrec.data.times import check_time_format
+from fedrec.data.databases.urls import check_source
+from fedrec.data.reading.kinds import Kinds
+from fedrec.data.reading.times import check_time_format
 from fedrec.errors import PlanError
 from fedrec.models.registry import explain, foremost
 

@@ -15,7 +15,7 @@ from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
-from fedrec.models.counts import count_spec, counted
+from fedrec.models.linear.counts import count_spec, counted
 from fedrec.privacy.shares import Stream, discrete_gaussian
 
 __all__ = ["SERVED", "ItemFloor", "add_noise", "count_chunk", "floor_spec", "only_served", "rows_served"]

@@ -24,8 +24,8 @@ from fedrec.aggregation.release import Cap, Clip, Release, Step, Weight
 from fedrec.aggregation.robust import Robust
 from fedrec.data.catalog import Catalog
 from fedrec.data.cleaning import Cleaning
-from fedrec.data.files import STANDARD_INPUT
 from fedrec.data.interactions import Interactions
+from fedrec.data.reading.files import STANDARD_INPUT
 from fedrec.data.splits import SplitMethod
 from fedrec.data.weights import Weights
 from fedrec.documents import MOST_SETTINGS, parse_yaml, read_file

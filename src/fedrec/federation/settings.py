@@ -61,7 +61,7 @@ def settings_of(kind: type[BaseModel]) -> list[Setting]:
     """The keys of a model or of a part of a plan, in order.
 
     Example:
-        >>> from fedrec.models.ease import EASE
+        >>> from fedrec.models.linear.ease import EASE
         >>> reg = settings_of(EASE)[0]
         >>> reg.name, reg.kind, reg.default, reg.bounds
         ('reg', 'number or auto', 'auto', '> 0')

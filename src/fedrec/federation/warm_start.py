@@ -18,12 +18,12 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.identifiers import Identifiers
 from fedrec.data.interactions import Interactions, rows_of
-from fedrec.data.own_rows import OwnRows, placed
 from fedrec.data.splits import TEST, VALID, Split
 from fedrec.data.weights import Weights
 from fedrec.errors import DamagedError, PlanError
 from fedrec.federation.fitting import SUM
 from fedrec.models.base import Arrays, Recommender, State
+from fedrec.models.private_state import OwnRows, placed
 
 __all__ = ["Changed", "Earlier", "How", "Remembered", "carried", "first_rows", "how_to_start", "kept_sums"]
 

@@ -1,1 +1,1 @@
-"""One recommender a file, its hyperparameters in the same class. Imports aggregation, data, kernels and errors only."""
+"""The contract of a recommender, the registry, one recommender a file in the folders. Imports aggregation and below."""

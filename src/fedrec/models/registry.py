@@ -16,19 +16,19 @@ from fedrec.models.base import Recommender
 __all__ = ["MODELS", "build_model", "meant", "model_class"]
 
 MODELS = {
-    "biased-mf": "fedrec.models.biased_mf:BiasedMF",
-    "ease": "fedrec.models.ease:EASE",
-    "fcf": "fedrec.models.fcf:FCF",
-    "fedrecon": "fedrec.models.fedrecon:FedRecon",
-    "fedncf": "fedrec.models.fedncf:FedNCF",
-    "fedrap": "fedrec.models.fedrap:FedRAP",
-    "gpfedrec": "fedrec.models.gpfedrec:GPFedRec",
-    "ials": "fedrec.models.ials:IALS",
-    "itemknn": "fedrec.models.itemknn:ItemKNN",
-    "mf": "fedrec.models.mf:MF",
-    "pfedrec": "fedrec.models.pfedrec:PFedRec",
-    "popularity": "fedrec.models.popularity:Popularity",
-    "spectral": "fedrec.models.spectral:Spectral",
+    "biased-mf": "fedrec.models.factors.biased_mf:BiasedMF",
+    "ease": "fedrec.models.linear.ease:EASE",
+    "fcf": "fedrec.models.literature.fcf:FCF",
+    "fedrecon": "fedrec.models.literature.fedrecon:FedRecon",
+    "fedncf": "fedrec.models.literature.fedncf:FedNCF",
+    "fedrap": "fedrec.models.literature.fedrap:FedRAP",
+    "gpfedrec": "fedrec.models.literature.gpfedrec:GPFedRec",
+    "ials": "fedrec.models.factors.ials:IALS",
+    "itemknn": "fedrec.models.linear.itemknn:ItemKNN",
+    "mf": "fedrec.models.factors.mf:MF",
+    "pfedrec": "fedrec.models.literature.pfedrec:PFedRec",
+    "popularity": "fedrec.models.linear.popularity:Popularity",
+    "spectral": "fedrec.models.linear.spectral:Spectral",
 }
 """Name → module:class, imported when asked for."""
 _ALIASES = {

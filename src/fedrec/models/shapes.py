@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fedrec.data.own_rows import OwnRows
 from fedrec.errors import DamagedError
 from fedrec.kernels.splitting import first_repeat
+from fedrec.models.private_state import OwnRows
 
 __all__ = ["Form", "Own", "Shape", "Shapes", "check_arrays", "check_rows", "whole_number"]
 

@@ -1,0 +1,1 @@
+"""Interactions from SQLite and PostgreSQL."""

@@ -1,0 +1,107 @@
+"""A federation from Python: trained over its nodes, each with its owner's data."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedrec.bars import bar
+from fedrec.data.arguments import check_arguments
+from fedrec.deploy.folder import FederationFolder
+from fedrec.deploy.training import train_over
+from fedrec.errors import InputError
+from fedrec.estimators.estimator import Estimator, load_model
+from fedrec.federation.plan import Plan
+from fedrec.federation.run import is_run, read_plan
+
+__all__ = ["Federation"]
+
+_THEIRS = {"source": "federation"}
+
+
+class Federation:
+    """The coordinator's folder of a federation, as `fedrec federation init` makes it.
+
+    Args:
+        folder: where it is.
+
+    Raises:
+        InputError: if it is not such a folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        check_arguments(Federation.__init__, {"folder": folder})
+        self.folder = Path(folder)
+        self._names = tuple(FederationFolder.open(self.folder).members.nodes)
+        self.report: dict[str, Any] | None = None
+        """The report of the last training; `None` before."""
+
+    def __repr__(self) -> str:
+        return f"Federation({str(self.folder)!r}: {', '.join(self._names) or 'no nodes yet'})"
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the nodes."""
+        return self._names
+
+    def train(
+        self,
+        plan: Estimator | Mapping[str, Any] | str | Path,
+        out: str | Path,
+        *,
+        secure: bool = False,
+        resume: bool = False,
+        progress: bool = True,
+    ) -> Estimator:
+        """Train over the nodes, as `fedrec train --federation` does, and open the run.
+
+        Args:
+            plan: what to train: keys of a plan, the path of a plan in YAML, or an estimator that is not fitted, such as
+                `fr.EASE(reg=100, plan={"split": "leave-last-out"})`. The data are the nodes' own.
+            out: folder of the run, which is the coordinator's.
+            secure: whether nodes mask their sums.
+            resume: go on with the run in `out`, with its own plan.
+            progress: show a bar on a terminal or in a notebook, if it takes longer than a second.
+
+        Returns:
+            The model. `similar`, `shared` and `recommend(history=…)` work; the users are at the nodes.
+
+        Raises:
+            PlanError: if the plan cannot be kept, or a node refuses it; says which and why.
+            RunError: if too few nodes are up.
+
+        Example:
+            shops = fr.Federation("shops")
+            plan = {"model": {"name": "ease"}, "privacy": {"epsilon": 4, "delta": 1e-6}}
+            model = shops.train(plan, "run", secure=True)
+            model.similar("sku-1", n=5)
+        """
+        check_arguments(Federation.train, {"out": out, "secure": secure, "resume": resume, "progress": progress})
+        folder = Path(out)
+        asked = read_plan(folder) if resume and is_run(folder) else _plan_of(plan)
+
+        def tell(text: str) -> None:
+            warnings.warn(text, stacklevel=2)
+
+        with bar(f"training {asked.model['name']}", progress) as watch:
+            self.report = train_over(self.folder, asked, folder, secure, resume, watch, tell)
+        return load_model(folder)
+
+
+def _plan_of(plan: object) -> Plan:
+    """The plan that somebody means.
+
+    Raises:
+        InputError: if it is none of what may be given.
+    """
+    if isinstance(plan, Estimator):
+        data = plan.plan.data.model_dump() | _THEIRS | {"digest": None}
+        return Plan.make(plan.plan.model_dump() | {"data": data}, type(plan).__name__)
+    if isinstance(plan, Mapping):
+        return Plan.make({"data": _THEIRS, **plan})
+    if isinstance(plan, str | os.PathLike):
+        return Plan.read(Path(plan))
+    raise InputError(f"plan must be keys of a plan, the path of one, or an estimator, not {type(plan).__name__}")

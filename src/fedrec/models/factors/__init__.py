@@ -1,0 +1,1 @@
+"""Matrix factorisation from sums: federated averaging, and alternating least squares."""

@@ -1,0 +1,341 @@
+"""Matrix factorisation by federated averaging (McMahan et al. 2017; federated MF: Chai et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from fedrec.aggregation.contributions import Contribution, Contributions, Dense, RowUpdates
+from fedrec.aggregation.queries import PLAIN, Query
+from fedrec.aggregation.specs import ArraySpec, SumSpec
+from fedrec.aggregation.sums import Sum
+from fedrec.data.catalog import Catalog
+from fedrec.data.clients import Clients
+from fedrec.data.keys import KeyedSource
+from fedrec.errors import PlanError
+from fedrec.kernels.keyed import normal_rows
+from fedrec.kernels.scoring import dot_rows
+from fedrec.models.base import Arrays, Private, Recommender, State, cosines
+from fedrec.models.factors.adaptive_clip import BIT_SHARE, adapted
+from fedrec.models.factors.local_training import LocalOptimiser, LocalTraining, Loss, draw
+from fedrec.models.factors.scaffold import control_rows, first_controls, stored_rows, used_controls
+from fedrec.models.server_optimisers import ServerOptimiser, ServerRule
+from fedrec.models.shapes import Form, Own, Shape
+
+__all__ = ["MF"]
+
+_SCALE_BITS = 20
+_CONTROL_BITS = 30
+_FOLD_IN_EPOCHS = 10
+_FITTED_FLOATS = 1 << 24
+
+
+class MF(Recommender):
+    """score = ⟨user factor, item factor⟩ + item bias. User factors are private; the item table is shared.
+
+    In a round each client of the cohort trains on its own interactions and freshly drawn negatives from outside its
+    training history, and contributes the change of the item rows it touched. The coordinator averages the changes and
+    steps along the average. Every array and what leaves a node is in docs/mf.md.
+
+    Args:
+        embedding_size: length d of the factors.
+        rounds: rounds of training.
+        learning_rate: of the clients' optimiser.
+        epochs: passes over a client's interactions in a round.
+        negatives: drawn per interaction.
+        loss: `bce` (Rendle et al. 2020), `bpr` (Rendle et al. 2009), `softmax` over a positive and its negatives, or
+            `squared`, half the squared error of 1 and 0.
+        reg: L2 pull on every factor of a term.
+        batch_size: terms of a local step, along the mean of their gradients; 1 is plain SGD.
+        local_optimiser: `sgd`, `momentum`, `adam` or `adagrad` on the rows that a client touches; nothing of its state
+            outlives the round.
+        local_momentum: of `momentum`, and first decay of `adam`.
+        proximal: μ of FedProx (Li et al. 2020): after every step its rows go back towards the shared ones, implicitly,
+            by the factor 1 / (1 + learning_rate · μ).
+        scaffold: correct clients' drift by control variates (Karimireddy et al. 2020;
+            `fedrec.models.factors.scaffold`).
+        control_rows: rows on which a client keeps its control variate.
+        server_optimiser: `sgd`, `momentum`, `adam`, `yogi` or `adagrad` (`fedrec.models.server_optimisers`).
+        server_learning_rate: its step on the average change. Over all clients (`count`) an item's average is small
+            where few clients have it, so steps are far above 1; with `per_row` about 1 is right.
+        server_momentum: β₁.
+        server_decay: β₂.
+        server_floor: τ.
+        denominator: average over all clients of the round (`count`), at each row over the clients that touched it
+            (`per_row`), or divide by `expected_clients` (`fixed`), so that nothing but the changes is summed.
+        expected_clients: the divisor of `fixed`.
+        bound: largest change of one coordinate by one client; beyond it saturates.
+        init_sd: standard deviation of initial factors.
+
+    Raises:
+        PlanError: for a mix of settings that has no meaning.
+
+    Example:
+        >>> MF(loss="bpr", server_optimiser="adam", server_learning_rate=0.01).chunk_floats
+        325
+    """
+
+    embedding_size: PositiveInt = 64
+    rounds: PositiveInt = 60
+    learning_rate: PositiveFloat = 0.1
+    epochs: PositiveInt = 1
+    negatives: PositiveInt = 4
+    loss: Loss = "bce"
+    reg: NonNegativeFloat = 0.005
+    batch_size: PositiveInt = 1
+    local_optimiser: LocalOptimiser = "sgd"
+    local_momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    proximal: NonNegativeFloat = 0.0
+    scaffold: bool = False
+    control_rows: PositiveInt = 128
+    server_optimiser: ServerRule = "sgd"
+    server_learning_rate: PositiveFloat = 20.0
+    server_momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    server_decay: float = Field(default=0.99, ge=0.0, lt=1.0)
+    server_floor: PositiveFloat = 1e-3
+    denominator: Literal["count", "per_row", "fixed"] = "count"
+    expected_clients: PositiveInt | None = None
+    bound: PositiveFloat = Field(default=1.0, le=1024.0)
+    init_sd: PositiveFloat = 0.03
+
+    name: ClassVar[str] = "mf"
+    weighs: ClassVar[str] = (
+        "the gradients of an interaction and of the negatives drawn for it are multiplied by its weight; keep weights "
+        "near 1, as steps grow with them."
+    )
+    reads_history: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def _check(self) -> MF:
+        where = f"model {self.name}"
+        if (self.denominator == "fixed") != (self.expected_clients is not None):
+            raise PlanError(f"{where}: expected_clients is the divisor of denominator: fixed; set both or neither")
+        if self.scaffold and (self.local_optimiser != "sgd" or self.proximal > 0):
+            raise PlanError(f"{where}: scaffold corrects plain SGD; set local_optimiser to sgd and proximal to 0")
+        if self.scaffold and self.denominator != "count":
+            raise PlanError(f"{where}: scaffold averages over all clients of a round; set denominator to count")
+        return self
+
+    def forms(self, n_items: int) -> tuple[Form, ...]:
+        """Item factors; moments, control variates and a clip where there are any."""
+        table = Shape((n_items, self.embedding_size + 1))
+        shared, server = {"items": table}, self._server.forms((n_items, self.embedding_size + 1))
+        if self._clip is not None:
+            shared["clip"] = Shape((1,), "float64")
+        elif self.scaffold:
+            shared["control"] = table
+            server |= {"control_sum": Shape(table.axes, "float64"), "control_clients": Shape((1,), "float64")}
+        return (Form(shared, server),)
+
+    def rows(self, n_items: int) -> Mapping[str, Shape | Own]:
+        """User factors; a control variate where there are any."""
+        users = {"users": Shape((self.embedding_size,), finite=False)}
+        if not self.scaffold:
+            return users
+        return users | control_rows(self.control_rows, self.embedding_size + 1, n_items)
+
+    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+        """Random item factors, biases of zero; moments and control variates of zero."""
+        table = rng.generator().normal(0.0, self.init_sd, (len(catalog), self.embedding_size + 1)).astype(np.float32)
+        table[:, -1] = 0.0
+        server = self._server.start(table)
+        if self._clip is not None:
+            return State({"items": table, "clip": np.array([self._clip])}, server)
+        if not self.scaffold:
+            return State({"items": table}, server)
+        sums = {"control_sum": np.zeros(table.shape), "control_clients": np.zeros(1)}
+        return State({"items": table, "control": np.zeros_like(table)}, server | sums)
+
+    def spec(self, state: State, round: int) -> SumSpec | None:
+        """Changes of item rows, and what they are divided by."""
+        if round >= self.rounds:
+            return None
+        shape = state.shared["items"].shape
+        arrays = [
+            ArraySpec("items", "rows", shape, bound=self.bound, scale_bits=_SCALE_BITS, denominator=self.denominator)
+        ]
+        if self._clip is not None:
+            return SumSpec((*arrays, ArraySpec("within", "dense", (1,), bound=0.5)))
+        if self.denominator == "count":
+            arrays.append(ArraySpec("weight", "dense", (1,), bound=1.0))
+        elif self.denominator == "per_row":
+            arrays.append(ArraySpec("weight", "rows", (shape[0], 1), bound=1.0))
+        if self.scaffold:
+            longest = float(shape[0] * self.epochs * (1 + self.negatives))
+            arrays.append(ArraySpec("controls", "rows", shape, bound=self.bound, scale_bits=_CONTROL_BITS))
+            arrays += [ArraySpec("steps", "dense", (1,), bound=longest), ArraySpec("newcomers", "dense", (1,), bound=1)]
+        return SumSpec(tuple(arrays))
+
+    def join(self, shared: Arrays, clients: Clients, rng: KeyedSource) -> Private | None:
+        """Random user factors from each client's own key."""
+        factors = np.empty((len(clients), self.embedding_size), dtype=np.float32)
+        normal_rows(rng.seeds(clients.keys), self.init_sd, factors)
+        if not self.scaffold:
+            return {"users": factors}
+        return {"users": factors} | first_controls(clients, self.control_rows, self.embedding_size + 1)
+
+    def contribute(
+        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+    ) -> tuple[Contributions, Private | None]:
+        """Local training, then the change of every touched row."""
+        assert private is not None
+        users = private["users"].copy()
+        seeds = rng.seeds(clients.keys)
+        ones = np.ones(len(clients))
+        if not self.scaffold:
+            drawn = draw(clients, seeds, self.epochs, self.negatives)
+            changes, _ = self._local.run(drawn, shared["items"], users)
+            if self._clip is not None:
+                return Contributions(self._within(drawn.indptr, drawn.rows, changes, shared)), {"users": users}
+            return Contributions(self._weighed(drawn.indptr, drawn.rows, changes)), {"users": users}
+        stored = stored_rows(private)
+        drawn = draw(clients, seeds, self.epochs, self.negatives, stored)
+        controls = used_controls(shared, private, drawn, stored[0])
+        changes, steps = self._local.run(drawn, shared["items"], users, drift=controls.drift)
+        renewed, difference = controls.renewed(drawn, clients, private, changes, steps, self.learning_rate)
+        sent = controls.sent(changes, np.repeat(steps, np.diff(drawn.indptr)), self.learning_rate)
+        arrays = self._weighed(drawn.indptr, drawn.rows, sent) | {
+            "controls": RowUpdates(drawn.indptr, drawn.rows, difference, ones),
+            "steps": Dense(steps.astype(np.float32)[:, None], ones),
+            "newcomers": Dense(1 - private["took_part"], ones),
+        }
+        return Contributions(arrays), {"users": users} | renewed
+
+    def step(self, state: State, total: Sum, round: int) -> State:
+        """One step of the server's optimiser along the average change."""
+        change = self._average(total)
+        moments = {name: array for name, array in state.server.items() if name.endswith("_moment")}
+        shared, server = {}, {}
+        if self.scaffold and total.clients:
+            mean_steps = float(total.value("steps")[0]) / float(total.value("weight")[0])
+            change -= self.learning_rate * mean_steps * state.shared["control"].astype(np.float64)
+            server["control_sum"] = state.server["control_sum"] + total.value("controls")
+            server["control_clients"] = state.server["control_clients"] + total.value("newcomers")
+            shared["control"] = (server["control_sum"] / server["control_clients"]).astype(np.float32)
+        elif self.scaffold:
+            return state
+        elif self._clip is not None:
+            shared["clip"] = adapted(state.shared["clip"], total)
+        shared["items"], moved = self._server.step(state.shared["items"], change, moments)
+        return State(shared, server | moved)
+
+    def privately(self, clip: float | None, clients: int) -> MF:
+        """DP-FedAvg with adaptive clipping (McMahan et al. 2018; Andrew et al. 2021): a fixed divisor, and a clip that
+        follows the median norm of what clients add, as told by noisy bits that are paid for.
+
+        `clip` is where the clip starts; 1 by default.
+
+        Raises:
+            PlanError: with settings whose sums have no bound or a divisor that depends on who takes part.
+        """
+        if self.scaffold:
+            raise PlanError(f"model {self.name}: scaffold sums control variates that no clip bounds; leave it out")
+        if self.denominator == "per_row" or ("denominator" in self.model_fields_set and self.denominator == "count"):
+            raise PlanError(f"model {self.name}: under privacy the divisor is fixed; leave denominator out")
+        return self._private_form(
+            clip or 1.0, embedding_size=16, rounds=20, denominator="fixed", expected_clients=clients
+        )
+
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """The item rows, clipped to the current clip; and a bit about it."""
+        clip = float(shared["clip"][0])
+        return (Query({"items": PLAIN}, clip, 1.0 - BIT_SHARE), Query({"within": PLAIN}, 0.5, BIT_SHARE))
+
+    def fold_in(self, shared: Arrays, clients: Clients) -> Private | None:
+        """A factor from the history alone: training of the user's side with the item table fixed."""
+        return {"users": self._fitted(self._local, _FOLD_IN_EPOCHS, shared, clients, clients.keys)}
+
+    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+        """⟨user, item⟩ + bias."""
+        assert private is not None
+        table = np.ascontiguousarray(shared["items"].T)
+        scores = np.empty((len(clients), table.shape[1]), dtype=np.float32)
+        dot_rows(private["users"], table[:-1], table[-1], scores)
+        return scores
+
+    def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
+        """Cosine of the item factors."""
+        return cosines(shared["items"][:, :-1], items)
+
+    def memory(self, n_items: int) -> int:
+        """Table, sum, weights and the step in float64; moments and control variates where there are any."""
+        copies = 40 + 24 * (self.server_optimiser != "sgd") + 40 * self.scaffold
+        return n_items * (self.embedding_size + 1) * copies
+
+    @property
+    def chunk_floats(self) -> int:
+        """Every positive and negative may touch a row."""
+        arrays = 6 if self.scaffold else 1
+        return (1 + self.epochs * self.negatives) * (self.embedding_size + 1) * arrays
+
+    @property
+    def client_floats(self) -> int:
+        """A client's factor, and the rows of its control variate."""
+        return self.embedding_size + 3 * self.scaffold * self.control_rows * (self.embedding_size + 1)
+
+    @property
+    def _local(self) -> LocalTraining:
+        return LocalTraining(
+            self.loss,
+            self.learning_rate,
+            self.reg,
+            self.batch_size,
+            self.local_optimiser,
+            self.local_momentum,
+            self.proximal,
+        )
+
+    @property
+    def _server(self) -> ServerOptimiser:
+        return ServerOptimiser(
+            self.server_optimiser,
+            self.server_learning_rate,
+            self.server_momentum,
+            self.server_decay,
+            self.server_floor,
+        )
+
+    def _weighed(self, indptr: np.ndarray, rows: np.ndarray, changes: np.ndarray) -> dict[str, Contribution]:
+        """The changes of touched rows, and what they are divided by."""
+        ones = np.ones(len(indptr) - 1)
+        arrays: dict[str, Contribution] = {"items": RowUpdates(indptr, rows, changes, ones)}
+        if self.denominator == "count":
+            arrays["weight"] = Dense(np.ones((len(ones), 1), dtype=np.float32), ones)
+        elif self.denominator == "per_row":
+            arrays["weight"] = RowUpdates(indptr, rows, np.ones((len(rows), 1), dtype=np.float32), ones)
+        return arrays
+
+    def _within(
+        self, indptr: np.ndarray, rows: np.ndarray, changes: np.ndarray, shared: Arrays
+    ) -> dict[str, Contribution]:
+        """The changes of touched rows, and whether they are within the clip."""
+        arrays = self._weighed(indptr, rows, changes)
+        within = np.sqrt(arrays["items"].sq_norms()) <= float(shared["clip"][0])
+        bits = (within[:, None] - 0.5).astype(np.float32)
+        return {**arrays, "within": Dense(bits, np.ones(len(bits)))}
+
+    def _average(self, total: Sum) -> np.ndarray:
+        change = total.value("items")
+        if self.expected_clients is not None:
+            return change / self.expected_clients
+        weight = total.value("weight")
+        return np.divide(change, weight, out=np.zeros_like(change), where=weight > 0)
+
+    def _fitted(
+        self, training: LocalTraining, epochs: int, shared: Arrays, clients: Clients, seeds: np.ndarray
+    ) -> np.ndarray:
+        """User factors [clients, d] float32, trained from zero with the items fixed; in groups that fit in memory."""
+        users = np.zeros((len(clients), self.embedding_size), dtype=np.float32)
+        most = np.minimum(clients.lengths * (1 + epochs * self.negatives), clients.n_items)
+        ends = np.cumsum(most * (self.embedding_size + 1))
+        start = 0
+        while start < len(clients):
+            before = int(ends[start - 1]) if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, before + _FITTED_FLOATS, side="right")))
+            drawn = draw(clients.take(np.arange(start, stop)), seeds[start:stop], epochs, self.negatives)
+            training.run(drawn, shared["items"], users[start:stop], learn_items=False)
+            start = stop
+        return users

@@ -1,0 +1,239 @@
+"""EASE: a linear autoencoder whose weights have a closed form (Steck 2019, "Embarrassingly Shallow Autoencoders")."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
+from scipy.linalg import lapack
+
+from fedrec.aggregation.contributions import Contributions, RankOne
+from fedrec.aggregation.queries import Query
+from fedrec.aggregation.specs import ArraySpec, SumSpec
+from fedrec.aggregation.sums import Sum
+from fedrec.data.catalog import Catalog
+from fedrec.data.clients import Clients
+from fedrec.data.keys import KeyedSource
+from fedrec.errors import FedrecError, PlanError
+from fedrec.kernels.scoring import sum_rows
+from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.linear import private_gram
+from fedrec.models.linear.denoising import ridge_arrays
+from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec
+from fedrec.models.linear.sketch import (
+    Sketched,
+    basis_table,
+    draw_signs,
+    leading_spectrum,
+    low_rank_arrays,
+    low_rank_form,
+    low_rank_scores,
+    low_rank_similarity,
+    sketch_contribution,
+    sketch_memory,
+    sketch_spec,
+)
+from fedrec.models.shapes import Form, Shape
+
+__all__ = ["EASE"]
+
+_AUTO = 6.0
+_AUTO_SKETCHED = 8.0
+_AUTO_PRIVATE = 4.0
+_WEIGHT_BITS = 24
+
+
+class EASE(Recommender):
+    """P = (G + λI)⁻¹, B = −P / diag(P) with a zero diagonal, score = x B. One round, exactly the pooled-data model.
+
+    With a `rank`, G is replaced by its leading spectrum, sketched in `passes` rounds of items × rank numbers.
+
+    Args:
+        reg: λ; `auto` is 6 × the mean item count, trace(G) / items, and 8 × with a rank.
+        alpha: users weigh n_u^−alpha in G; 0 counts them equally.
+        rank: eigenvectors of G that are kept; `None` keeps all of G.
+        passes: rounds of a sketch; the second sharpens the first, more add little. Unused without a rank.
+
+    Memory at the coordinator: about 20 bytes × items², or 24 bytes × items × rank.
+    """
+
+    reg: PositiveFloat | Literal["auto"] = "auto"
+    alpha: float = Field(default=0.0, ge=0.0, le=2.0)
+    rank: PositiveInt | None = None
+    passes: PositiveInt = 2
+
+    name: ClassVar[str] = "ease"
+    weighs: ClassVar[str] = (
+        "a user's row x_u of the interaction matrix holds the weights, in G and in the scores x_u B."
+    )
+
+    @property
+    def rounds(self) -> int:
+        """One, or as many as passes; Gram matrix and pass in the private form."""
+        if self._clip is not None:
+            return len(private_gram.SHARES)
+        return 1 if self.rank is None else self.passes
+
+    @property
+    def additive(self) -> bool:
+        """The Gram matrix is a sum over clients; passes of a sketch depend on the pass before."""
+        return self.rank is None
+
+    def forms(self, n_items: int) -> tuple[Form, ...]:
+        """Nothing, then the weights; with a rank or noise, a table of directions, then factors."""
+        if self._clip is not None:
+            return (*private_gram.forms(n_items), low_rank_form(n_items))
+        if self.rank is None:
+            return Form({"weights": Shape((n_items, 0))}), Form({"weights": Shape((n_items, n_items))})
+        sketch = {"sketch": Shape((n_items, "rank"))}
+        return Form(sketch), Form(sketch, {"mean": Shape((1,), "float64")}), low_rank_form(n_items)
+
+    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+        """No weights yet; random signs for a sketch."""
+        if self._clip is not None:
+            return private_gram.start(len(catalog))
+        if self.rank is None:
+            return State({"weights": np.zeros((len(catalog), 0), dtype=np.float32)})
+        return State({"sketch": draw_signs(rng, len(catalog), self.rank).astype(np.float32)})
+
+    def spec(self, state: State, round: int) -> SumSpec | None:
+        """The Gram matrix, once; or a sketch in every pass, with item counts in the first."""
+        if self._clip is not None:
+            return private_gram.spec(state.shared, round, self._heaviest)
+        if round >= self.rounds:
+            return None
+        if self.rank is None:
+            return gram_spec(len(state.shared["weights"]), self.alpha, self._heaviest)
+        table = state.shared["sketch"]
+        whole = round == 0 and self.alpha == 0 and self._heaviest is None
+        sketch = sketch_spec(table, self.alpha, round == 0, whole, self._heaviest)
+        if round > 0:
+            return SumSpec((sketch,))
+        bits = 0 if self.alpha == 0 and self._heaviest is None else _WEIGHT_BITS
+        bound = max(1.0, (self._heaviest or 1.0) ** 2)
+        return SumSpec((ArraySpec("counts", "rank_one", (len(table), 1), bound=bound, scale_bits=bits), sketch))
+
+    def contribute(
+        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+    ) -> tuple[Contributions, Private | None]:
+        """w_u x_u x_uᵀ, or w_u x_u ⊗ Ωᵀx_u."""
+        if self._clip is not None:
+            return private_gram.contribute(shared, clients, round), None
+        if self.rank is None:
+            return gram_contributions(clients, self.alpha), None
+        sketch = sketch_contribution(clients, shared["sketch"], self.alpha)
+        if round > 0:
+            return Contributions({"sketch": sketch}), None
+        ones = np.ones((len(clients), 1))
+        squares = None if clients.values is None else clients.values**2
+        counts = RankOne(clients.indptr, clients.items, sketch.weights, clients.n_items, ones, squares)
+        return Contributions({"counts": counts, "sketch": sketch}), None
+
+    def step(self, state: State, total: Sum, round: int) -> State:
+        """Solve for B by Cholesky in float64; or sharpen the basis, and at last solve in it."""
+        if self._clip is not None:
+            return self._private_step(state, total, round)
+        if self.rank is not None:
+            return self._sketched(state, total, round)
+        gram = gram_matrix(total, len(state.shared["weights"]))
+        reg = _AUTO * max(np.trace(gram) / len(gram), 1e-12) if self.reg == "auto" else self.reg
+        return State({"weights": solve(gram, float(reg))})
+
+    def weighted(self, heaviest: float) -> EASE:
+        """G = XᵀX of a matrix X of weights.
+
+        Raises:
+            PlanError: if alpha is above 1.
+        """
+        check_alpha(self.name, self.alpha)
+        return super().weighted(heaviest)
+
+    def privately(self, clip: float | None, clients: int) -> EASE:
+        """A noisy Gram matrix, then a pass over what stands out of it, see `fedrec.models.linear.private_gram`.
+
+        `clip` is the norm of a client's part, 1 by default, which is what everybody has. `reg` is λ; `auto` is 4 times
+        the mean diagonal entry.
+
+        Raises:
+            PlanError: with settings that have no meaning there.
+        """
+        chosen = {name: getattr(self, name) for name in self.model_fields_set}
+        if self.rank is not None or chosen.get("passes", 2) != 2 or chosen.get("alpha", 1.0) != 1.0:
+            raise PlanError(
+                "ease under privacy finds its rank by itself, in one pass, and users weigh 1 / n_u: leave out rank, "
+                "passes and alpha; spectral has passes"
+            )
+        return self._private_form(clip or 1.0, alpha=1.0)
+
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """The Gram matrix, then the pass."""
+        assert self._clip is not None
+        return private_gram.queries(round, self._clip)
+
+    @property
+    def budget_shares(self) -> tuple[float, ...]:
+        """Of the private form."""
+        return private_gram.SHARES
+
+    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+        """x_u B: the sum of the rows of B at the client's items, times their weights."""
+        if "factors" in shared:
+            return low_rank_scores(shared, clients)
+        scores = np.zeros((len(clients), clients.n_items), dtype=np.float32)
+        sum_rows(clients.indptr, clients.items, clients.weights, shared["weights"], scores)
+        return scores
+
+    def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
+        """How much an item adds to every other item's score."""
+        return low_rank_similarity(shared, items) if "factors" in shared else shared["weights"][items]
+
+    def memory(self, n_items: int) -> int:
+        """Triangle, float64 matrix and float32 weights; or sums and tables of the sketch."""
+        return 20 * n_items * n_items if self.rank is None else sketch_memory(n_items, self.rank)
+
+    @property
+    def chunk_floats(self) -> int:
+        """A client has at least one interaction and a right factor of `rank` floats."""
+        return max(2, self.rank or 0)
+
+    def _private_step(self, state: State, total: Sum, round: int) -> State:
+        found = private_gram.step(state, total, round)
+        if isinstance(found, State):
+            return found
+        reg = _AUTO_PRIVATE * found.mean if self.reg == "auto" else float(self.reg)
+        return State(ridge_arrays(found.factors, reg))
+
+    def _sketched(self, state: State, total: Sum, round: int) -> State:
+        mean = np.array([total.value("counts").mean()]) if round == 0 else state.server["mean"]
+        sketched = Sketched.of(state.shared["sketch"], total)
+        if round < self.passes - 1:
+            return State({"sketch": basis_table(sketched)}, {"mean": mean})
+        reg = _AUTO_SKETCHED * max(float(mean[0]), 1e-12) if self.reg == "auto" else self.reg
+        return State(low_rank_arrays(leading_spectrum(sketched), float(reg)))
+
+
+def solve(gram: np.ndarray, reg: float) -> np.ndarray:
+    """B [items, items] float32 from G [items, items] float64, which is overwritten.
+
+    >>> solve(np.array([[2.0, 1.0], [1.0, 2.0]]), reg=1.0).astype(float).round(4).tolist()
+    [[0.0, 0.3333], [0.3333, 0.0]]
+    """
+    n_items = len(gram)
+    gram[np.diag_indices(n_items)] += reg
+    factor, info = lapack.dpotrf(gram.T, lower=1, overwrite_a=1)
+    if info != 0:
+        raise FedrecError(f"ease: the Gram matrix is not positive definite at item {info}; raise reg (now {reg:g})")
+    inverse, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
+    diagonal = np.diag(inverse).copy()
+    weights = np.empty((n_items, n_items), dtype=np.float32)
+    for low in range(0, n_items, 512):
+        high = min(low + 512, n_items)
+        # Column block of the full inverse: the stored lower part, and its mirror above the block.
+        block = inverse[:, low:high].copy()
+        block[:low] = inverse[low:high, :low].T
+        corner = np.tril(block[low:high])
+        block[low:high] = corner + np.tril(corner, -1).T
+        weights[:, low:high] = block / -diagonal[low:high]
+    weights[np.diag_indices(n_items)] = 0.0
+    return weights

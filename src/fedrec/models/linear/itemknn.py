@@ -1,0 +1,163 @@
+"""Item-based nearest neighbours with cosine similarity (Sarwar et al. 2001; Deshpande & Karypis 2004)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from fedrec.aggregation.contributions import Contributions
+from fedrec.aggregation.queries import Query
+from fedrec.aggregation.specs import SumSpec
+from fedrec.aggregation.sums import Sum
+from fedrec.data.catalog import Catalog
+from fedrec.data.clients import Clients
+from fedrec.data.keys import KeyedSource
+from fedrec.errors import PlanError
+from fedrec.kernels.scoring import sum_neighbours
+from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.linear import private_gram
+from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec
+from fedrec.models.shapes import Form, Shape
+
+__all__ = ["ItemKNN"]
+
+
+class ItemKNN(Recommender):
+    """score = Σ of similarities between a candidate and the client's items, from the same sums as `ease`.
+
+    similarity(i, j) = G_ij / (√G_ii √G_jj + shrink), of which each item keeps its `neighbours` largest.
+
+    Args:
+        neighbours: most similar items kept per item.
+        shrink: pulls similarities that few clients support towards zero.
+        alpha: users weigh n_u^−alpha in G.
+
+    Memory at the coordinator: about 16 bytes × items².
+    """
+
+    neighbours: PositiveInt = 50
+    shrink: NonNegativeFloat = 10.0
+    alpha: float = Field(default=0.0, ge=0.0, le=2.0)
+
+    name: ClassVar[str] = "itemknn"
+    weighs: ClassVar[str] = (
+        "a user's row of the interaction matrix holds the weights, in the cosines between items and in the scores."
+    )
+
+    @property
+    def additive(self) -> bool:
+        """Its one sum is of what each client has."""
+        return True
+
+    def forms(self, n_items: int) -> tuple[Form, ...]:
+        """Neighbours, none at first; before them a table of directions in the private form."""
+        nearest = Shape((n_items, "nearest"), "int32", -1, n_items)
+        near = Form({"neighbours": nearest, "similarities": Shape((n_items, "nearest"))})
+        return (near,) if self._clip is None else (*private_gram.forms(n_items), near)
+
+    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+        """No neighbours yet."""
+        if self._clip is not None:
+            return private_gram.start(len(catalog))
+        return State(_neighbours(np.zeros((len(catalog), 0)), 0))
+
+    def spec(self, state: State, round: int) -> SumSpec | None:
+        """The Gram matrix, once; a pass after it in the private form."""
+        if self._clip is not None:
+            return private_gram.spec(state.shared, round, self._heaviest)
+        return gram_spec(len(state.shared["neighbours"]), self.alpha, self._heaviest) if round == 0 else None
+
+    def contribute(
+        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+    ) -> tuple[Contributions, Private | None]:
+        """w_u x_u x_uᵀ."""
+        if self._clip is not None:
+            return private_gram.contribute(shared, clients, round), None
+        return gram_contributions(clients, self.alpha), None
+
+    def step(self, state: State, total: Sum, round: int) -> State:
+        """Keep each item's nearest neighbours."""
+        if self._clip is not None:
+            return self._private_step(state, total, round)
+        similarity = cosine(gram_matrix(total, len(state.shared["neighbours"])), self.shrink)
+        return State(_neighbours(similarity, self.neighbours))
+
+    def weighted(self, heaviest: float) -> ItemKNN:
+        """Cosines between columns of weights.
+
+        Raises:
+            PlanError: if alpha is above 1.
+        """
+        check_alpha(self.name, self.alpha)
+        return super().weighted(heaviest)
+
+    def privately(self, clip: float | None, clients: int) -> ItemKNN:
+        """Cosines of the cleaned Gram matrix that `ease` has under privacy; `shrink` counts in
+        mean diagonal entries of that matrix.
+
+        Raises:
+            PlanError: with weights of users other than 1 / n_u.
+        """
+        if "alpha" in self.model_fields_set and self.alpha != 1.0:
+            raise PlanError("itemknn under privacy: users weigh 1 / n_u; leave out alpha")
+        return self._private_form(clip or 1.0, alpha=1.0, shrink=0.3, neighbours=200)
+
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """The Gram matrix, then the pass."""
+        assert self._clip is not None
+        return private_gram.queries(round, self._clip)
+
+    @property
+    def budget_shares(self) -> tuple[float, ...]:
+        """Of the private form."""
+        return private_gram.SHARES
+
+    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+        """Similarities to the client's items times their weights, summed."""
+        scores = np.zeros((len(clients), clients.n_items), dtype=np.float32)
+        neighbours, similarities = shared["neighbours"], shared["similarities"]
+        sum_neighbours(clients.indptr, clients.items, clients.weights, neighbours, similarities, scores)
+        return scores
+
+    def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
+        """Cosine similarity to the kept neighbours, 0 elsewhere."""
+        out = np.zeros((len(items), len(shared["neighbours"])), dtype=np.float32)
+        kept = shared["neighbours"][items] >= 0
+        out[np.nonzero(kept)[0], shared["neighbours"][items][kept]] = shared["similarities"][items][kept]
+        return out
+
+    def _private_step(self, state: State, total: Sum, round: int) -> State:
+        found = private_gram.step(state, total, round)
+        if isinstance(found, State):
+            return found
+        return State(_neighbours(cosine(found.factors @ found.factors.T, self.shrink * found.mean), self.neighbours))
+
+    def memory(self, n_items: int) -> int:
+        """Triangle and float64 matrix."""
+        return 16 * n_items * n_items
+
+
+def cosine(gram: np.ndarray, shrink: float) -> np.ndarray:
+    """Cosine similarities [items, items] float64 with a zero diagonal, from G, which is overwritten."""
+    norms = np.sqrt(np.maximum(np.diag(gram), 0.0))
+    for row in range(len(gram)):
+        lengths = norms[row] * norms + shrink
+        np.divide(gram[row], lengths, out=gram[row], where=lengths > 0)
+    gram[np.diag_indices(len(gram))] = 0.0
+    return gram
+
+
+def _neighbours(similarity: np.ndarray, count: int) -> dict[str, np.ndarray]:
+    """Per row the `count` largest positive entries in ascending order of item; ties go to the smaller item."""
+    n_items = len(similarity)
+    count = min(count, max(similarity.shape[1] - 1, 0))
+    neighbours = np.full((n_items, count), -1, dtype=np.int32)
+    similarities = np.zeros((n_items, count), dtype=np.float32)
+    for row in range(n_items if count else 0):
+        best = np.argsort(-similarity[row], kind="stable")[:count]
+        best = np.sort(best[similarity[row][best] > 0])
+        neighbours[row, : len(best)] = best
+        similarities[row, : len(best)] = similarity[row][best]
+    return {"neighbours": neighbours, "similarities": similarities}

@@ -1,0 +1,177 @@
+"""Spectral graph filtering of degree-normalised interactions (Shen et al. 2021, "How powerful is graph convolution for
+recommendation?"; ridge: Steck 2019), from a sketch of the normalised item Gram matrix."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from fedrec.aggregation.contributions import Contributions
+from fedrec.aggregation.queries import Query
+from fedrec.aggregation.specs import SumSpec
+from fedrec.aggregation.sums import Sum
+from fedrec.data.catalog import Catalog
+from fedrec.data.clients import Clients
+from fedrec.data.keys import KeyedSource
+from fedrec.errors import PlanError
+from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.linear import private_gram, private_sketch
+from fedrec.models.linear.counts import count_spec, counted
+from fedrec.models.linear.denoising import ridge_arrays
+from fedrec.models.linear.sketch import (
+    Sketched,
+    basis_table,
+    draw_signs,
+    leading_spectrum,
+    low_rank_arrays,
+    low_rank_form,
+    low_rank_scores,
+    low_rank_similarity,
+    sketch_contribution,
+    sketch_memory,
+    sketch_spec,
+)
+from fedrec.models.shapes import Form, Shape
+
+__all__ = ["Spectral"]
+
+
+class Spectral(Recommender):
+    """score = ((x ∘ n_i^−β) B) ∘ n_i^β, where B filters the spectrum of G = Σ_u a_u a_uᵀ, a_u = n_u^−α (x_u ∘ n_i^−β).
+
+    Round 0 sums item counts n_i; each of the `passes` after it sums items × rank numbers. User lengths n_u stay at
+    home. Items that nobody has take no part and score 0.
+
+    Args:
+        rank: eigenvectors of G that are kept; more is better on sparse data (Gowalla: 1024 and up).
+        passes: over the data; the second sharpens the first, more add little.
+        alpha: α, how much long histories are weighed down.
+        beta: β, how much popular items are weighed down.
+        filter: `ridge` weighs an eigenvector by Λ / (Λ + λ) and gives B = −P / diag(P), P = (G + λI)⁻¹, a diagonal of
+            zero, as EASE does; `low-pass` weighs all that are kept by 1.
+        reg: λ of the ridge filter.
+
+    Memory at the coordinator: about 24 bytes × items × rank.
+    """
+
+    rank: PositiveInt = 256
+    passes: PositiveInt = 2
+    alpha: float = Field(default=0.3, ge=0.0, le=2.0)
+    beta: float = Field(default=0.5, ge=0.0, le=2.0)
+    filter: Literal["ridge", "low-pass"] = "ridge"
+    reg: PositiveFloat = 0.1
+
+    name: ClassVar[str] = "spectral"
+
+    @property
+    def rounds(self) -> int:
+        """Item counts, then the passes; the passes alone in the private form."""
+        return self.passes + (self._clip is None)
+
+    def forms(self, n_items: int) -> tuple[Form, ...]:
+        """Counts, then a sketch, at last factors; sketches alone before them in the private form."""
+        if self._clip is not None:
+            return (*private_sketch.forms(n_items, self.passes), low_rank_form(n_items))
+        counts = Shape((n_items,), "float64")
+        signs = Shape((n_items, min(self.rank, n_items)), "int8", -1, 2)
+        sketch = Form({"sketch": Shape((n_items, "rank"))}, {"counts": counts})
+        return Form({"counts": counts}, {"signs": signs}), sketch, low_rank_form(n_items)
+
+    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+        """Random signs, kept back until the counts are known."""
+        n_items = len(catalog)
+        if self._clip is not None:
+            return private_sketch.start(draw_signs(rng, n_items, self.rank))
+        return State({"counts": np.zeros(n_items)}, {"signs": draw_signs(rng, n_items, self.rank)})
+
+    def spec(self, state: State, round: int) -> SumSpec | None:
+        """Counts, then sketches."""
+        if round >= self.rounds:
+            return None
+        if self._clip is not None:
+            return private_gram.pass_spec(state.shared["table"])
+        if round == 0:
+            return SumSpec((count_spec(len(state.shared["counts"])),))
+        whole = self.alpha == 0 and self.beta == 0 and round == 1
+        return SumSpec((sketch_spec(state.shared["sketch"], 2 * self.alpha, round == 1, whole),))
+
+    def contribute(
+        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+    ) -> tuple[Contributions, Private | None]:
+        """One for every item; then x_u ⊗ n_u^−2α Tᵀx_u."""
+        if self._clip is not None:
+            return private_sketch.contribute(shared, clients), None
+        if round == 0:
+            return Contributions({"counts": counted(clients)}), None
+        return Contributions({"sketch": sketch_contribution(clients, shared["sketch"], 2 * self.alpha)}), None
+
+    def step(self, state: State, total: Sum, round: int) -> State:
+        """Weigh the signs by item counts, then sharpen the basis, at last filter the spectrum."""
+        if self._clip is not None:
+            return self._private_step(state, total, round)
+        if round == 0:
+            counts = total.value("counts")[:, 0]
+            weights = _weights(counts, self.beta)
+            table = (state.server["signs"] * weights[:, None]).astype(np.float32)
+            return State({"sketch": table}, {"counts": counts})
+        counts = state.server["counts"]
+        sketched = Sketched.of(state.shared["sketch"], total, _weights(counts, self.beta))
+        if round < self.passes:
+            return State({"sketch": basis_table(sketched)}, {"counts": counts})
+        return State(low_rank_arrays(leading_spectrum(sketched), self.reg if self.filter == "ridge" else None))
+
+    def privately(self, clip: float | None, clients: int) -> Spectral:
+        """Noise in every pass, see `fedrec.models.linear.private_sketch`; a small rank, because noise grows with it.
+
+        `clip` multiplies the norm that a client is expected to have, 1 by default; `reg` counts in mean
+        diagonal entries of the Gram matrix.
+
+        Raises:
+            PlanError: with settings that have no meaning there.
+        """
+        fixed = {"alpha": 0.5, "beta": 0.0, "filter": "ridge"}
+        odd = sorted(name for name in self.model_fields_set & set(fixed) if getattr(self, name) != fixed[name])
+        if odd:
+            raise PlanError(
+                "spectral under privacy: users weigh 1 / n_u, which is alpha = 0.5, items weigh 1, which is beta = 0, "
+                f"and the filter is ridge; leave out {', '.join(odd)}"
+            )
+        return self._private_form(clip or 1.0, alpha=0.5, beta=0.0, rank=128, reg=4.0)
+
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """The sketch, then passes."""
+        assert self._clip is not None
+        return private_sketch.queries(round, self._clip)
+
+    @property
+    def budget_shares(self) -> tuple[float, ...]:
+        """Of the private form."""
+        return private_sketch.shares(self.passes)
+
+    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+        """The filtered history."""
+        return low_rank_scores(shared, clients)
+
+    def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
+        """How much an item adds to every other item's score."""
+        return low_rank_similarity(shared, items)
+
+    def _private_step(self, state: State, total: Sum, round: int) -> State:
+        found = private_sketch.step(state, total, round, self.passes)
+        return found if isinstance(found, State) else State(ridge_arrays(found.factors, self.reg * found.mean))
+
+    def memory(self, n_items: int) -> int:
+        """Sums, tables and the small matrices of the solver."""
+        return sketch_memory(n_items, self.rank)
+
+    @property
+    def chunk_floats(self) -> int:
+        """A client has at least one interaction and a right factor of `rank` floats."""
+        return max(2, self.rank)
+
+
+def _weights(counts: np.ndarray, beta: float) -> np.ndarray:
+    """n_i^−β, and 0 where nobody has the item [items] float64."""
+    return np.where(counts > 0, np.maximum(counts, 1.0) ** -beta, 0.0)

@@ -1,0 +1,1 @@
+"""Federated recommenders as their papers have them."""

@@ -1,0 +1,238 @@
+"""A coordinator's talk with its nodes: signed requests out, checked replies in, and what each node has at hand."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedrec.errors import DamagedError
+from fedrec.federation.messages import Frame, Reply, Request, open_reply, pack_arrays
+from fedrec.models.base import Arrays
+from fedrec.network.post import Failure, Post
+from fedrec.record.keys import PublicKey, SigningKey
+
+__all__ = ["Answers", "Links", "is_failure"]
+
+_MOST_BYTES = 1 << 34
+_TRIES = 3
+
+Answers = dict[str, Reply | Failure]
+
+
+@dataclass(eq=False)
+class _Link:
+    """What the coordinator knows of a node."""
+
+    key: PublicKey
+    session: str = ""
+    number: int = 0
+    opened: bool = False
+    shared: str = ""
+    sent: int = 0
+    received: int = 0
+    suspect: bool = False
+    why: str = ""
+
+
+class Links:
+    """Asks nodes, offers them the run when they do not know it, and sends shared arrays only to those that lack them.
+
+    Args:
+        post: carries the frames.
+        key: the coordinator's.
+        nodes: public keys by name.
+        run: its number.
+        offer: fields and parts of the request that opens the run.
+        opened: told of every node that opened the run, with what it said; raises `DamagedError` for what no node can
+            mean, which leaves the node out.
+    """
+
+    def __init__(
+        self,
+        post: Post,
+        key: SigningKey,
+        nodes: Mapping[str, PublicKey],
+        run: str,
+        offer: tuple[Mapping[str, Any], Sequence[bytes]],
+        opened: Callable[[str, Mapping[str, Any]], None],
+    ) -> None:
+        self._post, self._key, self._run, self._offer, self._opened = post, key, run, offer, opened
+        self._links = {name: _Link(key) for name, key in sorted(nodes.items())}
+        self._number = 0
+        self._changing = threading.RLock()  # several threads may ask, each its own nodes
+        self._packed: tuple[Arrays, bytes, bytes] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All nodes of the federation, in order of name."""
+        return tuple(self._links)
+
+    def traffic(self) -> dict[str, dict[str, int]]:
+        """Bytes of frames to (`down`) and from (`up`) each node so far."""
+        return {name: {"up": link.received, "down": link.sent} for name, link in self._links.items()}
+
+    def failures(self) -> dict[str, str]:
+        """Why nodes that did not answer last time did not."""
+        return {name: link.why for name, link in self._links.items() if link.suspect}
+
+    def present(self, seconds: float) -> list[str]:
+        """Nodes that answer: those that did last time are not asked, the others are, for so many seconds."""
+        suspects = [name for name, link in self._links.items() if link.suspect]
+        if suspects:
+            self._round_trip({name: self._request("hello", name) for name in suspects}, seconds, None)
+        return [name for name, link in self._links.items() if not link.suspect]
+
+    def open(self, seconds: float) -> Answers:
+        """Offer the run to all nodes."""
+        answers = self._round_trip({name: self._opening(name) for name in self.names}, seconds, None)
+        return self._took_openings(answers)
+
+    def ask(
+        self,
+        kind: str,
+        fields: Mapping[str, Mapping[str, Any]],
+        seconds: float,
+        shared: Arrays | None = None,
+        parts: Mapping[str, Sequence[bytes]] | None = None,
+        enough: int | None = None,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> Answers:
+        """Ask some nodes one thing each; those that do not know the run are offered it while the others are asked.
+
+        Threads may ask a node side by side, and a node refuses the request that a later one overtook. It is made again,
+        as taking turns would let one node that is long at work use up the deadline of a question to all.
+
+        Args:
+            kind: which question.
+            fields: by node.
+            seconds: for all of it.
+            shared: arrays that the question is about.
+            parts: by node.
+            enough: go on as soon as so many have answered.
+            wanted: once it says no, nobody is asked any more: what is asked after that has the higher number.
+        """
+        until = time.monotonic() + seconds
+        answers: Answers = {}
+        waiting, tries = dict(fields), dict.fromkeys(fields, _TRIES)
+        while waiting and (enough is None or _replies(answers) < enough):
+            with self._changing:
+                if not wanted():
+                    return dict.fromkeys(fields, Failure("late", "nobody waits for an answer any more")) | answers
+                closed = {name for name in waiting if not self._links[name].opened}
+                requests = {
+                    name: self._opening(name)
+                    if name in closed
+                    else self._about(kind, name, said, shared, () if parts is None else parts[name])
+                    for name, said in waiting.items()
+                }
+                numbers = {name: self._links[name].number for name in waiting}
+            left = max(0.0, until - time.monotonic())
+            if len(closed) == len(waiting):
+                left /= 2  # those that open are asked after, and one may never open
+            due = None if enough is None else enough - _replies(answers) + len(closed)
+            found = self._round_trip(requests, left, due)
+            found |= self._took_openings({name: found[name] for name in closed})
+            again = {}
+            for name, answer in found.items():
+                if name in closed and isinstance(answer, Reply):
+                    answers[name], again[name] = Failure("late", "others were quicker"), waiting[name]
+                    continue
+                if is_failure(answer, "repeated") and self._links[name].number > numbers[name]:
+                    answer = Failure("overtaken", "a later request came before it")
+                answers[name] = answer
+                tries[name] -= 1
+                if tries[name] and is_failure(answer, "not-open", "unknown-model", "overtaken"):
+                    again[name] = waiting[name]
+            waiting = again
+        return {name: answers[name] for name in fields}
+
+    def _opening(self, name: str) -> Frame:
+        return self._request("open", name, *self._offer)
+
+    def _took_openings(self, answers: Answers) -> Answers:
+        """Answers to offers, with a failure where what was said cannot be meant."""
+        for name, answer in answers.items():
+            if isinstance(answer, Reply):
+                try:
+                    self._opened(name, answer.fields)
+                    self._links[name].opened = True
+                except DamagedError as error:
+                    answers[name] = Failure("damaged", str(error))
+                    self._links[name].suspect, self._links[name].why = True, str(error)
+        return answers
+
+    def _about(
+        self, kind: str, name: str, fields: Mapping[str, Any], shared: Arrays | None, parts: Sequence[bytes]
+    ) -> Frame:
+        """A request about shared arrays, which travel along where the node has not got them."""
+        if shared is None:
+            return self._request(kind, name, fields, parts)
+        with self._changing:
+            if self._packed is None or self._packed[0] is not shared:
+                packed = pack_arrays(shared)
+                self._packed = shared, packed, hashlib.sha256(packed).digest()
+            _, packed, digest = self._packed
+            link = self._links[name]
+            known = link.shared == digest.hex()
+            link.shared = digest.hex()
+        fields = {**fields, "shared": digest.hex()}
+        return self._request(kind, name, fields) if known else self._request(kind, name, fields, (packed,), digest)
+
+    def _request(
+        self,
+        kind: str,
+        name: str,
+        fields: Mapping[str, Any] | None = None,
+        parts: Sequence[bytes] = (),
+        digest: bytes | None = None,
+    ) -> Frame:
+        with self._changing:
+            number = self._number = self._links[name].number = max(self._number + 1, time.time_ns())
+        return Request(kind, self._run, name, number, fields or {}, parts).sign(self._key, digest)
+
+    def _round_trip(self, requests: Mapping[str, Frame], seconds: float, enough: int | None) -> Answers:
+        """Send and check; whoever does not answer is a suspect, and whoever began anew has nothing at hand."""
+        if not requests:
+            return {}
+        answers: Answers = {}
+        frames = self._post.ask(requests, seconds, enough)
+        for name, request in requests.items():
+            link = self._links[name]
+            answer = self._checked(name, frames.pop(name), request.digest)  # replies may be large: one copy of each
+            answers[name] = answer
+            link.sent += 0 if is_failure(answer, "gone") else request.size
+            link.suspect = is_failure(answer, "timeout", "gone", "damaged")
+            link.why = str(answer) if isinstance(answer, Failure) else ""
+            if isinstance(answer, Failure):
+                link.shared = ""
+        return answers
+
+    def _checked(self, name: str, frame: bytes | Failure, about: str) -> Reply | Failure:
+        if isinstance(frame, Failure):
+            return frame
+        link = self._links[name]
+        link.received += len(frame)
+        try:
+            reply = open_reply(frame, link.key, about, _MOST_BYTES)
+        except DamagedError as error:
+            return Failure("damaged", str(error))
+        session = str(reply.fields.get("session", ""))
+        if session != link.session or reply.problem == "not-open":
+            link.opened, link.shared, link.session = False, "", session
+        if reply.problem is not None:
+            return Failure(reply.problem, str(reply.fields.get("text", "")))
+        return reply
+
+
+def _replies(answers: Answers) -> int:
+    """How many there are that are no failures."""
+    return sum(isinstance(answer, Reply) for answer in answers.values())
+
+
+def is_failure(answer: Reply | Failure, *kinds: str) -> bool:
+    """Whether there is no answer, for one of some reasons."""
+    return isinstance(answer, Failure) and answer.kind in kinds

@@ -1,0 +1,69 @@
+"""A coordinator's session with the server of its federation."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+from fedrec.errors import InputError, RunError
+from fedrec.network.nvflare.kits import ADMIN
+
+__all__ = ["admin_session", "last_words", "nodes_up", "who_is_up"]
+
+
+def nodes_up(session: Any) -> list[str]:
+    """Names of the nodes whose NVFlare client is connected to the server.
+
+    Raises:
+        RunError: if the server does not answer.
+    """
+    try:
+        return sorted(client.name for client in session.get_system_info().client_info)
+    except Exception as error:  # NVFlare raises what it likes
+        raise RunError(
+            f"the federation's server does not answer ({error}); is 'fedrec federation start' running?"
+        ) from None
+
+
+def who_is_up(admin: Path) -> list[str]:
+    """Names of the nodes that are connected to the federation's server; `admin` is the coordinator's admin kit.
+
+    Raises:
+        RunError: if the server does not answer.
+    """
+    session = admin_session(admin)
+    try:
+        return nodes_up(session)
+    finally:
+        with contextlib.suppress(Exception):
+            session.close()
+
+
+def admin_session(admin: Path) -> Any:
+    """A session with the federation's server.
+
+    Raises:
+        InputError: without NVFlare.
+        RunError: if the server is not up.
+    """
+    try:
+        from nvflare.fuel.flare_api.flare_api import new_secure_session
+    except ImportError:
+        raise InputError("a federation across machines needs NVFlare; pip install 'fedrec[deploy]'") from None
+    logging.getLogger("nvflare").setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells everybody that it connects
+            return new_secure_session(ADMIN, str(admin.absolute()), timeout=10.0)
+    except Exception as error:  # NVFlare raises what it likes
+        raise RunError(
+            f"the federation's server cannot be reached ({type(error).__name__}: {last_words(str(error))}); is 'fedrec "
+            "federation start' running on this machine?"
+        ) from None
+
+
+def last_words(text: str) -> str:
+    """The end of NVFlare's chains of reasons: what happened."""
+    return " ".join(text.split())[-300:]

@@ -1,0 +1,305 @@
+"""What NVFlare's job processes run: mail slots that hand frames on and hold nothing.
+
+At a node, `Mailbox` gives each frame to the node's own process and brings the answer back. At the coordinator, `Relay`
+does the same for the training process. Where each one finds its process is in the environment of the machine, never in
+the job. A slot ends with the process that started it.
+
+A frame of more than a mebibyte travels in pieces, to and from a few nodes at a time: NVFlare holds several copies of
+what is on its way, and of twenty nodes' models that would be more than all else together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import threading
+import time
+from collections.abc import Container, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nvflare.collab import collab
+
+from fedrec.network.nvflare.names import NODE_MOST, NODE_SOCKET, POST_SOCKET
+from fedrec.network.nvflare.parcels import PIECE, Parcels, held_bytes, most_bytes
+from fedrec.network.nvflare.sockets import MOST_BODY, Connection, connect
+from fedrec.network.nvflare.supervised import PARENT
+
+__all__ = ["Mailbox", "Relay", "Trip"]
+
+_GLANCE = 1.0
+_SWEPT_BYTES = 1 << 25
+_MOST_ANSWER = min(MOST_BODY, most_bytes())
+"""Bytes of an answer: what the training process reads, if four copies fit in this machine's memory."""
+_LANES = 4
+_KNOCK = 5.0
+_QUIET = 60.0
+"""Seconds between two words to the owner about what was refused."""
+_SHARE = 0.25
+"""Of the time that is left, for one piece: a node that hangs keeps a lane from the others no longer."""
+
+
+class _Sweep:
+    """Frees what NVFlare leaves behind: its calls hold their frames in cycles of references, which Python finds by the
+    number of objects, not by their size."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        gc.freeze()
+        self._passed = 0
+        self._turn = threading.Lock()
+
+    def passed(self, size: int) -> None:
+        """Say that so many bytes were handed on."""
+        with self._turn:
+            self._passed += size
+            if self._passed >= _SWEPT_BYTES:
+                self._passed = 0
+                gc.collect()
+
+
+class Mailbox:
+    """At a node: hands frames to the node's process, and holds no more of them than its owner allows.
+
+    What it refuses is an error for whoever sent it, and a word to the node's process.
+    """
+
+    def __init__(self) -> None:
+        _end_with_parent()
+        self._sweep = _Sweep()
+        self._parcels = Parcels(min(MOST_BODY, int(os.environ.get(NODE_MOST) or held_bytes())))
+        self._told = -_QUIET
+
+    @collab.publish
+    def knock(self) -> bool:
+        """Say that the slot is there, whatever the node's process does."""
+        return True
+
+    @collab.publish
+    def bring(self, parcel: str, piece: bytes) -> bool:
+        """Take the next piece of a frame.
+
+        Raises:
+            RuntimeError: if it is longer than what may be held.
+        """
+        with self._refusing():
+            self._parcels.add(parcel, piece)
+        return True
+
+    @collab.publish
+    def deliver(self, parcel: str, frame: bytes) -> bytes | int:
+        """The node's answer to a frame, or to the one that was brought in pieces; the size of an answer that is long.
+
+        Raises:
+            RuntimeError: if the node's process is not there, or frame or answer are longer than what may be held.
+        """
+        with self._refusing():
+            if type(frame) is not bytes or len(frame) > PIECE:
+                raise ValueError(f"a frame that is delivered at once has {PIECE} bytes at most")
+            brought = self._parcels.take(parcel)
+        answer = _answered(brought, frame)
+        self._sweep.passed(len(brought) + len(frame) + len(answer))
+        if len(answer) <= PIECE:
+            return answer
+        with self._refusing():
+            self._parcels.keep(parcel, answer)
+        return len(answer)
+
+    @collab.publish
+    def fetch(self, parcel: str, start: int) -> bytes:
+        """A piece of a long answer."""
+        return self._parcels.cut(parcel, start)
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Tell both sides what was refused, and why; the owner not more often than once a minute."""
+        try:
+            yield
+        except ValueError as error:
+            now = time.monotonic()
+            if now - self._told >= _QUIET:
+                self._told = now
+                with contextlib.suppress(OSError, KeyError):
+                    connection = connect(Path(os.environ[NODE_SOCKET]))
+                    connection.send({"refused": str(error)})
+                    connection.close()
+            raise RuntimeError(f"the node's mail slot refused it: {error}") from None
+
+
+def _answered(*frame: bytes | bytearray) -> bytes:
+    """What the node's own process says to a frame, here in parts."""
+    try:
+        connection = connect(Path(os.environ[NODE_SOCKET]))
+    except OSError:
+        raise RuntimeError("the node's process is not running") from None
+    try:
+        connection.send({}, *frame)
+        answer = connection.receive()
+    except OSError:
+        answer = None
+    finally:
+        connection.close()
+    if answer is None:
+        raise RuntimeError("the node's process ended before it answered")
+    return answer[1]
+
+
+class Relay:
+    """At the coordinator: takes frames of the training process to the nodes, each with a deadline of its own.
+
+    Args:
+        job: what the training process calls this job.
+    """
+
+    def __init__(self, job: str) -> None:
+        _end_with_parent()
+        self._job = job
+
+    @collab.main
+    def run(self) -> None:
+        """Serve the training process until it ends."""
+        sites = {site.name: site for site in collab.clients}
+        try:
+            connection = connect(Path(os.environ[POST_SOCKET]))
+        except OSError:
+            return
+        connection.send({"job": self._job, "sites": sorted(sites)})
+        sweep, lanes = _Sweep(), threading.BoundedSemaphore(_LANES)
+        try:
+            while (message := connection.receive()) is not None:
+                for number, site, frame in _bundled(*message):
+                    trip = Trip(sites[site], str(number), message[0]["seconds"], lanes)
+                    work = partial(_hand_over, connection, trip, {"id": number, "site": site}, frame, sweep)
+                    threading.Thread(target=work, daemon=True, name="fedrec-frame").start()
+                del frame, message, work
+        finally:
+            connection.close()
+
+
+Pieces = tuple[memoryview, ...]
+
+
+def _bundled(head: dict[str, Any], body: bytes) -> list[tuple[int, str, Pieces]]:
+    """Number, site and frame of each trip of a message: heads in a row, and the parts that follow them all."""
+    view, place, trips = memoryview(body), 0, []
+    for number, site, size in head["trips"]:
+        trips.append((number, site, view[place : place + size]))
+        place += size
+    return [(number, site, (own, view[place:])) for number, site, own in trips]
+
+
+class Trip:
+    """One frame's way to a node and the answer's way back.
+
+    Args:
+        site: NVFlare's stand-in for the node's mailbox.
+        parcel: names the frame, for as long as the job lasts.
+        seconds: for all of it.
+        lanes: how many long frames are on their way at a time.
+    """
+
+    def __init__(self, site: Any, parcel: str, seconds: float, lanes: threading.BoundedSemaphore) -> None:
+        self._site, self._parcel, self._lanes = site, parcel, lanes
+        self._until = time.monotonic() + seconds
+
+    def go(self, frame: Pieces) -> bytes:
+        """The node's answer to a frame.
+
+        Raises:
+            TimeoutError: if time runs out.
+            ValueError: if the answer is not bytes, or not as long as it may be and was said to be.
+        """
+        if sum(map(len, frame)) > PIECE:
+            with self._lane():
+                for piece in _cut(frame):
+                    self._site(timeout=_SHARE * self._left()).bring(self._parcel, piece)
+            frame = ()
+        answer = self._site(timeout=self._left()).deliver(self._parcel, b"".join(frame))
+        return self._fetched(answer) if type(answer) is int else _piece(answer, range(PIECE + 1))
+
+    def has_slot(self) -> bool:
+        """Whether the mail slot is still there: a node that is slow has one, a node that was started anew has not."""
+        try:
+            return bool(self._site(timeout=_KNOCK).knock())
+        except Exception:  # NVFlare raises what it likes
+            return False
+
+    def _fetched(self, size: int) -> bytes:
+        if not PIECE < size <= _MOST_ANSWER:
+            raise ValueError(f"a long answer of {size} bytes; more than {PIECE} and at most {_MOST_ANSWER} are taken")
+        pieces = []
+        with self._lane():
+            for start in range(0, size, PIECE):
+                piece = self._site(timeout=_SHARE * self._left()).fetch(self._parcel, start)
+                pieces.append(_piece(piece, (min(PIECE, size - start),)))
+        return b"".join(pieces)
+
+    @contextlib.contextmanager
+    def _lane(self) -> Iterator[None]:
+        if not self._lanes.acquire(timeout=self._left()):
+            raise TimeoutError("timed out waiting for others' long frames")
+        try:
+            yield
+        finally:
+            self._lanes.release()
+
+    def _left(self) -> float:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out on the way")
+        return left
+
+
+def _piece(piece: Any, sizes: Container[int]) -> bytes:
+    """What came from a node, where it is bytes of one of these sizes."""
+    if not isinstance(piece, bytes):
+        raise ValueError("the answer is not bytes")
+    if len(piece) not in sizes:
+        raise ValueError(f"a piece of the answer has {len(piece)} bytes, which is not what it was to have")
+    return piece
+
+
+def _cut(frame: Pieces) -> Iterator[bytes]:
+    """A frame in pieces of the same length, but for the last."""
+    held = bytearray()
+    for view in frame:
+        place = 0
+        while place < len(view):
+            more = view[place : place + PIECE - len(held)]
+            held += more
+            place += len(more)
+            if len(held) == PIECE:
+                yield bytes(held)
+                held.clear()
+    if held:
+        yield bytes(held)
+
+
+def _hand_over(connection: Connection, trip: Trip, said: dict[str, Any], frame: Pieces, sweep: _Sweep) -> None:
+    answer = b""
+    try:
+        answer = trip.go(frame)
+    except Exception as error:  # whatever became of the call, the training process is told
+        late = isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError) or "timed out" in str(error)
+        said["failure"] = ["timeout" if late else "gone", str(error)[:500]]
+    try:
+        connection.send(said, answer)
+        if "failure" in said and not trip.has_slot():
+            connection.send({"lost": said["site"]})
+    except OSError:
+        return
+    sweep.passed(sum(map(len, frame)) + len(answer))
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended: nothing is left behind."""
+    parent = int(os.environ[PARENT])
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_GLANCE)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="fedrec-watch").start()

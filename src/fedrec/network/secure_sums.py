@@ -1,0 +1,201 @@
+"""Secure sums among nodes over a network: the coordinator's side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fedrec.aggregation.specs import SumSpec
+from fedrec.aggregation.sums import Sum
+from fedrec.errors import DamagedError, FedrecError
+from fedrec.federation.masked import layout_of, unmasked
+from fedrec.federation.messages import Reply
+from fedrec.federation.read_sums import ReadSums
+from fedrec.network.links import Links
+from fedrec.network.post import printable
+from fedrec.network.ready import Ready, companies, of_one_call
+from fedrec.record.keys import PublicKey, SigningKey
+from fedrec.secagg.graph import share_among
+from fedrec.secagg.manifest import invite
+from fedrec.secagg.policy import FEWEST_PARTIES
+from fedrec.secagg.primitives import Identity
+from fedrec.secagg.reasons import Reason
+from fedrec.secagg.server import Server
+
+__all__ = ["AbandonedError", "NetworkSums"]
+
+
+class AbandonedError(FedrecError):
+    """A sum that came to nothing this time."""
+
+
+class _TooFewClientsError(AbandonedError):
+    """The nodes of a sum vouch for fewer clients than one of them insists on."""
+
+
+class NetworkSums:
+    """Runs secure sums among those nodes that are ready.
+
+    Args:
+        links: to the nodes.
+        key: the coordinator's; it signs manifests too, under a label of its own.
+        nodes: public keys by name.
+        run: number of the run.
+        n_max: most clients that a sum may hold.
+        deadline: seconds for a node to answer in one stage.
+        tell: told which nodes are left out, and why.
+    """
+
+    def __init__(
+        self,
+        links: Links,
+        key: SigningKey,
+        nodes: Mapping[str, PublicKey],
+        run: str,
+        n_max: int,
+        deadline: float,
+        tell: Callable[[str], None],
+        read: ReadSums,
+    ) -> None:
+        self._read = read
+        self._links, self._nodes, self._run, self._deadline, self._tell = links, nodes, run, deadline, tell
+        self._identity, self._n_max = Identity(key.secret), n_max
+        self._number = 0
+        self._insist: dict[str, int] = {}
+
+    def opened(self, name: str, said: Mapping[str, Any]) -> None:
+        """Learn from a node how many clients it insists on.
+
+        Raises:
+            DamagedError: if no sum can hold so many.
+        """
+        least = said.get("min_clients")
+        if type(least) is not int or not 0 <= least <= self._n_max:
+            raise DamagedError(f"it insists on {least!r:.40} clients in a secure sum, where n_max = {self._n_max}")
+        self._insist[name] = least
+
+    def run(
+        self,
+        replies: Mapping[str, Reply],
+        spec: SumSpec,
+        round: int,
+        rows: np.ndarray | None,
+        noise: float,
+        groups: int,
+        model: bytes,
+    ) -> tuple[list[Sum], list[str]]:
+        """The sum of the nodes that are ready, or of each of some groups of them; and whose parts are in.
+
+        Args:
+            replies: of those that are ready.
+            spec, round, rows: what is summed.
+            noise: least noise multiplier.
+            groups: how many sums.
+            model: digest of what parts are computed from.
+
+        Raises:
+            AbandonedError: if there is none; says why.
+        """
+        ready = self._ready(replies)
+        together, left_out = companies(ready, groups, {public.key: name for name, public in self._nodes.items()})
+        if not together:
+            few = f"{len(ready)} nodes are ready, and {groups} secure sums take {FEWEST_PARTIES * groups}"
+            raise AbandonedError("; ".join([few, *left_out]))
+        for words in left_out:
+            self._tell(words)
+        found = [self._enough(group, partial(self._one, spec, round, rows, noise, model)) for group in together]
+        return [total for total, _ in found], sorted(name for _, names in found for name in names)
+
+    def _ready(self, replies: Mapping[str, Reply]) -> list[Ready]:
+        """Nodes that hold parts of one call."""
+        found = []
+        for name, reply in replies.items():
+            try:
+                found.append(Ready.of(name, reply, self._nodes))
+            except DamagedError as error:
+                self._tell(f"{name}: {error}; it is left out")
+        ready, others = of_one_call(found)
+        for one in others:
+            self._tell(f"{one.name}: it holds its part of another call than most nodes; it is left out")
+        return ready
+
+    def _enough(
+        self, ready: Sequence[Ready], attempt: Callable[[Sequence[Ready]], tuple[Sum, list[str]]]
+    ) -> tuple[Sum, list[str]]:
+        """The sum without those nodes that insist on more clients than all vouch for."""
+        while True:
+            try:
+                return attempt(ready)
+            except _TooFewClientsError as error:
+                most = max(self._insist[one.name] for one in ready)
+                modest = [one for one in ready if self._insist[one.name] < most]
+                if len(modest) < FEWEST_PARTIES or any(one.among is not None for one in ready):
+                    raise
+                for one in ready:
+                    if one not in modest:
+                        self._tell(f"{one.name}: it insists on {most} clients in a sum; it is left out, as {error}")
+                ready = modest
+
+    def _one(
+        self, spec: SumSpec, round: int, rows: np.ndarray | None, noise: float, model: bytes, ready: Sequence[Ready]
+    ) -> tuple[Sum, list[str]]:
+        self._number = max(self._number + 1, time.time_ns())  # no node has begun it, and none needs to be asked
+        manifest = invite(
+            self._run,
+            self._number,
+            self._identity.public,
+            [one.key for one in ready],
+            layout_of(spec, rows),
+            model=model,
+            transcript=bytes.fromhex(ready[0].call),
+            min_clients=max(self._insist[one.name] for one in ready),
+            noise=noise,
+            colluding=share_among(len(ready), len(self._nodes)),
+        )
+        places = {manifest.parties.index(one.key): one for one in ready}
+        server = Server(manifest, self._identity)
+        why: dict[str, str] = {}
+        sent = dict.fromkeys(places, 0)
+        frames, begin = server.invite(), True
+        while frames:
+            by_place: dict[int, list[bytes]] = {}
+            for place, frame in frames:
+                by_place.setdefault(place, []).append(bytes(frame))
+            asked = {places[place].name: {"begin": begin, "call": places[place].call} for place in by_place}
+            parts = {places[place].name: some for place, some in by_place.items()}
+            answers = self._links.ask("mask", asked, self._deadline, parts=parts)
+            for place in by_place:
+                name = places[place].name
+                answer = answers[name]
+                if not isinstance(answer, Reply):
+                    why[name] = str(answer)
+                    continue
+                if answer.fields.get("aborted"):
+                    why[name] = printable(str(answer.fields["aborted"]))
+                for part in answer.parts:
+                    sent[place] += len(part)
+                    try:
+                        server.receive(part, place)
+                    except DamagedError as error:
+                        why[name] = str(error)
+            frames, begin = server.close(), False
+        if server.result is None:
+            reasons = [f"{name}: {text}" for name, text in sorted(why.items())]
+            aborted = [] if server.aborted is None else [str(server.aborted)]
+            said = "; ".join([*aborted, *reasons]) or "nobody said why"
+            few = server.aborted is not None and server.aborted.reason is Reason.TOO_FEW_CLIENTS
+            raise (_TooFewClientsError if few else AbandonedError)(f"the secure sum has no outcome ({said})")
+        inside = sorted((places[place] for place in server.survivors), key=lambda one: one.name)
+        self._read.total(len(inside), max(sent.values()))
+        try:
+            total = unmasked(spec, round, rows, server.result)
+        except DamagedError as error:
+            names = ", ".join(one.name for one in inside)
+            raise AbandonedError(f"one of {names} does not tell the truth: {error}") from None
+        total.commitments = tuple(text for one in inside for text in one.commitments)
+        total.masked_bytes, total.transcript = max(sent.values()), ready[0].call
+        return total, [one.name for one in inside]

@@ -1,0 +1,175 @@
+"""A whole training run over the nodes of a federation: agree, open, train, measure, report."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrec.data.catalog import Catalog
+from fedrec.documents import MOST_SETTINGS, parse_json, read_file
+from fedrec.engines.memory import check_memory
+from fedrec.runs.finished import FEDERATED
+from fedrec.network.post import Post
+from fedrec.network.remote import RemoteEngine
+from fedrec.runs.reports import close_run, measured_parts, report_of
+from fedrec.network.waiting import PATIENT, Waiting
+from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
+from fedrec.federation.asynchronous import NOT_MASKED
+from fedrec.federation.calls import Part
+from fedrec.federation.coordinator import Coordinator, Progress
+from fedrec.federation.plan import Plan
+from fedrec.federation.run import Run, check_free, is_run, read_plan
+from fedrec.runs.verifying import sign_run
+from fedrec.privacy.chance import SYSTEM, Chance
+from fedrec.progress import RUN, Stopwatch, stage
+from fedrec.record.durable import replace_file
+from fedrec.record.keys import PublicKey, SigningKey
+
+__all__ = ["Members", "train_federated"]
+
+_ASIDE = ".private"
+"""Where the private folder of a run is made."""
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """Who is in a federation, and what they agreed on.
+
+    Args:
+        name: of the federation.
+        key: the coordinator's.
+        nodes: public keys by name.
+        catalog: the agreed items.
+        most_clients: users of all nodes together are never more.
+    """
+
+    name: str
+    key: SigningKey
+    nodes: Mapping[str, PublicKey]
+    catalog: Catalog
+    most_clients: int
+
+
+def train_federated(
+    plan: Plan,
+    folder: Path,
+    members: Members,
+    post: Post,
+    secure: bool = False,
+    waiting: Waiting = PATIENT,
+    resume: bool = False,
+    watch: Callable[[Progress], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
+    chance: Chance = SYSTEM,
+    clock: Stopwatch | None = None,
+) -> dict[str, Any]:
+    """Train a plan among the nodes of a federation; the run's folder is the coordinator's and holds nobody's data.
+
+    With `resume`, a run that exists goes on where it stopped, with its own plan, masked or not as it began, whoever is
+    up. An error before the first round is committed leaves no folder behind. Seconds are those of `clock`, where it
+    runs already; what is returned counts them to the end, the file to the moment before it is signed.
+
+    Returns:
+        The report (`report.json`), and in its `federation` who signed the record with it, as `cosigned`: they sign what
+        the run has ended with, so the file cannot say it. The signatures are in `record/ledger.note`.
+
+    Raises:
+        PlanError: if the plan cannot be kept, or a node refuses it; says which and why.
+        RunError: if too few nodes are up, or `secure` is asked of a run that began in the clear.
+    """
+    if clock is None:
+        with Stopwatch(*RUN, base="prepare") as clock:
+            return train_federated(plan, folder, members, post, secure, waiting, resume, watch, tell, chance, clock)
+    resume = resume and is_run(folder)
+    if resume:
+        plan = read_plan(folder)
+        _put_in_place(folder)
+        number, masked = _kept_terms(folder, members)
+        if secure and not masked:
+            raise RunError(f"{folder} began with sums in the clear and goes on so; train anew to mask them")
+        secure = masked
+    else:
+        check_free(folder)
+        plan, number = plan.agree(members.catalog, members.most_clients), secrets.token_hex(16)
+    if plan.warm_start is not None:
+        raise PlanError("warm_start: nodes of a federation keep no earlier run to go on from; leave it out")
+    if plan.asynchronous is not None and secure:
+        raise PlanError(NOT_MASKED)
+    model = plan.build_model()
+    check_memory(model, len(members.catalog))
+    run = Run.open(folder) if resume else _create(plan, folder, members, number, secure)
+    went_on = len(run.ledger.of_kind("round")) if resume else None
+    engine: RemoteEngine | None = None
+    try:
+        engine = RemoteEngine(
+            post, members.key, members.nodes, number, plan, members.catalog, run.ledger, secure, waiting, tell
+        )
+        with stage("prepare", "offering the run to the nodes"):
+            engine.open()
+        coordinator = Coordinator(model, members.catalog, engine, run, engine.has_valid, watch, chance=chance)
+        trained = coordinator.train()
+        held_out: dict[Part, bool] = {"valid": engine.has_valid, "test": engine.has_test}
+        measured = measured_parts(coordinator, trained, [part for part, there in held_out.items() if there])
+        home = {
+            "secure": secure,
+            "federation": {
+                "name": members.name,
+                "nodes": list(members.nodes),
+                "unreached": list(engine.unreached),
+                "traffic": engine.traffic(),
+                "read": engine.read.figures(),
+            },
+            "data": {"source": plan.data.source, "items": len(members.catalog)},
+            "split": {"method": plan.split},
+            "nodes": len(members.nodes),
+        }
+        report = report_of(coordinator, trained, run, folder, measured, home)
+        close_run(run, trained, report, clock, went_on)
+        with stage("write", "having the record signed by the nodes"):
+            sign_run(folder, members.key)
+            report["federation"]["cosigned"] = list(engine.cosign(folder))
+        return report | clock.figures()
+    except (FedrecError, OSError, MemoryError):
+        if not resume:
+            run.discard()
+        raise
+    finally:
+        if engine is not None:
+            engine.close()
+        run.close()
+
+
+def _create(plan: Plan, folder: Path, members: Members, number: str, secure: bool) -> Run:
+    """A new run. Its terms are on the disk before it is one, so that a run never lacks them, wherever a crash comes."""
+    terms = {"federation": members.name, "number": number, "secure": secure}
+    aside = folder / _ASIDE / Path(FEDERATED).name
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(aside, json.dumps(terms).encode() + b"\n")
+    run = Run.create(plan, folder)
+    _put_in_place(folder)
+    return run
+
+
+def _put_in_place(folder: Path) -> None:
+    if (folder / _ASIDE).exists():
+        (folder / _ASIDE).rename((folder / FEDERATED).parent)
+
+
+def _kept_terms(folder: Path, members: Members) -> tuple[str, bool]:
+    path = folder / FEDERATED
+    try:
+        terms = parse_json(read_file(path, MOST_SETTINGS))
+        name, number, secure = terms["federation"], terms["number"], terms["secure"]
+    except FileNotFoundError:
+        raise RunError(f"{folder} was not trained by a federation; resume it without --federation") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DamagedError(f"{path} is damaged") from None
+    if name != members.name:
+        raise RunError(f"{folder} is a run of the federation {name!r}, not of {members.name!r}")
+    if not isinstance(number, str) or not isinstance(secure, bool):
+        raise DamagedError(f"{path} is damaged")
+    return number, secure

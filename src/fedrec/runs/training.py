@@ -1,0 +1,306 @@
+"""A whole training run on this machine: load, resolve, train, evaluate, report; and a finished run opened again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedrec.data.interactions import Interactions
+from fedrec.data.sources import LoadedSource
+from fedrec.engines.clock import Clock
+from fedrec.runs.kept import closed_run, keep_interactions, reading_facts
+from fedrec.runs.loading import Placement, load_again, load_plan_data, public_digest, read_placement
+from fedrec.engines.local import LocalEngine
+from fedrec.engines.memory import check_memory
+from fedrec.runs.finished import OpenedRun, open_run
+from fedrec.runs.reports import close_run, measured_parts, report_of, worth_of
+from fedrec.engines.virtual import virtual_time
+from fedrec.errors import FedrecError, PlanError
+from fedrec.federation.asynchronous import NOT_MASKED
+from fedrec.federation.calls import HELD_OUT
+from fedrec.federation.coordinator import Coordinator, Progress, Trained
+from fedrec.federation.plan import Plan, WarmStart
+from fedrec.federation.run import Run, check_free, is_run, read_plan
+from fedrec.federation.values import values_remark
+from fedrec.privacy.budget import Budget
+from fedrec.privacy.chance import SYSTEM, Chance, blinded, has_secret, keep_secret
+from fedrec.privacy.terms import schedule
+from fedrec.progress import RUN, Stopwatch, stage
+from fedrec.record.durable import arrays_digest, replace_file, replace_table
+
+__all__ = [
+    "Placement",
+    "load_plan_data",
+    "read_placement",
+    "train_here",
+    "train_run",
+]
+
+_ALONE = Placement()
+
+
+def train_here(
+    engine: LocalEngine,
+    data: Interactions,
+    run: Run,
+    watch: Callable[[Progress], None] = lambda _: None,
+    earlier: OpenedRun | None = None,
+    chance: Chance = SYSTEM,
+) -> tuple[Coordinator, Trained]:
+    """Train the plan of `run` over an engine, from the beginning or from an `earlier` training.
+
+    The noise of a private plan comes from `chance`.
+
+    Raises:
+        PlanError: if the machine has not the memory that the model needs for this catalog.
+    """
+    model = run.plan.build_model()
+    check_memory(model, data.n_items)
+    known = None
+    if earlier is not None and run.plan.warm_start is not None:
+        known, remembered = earlier.as_earlier(run.plan.warm_start.run)
+        engine.remember(remembered)
+    coordinator = Coordinator(model, data.catalog, engine, run, engine.has_valid, watch, known, chance)
+    return coordinator, coordinator.train()
+
+
+def train_run(
+    plan: Plan,
+    folder: Path,
+    placement: Placement = _ALONE,
+    resume: bool = False,
+    watch: Callable[[Progress], None] = lambda _: None,
+    loaded: Callable[[LoadedSource], None] = lambda _: None,
+    source: LoadedSource | None = None,
+    budget: Budget | None = None,
+    chance: Chance = SYSTEM,
+    named: str | None = None,
+    clock: Stopwatch | None = None,
+) -> dict[str, Any]:
+    """Train, evaluate and write the report of a run in `folder`.
+
+    An error before the first round is committed leaves no folder behind. With `resume`, a run that exists goes on where
+    it stopped, with its own plan and placement, and the data that it began with; a finished one just says so again,
+    from what it kept. `source` is the plan's data where it is loaded already; `named` is the plan's source as the
+    person at hand named it, without which no database server is asked for it, nor for the run that the plan goes on
+    from. A private plan over its own or the owner's `budget` is refused before any data is read. The seconds of the
+    report are those of `clock`, where it runs already.
+
+    Returns:
+        The report (`report.json`).
+    """
+    if clock is None:
+        with Stopwatch(*RUN, base="prepare") as clock:
+            return train_run(plan, folder, placement, resume, watch, loaded, source, budget, chance, named, clock)
+    resume = resume and is_run(folder)
+    if resume:
+        plan, placement = read_plan(folder), read_placement(folder, placement)
+        if placement.budget is not None:
+            budget = kept_budget(Path(placement.budget), budget)
+        if plan.privacy is not None and not has_secret(folder / "private"):
+            plan, resume = _not_begun(plan, folder), False
+    else:
+        check_free(folder)
+        plan = plan.with_noise()
+        check_budget(plan, placement, budget)
+        check_clock(plan, placement)
+    closed = closed_run(folder, plan) if resume and source is None else None
+    secret = None
+    if closed is not None:
+        data, told, digest = closed.kept.data, closed.told, plan.data.digest or ""
+    else:
+        given = source is not None
+        if source is None:
+            advice = (
+                f"{folder} goes on only with the data that it began with: put that back, or train anew in another --out"
+            )
+            source = (
+                load_again(plan, folder, advice, named=named)
+                if resume
+                else load_plan_data(plan.data, folder, named=named)
+            )
+        source = source.noting(values_remark([plan], source.interactions))
+        if not given:
+            loaded(source)
+        data, told = source.interactions, reading_facts(source)
+        secret = chance.secret("digest") if plan.privacy is not None and not resume else None
+        with stage("read"):
+            own = source.digest
+            digest = public_digest(plan, own, folder, chance) if secret is None else blinded(own, secret)
+    plan = plan.resolve(data, digest)
+    earlier = None if resume else open_earlier(plan, named)
+    if earlier is not None:
+        plan = warmed(plan, earlier)
+    run = Run.open(folder) if resume else Run.create(plan, folder)
+    placement = replace(placement, folder=placement.folder or os.getcwd())
+    if budget is not None and budget.path is not None:
+        placement = replace(placement, budget=str(budget.path.resolve()))
+    went_on = len(run.ledger.of_kind("round")) if resume else None
+    try:
+        if resume and not run.ledger.of_kind("round"):
+            earlier = open_earlier(plan, named)
+        private = folder / "private"
+        private.mkdir(exist_ok=True)
+        if secret is not None:
+            keep_secret(private, secret)
+        replace_file(private / "placement.json", json.dumps(vars(placement)).encode() + b"\n")
+        if source is not None and source.left_out.height:
+            replace_table(private / "left_out.parquet", source.left_out)
+        engine = placement.engine.build(
+            data,
+            plan,
+            placement.nodes,
+            placement.partition,
+            private,
+            chance,
+            budget,
+            None if closed is None else closed.kept.places,
+        )
+        if closed is None:
+            keep_interactions(folder, data, engine)
+        engine.clock = Clock.parse(placement.clock, len(engine.nodes), plan.seed)
+        coordinator, trained = train_here(engine, data, run, watch, earlier, chance)
+        report = _report(coordinator, trained, engine, data, run, folder, placement)
+        report["data"] |= told
+        close_run(run, trained, report, clock, went_on)
+        return report
+    except (FedrecError, OSError, MemoryError):
+        if not resume:
+            run.discard()
+        raise
+    finally:
+        run.close()
+
+
+def check_clock(plan: Plan, placement: Placement) -> None:
+    """Check that nodes can be in step, or out of it, as the plan says.
+
+    Raises:
+        PlanError: if the plan is asynchronous and sums are masked, or there are fewer nodes than its buffer takes.
+        InputError: if the clock makes no sense.
+    """
+    Clock.parse(placement.clock, placement.nodes)
+    if plan.asynchronous is None:
+        return
+    if placement.secure:
+        raise PlanError(NOT_MASKED)
+    if placement.nodes < plan.asynchronous.buffer:
+        raise PlanError(
+            f"asynchronous: a buffer of {plan.asynchronous.buffer} sums takes as many nodes, as each is in it once; "
+            f"there are {placement.nodes}. Lower asynchronous.buffer, or give more --nodes"
+        )
+
+
+def check_budget(plan: Plan, placement: Placement, budget: Budget | None) -> None:
+    """Check that the owner's budget allows for a plan, at every node.
+
+    Raises:
+        PlanError: if it does not, or a budget is given to a plan that promises nothing.
+    """
+    if budget is None:
+        return
+    if plan.privacy is None:
+        raise PlanError("a budget is for private plans, and this plan has no privacy; set privacy.epsilon and "
+                        "privacy.delta (--epsilon, --delta)")  # fmt: skip
+    charges = schedule(plan.privacy, plan.build_model().budget_shares, plan.share())
+    for node in range(placement.nodes):
+        multipliers = [charge.noise_multiplier for charge in charges]
+        budget.admit(f"node-{node}", multipliers, plan.privacy.participations, plan.privacy.clip)
+
+
+def kept_budget(path: Path, given: Budget | None) -> Budget:
+    """The owner's budget that a run began with.
+
+    Raises:
+        PlanError: if another one is given.
+    """
+    if given is not None and (given.path is None or given.path.resolve() != path):
+        raise PlanError(f"this run began with the budget {path} and goes on with it; leave out --budget")
+    return given or Budget.open(path)
+
+
+def open_earlier(plan: Plan, named: str | None = None) -> OpenedRun | None:
+    """The finished run that a plan goes on from, where it names one; `named` is the source of both.
+
+    Raises:
+        UnnamedSourceError: if its source is a database server other than the one named.
+        PlanError: if it is not the one that the plan was made with.
+    """
+    if plan.warm_start is None:
+        return None
+    place = Path(plan.warm_start.run)
+    asked = named is not None and is_run(place) and read_plan(place).data.source == named
+    earlier = open_run(place, named if asked else None)
+    warmed(plan, earlier)
+    return earlier
+
+
+def warmed(plan: Plan, earlier: OpenedRun) -> Plan:
+    """The plan with the digest of what it goes on from.
+
+    Raises:
+        PlanError: if the plan was made with another run, or the run knew held-out items and this plan may not.
+    """
+    assert plan.warm_start is not None
+    name, digest = plan.warm_start.run, arrays_digest(earlier.trained.state.shared)
+    if plan.warm_start.digest not in (None, digest):
+        raise PlanError(
+            f"warm_start: {name} is not the run that this plan was made with (digest {digest[:12]}…, expected "
+            f"{str(plan.warm_start.digest)[:12]}…). Restore it, or remove the digest to start anew"
+        )
+    if earlier.plan.leaky and not plan.leaky:
+        raise PlanError(f"warm_start: {name} was trained knowing held-out items, so what goes on from it does too; set "
+                        "negatives: paper-leaky, or choose another run")  # fmt: skip
+    return plan.model_copy(update={"warm_start": WarmStart(run=name, digest=digest)})
+
+
+def _report(
+    coordinator: Coordinator,
+    trained: Trained,
+    engine: LocalEngine,
+    data: Interactions,
+    run: Run,
+    folder: Path,
+    placement: Placement,
+) -> dict[str, Any]:
+    plan, counts = run.plan, engine.counts()
+    parts = measured_parts(coordinator, trained, [part for part in HELD_OUT if counts[part]])
+    home = {
+        "secure": placement.secure,
+        "data": {
+            "source": plan.data.source,
+            "users": data.n_users,
+            "items": data.n_items,
+            "interactions": len(data),
+            "digest": plan.data.digest,
+        },
+        "split": {"method": plan.split, "hash": engine.split_hash(), **counts},
+        **({} if plan.weights is None else {"weights": engine.weighed() | {"most": plan.weights.most}}),
+        "nodes": len(engine.nodes),
+        "partition": placement.partition,
+        **virtual_time(engine.nodes, engine.clock, plan, run.ledger.of_kind("round")),
+        "simulation": {
+            "says": "nodes were played in one process; nothing left it, and "
+            + ("sums were masked between them" if placement.secure else "nothing was masked"),
+            "sums_below_min_clients": sum(node.small_sums for node in engine.nodes),
+            "min_clients": plan.min_clients,
+        },
+    }
+    report = report_of(coordinator, trained, run, folder, parts, home)
+    items = len(np.unique(np.concatenate([node.split.train.items for node in engine.nodes])))
+    worth = worth_of(data.n_users, items, plan.split, counts, report["users"].get("test", 0))
+    return report if worth is None else report | {"worth": worth}
+
+
+def _not_begun(plan: Plan, folder: Path) -> Plan:
+    """The plan of a private run that ended before its secret was kept: it begins anew, with another secret."""
+    shutil.rmtree(folder / "private", ignore_errors=True)
+    (folder / "plan.yaml").unlink()
+    return plan.model_copy(update={"data": plan.data.model_copy(update={"digest": None})})
