@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from fedrec.errors import DamagedError
+from fedrec.errors import DamagedError, PlanError
 from fedrec.models.private_state import OwnRows, flattened, joined, restored
 from fedrec.models.shapes import Own, Shape
 from fedrec.node.private_rows import PrivateRows, RowShapes
@@ -290,7 +290,7 @@ def test_ranges_of_rows_are_replaced_client_by_client_and_never_written_over(par
         assert rows.tobytes() == rows.packed().tobytes() == rows.copy().tobytes()
         assert rows.nbytes == sum(12 * len(items) for items, _ in expected)
         assert len(rows.items) <= max(len(own(seed, CLIENTS).items), 2 * 4 * CLIENTS + 4 * CLIENTS)
-        back = restored(flattened({"own": rows, "users": np.ones(3)}))
+        back = restored(flattened({"own": rows, "users": np.ones(3)}), ["own"])
         assert listed(back["own"]) == expected
         assert back["users"].tolist() == [1, 1, 1]
 
@@ -334,6 +334,22 @@ def test_ranges_that_do_not_fit_their_rows_are_damage():
     good = flattened({"own": own(3, CLIENTS)})
     for name, value in (("own.lengths", good["own.lengths"] + 1), ("own.items", good["own.items"][:-1])):
         with pytest.raises(DamagedError, match="ranges of"):
-            restored(good | {name: value})
+            restored(good | {name: value}, ["own"])
     with pytest.raises(DamagedError, match="lack"):
-        restored({name: array for name, array in good.items() if name != "own.values"})
+        restored({name: array for name, array in good.items() if name != "own.values"}, ["own"])
+
+
+def test_names_of_private_arrays_may_hold_dots(tmp_path):
+    """As those of torch modules do: what is a range of rows follows from the model, not from how a name looks."""
+    shapes = RowShapes({"head.0.weight": Shape((2,), "float64"), "own.items.bias": Own(2)}, CLIENTS, 9)
+    first = {"head.0.weight": np.arange(2.0 * CLIENTS).reshape(CLIENTS, 2), "own.items.bias": own(1, CLIENTS)}
+    PrivateRows.create(first, shapes, tmp_path)
+    opened = PrivateRows.open(tmp_path, shapes)
+    assert opened.arrays.keys() == first.keys()
+    assert np.array_equal(opened.arrays["head.0.weight"], first["head.0.weight"])
+    assert opened.arrays["own.items.bias"].tobytes() == first["own.items.bias"].tobytes()
+
+
+def test_a_private_array_cannot_have_the_name_of_a_part_of_own_rows():
+    with pytest.raises(PlanError, match=r"'own\.values' has the name of a part of its own rows 'own'"):
+        RowShapes({"own": Own(2), "own.values": Shape((1,))}, CLIENTS, 9)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,7 @@ import numpy as np
 
 from fedrec.errors import DamagedError
 
-__all__ = ["OwnRows", "blank", "flattened", "joined", "placed", "restored"]
-
-_PARTS = ("lengths", "items", "values")
+__all__ = ["OwnRows", "blank", "finite_clients", "flattened", "joined", "parts_of", "placed", "restored"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,27 +164,40 @@ def finite_clients(private: Mapping[str, Any], clients: int) -> np.ndarray:
 
 
 def flattened(private: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Plain arrays to save: `OwnRows` become `name.lengths`, `name.items` and `name.values`."""
+    """Plain arrays to save: `OwnRows` become `name.lengths`, `name.items` and `name.values`; other names stay."""
     out: dict[str, np.ndarray] = {}
     for name, array in private.items():
         if isinstance(array, OwnRows):
             packed = array.packed()
-            out |= {f"{name}.{part}": getattr(packed, part) for part in _PARTS}
+            out |= {part: getattr(packed, part.rpartition(".")[2]) for part in parts_of(name)}
         else:
             out[name] = array
     return out
 
 
-def restored(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def parts_of(name: str) -> tuple[str, str, str]:
+    """Names of the plain arrays that `OwnRows` of this name are saved as: lengths, items and values.
+
+    >>> parts_of("table")
+    ('table.lengths', 'table.items', 'table.values')
+    """
+    return f"{name}.lengths", f"{name}.items", f"{name}.values"
+
+
+def restored(arrays: Mapping[str, np.ndarray], own: Iterable[str]) -> dict[str, Any]:
     """What `flattened` was given.
 
+    Args:
+        arrays: plain arrays by name; a name may hold dots, as those of torch do.
+        own: names that are `OwnRows`.
+
     Raises:
-        DamagedError: if the ranges of a name do not fit its rows, or are of other types.
+        DamagedError: if parts of `OwnRows` are missing, their ranges do not fit the rows, or their types are others.
     """
-    out: dict[str, Any] = {name: array for name, array in arrays.items() if "." not in name}
-    for name in sorted({name.partition(".")[0] for name in arrays if "." in name}):
+    out: dict[str, Any] = dict(arrays)
+    for name in own:
         try:
-            lengths, items, values = (arrays[f"{name}.{part}"] for part in _PARTS)
+            lengths, items, values = (out.pop(part) for part in parts_of(name))
         except KeyError as error:
             raise DamagedError(f"private rows {name!r} lack {error}") from None
         kinds = [(lengths, np.int64, 1), (items, np.int32, 1), (values, np.float32, 2)]
@@ -194,6 +205,6 @@ def restored(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
             raise DamagedError(f"private rows {name!r} must be int64 lengths, int32 items and float32 [rows, width]")
         whole = lengths.min(initial=0) >= 0 and lengths.max(initial=0) <= len(items)
         if not whole or not lengths.sum() == len(items) == len(values):
-            raise DamagedError(f"private rows {name!r}: ranges of {lengths.sum()} rows, but {len(items)} are there")
+            raise DamagedError(f"private rows {name!r}: ranges of {lengths.sum()} rows, but the file has {len(items)}")
         out[name] = OwnRows.of(np.concatenate([[0], np.cumsum(lengths)]), items, values)
     return out

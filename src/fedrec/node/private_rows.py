@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from fedrec.errors import DamagedError
+from fedrec.errors import DamagedError, PlanError
 from fedrec.models.base import Private
-from fedrec.models.private_state import flattened, placed, restored
+from fedrec.models.private_state import flattened, parts_of, placed, restored
 from fedrec.models.shapes import Own, Shape, check_rows, whole_number
 from fedrec.record.durable import load_arrays, save_arrays
 
@@ -41,6 +41,20 @@ class RowShapes:
     clients: int
     n_items: int
 
+    def __post_init__(self) -> None:
+        for name in self.own:
+            taken = [part for part in parts_of(name) if part in self.shapes]
+            if taken:
+                raise PlanError(
+                    f"the model's private array {taken[0]!r} has the name of a part of its own rows {name!r}; "
+                    "rename one of them"
+                )
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Names of the rows that are ranges of items which each client owns."""
+        return tuple(name for name, shape in self.shapes.items() if isinstance(shape, Own))
+
     def read(self, path: Path) -> tuple[dict[str, Any], int]:
         """The rows of all clients that a file holds, and the round that they are of.
 
@@ -52,7 +66,7 @@ class RowShapes:
         if round is None:
             raise DamagedError(f"{path}: {_ROUND} must be one whole number, the round that the rows are of")
         try:
-            rows = restored(arrays)
+            rows = restored(arrays, self.own)
             check_rows(rows, self.shapes, self.clients, self.n_items)
         except DamagedError as error:
             raise DamagedError(f"{path}: {error}") from None
@@ -74,7 +88,7 @@ class RowShapes:
         if whole_number(arrays.pop(_ROUND, None), 0, _MOST_ROUNDS) != _round_of(path):
             raise DamagedError(f"{path}: {_ROUND} must be the round in its name")
         try:
-            rows = restored(arrays)
+            rows = restored(arrays, self.own)
             check_rows(rows, self.shapes, len(positions), self.n_items)
         except DamagedError as error:
             raise DamagedError(f"{path}: {error}") from None
