@@ -317,3 +317,32 @@ def test_wrong_splits_say_what_to_write(text, message):
 def test_a_method_is_written_as_it_is_read(text):
     method = SplitMethod.parse(text)
     assert SplitMethod.parse(str(method)) == method
+
+
+@pytest.mark.parametrize("method", ["leave-last-out", "temporal:0.7", "ratio:0.6", "new-users:0.2"])
+def test_repeats_are_at_hand_and_never_those_of_held_out_items(method):
+    rng = np.random.default_rng(3)
+    table = {
+        "user_id": np.sort(rng.integers(0, 30, 900)),
+        "item_id": rng.integers(0, 12, 900),
+        "timestamp": rng.permutation(900),
+    }
+    data = fr.interactions_from(table)
+    split = SplitMethod.parse(method).apply(data, KeyedSource.from_seed(4))
+    assert split.merged > 0
+    for part in (split.train, split.history("test")):
+        rows = split.repeated(part)
+        pairs = set(part.to_frame().select("user_id", "item_id").iter_rows())
+        expected = [row for row in data.to_frame().iter_rows() if row[:2] in pairs]
+        assert list(rows.to_frame().iter_rows()) == expected
+        assert len(expected) > len(part)
+    held_out = set(split.test.to_frame().select("user_id", "item_id").iter_rows())
+    train = set(split.repeated(split.train).to_frame().select("user_id", "item_id").iter_rows())
+    assert not held_out & train
+
+
+def test_without_repeats_nothing_is_kept_twice():
+    data = fr.interactions_from({"user_id": [1, 1, 1], "item_id": [5, 6, 7], "timestamp": [1, 2, 3]})
+    split = fr.leave_last_out(data)
+    assert split.every is None
+    assert split.repeated(split.train) is split.train

@@ -35,6 +35,7 @@ class Split:
         part: [interactions] int8, positions in `fedrec.data.interactions.PARTS`.
         method: how it was made.
         merged: repeats of a (user, item) pair that were merged before (the latest is kept).
+        every: the interactions of the same users before repeats were merged; `None` where there were no repeats.
 
     Example:
         >>> import fedrec as fr
@@ -48,6 +49,7 @@ class Split:
     part: np.ndarray
     method: str
     merged: int = 0
+    every: Interactions | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -75,6 +77,23 @@ class Split:
         """What is known of each user when `part` is predicted: train, and for `test` validation too."""
         known = (self.part == TRAIN) | (self.part == HISTORY)
         return self.data.where(known | (self.part == VALID) if part == "test" else known)
+
+    def repeated(self, chosen: Interactions) -> Interactions:
+        """All rows of the pairs in `chosen`, a part of `data`: repeats in their order, for models that read repeats.
+
+        A pair belongs to one part, that of its latest row, so that no row of a held-out item is among those of train.
+
+        Example:
+            >>> import fedrec as fr
+            >>> items = [5, 6, 5, 7, 8, 7]
+            >>> split = fr.leave_last_out(fr.interactions_from({"user": [1] * 6, "item": items, "time": range(6)}))
+            >>> split.repeated(split.train).to_frame()["item_id"].to_list()
+            [5, 6, 5]
+        """
+        if self.every is None:
+            return chosen
+        keep = np.isin(_pairs(self.every), _pairs(chosen))
+        return self.every.where(keep)
 
     def relevant(self, part: str) -> Interactions:
         """What is to be found in `part` (`valid` or `test`)."""
@@ -207,6 +226,7 @@ class SplitMethod:
             return self.resolve(data).apply(data, source)
         if self.name == "leave-last-out":
             _check_order(data, self.by_rows)
+        every = data
         data, merged = distinct(data)
         part = np.zeros(len(data), dtype=np.int8)
         seeds = source.child("split").seeds(client_keys(source, data.users))
@@ -232,7 +252,7 @@ class SplitMethod:
         elif self.name == "new-users":
             assert self.share is not None
             part = _new_users(data, self.share, seeds)
-        return Split(data, part, str(self), merged)
+        return Split(data, part, str(self), merged, every if merged else None)
 
 
 def leave_last_out(data: Any, *, by_rows: bool = False) -> Split:
@@ -325,6 +345,11 @@ def distinct(data: Interactions, repeats: Repeats = "latest") -> tuple[Interacti
         return data, 0
     keep = latest_rows(data)
     return data.where(keep), int(len(keep) - keep.sum())
+
+
+def _pairs(data: Interactions) -> np.ndarray:
+    """A number for the (user, item) pair of each row [interactions] int64."""
+    return data.rows_of_users() * data.n_items + data.items
 
 
 def _given(data: Interactions, share: float | None, seeds: np.ndarray) -> np.ndarray:
