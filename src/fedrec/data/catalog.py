@@ -109,7 +109,8 @@ class Catalog:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over type and ids in order: equal for catalogs with the same items."""
+        """SHA-256 over type and ids in order: equal for catalogs with the same items, whatever is said of the items;
+        `features_digest` covers that too."""
         state = hashlib.sha256()
         state.update(b"fedrec catalog 1 text " if self.items.is_text else b"fedrec catalog 1 int64 ")
         if self.items.is_text:
@@ -117,6 +118,21 @@ class Catalog:
             state.update("".join(self.items.series.to_list()).encode())
         else:
             state.update(self.items.series.to_numpy().astype("<i8").tobytes())
+        return state.hexdigest()
+
+    @cached_property
+    def features_digest(self) -> str:
+        """SHA-256 over the items and all their features: for models that learn from features. Equal for catalogs with
+        equal JSON lines, in whatever order their columns stand.
+
+        >>> import polars as pl
+        >>> one, other = (Catalog.of(pl.DataFrame({"item_id": [7], "title": [title]})) for title in ("Seven", "Se7en"))
+        >>> one.digest == other.digest, one.features_digest == other.features_digest
+        (True, False)
+        """
+        state = hashlib.sha256(b"fedrec features 1 " + self.digest.encode())
+        if self.features is not None:
+            state.update(self.features.select(sorted(self.features.columns)).write_ndjson().encode())
         return state.hexdigest()
 
     def take(self, positions: np.ndarray) -> Catalog:
