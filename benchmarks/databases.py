@@ -76,7 +76,7 @@ def measured(source: str, work: str) -> dict[str, Any]:
     Path("/proc/self/clear_refs").write_text("5")
     if work == "read":
         database = database_of(source)
-        reader = importlib.import_module(f"fedrec.data.{database.kind}")
+        reader = importlib.import_module(f"fedrec.data.databases.{database.kind}")
         for _ in reader.read_rows(database, lambda found: {name: name for name in FIELDS}):
             pass
         spent = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - worked}

@@ -17,7 +17,7 @@ def memory(key):
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(key))) * 1024
 
 database = database_of(sys.argv[1], query=sys.argv[2])
-reader = importlib.import_module(f"fedrec.data.{database.kind}")
+reader = importlib.import_module(f"fedrec.data.databases.{database.kind}")
 wanted = {"user_id": "user_id", "item_id": "item_id"}
 for rows in reader.read_rows(database_of(sys.argv[1], query=sys.argv[3]), lambda found: wanted):
     pass

@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from fedrec.data.databases.reading import postgresql as reader
+from fedrec.data.databases import postgresql as reader
 from fedrec.data.databases.urls import database_of
 from fedrec.data.digests import digest_of
 from fedrec.data.reading.readers import read_interactions

@@ -18,8 +18,8 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from fedrec.data.databases import sqlite as reader
 from fedrec.data.databases.reading import read_database
-from fedrec.data.databases.reading import sqlite as reader
 from fedrec.data.databases.urls import database_of
 from fedrec.data.digests import digest_of
 from fedrec.data.reading.readers import read_interactions
