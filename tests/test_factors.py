@@ -284,7 +284,8 @@ def test_a_whole_batch_moves_along_the_gradient_by_finite_differences(loss):
     values, _ = local.run(drawn, table, users)
     for c in range(len(clients)):
         own = drawn.rows[drawn.indptr[c] : drawn.indptr[c + 1]]
-        slots = drawn.samples[drawn.sample_indptr[c] : drawn.sample_indptr[c + 1]].reshape(-1, 4)
+        ours = drawn.for_kernels
+        slots = ours.samples[ours.sample_indptr[c] : ours.sample_indptr[c + 1]].reshape(-1, 4)
         places = [(own[row[0]], own[row[1:]]) for row in slots]
         terms = len(places) * {"bce": 4, "squared": 4, "bpr": 3, "softmax": 1}[loss]
         wide, user = table.astype(np.float64), start[c].astype(np.float64)
@@ -370,7 +371,7 @@ def test_further_rows_get_slots_of_their_own_and_change_no_draw():
     wanted = [rng.permutation(clients.n_items)[: c % 5].astype(np.int32) for c in range(len(clients))]
     indptr = np.cumsum([0, *map(len, wanted)])
     drawn = draw(clients, seeds, 1, 2, (indptr, np.concatenate(wanted)))
-    assert np.array_equal(drawn.samples, without.samples)
+    assert np.array_equal(drawn.for_kernels.samples, without.for_kernels.samples)
     for c, items in enumerate(wanted):
         rows = drawn.rows[drawn.indptr[c] : drawn.indptr[c + 1]]
         before = without.rows[without.indptr[c] : without.indptr[c + 1]]

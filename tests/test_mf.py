@@ -153,7 +153,8 @@ def test_drift_is_added_in_every_step_to_every_row():
         for c in range(2):
             own = slice(drawn.indptr[c], drawn.indptr[c + 1])
             rows, user = table[drawn.rows[own]].astype(float), start[c].astype(float)
-            samples = drawn.samples[drawn.sample_indptr[c] : drawn.sample_indptr[c + 1]].reshape(2, -1)
+            ours = drawn.for_kernels
+            samples = ours.samples[ours.sample_indptr[c] : ours.sample_indptr[c + 1]].reshape(2, -1)
             taken = 0
             for epoch in samples:
                 for low in range(0, len(epoch), batch):

@@ -80,7 +80,7 @@ def rows_twin(seed, user, n_items, length, region, age, market):
 @pytest.mark.parametrize(("n_items", "mean"), [(10, 5), (60, 30), (3000, 40)])
 def test_equals_a_plain_python_twin(n_items, mean):
     data = synthetic(users=40, items=n_items, interactions_per_user=mean, seed=9)
-    market = module._market(n_items, 9)
+    _, market = module._market(n_items, 9)
     for user in range(40):
         u = stream(9, 1, user)
         normal = math.sqrt(-2 * math.log(1 - u(0))) * math.cos(2 * math.pi * u(1))
@@ -170,12 +170,12 @@ def test_mean_activity_is_that_of_a_clipped_log_normal(n_items, mean):
 
 
 def test_items_have_distinct_titles_and_known_genres():
-    catalog = module._market(200_000, 4).catalog
+    catalog = module._market(200_000, 4)[0]
     assert catalog.features["title"].n_unique() == 200_000
     assert set(catalog.features["genres"].explode()) == set(GENRES)
     assert set(catalog.features["genres"].list.len()) == {1, 2}
     assert (catalog.features["genres"].list.n_unique() == catalog.features["genres"].list.len()).all()
-    small = module._market(4096, 4).catalog.features["title"]
+    small = module._market(4096, 4)[0].features["title"]
     assert small.str.contains(r"^The \S+ \S+$").all()
 
 

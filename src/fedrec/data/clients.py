@@ -8,9 +8,10 @@ import numpy as np
 
 from fedrec.data.interactions import Interactions, rows_of
 from fedrec.errors import InputError
+from fedrec.kernels.records import Histories
 from fedrec.kernels.splitting import kept_offsets
 
-__all__ = ["Clients"]
+__all__ = ["Clients", "offsets"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,18 @@ class Clients:
         """Weights of the interactions as kernels take them: [rows] float32, empty where all weigh 1."""
         return np.empty(0, dtype=np.float32) if self.values is None else self.values
 
+    def histories(self, seeds: np.ndarray) -> Histories:
+        """The clients as kernels take them that draw with `seeds` [clients] uint64."""
+        return Histories(self.indptr, self.items, self.excluded_indptr, self.excluded_items, seeds)
+
+    def dealt(self, workers: int) -> np.ndarray:
+        """Which clients each of some workers takes, so that all have about as many interactions: [workers + 1] int64;
+        worker `w` takes those from `bounds[w]` to `bounds[w + 1]`."""
+        shares = np.linspace(0, self.indptr[-1], workers + 1)
+        bounds = np.searchsorted(self.indptr, shares).astype(np.int64)
+        bounds[0], bounds[-1] = 0, len(self)
+        return bounds
+
     def squares(self) -> np.ndarray:
         """Squared length of each client's row of the interaction matrix [clients] float64: its interactions, where all
         weigh 1."""
@@ -85,12 +98,12 @@ class Clients:
         excluded = rows_of(self.excluded_indptr, positions)
         return replace(
             self,
-            indptr=_offsets(self.indptr[positions + 1] - self.indptr[positions]),
+            indptr=offsets(self.indptr[positions + 1] - self.indptr[positions]),
             items=self.items[rows],
             values=None if self.values is None else self.values[rows],
             times=None if self.times is None else self.times[rows],
             keys=self.keys[positions],
-            excluded_indptr=_offsets(self.excluded_indptr[positions + 1] - self.excluded_indptr[positions]),
+            excluded_indptr=offsets(self.excluded_indptr[positions + 1] - self.excluded_indptr[positions]),
             excluded_items=self.excluded_items[excluded],
         )
 
@@ -118,7 +131,12 @@ class Clients:
         )
 
 
-def _offsets(lengths: np.ndarray) -> np.ndarray:
+def offsets(lengths: np.ndarray) -> np.ndarray:
+    """Where ranges of these lengths [n] begin and end, one after the other: [n + 1] int64.
+
+    >>> offsets(np.array([2, 0, 3])).tolist()
+    [0, 2, 2, 5]
+    """
     indptr = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=indptr[1:])
     return indptr

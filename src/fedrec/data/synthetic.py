@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -122,7 +121,7 @@ def synthetic(
             f"interactions_per_user is {interactions_per_user!r}; it must lie between {_FEWEST} and half of the "
             f"{items} items, {items / 2:g}"
         )
-    market = _market(items, seed)
+    catalog, market = _market(items, seed)
     indptr = np.zeros(users + 1, dtype=np.int64)
     regions, ages = np.empty(users, dtype=np.uint8), np.empty(users, dtype=np.uint8)
     log_mean = math.log(interactions_per_user) - _ACTIVITY_SD**2 / 2
@@ -137,14 +136,7 @@ def synthetic(
         indptr,
         regions,
         ages,
-        market.indptr,
-        market.items,
-        market.keep,
-        market.other,
-        market.cluster_ends,
-        market.cluster_genre,
-        market.genre_indptr,
-        market.group_ends,
+        market,
         interest_weights / interest_weights.sum(),
         np.array([_LOYALTY, _STAYING, _BREADTH, _DRIFT]),
         taken,
@@ -152,7 +144,7 @@ def synthetic(
     )
     return Interactions(
         users=Identifiers(pl.Series("user_id", np.arange(1, users + 1))),
-        catalog=market.catalog,
+        catalog=catalog,
         indptr=indptr,
         items=taken,
         values=_ratings(indptr, taken, items, seed) if ratings else None,
@@ -183,23 +175,9 @@ def _named(codes: np.ndarray, names: list[str]) -> pl.Series:
     return pl.Series(names, dtype=pl.Enum(names)).gather(pl.Series(codes, dtype=pl.UInt32))
 
 
-@dataclass(frozen=True, eq=False)
-class _Market:
-    """The catalog and the tables that items are drawn from; see `draw_interactions` for the arrays."""
-
-    catalog: Catalog
-    indptr: np.ndarray
-    items: np.ndarray
-    keep: np.ndarray
-    other: np.ndarray
-    cluster_ends: np.ndarray
-    cluster_genre: np.ndarray
-    genre_indptr: np.ndarray
-    group_ends: np.ndarray
-
-
-def _market(items: int, seed: int) -> _Market:
-    """Lay out genres, clusters and items. Clusters without items are left out, so every table has an entry."""
+def _market(items: int, seed: int) -> tuple[Catalog, draws.Market]:
+    """The catalog and the tables that items are drawn from: genres, clusters and items are laid out. Clusters without
+    items are left out, so every table has an entry."""
     ranks = np.argsort(np.argsort(_uniforms(seed, "popularity", items), kind="stable"), kind="stable")
     popularity = (ranks + 1 + _RANK_SHIFT * items) ** -_RANK_POWER
     planned = max(2, min(items // 10, round(1.2 * math.sqrt(items))))
@@ -230,8 +208,8 @@ def _market(items: int, seed: int) -> _Market:
     region_taste = _uniforms(seed, "region", draws.REGIONS * len(GENRES)).reshape(draws.REGIONS, 1, -1)
     age_taste = _uniforms(seed, "age", draws.AGES * len(GENRES)).reshape(1, draws.AGES, -1)
     taste = np.exp(2 * _GROUP_TILT * (region_taste + age_taste - 1)).reshape(groups, -1)
-    return _Market(
-        catalog=_catalog(items, seed, genre_draws[first], np.where(has_second, genre_draws[second], -1)),
+    catalog = _catalog(items, seed, genre_draws[first], np.where(has_second, genre_draws[second], -1))
+    return catalog, draws.Market(
         indptr=indptr,
         items=table_items,
         keep=keep,

@@ -13,7 +13,7 @@ from numba.core import config
 __all__ = ["compile_kernels", "kernel_modules"]
 
 _SLOWEST_FIRST = ("factor_batches", "fedrap", "sums", "pfedrec", "weighted_sums", "gpfedrec", "factors")
-_NO_KERNELS = ("__init__", "cache", "compiling", "lanes", "threads")
+_NO_KERNELS = ("__init__", "cache", "compiling", "lanes", "records", "threads")
 
 
 def kernel_modules() -> list[str]:

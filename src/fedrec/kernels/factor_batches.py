@@ -7,15 +7,17 @@ the batches that touch it.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numba
 import numpy as np
 from numba import prange
 
-from fedrec.kernels.factors import BPR, SQUARED, dot, fetch_rows, pointwise_error, sigmoid, softmax_errors
+from fedrec.kernels.factors import BPR, SAMPLES, SQUARED, dot, fetch_rows, pointwise_error, sigmoid, softmax_errors
+from fedrec.kernels.records import record, takes
 from fedrec.kernels.threads import kernel
 
-__all__ = ["ADAGRAD", "ADAM", "MOMENTUM", "SGD", "local_batches"]
+__all__ = ["ADAGRAD", "ADAM", "MOMENTUM", "SGD", "Pace", "local_batches"]
 
 SGD, MOMENTUM, ADAM, ADAGRAD = 0, 1, 2, 3
 _TINY = np.float32(1e-8)
@@ -58,41 +60,48 @@ def _add(gradient, error, user, reg, row, d):  # type: ignore[no-untyped-def]
     gradient[d] += error + reg * row[d]
 
 
+class Pace(NamedTuple):
+    """How a client steps.
+
+    Args:
+        batch: terms of a step.
+        optimiser: `SGD`, `MOMENTUM`, `ADAM` or `ADAGRAD`.
+        rate: of the optimiser.
+        momentum: of `MOMENTUM`, and first decay of `ADAM`.
+        reg: L2 pull on the factors of every term.
+        keep: what of its way a row keeps after every step, 1 for all of it (FedProx).
+    """
+
+    batch: int
+    optimiser: int
+    rate: np.float32
+    momentum: np.float32
+    reg: np.float32
+    keep: np.float32
+
+
+_PACE = record(Pace, "int64, int64, float32, float32, float32, float32")
+
+
 @kernel(
-    "void(int64[::1], int32[::1], int64[::1], int32[::1], int64, int64, float32[::1], int64, float32[:, ::1],"
-    " float32[:, ::1], float32, float32, float32, float32, int64, int64, boolean, boolean, float32[:, ::1], int64[::1],"
-    " float32[:, ::1], int64[::1])",
+    takes(
+        SAMPLES,
+        "float32[:, ::1], float32[:, ::1]",
+        _PACE,
+        "int64, boolean, boolean, float32[:, ::1], float32[:, ::1], int64[::1]",
+    ),
     parallel=True,
 )
 def local_batches(  # type: ignore[no-untyped-def]
-    indptr,
-    rows,
-    sample_indptr,
-    samples,
-    width,
-    epochs,
-    weights,
-    batch,
-    table,
-    users,
-    rate,
-    reg,
-    keep,
-    momentum,
-    loss,
-    optimiser,
-    learn_users,
-    learn_items,
-    drift,
-    bounds,
-    values,
-    steps,
+    drawn, table, users, pace, loss, learn_users, learn_items, drift, values, steps
 ):
     """As `local_sgd`, a step for every `batch` terms, the rest of an epoch in a last and smaller batch.
 
-    Args: `momentum` of `MOMENTUM`, first decay of `ADAM`; `drift` [touched, d + 1] is added to the gradient of every
+    Args: `drift` [touched, d + 1] is added to the gradient of every
     row in every step whether the batch touches it or not (none where it is empty); `steps` [c] out.
     """
+    indptr, rows, sample_indptr, samples, width, epochs, weights, bounds = drawn
+    batch, optimiser, rate, momentum, reg, keep = pace
     d = table.shape[1] - 1
     for worker in prange(len(bounds) - 1):
         most = np.int64(0)
@@ -199,10 +208,8 @@ def local_batches(  # type: ignore[no-untyped-def]
                             times[slot] += 1
                             row = values[base + slot]
                             state = min(slot, moments - 1)
-                            _advance(
-                                row, gradients[slot], first[state], second[state], times[slot], optimiser, rate,
-                                momentum, scale,
-                            )  # fmt: skip
+                            gradient, time = gradients[slot], times[slot]
+                            _advance(row, gradient, first[state], second[state], time, optimiser, rate, momentum, scale)
                             if keep < np.float32(1.0):
                                 origin = table[rows[base + slot]]
                                 for k in range(d + 1):

@@ -5,51 +5,62 @@ A touched row has a slot: first the client's history in its order, then negative
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import prange
 
 from fedrec.kernels.draws import shuffle
 from fedrec.kernels.keyed import below, next_word
+from fedrec.kernels.records import HISTORIES, record, takes
 from fedrec.kernels.threads import kernel
 
-__all__ = ["compact_rows", "draw_samples"]
+__all__ = ["Slots", "compact_rows", "draw_samples"]
 
 _BARRED = np.int64(0x7FFFFFFF)
 """Stands for a slot at items that are barred from being drawn and have none."""
 _LOW = np.int64(0xFFFFFFFF)
 
 
+class Slots(NamedTuple):
+    """Room for the rows that clients touch.
+
+    Args:
+        room: [c + 1] int64; client `c` has the room from `room[c]` on.
+        rows: [room] int32, items.
+        sampled: [c] int64, how many rows each client drew or has in its history.
+        counts: [c] int64, how many it touches, those of `more` included.
+    """
+
+    room: np.ndarray
+    rows: np.ndarray
+    sampled: np.ndarray
+    counts: np.ndarray
+
+
+_SLOTS = record(Slots, "int64[::1], int32[::1], int64[::1], int64[::1]")
+
+
 @kernel(
-    "void(int64[::1], int32[::1], int64[::1], int32[::1], int64[::1], int32[::1], uint64[::1], int64, int64, int64,"
-    " int64[::1], int64[::1], int32[::1], int64[::1], int64[::1], int32[::1], int32[::1])",
+    takes(
+        HISTORIES,
+        "int64[::1], int32[::1], int64, int64, int64, int64[::1]",
+        _SLOTS,
+        "int32[::1], int32[::1]",
+    ),
     parallel=True,
 )
 def draw_samples(  # type: ignore[no-untyped-def]
-    indptr,
-    items,
-    barred_indptr,
-    barred_items,
-    more_indptr,
-    more_items,
-    seeds,
-    n_items,
-    epochs,
-    negatives,
-    bounds,
-    room,
-    rows,
-    sampled,
-    counts,
-    samples,
-    more_slots,
+    histories, more_indptr, more_items, n_items, epochs, negatives, bounds, slots, samples, more_slots
 ):
     """Draw every client's samples: slots of a positive and of its negatives, place by place and epoch by epoch.
 
-    Args: CSR histories (distinct items), barred items and rows that are to have a slot besides (`more`); `seeds` [c];
-    worker w takes clients `bounds[w]:bounds[w + 1]`. Out: client c's touched items at `rows[room[c]:]`, `counts[c]` of
-    them, `sampled[c]` without those of `more`; `samples` from `indptr[c] · epochs · (1 + negatives)` on; `more_slots`
+    Args: `histories`; in CSR rows that are to have a slot besides (`more`); worker w takes clients
+    `bounds[w]:bounds[w + 1]`. Out: `slots`; `samples` from `indptr[c] · epochs · (1 + negatives)` on; `more_slots`
     beside `more_items`. A negative's slot is −1 where the client has every item.
     """
+    indptr, items, barred_indptr, barred_items, seeds = histories
+    room, rows, sampled, counts = slots
     width = 1 + negatives
     for worker in prange(len(bounds) - 1):
         tags = np.full(n_items, -1, dtype=np.int64)  # client << 32 | slot

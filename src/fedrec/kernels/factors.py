@@ -7,14 +7,28 @@ arithmetic has one fixed order.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numba
 import numpy as np
 from numba import prange
 
+from fedrec.kernels.records import record, takes
 from fedrec.kernels.threads import kernel
 
-__all__ = ["BCE", "BPR", "SOFTMAX", "SQUARED", "dot", "fetch_rows", "local_sgd", "pointwise_error", "softmax_errors"]
+__all__ = [
+    "BCE",
+    "BPR",
+    "SAMPLES",
+    "SOFTMAX",
+    "SQUARED",
+    "Samples",
+    "dot",
+    "fetch_rows",
+    "local_sgd",
+    "pointwise_error",
+    "softmax_errors",
+]
 
 BCE, SQUARED, BPR, SOFTMAX = 0, 1, 2, 3
 """Losses of a score s: log(1 + e^(∓s)), (s − y)² / 2, log(1 + e^(s_negative − s_positive)), and −s_positive +
@@ -91,37 +105,47 @@ def fetch_rows(table, rows, values, start, stop):  # type: ignore[no-untyped-def
             target[column] = source[column]
 
 
+class Samples(NamedTuple):
+    """What clients train on.
+
+    Args:
+        indptr: [c + 1] int64; client `c` touches the items `rows[indptr[c]:indptr[c + 1]]`.
+        rows: [touched] int32.
+        sample_indptr: [c + 1] int64; client `c` has the samples from `sample_indptr[c]` to `sample_indptr[c + 1]`.
+        samples: [samples] int32, slots: places among the rows of the client.
+        width: samples for each positive: itself, then its negatives.
+        epochs: passes.
+        weights: [interactions] float32 of the positives in the order of histories; empty where all weigh 1.
+        bounds: [workers + 1] int64; worker `w` takes the clients `bounds[w]:bounds[w + 1]`.
+    """
+
+    indptr: np.ndarray
+    rows: np.ndarray
+    sample_indptr: np.ndarray
+    samples: np.ndarray
+    width: int
+    epochs: int
+    weights: np.ndarray
+    bounds: np.ndarray
+
+
+SAMPLES = record(Samples, "int64[::1], int32[::1], int64[::1], int32[::1], int64, int64, float32[::1], int64[::1]")
+
+
 @kernel(
-    "void(int64[::1], int32[::1], int64[::1], int32[::1], int64, int64, float32[::1], float32[:, ::1],"
-    " float32[:, ::1], float32, float32, int64, boolean, boolean, int64[::1], float32[:, ::1])",
+    takes(SAMPLES, "float32[:, ::1], float32[:, ::1], float32, float32, int64, boolean, boolean, float32[:, ::1]"),
     parallel=True,
 )
 def local_sgd(  # type: ignore[no-untyped-def]
-    indptr,
-    rows,
-    sample_indptr,
-    samples,
-    width,
-    epochs,
-    weights,
-    table,
-    users,
-    rate,
-    reg,
-    loss,
-    learn_users,
-    learn_items,
-    bounds,
-    values,
+    drawn, table, users, rate, reg, loss, learn_users, learn_items, values
 ):
     """Train every client on its samples; users [c, d] in place, the change of its rows in `values`.
 
-    Args: `rows` [touched] of client c at `indptr[c]:indptr[c + 1]`; `samples` (slots) at `sample_indptr[c]:…`, `width`
-    for each positive in each of `epochs`; `table` [items, d + 1] (factors and bias); worker w takes clients
-    `bounds[w]:bounds[w + 1]`; `values` [touched, d + 1] out. The gradient of a positive and of what was drawn for it is
-    multiplied by the positive's weight, from `weights` [interactions] in the order of histories, all 1 where empty. The
-    pull `reg` of a negative that is drawn twice for one softmax compounds.
+    Args: samples `drawn`; `table` [items, d + 1] (factors and bias); `values` [touched, d + 1] out. The gradient of a
+    positive and of what was drawn for it is multiplied by the positive's weight. The pull `reg` of a negative that is
+    drawn twice for one softmax compounds.
     """
+    indptr, rows, sample_indptr, samples, width, epochs, weights, bounds = drawn
     d = table.shape[1] - 1
     decay = rate * reg
     for worker in prange(len(bounds) - 1):

@@ -7,45 +7,32 @@ from numba import prange
 
 from fedrec.kernels.draws import mark_items
 from fedrec.kernels.personal_draws import drawn_samples, residual
+from fedrec.kernels.records import HISTORIES, ROWS, takes
 from fedrec.kernels.threads import kernel
 
 __all__ = ["gmf_round"]
 
 
 @kernel(
-    "void(int64[::1], int32[::1], int64[::1], int32[::1], uint64[::1], float32[:, ::1], float32[::1],"
-    " float32[:, ::1], float32, float32, int64, int64[::1], int64[::1], boolean, int64[::1], int32[::1],"
-    " float32[:, ::1], int64[::1], float32[:, ::1])",
+    takes(
+        HISTORIES,
+        "float32[:, ::1], float32[::1], float32[:, ::1], float32, float32, int64, int64[::1], int64[::1], boolean",
+        ROWS,
+        "float32[:, ::1]",
+    ),
     parallel=True,
 )
 def gmf_round(  # type: ignore[no-untyped-def]
-    indptr,
-    items,
-    excluded_indptr,
-    excluded_items,
-    seeds,
-    table,
-    output,
-    users,
-    rate,
-    reg,
-    epochs,
-    bounds,
-    sample_indptr,
-    learn_shared,
-    out_indptr,
-    out_rows,
-    out_values,
-    out_counts,
-    out_output,
+    histories, table, output, users, rate, reg, epochs, bounds, sample_indptr, learn_shared, changed, out_output
 ):
     """SGD, sample by sample, on σ(⟨output, user ⊙ item⟩ + bias); users [c, d] change in place.
 
-    Args: CSR rows and excluded items; `table` [items, d]; `output` [d weights, bias]; `sample_indptr` has the samples
-    that a client draws in an epoch; workers take the clients `bounds[w]:bounds[w + 1]`. With `learn_shared`, the
-    touched rows and their changes go to `out_rows`, `out_values` from `out_indptr[c]` on, `out_counts[c]` of them, and
-    the change of the output to `out_output` [c, d + 1].
+    Args: `histories`; `table` [items, d]; `output` [d weights, bias]; `sample_indptr` has the samples that a client
+    draws in an epoch; workers take the clients `bounds[w]:bounds[w + 1]`. With `learn_shared`, the touched rows and
+    their changes go to `changed`, and the change of the output to `out_output` [c, d + 1].
     """
+    indptr, items, excluded_indptr, excluded_items, seeds = histories
+    out_indptr, out_rows, out_values, out_counts = changed
     n_items, d = table.shape
     for worker in prange(len(bounds) - 1):
         most = 0

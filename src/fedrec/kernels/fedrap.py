@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 from numba import prange
@@ -10,9 +12,10 @@ from fedrec.kernels.draws import mark_items
 from fedrec.kernels.keyed import below, next_word
 from fedrec.kernels.lanes import lane_dot
 from fedrec.kernels.personal_draws import drawn_samples, residual
+from fedrec.kernels.records import HISTORIES, ROWS, record, takes
 from fedrec.kernels.threads import kernel
 
-__all__ = ["add_own_rows", "pair_round"]
+__all__ = ["Ranges", "add_own_rows", "pair_round"]
 
 
 @numba.njit(inline="always")
@@ -20,51 +23,52 @@ def _sign(value):  # type: ignore[no-untyped-def]
     return np.float32(value > 0) - np.float32(value < 0)
 
 
+class Ranges(NamedTuple):
+    """Rows of items that each client owns.
+
+    Args:
+        starts: [c] int64; client `c` owns `items[starts[c]:starts[c] + lengths[c]]` and their values.
+        lengths: [c] int64.
+        items: [room] int32.
+        values: [room, d] float32.
+    """
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    items: np.ndarray
+    values: np.ndarray
+
+
+_RANGES = record(Ranges, "int64[::1], int64[::1], int32[::1], float32[:, ::1]")
+
+
 @kernel(
-    "void(int64[::1], int32[::1], int64[::1], int32[::1], uint64[::1], float32[:, ::1], float32[:, ::1],"
-    " float32[:, ::1], float32[::1], int64[::1], int64[::1], int32[::1], float32[:, ::1], float32[::1], int64, int64,"
-    " int64[::1], int64[::1], int64[::1], int32[::1], float32[:, ::1], int64[::1], int64[::1], int32[::1],"
-    " float32[:, ::1], int64[::1])",
+    takes(
+        HISTORIES,
+        "float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1]",
+        _RANGES,
+        "float32[::1], int64, int64, int64[::1], int64[::1]",
+        ROWS,
+        ROWS,
+    ),
     parallel=True,
 )
 def pair_round(  # type: ignore[no-untyped-def]
-    indptr,
-    items,
-    excluded_indptr,
-    excluded_items,
-    seeds,
-    common,
-    first,
-    heads,
-    shrunk,
-    own_starts,
-    own_lengths,
-    own_items,
-    own_values,
-    settings,
-    epochs,
-    batch,
-    bounds,
-    sample_indptr,
-    new_indptr,
-    new_items,
-    new_values,
-    new_counts,
-    change_indptr,
-    change_items,
-    change_values,
-    change_counts,
+    histories, common, first, heads, shrunk, own, settings, epochs, batch, bounds, sample_indptr, new, changed
 ):
     """Train `heads` [c, d + 1], the clients' own rows and their copies of the common table.
 
-    Args: CSR rows and excluded items; `common`, `first` [items, width], zeros beyond d to a multiple of 16: the
-    shared table, and the private table that all begin with (a row that client c never touched is `shrunk[c]` times it);
-    own rows in ranges [:, d]; `settings`: rates of head and items, their decay per batch, λ, μ, weight decay; workers
-    take the clients `bounds[w]:bounds[w + 1]`; `sample_indptr` has the samples that a client draws once and passes over
-    `epochs` times.
-    Out: all rows that client c owns now, from `new_indptr[c]` on; what it changed in the common table besides shrinking
-    it, from `change_indptr[c]` on; `shrunk` times the shrinking of this round.
+    Args: `histories`; `common`, `first` [items, width], zeros beyond d to a multiple of 16: the shared table, and the
+    private table that all begin with (a row that client c never touched is `shrunk[c]` times it); `own` rows;
+    `settings`: rates of head and items, their decay per batch, λ, μ, weight decay; workers take the clients
+    `bounds[w]:bounds[w + 1]`; `sample_indptr` has the samples that a client draws once and passes over `epochs` times.
+    Out: in `new` all rows that client c owns now; in `changed` what it changed in the common table besides shrinking
+    it; `shrunk` times the shrinking of this round.
     """
+    indptr, items, excluded_indptr, excluded_items, seeds = histories
+    own_starts, own_lengths, own_items, own_values = own
+    new_indptr, new_items, new_values, new_counts = new
+    change_indptr, change_items, change_values, change_counts = changed
     n_items, width = common.shape
     d = heads.shape[1] - 1
     rate_head, rate_items, decay, lam, mu, weight_decay = settings

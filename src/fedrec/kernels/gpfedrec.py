@@ -10,6 +10,7 @@ from numba import prange
 
 from fedrec.kernels.draws import mark_items
 from fedrec.kernels.personal_draws import drawn_samples, residual
+from fedrec.kernels.records import HISTORIES, ROWS, takes
 from fedrec.kernels.threads import kernel
 
 __all__ = ["graph_round", "graph_scores", "network_size"]
@@ -59,17 +60,17 @@ def _masked(g, x, n):  # type: ignore[no-untyped-def]
 
 
 @kernel(
-    "void(int64[::1], int32[::1], int64[::1], int32[::1], uint64[::1], float32[:, ::1], float32[:, :, ::1],"
-    " float32[:, ::1], float32[:, ::1], int64[::1], float32[::1], int64, int64, int64[::1], int64[::1], int64[::1],"
-    " int32[::1], float32[:, ::1], float32[:, ::1], int64[::1], float32[::1])",
+    takes(
+        HISTORIES,
+        "float32[:, ::1], float32[:, :, ::1], float32[:, ::1], float32[:, ::1], int64[::1], float32[::1], int64, int64,"
+        "int64[::1], int64[::1]",
+        ROWS,
+        "float32[:, ::1], float32[::1]",
+    ),
     parallel=True,
 )
 def graph_round(  # type: ignore[no-untyped-def]
-    indptr,
-    items,
-    excluded_indptr,
-    excluded_items,
-    seeds,
+    histories,
     table,
     centres,
     users,
@@ -80,22 +81,21 @@ def graph_round(  # type: ignore[no-untyped-def]
     batch,
     bounds,
     sample_indptr,
-    out_indptr,
-    out_items,
-    out_rows,
+    touched,
     out_changes,
-    out_counts,
     pulls,
 ):
     """Train `users` [c, d], `networks` [c, size] and copies of the item table; choose each client's group anew.
 
-    Args: CSR rows and excluded items; `table` [items, d]; `centres` [groups, items, d], to which every row of a client
+    Args: `histories`; `table` [items, d]; `centres` [groups, items, d], to which every row of a client
     of that group is pulled; `groups` [c], in and out; `settings`: rates of network, user and items, and what of the way
     to the centre a row goes in a batch; workers take the clients `bounds[w]:bounds[w + 1]`; `sample_indptr` has the
     samples that a client draws in an epoch.
-    Out: the rows a client touched from `out_indptr[c]` on, `out_counts[c]` of them: `out_items`, `out_rows`, and in
-    `out_changes` what they differ by from rows that were pulled only; `pulls` [c], the way that those went.
+    Out: in `touched` the rows that a client touched, and in `out_changes` beside them what they differ by from rows
+    that were pulled only; `pulls` [c], the way that those went.
     """
+    indptr, items, excluded_indptr, excluded_items, seeds = histories
+    out_indptr, out_items, out_rows, out_counts = touched
     n_items, d = table.shape
     rate, rate_user, rate_items, pull = settings
     one = np.float32(1.0)

@@ -8,31 +8,50 @@ of that item.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import prange
 
 from fedrec.kernels.draws import mark_items
 from fedrec.kernels.lanes import lane_dot
 from fedrec.kernels.personal_draws import drawn_samples, residual
+from fedrec.kernels.records import HISTORIES, ROWS, record, takes
 from fedrec.kernels.threads import kernel
 
-__all__ = ["overwrite_scores", "personal_round"]
+__all__ = ["Moves", "overwrite_scores", "personal_round"]
 
 _RESTART = 1 << 30
 
 
+class Moves(NamedTuple):
+    """How the items moved.
+
+    Args:
+        items: [samples] int32, the item of each sample.
+        weights: [samples] float32, how far it moved (γ).
+        heads: [batches, d] float32, the head that the items of a batch moved along.
+    """
+
+    items: np.ndarray
+    weights: np.ndarray
+    heads: np.ndarray
+
+
+_MOVES = record(Moves, "int32[::1], float32[::1], float32[:, ::1]")
+
+
 @kernel(
-    "void(int64[::1], int32[::1], int64[::1], int32[::1], uint64[::1], float32[:, ::1], float32[:, ::1], float32,"
-    " float32, int64, int64, boolean, int64[::1], int64[::1], int64[::1], int32[::1], float32[::1],"
-    " float32[:, ::1], int64[::1], int32[::1], float32[:, ::1], int64[::1])",
+    takes(
+        HISTORIES,
+        "float32[:, ::1], float32[:, ::1], float32, float32, int64, int64, boolean, int64[::1], int64[::1], int64[::1]",
+        _MOVES,
+        ROWS,
+    ),
     parallel=True,
 )
 def personal_round(  # type: ignore[no-untyped-def]
-    indptr,
-    items,
-    excluded_indptr,
-    excluded_items,
-    seeds,
+    histories,
     table,
     heads,
     rate,
@@ -43,24 +62,21 @@ def personal_round(  # type: ignore[no-untyped-def]
     bounds,
     sample_indptr,
     batch_indptr,
-    out_items,
-    out_weights,
-    out_heads,
-    own_indptr,
-    own_items,
-    own_logits,
-    own_counts,
+    moved_items,
+    owned,
 ):
     """Train every client's head [d weights, bias], a row of `heads` [c, d + 1], in place, and move the items.
 
-    Args: CSR rows and excluded items of the clients; `seeds` [c]; `table` [items, width], zeros beyond d up to a
+    Args: `histories`; `table` [items, width], zeros beyond d up to a
     multiple of 16; SGD with `rate` on the head, then, with `learn_items`, with `item_rate` on the items, in batches of
     `batch` samples whose loss is a mean; workers take the clients `bounds[w]:bounds[w + 1]`. `sample_indptr[c]` to
     `sample_indptr[c + 1]` are a client's samples over all epochs, `batch_indptr` its batches.
-    Out, per sample: `out_items`, and γ in `out_weights`; per batch: the head in `out_heads` [batches, d] that the items
-    moved along. Where `own_items` has room, the distinct items of client c and the logits of its own rows under its
-    final head go to `own_items`, `own_logits` [:, 1] from `own_indptr[c]` on, `own_counts[c]` of them.
+    Out: `moved_items`, by sample and by batch. Where `owned` has room, the distinct items of client c and the logits
+    [:, 1] of its own rows under its final head.
     """
+    indptr, items, excluded_indptr, excluded_items, seeds = histories
+    out_items, out_weights, out_heads = moved_items
+    own_indptr, own_items, own_logits, own_counts = owned
     n_items, width = table.shape
     d = heads.shape[1] - 1
     for worker in prange(len(bounds) - 1):

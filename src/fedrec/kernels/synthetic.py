@@ -6,14 +6,16 @@ A draw hashes a key and a counter (SplitMix64, Steele et al. 2014), so users can
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from fedrec.kernels.keyed import GOLDEN, mix
+from fedrec.kernels.records import record, takes
 from fedrec.kernels.threads import kernel
 
-__all__ = ["AGES", "REGIONS", "alias_tables", "draw_interactions", "draw_profiles", "uniforms"]
+__all__ = ["AGES", "REGIONS", "Market", "alias_tables", "draw_interactions", "draw_profiles", "uniforms"]
 
 REGIONS = 8
 AGES = 6
@@ -132,9 +134,42 @@ def draw_profiles(
         ages[user] = int(AGES * 0.5 * (_uniform(key, np.uint64(3)) + _uniform(key, np.uint64(4))))
 
 
+class Market(NamedTuple):
+    """The tables that items are drawn from.
+
+    Args:
+        indptr: [clusters + 2] int64 ranges of the alias tables; the last one holds the whole catalog.
+        items: [entries] int32, see `alias_tables`.
+        keep: [entries] float32.
+        other: [entries] int32.
+        cluster_ends: [clusters] float64, running sum of the popularity of clusters, which lie in order of genre.
+        cluster_genre: [clusters] int64.
+        genre_indptr: [genres + 1] int64, ranges of clusters.
+        group_ends: [regions · ages, clusters] float64, running sums of how much each group likes each cluster.
+    """
+
+    indptr: np.ndarray
+    items: np.ndarray
+    keep: np.ndarray
+    other: np.ndarray
+    cluster_ends: np.ndarray
+    cluster_genre: np.ndarray
+    genre_indptr: np.ndarray
+    group_ends: np.ndarray
+
+
+_MARKET = record(
+    Market,
+    "int64[::1], int32[::1], float32[::1], int32[::1], float64[::1], int64[::1], int64[::1], float64[:, ::1]",
+)
+
+
 @kernel(
-    "void(uint64, int64, int64[::1], uint8[::1], uint8[::1], int64[::1], int32[::1], float32[::1], int32[::1],"
-    " float64[::1], int64[::1], int64[::1], float64[:, ::1], float64[::1], float64[::1], int32[::1], float64[::1])",
+    takes(
+        "uint64, int64, int64[::1], uint8[::1], uint8[::1]",
+        _MARKET,
+        "float64[::1], float64[::1], int32[::1], float64[::1]",
+    ),
     parallel=True,
 )
 def draw_interactions(
@@ -143,14 +178,7 @@ def draw_interactions(
     indptr: np.ndarray,
     regions: np.ndarray,
     ages: np.ndarray,
-    table_indptr: np.ndarray,
-    table_items: np.ndarray,
-    table_keep: np.ndarray,
-    table_other: np.ndarray,
-    cluster_ends: np.ndarray,
-    cluster_genre: np.ndarray,
-    genre_indptr: np.ndarray,
-    group_ends: np.ndarray,
+    market: Market,
     interest_weights: np.ndarray,
     habits: np.ndarray,
     items: np.ndarray,
@@ -168,14 +196,7 @@ def draw_interactions(
         indptr: [users + 1] row ranges; no user takes more than half of the catalog.
         regions: [users].
         ages: [users].
-        table_indptr: [clusters + 2] ranges of the alias tables; the last one holds the whole catalog.
-        table_items: [entries], see `alias_tables`.
-        table_keep: [entries].
-        table_other: [entries].
-        cluster_ends: [clusters] running sum of the popularity of clusters, which lie in order of genre.
-        cluster_genre: [clusters].
-        genre_indptr: [genres + 1] ranges of clusters.
-        group_ends: [regions · ages, clusters] running sums of how much each group likes each cluster.
+        market: the tables that items are drawn from.
         interest_weights: [interests], descending, sum 1.
         habits: [loyalty, staying, breadth, drift], chances: an interest has the genre of the first interest; the next
             step keeps the interest; an item is taken from the whole catalog; a new interest is the one whose turn it
@@ -183,6 +204,7 @@ def draw_interactions(
         items: [interactions], written.
         times: [interactions], written: whole seconds since 1970, increasing for each user; or [0], left alone.
     """
+    table_indptr, table_items, table_keep, table_other, cluster_ends, cluster_genre, genre_indptr, group_ends = market
     users = len(indptr) - 1
     clusters = len(cluster_ends)
     n_interests = len(interest_weights)

@@ -30,10 +30,15 @@ _home = os.getpid()
 
 
 def kernel(
-    signature: str, *, parallel: bool = False, inline: bool = False
+    signature: Any, *, parallel: bool = False, inline: bool = False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Compile a function for exactly one `signature`, kept on disk (`fedrec.kernels.cache`); a parallel one runs under
-    the lock, an `inline` one is also taken into the kernels that call it."""
+    """Compile a function for exactly one `signature`, kept on disk (`fedrec.kernels.cache`).
+
+    Args:
+        signature: in Numba's words, or of `fedrec.kernels.records.takes`.
+        parallel: runs on several threads, under the lock.
+        inline: is taken into the kernels that call it, too.
+    """
 
     def compile_(function: Callable[P, R]) -> Callable[P, R]:
         options: dict[str, Any] = {"cache": cache_folder() is not None, "nogil": True, "error_model": "numpy"}

@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from fedrec.data.clients import Clients
-from fedrec.kernels.factor_batches import ADAGRAD, ADAM, MOMENTUM, SGD, local_batches
-from fedrec.kernels.factor_draws import compact_rows, draw_samples
-from fedrec.kernels.factors import BCE, BPR, SOFTMAX, SQUARED, local_sgd
+from fedrec.data.clients import Clients, offsets
+from fedrec.kernels.factor_batches import ADAGRAD, ADAM, MOMENTUM, SGD, Pace, local_batches
+from fedrec.kernels.factor_draws import Slots, compact_rows, draw_samples
+from fedrec.kernels.factors import BCE, BPR, SOFTMAX, SQUARED, Samples, local_sgd
 from fedrec.kernels.threads import thread_count
 
 __all__ = ["Drawn", "LocalOptimiser", "LocalTraining", "Loss", "draw"]
@@ -26,28 +26,24 @@ class Drawn:
     """What some clients train on in a round.
 
     Args:
-        indptr: [clients + 1] int64 into `rows`.
-        rows: [touched] int32, each client's touched items: its history in order, then its negatives, then any others.
-        sampled: [clients] int64, how many of a client's rows `samples` may name; the others follow them.
-        sample_indptr: [clients + 1] int64 into `samples`.
-        samples: int32 places among the client's rows: a positive and its negatives, in turn.
-        width: 1 + negatives of each positive.
-        epochs: passes over each client's interactions.
-        weights: [interactions] float32, of each client's history in its order; empty where all weigh 1.
+        for_kernels: samples as kernels take them.
+        sampled: [clients] int64, how many of a client's rows samples may name; the others follow them.
         more_slots: int32 places of the `more` items given to `draw`.
-        bounds: [threads + 1] int64, which clients each thread takes.
     """
 
-    indptr: np.ndarray
-    rows: np.ndarray
+    for_kernels: Samples
     sampled: np.ndarray
-    sample_indptr: np.ndarray
-    samples: np.ndarray
-    width: int
-    epochs: int
-    weights: np.ndarray
     more_slots: np.ndarray
-    bounds: np.ndarray
+
+    @property
+    def indptr(self) -> np.ndarray:
+        """Ranges of the clients in `rows` [clients + 1] int64."""
+        return self.for_kernels.indptr
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Each client's touched items [touched] int32: its history in order, then its negatives, then any others."""
+        return self.for_kernels.rows
 
 
 def draw(
@@ -70,37 +66,23 @@ def draw(
     if more is None:
         more = np.zeros(len(clients) + 1, dtype=np.int64), np.empty(0, dtype=np.int32)
     most = np.minimum(lengths * (1 + epochs * negatives) + np.diff(more[0]), clients.n_items)
-    room = np.concatenate([[0], np.cumsum(most)])
+    room = offsets(most)
     rows = np.empty(room[-1], dtype=np.int32)
     sampled, counts = np.zeros(len(clients), dtype=np.int64), np.zeros(len(clients), dtype=np.int64)
     sample_indptr = (clients.indptr - clients.indptr[0]) * (epochs * (1 + negatives))
     samples = np.empty(sample_indptr[-1], dtype=np.int32)
     more_slots = np.empty(len(more[1]), dtype=np.int32)
-    bounds = np.searchsorted(clients.indptr, np.linspace(0, clients.indptr[-1], thread_count() + 1)).astype(np.int64)
-    bounds[0], bounds[-1] = 0, len(clients)
+    bounds = clients.dealt(thread_count())
+    slots = Slots(room, rows, sampled, counts)
     draw_samples(
-        clients.indptr,
-        clients.items,
-        clients.excluded_indptr,
-        clients.excluded_items,
-        *more,
-        seeds,
-        clients.n_items,
-        epochs,
-        negatives,
-        bounds,
-        room,
-        rows,
-        sampled,
-        counts,
-        samples,
-        more_slots,
+        clients.histories(seeds), *more, clients.n_items, epochs, negatives, bounds, slots, samples, more_slots
     )
-    indptr = np.concatenate([[0], np.cumsum(counts)])
+    indptr = offsets(counts)
     compact = np.empty(indptr[-1], dtype=np.int32)
     compact_rows(room, rows, indptr, compact)
     width = 1 + negatives
-    return Drawn(indptr, compact, sampled, sample_indptr, samples, width, epochs, clients.weights, more_slots, bounds)
+    drawn = Samples(indptr, compact, sample_indptr, samples, width, epochs, clients.weights, bounds)
+    return Drawn(drawn, sampled, more_slots)
 
 
 @dataclass(frozen=True)
@@ -153,28 +135,11 @@ class LocalTraining:
         keep = np.float32(1.0 / (1.0 + self.learning_rate * self.proximal))
         loss = _LOSSES[self.loss]
         steps = np.zeros(len(users), dtype=np.int64)
-        drawn_rows = (drawn.indptr, drawn.rows, drawn.sample_indptr, drawn.samples, drawn.width, drawn.epochs)
         if self.batch_size == 1 and self.optimiser == "sgd" and self.proximal == 0 and drift is None:
-            learned = (loss, learn_users, learn_items, drawn.bounds, values)
-            local_sgd(*drawn_rows, drawn.weights, table, users, rate, reg, *learned)
+            local_sgd(drawn.for_kernels, table, users, rate, reg, loss, learn_users, learn_items, values)
             return values, steps
-        local_batches(
-            *drawn_rows,
-            drawn.weights,
-            self.batch_size,
-            table,
-            users,
-            rate,
-            reg,
-            keep,
-            np.float32(self.momentum),
-            loss,
-            _OPTIMISERS[self.optimiser],
-            learn_users,
-            learn_items,
-            np.empty((0, table.shape[1]), dtype=np.float32) if drift is None else drift,
-            drawn.bounds,
-            values,
-            steps,
-        )
+        optimiser = _OPTIMISERS[self.optimiser]
+        pace = Pace(self.batch_size, optimiser, rate, np.float32(self.momentum), reg, keep)
+        drift = np.empty((0, table.shape[1]), dtype=np.float32) if drift is None else drift
+        local_batches(drawn.for_kernels, table, users, pace, loss, learn_users, learn_items, drift, values, steps)
         return values, steps

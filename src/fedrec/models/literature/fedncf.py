@@ -12,10 +12,11 @@ from fedrec.aggregation.contributions import Contributions, Dense, RowUpdates
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
-from fedrec.data.clients import Clients
+from fedrec.data.clients import Clients, offsets
 from fedrec.data.keys import KeyedSource
 from fedrec.kernels.fedncf import gmf_round
 from fedrec.kernels.keyed import normal_rows
+from fedrec.kernels.records import Rows
 from fedrec.kernels.scoring import dot_items
 from fedrec.kernels.threads import thread_count
 from fedrec.models.base import Arrays, Private, Recommender, State, cosines
@@ -160,38 +161,22 @@ class FedNCF(Recommender):
         table, d = shared["items"], self.embedding_size
         pools = clients.n_items - clients.lengths - np.diff(clients.excluded_indptr)
         samples = clients.lengths * (1 + np.clip(pools, 0, self.negatives))
-        room = _offsets(np.minimum(samples * epochs, clients.n_items) * learn_shared)
+        room = offsets(np.minimum(samples * epochs, clients.n_items) * learn_shared)
         rows, values = np.empty(room[-1], dtype=np.int32), np.empty((room[-1], d), dtype=np.float32)
         counts = np.zeros(len(clients), dtype=np.int64)
         output = np.zeros((len(clients) * learn_shared, d + 1), dtype=np.float32)
-        shares = np.linspace(0, clients.indptr[-1], thread_count() + 1)
-        bounds = np.searchsorted(clients.indptr, shares).astype(np.int64)
-        bounds[0], bounds[-1] = 0, len(clients)
         gmf_round(
-            clients.indptr,
-            clients.items,
-            clients.excluded_indptr,
-            clients.excluded_items,
-            seeds,
+            clients.histories(seeds),
             table,
             shared["output"],
             users,
             np.float32(self.learning_rate),
             np.float32(self.reg),
             epochs,
-            bounds,
-            _offsets(samples),
+            clients.dealt(thread_count()),
+            offsets(samples),
             learn_shared,
-            room,
-            rows,
-            values,
-            counts,
+            Rows(room, rows, values, counts),
             output,
         )
         return OwnRows.of(room, rows, values, counts).packed(), output
-
-
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets

@@ -13,10 +13,11 @@ from fedrec.aggregation.contributions import Contributions, Dense, RowUpdates
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
-from fedrec.data.clients import Clients
+from fedrec.data.clients import Clients, offsets
 from fedrec.data.keys import KeyedSource
-from fedrec.kernels.fedrap import add_own_rows, pair_round
+from fedrec.kernels.fedrap import Ranges, add_own_rows, pair_round
 from fedrec.kernels.lanes import LANES
+from fedrec.kernels.records import Rows
 from fedrec.kernels.scoring import dot_items
 from fedrec.kernels.threads import thread_count
 from fedrec.models.base import Arrays, Private, Recommender, State
@@ -171,8 +172,8 @@ class FedRAP(Recommender):
         pools = clients.n_items - clients.lengths - np.diff(clients.excluded_indptr)
         samples = clients.lengths * (1 + np.clip(pools, 0, self.negatives))
         touched = np.minimum(samples, clients.n_items)
-        new_indptr = _offsets(np.minimum(own.lengths + touched, clients.n_items))
-        change_indptr = _offsets(touched)
+        new_indptr = offsets(np.minimum(own.lengths + touched, clients.n_items))
+        change_indptr = offsets(touched)
         new_items, new_values = np.empty(new_indptr[-1], np.int32), np.empty((new_indptr[-1], d), np.float32)
         items, values = np.empty(change_indptr[-1], np.int32), np.empty((change_indptr[-1], d), np.float32)
         new_counts, counts = np.zeros(len(clients), np.int64), np.zeros(len(clients), np.int64)
@@ -181,38 +182,21 @@ class FedRAP(Recommender):
         slower = self.round_decay**round
         settings = [self.learning_rate * slower, self.item_rate * slower, self.batch_decay]
         settings += [self.apart * strength, self.sparse * strength, self.weight_decay]
-        bounds = np.searchsorted(clients.indptr, np.linspace(0, clients.indptr[-1], thread_count() + 1)).astype(
-            np.int64
-        )
-        bounds[0], bounds[-1] = 0, len(clients)
         pad = ((0, 0), (0, -d % LANES))
         pair_round(
-            clients.indptr,
-            clients.items,
-            clients.excluded_indptr,
-            clients.excluded_items,
-            seeds,
+            clients.histories(seeds),
             np.pad(shared["items"], pad),
             np.pad(shared["first"], pad),
             heads,
             shrunk,
-            own.starts,
-            own.lengths,
-            own.items,
-            own.values,
+            Ranges(own.starts, own.lengths, own.items, own.values),
             np.array(settings, dtype=np.float32),
             self.epochs,
             self.batch_size,
-            bounds,
-            _offsets(samples),
-            new_indptr,
-            new_items,
-            new_values,
-            new_counts,
-            change_indptr,
-            items,
-            values,
-            counts,
+            clients.dealt(thread_count()),
+            offsets(samples),
+            Rows(new_indptr, new_items, new_values, new_counts),
+            Rows(change_indptr, items, values, counts),
         )
         rows = OwnRows.of(change_indptr, items, values, counts).packed()
         changes = RowUpdates(np.append(rows.starts, len(rows.items)), rows.items, rows.values, np.ones(len(clients)))
@@ -221,9 +205,3 @@ class FedRAP(Recommender):
             "own": OwnRows.of(new_indptr, new_items, new_values, new_counts),
             "shrunk": shrunk,
         }
-
-
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets

@@ -13,9 +13,10 @@ from fedrec.aggregation.contributions import Contributions, RowUpdates
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
-from fedrec.data.clients import Clients
+from fedrec.data.clients import Clients, offsets
 from fedrec.data.keys import KeyedSource
 from fedrec.kernels.gpfedrec import graph_round, graph_scores, network_size
+from fedrec.kernels.records import Rows
 from fedrec.kernels.threads import thread_count
 from fedrec.models.base import Arrays, Private, Recommender, State
 from fedrec.models.private_state import OwnRows
@@ -188,22 +189,15 @@ class GPFedRec(Recommender):
         table, d = shared["items"], self.embedding_size
         pools = clients.n_items - clients.lengths - np.diff(clients.excluded_indptr)
         samples = clients.lengths * (1 + np.clip(pools, 0, self.negatives))
-        room = _offsets(np.minimum(samples * self.epochs, clients.n_items))
+        room = offsets(np.minimum(samples * self.epochs, clients.n_items))
         items, counts = np.empty(room[-1], dtype=np.int32), np.zeros(len(clients), dtype=np.int64)
         rows, changes = (np.empty((room[-1], d), dtype=np.float32) for _ in range(2))
         updated = {name: private[name].copy() for name in ("users", "networks", "groups", "pulls")}
         rate_items = self.learning_rate * (len(table) * self.item_rate - 1.0)
         settings = [self.learning_rate, self.learning_rate * (self.item_rate - 1.0), rate_items]
         settings.append(min(1.0, 2.0 * self.pull * rate_items / (len(table) * d)))
-        shares = np.linspace(0, clients.indptr[-1], thread_count() + 1)
-        bounds = np.searchsorted(clients.indptr, shares).astype(np.int64)
-        bounds[0], bounds[-1] = 0, len(clients)
         graph_round(
-            clients.indptr,
-            clients.items,
-            clients.excluded_indptr,
-            clients.excluded_items,
-            seeds,
+            clients.histories(seeds),
             table,
             shared["centres"],
             updated["users"],
@@ -212,20 +206,11 @@ class GPFedRec(Recommender):
             np.array(settings, dtype=np.float32),
             self.epochs,
             self.batch_size,
-            bounds,
-            _offsets(samples),
-            room,
-            items,
-            rows,
+            clients.dealt(thread_count()),
+            offsets(samples),
+            Rows(room, items, rows, counts),
             changes,
-            counts,
             updated["pulls"],
         )
         own = OwnRows.of(room, items, rows, counts)
         return OwnRows.of(room, items, changes, counts).packed(), {**updated, "own": own}
-
-
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets

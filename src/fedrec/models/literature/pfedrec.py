@@ -13,10 +13,11 @@ from fedrec.aggregation.products import Products
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
-from fedrec.data.clients import Clients
+from fedrec.data.clients import Clients, offsets
 from fedrec.data.keys import KeyedSource
 from fedrec.kernels.lanes import LANES
-from fedrec.kernels.pfedrec import overwrite_scores, personal_round
+from fedrec.kernels.pfedrec import Moves, overwrite_scores, personal_round
+from fedrec.kernels.records import Rows
 from fedrec.kernels.scoring import dot_items
 from fedrec.kernels.threads import thread_count
 from fedrec.models.base import Arrays, Private, Recommender, State, cosines
@@ -167,25 +168,16 @@ class PFedRec(Recommender):
         pools = clients.n_items - clients.lengths - np.diff(clients.excluded_indptr)
         samples = clients.lengths * (1 + np.clip(pools, 0, self.negatives))
         batches = -(-samples // self.batch_size)
-        sample_indptr, batch_indptr = _offsets(samples * epochs), _offsets(batches * epochs)
-        room = _offsets(
-            np.minimum(samples * epochs, clients.n_items) * (learn_items and self.scores_with == "personal")
-        )
+        sample_indptr, batch_indptr = offsets(samples * epochs), offsets(batches * epochs)
+        room = offsets(np.minimum(samples * epochs, clients.n_items) * (learn_items and self.scores_with == "personal"))
         entries = int(sample_indptr[-1]) if learn_items else 0
         items, weights = np.empty(entries, dtype=np.int32), np.empty(entries, dtype=np.float32)
         vectors = np.empty((int(batch_indptr[-1]) if learn_items else 0, self.embedding_size), dtype=np.float32)
         lanes = np.pad(table, ((0, 0), (0, -table.shape[1] % LANES))) if table.shape[1] % LANES else table
         own_items, own_logits = np.empty(room[-1], dtype=np.int32), np.empty((room[-1], 1), dtype=np.float32)
         counts = np.zeros(len(clients), dtype=np.int64)
-        workers = thread_count()
-        bounds = np.searchsorted(clients.indptr, np.linspace(0, clients.indptr[-1], workers + 1)).astype(np.int64)
-        bounds[0], bounds[-1] = 0, len(clients)
         personal_round(
-            clients.indptr,
-            clients.items,
-            clients.excluded_indptr,
-            clients.excluded_items,
-            seeds,
+            clients.histories(seeds),
             lanes,
             heads,
             np.float32(self.learning_rate),
@@ -193,16 +185,11 @@ class PFedRec(Recommender):
             epochs,
             self.batch_size,
             learn_items,
-            bounds,
+            clients.dealt(thread_count()),
             sample_indptr,
             batch_indptr,
-            items,
-            weights,
-            vectors,
-            room,
-            own_items,
-            own_logits,
-            counts,
+            Moves(items, weights, vectors),
+            Rows(room, own_items, own_logits, counts),
         )
         own = OwnRows.of(room, own_items, own_logits, counts)
         if not learn_items:
@@ -214,9 +201,3 @@ class PFedRec(Recommender):
         indptr = np.append(starts, entries)
         ones = np.ones(len(clients))
         return Products(batch_indptr, indptr, items, weights, vectors, ones, _WEIGHT_BITS, _WEIGHT_BOUND), own
-
-
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
