@@ -94,8 +94,8 @@ def test_steps_are_shorter_where_a_mean_over_fewer_would_be_as_long() -> None:
         state = coordinator.model.start(coordinator.catalog, KeyedSource.from_seed(0))
         spec = coordinator.model.spec(state, 0)
         assert spec is not None
-        found[chosen] = terms.step_of(spec, coordinator.model.name, 0.25)
-        assert Asynchronous(buffer=2, step=0.7).step_of(spec, coordinator.model.name, 0.25) == 0.7
+        found[chosen] = terms.step_of(spec, 0.25)
+        assert Asynchronous(buffer=2, step=0.7).step_of(spec, 0.25) == 0.7
     shorter = {"fedrap", "fedrecon", "mf", "mf-adam", "pfedrec"}
     assert found == {chosen: 0.25 if chosen in shorter else 1.0 for chosen in STEPPING}
     assert [terms.weight(3, 15, step) for step in (1.0, 0.25)] == [FULL // 2, FULL // 8]
@@ -124,8 +124,8 @@ def test_every_client_moves_the_model_as_far_as_in_rounds_of_all() -> None:
     for name, total in sums.items():
         share = coordinator.buffering._share({name: Arrival(name, total, 0.0)})
         assert share == pytest.approx(total.clients / clients)
-        weight = Asynchronous(buffer=1).weight(0, 0, Asynchronous(buffer=1).step_of(call.spec, "mf", share))
-        step = model.step(first, buffered_sum(call.spec, [(total, weight)], 0, "mf"), 0)
+        weight = Asynchronous(buffer=1).weight(0, 0, Asynchronous(buffer=1).step_of(call.spec, share))
+        step = model.step(first, buffered_sum(call.spec, [(total, weight)], 0), 0)
         moved += step.shared["items"] - first.shared["items"]
     assert np.abs(moved - whole).max() < 1e-3 * np.abs(whole).max()
 
@@ -145,7 +145,9 @@ def test_narrow_rings_hold_what_is_shortened(numbers: list[int], weight: int) ->
     assert narrow.tolist() == shortened(np.array(numbers, dtype=np.int64), weight).tolist()
 
 
-SPEC = SumSpec((ArraySpec("items", "rows", (3, 2), 1.0, 20), ArraySpec("weight", "dense", (1,), 1.0))).fit(100)
+SPEC = SumSpec(
+    (ArraySpec("items", "rows", (3, 2), 1.0, 20, role="change"), ArraySpec("weight", "dense", (1,), 1.0, role="count"))
+).fit(100)
 PART = st.tuples(st.lists(st.integers(-(2**20), 2**20), min_size=6, max_size=6), st.integers(0, 10), st.integers(0, 30))
 
 
@@ -159,14 +161,14 @@ def test_a_buffer_weighs_changes_and_not_counts_in_any_order(parts: list[Any], s
         part.arrays["items"][...] = np.array(values).reshape(3, 2)
         part.arrays["weight"][...] = part.clients = clients
         sums.append((part, terms.weight(staleness, 30)))
-    total = buffered_sum(SPEC, sums, 30, "mf")
+    total = buffered_sum(SPEC, sums, 30)
     assert total.round == 30
     assert total.spec == SPEC
     assert total.clients == int(total.value("weight")[0]) == sum(clients for _, clients, _ in parts)
     exact = sum(part.value("items") * weight / FULL for part, weight in sums)
     assert np.abs(total.value("items") - exact).max() <= len(parts) * 0.5 / 2**20
     shuffled.shuffle(sums)
-    again = buffered_sum(SPEC, sums, 30, "mf")
+    again = buffered_sum(SPEC, sums, 30)
     assert all(np.array_equal(total.arrays[name], again.arrays[name]) for name in SPEC.names)
 
 
@@ -516,7 +518,7 @@ def test_a_ledger_that_tells_another_order_is_found_out(change: dict[str, Any], 
     [
         ({"model": {"name": "ease"}}, Placement(4), "does not step along changes"),
         ({"model": {"name": "ials"}}, Placement(4), "does not step along changes"),
-        ({"model": MODELS["mf-scaffold"]}, Placement(4), "scaffold"),
+        ({"model": MODELS["mf-scaffold"]}, Placement(4), "also sums controls"),
         ({"privacy": {"epsilon": 4.0, "delta": 1e-5}}, Placement(4), "privacy"),
         ({"robust": {"rule": "median"}}, Placement(4), "robust"),
         ({"rows": 0.5}, Placement(4), "rows"),

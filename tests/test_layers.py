@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import fedrec
+from fedrec.models.registry import MODELS
 
 ROOT = Path(fedrec.__file__).parent
 STOREYS = [
@@ -119,3 +120,16 @@ def test_every_room_has_a_storey_and_says_what_lives_there() -> None:
     assert rooms <= set().union(*STOREYS)
     for folder in ROOT.rglob("__init__.py"):
         assert ast.get_docstring(ast.parse(folder.read_text(encoding="utf-8"))), folder
+
+
+def test_no_model_is_named_but_by_models_and_by_words_for_people() -> None:
+    """What holds of one model and not of another is said by the models, never by a table of names elsewhere."""
+    apart = {"models", "kernels", "benchmarks", "cli", "data"}
+    named = [
+        (module, constant.value)
+        for module, tree in modules().items()
+        if room(module) not in apart
+        for constant in ast.walk(tree)
+        if isinstance(constant, ast.Constant) and constant.value in MODELS
+    ]
+    assert named == []

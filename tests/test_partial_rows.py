@@ -37,10 +37,11 @@ def test_rows_are_another_part_in_every_round_and_cover_all_in_time():
     assert abs(times.mean() - 15) < 1e-9
 
 
+RECON = {"name": "fedrecon", "embedding_size": 8, "rounds": 3}
 NCF = {"name": "fedncf", "embedding_size": 8, "rounds": 3}
 
 
-@pytest.mark.parametrize("model", [MF, {**MF, "denominator": "per_row"}, NCF])
+@pytest.mark.parametrize("model", [MF, {**MF, "denominator": "per_row"}, NCF, RECON])
 def test_only_those_rows_change(model):
     data = fr.load_data(runs_in_test.DATA)
     resolved = plan(model=model).resolve(data, "0" * 64)
@@ -91,7 +92,7 @@ def test_half_of_the_rows_learn_too():
     [
         ({"model": {"name": "ease"}}, "changes of item rows alone"),
         ({"model": {"name": "fcf", "rounds": 2}}, "changes of item rows alone"),
-        ({"model": {**MF, "scaffold": True}}, "scaffold"),
+        ({"model": {**MF, "scaffold": True}}, "also sums controls"),
         ({"rows": 0.0}, "rows"),
         ({"rows": 1.5}, "rows"),
         ({"privacy": {"epsilon": 8.0, "delta": 1e-4}}, "rows"),

@@ -13,6 +13,7 @@ from fedrec.data.identifiers import Identifiers
 from fedrec.data.interactions import Interactions
 from fedrec.errors import PlanError
 from fedrec.federation.plan import Plan
+from models_in_test import PooledPopularity, registered
 
 BASE = {"data": {"source": "ml-100k"}, "model": {"name": "ease"}}
 FULL = {
@@ -54,6 +55,22 @@ def test_a_plan_is_read_as_it_was_written(tmp_path, settings_):
     for key, value in settings_.items():
         if key not in ("data", "release"):
             assert plan.model_dump(mode="json")[key] == value
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"release": [{"step": "weight", "by": "interactions"}]}, "release: weight is of each client's part"),
+        ({"release": [{"step": "clip", "norm": 1.0}]}, "release: clip is of each client's part"),
+        ({"release": [{"step": "clip", "row": 1.0}]}, "release: clip is of each client's part"),
+        ({"privacy": {"epsilon": 4.0, "delta": 1e-6}}, "a model that pools counts: no client can be clipped"),
+    ],
+)
+def test_what_needs_clients_apart_is_refused_with_a_model_that_pools_them(changes, words, monkeypatch):
+    model = registered(PooledPopularity, monkeypatch)
+    Plan.make({**BASE, "model": model, "release": [{"step": "cap", "items": 3}]})
+    with pytest.raises(PlanError, match=words):
+        Plan.make({**BASE, "model": model, **changes})
 
 
 @settings(deadline=None, max_examples=50)

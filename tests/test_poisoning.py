@@ -98,7 +98,7 @@ def test_poison_by_the_command_and_what_it_refuses(fedrec, tmp_path):
     said = fedrec("audit", path, "--attack", "a-hum", "--malicious", "1.5")
     assert said.code == 2
     assert "above 0 and up to 1" in said.err
-    with pytest.raises(InputError, match="mf does"):
+    with pytest.raises(InputError, match="fedrecon and mf do"):
         audit(plan(model={"name": "ease"}), ["a-hum"])
 
 

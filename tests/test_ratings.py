@@ -228,7 +228,7 @@ def test_predictions_of_what_a_split_holds_out_do_not_look_at_it() -> None:
 def test_only_models_of_ratings_predict_them() -> None:
     for name in MODELS:
         assert model_class(name).reads_ratings == (model_class(name)().rating_scale is not None)
-    with pytest.raises(InputError, match="'popularity' ranks items and predicts no ratings; take biased-mf"):
+    with pytest.raises(InputError, match="'popularity' ranks items and predicts no ratings; biased-mf predicts them"):
         fr.Popularity().fit(DATA).predict({"user_id": [1], "item_id": [1]})
     with pytest.raises(InputError, match="metric rmse: model 'popularity' ranks items"):
         fr.evaluate(fr.Popularity().fit(SPLIT.train), SPLIT, "rmse")

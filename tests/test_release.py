@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from scipy import stats
 
 from fedrec.aggregation.contributions import Contributions, Dense
-from fedrec.aggregation.release import Cap, Release, Weight
+from fedrec.aggregation.release import Cap, Clip, Release, Weight
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
@@ -128,6 +128,15 @@ def test_a_release_weights_by_what_the_cap_lets_a_client_use():
 def test_orders_that_cannot_keep_their_promise_are_plan_errors(steps, message):
     with pytest.raises(PlanError, match=message):
         Release(steps)
+
+
+@pytest.mark.parametrize(("step", "name"), [(Weight(by="interactions"), "weight"), (Clip(norm=1.0), "clip")])
+def test_clients_that_are_pooled_are_not_weighted_or_clipped(step, name):
+    spec = SumSpec((ArraySpec("a", "dense", (1,), 1.0), ArraySpec("b", "dense", (1,), 1.0, pooled=True)))
+    for steps in ([], [Weight()], [Cap(items=2)]):
+        assert Release(steps).adjust(spec) is spec
+    with pytest.raises(PlanError, match=f"release: {name} is of each client's part.* parts of b before"):
+        Release([step]).adjust(spec)
 
 
 def test_weights_need_a_finer_grid():

@@ -44,17 +44,6 @@ __all__ = ["WEIGHT_BITS", "Asynchronous", "buffered_sum", "shortened"]
 WEIGHT_BITS = 16
 """Weights are multiples of 2^-WEIGHT_BITS."""
 
-_CHANGES = {
-    "fcf": ("pulls", "everyone"),
-    "fedncf": ("items", "output"),
-    "fedrap": ("items", "shrinking"),
-    "fedrecon": ("items",),
-    "gpfedrec": ("items", "pulls"),
-    "mf": ("items",),
-    "pfedrec": ("items",),
-}
-"""Models that take a step along changes, and the arrays of their sums that are changes; all others are counts."""
-
 _EXPONENT, _SLOPE, _FRESH = 0.5, 1.0, 4
 
 
@@ -122,36 +111,19 @@ class Asynchronous(BaseModel):
             share = 1.0 / (1.0 + (_SLOPE if self.slope is None else self.slope) * max(0, beyond))
         return max(1, round(step * share * 2**WEIGHT_BITS))
 
-    def step_of(self, spec: SumSpec, model: str, share: float) -> float:
+    def step_of(self, spec: SumSpec, share: float) -> float:
         """η for sums of `spec` from such a share of all clients."""
         if self.step is not None:
             return self.step
-        divided = all(spec[name].denominator == "count" for name in _CHANGES[model])
+        divided = all(spec[name].denominator == "count" for name in spec.changes)
         return share if divided else 1.0
 
     def too_stale(self, staleness: int) -> bool:
         """Whether a sum is too stale to be used."""
         return self.max_staleness is not None and staleness > self.max_staleness
 
-    def check_model(self, name: str, scaffold: bool = False) -> None:
-        """Check that a model can take steps along sums of other versions.
 
-        Raises:
-            PlanError: if it cannot.
-        """
-        if name not in _CHANGES:
-            raise PlanError(
-                f"asynchronous: {name} does not step along changes: its sums of one version say nothing about another; "
-                f"{', '.join(sorted(_CHANGES)[:-1])} and {sorted(_CHANGES)[-1]} do"
-            )
-        if scaffold:
-            raise PlanError(
-                "asynchronous: control variates are corrected by those of the version that they were made for, and "
-                "versions mix in a buffer; leave out scaffold"
-            )
-
-
-def buffered_sum(spec: SumSpec, parts: Sequence[tuple[Sum, int]], round: int, model: str) -> Sum:
+def buffered_sum(spec: SumSpec, parts: Sequence[tuple[Sum, int]], round: int) -> Sum:
     """The sum of a buffer: of each part the counts as they are, the changes shortened.
 
     Args:
@@ -159,15 +131,15 @@ def buffered_sum(spec: SumSpec, parts: Sequence[tuple[Sum, int]], round: int, mo
         parts: sums of different nodes and their weights in steps of 2^-WEIGHT_BITS. The round of each is the version
             that it was computed from.
         round: of the total.
-        model: its name, which says what the changes are.
 
     Raises:
         DamagedError: if a part is of another spec, or there are more than `n_max` clients.
     """
     total = Sum.zeros(spec, round)
-    changes = _CHANGES[model]
     for part, weight in parts:
-        arrays = {name: shortened(array, weight) if name in changes else array for name, array in part.arrays.items()}
+        arrays = {
+            name: shortened(array, weight) if name in spec.changes else array for name, array in part.arrays.items()
+        }
         total.merge(Sum(part.spec, round, arrays, part.clients, part.left_out, part.saturated))
         total.commitments += part.commitments
     return total

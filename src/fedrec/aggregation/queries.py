@@ -83,11 +83,14 @@ def private_spec(
     Where noise would be wider than `WIDEST` steps of such a grid, the grid is coarser: it is fine beside that noise.
 
     Raises:
-        PlanError: if an array is in no query or in several, shares do not add up to 1, or nothing fits.
+        PlanError: if an array is in no query or in several, or is pooled, so that no client can be clipped in it; if
+            shares do not add up to 1, or nothing fits.
     """
     named = [name for query in queries for name in query.metrics]
     if sorted(named) != sorted(spec.names):
         raise PlanError(f"privacy: queries over {sorted(named)} do not cover the arrays {sorted(spec.names)} once each")
+    if spec.pooled:
+        raise PlanError(f"privacy: no client can be clipped in {' and '.join(spec.pooled)}, whose clients are pooled")
     if not math.isclose(sum(query.share for query in queries), 1.0, rel_tol=1e-9):
         raise PlanError(f"privacy: shares {[query.share for query in queries]} do not add up to 1")
     fine, room = [], {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
@@ -26,11 +26,9 @@ _WEIGHT_BITS = 20
 
 
 class ReleaseStep(BaseModel):
-    """One step of a release. `linear`: sums of released parts are the release of the sum. `sees`: what it must see."""
+    """One step of a release."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    linear: ClassVar[bool] = True
-    sees: ClassVar[Literal["clients", "nodes"]] = "clients"
 
 
 class Cap(ReleaseStep):
@@ -44,7 +42,6 @@ class Cap(ReleaseStep):
     step: Literal["cap"] = "cap"
     items: int = Field(ge=1)
     choose: Literal["newest", "random"] = "newest"
-    linear: ClassVar[bool] = False
 
     def apply(self, clients: Clients, rng: KeyedSource) -> Clients:
         """The same clients with at most `items` interactions each, still oldest first.
@@ -88,7 +85,6 @@ class Clip(ReleaseStep):
     step: Literal["clip"] = "clip"
     norm: PositiveFloat | None = None
     row: PositiveFloat | None = None
-    linear: ClassVar[bool] = False
 
     @model_validator(mode="after")
     def _check(self) -> Clip:
@@ -136,9 +132,19 @@ class Release:
         self.clip = next((step for step in steps if isinstance(step, Clip)), None)
 
     def adjust(self, spec: SumSpec) -> SumSpec:
-        """The spec with a grid fine enough for weights and factors of clipping."""
-        if self.weight.by == "uniform" and self.clip is None:
+        """The spec with a grid fine enough for weights and factors of clipping.
+
+        Raises:
+            PlanError: if the release weights or clips clients of an array that is pooled.
+        """
+        step = "clip" if self.clip is not None else None if self.weight.by == "uniform" else "weight"
+        if step is None:
             return spec
+        if spec.pooled:
+            raise PlanError(
+                f"release: {step} is of each client's part, and this model adds up the parts of "
+                f"{' and '.join(spec.pooled)} before the release sees them; leave out {step}"
+            )
         arrays = [replace(array, scale_bits=max(array.scale_bits, _WEIGHT_BITS)) for array in spec.arrays]
         return SumSpec(tuple(arrays), spec.n_max)
 

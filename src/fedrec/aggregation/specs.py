@@ -9,13 +9,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from fedrec.errors import PlanError
 
 __all__ = ["ArraySpec", "SumSpec", "triangle_size"]
+
+
+_GRANULARITIES = ("client", "node")
+"""What a layout says of arrays that are not pooled, and of those that are."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,11 @@ class ArraySpec:
         scale_bits: values are rounded to multiples of 2^-scale_bits.
         ring: 32 or 64, or 0 for the narrowest that fits (decided by `SumSpec.fit`).
         denominator: what the model divides by: `fixed` (a public constant), `count` or `per_row` (both summed arrays).
-        granularity: `client`, or `node` where values are pre-summed in the node before rounding.
+        role: what the sum is for. A `change` is what the model moves by: it may be shortened, and it may come from an
+            earlier version of the model. A `count` says how many clients, or how much weight, a change or a statistic
+            is of: it stays exact. A `statistic` is computed anew for one version and means nothing for another.
+        pooled: whether the values of all clients of a chunk are added up before they are rounded, so that no client can
+            be clipped or weighted alone.
     """
 
     name: str
@@ -40,7 +48,8 @@ class ArraySpec:
     scale_bits: int = 0
     ring: Literal[0, 32, 64] = 0
     denominator: Literal["fixed", "count", "per_row"] = "fixed"
-    granularity: Literal["client", "node"] = "client"
+    role: Literal["change", "count", "statistic"] = "statistic"
+    pooled: bool = False
 
     @property
     def size(self) -> int:
@@ -98,9 +107,63 @@ class SumSpec:
         return sum(array.nbytes for array in self.arrays)
 
     @property
+    def layout(self) -> dict[str, Any]:
+        """How values are rounded, added and stored, for JSON; what they are for is the model's own affair."""
+        return {"arrays": [_layout(array) for array in self.arrays], "n_max": self.n_max}
+
+    @classmethod
+    def of_layout(cls, layout: Any) -> SumSpec:
+        """The spec that a layout describes, with no role for its arrays.
+
+        Raises:
+            KeyError, TypeError, ValueError: if it describes none.
+        """
+        return cls(tuple(_array(fields) for fields in layout["arrays"]), _whole(layout["n_max"]))
+
+    @property
     def digest(self) -> str:
-        """SHA-256 of the spec; sums are added and decoded only under equal digests."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of the layout; sums are added and decoded only under equal digests."""
+        return hashlib.sha256(json.dumps(self.layout, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """Names of the arrays that the model moves by."""
+        return tuple(array.name for array in self.arrays if array.role == "change")
+
+    @property
+    def pooled(self) -> tuple[str, ...]:
+        """Names of the arrays in which no client can be told from the others."""
+        return tuple(array.name for array in self.arrays if array.pooled)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Names of the arrays that mean something for one version of the model only."""
+        return tuple(array.name for array in self.arrays if array.role == "statistic")
+
+
+def _layout(array: ArraySpec) -> dict[str, Any]:
+    fields = asdict(array)
+    del fields["role"]
+    granularity = _GRANULARITIES[fields.pop("pooled")]
+    return {**fields, "granularity": granularity}
+
+
+def _array(fields: Mapping[str, Any]) -> ArraySpec:
+    named = dict(fields)
+    shape, pooled = (
+        tuple(_whole(length) for length in named.pop("shape")),
+        _GRANULARITIES.index(named.pop("granularity")),
+    )
+    array = ArraySpec(**named, shape=shape, pooled=bool(pooled))
+    if array.ring not in (32, 64) or not shape or min(shape) < 1 or not 0 <= array.scale_bits < 64:
+        raise ValueError(f"array {array.name!r} has no ring or an impossible shape")
+    return array
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
 
 
 def _fit(array: ArraySpec, n_max: int, room: float) -> ArraySpec:

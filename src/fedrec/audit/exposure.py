@@ -52,10 +52,10 @@ def exposed(
     chance: Chance = SYSTEM,
     seed: int = 0,
 ) -> Exposure:
-    """Train an mf plan with malicious clients beside the users, and measure.
+    """Train a plan with malicious clients beside the users, and measure.
 
     Args:
-        plan: not resolved; its model sums changes of item rows (`mf`).
+        plan: not resolved; its model sums changes of item rows alone.
         data, digest: the users.
         attack: a name of `POISONS`; `None` for an undisturbed training.
         share: malicious clients per user.

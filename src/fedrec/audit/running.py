@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedrec.aggregation.specs import SumSpec
 from fedrec.audit.canaries import canaries
 from fedrec.audit.exposure import exposed, poisoned
 from fedrec.audit.findings import Finding
@@ -21,24 +22,34 @@ from fedrec.data.digests import digest_of
 from fedrec.data.listing import listed
 from fedrec.errors import InputError, suggestion
 from fedrec.federation.plan import Plan
+from fedrec.models.outline import first_sum
+from fedrec.models.registry import models_where
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.runs.kept import Kept
 from fedrec.runs.loading import load_plan_data
 
 __all__ = ["ATTACKS", "audit"]
 
-_COUNTING = ("popularity", "ease", "itemknn", "spectral")
-"""Models whose first sum has a number per item that counts clients."""
-
 Attack = Callable[[Observed, str, Chance], Finding | None]
 
 
 def _co_occurrences(observed: Observed, digest: str, chance: Chance) -> Finding | None:
-    return co_occurrences(observed) if observed.plan.model["name"] == "ease" and "gram" in _first(observed) else None
+    inverted = "weights" in observed.shared or observed.private
+    return co_occurrences(observed) if inverted and "gram" in _first(observed).names else None
 
 
-def _first(observed: Observed) -> tuple[str, ...]:
-    return observed.rounds[0].exact.spec.names
+def _first(observed: Observed) -> SumSpec:
+    return observed.rounds[0].exact.spec
+
+
+def _counts_clients(spec: SumSpec) -> bool:
+    """Whether a sum has a number per item that grows with the clients who have it, and does not move a model."""
+    return not spec.changes and any(array.kind == "rank_one" for array in spec.arrays)
+
+
+def _moves_rows(spec: SumSpec) -> bool:
+    """Whether what a model moves by is changes of item rows, and nothing else."""
+    return spec.changes == ("items",) and spec["items"].kind == "rows"
 
 
 def _differencing(observed: Observed, digest: str, chance: Chance) -> Finding | None:
@@ -46,7 +57,7 @@ def _differencing(observed: Observed, digest: str, chance: Chance) -> Finding | 
 
 
 def _singletons(observed: Observed, digest: str, chance: Chance) -> Finding | None:
-    return singletons(observed) if observed.plan.model["name"] in _COUNTING else None
+    return singletons(observed) if _counts_clients(_first(observed)) else None
 
 
 def _repeated(observed: Observed, digest: str, chance: Chance) -> Finding | None:
@@ -55,7 +66,7 @@ def _repeated(observed: Observed, digest: str, chance: Chance) -> Finding | None
 
 def _updates(name: str) -> Attack:
     def attack(observed: Observed, digest: str, chance: Chance) -> Finding | None:
-        return single_updates(observed, name) if observed.plan.model["name"] == "mf" else None
+        return single_updates(observed, name) if _moves_rows(_first(observed)) else None
 
     return attack
 
@@ -73,7 +84,8 @@ def _denominator(observed: Observed, digest: str, chance: Chance) -> Finding | N
 
 
 def _membership(observed: Observed, digest: str, chance: Chance) -> Finding | None:
-    return membership(observed.plan, chance) if observed.plan.model["name"] in _COUNTING else None
+    rated = observed.engine.nodes[0].model.reads_ratings  # the users of this attack have no ratings
+    return membership(observed.plan, chance) if _counts_clients(_first(observed)) and not rated else None
 
 
 ATTACKS: dict[str, Attack] = {
@@ -121,9 +133,10 @@ def audit(
         InputError: for an attack that there is not, or poison for a model that does not sum changes of rows.
     """
     chosen = list(ATTACKS) if attacks is None else _named(attacks)
-    if plan.model["name"] != "mf" and not set(POISONS).isdisjoint(chosen):
+    if not set(POISONS).isdisjoint(chosen) and not _moves_rows(first_sum(plan.build_model())):
         raise InputError(
-            f"attacks that poison change rows of a table, which {plan.model['name']} does not sum; mf does"
+            f"attacks that poison change rows of a table, which {plan.model['name']} does not sum; "
+            f"{models_where(lambda model: _moves_rows(first_sum(model)))} do"
         )
     if not 0.0 < malicious <= 1.0:
         raise InputError(f"{malicious:g} malicious clients per user; give a share above 0 and up to 1")

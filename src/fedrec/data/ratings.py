@@ -29,7 +29,7 @@ def check_ratings(data: Interactions, lowest: float, highest: float, model: str)
     if data.values is None:
         raise InputError(
             f"{model} predicts ratings, and the data has none. Name their column (columns={{'rating': …}}, --columns "
-            "rating=…), or take a model that needs no ratings, such as ease or ials"
+            "rating=…), or take a model that needs no ratings"
         )
     missing = np.flatnonzero(np.isnan(data.values))
     if len(missing):

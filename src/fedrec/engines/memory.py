@@ -22,7 +22,7 @@ def check_memory(model: Recommender, n_items: int) -> None:
     if needed > there:
         raise PlanError(
             f"model {model.name!r} needs about {needed / 2**30:.1f} GiB for {n_items} items, and {whose} "
-            f"{there / 2**30:.1f} GiB. Use a model whose memory does not grow with items² (mf, popularity), a smaller "
+            f"{there / 2**30:.1f} GiB. Use a model whose memory does not grow with items², a smaller "
             "embedding_size or rank, or drop rare items with cleaning: min_item_interactions"
         )
 

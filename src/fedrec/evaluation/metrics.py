@@ -147,8 +147,8 @@ def check_metrics(metrics: Iterable[Metric], model: str, reads_ratings: bool) ->
     for metric in metrics:
         if metric.of_ratings and not reads_ratings:
             raise InputError(
-                f"metric {metric}: model {model!r} ranks items and predicts no ratings; take biased-mf, which predicts "
-                "them, or metrics of lists such as ndcg@10"
+                f"metric {metric}: model {model!r} ranks items and predicts no ratings; take a model that predicts "
+                "them ('fedrec models' says what each does with ratings), or metrics of lists such as ndcg@10"
             )
 
 

@@ -87,7 +87,7 @@ def agreed_spec(plan: Plan, shared: Arrays, round: int, excess: float = 1.0) -> 
 def _rounds_of(plan: Plan) -> int:
     """How many rounds there are at most."""
     model = plan.build_model()
-    return int(getattr(model, "rounds", 1)) if plan.privacy is None else len(model.budget_shares)
+    return model.rounds if plan.privacy is None else len(model.budget_shares)
 
 
 def _check_round(plan: Plan, call: RoundCall) -> None:
@@ -115,7 +115,7 @@ def _check_count(plan: Plan, call: CountCall, n_items: int, honest: int | None) 
     least = plan.items.noise / math.sqrt(honest or 1)
     if not math.isclose(call.noise, least, rel_tol=1e-9):
         raise PlanError(f"counts of items are asked for with noise {call.noise:g}; agreed was {least:g}")
-    if plan.n_max is None or call.spec != floor_spec(n_items, plan.items, plan.n_max):
+    if plan.n_max is None or call.spec.digest != floor_spec(n_items, plan.items, plan.n_max).digest:
         raise PlanError("counts of items are asked for on another grid than the plan's")
 
 

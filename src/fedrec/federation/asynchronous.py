@@ -107,7 +107,6 @@ class Buffering:
 
     Args:
         terms: of the plan.
-        model: its name.
         arrivals: the nodes.
         run: whose ledger says where nodes stand, and whose checkpoints are the versions that they work on.
         begin: makes version 0.
@@ -116,11 +115,8 @@ class Buffering:
         RunError: if the run began with other arrivals.
     """
 
-    def __init__(
-        self, terms: Asynchronous, model: str, arrivals: Arrivals, run: Run, begin: Callable[[], State]
-    ) -> None:
+    def __init__(self, terms: Asynchronous, arrivals: Arrivals, run: Run, begin: Callable[[], State]) -> None:
         self.terms = terms
-        self.model = model
         self.arrivals = arrivals
         self.run = run
         self.begin = begin
@@ -171,7 +167,7 @@ class Buffering:
         parts = [held[node] for node in self._standing if node in held]
         weights = self._weights(parts, newest)
         sums = [part.total for part in parts]
-        total = buffered_sum(newest.spec, list(zip(sums, weights, strict=True)), newest.round, self.model)
+        total = buffered_sum(newest.spec, list(zip(sums, weights, strict=True)), newest.round)
         self._working -= held.keys()
         said = [
             _said(part, newest.round) | {"clients": part.total.clients, "weight": weight}
@@ -187,7 +183,7 @@ class Buffering:
 
     def _weights(self, parts: Sequence[Arrival], newest: RoundCall) -> list[int]:
         """What the changes of each part are multiplied by."""
-        step = self.terms.step_of(newest.spec, self.model, self._share({part.node: part for part in parts}))
+        step = self.terms.step_of(newest.spec, self._share({part.node: part for part in parts}))
         stale = [newest.round - part.total.round for part in parts]
         here = {part.node for part in parts}
         longest = max(*stale, *(one.staleness for name, one in self._standing.items() if name not in here), 0)

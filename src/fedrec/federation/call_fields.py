@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedrec.aggregation.specs import ArraySpec, SumSpec
+from fedrec.aggregation.specs import SumSpec
 from fedrec.errors import DamagedError, InputError
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
@@ -25,7 +25,7 @@ def call_fields(call: Call) -> dict[str, Any]:
     """What JSON can say of a call: not shared arrays, which travel by their digest, nor item rows, which the plan
     says."""
     if isinstance(call, CountCall):
-        return {"spec": asdict(call.spec), "noise": call.noise}
+        return {"spec": call.spec.layout, "noise": call.noise}
     if isinstance(call, EvaluationCall):
         return {
             "committed": call.committed,
@@ -38,7 +38,7 @@ def call_fields(call: Call) -> dict[str, Any]:
     return {
         "round": call.round,
         "committed": call.committed,
-        "spec": asdict(call.spec),
+        "spec": call.spec.layout,
         "share": call.share,
         "change": call.change,
         "privacy": None if call.privacy is None else asdict(call.privacy),
@@ -54,7 +54,7 @@ def decode_call(kind: str, fields: Mapping[str, Any], shared: Arrays) -> Call:
     """
     try:
         if kind == "count":
-            return CountCall(_spec(fields["spec"]), _number(fields["noise"]))
+            return CountCall(SumSpec.of_layout(fields["spec"]), _number(fields["noise"]))
         if kind == "evaluate":
             part: Literal["valid", "test"] = fields["part"]
             if part not in HELD_OUT:
@@ -74,7 +74,7 @@ def decode_call(kind: str, fields: Mapping[str, Any], shared: Arrays) -> Call:
             _whole(fields["round"]),
             _whole(fields["committed"]),
             shared,
-            _spec(fields["spec"]),
+            SumSpec.of_layout(fields["spec"]),
             _number(fields["share"]),
             bool(fields["change"]),
             None if terms is None else _terms(terms),
@@ -82,16 +82,6 @@ def decode_call(kind: str, fields: Mapping[str, Any], shared: Arrays) -> Call:
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, InputError) as error:
         raise DamagedError(f"a call of kind {kind!r} is not whole: {error!r}") from None
-
-
-def _spec(data: Any) -> SumSpec:
-    arrays = tuple(
-        ArraySpec(**{**array, "shape": tuple(_whole(n) for n in array["shape"])}) for array in data["arrays"]
-    )
-    for array in arrays:
-        if array.ring not in (32, 64) or not array.shape or min(array.shape) < 1 or not 0 <= array.scale_bits < 64:
-            raise ValueError(f"array {array.name!r} has no ring or an impossible shape")
-    return SumSpec(arrays, _whole(data["n_max"]))
 
 
 def _terms(data: Any) -> RoundTerms:

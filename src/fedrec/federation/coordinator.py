@@ -27,7 +27,6 @@ from fedrec.federation.engine import Engine
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.item_floor import SERVED, ItemFloor, floor_spec
 from fedrec.federation.measuring import summaries
-from fedrec.federation.partial_rows import check_rows
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.warm_start import Changed, Earlier, How, carried, how_to_start, kept_sums, places_of
@@ -106,7 +105,7 @@ class Coordinator:
         self.buffering: Buffering | None = None
         if run.plan.asynchronous is not None:
             arrivals = arrivals_of(engine)
-            self.buffering = Buffering(run.plan.asynchronous, model.name, arrivals, run, self._begin)
+            self.buffering = Buffering(run.plan.asynchronous, arrivals, run, self._begin)
             self.engine = OwnRounds(engine, arrivals, run.ledger)
         self.protection = self._protection(chance)
         self._blas = ThreadpoolController()  # of the libraries that the model has loaded by now
@@ -128,14 +127,14 @@ class Coordinator:
         if self.run.ledger.of_kind("end"):
             return self._kept(self._best(), len(self.run.ledger.of_kind("round")))
         round, state = self._resume()
-        rounds = getattr(self.model, "rounds", 1)
+        rounds = self.model.rounds
         while not self._stopped() and (spec := self._spec(state, round)) is not None:
             if round == until:
                 return Trained(state, round - 1, round)
             change = self._change() if round == 0 else None
             asked = spec if change is None else change.widened(spec)
             terms = None if self.protection is None else self.protection.round_terms(round)
-            rows, change_only = self._rows(asked, round), change is not None
+            rows, change_only = agreed_rows(self.plan, round, len(self.catalog)), change is not None
             named, part = f"round {round + 1:,} of {rounds:,}", 0.5 if self._is_due(round) else 1.0
             share, groups = self.plan.share(), self._groups()
             call = RoundCall(round, round - 1, state.shared, asked, share, change_only, terms, groups, rows)
@@ -288,13 +287,6 @@ class Coordinator:
     def _floored(self, state: State, shared: Arrays) -> State:
         """The state with what `shared` says of the items that take part."""
         return State({**state.shared, SERVED: shared[SERVED]}, state.server) if SERVED in shared else state
-
-    def _rows(self, spec: SumSpec, round: int) -> np.ndarray | None:
-        """Item rows that a round sums."""
-        rows = agreed_rows(self.plan, round, len(self.catalog))
-        if rows is not None:
-            check_rows(spec, self.model.name)
-        return rows
 
     def _groups(self) -> int:
         """Groups of nodes whose sums are opened apart."""

@@ -15,6 +15,7 @@ from fedrec.errors import DamagedError, PlanError
 from fedrec.federation.item_floor import SERVED
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, State
+from fedrec.models.outline import first_sum
 from fedrec.models.shapes import Form, Shape, Shapes, check_arrays
 
 __all__ = ["SUM", "Fitting", "check_sum", "naming"]
@@ -80,10 +81,9 @@ class Fitting:
 
     def _kept(self) -> Shapes:
         """The kept sums of an additive model: those of round 0, whatever that state holds."""
-        empty = {name: np.zeros(_fewest(shape), shape.dtype) for name, shape in self._forms[0].shared.items()}
-        spec = self._model.spec(State(empty), 0) if self._plan.keep_sums else None
-        if spec is None or self._plan.n_max is None:
+        if not self._plan.keep_sums or self._plan.n_max is None:
             return {}
+        spec = first_sum(self._model, self._items)
         return {SUM + name: shape for name, shape in sum_shapes(self._fitted(spec)).items()}
 
     def _fitted(self, spec: SumSpec) -> SumSpec:
@@ -121,8 +121,3 @@ def sum_shapes(spec: SumSpec) -> Shapes:
     if any(array.ring == 0 for array in spec.arrays):
         raise PlanError("the rings of this sum are not chosen yet")
     return {array.name: Shape(array.shape, f"int{array.ring}") for array in spec.arrays}
-
-
-def _fewest(shape: Shape) -> tuple[int, ...]:
-    """Axes of an array of this shape with named ones at zero."""
-    return tuple(axis if isinstance(axis, int) else 0 for axis in shape.axes)

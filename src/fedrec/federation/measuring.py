@@ -30,7 +30,7 @@ def measuring_spec(metrics: Sequence[Metric], n_items: int, n_max: int) -> SumSp
         arrays += _error_specs(n_items, n_max)
     covered = sum(metric.of_lists for metric in metrics)
     if covered:
-        arrays.append(ArraySpec(_TOP, "dense", (covered, n_items), bound=1.0, granularity="node"))
+        arrays.append(ArraySpec(_TOP, "dense", (covered, n_items), bound=1.0, pooled=True))
     return SumSpec(tuple(arrays)).fit(n_max)
 
 

@@ -22,6 +22,7 @@ from pydantic import (
 from fedrec.aggregation.buffered import Asynchronous
 from fedrec.aggregation.release import Cap, Clip, Release, Step, Weight
 from fedrec.aggregation.robust import Robust
+from fedrec.aggregation.specs import SumSpec
 from fedrec.data.catalog import Catalog
 from fedrec.data.cleaning import Cleaning
 from fedrec.data.interactions import Interactions
@@ -34,8 +35,10 @@ from fedrec.evaluation.metrics import DEFAULT_METRICS, check_metrics, default_me
 from fedrec.evaluation.protocols import check_protocol, parse_protocol
 from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.item_floor import ItemFloor
+from fedrec.federation.partial_rows import check_rows
 from fedrec.models.base import Recommender
-from fedrec.models.registry import MODELS, build_model, explain, foremost, model_class
+from fedrec.models.outline import first_sum
+from fedrec.models.registry import MODELS, build_model, explain, foremost, model_class, models_where
 from fedrec.privacy.terms import Privacy
 
 __all__ = ["EvaluationPlan", "Plan", "WarmStart"]
@@ -184,13 +187,14 @@ class Plan(_Part):
             )
         if self.keep_sums and not model.additive:
             raise PlanError(
-                f"keep_sums: {self.model['name']} has no sum that later interactions can be added to; ease (without "
-                "rank), itemknn and popularity have one"
+                f"keep_sums: {self.model['name']} has no sum that later interactions can be added to with these "
+                f"settings; {models_where(lambda model: model.additive)} have one by default"
             )
         if self.keep_sums and self.cohort != 1:
             raise PlanError("keep_sums: a kept sum is over all clients; set cohort to 1.0")
         SplitMethod.parse(self.split)
-        Release(self.release)
+        first = first_sum(model)
+        Release(self.release).adjust(first)
         if self.robust is not None and (self.privacy is not None or self.keep_sums or self.warm_start is not None):
             raise PlanError(
                 "robust: a robust mean is not a sum, so one client's pull on it has no bound that noise could cover, "
@@ -202,18 +206,24 @@ class Plan(_Part):
                 "from there; leave out keep_sums and warm_start"
             )
         if self.asynchronous is not None:
-            self._check_asynchronous(self.asynchronous, model)
+            self._check_asynchronous(self.asynchronous, model, first)
         if self.privacy is not None:
-            self._check_private(model)
+            self._check_private(model, first)
+        if self.rows < 1:
+            check_rows(first, model)
         if self.refit and (self.evaluation.every or self.evaluation.keep == "best"):
             raise PlanError(
                 "refit trains on the validation part, so nothing can be validated; set evaluation.every to 0"
             )
         return self
 
-    def _check_asynchronous(self, terms: Asynchronous, model: Recommender) -> None:
+    def _check_asynchronous(self, terms: Asynchronous, model: Recommender, first: SumSpec) -> None:
         """What would break a promise where sums of several versions meet."""
-        terms.check_model(model.name, bool(getattr(model, "scaffold", False)))
+        if not first.changes:
+            raise PlanError(
+                f"asynchronous: {model.name} does not step along changes: its sums of one version say nothing about "
+                f"another; {models_where(lambda other: bool(first_sum(other).changes))} do"
+            )
         wrong = {
             "privacy: its budget counts on a cohort that chance alone draws from all clients in every round, and here "
             "a node's speed decides how often its clients count": self.privacy is not None,
@@ -228,8 +238,13 @@ class Plan(_Part):
         for reason, found in wrong.items():
             if found:
                 raise PlanError(f"asynchronous does not go with {reason}")
+        if first.statistics:
+            raise PlanError(
+                f"asynchronous: with these settings {model.name} also sums {' and '.join(first.statistics)}, which are "
+                "right for one version only, and versions mix in a buffer; leave out the setting that asks for them"
+            )
 
-    def _check_private(self, model: Recommender) -> None:
+    def _check_private(self, model: Recommender, first: SumSpec) -> None:
         """What would undo the promise of privacy."""
         assert self.privacy is not None
         wrong = {
@@ -247,6 +262,7 @@ class Plan(_Part):
             "warm_start: what the earlier run learned is not in this run's budget": self.warm_start is not None,
             "items: its counts would have to be paid for, and noise lies on every row anyway": self.items is not None,
             "rows: noise lies on every row, and costs the same however few are summed": self.rows < 1,
+            f"a model that pools {' and '.join(first.pooled)}: no client can be clipped there": bool(first.pooled),
             "negatives: paper-leaky: it reads held-out interactions": self.leaky,
             f"split: {self.split} is cut at a time that is computed from everybody's data, exactly; use leave-last-out "
             "or ratio": self.split.startswith("temporal") and not self.split.partition("@")[2],

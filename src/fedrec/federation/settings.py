@@ -86,7 +86,7 @@ def summary_of(kind: type[BaseModel]) -> str:
     return " ".join(text.split("\n\n")[0].split())
 
 
-def commented_plan(model: str = "ease", source: str = "clicks.csv") -> str:
+def commented_plan(model: str, source: str = "clicks.csv") -> str:
     """A plan in YAML with every key, its default and its meaning, ready to be edited.
 
     Hyperparameters are commented out: what a plan sets stays as it is where a private form would take another default.

@@ -122,7 +122,7 @@ def how_to_start(
         if not (model.additive and earlier.model.additive and earlier.sums):
             return "computed anew"
         for key, mine, theirs in (
-            ("alpha", getattr(model, "alpha", 0), getattr(earlier.model, "alpha", 0)),
+            *((key, getattr(model, key), getattr(earlier.model, key)) for key in sorted(model.sums_by)),
             ("release", release, earlier.release),
             ("seed", seed if release else 0, earlier.seed if release else 0),
             ("cohort", cohort, 1.0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, PrivateAttr
@@ -65,10 +65,21 @@ class Recommender(BaseModel, ABC):
     """Whether it is handed the values of interactions as they are, as ratings on its `rating_scale`, and predicts
     them."""
 
+    moves_by_rows: ClassVar[bool] = False
+    """Whether each item's row moves along the changes of that row alone, so that a round may sum some rows only."""
+    sums_by: ClassVar[frozenset[str]] = frozenset()
+    """Hyperparameters that decide what one client adds to the sum of an `additive` model."""
+
     _heaviest: float | None = PrivateAttr(default=None)
     """Largest weight of an interaction; `None` where all weigh 1."""
     _clip: float | None = PrivateAttr(default=None)
     """Bound on a client's contribution in the private form; `None` in the plain one."""
+
+    if TYPE_CHECKING:  # a hyperparameter of most models, and a property of the others
+
+        @property
+        def rounds(self) -> int:
+            """Rounds of training."""
 
     @abstractmethod
     def forms(self, n_items: int) -> tuple[Form, ...]:
@@ -171,8 +182,7 @@ class Recommender(BaseModel, ABC):
     @property
     def budget_shares(self) -> tuple[float, ...]:
         """Share of the privacy budget (of 1 / z²) that each round may use."""
-        rounds = int(getattr(self, "rounds", 1))
-        return (1.0 / rounds,) * rounds
+        return (1.0 / self.rounds,) * self.rounds
 
     @abstractmethod
     def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from fedrec.errors import PlanError, suggestion
 from fedrec.models.base import Recommender
 
-__all__ = ["MODELS", "build_model", "meant", "model_class"]
+__all__ = ["MODELS", "build_model", "meant", "model_class", "models_where"]
 
 MODELS = {
     "biased-mf": "fedrec.models.factors.biased_mf:BiasedMF",
@@ -84,6 +84,16 @@ def build_model(name: str, settings: Mapping[str, Any]) -> Recommender:
     except ValidationError as error:
         said = explain(error, f"model {name}", list(kind.model_fields))
         raise PlanError(f"{said.rstrip('.')} ('fedrec models {name}' lists all settings)") from None
+
+
+def models_where(fits: Callable[[Recommender], bool]) -> str:
+    """Names of the models that fit as they are by default, as a sentence lists them.
+
+    >>> models_where(lambda model: model.moves_by_rows)
+    'fedncf, fedrecon and mf'
+    """
+    names = sorted(name for name in MODELS if fits(model_class(name)()))
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def meant(name: object, known: Iterable[str]) -> str:

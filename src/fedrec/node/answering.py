@@ -97,9 +97,10 @@ def _held_to_plan(opened: OpenedHere, call: Call) -> Call:
     check_call(opened.plan, call, items, opened.honest)
     if not isinstance(call, RoundCall):
         return call
-    if call.spec != agreed_spec(opened.plan, call.shared, call.round, opened.excess):
+    spec = agreed_spec(opened.plan, call.shared, call.round, opened.excess)
+    if call.spec.digest != spec.digest:
         raise PlanError(f"round {call.round} is asked for with other arrays or another grid than the plan's")
-    return replace(call, rows=agreed_rows(opened.plan, call.round, items))
+    return replace(call, spec=spec, rows=agreed_rows(opened.plan, call.round, items))
 
 
 def _transcript(opened: OpenedHere, call: Call, fields: Mapping[str, Any]) -> Transcript:

@@ -43,7 +43,7 @@ def with_histories(
         InputError: if the source cannot be read, or holds an unknown item and `unknown_items` is `raise`.
     """
     if isinstance(data, str | os.PathLike):
-        source = _source(opened.plan.data, os.fspath(data), reading or {})
+        source = _source(opened.plan, os.fspath(data), reading or {})
         found = load_plan_data(source, folder, named=source.source).interactions
     elif reading:
         raise InputError(f"{', '.join(reading)}: how a file is read, and the data is a table; leave these out")
@@ -60,17 +60,18 @@ def with_histories(
     return opened.with_histories(replace(visitors.data, order=found.order, pandas=found.pandas))
 
 
-def _source(own: DataPlan, name: str, reading: dict[str, Any]) -> DataPlan:
+def _source(run: Plan, name: str, reading: dict[str, Any]) -> DataPlan:
     """How a source is read.
 
     Raises:
         PlanError: if it cannot be read so.
     """
+    own = run.data
     settings: dict[str, Any] = {"cleaning": own.cleaning.model_dump(), "source": name}
     alike = not is_url(name) and Path(name).suffixes == Path(own.source).suffixes != []
     if name == own.source or (alike and not is_url(own.source)):
         settings |= own.model_dump(exclude={"digest", "source"})
-    plan = {"data": settings | reading, "model": {"name": "popularity"}}
+    plan = {"data": settings | reading, "model": run.model}
     return Plan.make(plan, "data").data
 
 

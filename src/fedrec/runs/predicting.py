@@ -20,6 +20,7 @@ from fedrec.errors import InputError
 from fedrec.evaluation.errors import cut
 from fedrec.node.node import Node
 from fedrec.models.base import Arrays, Recommender
+from fedrec.models.registry import models_where
 
 __all__ = ["predict_pairs"]
 
@@ -50,7 +51,8 @@ def predict_pairs(
     scale = opened.model.rating_scale
     if scale is None:
         raise InputError(
-            f"model {opened.model.name!r} ranks items and predicts no ratings; take biased-mf, which predicts them"
+            f"model {opened.model.name!r} ranks items and predicts no ratings; "
+            f"{models_where(lambda model: model.reads_ratings)} predicts them"
         )
     table = _read(pairs, columns)
     users, catalog, shared = opened.data.users, opened.data.catalog, opened.trained.state.shared

@@ -228,7 +228,7 @@ def choose(
             trial.nodes[seed] = nodes
     steps: list[int] = []
     if strategy == "halving":
-        steps = rungs(len(trials), int(getattr(base.build_model(), "rounds")))  # noqa: B009
+        steps = rungs(len(trials), base.build_model().rounds)
     alive = list(range(len(trials)))
     for rung, until in enumerate([*steps[:-1], None]):
         for place in alive:

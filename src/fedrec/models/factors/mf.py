@@ -107,6 +107,7 @@ class MF(Recommender):
         "near 1, as steps grow with them."
     )
     reads_history: ClassVar[bool] = False
+    moves_by_rows: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _check(self) -> MF:
@@ -154,19 +155,21 @@ class MF(Recommender):
         if round >= self.rounds:
             return None
         shape = state.shared["items"].shape
-        arrays = [
-            ArraySpec("items", "rows", shape, bound=self.bound, scale_bits=_SCALE_BITS, denominator=self.denominator)
-        ]
+        changes = ArraySpec(
+            "items", "rows", shape, self.bound, _SCALE_BITS, denominator=self.denominator, role="change"
+        )
+        arrays = [changes]
         if self._clip is not None:
             return SumSpec((*arrays, ArraySpec("within", "dense", (1,), bound=0.5)))
         if self.denominator == "count":
-            arrays.append(ArraySpec("weight", "dense", (1,), bound=1.0))
+            arrays.append(ArraySpec("weight", "dense", (1,), bound=1.0, role="count"))
         elif self.denominator == "per_row":
-            arrays.append(ArraySpec("weight", "rows", (shape[0], 1), bound=1.0))
+            arrays.append(ArraySpec("weight", "rows", (shape[0], 1), bound=1.0, role="count"))
         if self.scaffold:
             longest = float(shape[0] * self.epochs * (1 + self.negatives))
             arrays.append(ArraySpec("controls", "rows", shape, bound=self.bound, scale_bits=_CONTROL_BITS))
-            arrays += [ArraySpec("steps", "dense", (1,), bound=longest), ArraySpec("newcomers", "dense", (1,), bound=1)]
+            arrays.append(ArraySpec("steps", "dense", (1,), bound=longest, role="count"))
+            arrays.append(ArraySpec("newcomers", "dense", (1,), bound=1, role="count"))
         return SumSpec(tuple(arrays))
 
     def join(self, shared: Arrays, clients: Clients, rng: KeyedSource) -> Private | None:

@@ -17,8 +17,8 @@ _WEIGHT_BITS = 20
 def count_spec(n_items: int, heaviest: float | None = None) -> ArraySpec:
     """A number per item: whole, unless interactions weigh up to `heaviest`."""
     if heaviest is None:
-        return ArraySpec("counts", "rank_one", (n_items, 1), bound=1.0)
-    return ArraySpec("counts", "rank_one", (n_items, 1), bound=heaviest, scale_bits=_WEIGHT_BITS)
+        return ArraySpec("counts", "rank_one", (n_items, 1), bound=1.0, role="count")
+    return ArraySpec("counts", "rank_one", (n_items, 1), bound=heaviest, scale_bits=_WEIGHT_BITS, role="count")
 
 
 def counted(clients: Clients, values: np.ndarray | None = None) -> RankOne:

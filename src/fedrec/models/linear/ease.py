@@ -64,6 +64,7 @@ class EASE(Recommender):
     passes: PositiveInt = 2
 
     name: ClassVar[str] = "ease"
+    sums_by: ClassVar[frozenset[str]] = frozenset({"alpha"})
     weighs: ClassVar[str] = (
         "a user's row x_u of the interaction matrix holds the weights, in G and in the scores x_u B."
     )
@@ -112,7 +113,9 @@ class EASE(Recommender):
             return SumSpec((sketch,))
         bits = 0 if self.alpha == 0 and self._heaviest is None else _WEIGHT_BITS
         bound = max(1.0, (self._heaviest or 1.0) ** 2)
-        return SumSpec((ArraySpec("counts", "rank_one", (len(table), 1), bound=bound, scale_bits=bits), sketch))
+        return SumSpec(
+            (ArraySpec("counts", "rank_one", (len(table), 1), bound=bound, scale_bits=bits, role="count"), sketch)
+        )
 
     def contribute(
         self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource

@@ -42,9 +42,15 @@ class ItemKNN(Recommender):
     alpha: float = Field(default=0.0, ge=0.0, le=2.0)
 
     name: ClassVar[str] = "itemknn"
+    sums_by: ClassVar[frozenset[str]] = frozenset({"alpha"})
     weighs: ClassVar[str] = (
         "a user's row of the interaction matrix holds the weights, in the cosines between items and in the scores."
     )
+
+    @property
+    def rounds(self) -> int:
+        """One; Gram matrix and pass in the private form."""
+        return 1 if self._clip is None else len(private_gram.SHARES)
 
     @property
     def additive(self) -> bool:

@@ -28,6 +28,11 @@ class Popularity(Recommender):
     weighs: ClassVar[str] = "an item's count is the sum of the weights of its interactions."
 
     @property
+    def rounds(self) -> int:
+        """One."""
+        return 1
+
+    @property
     def additive(self) -> bool:
         """Its one sum is of what each client has."""
         return True

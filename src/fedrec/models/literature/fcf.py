@@ -90,8 +90,8 @@ class FCF(Recommender):
         everyone = (triangle_size(self.embedding_size) + 1,)
         return SumSpec(
             (
-                ArraySpec("pulls", "rows", shape, bound=self.bound, scale_bits=_SCALE_BITS),
-                ArraySpec("everyone", "dense", everyone, bound=self.bound, scale_bits=_SCALE_BITS),
+                ArraySpec("pulls", "rows", shape, bound=self.bound, scale_bits=_SCALE_BITS, role="change"),
+                ArraySpec("everyone", "dense", everyone, bound=self.bound, scale_bits=_SCALE_BITS, role="change"),
             )
         )
 

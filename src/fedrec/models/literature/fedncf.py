@@ -58,6 +58,7 @@ class FedNCF(Recommender):
 
     name: ClassVar[str] = "fedncf"
     reads_history: ClassVar[bool] = False
+    moves_by_rows: ClassVar[bool] = True
 
     def forms(self, n_items: int) -> tuple[Form, ...]:
         """Item rows and the output layer."""
@@ -79,10 +80,10 @@ class FedNCF(Recommender):
         n, d = state.shared["items"].shape
         return SumSpec(
             (
-                ArraySpec("items", "rows", (n, d), self.bound, _SCALE_BITS, denominator="per_row"),
-                ArraySpec("touched", "rows", (n, 1), bound=1.0),
-                ArraySpec("output", "dense", (d + 1,), self.bound, _SCALE_BITS, denominator="count"),
-                ArraySpec("weight", "dense", (1,), bound=1.0),
+                ArraySpec("items", "rows", (n, d), self.bound, _SCALE_BITS, denominator="per_row", role="change"),
+                ArraySpec("touched", "rows", (n, 1), bound=1.0, role="count"),
+                ArraySpec("output", "dense", (d + 1,), self.bound, _SCALE_BITS, denominator="count", role="change"),
+                ArraySpec("weight", "dense", (1,), bound=1.0, role="count"),
             )
         )
 

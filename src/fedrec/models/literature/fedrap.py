@@ -101,9 +101,9 @@ class FedRAP(Recommender):
         if round >= self.rounds:
             return None
         shape = state.shared["items"].shape
-        changes = ArraySpec("items", "rows", shape, self.bound, _SCALE_BITS, denominator="count")
-        shrinking = ArraySpec("shrinking", "dense", (1,), bound=1.0, scale_bits=20, denominator="count")
-        return SumSpec((changes, shrinking, ArraySpec("weight", "dense", (1,), bound=1.0)))
+        changes = ArraySpec("items", "rows", shape, self.bound, _SCALE_BITS, denominator="count", role="change")
+        shrinking = ArraySpec("shrinking", "dense", (1,), 1.0, 20, denominator="count", role="change")
+        return SumSpec((changes, shrinking, ArraySpec("weight", "dense", (1,), bound=1.0, role="count")))
 
     def join(self, shared: Arrays, clients: Clients, rng: KeyedSource) -> Private | None:
         """The common first head and no own rows: all are as everybody's."""

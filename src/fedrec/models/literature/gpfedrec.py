@@ -106,9 +106,11 @@ class GPFedRec(Recommender):
         if round >= self.rounds:
             return None
         n, d = state.shared["items"].shape
-        changes = ArraySpec("items", "rows", (self.groups * n, d), self.bound, _SCALE_BITS, denominator="per_row")
-        members = ArraySpec("members", "rows", (self.groups, 1), bound=1.0)
-        return SumSpec((changes, members, ArraySpec("pulls", "rows", (self.groups, 1), bound=1.0, scale_bits=20)))
+        rows = (self.groups * n, d)
+        changes = ArraySpec("items", "rows", rows, self.bound, _SCALE_BITS, denominator="per_row", role="change")
+        members = ArraySpec("members", "rows", (self.groups, 1), bound=1.0, role="count")
+        pulls = ArraySpec("pulls", "rows", (self.groups, 1), bound=1.0, scale_bits=20, role="change")
+        return SumSpec((changes, members, pulls))
 
     def join(self, shared: Arrays, clients: Clients, rng: KeyedSource) -> Private | None:
         """The common first vector and network, and a group drawn from each client's own key."""

@@ -93,8 +93,10 @@ class PFedRec(Recommender):
             return None
         shape, bits = state.shared["items"].shape, _WEIGHT_BITS + _VECTOR_BITS
         bound = _WEIGHT_BOUND * _VECTOR_BOUND
-        changes = ArraySpec("items", "rank_one", shape, bound=bound, scale_bits=bits, denominator="count")
-        return SumSpec((changes, ArraySpec("weight", "dense", (1,), bound=1.0)))
+        changes = ArraySpec(
+            "items", "rank_one", shape, bound=bound, scale_bits=bits, denominator="count", role="change"
+        )
+        return SumSpec((changes, ArraySpec("weight", "dense", (1,), bound=1.0, role="count")))
 
     def join(self, shared: Arrays, clients: Clients, rng: KeyedSource) -> Private | None:
         """The common first head, and no own rows."""
