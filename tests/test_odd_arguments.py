@@ -61,6 +61,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Callable[
         "audit_run": (fr.audit_run, {"target": folder / "run", "attacks": ["exposure"]}),
         "compare": (fr.compare, {"data": split, "models": "popularity"}),
         "verify": (fr.verify, {"run": folder / "run"}),
+        "estimator": (fr.estimator, {"model": "ease"}),
         "evaluate": (fr.evaluate, {"model": model, "split": split}),
         "load_model": (fr.load_model, {"folder": folder / "run"}),
         "tune": (fr.tune, {"kind": fr.Popularity, "data": data, "grid": {"cohort": [1.0]}}),

@@ -43,6 +43,7 @@ _HOMES = {
     "audit_run": "fedrec.estimators.checks",
     "compare": "fedrec.estimators.checks",
     "verify": "fedrec.estimators.checks",
+    "estimator": "fedrec.estimators.estimator",
     "evaluate": "fedrec.estimators.estimator",
     "Federation": "fedrec.estimators.federations",
     "load_model": "fedrec.estimators.estimator",

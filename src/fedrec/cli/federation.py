@@ -20,6 +20,7 @@ from fedrec.cli.options import (
     Threads,
     agreed_items,
     build_plan,
+    named_model,
     split_list,
 )
 from fedrec.cli.output import Output, rows_table, seconds_in_words
@@ -170,7 +171,7 @@ def _day(end: datetime | None) -> str:
 def demo(
     nodes: Annotated[int, typer.Option("--nodes", min=1, max=20, help="How many.")] = 3,
     data: Annotated[str, typer.Option("--data", help="What is spread over the nodes.")] = "synthetic:users=2000",
-    model: Annotated[str, typer.Option("--model", help="See 'fedrec models'.")] = "ease",
+    model: Annotated[str, typer.Option("--model", callback=named_model, help="See 'fedrec models'.")] = "ease",
     set_: Set = None,
     split: Split = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,

@@ -25,6 +25,7 @@ from fedrec.cli.options import (
     TimeFormat,
     Where,
     data_settings,
+    named_model,
     split_list,
 )
 from fedrec.cli.output import Output, rows_table, seconds_in_words
@@ -74,7 +75,7 @@ def compare(
         data, columns, format, encoding, on_error, clean, header, time_format, decimal, where, kinds
     )
     changes = {"split": split, "evaluation.protocol": protocol, "evaluation.metrics": split_list(metrics)}
-    names = split_list(models) or []
+    names = [str(named_model(name)) for name in split_list(models) or []]
     if not names:
         raise InputError("--models names no model")
     chosen = _by_model(names, set_ or [])

@@ -79,8 +79,28 @@ Split = Annotated[
 ]
 Protocol = Annotated[str | None, typer.Option("--protocol", help="full, or sampled:99.")]
 Metrics = Annotated[str | None, typer.Option("--metrics", help="Such as ndcg@10,recall@20.")]
+
+
+def named_model(value: str | None) -> str | None:
+    """The name of a model, which may be given as the place of its class: file.py:Class or package.module:Class.
+
+    Raises:
+        PlanError: if there is no such class.
+    """
+    if value is None or ":" not in value:
+        return value
+    from fedrec.models.own import remember
+
+    return remember(value)
+
+
 ModelName = Annotated[
-    str | None, typer.Option("--model", help="popularity, ease, itemknn, mf, …; 'fedrec models' lists all.")
+    str | None,
+    typer.Option(
+        "--model",
+        callback=named_model,
+        help="popularity, ease, itemknn, mf, …; 'fedrec models' lists all. Or a class of your own: file.py:Class.",
+    ),
 ]
 PlanFile = Annotated[
     Path | None,

@@ -7,19 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from fedrec.cli.options import Json, Quiet
+from fedrec.cli.options import Json, Quiet, named_model
 from fedrec.cli.output import Output, rows_table
 from fedrec.errors import InputError
 
 __all__ = ["models", "plan"]
 
-Model = Annotated[str | None, typer.Argument(metavar="MODEL", help="Its name, such as ease.")]
+Model = Annotated[
+    str | None, typer.Argument(metavar="MODEL", callback=named_model, help="Its name, such as ease; or file.py:Class.")
+]
 
 
 def models(model: Model = None, json_: Json = False, quiet: Quiet = False) -> None:
     """List the models, or every hyperparameter of one: type, default, bounds, meaning."""
     from fedrec.federation.settings import settings_of, summary_of
-    from fedrec.models.registry import MODELS, model_class
+    from fedrec.models.registry import model_class, model_names
 
     output = Output(json_, quiet)
     if model is None:
@@ -28,7 +30,7 @@ def models(model: Model = None, json_: Json = False, quiet: Quiet = False) -> No
             column.justify = "left"
         about = [
             {"name": name, "about": summary_of(kind), "values": kind.use_of_values(), "weights": bool(kind.weighs)}
-            for name, kind in ((name, model_class(name)) for name in MODELS)
+            for name, kind in ((name, model_class(name)) for name in model_names())
         ]
         for one in about:
             table.add_row(str(one["name"]), "weights" if one["weights"] else "not used", str(one["about"]))

@@ -31,6 +31,8 @@ from fedrec.federation.coordinator import Progress
 from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run
 from fedrec.federation.values import values_remark
+from fedrec.models.base import Recommender
+from fedrec.models.own import register
 from fedrec.models.registry import MODELS, model_class
 from fedrec.progress import stage
 from fedrec.recommending.recommend import item_positions, list_length, similar_table
@@ -42,7 +44,7 @@ from fedrec.runs.predicting import predict_pairs
 from fedrec.runs.training import open_earlier, train_here, warmed
 from fedrec.runs.visitors import Unknown
 
-__all__ = ["Estimator", "evaluate", "load_model"]
+__all__ = ["Estimator", "estimator", "evaluate", "load_model"]
 
 Table = Any
 """A polars, pandas or Arrow table, a dict of columns, or `Interactions`."""
@@ -433,10 +435,28 @@ def load_model(
     return model
 
 
+def estimator(model: str | type[Recommender]) -> type[Estimator]:
+    """The estimator class of a model.
+
+    Args:
+        model: the name that plans use; or a class of your own, which this process then knows by its `name`.
+
+    Raises:
+        PlanError: if there is no such model, or the class is not a recommender.
+
+    Example:
+        >>> estimator("ease")(reg=200.0)
+        EASE(reg=200.0, alpha=0.0, rank=None, passes=2)
+    """
+    check_arguments(estimator, locals())
+    if isinstance(model, str):
+        return _estimator(model_class(model))
+    register(model)
+    return _estimator(model)
+
+
 @functools.cache
-def estimator(name: str) -> type[Estimator]:
-    """The estimator class of a model by the name that plans use."""
-    recommender = model_class(name)
+def _estimator(recommender: type[Recommender]) -> type[Estimator]:
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [
         inspect.Parameter(key, keyword, default=field.get_default(), annotation=field.annotation)
@@ -451,7 +471,7 @@ def estimator(name: str) -> type[Estimator]:
         "__doc__": recommender.__doc__,
         "__module__": __name__,
         "__signature__": inspect.Signature([*parameters, *shared]),
-        "model_name": name,
+        "model_name": recommender.name,
     }
     return type(recommender.__name__, (Estimator,), members)
 

@@ -38,7 +38,7 @@ from fedrec.federation.item_floor import ItemFloor
 from fedrec.federation.partial_rows import check_rows
 from fedrec.models.base import Recommender
 from fedrec.models.outline import first_sum
-from fedrec.models.registry import MODELS, build_model, explain, foremost, model_class, models_where
+from fedrec.models.registry import build_model, explain, foremost, is_known, model_class, models_where
 from fedrec.privacy.terms import Privacy
 
 __all__ = ["EvaluationPlan", "Plan", "WarmStart"]
@@ -171,7 +171,7 @@ class Plan(_Part):
     def _measured(cls, value: Any) -> Any:
         """Metrics that fit the model, where none are named."""
         name = _model_name(value)
-        if name in MODELS and isinstance(asked := value.get("evaluation", {}), dict) and "metrics" not in asked:
+        if is_known(name) and isinstance(asked := value.get("evaluation", {}), dict) and "metrics" not in asked:
             metrics = default_metrics(model_class(name).reads_ratings)
             return value | {"evaluation": asked | {"metrics": metrics}} if metrics != DEFAULT_METRICS else value
         return value

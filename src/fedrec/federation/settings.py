@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from fedrec.evaluation.metrics import default_metrics
 from fedrec.federation.plan import Plan
-from fedrec.models.registry import MODELS, model_class
+from fedrec.models.registry import model_class, model_names
 
 __all__ = ["Setting", "commented_plan", "plan_schema", "settings_of", "summary_of"]
 
@@ -134,7 +134,7 @@ def plan_schema() -> dict[str, Any]:
     for name, kind in kinds.items():
         _describe(schema if name == "Plan" else schema["$defs"].get(name, {}), kind)
     choices: list[dict[str, Any]] = []
-    for name in MODELS:
+    for name in model_names():
         kind = model_class(name)
         own = kind.model_json_schema()
         _describe(own, kind)

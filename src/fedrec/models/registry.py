@@ -12,8 +12,9 @@ from pydantic_core import ErrorDetails
 
 from fedrec.errors import PlanError, suggestion
 from fedrec.models.base import Recommender
+from fedrec.models.own import VARIABLE, own_models
 
-__all__ = ["MODELS", "build_model", "meant", "model_class", "models_where"]
+__all__ = ["MODELS", "build_model", "is_known", "meant", "model_class", "model_names", "models_where"]
 
 MODELS = {
     "biased-mf": "fedrec.models.factors.biased_mf:BiasedMF",
@@ -61,11 +62,37 @@ def model_class(name: str) -> type[Recommender]:
     Raises:
         PlanError: for an unknown name.
     """
-    if name not in MODELS:
-        raise PlanError(f"model {name!r} is not known{suggestion(name, MODELS)}")
-    module, _, attribute = MODELS[name].partition(":")
-    found: type[Recommender] = getattr(importlib.import_module(module), attribute)
-    return found
+    if name in MODELS:
+        module, _, attribute = MODELS[name].partition(":")
+        kind: type[Recommender] = getattr(importlib.import_module(module), attribute)
+        return kind
+    models = own_models()
+    if name not in models:
+        raise PlanError(
+            f"model {name!r} is not known{suggestion(name, [*MODELS, *models])}. A model of your own comes with an "
+            f"installed package, or from a file that {VARIABLE}=file.py:Class names"
+        )
+    kind = models[name].load()
+    if kind.name != name:
+        raise PlanError(f"the model of {models[name].origin} calls itself {kind.name!r}, not {name!r}; make them equal")
+    return kind
+
+
+def is_known(name: object) -> bool:
+    """Whether a model has this name."""
+    return isinstance(name, str) and (name in MODELS or name in own_models())
+
+
+def model_names() -> list[str]:
+    """Names of all models: fedrec's own, then those that packages and the environment bring.
+
+    Raises:
+        PlanError: if one of these has the name of one of fedrec's own.
+    """
+    models = own_models()
+    for name in models.keys() & MODELS.keys():
+        raise PlanError(f"{models[name].origin} brings a model {name!r}, and fedrec has one of that name; rename it")
+    return [*MODELS, *sorted(models)]
 
 
 def build_model(name: str, settings: Mapping[str, Any]) -> Recommender:

@@ -18,7 +18,7 @@ from fedrec.data.cleaning import Cleaning
 from fedrec.documents import MOST_SETTINGS, parse_toml, read_file
 from fedrec.errors import DamagedError, InputError, PlanError, suggestion
 from fedrec.federation.data_plan import DataPlan
-from fedrec.models.registry import MODELS, explain, foremost
+from fedrec.models.registry import explain, foremost, model_names
 from fedrec.owner.limits import ResourceLimits
 from fedrec.owner.node_names import check_node_name
 from fedrec.owner.paths import place_at, source_at
@@ -115,8 +115,8 @@ class Policy(_Part):
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name not in MODELS:
-                raise PlanError(f"policy.models: model {name!r} is not known{suggestion(name, MODELS)}")
+            if name not in (names := model_names()):
+                raise PlanError(f"policy.models: model {name!r} is not known{suggestion(name, names)}")
         return value
 
     @model_validator(mode="after")

@@ -1,0 +1,138 @@
+"""Models that fedrec does not bring itself: those of installed packages, of files that the environment names, and of
+this process.
+
+Nothing here is loaded before a name is asked for that fedrec's own models do not have. A plan names a model and never
+code: which code a name stands for is decided by who installed the package, or set the variable, on that machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from fedrec.errors import PlanError
+from fedrec.models.base import Recommender
+
+__all__ = ["GROUP", "VARIABLE", "class_from", "own_models", "register", "remember"]
+
+GROUP = "fedrec.models"
+"""Group of entry points by which an installed package brings models: name = module:class."""
+VARIABLE = "FEDREC_MODELS"
+"""Environment variable that names further models, with commas: `folder/file.py:Class` or `package.module:Class`."""
+_registered: dict[str, type[Recommender]] = {}
+
+
+@dataclass(frozen=True)
+class Own:
+    """A model by where it comes from.
+
+    Args:
+        origin: for messages.
+        load: gives its class.
+    """
+
+    origin: str
+    load: Callable[[], type[Recommender]]
+
+
+def own_models() -> dict[str, Own]:
+    """Models that are not fedrec's own, by name.
+
+    Raises:
+        PlanError: if two of them have one name, or one that `FEDREC_MODELS` names cannot be loaded.
+    """
+    models = {name: Own("this process", lambda kind=kind: kind) for name, kind in _registered.items()}  # type: ignore[misc]
+    for entry in entry_points(group=GROUP):
+        package = f"package {entry.dist.name} {entry.dist.version}" if entry.dist is not None else "a package"
+        _put(models, entry.name, Own(package, lambda value=entry.value, by=package: _loaded(value, by)))  # type: ignore[misc]
+    for home in filter(None, (part.strip() for part in os.environ.get(VARIABLE, "").split(","))):
+        kind = class_from(home)
+        if _registered.get(kind.name) is not kind:
+            _put(models, kind.name, Own(f"{VARIABLE}={home}", lambda kind=kind: kind))  # type: ignore[misc]
+    return models
+
+
+def _put(models: dict[str, Own], name: str, model: Own) -> None:
+    if name in models:
+        raise PlanError(
+            f"two models are called {name!r}: one of {models[name].origin}, one of {model.origin}. Rename one of them, "
+            "or take one away"
+        )
+    models[name] = model
+
+
+def register(kind: type[Recommender]) -> None:
+    """Make a class known to this process under its `name`.
+
+    Raises:
+        PlanError: if it is not a recommender, or another class has the name.
+    """
+    _check(kind, getattr(kind, "__qualname__", repr(kind)))
+    earlier = _registered.setdefault(kind.name, kind)
+    if earlier is not kind and (earlier.__module__, earlier.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise PlanError(f"model {kind.name!r} is {earlier.__module__}.{earlier.__qualname__} already; rename this one")
+    _registered[kind.name] = kind
+
+
+def class_from(home: str) -> type[Recommender]:
+    """The class that `folder/file.py:Class` or `package.module:Class` names; a file is run once in a process.
+
+    Raises:
+        PlanError: if there is no such class, its code fails, or it is not a recommender.
+    """
+    return _loaded(home, home)
+
+
+def remember(home: str) -> str:
+    """Load the class that `home` names, keep it known to this process and the processes that it starts, and give its
+    name."""
+    place, _, attribute = home.rpartition(":")
+    lasting = f"{Path(place).resolve()}:{attribute}" if place.endswith(".py") else home
+    kind = class_from(lasting)
+    homes = [part for part in os.environ.get(VARIABLE, "").split(",") if part and part != lasting]
+    os.environ[VARIABLE] = ",".join([*homes, lasting])
+    return kind.name
+
+
+def _loaded(home: str, origin: str) -> type[Recommender]:
+    place, colon, attribute = home.rpartition(":")
+    if not colon or not place or not attribute:
+        raise PlanError(f"{home!r} names no class; write folder/file.py:Class or package.module:Class")
+    try:
+        module = _of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        kind = getattr(module, attribute)
+    except Exception as error:
+        raise PlanError(f"the model of {origin} cannot be loaded: {type(error).__name__}: {error}") from error
+    _check(kind, origin)
+    checked: type[Recommender] = kind
+    return checked
+
+
+def _of_file(path: Path) -> object:
+    place = path.resolve()
+    name = f"{place.stem}_{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, place)
+        assert spec is not None, "a path that ends in .py has a loader"
+        assert spec.loader is not None
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+def _check(kind: object, origin: str) -> None:
+    if not (isinstance(kind, type) and issubclass(kind, Recommender)):
+        raise PlanError(f"the model of {origin} is not a class derived from fedrec.models.base.Recommender")
+    if not isinstance(getattr(kind, "name", None), str):
+        raise PlanError(f'the model of {origin} has no name; give its class name: ClassVar[str] = "…"')
