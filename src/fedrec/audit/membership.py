@@ -44,7 +44,7 @@ def membership(plan: Plan, chance: Chance = SYSTEM, seed: int = 0) -> Finding:
         terms = terms.model_copy(
             update={"users": None, "delta": min(terms.delta, 0.1 / _USERS), "noise_multiplier": None}
         )
-    changes = {"data": {"source": "memory"}, "split": "none", "catalog": None, "n_max": None}
+    changes = {"data": {"source": "memory"}, "split": "none", "catalog": None, "features": None, "n_max": None}
     made = Plan.make({**plan.model_dump(), **changes, "privacy": None if terms is None else terms.model_dump()})
     observed = observe(made, everyone.take_users(members), "0" * 64, chance)
     clients = Clients.of(everyone, np.arange(_USERS, dtype=np.uint64))

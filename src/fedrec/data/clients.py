@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import polars as pl
 
 from fedrec.data.interactions import Interactions, rows_of
 from fedrec.errors import InputError
@@ -20,7 +21,7 @@ class Clients:
 
     Args:
         indptr: [clients + 1] int64; client `c` owns rows `indptr[c]:indptr[c + 1]`, oldest first.
-        items: [rows] int32 positions in the catalog, distinct within a client.
+        items: [rows] int32 positions in the catalog, distinct within a client unless the model reads repeats.
         values: [rows] float32: weights of the interactions where the plan has `weights`; `None` for 1 everywhere.
         times: [rows] float64 seconds, or `None` where only the order is known.
         keys: [clients] uint64, keyed hash of the user id.
@@ -28,6 +29,7 @@ class Clients:
         excluded_indptr: [clients + 1] int64 and
         excluded_items: [excluded] int32: items that negatives must avoid besides the history. Empty unless a cap left
             out a part of the history, or the plan says `negatives: paper-leaky`.
+        features: a row for each client with what is known of it, without its id; `None` unless the model reads it.
     """
 
     indptr: np.ndarray
@@ -38,8 +40,11 @@ class Clients:
     n_items: int
     excluded_indptr: np.ndarray
     excluded_items: np.ndarray
+    features: pl.DataFrame | None = None
 
     def __post_init__(self) -> None:
+        if self.features is not None and self.features.height != len(self.keys):
+            raise InputError(f"{self.features.height} rows of features for {len(self.keys)} clients")
         for indptr, items in ((self.indptr, self.items), (self.excluded_indptr, self.excluded_items)):
             bounds = indptr.shape == (len(self.keys) + 1,) and indptr[0] >= 0 and indptr[-1] <= len(items)
             if not bounds or (np.diff(indptr) < 0).any():
@@ -56,7 +61,15 @@ class Clients:
         else:
             excluded_indptr, excluded_items = excluded.indptr, excluded.items
         return cls(
-            data.indptr, data.items, data.values, data.times, keys, data.n_items, excluded_indptr, excluded_items
+            data.indptr,
+            data.items,
+            data.values,
+            data.times,
+            keys,
+            data.n_items,
+            excluded_indptr,
+            excluded_items,
+            data.user_features,
         )
 
     def __len__(self) -> int:
@@ -105,6 +118,7 @@ class Clients:
             keys=self.keys[positions],
             excluded_indptr=offsets(self.excluded_indptr[positions + 1] - self.excluded_indptr[positions]),
             excluded_items=self.excluded_items[excluded],
+            features=None if self.features is None else self.features[np.asarray(positions).tolist()],
         )
 
     def where(self, keep: np.ndarray) -> Clients:

@@ -147,6 +147,10 @@ class Interactions:
         """The same interactions, all of which count once."""
         return self if self.values is None else replace(self, values=None)
 
+    def without_user_features(self) -> Interactions:
+        """The same interactions of users of whom nothing else is said."""
+        return self if self.user_features is None else replace(self, user_features=None)
+
     def take_users(self, positions: np.ndarray) -> Interactions:
         """Only the users at `positions` (ascending), with their rows; the catalog stays as it is."""
         positions = np.asarray(positions, dtype=np.int64)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -94,6 +94,15 @@ class Split:
             return chosen
         keep = np.isin(_pairs(self.every), _pairs(chosen))
         return self.every.where(keep)
+
+    def with_parts(self) -> Interactions:
+        """All interactions, repeats included, each with the part of its pair."""
+        if self.every is None:
+            return replace(self.data, part=self.part)
+        pairs = _pairs(self.data)
+        order = np.argsort(pairs)
+        places = order[np.searchsorted(pairs, _pairs(self.every), sorter=order)]
+        return replace(self.every, part=self.part[places])
 
     def relevant(self, part: str) -> Interactions:
         """What is to be found in `part` (`valid` or `test`)."""

@@ -191,7 +191,10 @@ def _plans(models: Any) -> list[Plan]:
                     "fr.clean(data, …)[0], and leave data.cleaning out of the estimators' plans"
                 )
             plans.append(
-                Plan.make(model.plan.model_dump() | {"n_max": None, "catalog": None, "data": _memory(model.plan)})
+                Plan.make(
+                    model.plan.model_dump()
+                    | {"n_max": None, "catalog": None, "features": None, "data": _memory(model.plan)}
+                )
             )
         elif isinstance(model, type) and issubclass(model, Estimator):
             plans.append(model().plan)

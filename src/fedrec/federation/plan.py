@@ -37,14 +37,14 @@ from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.item_floor import ItemFloor
 from fedrec.federation.partial_rows import check_rows
 from fedrec.models.base import Recommender
-from fedrec.models.outline import first_sum, is_additive, keeps_rows
+from fedrec.models.outline import first_sum, is_additive, keeps_rows, reads_item_features
 from fedrec.models.registry import build_model, explain, foremost, is_known, model_class, models_where
 from fedrec.models.values import weighted
 from fedrec.privacy.terms import Privacy
 
 __all__ = ["EvaluationPlan", "Plan", "WarmStart"]
 
-_UNSAID = ("weights", "reproducible")
+_UNSAID = ("weights", "reproducible", "features")
 """Keys of a plan that are written only where they say something: plans of earlier versions keep their digests."""
 
 
@@ -123,7 +123,9 @@ class Plan(_Part):
         reproducible: the same bits on any number of threads; `false` lets the coordinator solve on all of them, for
             the same model to rounding: faster for many items where cores are free.
         n_max: most clients a sum may hold; filled in by the first run.
-        catalog: digest of the catalog; filled in by the first run.
+        catalog: digest of the catalog's items; filled in by the first run.
+        features: digest of what the catalog says of the items; filled in by the first run of a model that learns from
+            it.
         min_clients: a sum over fewer clients leaves a node only masked.
         warm_start: a finished run to go on from: its folder, or `{run: FOLDER, digest: …}`.
         keep_sums: keep the sums of `ease`, `itemknn` or `popularity` with the coordinator, so that a later run can add
@@ -149,6 +151,7 @@ class Plan(_Part):
     reproducible: bool = True
     n_max: int | None = Field(default=None, ge=1, lt=2**48)
     catalog: str | None = None
+    features: str | None = None
     min_clients: int = Field(default=32, ge=1)
     warm_start: WarmStart | None = None
     keep_sums: bool = False
@@ -316,13 +319,8 @@ class Plan(_Part):
         Raises:
             PlanError: if the plan was resolved for other data.
         """
-        for name, mine, theirs in (
-            ("data", self.data.digest, digest),
-            ("catalog", self.catalog, data.catalog.digest),
-        ):
-            if mine is not None and mine != theirs:
-                raise PlanError(f"plan: the {name} is not the one this plan was made for (digest {theirs[:12]}…, "
-                                f"expected {mine[:12]}…). Restore it, or remove the digest to start anew")  # fmt: skip
+        _check_pin("data", self.data.digest, digest)
+        pins = self._pins(data.catalog)
         if data.n_users == 0 or len(data) == 0:
             raise PlanError(f"plan: data {self.data.source!r} has no interactions left to train on")
         users = data.n_users if self.privacy is None else self.privacy.users or data.n_users
@@ -343,7 +341,7 @@ class Plan(_Part):
             "data": self.data.model_copy(update={"digest": digest}),
             "split": str(SplitMethod.parse(self.split).resolve(data)),
             "model": {"name": self.model["name"], **public.build_model().model_dump(mode="json")},
-            "catalog": data.catalog.digest,
+            **pins,
             "n_max": n_max,
             "cohort": self.cohort if self.cohort <= 1 else min(1.0, self.cohort / users),
         }
@@ -355,11 +353,7 @@ class Plan(_Part):
         Raises:
             PlanError: if the plan was resolved for another catalog, or names what only all data together can tell.
         """
-        if self.catalog not in (None, catalog.digest):
-            raise PlanError(
-                f"plan: the catalog is not the one this plan was made for (digest {catalog.digest[:12]}…, expected "
-                f"{str(self.catalog)[:12]}…). Restore it, or remove the digest to start anew"
-            )
+        pins = self._pins(catalog)
         method = SplitMethod.parse(self.split)
         users = None if self.privacy is None else self.privacy.users
         for reason, found in {
@@ -383,11 +377,34 @@ class Plan(_Part):
         most = self.n_max or max(n_max, users or 0)
         changes: dict[str, Any] = {
             "model": {"name": self.model["name"], **self.build_model().model_dump(mode="json")},
-            "catalog": catalog.digest,
+            **pins,
             "n_max": most,
             "cohort": self.cohort if self.cohort <= 1 else min(1.0, self.cohort / (users or most)),
         }
         return self.model_copy(update=changes).with_noise()
+
+    def _pins(self, catalog: Catalog) -> dict[str, str | None]:
+        """Digests of the catalog: of its items, and of what it says of them where the model learns from that.
+
+        Raises:
+            PlanError: if the plan was made for another catalog.
+        """
+        reads = reads_item_features(self.build_model())
+        pins = {"catalog": catalog.digest, "features": catalog.features_digest if reads else None}
+        _check_pin("catalog", self.catalog, pins["catalog"])
+        _check_pin("features of the catalog", self.features, pins["features"])
+        return pins
+
+    def check_catalog(self, catalog: Catalog) -> None:
+        """Hold a catalog to a plan that was resolved.
+
+        Raises:
+            PlanError: if it is not the one that the plan was made for.
+        """
+        pins = self._pins(catalog)
+        for key in ("catalog", "features"):
+            if getattr(self, key) != pins[key]:
+                raise PlanError(f"plan: {key} is missing; fill in {pins[key]}")
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -428,6 +445,14 @@ class Plan(_Part):
     def read(cls, path: Path) -> Plan:
         """Read a plan from a YAML file."""
         return cls.make(read_settings(path), str(path))
+
+
+def _check_pin(what: str, pinned: str | None, digest: str | None) -> None:
+    if pinned is not None and pinned != digest:
+        raise PlanError(
+            f"plan: the {what} is not the one this plan was made for (digest {(digest or 'none')[:12]}…, expected "
+            f"{pinned[:12]}…). Restore it, or remove the digest to start anew"
+        )
 
 
 def read_settings(path: Path) -> Any:

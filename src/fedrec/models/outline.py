@@ -8,7 +8,7 @@ from fedrec.aggregation.specs import SumSpec
 from fedrec.models.base import Recommender
 from fedrec.models.shapes import Shape
 
-__all__ = ["first_sum", "is_additive", "keeps_rows"]
+__all__ = ["first_sum", "is_additive", "keeps_rows", "reads_item_features"]
 
 _ITEMS = 8
 
@@ -41,6 +41,16 @@ def is_additive(model: Recommender) -> bool:
 def keeps_rows(model: Recommender) -> bool:
     """Whether nodes keep private arrays of each client from round to round."""
     return bool(model.shapes(_ITEMS).rows)
+
+
+def reads_item_features(model: Recommender) -> bool:
+    """Whether a model learns from what the catalog says of the items; a plan then pins that too.
+
+    >>> from fedrec.models.linear.ease import EASE
+    >>> reads_item_features(EASE())
+    False
+    """
+    return type(model).public is not Recommender.public
 
 
 def _lengths(shape: Shape) -> tuple[int, ...]:

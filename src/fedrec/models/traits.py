@@ -7,9 +7,10 @@ from typing import Literal
 
 __all__ = ["Cost", "Reads", "Traits"]
 
-Reads = Literal["items", "times", "values"]
-"""What there is to read of clients: which items they have, oldest first; when (`Clients.times`); and the values of
-interactions as they are, as ratings (`Clients.values`)."""
+Reads = Literal["items", "times", "values", "repeats", "user_features"]
+"""What there is to read of clients: which items they have, oldest first; when (`Clients.times`); the values of
+interactions as they are, as ratings (`Clients.values`); every row of an item that a client took more than once, where
+the plan keeps repeats (`data.cleaning.repeats: keep`); and what is known of the client (`Clients.features`)."""
 
 
 @dataclass(frozen=True)

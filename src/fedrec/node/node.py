@@ -110,7 +110,7 @@ class Node:
         self.weights = weights
         self._seen = seen = _as_read(split, model, weights)
         held_out = seen.data.where((seen.part != TRAIN) & (seen.part != HISTORY)) if leaky else None
-        self.clients = Clients.of(seen.train, self.keys, held_out)
+        self.clients = Clients.of(seen.repeated(seen.train), self.keys, held_out)
         self.met = self.clients.lengths > 0
         self.active = np.flatnonzero(self.met)
         self._cost = model.cost(split.data.n_items)
@@ -136,7 +136,7 @@ class Node:
     @property
     def known(self) -> Interactions:
         """All interactions of the node as the model reads them."""
-        return self._seen.data
+        return self._seen.repeated(self._seen.data)
 
     def contribute(self, call: RoundCall) -> Sum:
         """The node's sum for a round. Asking twice gives the same sum and changes nothing.
@@ -210,7 +210,7 @@ class Node:
     def evaluate(self, call: EvaluationCall) -> Sum:
         """Metrics of the node's users as a sum; over nobody where fewer than the owner's floor would be in it."""
         relevant = self._held_out(call.part)
-        history = self._seen.history(call.part)
+        history = self._histories(call.part)
         total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max))
         scale = rating_scale(self.model) if any(metric.of_ratings for metric in call.metrics) else None
         if relevant.values is None and len(relevant) and any(metric.graded for metric in call.metrics):
@@ -228,6 +228,10 @@ class Node:
             result = user_metrics(scores, history_lists, wanted, touched, call.metrics, call.protocol, values)
             add_metrics(total, result, errors)
         return self._held_back(total)
+
+    def _histories(self, part: Part) -> Interactions:
+        """What the model reads of each user when a part is predicted."""
+        return self._seen.repeated(self._seen.history(part))
 
     def everyone(self) -> Clients:
         """All users with all that the node knows of them."""
@@ -251,7 +255,7 @@ class Node:
 
         Ratings that are held out for test are not read.
         """
-        for chosen, _, scores in self._scores(shared, committed, self._seen.history("test"), positions):
+        for chosen, _, scores in self._scores(shared, committed, self._histories("test"), positions):
             yield chosen, scores
 
     def _mask(self, shared: Arrays, scores: np.ndarray) -> None:
@@ -438,17 +442,26 @@ class Node:
 
 
 def _as_read(split: Split, model: Recommender, weights: Weights | None) -> Split:
-    """The split as the model reads it: without times it does not read, with weights instead of values, if any, or with
+    """The split as the model reads it: without what it does not read, with weights instead of values, if any, or with
     ratings.
 
     Interactions for training that weigh nothing become history: nothing is learned from them, and they are not
     recommended.
     """
-    data = split.data if "times" in model.traits.reads else split.data.without_times()
-    data, part = _values_read(data, model, weights), split.part
+    data, part = _rows_read(split.data, model, weights), split.part
     if weights is not None and data.values is not None and (nothing := (data.values == 0) & (part == TRAIN)).any():
         part = np.where(nothing, np.int8(HISTORY), part)
-    return replace(split, data=data, part=part)
+    every = split.every if "repeats" in model.traits.reads else None
+    return replace(split, data=data, part=part, every=None if every is None else _rows_read(every, model, weights))
+
+
+def _rows_read(data: Interactions, model: Recommender, weights: Weights | None) -> Interactions:
+    """Interactions with what the model reads of them: times, values, features of users."""
+    if "times" not in model.traits.reads:
+        data = data.without_times()
+    if "user_features" not in model.traits.reads:
+        data = data.without_user_features()
+    return _values_read(data, model, weights)
 
 
 def _values_read(data: Interactions, model: Recommender, weights: Weights | None) -> Interactions:
@@ -496,4 +509,4 @@ def refitted(split: Split) -> Split:
     """The same split with the validation part moved into train."""
     part = split.part.copy()
     part[part == VALID] = TRAIN
-    return Split(split.data, part, f"{split.method}, refitted", split.merged)
+    return Split(split.data, part, f"{split.method}, refitted", split.merged, split.every)

@@ -191,8 +191,7 @@ def open_run_here(
     """
     plan = offer.plan
     catalog = Catalog.from_json_lines(offer.catalog, "the offered catalog")
-    if catalog.digest != plan.catalog:
-        raise PlanError("the offered catalog is not the one that the plan names")
+    plan.check_catalog(catalog)
     config.limits.check_model(plan.build_model(), len(catalog))
     data, digest = _load(config, plan, catalog, folder)
     least = max(config.policy.min_clients, plan.min_clients)

@@ -160,6 +160,11 @@ def _what(config: NodeConfig, plan: Plan) -> list[str]:
             f"policy.catalogs: the plan's catalog {(plan.catalog or 'none')[:12]} is none of the "
             f"{len(policy.catalogs)} that are allowed. Ask with the catalog that was agreed on"
         )
+    if policy.catalogs and plan.features is not None and plan.features not in policy.catalogs:
+        found.append(
+            "policy.catalogs: the plan's model learns from what the catalog says of the items, and the digest of that, "
+            f"{plan.features}, is not allowed. Read what the catalog says, then add the digest"
+        )
     if policy.most_clients is not None and (plan.n_max or 0) < policy.most_clients:
         found.append(
             f"policy.most_clients: the plan says that there are {plan.n_max} clients at most over all nodes; "

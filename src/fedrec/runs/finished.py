@@ -210,8 +210,9 @@ class OpenedRun:
 
     def with_visitors(self, visitors: Interactions) -> Node:
         """A node of users to be folded in from their history alone, whatever their ids; repeats are merged."""
-        visitors, merged = distinct(visitors)
-        split = Split(visitors, np.full(len(visitors), HISTORY, dtype=np.int8), "history", merged)
+        each, merged = distinct(visitors)
+        part = np.full(len(each), HISTORY, dtype=np.int8)
+        split = Split(each, part, "history", merged, visitors if merged else None)
         return LocalEngine.of_split(split, self.plan.model_copy(update={"refit": False})).nodes[0]
 
     def similarity(self, items: np.ndarray) -> np.ndarray:
@@ -263,7 +264,8 @@ class OpenedRun:
             replace_file(folder / "plan.yaml", plan.to_yaml().encode())
             save_shared(folder / "model", self.model, self.trained.state, self.trained.round, catalog, plan)
             assert data.part is not None
-            node = LocalEngine.of_split(Split(data, data.part, "given"), plan, folder / "private").nodes[0]
+            split = SplitMethod("given").apply(data, KeyedSource.from_seed(0))
+            node = LocalEngine.of_split(split, plan, folder / "private").nodes[0]
             rows = self._rows_of(data)
             if rows is not None:
                 node.adopt(rows, self.trained.round)
@@ -293,11 +295,12 @@ class OpenedRun:
     def _own_plan(self) -> Plan:
         """The plan with which this is saved, not yet resolved: of its own interactions, as they were split."""
         source = {"source": KEPT}
-        return Plan.make(self.plan.model_dump() | {"data": source, "split": "given", "refit": False, "catalog": None})
+        anew = {"data": source, "split": "given", "refit": False, "catalog": None, "features": None}
+        return Plan.make(self.plan.model_dump() | anew)
 
     def _history(self) -> pl.DataFrame:
         """All interactions with their parts, by user."""
-        parts = [replace(node.data, part=node.split.part).to_frame() for node in self.engine.nodes]
+        parts = [node.split.with_parts().to_frame() for node in self.engine.nodes]
         return pl.concat(parts).sort("user_id", maintain_order=True)
 
     def _rows_of(self, data: Interactions) -> Private | None:

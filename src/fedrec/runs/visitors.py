@@ -98,7 +98,7 @@ class Visitors:
     def cleaned(self, cleaning: Cleaning) -> Visitors:
         """Visitors whose history is cleaned as that of the trained users was, as far as it looks at one user alone:
         repeats are merged, and ratings out of bounds left out, with a warning that counts them."""
-        data, _ = distinct(self.data, cleaning.repeats)
+        data = self.data if cleaning.repeats == "keep" else distinct(self.data, cleaning.repeats)[0]
         keep = within_bounds(data, cleaning)
         if keep.all():
             return Visitors(data, self.lost)
