@@ -5,7 +5,7 @@ from typing import ClassVar
 import pytest
 
 from fedrec.aggregation.specs import ArraySpec, SumSpec
-from fedrec.models.base import State
+from fedrec.models.base import Arrays
 from fedrec.models.linear.popularity import Popularity
 from fedrec.models.registry import MODELS
 
@@ -15,9 +15,9 @@ class PooledPopularity(Popularity):
 
     name: ClassVar[str] = "pooled-popularity"
 
-    def spec(self, state: State, round: int) -> SumSpec | None:
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Item counts, pooled."""
-        shape = (len(state.shared["counts"]), 1)
+        shape = (len(shared["counts"]), 1)
         return None if round else SumSpec((ArraySpec("counts", "rank_one", shape, bound=1.0, pooled=True),))
 
 

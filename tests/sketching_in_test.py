@@ -15,6 +15,7 @@ from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
 from fedrec.evaluation.ranks import user_metrics
+from fedrec.models.base import Given
 
 SOURCE = KeyedSource.from_seed(0)
 
@@ -41,22 +42,22 @@ def long_tail(users, items, seed=0):
 
 def one_round(model, state, clients, round, parts=None, chunk=None):
     """The sum of a round; `parts` are nodes, and each adds its clients `chunk` at a time."""
-    spec = model.spec(state, round).fit(1 << max(13, len(clients).bit_length()))
+    spec = model.spec(state.shared, round).fit(1 << max(13, len(clients).bit_length()))
     total = Sum.zeros(spec, round)
     for positions in parts or [np.arange(len(clients))]:
         node = Sum.zeros(spec, round)
         for start in range(0, len(positions), chunk or len(positions)):
             some = clients.take(np.asarray(positions[start : start + (chunk or len(positions))], dtype=np.int64))
-            node.add(model.contribute(state.shared, None, some, round, SOURCE)[0])
+            node.add(model.contribute(Given(round, state.shared, {}, SOURCE), some, None)[0])
         total.merge(node)
     return total
 
 
 def train(model, clients, parts=None, chunk=None, watch=lambda round, state, total: None):
     """The final state; `watch` sees every round's state and sum before the step."""
-    state = model.start(Catalog(Identifiers.of(list(range(clients.n_items)))), SOURCE)
+    state = model.start(Catalog(Identifiers.of(list(range(clients.n_items)))), {}, SOURCE)
     round = 0
-    while model.spec(state, round) is not None:
+    while model.spec(state.shared, round) is not None:
         total = one_round(model, state, clients, round, parts, chunk)
         watch(round, state, total)
         state = model.step(state, total, round)
@@ -94,7 +95,7 @@ def measured(model, split, metrics, protocol):
         clients = everyone.take(chosen)
         wanted, touched = split.test.take_users(chosen), split.data.take_users(chosen)
         result = user_metrics(
-            model.score(state.shared, None, clients),
+            model.score(Given.to_score(state.shared, {}), clients, None),
             (clients.indptr, clients.items),
             (wanted.indptr, wanted.items),
             (touched.indptr, touched.items),

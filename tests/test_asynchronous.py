@@ -35,7 +35,7 @@ from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.versions import Standing, check_versions
 from fedrec.kernels.threads import limit_threads
-from fedrec.models.base import State
+from fedrec.models.base import Given, State
 from fedrec.node.node import Node
 from fedrec.record.ledger import Ledger, rooted_line
 from fedrec.record.merkle import Tree
@@ -91,8 +91,8 @@ def test_steps_are_shorter_where_a_mean_over_fewer_would_be_as_long() -> None:
     found = {}
     for chosen in STEPPING:
         coordinator, _ = in_memory(plan(chosen))
-        state = coordinator.model.start(coordinator.catalog, KeyedSource.from_seed(0))
-        spec = coordinator.model.spec(state, 0)
+        state = coordinator.model.start(coordinator.catalog, {}, KeyedSource.from_seed(0))
+        spec = coordinator.model.spec(state.shared, 0)
         assert spec is not None
         found[chosen] = terms.step_of(spec, 0.25)
         assert Asynchronous(buffer=2, step=0.7).step_of(spec, 0.25) == 0.7
@@ -112,8 +112,8 @@ def test_every_client_moves_the_model_as_far_as_in_rounds_of_all() -> None:
     model = resolved.build_model()
     coordinator = Coordinator(model, data.catalog, engine, Run(resolved, None), engine.has_valid)
     assert coordinator.buffering is not None
-    first = model.start(data.catalog, KeyedSource.from_seed(resolved.seed).child("start"))
-    spec = model.spec(first, 0)
+    first = model.start(data.catalog, {}, KeyedSource.from_seed(resolved.seed).child("start"))
+    spec = model.spec(first.shared, 0)
     assert spec is not None
     call = RoundCall(0, -1, first.shared, spec.fit(1024), 1.0)
     whole = model.step(first, merged(call.spec, engine.contribute(call), 0), 0).shared["items"] - first.shared["items"]
@@ -277,14 +277,14 @@ def test_the_ledger_alone_tells_how_the_model_was_made(terms: dict[str, Any], tm
     data = fr.load_data(DATA)
     resolved = Plan.read(tmp_path / "run" / "plan.yaml")
     model, nodes = resolved.build_model(), {node.name: node for node in LocalEngine.build(data, resolved, 4).nodes}
-    state: State = model.start(data.catalog, KeyedSource.from_seed(resolved.seed).child("start"))
+    state: State = model.start(data.catalog, {}, KeyedSource.from_seed(resolved.seed).child("start"))
     versions, last = [state.shared], dict.fromkeys(nodes, -1)
     sizes: dict[str, int] = {}
     late: dict[str, int] = {}
     lines = Ledger(tmp_path / "run" / "ledger.jsonl", rooted=True).of_kind("round")
     assert resolved.asynchronous is not None
     for line in lines:
-        spec = model.spec(state, line["round"])
+        spec = model.spec(state.shared, line["round"])
         assert spec is not None
         total = Sum.zeros(spec.fit(resolved.n_max or 0), line["round"])
         for part in line["parts"]:
@@ -347,7 +347,7 @@ def test_sums_that_are_too_stale_leave_no_trace_but_in_the_ledger(tmp_path: Path
     assert verdict.receipts == said["sums"] + said["late"]
     opened = fr.load_model(tmp_path / "run").opened
     for node in opened.engine.nodes:
-        first = opened.model.join(opened.trained.state.shared, node.clients, node.source.child("join"))
+        first = opened.model.join(Given(-1, opened.trained.state.shared, {}, node.source.child("join")), node.clients)
         rows = node.private()
         assert first is not None
         assert rows is not None
@@ -461,8 +461,8 @@ def test_a_node_that_is_measured_while_its_sum_is_on_its_way_loses_nothing(tmp_p
     for folder, disturbed in ((tmp_path / "a", False), (tmp_path / "b", True), (None, True)):
         node = LocalEngine.build(data, resolved, 1, private=folder).nodes[0]
         model = resolved.build_model()
-        state = model.start(data.catalog, KeyedSource.from_seed(5))
-        spec = model.spec(state, 0)
+        state = model.start(data.catalog, {}, KeyedSource.from_seed(5))
+        spec = model.spec(state.shared, 0)
         assert spec is not None
         call = RoundCall(3, -1, state.shared, spec.fit(1024), 1.0)
         node.contribute(call)

@@ -21,7 +21,7 @@ from fedrec.errors import InputError, PlanError
 from fedrec.estimators.estimator import Estimator, estimator
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.plan import Plan
-from fedrec.models.base import Private, Recommender
+from fedrec.models.base import Given, Private, Recommender
 from fedrec.models.registry import MODELS, build_model, model_class
 
 pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
@@ -104,13 +104,13 @@ def test_what_is_missing_of_the_own_group_is_recommended(fitted: Estimator) -> N
 
 def test_scores_are_finite_floats_with_the_same_bits_alone_or_in_a_batch(fitted: Estimator) -> None:
     model, shared, clients, private = parts(fitted)
-    together = model.score(shared, private, clients)
+    together = model.score(Given.to_score(shared, {}), clients, private)
     assert together.shape == (USERS, ITEMS)
     assert together.dtype == np.float32
     assert np.isfinite(together).all()
     for positions in ([5], [79, 0], [8, 3, 3]):
         places = np.array(positions)
-        alone = model.score(shared, taken(private, places), clients.take(places))
+        alone = model.score(Given.to_score(shared, {}), clients.take(places), taken(private, places))
         assert alone.tobytes() == together[places].tobytes()
 
 
@@ -120,9 +120,9 @@ def test_contributing_twice_gives_the_same_sum_and_changes_nothing(fitted: Estim
     plan = fitted.opened.plan
     engine = type(fitted.opened.engine).of_split(fitted.opened.engine.nodes[0].split, plan)
     node = engine.nodes[0]
-    state = model.start(DATA.catalog, KeyedSource.from_seed(plan.seed).child("start"))
+    state = model.start(DATA.catalog, {}, KeyedSource.from_seed(plan.seed).child("start"))
     for round in range(3):
-        spec = model.spec(state, round)
+        spec = model.spec(state.shared, round)
         if spec is None:
             break
         spec = Release(()).adjust(spec).fit(plan.n_max)
@@ -139,7 +139,7 @@ def test_contributing_twice_gives_the_same_sum_and_changes_nothing(fitted: Estim
             places = np.array([position])
             rows = None if settled is None else settled.take(places)
             rng = node.source.child("contribute", round)
-            single.add(model.contribute(state.shared, rows, node.clients.take(places), round, rng)[0])
+            single.add(model.contribute(Given(round, state.shared, {}, rng), node.clients.take(places), rows)[0])
         assert single.clients == first.clients == USERS
         for name, array in first.arrays.items():
             assert array.tobytes() == single.arrays[name].tobytes()
@@ -150,7 +150,7 @@ def test_an_empty_history_gets_scores_too(fitted: Estimator) -> None:
     model, shared, clients, _ = parts(fitted)
     first = clients.take(np.array([0]))
     nobody = replace(first, indptr=np.zeros(2, dtype=np.int64), items=first.items[:0])
-    scores = model.score(shared, model.fold_in(shared, nobody), nobody)
+    scores = model.score(Given.to_score(shared, {}), nobody, model.fold_in(Given.to_score(shared, {}), nobody))
     assert scores.shape == (1, ITEMS)
     assert not np.isnan(scores).any()
 
@@ -160,7 +160,7 @@ def test_newcomers_are_folded_in_from_their_history(fitted: Estimator) -> None:
     newcomers = fitted.recommend(range(1000, 1006), n=3, history=rows)
     if fitted.model_name not in NO_TASTE:
         assert own_group(newcomers)
-    if fitted.opened.model.reads_history:
+    if fitted.opened.model.traits.scores_history:
         known = fitted.recommend(range(6), n=3)
         assert newcomers.with_columns(pl.col("user_id") - 1000).equals(known)
     alone = fitted.recommend([1003], n=3, history=rows.filter(pl.col("user_id") == 1003))
@@ -205,6 +205,6 @@ def test_any_number_of_nodes_makes_the_same_model(fitted: Estimator) -> None:
 def test_memory_grows_with_the_catalog(fitted: Estimator) -> None:
     model = fitted.opened.model
     held = sum(array.nbytes for array in fitted.shared.values())
-    assert held <= 4 * model.memory(ITEMS) + 4096
-    assert model.memory(10_000) > model.memory(1000) > 0
-    assert model.chunk_floats >= 1
+    assert held <= 4 * model.cost(ITEMS).memory + 4096
+    assert model.cost(10_000).memory > model.cost(1000).memory > 0
+    assert model.cost(1000).per_interaction >= 1

@@ -20,7 +20,6 @@ from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.kernels.noise import discrete_gaussians
-from fedrec.models.base import State
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.shares import Stream, discrete_gaussian, with_share
 from fedrec.privacy.terms import schedule
@@ -106,9 +105,9 @@ def test_every_private_model_finds_a_grid_for_its_noise_and_rounding_stays_small
     data = fr.load_data(DATA)
     made = plan(model, privacy={"epsilon": epsilon, "delta": 1e-6, "users": 100_000}).resolve(data, "0" * 64)
     private = made.build_model()
-    shared = private.start(data.catalog, KeyedSource.from_seed(0)).shared
+    shared = private.start(data.catalog, {}, KeyedSource.from_seed(0)).shared
     charge = schedule(made.privacy, private.budget_shares, made.share())[0]
-    found = private.spec(State(shared), 0)
+    found = private.spec(shared, 0)
     queries = private.queries(shared, 0)
     spec = private_spec(found, queries, charge.noise_multiplier, 100_000, excess=2.0)
     for query in queries:

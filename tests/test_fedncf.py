@@ -11,7 +11,7 @@ import pytest
 
 from fedrec.aggregation.contributions import RowUpdates
 from fedrec.aggregation.sums import Sum
-from fedrec.models.base import State
+from fedrec.models.base import Given, State
 from fedrec.models.literature.fedncf import FedNCF
 from test_pfedrec import SEEDS, F, crowd, epoch_of, figures, stream
 
@@ -44,12 +44,12 @@ def test_a_round_is_every_client_alone_and_then_the_published_means(settings: di
     clients = crowd()
     rng = np.random.default_rng(1)
     shared = {"items": rng.normal(size=(23, 6)).astype(F), "output": rng.uniform(0.5, 1.5, 7).astype(F)}
-    private = model.join(shared, clients, SEEDS)
+    private = model.join(Given(-1, shared, {}, SEEDS), clients)
     assert private is not None
-    contributions, updated = model.contribute(shared, private, clients, 0, SEEDS)
+    contributions, updated = model.contribute(Given(0, shared, {}, SEEDS), clients, private)
     assert updated is not None
     change, touches, outputs = np.zeros((23, 6)), np.zeros(23), np.zeros(7)
-    scores = model.score(shared, updated, clients)
+    scores = model.score(Given.to_score(shared, {}), clients, updated)
     rows = contributions.arrays["items"]
     assert isinstance(rows, RowUpdates)
     for c, seed in enumerate(SEEDS.seeds(clients.keys)):
@@ -63,7 +63,7 @@ def test_a_round_is_every_client_alone_and_then_the_published_means(settings: di
         change += table - shared["items"]
         touches[list(touched)] += 1
         outputs += output - shared["output"]
-    spec = model.spec(State(shared), 0)
+    spec = model.spec(shared, 0)
     assert spec is not None
     total = Sum.zeros(spec.fit(64))
     total.add(contributions)

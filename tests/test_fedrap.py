@@ -13,7 +13,7 @@ import pytest
 
 from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
-from fedrec.models.base import Private, State
+from fedrec.models.base import Given, Private, State
 from fedrec.models.literature.fedrap import FedRAP
 from test_pfedrec import SEEDS, F, below, crowd, epoch_of, errors, figures, stream
 
@@ -76,13 +76,13 @@ def test_rounds_are_those_of_clients_with_whole_tables(settings: dict[str, Any])
     rng = np.random.default_rng(1)
     shared = {"items": rng.normal(size=(23, 6)).astype(F), "first": rng.normal(size=(23, 6)).astype(F)}
     shared["head"] = rng.uniform(-0.5, 0.5, 7).astype(F)
-    state, private = State(shared), model.join(shared, clients, SEEDS)
+    state, private = State(shared), model.join(Given(-1, shared, {}, SEEDS), clients)
     assert private is not None
     for round in (0, 1, 2):
-        contributions, updated = model.contribute(state.shared, private, clients, round, SEEDS)
+        contributions, updated = model.contribute(Given(round, state.shared, {}, SEEDS), clients, private)
         assert updated is not None
         change = np.zeros(shared["items"].shape)
-        scores = model.score(state.shared, updated, clients)
+        scores = model.score(Given.to_score(state.shared, {}), clients, updated)
         for c, seed in enumerate(SEEDS.seeds(clients.keys)):
             items = clients.items[clients.indptr[c] : clients.indptr[c + 1]].tolist()
             taken = {*items, *clients.excluded_items[2 * c : 2 * c + 2].tolist()}
@@ -93,7 +93,7 @@ def test_rounds_are_those_of_clients_with_whole_tables(settings: dict[str, Any])
             expected = (mine + state.shared["items"]) @ head[:-1] + head[-1]
             np.testing.assert_allclose(scores[c], expected, rtol=1e-3, atol=1e-3)
             change += common - state.shared["items"]
-        spec = model.spec(state, round)
+        spec = model.spec(state.shared, round)
         assert spec is not None
         total = Sum.zeros(spec.fit(64), round)
         total.add(contributions)
@@ -110,11 +110,11 @@ def test_own_rows_stay_and_only_grow() -> None:
     rng = np.random.default_rng(1)
     shared = {"items": rng.normal(size=(23, 4)).astype(F), "first": rng.normal(size=(23, 4)).astype(F)}
     shared["head"] = np.zeros(5, dtype=F)
-    private = model.join(shared, clients, SEEDS)
+    private = model.join(Given(-1, shared, {}, SEEDS), clients)
     assert private is not None
     lengths = private["own"].lengths
     for round in range(4):
-        _, private = model.contribute(shared, private, clients, round, SEEDS.child(round))
+        _, private = model.contribute(Given(round, shared, {}, SEEDS.child(round)), clients, private)
         assert private is not None
         own = private["own"]
         assert (own.lengths >= lengths).all()
@@ -132,7 +132,9 @@ def test_a_client_without_interactions_changes_nothing() -> None:
     assert isinstance(clients, Clients)
     clients = replace(clients, keys=np.arange(2, dtype=np.uint64))
     shared = {name: np.ones((23, 4), dtype=F) for name in ("items", "first")} | {"head": np.ones(5, dtype=F)}
-    contributions, updated = model.contribute(shared, model.join(shared, clients, SEEDS), clients, 0, SEEDS)
+    contributions, updated = model.contribute(
+        Given(0, shared, {}, SEEDS), clients, model.join(Given(-1, shared, {}, SEEDS), clients)
+    )
     assert updated is not None
     assert updated["shrunk"].tolist() == [1, 1]
     assert updated["heads"].tolist() == np.ones((2, 5)).tolist()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedrec.aggregation.sums import Sum
-from fedrec.models.base import State
+from fedrec.models.base import Given, State
 from fedrec.models.literature.gpfedrec import GPFedRec
 from test_pfedrec import SEEDS, F, crowd, epoch_of, stream
 
@@ -73,14 +73,14 @@ def test_a_round_is_that_of_clients_with_whole_tables(settings: dict[str, Any]) 
         "user": rng.normal(size=D).astype(F),
         "network": rng.uniform(-0.5, 0.5, (2 * D + 1) * D + (D + 1) * 4 + 5 * 2 + 3).astype(F),
     }
-    private = model.join(shared, clients, SEEDS)
+    private = model.join(Given(-1, shared, {}, SEEDS), clients)
     assert private is not None
     groups = private["groups"].copy()
     assert set(groups.tolist()) == {0, 1, 2}
-    contributions, updated = model.contribute(shared, private, clients, 0, SEEDS)
+    contributions, updated = model.contribute(Given(0, shared, {}, SEEDS), clients, private)
     assert updated is not None
     assert np.array_equal(private["groups"], groups)
-    scores, tables = model.score(shared, {**updated, "groups": groups}, clients), []
+    scores, tables = model.score(Given.to_score(shared, {}), clients, {**updated, "groups": groups}), []
     for c, seed in enumerate(SEEDS.seeds(clients.keys)):
         items = clients.items[clients.indptr[c] : clients.indptr[c + 1]].tolist()
         taken = {*items, *clients.excluded_items[2 * c : 2 * c + 2].tolist()}
@@ -92,7 +92,7 @@ def test_a_round_is_that_of_clients_with_whole_tables(settings: dict[str, Any]) 
             np.testing.assert_allclose(bias, biases, rtol=1e-3, atol=1e-3)
         expected = logits(layers, np.hstack([np.repeat(user[None], ITEMS, axis=0), table]))[-1][:, 0]
         np.testing.assert_allclose(scores[c], expected, rtol=1e-2, atol=1e-2)
-    spec = model.spec(State(shared), 0)
+    spec = model.spec(shared, 0)
     assert spec is not None
     total = Sum.zeros(spec.fit(64))
     total.add(contributions)

@@ -20,7 +20,7 @@ from fedrec.evaluation.protocols import parse_protocol
 from fedrec.evaluation.ranks import user_metrics
 from fedrec.kernels.least_squares import gram_of_rows, outer_rows, solve_items, solve_users
 from fedrec.kernels.threads import limit_threads
-from fedrec.models.base import State
+from fedrec.models.base import Given, State
 from fedrec.models.factors.ials import IALS
 from fedrec.models.registry import build_model
 
@@ -46,17 +46,19 @@ def random_matrix(users, items, seed, share=0.2):
 
 
 def start(model, n_items, seed=0):
-    return model.start(Catalog(Identifiers.of(list(range(n_items)))), KeyedSource.from_seed(seed))
+    return model.start(Catalog(Identifiers.of(list(range(n_items)))), {}, KeyedSource.from_seed(seed))
 
 
 def total_of(model, state, clients, round, parts=None, n_max=1 << 13):
     """The merged sum of a round over the given parts of the clients, one node each."""
-    spec = model.spec(state, round).fit(n_max)
+    spec = model.spec(state.shared, round).fit(n_max)
     total = Sum.zeros(spec, round)
     for positions in parts or [np.arange(len(clients))]:
         node = Sum.zeros(spec, round)
         node.add(
-            model.contribute(state.shared, None, clients.take(np.asarray(positions, dtype=np.int64)), round, SOURCE)[0]
+            model.contribute(
+                Given(round, state.shared, {}, SOURCE), clients.take(np.asarray(positions, dtype=np.int64)), None
+            )[0]
         )
         total.merge(node)
     return total
@@ -65,7 +67,7 @@ def total_of(model, state, clients, round, parts=None, n_max=1 << 13):
 def train(model, clients, state=None, parts=None):
     state = start(model, clients.n_items) if state is None else state
     round = 0
-    while model.spec(state, round) is not None:
+    while model.spec(state.shared, round) is not None:
         state = model.step(state, total_of(model, state, clients, round, parts), round)
         round += 1
     return state
@@ -91,7 +93,7 @@ def loss(model, users, items, matrix):
 
 
 def user_factors(model, state, clients):
-    right = model.contribute(state.shared, None, clients, 0, SOURCE)[0].arrays["equations"].right
+    right = model.contribute(Given(0, state.shared, {}, SOURCE), clients, None)[0].arrays["equations"].right
     return right[:, -model.embedding_size :]
 
 
@@ -113,7 +115,7 @@ def test_a_client_solves_its_own_least_squares(seed, d, nu, weight):
     truth = half_sweep(model, state.shared["items"].astype(np.float64), matrix)
     found = user_factors(model, state, clients_of(matrix))
     np.testing.assert_allclose(found, truth, rtol=1e-9, atol=1e-12)
-    scores = model.score(state.shared, None, clients_of(matrix))
+    scores = model.score(Given.to_score(state.shared, {}), clients_of(matrix), None)
     np.testing.assert_allclose(scores, truth @ state.shared["items"].T, rtol=1e-4, atol=1e-5)
 
 
@@ -172,9 +174,9 @@ def test_a_user_that_never_trained_is_folded_in_like_one_that_did():
     model = IALS(embedding_size=5, rounds=3)
     state = train(model, clients_of(matrix))
     stranger = clients_of(matrix[[17]])
-    assert model.fold_in(state.shared, stranger) is None
-    everyone = model.score(state.shared, None, clients_of(matrix))
-    assert model.score(state.shared, None, stranger).tobytes() == everyone[[17]].tobytes()
+    assert model.fold_in(Given.to_score(state.shared, {}), stranger) is None
+    everyone = model.score(Given.to_score(state.shared, {}), clients_of(matrix), None)
+    assert model.score(Given.to_score(state.shared, {}), stranger, None).tobytes() == everyone[[17]].tobytes()
 
 
 def test_an_empty_history_scores_zero_and_changes_no_item():
@@ -182,7 +184,7 @@ def test_an_empty_history_scores_zero_and_changes_no_item():
     model = IALS(embedding_size=4, rounds=1)
     state = start(model, 30)
     padded = np.vstack([matrix, np.zeros((1, 30), dtype=np.int64)])
-    assert not model.score(state.shared, None, clients_of(padded[60:])).any()
+    assert not model.score(Given.to_score(state.shared, {}), clients_of(padded[60:]), None).any()
     without, with_it = (total_of(model, state, clients_of(m), 0) for m in (matrix, padded))
     for name in ("equations", "counts"):
         assert np.array_equal(without.arrays[name], with_it.arrays[name])
@@ -197,7 +199,7 @@ def test_an_item_that_nobody_has_is_the_zero_vector():
     assert nobody[-1]
     assert not state.shared["items"][nobody].any()
     assert state.shared["items"][~nobody].any(axis=1).all()
-    assert not IALS(embedding_size=4).score(state.shared, None, clients_of(matrix))[:, nobody].any()
+    assert not IALS(embedding_size=4).score(Given.to_score(state.shared, {}), clients_of(matrix), None)[:, nobody].any()
 
 
 def test_an_item_outside_a_later_cohort_keeps_its_factor():
@@ -224,8 +226,8 @@ def test_a_weight_of_zero_is_as_if_the_client_were_not_there():
     matrix = random_matrix(20, 15, seed=10)
     model = IALS(embedding_size=3)
     state = start(model, 15)
-    contributions = model.contribute(state.shared, None, clients_of(matrix), 0, SOURCE)[0]
-    total = Sum.zeros(model.spec(state, 0).fit(64), 0)
+    contributions = model.contribute(Given(0, state.shared, {}, SOURCE), clients_of(matrix), None)[0]
+    total = Sum.zeros(model.spec(state.shared, 0).fit(64), 0)
     total.add(contributions.scale((np.arange(20) != 5).astype(np.float64)))
     without = total_of(model, state, clients_of(np.delete(matrix, 5, axis=0)), 0, n_max=64)
     for name, array in without.arrays.items():
@@ -242,7 +244,7 @@ def test_two_tastes_are_told_apart():
     assert np.all(matrix[np.arange(40), missing] == 1)
     matrix[np.arange(40), missing] = 0
     model = IALS(embedding_size=4, rounds=8)
-    scores = model.score(train(model, clients_of(matrix)).shared, None, clients_of(matrix))
+    scores = model.score(Given.to_score(train(model, clients_of(matrix)).shared, {}), clients_of(matrix), None)
     scores[matrix == 1] = -np.inf
     assert np.array_equal(scores.argmax(axis=1), missing)
 
@@ -250,7 +252,7 @@ def test_two_tastes_are_told_apart():
 def test_similar_items_are_those_of_the_same_users():
     matrix = np.repeat(np.eye(2, dtype=np.int64), [10, 10], axis=0) @ np.repeat(np.eye(2, dtype=np.int64), [3, 3], 1)
     model = IALS(embedding_size=4, rounds=5)
-    likeness = model.similarity(train(model, clients_of(matrix)).shared, np.array([0, 5]))
+    likeness = model.similarity(Given.to_score(train(model, clients_of(matrix)).shared, {}), np.array([0, 5]))
     assert np.all(likeness[0, :3] > 0.99)
     assert np.all(likeness[0, 3:] < 0.1)
     assert likeness.dtype == np.float32
@@ -344,10 +346,10 @@ def test_kernels_equal_their_plain_twins(seed, d, ring, weighted):
 def test_the_registry_knows_it_and_memory_counts_the_sum():
     model = build_model("ials", {"embedding_size": 16})
     assert isinstance(model, IALS)
-    spec = model.spec(start(model, 1000), 0).fit(1 << 20)
-    assert spec.nbytes < model.memory(1000) < 4 * spec.nbytes
+    spec = model.spec(start(model, 1000).shared, 0).fit(1 << 20)
+    assert spec.nbytes < model.cost(1000).memory < 4 * spec.nbytes
     assert spec["equations"].ring == 64
-    assert IALS(bound=1.0, scale_bits=14).spec(start(model, 9), 0).fit(1 << 13)["equations"].ring == 32
+    assert IALS(bound=1.0, scale_bits=14).spec(start(model, 9).shared, 0).fit(1 << 13)["equations"].ring == 32
 
 
 def measured(name):
@@ -361,7 +363,7 @@ def measured(name):
     model = IALS()
     state = train(model, clients, parts=np.array_split(np.arange(len(clients)), 3))
     history = split.history("test")
-    scores = model.score(state.shared, None, Clients.of(history.without_values(), keys))
+    scores = model.score(Given.to_score(state.shared, {}), Clients.of(history.without_values(), keys), None)
     lists = [(part.indptr, part.items) for part in (history, split.test, split.data)]
     result = user_metrics(scores, *lists, parse_metrics("hr@10,ndcg@10"), parse_protocol("sampled:99"))
     return result.values[result.valid].mean(axis=0)

@@ -14,7 +14,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.federation.plan import Plan
 from fedrec.models import registry
-from fedrec.models.base import Arrays, Private
+from fedrec.models.base import Given, Private
 from fedrec.models.factors.mf import MF
 from fedrec.runs.comparing import compare_plans
 
@@ -26,22 +26,24 @@ class NegativeCounter(MF):
 
     name: ClassVar[str] = "counter"
 
-    def join(self, shared: Arrays, clients: Clients, rng: KeyedSource) -> Private | None:
-        joined = dict(super().join(shared, clients, rng) or {})
+    def join(self, given: Given, clients: Clients) -> Private | None:
+        joined = dict(super().join(given, clients) or {})
         return joined | {"drawn": np.zeros((len(clients), clients.n_items), dtype=np.float32)}
 
     def contribute(
-        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+        self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         assert private is not None
-        contributions, updated = super().contribute(shared, private, clients, round, rng)
+        contributions, updated = super().contribute(given, clients, private)
         touched = contributions.arrays["items"]
         assert isinstance(touched, RowUpdates)
         drawn = private["drawn"].copy()
         drawn[np.repeat(np.arange(len(clients)), np.diff(touched.indptr)), touched.rows] += 1
         return contributions, {**(updated or {}), "drawn": drawn}
 
-    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
         assert private is not None
         return -private["drawn"]
 
@@ -98,11 +100,9 @@ def test_training_code_is_handed_training_interactions_only() -> None:
     seen: list[Clients] = []
 
     class Watching(NegativeCounter):
-        def contribute(
-            self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
-        ) -> Any:
+        def contribute(self, given: Given, clients: Clients, private: Private | None) -> Any:
             seen.append(clients)
-            return super().contribute(shared, private, clients, round, rng)
+            return super().contribute(given, clients, private)
 
     from fedrec.data.sources import load_data
     from fedrec.data.splits import leave_last_out
@@ -116,8 +116,8 @@ def test_training_code_is_handed_training_interactions_only() -> None:
                           "negatives": negatives}).resolve(data, "")  # fmt: skip
         node = LocalEngine.of_split(split, plan).nodes[0]
         node.model = Watching(rounds=1)
-        state = node.model.start(data.catalog, KeyedSource.from_seed(0))
-        spec = node.model.spec(state, 0)
+        state = node.model.start(data.catalog, {}, KeyedSource.from_seed(0))
+        spec = node.model.spec(state.shared, 0)
         assert spec is not None
         node.contribute(RoundCall(0, -1, state.shared, spec.fit(1024), 1.0))
     clean, leaky = seen

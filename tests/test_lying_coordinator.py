@@ -53,13 +53,13 @@ def _quiet() -> Iterator[None]:
 
 
 def started(plan: Plan, federation: Federation) -> State:
-    return plan.build_model().start(federation.catalog, KeyedSource.from_seed(1))
+    return plan.build_model().start(federation.catalog, {}, KeyedSource.from_seed(1))
 
 
 def first_call(federation: Federation) -> RoundCall:
     plan, state = federation.plan, started(federation.plan, federation)
     assert plan.n_max is not None
-    spec = plan.build_model().spec(state, 0)
+    spec = plan.build_model().spec(state.shared, 0)
     assert spec is not None
     return RoundCall(0, -1, state.shared, spec.fit(plan.n_max), plan.share())
 
@@ -82,7 +82,7 @@ def private_node(folder: Path) -> tuple[Liar, RoundCall]:
     who, honest, _ = honest_of([str(key) for key in federation.public.values()])
     model, state = plan.build_model(), started(plan, federation)
     protection = Protection(plan.privacy, model, plan.share(), plan.n_max, RUN, SYSTEM, (4, honest, who))
-    found = model.spec(state, 0)
+    found = model.spec(state.shared, 0)
     assert found is not None
     spec = protection.spec(found, state.shared, 0)
     return Liar(federation, host=host), RoundCall(
@@ -177,8 +177,8 @@ def test_a_node_with_nothing_left_is_as_one_that_adds_nothing(tmp_path: Path) ->
         )
         run, model = secrets.token_hex(16), plan.build_model()
         assert liar.open(plan, catalog, run).problem is None, name
-        state = model.start(catalog, KeyedSource.from_seed(1))
-        spec = model.spec(state, 0)
+        state = model.start(catalog, {}, KeyedSource.from_seed(1))
+        spec = model.spec(state.shared, 0)
         assert spec is not None
         said = liar.call("contribute", RoundCall(0, -1, state.shared, spec.fit(100_000), plan.share()), run=run)
         assert said.problem is None, (name, said.fields)

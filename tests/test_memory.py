@@ -38,7 +38,7 @@ def test_a_model_says_at_least_half_of_what_it_needs(name: str) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    said = build_model(name, SETTINGS[name]).memory(ITEMS)
+    said = build_model(name, SETTINGS[name]).cost(ITEMS).memory
     assert 0.5 * peak <= said <= 12 * peak, f"says {said / 2**20:.0f} MiB, needs {peak / 2**20:.0f} MiB"
 
 

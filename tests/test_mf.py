@@ -14,6 +14,7 @@ from fedrec.errors import PlanError
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.models.base import Given
 from fedrec.models.factors.local_training import LocalTraining, draw
 from fedrec.models.factors.mf import MF
 from fedrec.models.literature.fcf import FCF
@@ -44,15 +45,15 @@ def catalog(n_items=ITEMS):
 
 def one_round(model, state, private, clients, round=0):
     """The state after a round in which all clients take part, their new private rows, and the sum."""
-    total = Sum.zeros(model.spec(state, round).fit(1024), round)
-    contributions, private = model.contribute(state.shared, private, clients, round, RNG.child(round))
+    total = Sum.zeros(model.spec(state.shared, round).fit(1024), round)
+    contributions, private = model.contribute(Given(round, state.shared, {}, RNG.child(round)), clients, private)
     assert total.add(contributions).all()
     return model.step(state, total, round), private, total
 
 
 def begin(model, clients):
-    state = model.start(catalog(clients.n_items), RNG.child("start"))
-    return state, model.join(state.shared, clients, RNG.child("join"))
+    state = model.start(catalog(clients.n_items), {}, RNG.child("start"))
+    return state, model.join(Given(-1, state.shared, {}, RNG.child("join")), clients)
 
 
 def local_change(model, shared, private, clients, round=0):
@@ -331,7 +332,7 @@ def test_fcf_solves_users_and_sums_the_dense_gradient():
         confidence = 1 + 3.0 * p
         x = np.linalg.solve((table.T * confidence) @ table + 0.7 * np.eye(5), table.T @ (confidence * p))
         gradient -= 2 * np.outer(confidence * (p - table @ x), x)
-        scores = model.score(state.shared, None, clients.take(np.array([c])))[0]
+        scores = model.score(Given.to_score(state.shared, {}), clients.take(np.array([c])), None)[0]
         assert np.allclose(scores, table @ x, atol=1e-4)
     after, kept, total = one_round(model, state, private, clients)
     assert kept is None

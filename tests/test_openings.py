@@ -52,10 +52,10 @@ def vouched_first(federation: Federation, run: str = RUN) -> int:
     assert plan.n_max is not None
     assert plan.privacy is not None
     model = plan.build_model()
-    state = model.start(federation.catalog, KeyedSource.from_seed(0))
+    state = model.start(federation.catalog, {}, KeyedSource.from_seed(0))
     who, honest, _ = honest_of([str(key) for key in federation.public.values()])
     protection = Protection(plan.privacy, model, plan.share(), plan.n_max, run, SYSTEM, (4, honest, who))
-    found = model.spec(state, 0)
+    found = model.spec(state.shared, 0)
     assert found is not None
     spec = protection.spec(found, state.shared, 0)
     call = RoundCall(0, -1, state.shared, spec, plan.share(), privacy=protection.round_terms(0))

@@ -18,7 +18,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.federation.plan import Plan
 from fedrec.kernels.threads import limit_threads
 from fedrec.models import registry
-from fedrec.models.base import Arrays, Private, State
+from fedrec.models.base import Arrays, Given, Private, State
 from fedrec.models.literature.pfedrec import PFedRec
 from fedrec.runs.comparing import compare_plans
 
@@ -115,10 +115,10 @@ def test_a_round_is_the_published_one_with_a_table_for_every_client(settings: di
     model = PFedRec(**({"embedding_size": 5, "batch_size": 8, "item_rate": 3.0} | settings))
     clients = crowd()
     shared = shared_of(model, clients.n_items)
-    private = model.join(shared, clients, SEEDS)
-    contributions, updated = model.contribute(shared, private, clients, 0, SEEDS)
+    private = model.join(Given(-1, shared, {}, SEEDS), clients)
+    contributions, updated = model.contribute(Given(0, shared, {}, SEEDS), clients, private)
     assert updated is not None
-    scores = model.score(shared, updated, clients)
+    scores = model.score(Given.to_score(shared, {}), clients, updated)
     change = np.zeros(shared["items"].shape)
     for c, seed in enumerate(SEEDS.seeds(clients.keys)):
         items = clients.items[clients.indptr[c] : clients.indptr[c + 1]].tolist()
@@ -132,7 +132,7 @@ def test_a_round_is_the_published_one_with_a_table_for_every_client(settings: di
         np.testing.assert_allclose(scores[c], mine @ head[:-1] + head[-1], rtol=1e-3, atol=2e-3)
         change += mine - shared["items"]
     state = State(shared)
-    spec = model.spec(state, 0)
+    spec = model.spec(state.shared, 0)
     assert spec is not None
     total = Sum.zeros(spec.fit(64))
     total.add(contributions)
@@ -145,14 +145,21 @@ def test_personal_rows_override_shared_ones_and_shared_scores_do_not() -> None:
     personal, shared_only = PFedRec(embedding_size=4), PFedRec(embedding_size=4, scores_with="shared")
     clients = crowd()
     shared = shared_of(personal, clients.n_items)
-    _, mine = personal.contribute(shared, personal.join(shared, clients, SEEDS), clients, 0, SEEDS)
-    _, theirs = shared_only.contribute(shared, shared_only.join(shared, clients, SEEDS), clients, 0, SEEDS)
+    _, mine = personal.contribute(
+        Given(0, shared, {}, SEEDS), clients, personal.join(Given(-1, shared, {}, SEEDS), clients)
+    )
+    _, theirs = shared_only.contribute(
+        Given(0, shared, {}, SEEDS), clients, shared_only.join(Given(-1, shared, {}, SEEDS), clients)
+    )
     assert mine is not None
     assert theirs is not None
     assert set(theirs) == {"heads"}
     assert mine["heads"].tobytes() == theirs["heads"].tobytes()
     later = dict(shared) | {"items": shared["items"] + F(1)}
-    plain, own = shared_only.score(later, theirs, clients), personal.score(later, mine, clients)
+    plain, own = (
+        shared_only.score(Given.to_score(later, {}), clients, theirs),
+        personal.score(Given.to_score(later, {}), clients, mine),
+    )
     heads = mine["heads"]
     np.testing.assert_allclose(plain, heads[:, :-1] @ later["items"].T + heads[:, -1:], rtol=1e-4, atol=1e-4)
     for c in range(len(clients)):
@@ -166,9 +173,9 @@ def test_probabilities_tie_where_logits_do_not() -> None:
     model, ties = PFedRec(embedding_size=2), PFedRec(embedding_size=2, ranks_by="probability")
     shared = {"items": np.array([[300, 0], [400, 0], [0, 0], [-300, 0]], dtype=F), "head": np.array([1, 0, 0], dtype=F)}
     clients = crowd(n_items=23).take(np.array([0]))
-    private = model.join(shared, clients, SEEDS)
-    assert len(set(model.score(shared, private, clients)[0])) == 4
-    assert ties.score(shared, private, clients)[0].tolist() == [1, 1, 0.5, 0]
+    private = model.join(Given(-1, shared, {}, SEEDS), clients)
+    assert len(set(model.score(Given.to_score(shared, {}), clients, private)[0])) == 4
+    assert ties.score(Given.to_score(shared, {}), clients, private)[0].tolist() == [1, 1, 0.5, 0]
 
 
 def rounded_products(products: Products, spec: ArraySpec, keep: np.ndarray) -> np.ndarray:
@@ -269,21 +276,23 @@ class NegativeCounter(PFedRec):
 
     name = "counter"
 
-    def join(self, shared: Arrays, clients: Clients, rng: KeyedSource) -> Private | None:
-        joined = dict(super().join(shared, clients, rng) or {})
+    def join(self, given: Given, clients: Clients) -> Private | None:
+        joined = dict(super().join(given, clients) or {})
         return joined | {"drawn": np.zeros((len(clients), clients.n_items), dtype=F)}
 
     def contribute(
-        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+        self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         assert private is not None
-        contributions, updated = super().contribute(shared, private, clients, round, rng)
+        contributions, updated = super().contribute(given, clients, private)
         assert updated is not None
         own, drawn = updated["own"].packed(), private["drawn"].copy()
         drawn[np.repeat(np.arange(len(clients)), own.lengths), own.items] += 1
         return contributions, {**updated, "drawn": drawn}
 
-    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
         assert private is not None
         return -private["drawn"]
 

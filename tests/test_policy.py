@@ -382,7 +382,7 @@ def test_plans_of_endless_rounds_are_refused_before_anything_is_worked_out_for_t
 def test_the_memory_of_a_model_is_compared_with_the_owners_limit():
     limits = owned(limits__memory_gb=2.0).limits
     ease = build_model("ease", {})
-    most = max(n for n in range(1000, 60_000, 1000) if ease.memory(n) <= 2 * 2**30)
+    most = max(n for n in range(1000, 60_000, 1000) if ease.cost(n).memory <= 2 * 2**30)
     limits.check_model(ease, most)
     with pytest.raises(PlanError, match=r"limits\.memory_gb: ease needs about 2\.\d GiB .* may have 2\."):
         limits.check_model(ease, most + 1000)

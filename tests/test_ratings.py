@@ -25,6 +25,7 @@ from fedrec.federation.plan import Plan
 from fedrec.kernels.ratings import bias_rows, solve_rated, solve_raters
 from fedrec.models.factors.biased_mf import BiasedMF
 from fedrec.models.registry import MODELS, model_class
+from fedrec.models.values import rating_scale
 from fedrec.rating import mae, predict, rmse
 from fedrec.runs.training import Placement, train_run
 from runs_in_test import assert_same
@@ -132,7 +133,7 @@ def pooled(data: Interactions, model: BiasedMF, table: np.ndarray) -> np.ndarray
 def test_rounds_are_sweeps_of_the_pooled_algorithm(settings: dict[str, Any]) -> None:
     model = fr.BiasedMF(**(SMALL | settings)).fit(DATA)
     recommender = model.opened.model
-    start = recommender.start(DATA.catalog, KeyedSource.from_seed(0).child("start"))
+    start = recommender.start(DATA.catalog, {}, KeyedSource.from_seed(0).child("start"))
     expected = pooled(DATA, recommender, start.shared["items"])
     np.testing.assert_allclose(predictions(model), expected, atol=2e-4)
 
@@ -227,7 +228,7 @@ def test_predictions_of_what_a_split_holds_out_do_not_look_at_it() -> None:
 
 def test_only_models_of_ratings_predict_them() -> None:
     for name in MODELS:
-        assert model_class(name).reads_ratings == (model_class(name)().rating_scale is not None)
+        assert model_class(name).traits.reads_ratings == (rating_scale(model_class(name)()) is not None)
     with pytest.raises(InputError, match="'popularity' ranks items and predicts no ratings; biased-mf predicts them"):
         fr.Popularity().fit(DATA).predict({"user_id": [1], "item_id": [1]})
     with pytest.raises(InputError, match="metric rmse: model 'popularity' ranks items"):

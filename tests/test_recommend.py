@@ -14,6 +14,7 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.identifiers import Identifiers
 from fedrec.errors import InputError
 from fedrec.estimators.estimator import Estimator, estimator
+from fedrec.models.base import Given
 from fedrec.models.registry import MODELS
 from fedrec.recommending.recommend import allowed_items, recommend_batches, similar_table
 
@@ -36,7 +37,7 @@ def model(request: pytest.FixtureRequest) -> Estimator:
 def test_lists_are_the_best_unseen_items_by_the_scores(model: Estimator) -> None:
     opened = model.opened
     node = opened.engine.nodes[0]
-    scores = opened.model.score(opened.trained.state.shared, opened.private(), node.everyone())
+    scores = opened.model.score(Given.to_score(opened.trained.state.shared, {}), node.everyone(), opened.private())
     scores[node.data.rows_of_users(), node.data.items] = -np.inf
     table = model.recommend(n=5)
     for place, user in enumerate(DATA.users):

@@ -75,9 +75,9 @@ def change(
     with_user = node_of(data, plan, coins)
     without = node_of(data.take_users(np.delete(np.arange(data.n_users), user)), plan, coins)
     protection = Protection(plan.privacy, model, plan.share(), plan.n_max, "run", SeededChance(coins + 1))
-    state, total = model.start(data.catalog, KeyedSource.from_seed(0)), 0.0
+    state, total = model.start(data.catalog, {}, KeyedSource.from_seed(0)), 0.0
     for round in range(len(model.budget_shares)):
-        found = model.spec(state, round)
+        found = model.spec(state.shared, round)
         if found is None:
             break
         spec = protection.spec(found, state.shared, round)

@@ -11,6 +11,7 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.identifiers import Identifiers
 from fedrec.kernels.scoring import dot_items, gather_rows
 from fedrec.kernels.threads import limit_threads
+from fedrec.models.base import Given
 from fedrec.models.linear.ease import EASE
 from fedrec.models.linear.sketch import Sketched, basis_table, draw_signs, leading_spectrum, sketch_spec
 from sketching_in_test import (
@@ -64,7 +65,9 @@ def test_scores_equal_the_dense_formulas(alpha, passes):
     right = (matrix @ omega) * (matrix.sum(axis=1) ** -alpha)[:, None]
     unit = 2.0 ** (15 if passes > 1 else 9 if alpha else 0)
     weights = dense_ridge(*dense_basis(matrix.T @ (np.rint(right * unit) / unit), omega), 7.5)
-    np.testing.assert_allclose(model.score(state.shared, None, clients), matrix @ weights, atol=1e-6)
+    np.testing.assert_allclose(
+        model.score(Given.to_score(state.shared, {}), clients, None), matrix @ weights, atol=1e-6
+    )
 
 
 def test_passes_are_subspace_iteration():
@@ -84,8 +87,8 @@ def test_passes_are_subspace_iteration():
 def test_full_rank_is_exact_ease():
     clients = clients_of(long_tail(400, 40))
     exact, sketched = EASE(reg=50.0), EASE(reg=50.0, rank=40)
-    wanted = exact.score(train(exact, clients).shared, None, clients)
-    found = sketched.score(train(sketched, clients).shared, None, clients)
+    wanted = exact.score(Given.to_score(train(exact, clients).shared, {}), clients, None)
+    found = sketched.score(Given.to_score(train(sketched, clients).shared, {}), clients, None)
     assert np.abs(wanted).max() > 0.3
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
@@ -96,7 +99,9 @@ def test_automatic_ridge_is_eight_mean_item_counts():
     for alpha in (0.0, 0.5):
         mean = (matrix.sum(axis=1) ** (1 - alpha)).sum() / 30
         auto, given_ = EASE(rank=10, alpha=alpha), EASE(rank=10, alpha=alpha, reg=8 * mean)
-        found, wanted = (model.score(train(model, clients).shared, None, clients) for model in (auto, given_))
+        found, wanted = (
+            model.score(Given.to_score(train(model, clients).shared, {}), clients, None) for model in (auto, given_)
+        )
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
@@ -108,15 +113,15 @@ def test_more_directions_than_users_are_dropped():
     assert widths[0] == 30
     assert widths[1] == np.linalg.matrix_rank(matrix)
     exact = EASE(reg=2.0)
-    wanted = exact.score(train(exact, clients).shared, None, clients)
-    np.testing.assert_allclose(model.score(state.shared, None, clients), wanted, atol=2e-3)
+    wanted = exact.score(Given.to_score(train(exact, clients).shared, {}), clients, None)
+    np.testing.assert_allclose(model.score(Given.to_score(state.shared, {}), clients, None), wanted, atol=2e-3)
 
 
 def test_items_that_nobody_has_score_nothing():
     clients = clients_of(long_tail(80, 30))
     model = EASE(rank=6)
     state = train(model, clients)
-    scores = model.score(state.shared, None, clients)
+    scores = model.score(Given.to_score(state.shared, {}), clients, None)
     assert np.isfinite(scores).all()
     assert not state.shared["factors"][-2:].any()
     assert not scores[:, -2:].any()
@@ -125,16 +130,16 @@ def test_items_that_nobody_has_score_nothing():
 def test_without_any_interaction_everything_scores_nothing():
     clients = clients_of(np.zeros((3, 5), dtype=np.int64))
     model = EASE(rank=2)
-    assert not model.score(train(model, clients).shared, None, clients).any()
+    assert not model.score(Given.to_score(train(model, clients).shared, {}), clients, None).any()
 
 
 def test_unseen_users_are_scored_from_their_history():
     matrix = long_tail(120, 40)
     model = EASE(rank=40, reg=20.0)
     state = train(model, clients_of(matrix[:100]))
-    weights = model.similarity(state.shared, np.arange(40))
+    weights = model.similarity(Given.to_score(state.shared, {}), np.arange(40))
     np.testing.assert_allclose(np.diag(weights), 0.0, atol=1e-6)
-    scores = model.score(state.shared, None, clients_of(matrix[100:]))
+    scores = model.score(Given.to_score(state.shared, {}), clients_of(matrix[100:]), None)
     np.testing.assert_allclose(scores, matrix[100:] @ weights, atol=1e-5)
 
 
@@ -142,9 +147,9 @@ def test_a_score_has_the_same_bits_in_any_batch():
     clients = clients_of(long_tail(37, 150))
     model = EASE(rank=20)
     shared = train(model, clients).shared
-    together = model.score(shared, None, clients)
+    together = model.score(Given.to_score(shared, {}), clients, None)
     for position in range(37):
-        alone = model.score(shared, None, clients.take(np.array([position])))
+        alone = model.score(Given.to_score(shared, {}), clients.take(np.array([position])), None)
         assert alone.tobytes() == together[position].tobytes()
 
 
@@ -192,7 +197,7 @@ def test_nothing_saturates_when_someone_has_everything():
 def test_signs_are_summed_as_whole_numbers():
     matrix = long_tail(70, 25)
     model = EASE(rank=5)
-    state = model.start(_catalog(25), SOURCE)
+    state = model.start(_catalog(25), {}, SOURCE)
     total = one_round(model, state, clients_of(matrix), 0)
     signs = state.shared["sketch"].astype(np.int64)
     np.testing.assert_array_equal(total.integers("sketch"), matrix.T @ (matrix @ signs))
@@ -202,7 +207,7 @@ def test_signs_are_summed_as_whole_numbers():
 def test_spectrum_is_that_of_the_gram_matrix_at_full_rank():
     matrix = long_tail(300, 20)[:, :-2]
     model = EASE(rank=18, passes=1)
-    state = model.start(_catalog(18), SOURCE)
+    state = model.start(_catalog(18), {}, SOURCE)
     total = one_round(model, state, clients_of(matrix), 0)
     sketched = Sketched.of(state.shared["sketch"], total)
     spectrum = leading_spectrum(sketched)

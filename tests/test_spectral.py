@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import fedrec as fr
 from fedrec.errors import PlanError
 from fedrec.kernels.threads import limit_threads
+from fedrec.models.base import Given
 from fedrec.models.linear.spectral import Spectral
 from fedrec.models.registry import build_model
 from sketching_in_test import clients_of, dense_basis, dense_ridge, last_out, long_tail, measured, train
@@ -36,7 +37,7 @@ def test_scores_equal_the_dense_formulas(filter, alpha, beta):
     inner = dense_ridge(basis, values, 0.2) if filter == "ridge" else basis @ basis.T
     inverse = np.divide(1.0, weights, out=np.zeros(45), where=weights > 0)
     wanted = ((matrix * weights) @ inner) * inverse
-    np.testing.assert_allclose(model.score(state.shared, None, clients), wanted, atol=1e-6)
+    np.testing.assert_allclose(model.score(Given.to_score(state.shared, {}), clients, None), wanted, atol=1e-6)
 
 
 @settings(max_examples=20, deadline=None)
@@ -45,7 +46,7 @@ def test_full_rank_ridge_is_ease_of_the_normalised_matrix(seed, alpha, beta):
     matrix = long_tail(200, 24, seed)
     clients = clients_of(matrix)
     model = Spectral(rank=24, alpha=alpha, beta=beta, reg=1.0)
-    found = model.score(train(model, clients).shared, None, clients)
+    found = model.score(Given.to_score(train(model, clients).shared, {}), clients, None)
     scaled, weights = normalised(matrix, alpha, beta)
     values, basis = np.linalg.eigh(scaled.T @ scaled)
     inverse = np.divide(1.0, weights, out=np.zeros(24), where=weights > 0)
@@ -83,7 +84,7 @@ def test_items_that_nobody_has(filter):
     shared = train(model, clients_of(matrix)).shared
     newcomers = np.zeros((2, 30), dtype=np.int64)
     newcomers[0, [0, 29]] = newcomers[1, 0] = 1
-    scores = model.score(shared, None, clients_of(newcomers))
+    scores = model.score(Given.to_score(shared, {}), clients_of(newcomers), None)
     assert np.isfinite(scores).all()
     assert not scores[:, 28:].any()
     np.testing.assert_array_equal(scores[0], scores[1])
@@ -93,9 +94,11 @@ def test_ridge_gives_an_item_nothing_for_itself():
     matrix = long_tail(200, 30)
     model = Spectral(rank=12)
     shared = train(model, clients_of(matrix)).shared
-    similar = model.similarity(shared, np.arange(30))
+    similar = model.similarity(Given.to_score(shared, {}), np.arange(30))
     np.testing.assert_allclose(np.diag(similar), 0.0, atol=1e-6)
-    np.testing.assert_allclose(model.score(shared, None, clients_of(matrix)), matrix @ similar, atol=1e-4)
+    np.testing.assert_allclose(
+        model.score(Given.to_score(shared, {}), clients_of(matrix), None), matrix @ similar, atol=1e-4
+    )
 
 
 def test_same_bits_for_any_threads_nodes_and_chunks(monkeypatch):
@@ -121,7 +124,7 @@ def test_settings_are_checked():
 
 
 def test_memory_grows_with_rank_and_not_with_items_squared():
-    small, large = Spectral(rank=1024).memory(40_981), Spectral(rank=1024).memory(81_962)
+    small, large = (Spectral(rank=1024).cost(n_items).memory for n_items in (40_981, 81_962))
     assert small < 2 * 2**30
     assert large < 2.1 * small
 

@@ -46,7 +46,7 @@ class Attack:
         parties = [str(key) for key in self.federation.public.values()]
         self.who, self.honest, _ = honest_of(parties)
         self.model = self.plan.build_model()
-        self.state = self.model.start(self.federation.catalog, KeyedSource.from_seed(1))
+        self.state = self.model.start(self.federation.catalog, {}, KeyedSource.from_seed(1))
         for liar in self.liars.values():
             said = liar.open(self.plan, self.federation.catalog)
             assert said.problem is None, said.fields
@@ -67,7 +67,7 @@ class Attack:
         """What the plan lets the coordinator ask, under any shared arrays."""
         state = self.state if shared is None else State(shared)
         assert self.plan.n_max is not None
-        found = self.model.spec(state, round)
+        found = self.model.spec(state.shared, round)
         assert found is not None
         if self.plan.privacy is None:
             return RoundCall(round, committed, state.shared, found.fit(self.plan.n_max), self.plan.share())
@@ -185,9 +185,9 @@ def test_whoever_asks_again_gets_the_answer_that_was_kept(tmp_path: Path) -> Non
     """Even where the node would compute another one now: its private rows were turned back on the disk."""
     plan = small_plan({**MF, "rounds": 2}, cohort=1.0)
     federation = Federation(tmp_path, plan)
-    liar, state = Liar(federation), plan.build_model().start(federation.catalog, KeyedSource.from_seed(1))
+    liar, state = Liar(federation), plan.build_model().start(federation.catalog, {}, KeyedSource.from_seed(1))
     assert liar.open(federation.plan, federation.catalog).problem is None
-    found = plan.build_model().spec(state, 0)
+    found = plan.build_model().spec(state.shared, 0)
     assert found is not None
     assert federation.plan.n_max is not None
     call = RoundCall(0, -1, state.shared, found.fit(federation.plan.n_max), plan.share())
@@ -315,11 +315,11 @@ def test_first_rows_follow_from_the_round_that_counts(kind: str, tmp_path: Path)
     """A head that a node is shown before the first committed round leaves nothing behind."""
     plan = small_plan({"name": "pfedrec", "embedding_size": 4, "rounds": 3}, cohort=1.0)
     federation, model = Federation(tmp_path, plan), plan.build_model()
-    state = model.start(federation.catalog, KeyedSource.from_seed(1))
+    state = model.start(federation.catalog, {}, KeyedSource.from_seed(1))
     crafted = {**state.shared, "head": state.shared["head"] + 5}
 
     def call(round: int, shared: Arrays) -> RoundCall:
-        found = model.spec(State(shared), round)
+        found = model.spec(shared, round)
         assert found is not None
         assert federation.plan.n_max is not None
         return RoundCall(round, -1, shared, found.fit(federation.plan.n_max), plan.share())

@@ -19,8 +19,8 @@ from fedrec.runs.federated import Members
 def test_nodes_answer_every_round_trip(secure: bool, tmp_path: Path) -> None:
     owners = Federation(tmp_path, small_plan(), nodes=3, secure=secure)
     plan, model = owners.plan, owners.plan.build_model()
-    state = model.start(owners.catalog, KeyedSource.from_seed(plan.seed).child("start"))
-    spec = model.spec(state, 0)
+    state = model.start(owners.catalog, {}, KeyedSource.from_seed(plan.seed).child("start"))
+    spec = model.spec(state.shared, 0)
     assert spec is not None
     assert plan.n_max is not None
     call = RoundCall(0, -1, state.shared, Release(plan.release).adjust(spec).fit(plan.n_max), plan.share())

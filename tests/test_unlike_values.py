@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_a_model_that_reads_ratings_hears_nothing(monkeypatch: pytest.MonkeyPatc
 
     plan = Plan.make({"data": {"source": "memory"}, "model": {"name": "ease"}})
     assert WORDS in str(values_remark([plan], DATA))
-    monkeypatch.setattr(EASE, "reads_ratings", True, raising=False)
+    monkeypatch.setattr(EASE, "traits", replace(EASE.traits, reads=frozenset({"items", "values"})))
     assert values_remark([plan], DATA) is None
 
 

@@ -98,7 +98,7 @@ def test_ials_is_alternating_least_squares_with_confidences_on_pooled_data() -> 
     X = (C > 0).astype(float)
     first = fr.IALS(**settings, plan={"weights": LOG.model_dump()})
     recommender = first.plan.build_model()
-    Y = recommender.start(DATA.catalog, _start_source()).shared["items"].astype(float)
+    Y = recommender.start(DATA.catalog, {}, _start_source()).shared["items"].astype(float)
 
     def solved(confidence: np.ndarray, wanted: np.ndarray, table: np.ndarray) -> np.ndarray:
         base, d = 0.2 * table.T @ table, table.shape[1]
@@ -256,10 +256,10 @@ def test_a_history_is_weighed_like_the_data_and_must_have_weights() -> None:
 def test_every_model_uses_weights_or_refuses_them_and_says_what_it_does(name: str) -> None:
     kind: type[Recommender] = model_class(name)
     settings = {"data": {"source": "synthetic"}, "model": {"name": name}, "weights": "linear"}
-    if kind.weighs:
+    if kind.traits.weights:
         assert Plan.make(settings).build_model().__pydantic_private__["_heaviest"] == 100.0
         return
-    does = "reads values as ratings" if kind.reads_ratings else "counts every interaction once"
+    does = "reads values as ratings" if kind.traits.reads_ratings else "counts every interaction once"
     with pytest.raises(fr.PlanError, match=f"model '{name}' {does}"):
         Plan.make(settings)
 

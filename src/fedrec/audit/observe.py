@@ -17,7 +17,7 @@ from fedrec.federation.calls import RoundCall
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
-from fedrec.models.base import Arrays, State
+from fedrec.models.base import Arrays, Given, State
 from fedrec.privacy.accounting import Charge
 from fedrec.privacy.chance import SYSTEM, Chance
 
@@ -128,10 +128,11 @@ def contribution_of(observed: Observed, positions: np.ndarray, seen: Seen) -> Co
     """What some users of the first node alone added to a round, after every step of the release."""
     node, call = observed.engine.nodes[0], seen.call
     rng = node.source.child("contribute", call.round)
-    private = node.model.join(call.shared, node.clients, node.source.child("join"))
+    public = node.model.public(node.data.catalog)
+    private = node.model.join(Given(-1, call.shared, public, node.source.child("join")), node.clients)
     rows = None if private is None else {name: array[positions] for name, array in private.items()}
     clients = node.release.before(node.clients.take(positions), rng)
-    contributions, _ = node.model.contribute(call.shared, rows, clients, call.round, rng)
+    contributions, _ = node.model.contribute(Given(call.round, call.shared, public, rng), clients, rows)
     contributions = node.release.after(contributions, clients)
     if node.guard is not None:
         contributions = node.guard.clip(contributions, node.model.queries(call.shared, call.round), call.spec)

@@ -19,7 +19,7 @@ from fedrec.engines.local import LocalEngine
 from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
-from fedrec.models.base import Recommender
+from fedrec.models.base import Given, Recommender
 from fedrec.models.linear.ease import EASE
 from fedrec.runs.training import train_here
 
@@ -40,7 +40,8 @@ def sum_times(source: LoadedSource, plan: Plan, warmup: int, repeats: int) -> di
     triangle = _contributed(EASE(), source, clients, plan)
     lengths = clients.lengths
     model = plan.build_model()
-    floats = np.cumsum(lengths * model.chunk_floats + model.client_floats)
+    cost = model.cost(clients.n_items)
+    floats = np.cumsum(lengths * cost.per_interaction + cost.per_client)
     some = clients.take(np.arange(max(1, int(np.searchsorted(floats, _ROOM, side="right")))))
     rows = _contributed(model, source, some, plan)
     return {
@@ -76,11 +77,13 @@ def _contributed(
     model: Recommender, source: LoadedSource, clients: Clients, plan: Plan
 ) -> tuple[SumSpec, Contributions]:
     rng = KeyedSource.from_seed(plan.seed)
-    state = model.start(source.interactions.catalog, rng.child("start"))
-    spec = model.spec(state, 0)
+    public = model.public(source.interactions.catalog)
+    state = model.start(source.interactions.catalog, public, rng.child("start"))
+    spec = model.spec(state.shared, 0)
     assert spec is not None
-    private = model.join(state.shared, clients, rng.child("join"))
-    contributions, _ = model.contribute(state.shared, private, clients, 0, rng.child("contribute", 0))
+    private = model.join(Given(-1, state.shared, public, rng.child("join")), clients)
+    given = Given(0, state.shared, public, rng.child("contribute", 0))
+    contributions, _ = model.contribute(given, clients, private)
     return spec.fit(plan.n_max or 1 << 20), contributions
 
 

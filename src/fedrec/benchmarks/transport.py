@@ -41,8 +41,9 @@ def transport_times(source: LoadedSource, plan: Plan, warmup: int, repeats: int)
     data = source.interactions
     plan = plan.resolve(data, source.digest)
     model = plan.build_model()
-    state = model.start(data.catalog, KeyedSource.from_seed(plan.seed).child("start"))
-    spec = model.spec(state, 0)
+    source_of_start = KeyedSource.from_seed(plan.seed).child("start")
+    state = model.start(data.catalog, model.public(data.catalog), source_of_start)
+    spec = model.spec(state.shared, 0)
     assert spec is not None
     assert plan.n_max is not None
     spec = Release(plan.release).adjust(spec).fit(plan.n_max)

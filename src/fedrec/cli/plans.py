@@ -29,7 +29,12 @@ def models(model: Model = None, json_: Json = False, quiet: Quiet = False) -> No
         for column in table.columns[1:]:
             column.justify = "left"
         about = [
-            {"name": name, "about": summary_of(kind), "values": kind.use_of_values(), "weights": bool(kind.weighs)}
+            {
+                "name": name,
+                "about": summary_of(kind),
+                "values": kind.traits.use_of_values,
+                "weights": bool(kind.traits.weights),
+            }
             for name, kind in ((name, model_class(name)) for name in model_names())
         ]
         for one in about:
@@ -48,11 +53,11 @@ def models(model: Model = None, json_: Json = False, quiet: Quiet = False) -> No
     answer = {
         "model": model,
         "about": summary_of(kind),
-        "values": kind.use_of_values(),
+        "values": kind.traits.use_of_values,
         "settings": [setting.to_json() for setting in settings],
     }
     closing = f"fedrec train --model {model} --set {settings[0].name}=…" if settings else "there is nothing to set"
-    output.answer(answer, *([table] if settings else [table.title]), "", kind.use_of_values(), "", closing)
+    output.answer(answer, *([table] if settings else [table.title]), "", kind.traits.use_of_values, "", closing)
 
 
 def plan(

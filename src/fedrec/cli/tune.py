@@ -103,7 +103,7 @@ def tune(
         },
         set_ or [],
     )
-    metric = metric or deciding_metric(base.build_model().reads_ratings)
+    metric = metric or deciding_metric(base.build_model().traits.reads_ratings)
     values = read_grid(grid or [])
     folder = out or next_folder(Path("runs"), str(base.model["name"]))
     check_free(folder)

@@ -18,7 +18,7 @@ def check_memory(model: Recommender, n_items: int) -> None:
     Raises:
         PlanError: if it does not.
     """
-    needed, (there, whose) = model.memory(n_items), usable_memory()
+    needed, (there, whose) = model.cost(n_items).memory, usable_memory()
     if needed > there:
         raise PlanError(
             f"model {model.name!r} needs about {needed / 2**30:.1f} GiB for {n_items} items, and {whose} "

@@ -73,7 +73,7 @@ def compare(
     plans = []
     asked = list(_plans(models))
     if metrics is None:
-        metrics = default_metrics(all(plan.build_model().reads_ratings for plan in asked))
+        metrics = default_metrics(all(plan.build_model().traits.reads_ratings for plan in asked))
     names = [str(metric) for metric in parse_metrics(metrics)]
     for plan in asked:
         settings = plan.model_dump()

@@ -342,7 +342,7 @@ def evaluate(
     unjudged = remark_on_values(split.data) if split is not None and opened.data.judged else None
     if unjudged is not None:
         warnings.warn(f"the model was fitted on cleaned data, and this split is not cleaned: {unjudged}", stacklevel=2)
-    asked = default_metrics(opened.model.reads_ratings) if metrics is None else metrics
+    asked = default_metrics(opened.model.traits.reads_ratings) if metrics is None else metrics
     names = asked.split(",") if isinstance(asked, str) else list(listed(asked, "metrics"))
     with bar("evaluate", progress), stage("prepare"):
         engine = opened.measured if split is None else opened.with_split(split)

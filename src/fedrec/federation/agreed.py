@@ -17,7 +17,7 @@ from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.item_floor import floor_spec
 from fedrec.federation.partial_rows import drawn_rows
 from fedrec.federation.plan import Plan
-from fedrec.models.base import Arrays, State
+from fedrec.models.base import Arrays
 from fedrec.privacy.terms import schedule
 
 __all__ = ["agreed_rows", "agreed_spec", "check_call", "check_committed"]
@@ -74,7 +74,7 @@ def agreed_spec(plan: Plan, shared: Arrays, round: int, excess: float = 1.0) -> 
         PlanError: if the round sums nothing.
     """
     model = plan.build_model()
-    found = model.spec(State(shared), round)
+    found = model.spec(shared, round)
     if found is None or plan.n_max is None:
         raise PlanError(f"round {round} sums nothing")
     spec = Release(plan.release).adjust(found)

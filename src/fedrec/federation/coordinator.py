@@ -31,6 +31,7 @@ from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.warm_start import Changed, Earlier, How, carried, how_to_start, kept_sums, places_of
 from fedrec.models.base import Arrays, Recommender, State
+from fedrec.models.values import rating_scale
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.privacy.protection import Protection
 from fedrec.progress import doing, stage
@@ -226,12 +227,12 @@ class Coordinator:
         self, state: State, committed: int, part: Part, metrics: Sequence[str], protocol: str
     ) -> dict[str, MetricSummary]:
         parsed = parse_metrics(metrics)
-        check_metrics(parsed, self.model.name, self.model.reads_ratings)
+        check_metrics(parsed, self.model.name, self.model.traits.reads_ratings)
         call = EvaluationCall(
             committed, state.shared, part, parse_protocol(protocol), parsed, self.plan.n_max or 1 << 20, committed
         )
         sums = self.engine.evaluate(call)
-        return summaries(parsed, merged(sums[0].spec, sums, 0), self.model.rating_scale)
+        return summaries(parsed, merged(sums[0].spec, sums, 0), rating_scale(self.model))
 
     def _resume(self) -> tuple[int, State]:
         """The next round and the state before it."""
@@ -303,7 +304,8 @@ class Coordinator:
 
     def _first(self) -> State:
         """The state before round 0: fresh, or with what the earlier run ended with."""
-        fresh = self.model.start(self.catalog, KeyedSource.from_seed(self.plan.seed).child("start"))
+        source = KeyedSource.from_seed(self.plan.seed).child("start")
+        fresh = self.model.start(self.catalog, self.model.public(self.catalog), source)
         earlier = self.earlier
         if earlier is None or self._how(earlier) != "goes on":
             return fresh
@@ -313,7 +315,7 @@ class Coordinator:
             carried(new, old, places, items)
             for new, old in ((fresh.shared, earlier.state.shared), (fresh.server, earlier.state.server))
         )
-        return self.model.refreshed(State(shared, server))
+        return self.model.carry(fresh, State(shared, server))
 
     def _how(self, earlier: Earlier) -> How:
         plan = self.plan
@@ -326,7 +328,7 @@ class Coordinator:
         return Changed.of(self.earlier.catalog, self.catalog, self.earlier.name)
 
     def _spec(self, state: State, round: int) -> SumSpec | None:
-        spec = self.model.spec(state, round)
+        spec = self.model.spec(state.shared, round)
         if spec is None:
             return None
         assert self.plan.n_max is not None

@@ -16,7 +16,7 @@ from fedrec.federation.item_floor import SERVED
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, State
 from fedrec.models.outline import first_sum
-from fedrec.models.shapes import Form, Shape, Shapes, check_arrays
+from fedrec.models.shapes import Form, Named, Shape, check_arrays
 
 __all__ = ["SUM", "Fitting", "check_sum", "naming"]
 
@@ -35,7 +35,7 @@ class Fitting:
     def __init__(self, plan: Plan, catalog: Catalog) -> None:
         self._plan, self._items = plan, len(catalog)
         self._model = plan.build_model()
-        self._forms = self._model.forms(self._items)
+        self._forms = self._model.shapes(self._items).states
 
     def check(self, shared: Arrays) -> None:
         """Check the shared arrays of any round: names, types, shapes, finite numbers, indexes of items.
@@ -79,7 +79,7 @@ class Fitting:
             return False
         return True
 
-    def _kept(self) -> Shapes:
+    def _kept(self) -> Named:
         """The kept sums of an additive model: those of round 0, whatever that state holds."""
         if not self._plan.keep_sums or self._plan.n_max is None:
             return {}
@@ -90,7 +90,7 @@ class Fitting:
         assert self._plan.n_max is not None
         return Release(self._plan.release).adjust(spec).fit(self._plan.n_max)
 
-    def _check(self, arrays: Arrays, forms: list[Shapes], what: str, served: bool = True) -> None:
+    def _check(self, arrays: Arrays, forms: list[Named], what: str, served: bool = True) -> None:
         if served and self._plan.items is not None:
             mask = {SERVED: Shape((self._items,), "bool")}
             forms = [{**form, **mask} for form in forms]
@@ -116,7 +116,7 @@ def naming(where: object) -> Iterator[None]:
         raise DamagedError(f"{where}: {error}") from None
 
 
-def sum_shapes(spec: SumSpec) -> Shapes:
+def sum_shapes(spec: SumSpec) -> Named:
     """What the arrays of a sum look like."""
     if any(array.ring == 0 for array in spec.arrays):
         raise PlanError("the rings of this sum are not chosen yet")

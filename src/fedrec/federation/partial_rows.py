@@ -26,10 +26,10 @@ def check_rows(spec: SumSpec, model: Recommender) -> None:
     Raises:
         PlanError: if it does not: a model that steps along more than its changes of rows, or sums none.
     """
-    if not model.moves_by_rows:
+    if not model.traits.moves_by_rows:
         raise PlanError(
             f"rows: {model.name} does not step along changes of item rows alone; "
-            f"{models_where(lambda other: other.moves_by_rows)} do"
+            f"{models_where(lambda other: other.traits.moves_by_rows)} do"
         )
     if spec.statistics:
         raise PlanError(

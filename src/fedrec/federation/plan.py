@@ -37,8 +37,9 @@ from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.item_floor import ItemFloor
 from fedrec.federation.partial_rows import check_rows
 from fedrec.models.base import Recommender
-from fedrec.models.outline import first_sum
+from fedrec.models.outline import first_sum, is_additive, keeps_rows
 from fedrec.models.registry import build_model, explain, foremost, is_known, model_class, models_where
+from fedrec.models.values import weighted
 from fedrec.privacy.terms import Privacy
 
 __all__ = ["EvaluationPlan", "Plan", "WarmStart"]
@@ -172,23 +173,23 @@ class Plan(_Part):
         """Metrics that fit the model, where none are named."""
         name = _model_name(value)
         if is_known(name) and isinstance(asked := value.get("evaluation", {}), dict) and "metrics" not in asked:
-            metrics = default_metrics(model_class(name).reads_ratings)
+            metrics = default_metrics(model_class(name).traits.reads_ratings)
             return value | {"evaluation": asked | {"metrics": metrics}} if metrics != DEFAULT_METRICS else value
         return value
 
     @model_validator(mode="after")
     def _check(self) -> Plan:
         model = self.build_model()
-        check_metrics(parse_metrics(self.evaluation.metrics), model.name, model.reads_ratings)
+        check_metrics(parse_metrics(self.evaluation.metrics), model.name, model.traits.reads_ratings)
         if self.data.source == STANDARD_INPUT:
             raise PlanError(
                 "data: a training that was interrupted reads its data again, and standard input can be read only once; "
                 "save it to a file first"
             )
-        if self.keep_sums and not model.additive:
+        if self.keep_sums and not is_additive(model):
             raise PlanError(
                 f"keep_sums: {self.model['name']} has no sum that later interactions can be added to with these "
-                f"settings; {models_where(lambda model: model.additive)} have one by default"
+                f"settings; {models_where(is_additive)} have one by default"
             )
         if self.keep_sums and self.cohort != 1:
             raise PlanError("keep_sums: a kept sum is over all clients; set cohort to 1.0")
@@ -251,7 +252,7 @@ class Plan(_Part):
             f"max_cohort for {model.name}: it keeps something of each client between rounds, so whom one user pushes "
             "out of a round adds something else in later ones, and no charge covers that; leave max_cohort out, or set "
             "participations: 1": (
-                self.privacy.max_cohort is not None and self.privacy.participations != 1 and model.keeps_rows
+                self.privacy.max_cohort is not None and self.privacy.participations != 1 and keeps_rows(model)
             ),
             "evaluation.every: validations are exact figures of users' data, and would decide what is "
             "released; train a "
@@ -292,7 +293,7 @@ class Plan(_Part):
         settings = {key: value for key, value in self.model.items() if key != "name"}
         model = build_model(str(self.model["name"]), settings)
         if self.weights is not None:
-            model = model.weighted(self.weights.most)
+            model = weighted(model, self.weights.most)
         if self.privacy is None:
             return model
         return model.privately(self.privacy.clip, max(1, round(self.share() * (self.privacy.users or self.n_max or 1))))
@@ -374,7 +375,7 @@ class Plan(_Part):
                 self.privacy is not None and users is None
             ),
             "model: lowest and highest are needed: the scale of the ratings, outside of which nodes leave them out": (
-                self.build_model().reads_ratings and not {"lowest", "highest"} <= set(self.model)
+                self.build_model().traits.reads_ratings and not {"lowest", "highest"} <= set(self.model)
             ),
         }.items():
             if found:

@@ -116,7 +116,7 @@ def commented_plan(model: str, source: str = "clicks.csv") -> str:
         elif setting.name == "data":
             lines += ["data:", *_part(parts["data"], "  ", {"source": source})]
         elif setting.name in parts and setting.default is not None:
-            fit = {"metrics": list(default_metrics(found.reads_ratings))} if setting.name == "evaluation" else {}
+            fit = {"metrics": list(default_metrics(found.traits.reads_ratings))} if setting.name == "evaluation" else {}
             lines += [f"{setting.name}:", *_part(parts[setting.name], "  ", fit)]
         elif setting.name in parts:
             lines += [f"{setting.name}: null"]

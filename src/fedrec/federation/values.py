@@ -24,4 +24,4 @@ def values_remark(plans: Iterable[Plan], data: Interactions) -> str | None:
 def _takes_all_alike(plan: Plan) -> bool:
     if plan.data.cleaning.judges or plan.weights is not None:
         return False
-    return not plan.build_model().reads_ratings
+    return not plan.build_model().traits.reads_ratings

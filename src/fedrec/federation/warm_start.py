@@ -23,6 +23,7 @@ from fedrec.data.weights import Weights
 from fedrec.errors import DamagedError, PlanError
 from fedrec.federation.fitting import SUM
 from fedrec.models.base import Arrays, Recommender, State
+from fedrec.models.outline import is_additive
 from fedrec.models.private_state import OwnRows, placed
 
 __all__ = ["Changed", "Earlier", "How", "Remembered", "carried", "first_rows", "how_to_start", "kept_sums"]
@@ -118,11 +119,11 @@ def how_to_start(
             f"warm_start: {earlier.name} is a run of model {earlier.model.name!r}, and this plan is of {model.name!r}; "
             f"set model: {{name: {earlier.model.name}}}, or train from the beginning"
         )
-    if not model.goes_on:
-        if not (model.additive and earlier.model.additive and earlier.sums):
+    if not model.traits.iterative:
+        if not (is_additive(model) and is_additive(earlier.model) and earlier.sums):
             return "computed anew"
         for key, mine, theirs in (
-            *((key, getattr(model, key), getattr(earlier.model, key)) for key in sorted(model.sums_by)),
+            *((key, getattr(model, key), getattr(earlier.model, key)) for key in sorted(model.traits.sums_by)),
             ("release", release, earlier.release),
             ("seed", seed if release else 0, earlier.seed if release else 0),
             ("cohort", cohort, 1.0),

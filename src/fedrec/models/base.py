@@ -1,4 +1,61 @@
-"""The contract of a recommender: frozen configuration and pure functions that know no engine."""
+"""The contract of a recommender: frozen configuration and pure functions that know no engine.
+
+To write a model, subclass `Recommender` and say
+
+- what it is: `name`, `traits`, its hyperparameters as fields, and `rounds`, a field or a property;
+- what its arrays look like: `shapes`, with `public` where arrays follow from the catalog's features;
+- how it trains: `start` makes the shared arrays and `spec` says what a round sums. In every round each client adds its
+  part at its node (`contribute`), and the coordinator takes the sum (`step`). A model that keeps arrays of each client
+  makes them in `join` and hands the renewed ones back from `contribute`;
+- how it recommends: `score`, and `fold_in` where clients' arrays have to be made for users that never took part;
+- what it takes: `cost`.
+
+The rest has defaults: `similarity`, `carry` and `privately`. Arrays are NumPy arrays by name. Nothing here has a wire
+format of its own, and nothing is called that is not below.
+
+Bits. `contribute` is a pure function of what is given, one client's rows and that client's key, whatever else is in the
+batch (unless `traits.bits` says `node`); so is `score`. `step` is a pure function of state and sum under one BLAS
+thread.
+
+Example:
+    How many clients have each item, as a whole model:
+
+    >>> from fedrec.aggregation.contributions import RankOne
+    >>> from fedrec.aggregation.specs import ArraySpec
+    >>> from fedrec.models.shapes import Form, Shape
+    >>> class Counts(Recommender):
+    ...     name: ClassVar[str] = "counts"
+    ...     traits: ClassVar[Traits] = Traits(scores_history=False, additive=True)
+    ...     rounds: int = 1
+    ...
+    ...     def shapes(self, n_items):
+    ...         return Shapes(states=(Form({"counts": Shape((n_items,), "float64")}),))
+    ...
+    ...     def start(self, catalog, public, rng):
+    ...         return State({"counts": np.zeros(len(catalog))})
+    ...
+    ...     def spec(self, shared, round):
+    ...         shape = len(shared["counts"]), 1
+    ...         counts = ArraySpec("counts", "rank_one", shape, bound=1.0, role="count")
+    ...         return SumSpec((counts,)) if round < self.rounds else None
+    ...
+    ...     def contribute(self, given, clients, private):
+    ...         weights, right = np.ones(len(clients)), np.ones((len(clients), 1))
+    ...         counts = RankOne(clients.indptr, clients.items, weights, clients.n_items, right)
+    ...         return Contributions({"counts": counts}), None
+    ...
+    ...     def step(self, state, total, round):
+    ...         return State({"counts": total.value("counts")[:, 0]})
+    ...
+    ...     def score(self, given, clients, private, items=None):
+    ...         counts = given.shared["counts"].astype(np.float32)
+    ...         return of_items(np.tile(counts, (len(clients), 1)), items)
+    ...
+    ...     def cost(self, n_items):
+    ...         return Cost(memory=32 * n_items)
+    >>> Counts().spec({"counts": np.zeros(5)}, 0).names
+    ('counts',)
+"""
 
 from __future__ import annotations
 
@@ -18,11 +75,14 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import InputError, PlanError
-from fedrec.models.shapes import Form, Own, Shape
+from fedrec.models.shapes import Shapes
+from fedrec.models.traits import Cost, Traits
 
-__all__ = ["Arrays", "Private", "Recommender", "State", "cosines"]
+__all__ = ["Arrays", "Given", "Private", "RatingRecommender", "Recommender", "State", "cosines", "of_items"]
 
 Arrays = Mapping[str, np.ndarray]
+
+_FIXED = KeyedSource(bytes(16))
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,37 +98,41 @@ class State:
     server: Arrays = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a model is given for a call at a node, besides clients.
+
+    Args:
+        round: number of the round, from 0; −1 where no round goes on.
+        shared: arrays that the coordinator broadcast.
+        public: arrays that the model made from the agreed catalog, see `Recommender.public`.
+        rng: the node's draws for this call, keyed by names and clients' keys.
+    """
+
+    round: int
+    shared: Arrays
+    public: Arrays = field(default_factory=dict)
+    rng: KeyedSource = _FIXED
+
+    @classmethod
+    def to_score(cls, shared: Arrays, public: Arrays) -> Given:
+        """For calls that depend on no secret: scores, similar items and folding in are the same at every node."""
+        return cls(-1, shared, public)
+
+
 Private = Mapping[str, Any]
 """Named arrays [clients, …] with one row per client, or `OwnRows`; they never leave their node."""
 
 
 class Recommender(BaseModel, ABC):
-    """A recommender trained from sums. Subclasses are the hyperparameters; besides, a private form knows its clip.
-
-    Bits (every subclass keeps these): `contribute` is a pure function of the shared arrays, one client's rows and that
-    client's key, whatever else is in the batch; `step` is a pure function of state and sums under one BLAS thread.
-    """
+    """A recommender trained from sums. Subclasses are the hyperparameters; besides, a private form knows its clip."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: ClassVar[str]
     """What the plan and the command line call it."""
-    reads_history: ClassVar[bool] = True
-    """Whether `score` reads the clients' interactions; otherwise it reads private arrays or neither."""
-    reads_times: ClassVar[bool] = False
-    """Whether it needs more than the order of interactions; `Clients.times` is `None` otherwise."""
-
-    weighs: ClassVar[str] = ""
-    """What a weight of an interaction does, in one sentence; empty for a model that counts every interaction once."""
-
-    reads_ratings: ClassVar[bool] = False
-    """Whether it is handed the values of interactions as they are, as ratings on its `rating_scale`, and predicts
-    them."""
-
-    moves_by_rows: ClassVar[bool] = False
-    """Whether each item's row moves along the changes of that row alone, so that a round may sum some rows only."""
-    sums_by: ClassVar[frozenset[str]] = frozenset()
-    """Hyperparameters that decide what one client adds to the sum of an `additive` model."""
+    traits: ClassVar[Traits] = Traits()
+    """What holds of it whatever its hyperparameters."""
 
     _heaviest: float | None = PrivateAttr(default=None)
     """Largest weight of an interaction; `None` where all weigh 1."""
@@ -81,73 +145,80 @@ class Recommender(BaseModel, ABC):
         def rounds(self) -> int:
             """Rounds of training."""
 
-    @abstractmethod
-    def forms(self, n_items: int) -> tuple[Form, ...]:
-        """The arrays of its states for a catalog of `n_items`, in the order of training; the last form scores."""
-
-    def rows(self, n_items: int) -> Mapping[str, Shape | Own]:
-        """The private arrays that `join` gives, without the axis of clients; empty where it gives none."""
+    def public(self, catalog: Catalog) -> Arrays:
+        """Arrays that follow from the agreed catalog: features of items, frozen vectors. They do not change and are
+        never sent: coordinator and nodes make them alike, each from its own copy of the catalog."""
         return {}
 
     @abstractmethod
-    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
-        """The state before round 0."""
+    def shapes(self, n_items: int) -> Shapes:
+        """What shared, server and private arrays look like for a catalog of `n_items`; nothing is made to find out."""
 
     @abstractmethod
-    def spec(self, state: State, round: int) -> SumSpec | None:
-        """What `round` sums; `None` when training is finished."""
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
+        """The state before round 0, at the coordinator."""
 
-    def join(self, shared: Arrays, clients: Clients, rng: KeyedSource) -> Private | None:
-        """Private arrays of clients that the node meets for the first time."""
+    @abstractmethod
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
+        """What `round` sums; `None` when training is finished. Coordinator and nodes work it out alike, from what is
+        broadcast."""
+
+    def join(self, given: Given, clients: Clients) -> Private | None:
+        """Private arrays of clients that the node meets for the first time; `None` for a model that keeps none."""
         return None
 
     @abstractmethod
     def contribute(
-        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+        self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
-        """What the clients add in `round`, and their new private arrays."""
+        """What the clients add in a round, and their new private arrays.
+
+        Args:
+            given: round, shared and public arrays, and the node's draws of this round.
+            clients: some of the round's, with training interactions only.
+            private: their private arrays.
+        """
 
     @abstractmethod
     def step(self, state: State, total: Sum, round: int) -> State:
-        """The state after the sum of `round`."""
+        """The state after the sum of `round`, at the coordinator."""
 
-    def fold_in(self, shared: Arrays, clients: Clients) -> Private | None:
+    @abstractmethod
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Scores, made at the node; the same bits for a client and an item in any batch.
+
+        Args:
+            given: shared and public arrays.
+            clients: with the history to recommend from.
+            private: their private arrays.
+            items: positions [n] of the items to score; `None` for all of the catalog, in its order.
+
+        Returns:
+            [clients, n] float32.
+        """
+
+    def fold_in(self, given: Given, clients: Clients) -> Private | None:
         """Private arrays of users that never took part, from their history alone."""
         return None
 
-    @classmethod
-    def use_of_values(cls) -> str:
-        """What the model does with ratings, counts and other values of interactions, in a sentence."""
-        if cls.reads_ratings:
-            return "It learns from ratings and predicts them; interactions without a rating are an error."
-        if not cls.weighs:
-            return "Every interaction counts once: ratings and other values are not used."
-        return f"With weights in the plan, {cls.weighs} Without, every interaction counts once."
-
-    @property
-    def rating_scale(self) -> tuple[float, float] | None:
-        """Lowest and highest rating, for a model that reads ratings."""
-        return None
-
-    def weighted(self, heaviest: float) -> Self:
-        """The model as it is trained on interactions that weigh up to `heaviest`.
+    def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
+        """How near the items at `items` [n] are to every item: [n, items] float32.
 
         Raises:
-            PlanError: if the model knows no weights.
+            InputError: if the model knows no such thing.
         """
-        if self.reads_ratings:
-            raise PlanError(
-                f"weights: model {self.name!r} reads values as ratings, not as weights; leave weights out of the plan"
-            )
-        if not self.weighs:
-            raise PlanError(
-                f"weights: model {self.name!r} counts every interaction once, whatever its value; leave weights out "
-                "(and low ratings too, with cleaning: rating_at_least), or take popularity, ease, itemknn, ials, mf or "
-                "fedrecon, which use weights"
-            )
-        copy = self.model_copy()
-        copy._heaviest = heaviest
-        return copy
+        raise InputError(f"model {self.name!r} does not know similar items; ease, itemknn, ials and mf do")
+
+    def carry(self, fresh: State, earlier: State) -> State:
+        """The state before round 0 of a training that goes on from another one (`traits.iterative`).
+
+        Args:
+            fresh: what `start` made.
+            earlier: what the other training ended with, of the same arrays, with the fresh rows for new items.
+        """
+        return earlier
 
     def privately(self, clip: float | None, clients: int) -> Recommender:
         """The model as it is trained under differential privacy: hyperparameters that were not set take values fit for
@@ -164,6 +235,10 @@ class Recommender(BaseModel, ABC):
             f"model {self.name!r} has no form under differential privacy; popularity, ease, itemknn, spectral, ials "
             "and mf have one"
         )
+
+    @abstractmethod
+    def cost(self, n_items: int) -> Cost:
+        """What training takes for a catalog of `n_items`."""
 
     def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
         """How each client's contribution to `round` is measured and clipped, and how noise is spread over the arrays.
@@ -184,53 +259,20 @@ class Recommender(BaseModel, ABC):
         """Share of the privacy budget (of 1 / z²) that each round may use."""
         return (1.0 / self.rounds,) * self.rounds
 
+    def _weighted(self, heaviest: float) -> Self:
+        """The model as it is trained on interactions that weigh up to `heaviest`; see `models.weighing`."""
+        copy = self.model_copy()
+        copy._heaviest = heaviest
+        return copy
+
+
+class RatingRecommender(Recommender):
+    """A model that reads values of interactions as ratings, and predicts them: its scores are ratings."""
+
+    @property
     @abstractmethod
-    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
-        """Scores [clients, items] float32, made at the node; the same bits for a client in any batch."""
-
-    def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
-        """How near the items at `items` [n] are to every item: [n, items] float32.
-
-        Raises:
-            InputError: if the model knows no such thing.
-        """
-        raise InputError(f"model {self.name!r} does not know similar items; ease, itemknn, ials and mf do")
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether a training can go on from what another one ended with; otherwise the sums are computed anew."""
-        return "rounds" in type(self).model_fields
-
-    def refreshed(self, state: State) -> State:
-        """A state with arrays carried over from an earlier training, after computing anew what follows from them."""
-        return state
-
-    @property
-    def keeps_rows(self) -> bool:
-        """Whether nodes may keep private arrays of each client from round to round."""
-        return type(self).join is not Recommender.join
-
-    @property
-    def additive(self) -> bool:
-        """Whether the model follows from one sum over clients of what depends on nothing but their own history.
-
-        Then changed histories can be added to a kept sum, and old ones taken out of it.
-        """
-        return False
-
-    def memory(self, n_items: int) -> int:
-        """Bytes that the coordinator needs at its peak for a catalog of `n_items`, to refuse impossible plans."""
-        return 64 * n_items
-
-    @property
-    def chunk_floats(self) -> int:
-        """Floats that one interaction may add to a chunk of contributions."""
-        return 2
-
-    @property
-    def client_floats(self) -> int:
-        """Floats that one client adds to a chunk of contributions besides those of its interactions."""
-        return 0
+    def rating_scale(self) -> tuple[float, float]:
+        """Lowest and highest rating."""
 
 
 def cosines(table: np.ndarray, items: np.ndarray) -> np.ndarray:
@@ -241,3 +283,8 @@ def cosines(table: np.ndarray, items: np.ndarray) -> np.ndarray:
     """
     unit = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
     return np.ascontiguousarray(unit[items] @ unit.T, dtype=np.float32)
+
+
+def of_items(scores: np.ndarray, items: np.ndarray | None) -> np.ndarray:
+    """The columns of scores [clients, items of the catalog] that are of the items at `items` [n]; all for `None`."""
+    return scores if items is None else np.ascontiguousarray(scores[:, items])

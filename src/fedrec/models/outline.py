@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from fedrec.aggregation.specs import SumSpec
-from fedrec.models.base import Recommender, State
+from fedrec.models.base import Recommender
 from fedrec.models.shapes import Shape
 
-__all__ = ["first_sum"]
+__all__ = ["first_sum", "is_additive", "keeps_rows"]
 
 _ITEMS = 8
 
@@ -21,10 +21,26 @@ def first_sum(model: Recommender, n_items: int = _ITEMS) -> SumSpec:
         >>> first_sum(MF()).changes
         ('items',)
     """
-    form = model.forms(n_items)[0]
-    spec = model.spec(State({name: np.zeros(_lengths(shape), shape.dtype) for name, shape in form.shared.items()}), 0)
+    form = model.shapes(n_items).states[0]
+    spec = model.spec({name: np.zeros(_lengths(shape), shape.dtype) for name, shape in form.shared.items()}, 0)
     assert spec is not None, "a model has at least one round"
     return spec
+
+
+def is_additive(model: Recommender) -> bool:
+    """Whether what changed can be added to a kept sum of the model: one round of counts of each client's own history.
+
+    >>> from fedrec.models.linear.ease import EASE
+    >>> is_additive(EASE()), is_additive(EASE(rank=8))
+    (True, False)
+    """
+    counts = all(array.role == "count" for array in first_sum(model).arrays)
+    return model.traits.additive and model.rounds == 1 and counts
+
+
+def keeps_rows(model: Recommender) -> bool:
+    """Whether nodes keep private arrays of each client from round to round."""
+    return bool(model.shapes(_ITEMS).rows)
 
 
 def _lengths(shape: Shape) -> tuple[int, ...]:

@@ -116,7 +116,7 @@ def build_model(name: str, settings: Mapping[str, Any]) -> Recommender:
 def models_where(fits: Callable[[Recommender], bool]) -> str:
     """Names of the models that fit as they are by default, as a sentence lists them.
 
-    >>> models_where(lambda model: model.moves_by_rows)
+    >>> models_where(lambda model: model.traits.moves_by_rows)
     'fedncf, fedrecon and mf'
     """
     names = sorted(name for name in MODELS if fits(model_class(name)()))

@@ -13,7 +13,7 @@ from fedrec.errors import DamagedError
 from fedrec.kernels.splitting import first_repeat
 from fedrec.models.private_state import OwnRows
 
-__all__ = ["Form", "Own", "Shape", "Shapes", "check_arrays", "check_rows", "whole_number"]
+__all__ = ["Form", "Named", "Own", "Shape", "Shapes", "check_arrays", "check_rows", "whole_number"]
 
 _BLOCK = 1 << 18
 """Numbers that are looked at together."""
@@ -78,7 +78,7 @@ class Own:
     width: int
 
 
-Shapes = Mapping[str, Shape]
+Named = Mapping[str, Shape]
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,24 @@ class Form:
         server: those of the coordinator alone.
     """
 
-    shared: Shapes
-    server: Shapes = field(default_factory=dict)
+    shared: Named
+    server: Named = field(default_factory=dict)
 
 
-def check_arrays(arrays: Mapping[str, np.ndarray], forms: Sequence[Shapes], n_items: int, what: str, whose: str) -> int:
+@dataclass(frozen=True)
+class Shapes:
+    """What all arrays of a model look like.
+
+    Args:
+        states: the forms that its state has, in the order of training; the model scores with the last one.
+        rows: private arrays that `join` gives, without the axis of clients; empty where it gives none.
+    """
+
+    states: tuple[Form, ...]
+    rows: Mapping[str, Shape | Own] = field(default_factory=dict)
+
+
+def check_arrays(arrays: Mapping[str, np.ndarray], forms: Sequence[Named], n_items: int, what: str, whose: str) -> int:
     """Check that arrays are those of one of several forms: names, types, axes and values.
 
     Args:
@@ -120,7 +133,7 @@ def check_arrays(arrays: Mapping[str, np.ndarray], forms: Sequence[Shapes], n_it
     raise DamagedError(wrong or f"{whose} has no {what}s")
 
 
-def _misfit(arrays: Mapping[str, np.ndarray], form: Shapes, n_items: int, what: str, whose: str) -> str | None:
+def _misfit(arrays: Mapping[str, np.ndarray], form: Named, n_items: int, what: str, whose: str) -> str | None:
     for name in sorted(arrays.keys() - form.keys()):
         return f"{what} {name!r} is none of {whose}'s; at this point there are {', '.join(sorted(form)) or 'none'}"
     for name in form.keys() - arrays.keys():

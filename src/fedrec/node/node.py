@@ -26,8 +26,10 @@ from fedrec.federation.measuring import add_metrics, measuring_spec
 from fedrec.federation.partial_rows import only_rows
 from fedrec.federation.transcript import Transcript
 from fedrec.federation.warm_start import Changed, Remembered, first_rows
-from fedrec.models.base import Arrays, Private, Recommender
+from fedrec.models.base import Arrays, Given, Private, Recommender
 from fedrec.models.private_state import finite_clients, joined, placed
+from fedrec.models.traits import Cost
+from fedrec.models.values import rating_scale
 from fedrec.node.cohorts import cohort
 from fedrec.node.private_rows import PrivateRows, RowShapes
 from fedrec.privacy.guard import Guard
@@ -111,7 +113,9 @@ class Node:
         self.clients = Clients.of(seen.train, self.keys, held_out)
         self.met = self.clients.lengths > 0
         self.active = np.flatnonzero(self.met)
-        self._shapes = RowShapes(model.rows(split.data.n_items), len(self.clients), split.data.n_items)
+        self._cost = model.cost(split.data.n_items)
+        self._public = model.public(split.data.catalog)
+        self._shapes = RowShapes(model.shapes(split.data.n_items).rows, len(self.clients), split.data.n_items)
         self._private = None if folder is None else PrivateRows.open(folder, self._shapes)
         self._before: Remembered | None = None
         self._scored: _Scored | None = None
@@ -152,16 +156,17 @@ class Node:
         agreed = self._agreed(call)
         queries = self._admitted(call, agreed)
         rng = self.source.child("contribute", call.round)
+        given = Given(call.round, call.shared, self._public, rng)
         private = self._settled(call.shared, call.committed, anew=True)
         drawn = self._cohort(call)
         total, served = Sum.zeros(call.spec, call.round), self._served(call.shared)
         changed: list[tuple[np.ndarray, Private]] = []
-        for chosen in followed(chunks(self.clients.lengths[drawn], self.model), len(drawn)):
+        for chosen in followed(chunks(self.clients.lengths[drawn], self._cost), len(drawn)):
             positions = drawn[chosen]
             clients = self.release.before(only_served(self._take(positions), served), rng)
             rows = None if private is None else private.take(positions)
             try:
-                contributions, updated = self.model.contribute(call.shared, rows, clients, call.round, rng)
+                contributions, updated = self.model.contribute(given, clients, rows)
                 contributions = self.release.after(contributions, clients)
                 if self.guard is not None:
                     contributions = self.guard.clip(contributions, queries, call.spec)
@@ -196,7 +201,7 @@ class Node:
     def count_items(self, call: CountCall) -> Sum:
         """How many of the node's clients have each item, with noise; the same whenever it is asked."""
         total = Sum.zeros(call.spec)
-        for chosen in followed(chunks(self.clients.lengths[self.active], self.model), len(self.active)):
+        for chosen in followed(chunks(self.clients.lengths[self.active], self._cost), len(self.active)):
             total.add(count_chunk(self.clients.take(self.active[chosen])))
         self._guard(total.clients)
         add_noise(total, call.noise, self.hidden.child("item floor", self.name))
@@ -207,7 +212,7 @@ class Node:
         relevant = self._held_out(call.part)
         history = self._seen.history(call.part)
         total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max))
-        scale = self.model.rating_scale if any(metric.of_ratings for metric in call.metrics) else None
+        scale = rating_scale(self.model) if any(metric.of_ratings for metric in call.metrics) else None
         if relevant.values is None and len(relevant) and any(metric.graded for metric in call.metrics):
             raise InputError("graded relevance is read from ratings, and the data has none; take ndcg instead")
         for positions, clients, scores in self._scores(
@@ -261,15 +266,15 @@ class Node:
         private = self._settled(shared, committed)
         if private is not None and committed < 0 and (first := self._first_rows(shared)) is not None:
             private = PrivateRows(dict(first), self._shapes)
-        everyone = Clients.of(history, self.keys)
+        everyone, given = Clients.of(history, self.keys), Given.to_score(shared, self._public)
         size = max(1, _SCORE_FLOATS // max(self.data.n_items, 1))
         for start in followed(range(0, len(positions), size)):
             chosen = positions[start : start + size]
             clients = everyone.take(chosen)
             kept = self._scored
             if kept is None or not kept.serves(shared, committed, chosen):
-                scores = self.model.score(shared, self._rows(shared, private, clients, chosen), clients)
-                same = not self.model.reads_history and bool(self.met[chosen].all())
+                scores = self.model.score(given, clients, self._rows(given, private, clients, chosen))
+                same = not self.model.traits.scores_history and bool(self.met[chosen].all())
                 kept = _Scored(shared, committed, chosen, scores)
                 self._scored = kept if same else None
             yield chosen, clients, kept.scores
@@ -328,14 +333,15 @@ class Node:
         if self._before is None:
             raise FedrecError(f"node {self.name}, round {call.round}: it remembers no earlier run to sum the change of")
         rng = self.source.child("contribute", call.round)
+        given = Given(call.round, call.shared, self._public, rng)
         both = Changed.of(self._before.train.catalog, self.data.catalog)
         keys = client_keys(self.source, self._before.train.users)
         now, former = both.clients(self._before, self.clients, self.data.users, keys)
         total, taken_out = Sum.zeros(call.spec, call.round), Sum.zeros(call.spec, call.round)
         for clients, out in ((now, total), (former, taken_out)):
-            for positions in followed(chunks(clients.lengths, self.model), len(clients)):
+            for positions in followed(chunks(clients.lengths, self._cost), len(clients)):
                 chosen = self.release.before(clients.take(positions), rng)
-                contributions, _ = self.model.contribute(call.shared, None, chosen, call.round, rng)
+                contributions, _ = self.model.contribute(given, chosen, None)
                 out.add(self.release.after(contributions, chosen))
         for name, array in total.arrays.items():
             array -= taken_out.arrays[name]
@@ -343,15 +349,13 @@ class Node:
         self._guard(total.clients)
         return total
 
-    def _rows(
-        self, shared: Arrays, private: PrivateRows | None, clients: Clients, chosen: np.ndarray
-    ) -> Private | None:
+    def _rows(self, given: Given, private: PrivateRows | None, clients: Clients, chosen: np.ndarray) -> Private | None:
         if private is None:
             return None
         rows = private.take(chosen)
         strangers = np.flatnonzero(~self.met[chosen])
         if len(strangers):
-            folded = self.model.fold_in(shared, clients.take(strangers))
+            folded = self.model.fold_in(given, clients.take(strangers))
             for name, array in (folded or {}).items():
                 rows[name] = placed(rows[name], strangers, array)
         return rows
@@ -376,7 +380,8 @@ class Node:
 
     def _first_rows(self, shared: Arrays) -> Private | None:
         """Private rows before the first round that counts."""
-        first = self.model.join(shared, self.clients, self.source.child("join"))
+        given = Given(-1, shared, self._public, self.source.child("join"))
+        first = self.model.join(given, self.clients)
         if first is None or self._before is None:
             return first
         return first_rows(first, self.data.users, self.data.catalog, self._before)
@@ -439,7 +444,7 @@ def _as_read(split: Split, model: Recommender, weights: Weights | None) -> Split
     Interactions for training that weigh nothing become history: nothing is learned from them, and they are not
     recommended.
     """
-    data = split.data if model.reads_times else split.data.without_times()
+    data = split.data if "times" in model.traits.reads else split.data.without_times()
     data, part = _values_read(data, model, weights), split.part
     if weights is not None and data.values is not None and (nothing := (data.values == 0) & (part == TRAIN)).any():
         part = np.where(nothing, np.int8(HISTORY), part)
@@ -448,8 +453,8 @@ def _as_read(split: Split, model: Recommender, weights: Weights | None) -> Split
 
 def _values_read(data: Interactions, model: Recommender, weights: Weights | None) -> Interactions:
     """Interactions with the values that the model reads: weights, ratings, or none."""
-    if model.rating_scale is not None:
-        check_ratings(data, *model.rating_scale, model.name)
+    if (scale := rating_scale(model)) is not None:
+        check_ratings(data, *scale, model.name)
         return data
     return data.without_values() if weights is None else weights.weighed(data)
 
@@ -476,9 +481,9 @@ def lists_of(data: Interactions, positions: np.ndarray) -> ItemLists:
     return indptr, data.items[rows_of(data.indptr, positions)]
 
 
-def chunks(lengths: np.ndarray, model: Recommender) -> Iterator[np.ndarray]:
+def chunks(lengths: np.ndarray, cost: Cost) -> Iterator[np.ndarray]:
     """Positions of clients with so many interactions, in groups whose contributions fit in memory together."""
-    floats = np.cumsum(lengths * model.chunk_floats + model.client_floats)
+    floats = np.cumsum(lengths * cost.per_interaction + cost.per_client)
     start = 0
     while start < len(lengths):
         before = floats[start - 1] if start else 0

@@ -27,6 +27,7 @@ from fedrec.federation.masked import COUNTS
 from fedrec.federation.plan import Plan
 from fedrec.federation.values import values_remark
 from fedrec.models.base import Arrays
+from fedrec.models.values import rating_scale
 from fedrec.node.answers import Answers, FileStore
 from fedrec.node.founding import found_node
 from fedrec.node.node import Floors, Node
@@ -278,7 +279,7 @@ def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> tup
 
 def _values_left(plan: Plan) -> dict[str, object]:
     """Cleaning that leaves out values that the model cannot use: an error about one of them would tell of one user."""
-    cleaning, scale = plan.data.cleaning, plan.build_model().rating_scale
+    cleaning, scale = plan.data.cleaning, rating_scale(plan.build_model())
     least, most = cleaning.lowest_rating, cleaning.rating_at_most
     if plan.weights is not None:
         return {"rating_at_least": max(least or 0.0, 0.0)}

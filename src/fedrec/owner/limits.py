@@ -73,9 +73,10 @@ class ResourceLimits(BaseModel):
         Raises:
             PlanError: if it does not.
         """
-        if self.memory_gb is not None and model.memory(n_items) > self.memory_gb * _GIB:
+        needed = model.cost(n_items).memory
+        if self.memory_gb is not None and needed > self.memory_gb * _GIB:
             raise PlanError(
-                f"limits.memory_gb: {model.name} needs about {model.memory(n_items) / _GIB:.1f} GiB for "
+                f"limits.memory_gb: {model.name} needs about {needed / _GIB:.1f} GiB for "
                 f"{n_items:,} items, and the node may have {self.memory_gb:g}. Ask for a model whose memory does not "
                 "grow with items², or the owner raises limits.memory_gb"
             )

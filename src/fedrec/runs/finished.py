@@ -32,7 +32,8 @@ from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, load_shared, read_plan, save_shared
 from fedrec.federation.warm_start import Earlier, Remembered
 from fedrec.kernels.splitting import count_shared
-from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.base import Arrays, Given, Private, Recommender, State
+from fedrec.models.outline import keeps_rows
 from fedrec.record.durable import arrays_digest, check_plain, replace_file, replace_table
 from fedrec.record.files import check_files, read_files
 
@@ -161,7 +162,7 @@ class OpenedRun:
         """Nodes with other interactions: users trained on keep their private rows; all others are folded in when they
         are scored, from what is known before the part that is measured."""
         plan = self.plan.model_copy(update={"refit": False})
-        if not self.model.rows(len(self.catalog)):  # nothing is kept of anybody, so it matters to nobody who was there
+        if not keeps_rows(self.model):  # nothing is kept of anybody, so it matters to nobody who was there
             return LocalEngine.of_split(split, plan)
         places = self.data.users.find(split.data.users.series)
         trained = np.append(self._trained_users(), False)[places]
@@ -220,7 +221,7 @@ class OpenedRun:
             InputError: if the model knows no such thing.
         """
         shared = self.trained.state.shared
-        scores = self.model.similarity(shared, items)
+        scores = self.model.similarity(Given.to_score(shared, self.model.public(self.catalog)), items)
         if SERVED in shared:
             scores[:, ~shared[SERVED]] = -np.inf
         return scores
@@ -370,7 +371,7 @@ def _home(folder: Path, plan: Plan, catalog: Catalog, named: str | None) -> Home
         advice = f"{folder} keeps no interactions of its own. " + (
             "Whose private row is whose only the data tell that it was trained on: name them where they are now, with "
             "--data (data= in Python), or train anew"
-            if plan.build_model().rows(len(catalog))
+            if keeps_rows(plan.build_model())
             else "Name its data where they are now, or newer data, with --data (data= in Python)"
         )
         kept = Kept(load_again(plan, folder, advice, catalog, named).interactions)

@@ -21,6 +21,7 @@ from fedrec.evaluation.errors import cut
 from fedrec.node.node import Node
 from fedrec.models.base import Arrays, Recommender
 from fedrec.models.registry import models_where
+from fedrec.models.values import rating_scale
 
 __all__ = ["predict_pairs"]
 
@@ -48,11 +49,11 @@ def predict_pairs(
     """
     check_unknown(unknown, "unknown")
     check_unknown(unknown_items, "unknown_items")
-    scale = opened.model.rating_scale
+    scale = rating_scale(opened.model)
     if scale is None:
         raise InputError(
             f"model {opened.model.name!r} ranks items and predicts no ratings; "
-            f"{models_where(lambda model: model.reads_ratings)} predicts them"
+            f"{models_where(lambda model: model.traits.reads_ratings)} predicts them"
         )
     table = _read(pairs, columns)
     users, catalog, shared = opened.data.users, opened.data.catalog, opened.trained.state.shared
@@ -99,7 +100,7 @@ def _found(ids: Identifiers, wanted: pl.Series, policy: Unknown, what: str) -> n
 
 def _grown(model: Recommender, shared: Arrays, n_items: int) -> Arrays:
     """Shared arrays with one more item, that nobody rated: zeros."""
-    shapes = model.forms(n_items + 1)[-1].shared
+    shapes = model.shapes(n_items + 1).states[-1].shared
     grown = {}
     for name, shape in shapes.items():
         more = [(0, axis - length) for axis, length in zip(shape.axes, shared[name].shape, strict=True)]

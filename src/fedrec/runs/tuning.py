@@ -24,6 +24,7 @@ from fedrec.evaluation.metrics import Metric, deciding_metric, parse_metrics
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.models.outline import first_sum
 from fedrec.models.registry import meant
 from fedrec.progress import Stopwatch
 
@@ -205,7 +206,7 @@ def choose(
     if strategy not in STRATEGIES:
         raise InputError(f"strategy {strategy!r} is not known{suggestion(strategy, STRATEGIES)}")
     seeds = whole_number(seeds, "seeds")
-    metric = metric or deciding_metric(base.build_model().reads_ratings)
+    metric = metric or deciding_metric(base.build_model().traits.reads_ratings)
     base = _deciding(base, metric)
     remark, has_rounds = "", "rounds" in type(base.build_model()).model_fields
     if strategy == "halving" and not has_rounds:
@@ -334,9 +335,7 @@ def _check(settings: dict[str, Any], plan: Plan, data: Interactions) -> None:
     model = plan.build_model()
     try:
         check_memory(model, data.n_items)
-        spec = model.spec(model.start(data.catalog, KeyedSource.from_seed(plan.seed).child("start")), 0)
-        if spec is not None:
-            Release(plan.release).adjust(spec).fit(plan.n_max or 1)
+        Release(plan.release).adjust(first_sum(model, data.n_items)).fit(plan.n_max or 1)
     except (PlanError, ValueError, MemoryError) as error:
         raise PlanError(f"grid {_in_words(settings)}: {error}") from None
 

@@ -16,14 +16,15 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import FedrecError, PlanError
 from fedrec.kernels.ratings import bias_rows, solve_rated, solve_raters
 from fedrec.kernels.scoring import dot_rows
-from fedrec.models.base import Arrays, Private, Recommender, State, cosines
+from fedrec.models.base import Arrays, Given, Private, RatingRecommender, State, cosines
 from fedrec.models.linear.counts import count_spec, counted
-from fedrec.models.shapes import Form, Shape
+from fedrec.models.shapes import Form, Shape, Shapes
+from fedrec.models.traits import Cost, Traits
 
 __all__ = ["BiasedMF"]
 
 
-class BiasedMF(Recommender):
+class BiasedMF(RatingRecommender):
     """A rating is predicted as r̂ = μ + b_u + b_i + ⟨p_u, q_i⟩ (Koren, Bell & Volinsky 2009, "Matrix factorization
     techniques for recommender systems", equation 4).
 
@@ -62,8 +63,8 @@ class BiasedMF(Recommender):
         >>> from fedrec.data.identifiers import Identifiers
         >>> model = BiasedMF(embedding_size=8, lowest=1, highest=10)
         >>> catalog = Catalog(Identifiers.of(list(range(1000))))
-        >>> state = model.start(catalog, KeyedSource.from_seed(0))
-        >>> {array.name: array.shape for array in model.spec(state, 1).arrays}
+        >>> state = model.start(catalog, {}, KeyedSource.from_seed(0))
+        >>> {array.name: array.shape for array in model.spec(state.shared, 1).arrays}
         {'equations': (1000, 45), 'targets': (1000, 9)}
     """
 
@@ -78,7 +79,7 @@ class BiasedMF(Recommender):
     scale_bits: int = Field(default=22, ge=8, le=32)
 
     name: ClassVar[str] = "biased-mf"
-    reads_ratings: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(reads=frozenset({"items", "values"}), iterative=True)
 
     @model_validator(mode="after")
     def _check(self) -> BiasedMF:
@@ -94,11 +95,11 @@ class BiasedMF(Recommender):
         """Lowest and highest rating."""
         return self.lowest, self.highest
 
-    def forms(self, n_items: int) -> tuple[Form, ...]:
+    def shapes(self, n_items: int) -> Shapes:
         """Rows [b_i, q_i], and μ."""
-        return (Form({"items": Shape((n_items, 1 + self.embedding_size)), "mean": Shape((1,), "float64")}),)
+        return Shapes((Form({"items": Shape((n_items, 1 + self.embedding_size)), "mean": Shape((1,), "float64")}),))
 
-    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """Random factors; no biases yet, and μ in the middle of the scale."""
         d = self.embedding_size
         table = np.zeros((len(catalog), 1 + d), dtype=np.float32)
@@ -106,12 +107,12 @@ class BiasedMF(Recommender):
             table[:, 1:] = rng.generator().normal(0.0, self.init_sd / np.sqrt(d), (len(catalog), d))
         return State({"items": table, "mean": np.array([(self.lowest + self.highest) / 2.0])})
 
-    def spec(self, state: State, round: int) -> SumSpec | None:
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """First the sum and the count of each item's ratings; then Σ vech(x xᵀ) and Σ x (r − μ − b_u) over the users of
         each item, where x = [1, p_u]."""
         if round >= self.rounds:
             return None
-        n_items, bits = len(state.shared["items"]), self.scale_bits
+        n_items, bits = len(shared["items"]), self.scale_bits
         if round == 0:
             ratings = ArraySpec("ratings", "rank_one", (n_items, 1), bound=self._range, scale_bits=bits)
             return SumSpec((ratings, count_spec(n_items)))
@@ -127,11 +128,11 @@ class BiasedMF(Recommender):
         )
 
     def contribute(
-        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+        self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """The client's ratings; later its row, as equations of its items."""
         ones, values = np.ones(len(clients)), _ratings(clients)
-        if round == 0:
+        if given.round == 0:
             above = (values.astype(np.float64) - self.lowest).astype(np.float32)
             of_items = (clients.indptr, clients.items, ones, clients.n_items)
             ratings = RankOne(*of_items, np.ones((len(clients), 1)), above)
@@ -139,7 +140,7 @@ class BiasedMF(Recommender):
         length = 1 + self.embedding_size
         squares, rows = np.empty((len(clients), triangle_size(length))), np.empty((len(clients), length))
         residuals = np.empty(len(clients.items), dtype=np.float32)
-        users, mean = self._users(shared, clients), float(shared["mean"][0])
+        users, mean = self._users(given.shared, clients), float(given.shared["mean"][0])
         bias_rows(clients.indptr, values, users, mean, squares, rows, residuals)
         of_items = (clients.indptr, clients.items, ones, clients.n_items)
         equations, targets = RankOne(*of_items, squares), RankOne(*of_items, rows, residuals)
@@ -181,11 +182,13 @@ class BiasedMF(Recommender):
         table[anew, 0] = (sums[anew] + (self.lowest - mean) * rated) / (rated + self.bias_reg * rated**self.nu)
         return State({**state.shared, "items": table, "mean": np.array([mean])})
 
-    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
         """Predicted ratings, not cut to the scale so that few are tied."""
-        table = shared["items"]
-        users = self._users(shared, clients)
-        users[:, 0] += shared["mean"][0]
+        table = given.shared["items"] if items is None else given.shared["items"][items]
+        users = self._users(given.shared, clients)
+        users[:, 0] += given.shared["mean"][0]
         right = table.T.copy(order="C")
         right[0] = 1.0
         scores = np.empty((len(clients), len(table)), dtype=np.float32)
@@ -203,25 +206,16 @@ class BiasedMF(Recommender):
         """
         return n_items ** (1.0 - self.nu) * self._range**2 / min(self.reg, self.bias_reg)
 
-    def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
+    def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """Cosine of the item factors."""
-        return cosines(shared["items"][:, 1:], items)
+        return cosines(given.shared["items"][:, 1:], items)
 
-    def memory(self, n_items: int) -> int:
-        """Three sums, and what is solved from them in float64."""
+    def cost(self, n_items: int) -> Cost:
+        """Three sums, and what is solved from them in float64. An interaction has a residual besides item and value; a
+        client adds one row of equations, in float64 and as integers."""
         length = 1 + self.embedding_size
-        return n_items * (32 * (triangle_size(length) + length) + 16 * length)
-
-    @property
-    def chunk_floats(self) -> int:
-        """A residual, besides item and value."""
-        return 4
-
-    @property
-    def client_floats(self) -> int:
-        """A client adds one row of equations, in float64 and as integers."""
-        length = 1 + self.embedding_size
-        return 4 * (triangle_size(length) + length)
+        row = triangle_size(length) + length
+        return Cost(memory=n_items * (32 * row + 16 * length), per_interaction=4, per_client=4 * row)
 
     @property
     def _range(self) -> float:

@@ -17,7 +17,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import FedrecError
 from fedrec.kernels.least_squares import gram_of_rows, outer_rows, solve_items, solve_users
 from fedrec.kernels.scoring import dot_rows
-from fedrec.models.base import Arrays, Private, Recommender, State, cosines
+from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines
 from fedrec.models.factors.private_ials import (
     COUNTS,
     DEFAULT_CLIP,
@@ -29,7 +29,8 @@ from fedrec.models.factors.private_ials import (
 )
 from fedrec.models.linear.counts import count_spec, counted
 from fedrec.models.linear.gram import unpack_triangle
-from fedrec.models.shapes import Form, Shape
+from fedrec.models.shapes import Form, Shape, Shapes
+from fedrec.models.traits import Cost, Traits
 
 __all__ = ["IALS"]
 
@@ -69,8 +70,8 @@ class IALS(Recommender):
         >>> from fedrec.data.identifiers import Identifiers
         >>> model = IALS(embedding_size=32)
         >>> catalog = Catalog(Identifiers.of(list(range(1000))))
-        >>> state = model.start(catalog, KeyedSource.from_seed(0))
-        >>> {array.name: array.shape for array in model.spec(state, 0).arrays}
+        >>> state = model.start(catalog, {}, KeyedSource.from_seed(0))
+        >>> {array.name: array.shape for array in model.spec(state.shared, 0).arrays}
         {'equations': (1000, 560), 'counts': (1000, 1), 'everyone': (529,)}
     """
 
@@ -84,17 +85,21 @@ class IALS(Recommender):
     scale_bits: int = Field(default=22, ge=8, le=32)
 
     name: ClassVar[str] = "ials"
-    weighs: ClassVar[str] = (
-        "the squared error of an observed interaction counts as often as it weighs: the confidence of Hu et al. (2008)."
+    traits: ClassVar[Traits] = Traits(
+        weights=(
+            "the squared error of an observed interaction counts as often as it weighs: the confidence of Hu et al. "
+            "(2008)."
+        ),
+        iterative=True,
     )
 
-    def forms(self, n_items: int) -> tuple[Form, ...]:
+    def shapes(self, n_items: int) -> Shapes:
         """Item factors Y and YᵀY; noisy counts in the private form."""
         d = self.embedding_size
         shared = {"items": Shape((n_items, d)), "gram": Shape((d, d), "float64")}
-        return (Form(shared if self._clip is None else shared | {"counts": Shape((n_items,), "float64")}),)
+        return Shapes((Form(shared if self._clip is None else shared | {"counts": Shape((n_items,), "float64")}),))
 
-    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """Random item factors."""
         shape = (len(catalog), self.embedding_size)
         table = rng.generator().normal(0.0, self.init_sd / np.sqrt(self.embedding_size), shape)
@@ -103,9 +108,9 @@ class IALS(Recommender):
             return state
         return State({**state.shared, "counts": np.zeros(len(catalog))})
 
-    def spec(self, state: State, round: int) -> SumSpec | None:
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """[Σ vech(u uᵀ), Σ u] and the count of clients that have each item; [Σ vech(u uᵀ), count] of all clients."""
-        n_items = len(state.shared["items"])
+        n_items = len(shared["items"])
         if self._clip is not None:
             return self._private_spec(n_items, round)
         if round >= self.rounds:
@@ -122,13 +127,13 @@ class IALS(Recommender):
         )
 
     def contribute(
-        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+        self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """The client's factor, as equations of its items and of everyone."""
         right = np.empty((len(clients), self._width))
-        if self._clip is not None and round == 0:
+        if self._clip is not None and given.round == 0:
             return Contributions({"counts": counted(clients)}), None
-        users = self._users(shared, clients)
+        users = self._users(given.shared, clients)
         outer_rows(users if self._clip is None else bounded(users), right)
         size = triangle_size(self.embedding_size)
         if self._clip is not None:
@@ -189,15 +194,20 @@ class IALS(Recommender):
         """Of the private form."""
         return shares(self.rounds)
 
-    def refreshed(self, state: State) -> State:
+    def carry(self, fresh: State, earlier: State) -> State:
         """YᵀY of the carried factors."""
-        return _state(state.shared["items"])
+        return _state(earlier.shared["items"])
 
-    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
         """⟨user, item⟩ with the user's factor solved from its history; zeros without one."""
-        table = np.ascontiguousarray(shared["items"].T)
+        rows = given.shared["items"] if items is None else given.shared["items"][items]
+        table = np.ascontiguousarray(rows.T)
         scores = np.empty((len(clients), table.shape[1]), dtype=np.float32)
-        dot_rows(self._users(shared, clients).astype(np.float32), table, np.zeros(table.shape[1], np.float32), scores)
+        dot_rows(
+            self._users(given.shared, clients).astype(np.float32), table, np.zeros(table.shape[1], np.float32), scores
+        )
         return scores
 
     def largest_factor(self, n_items: int) -> float:
@@ -212,18 +222,13 @@ class IALS(Recommender):
         largest = n_items ** (1.0 - self.nu) / (4.0 * self.reg * (1.0 + self.unobserved_weight) ** self.nu)
         return largest if self._heaviest is None else largest * self._heaviest
 
-    def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
+    def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """Cosine of the item factors."""
-        return cosines(shared["items"], items)
+        return cosines(given.shared["items"], items)
 
-    def memory(self, n_items: int) -> int:
-        """Three sums, and the factors."""
-        return n_items * (24 * self._width + 16 * self.embedding_size)
-
-    @property
-    def client_floats(self) -> int:
-        """A client adds one row of equations, in float64 and as integers."""
-        return 4 * self._width
+    def cost(self, n_items: int) -> Cost:
+        """Three sums, and the factors. A client adds one row of equations, in float64 and as integers."""
+        return Cost(memory=n_items * (24 * self._width + 16 * self.embedding_size), per_client=4 * self._width)
 
     def _private_spec(self, n_items: int, round: int) -> SumSpec | None:
         if round > self.rounds:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,12 +17,13 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.keyed import normal_rows
 from fedrec.kernels.scoring import dot_rows
-from fedrec.models.base import Arrays, Private, Recommender, State, cosines
+from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines
 from fedrec.models.factors.adaptive_clip import BIT_SHARE, adapted
 from fedrec.models.factors.local_training import LocalOptimiser, LocalTraining, Loss, draw
 from fedrec.models.factors.scaffold import control_rows, first_controls, stored_rows, used_controls
 from fedrec.models.server_optimisers import ServerOptimiser, ServerRule
-from fedrec.models.shapes import Form, Own, Shape
+from fedrec.models.shapes import Form, Own, Shape, Shapes
+from fedrec.models.traits import Cost, Traits
 
 __all__ = ["MF"]
 
@@ -74,7 +74,7 @@ class MF(Recommender):
         PlanError: for a mix of settings that has no meaning.
 
     Example:
-        >>> MF(loss="bpr", server_optimiser="adam", server_learning_rate=0.01).chunk_floats
+        >>> MF(loss="bpr", server_optimiser="adam", server_learning_rate=0.01).cost(100).per_interaction
         325
     """
 
@@ -102,12 +102,15 @@ class MF(Recommender):
     init_sd: PositiveFloat = 0.03
 
     name: ClassVar[str] = "mf"
-    weighs: ClassVar[str] = (
-        "the gradients of an interaction and of the negatives drawn for it are multiplied by its weight; keep weights "
-        "near 1, as steps grow with them."
+    traits: ClassVar[Traits] = Traits(
+        weights=(
+            "the gradients of an interaction and of the negatives drawn for it are multiplied by its weight; keep "
+            "weights near 1, as steps grow with them."
+        ),
+        scores_history=False,
+        iterative=True,
+        moves_by_rows=True,
     )
-    reads_history: ClassVar[bool] = False
-    moves_by_rows: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _check(self) -> MF:
@@ -120,8 +123,8 @@ class MF(Recommender):
             raise PlanError(f"{where}: scaffold averages over all clients of a round; set denominator to count")
         return self
 
-    def forms(self, n_items: int) -> tuple[Form, ...]:
-        """Item factors; moments, control variates and a clip where there are any."""
+    def shapes(self, n_items: int) -> Shapes:
+        """Item factors; moments, control variates and a clip where there are any. User factors at the nodes."""
         table = Shape((n_items, self.embedding_size + 1))
         shared, server = {"items": table}, self._server.forms((n_items, self.embedding_size + 1))
         if self._clip is not None:
@@ -129,16 +132,12 @@ class MF(Recommender):
         elif self.scaffold:
             shared["control"] = table
             server |= {"control_sum": Shape(table.axes, "float64"), "control_clients": Shape((1,), "float64")}
-        return (Form(shared, server),)
+        rows: dict[str, Shape | Own] = {"users": Shape((self.embedding_size,), finite=False)}
+        if self.scaffold:
+            rows |= control_rows(self.control_rows, self.embedding_size + 1, n_items)
+        return Shapes((Form(shared, server),), rows)
 
-    def rows(self, n_items: int) -> Mapping[str, Shape | Own]:
-        """User factors; a control variate where there are any."""
-        users = {"users": Shape((self.embedding_size,), finite=False)}
-        if not self.scaffold:
-            return users
-        return users | control_rows(self.control_rows, self.embedding_size + 1, n_items)
-
-    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """Random item factors, biases of zero; moments and control variates of zero."""
         table = rng.generator().normal(0.0, self.init_sd, (len(catalog), self.embedding_size + 1)).astype(np.float32)
         table[:, -1] = 0.0
@@ -150,11 +149,11 @@ class MF(Recommender):
         sums = {"control_sum": np.zeros(table.shape), "control_clients": np.zeros(1)}
         return State({"items": table, "control": np.zeros_like(table)}, server | sums)
 
-    def spec(self, state: State, round: int) -> SumSpec | None:
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Changes of item rows, and what they are divided by."""
         if round >= self.rounds:
             return None
-        shape = state.shared["items"].shape
+        shape = shared["items"].shape
         changes = ArraySpec(
             "items", "rows", shape, self.bound, _SCALE_BITS, denominator=self.denominator, role="change"
         )
@@ -172,32 +171,32 @@ class MF(Recommender):
             arrays.append(ArraySpec("newcomers", "dense", (1,), bound=1, role="count"))
         return SumSpec(tuple(arrays))
 
-    def join(self, shared: Arrays, clients: Clients, rng: KeyedSource) -> Private | None:
+    def join(self, given: Given, clients: Clients) -> Private | None:
         """Random user factors from each client's own key."""
         factors = np.empty((len(clients), self.embedding_size), dtype=np.float32)
-        normal_rows(rng.seeds(clients.keys), self.init_sd, factors)
+        normal_rows(given.rng.seeds(clients.keys), self.init_sd, factors)
         if not self.scaffold:
             return {"users": factors}
         return {"users": factors} | first_controls(clients, self.control_rows, self.embedding_size + 1)
 
     def contribute(
-        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+        self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """Local training, then the change of every touched row."""
         assert private is not None
         users = private["users"].copy()
-        seeds = rng.seeds(clients.keys)
+        seeds = given.rng.seeds(clients.keys)
         ones = np.ones(len(clients))
         if not self.scaffold:
             drawn = draw(clients, seeds, self.epochs, self.negatives)
-            changes, _ = self._local.run(drawn, shared["items"], users)
+            changes, _ = self._local.run(drawn, given.shared["items"], users)
             if self._clip is not None:
-                return Contributions(self._within(drawn.indptr, drawn.rows, changes, shared)), {"users": users}
+                return Contributions(self._within(drawn.indptr, drawn.rows, changes, given.shared)), {"users": users}
             return Contributions(self._weighed(drawn.indptr, drawn.rows, changes)), {"users": users}
         stored = stored_rows(private)
         drawn = draw(clients, seeds, self.epochs, self.negatives, stored)
-        controls = used_controls(shared, private, drawn, stored[0])
-        changes, steps = self._local.run(drawn, shared["items"], users, drift=controls.drift)
+        controls = used_controls(given.shared, private, drawn, stored[0])
+        changes, steps = self._local.run(drawn, given.shared["items"], users, drift=controls.drift)
         renewed, difference = controls.renewed(drawn, clients, private, changes, steps, self.learning_rate)
         sent = controls.sent(changes, np.repeat(steps, np.diff(drawn.indptr)), self.learning_rate)
         arrays = self._weighed(drawn.indptr, drawn.rows, sent) | {
@@ -247,37 +246,35 @@ class MF(Recommender):
         clip = float(shared["clip"][0])
         return (Query({"items": PLAIN}, clip, 1.0 - BIT_SHARE), Query({"within": PLAIN}, 0.5, BIT_SHARE))
 
-    def fold_in(self, shared: Arrays, clients: Clients) -> Private | None:
+    def fold_in(self, given: Given, clients: Clients) -> Private | None:
         """A factor from the history alone: training of the user's side with the item table fixed."""
-        return {"users": self._fitted(self._local, _FOLD_IN_EPOCHS, shared, clients, clients.keys)}
+        return {"users": self._fitted(self._local, _FOLD_IN_EPOCHS, given.shared, clients, clients.keys)}
 
-    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
         """⟨user, item⟩ + bias."""
         assert private is not None
-        table = np.ascontiguousarray(shared["items"].T)
+        rows = given.shared["items"] if items is None else given.shared["items"][items]
+        table = np.ascontiguousarray(rows.T)
         scores = np.empty((len(clients), table.shape[1]), dtype=np.float32)
         dot_rows(private["users"], table[:-1], table[-1], scores)
         return scores
 
-    def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
+    def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """Cosine of the item factors."""
-        return cosines(shared["items"][:, :-1], items)
+        return cosines(given.shared["items"][:, :-1], items)
 
-    def memory(self, n_items: int) -> int:
-        """Table, sum, weights and the step in float64; moments and control variates where there are any."""
+    def cost(self, n_items: int) -> Cost:
+        """Table, sum, weights and the step in float64; moments and control variates where there are any. Every positive
+        and negative may touch a row; a client has its factor, and the rows of its control variate."""
+        width = self.embedding_size + 1
         copies = 40 + 24 * (self.server_optimiser != "sgd") + 40 * self.scaffold
-        return n_items * (self.embedding_size + 1) * copies
-
-    @property
-    def chunk_floats(self) -> int:
-        """Every positive and negative may touch a row."""
-        arrays = 6 if self.scaffold else 1
-        return (1 + self.epochs * self.negatives) * (self.embedding_size + 1) * arrays
-
-    @property
-    def client_floats(self) -> int:
-        """A client's factor, and the rows of its control variate."""
-        return self.embedding_size + 3 * self.scaffold * self.control_rows * (self.embedding_size + 1)
+        return Cost(
+            memory=n_items * width * copies,
+            per_interaction=(1 + self.epochs * self.negatives) * width * (6 if self.scaffold else 1),
+            per_client=self.embedding_size + 3 * self.scaffold * self.control_rows * width,
+        )
 
     @property
     def _local(self) -> LocalTraining:

@@ -17,7 +17,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import FedrecError, PlanError
 from fedrec.kernels.scoring import sum_rows
-from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_items
 from fedrec.models.linear import private_gram
 from fedrec.models.linear.denoising import ridge_arrays
 from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec
@@ -34,7 +34,8 @@ from fedrec.models.linear.sketch import (
     sketch_memory,
     sketch_spec,
 )
-from fedrec.models.shapes import Form, Shape
+from fedrec.models.shapes import Form, Shape, Shapes
+from fedrec.models.traits import Cost, Traits
 
 __all__ = ["EASE"]
 
@@ -64,9 +65,10 @@ class EASE(Recommender):
     passes: PositiveInt = 2
 
     name: ClassVar[str] = "ease"
-    sums_by: ClassVar[frozenset[str]] = frozenset({"alpha"})
-    weighs: ClassVar[str] = (
-        "a user's row x_u of the interaction matrix holds the weights, in G and in the scores x_u B."
+    traits: ClassVar[Traits] = Traits(
+        weights="a user's row x_u of the interaction matrix holds the weights, in G and in the scores x_u B.",
+        additive=True,
+        sums_by=frozenset({"alpha"}),
     )
 
     @property
@@ -76,21 +78,16 @@ class EASE(Recommender):
             return len(private_gram.SHARES)
         return 1 if self.rank is None else self.passes
 
-    @property
-    def additive(self) -> bool:
-        """The Gram matrix is a sum over clients; passes of a sketch depend on the pass before."""
-        return self.rank is None
-
-    def forms(self, n_items: int) -> tuple[Form, ...]:
+    def shapes(self, n_items: int) -> Shapes:
         """Nothing, then the weights; with a rank or noise, a table of directions, then factors."""
         if self._clip is not None:
-            return (*private_gram.forms(n_items), low_rank_form(n_items))
+            return Shapes((*private_gram.forms(n_items), low_rank_form(n_items)))
         if self.rank is None:
-            return Form({"weights": Shape((n_items, 0))}), Form({"weights": Shape((n_items, n_items))})
+            return Shapes((Form({"weights": Shape((n_items, 0))}), Form({"weights": Shape((n_items, n_items))})))
         sketch = {"sketch": Shape((n_items, "rank"))}
-        return Form(sketch), Form(sketch, {"mean": Shape((1,), "float64")}), low_rank_form(n_items)
+        return Shapes((Form(sketch), Form(sketch, {"mean": Shape((1,), "float64")}), low_rank_form(n_items)))
 
-    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """No weights yet; random signs for a sketch."""
         if self._clip is not None:
             return private_gram.start(len(catalog))
@@ -98,15 +95,15 @@ class EASE(Recommender):
             return State({"weights": np.zeros((len(catalog), 0), dtype=np.float32)})
         return State({"sketch": draw_signs(rng, len(catalog), self.rank).astype(np.float32)})
 
-    def spec(self, state: State, round: int) -> SumSpec | None:
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """The Gram matrix, once; or a sketch in every pass, with item counts in the first."""
         if self._clip is not None:
-            return private_gram.spec(state.shared, round, self._heaviest)
+            return private_gram.spec(shared, round, self._heaviest)
         if round >= self.rounds:
             return None
         if self.rank is None:
-            return gram_spec(len(state.shared["weights"]), self.alpha, self._heaviest)
-        table = state.shared["sketch"]
+            return gram_spec(len(shared["weights"]), self.alpha, self._heaviest)
+        table = shared["sketch"]
         whole = round == 0 and self.alpha == 0 and self._heaviest is None
         sketch = sketch_spec(table, self.alpha, round == 0, whole, self._heaviest)
         if round > 0:
@@ -118,15 +115,15 @@ class EASE(Recommender):
         )
 
     def contribute(
-        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+        self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """w_u x_u x_uᵀ, or w_u x_u ⊗ Ωᵀx_u."""
         if self._clip is not None:
-            return private_gram.contribute(shared, clients, round), None
+            return private_gram.contribute(given.shared, clients, given.round), None
         if self.rank is None:
             return gram_contributions(clients, self.alpha), None
-        sketch = sketch_contribution(clients, shared["sketch"], self.alpha)
-        if round > 0:
+        sketch = sketch_contribution(clients, given.shared["sketch"], self.alpha)
+        if given.round > 0:
             return Contributions({"sketch": sketch}), None
         ones = np.ones((len(clients), 1))
         squares = None if clients.values is None else clients.values**2
@@ -143,14 +140,14 @@ class EASE(Recommender):
         reg = _AUTO * max(np.trace(gram) / len(gram), 1e-12) if self.reg == "auto" else self.reg
         return State({"weights": solve(gram, float(reg))})
 
-    def weighted(self, heaviest: float) -> EASE:
+    def _weighted(self, heaviest: float) -> EASE:
         """G = XᵀX of a matrix X of weights.
 
         Raises:
             PlanError: if alpha is above 1.
         """
         check_alpha(self.name, self.alpha)
-        return super().weighted(heaviest)
+        return super()._weighted(heaviest)
 
     def privately(self, clip: float | None, clients: int) -> EASE:
         """A noisy Gram matrix, then a pass over what stands out of it, see `fedrec.models.linear.private_gram`.
@@ -179,26 +176,25 @@ class EASE(Recommender):
         """Of the private form."""
         return private_gram.SHARES
 
-    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
         """x_u B: the sum of the rows of B at the client's items, times their weights."""
-        if "factors" in shared:
-            return low_rank_scores(shared, clients)
+        if "factors" in given.shared:
+            return of_items(low_rank_scores(given.shared, clients), items)
         scores = np.zeros((len(clients), clients.n_items), dtype=np.float32)
-        sum_rows(clients.indptr, clients.items, clients.weights, shared["weights"], scores)
-        return scores
+        sum_rows(clients.indptr, clients.items, clients.weights, given.shared["weights"], scores)
+        return of_items(scores, items)
 
-    def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
+    def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """How much an item adds to every other item's score."""
-        return low_rank_similarity(shared, items) if "factors" in shared else shared["weights"][items]
+        return low_rank_similarity(given.shared, items) if "factors" in given.shared else given.shared["weights"][items]
 
-    def memory(self, n_items: int) -> int:
-        """Triangle, float64 matrix and float32 weights; or sums and tables of the sketch."""
-        return 20 * n_items * n_items if self.rank is None else sketch_memory(n_items, self.rank)
-
-    @property
-    def chunk_floats(self) -> int:
-        """A client has at least one interaction and a right factor of `rank` floats."""
-        return max(2, self.rank or 0)
+    def cost(self, n_items: int) -> Cost:
+        """Triangle, float64 matrix and float32 weights; or sums and tables of the sketch. A client has at least one
+        interaction and a right factor of `rank` floats."""
+        memory = 20 * n_items * n_items if self.rank is None else sketch_memory(n_items, self.rank)
+        return Cost(memory=memory, per_interaction=max(2, self.rank or 0))
 
     def _private_step(self, state: State, total: Sum, round: int) -> State:
         found = private_gram.step(state, total, round)

@@ -23,7 +23,9 @@ def gram_spec(n_items: int, alpha: float, heaviest: float | None = None) -> SumS
     """
     bits = 0 if alpha == 0 and heaviest is None else _WEIGHT_BITS
     bound = 1.0 if heaviest is None else max(1.0, heaviest**2)
-    return SumSpec((ArraySpec("gram", "rank_one", (triangle_size(n_items),), bound=bound, scale_bits=bits),))
+    return SumSpec(
+        (ArraySpec("gram", "rank_one", (triangle_size(n_items),), bound=bound, scale_bits=bits, role="count"),)
+    )
 
 
 def gram_contributions(clients: Clients, alpha: float) -> Contributions:

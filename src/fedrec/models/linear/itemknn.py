@@ -16,10 +16,11 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.scoring import sum_neighbours
-from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_items
 from fedrec.models.linear import private_gram
 from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec
-from fedrec.models.shapes import Form, Shape
+from fedrec.models.shapes import Form, Shape, Shapes
+from fedrec.models.traits import Cost, Traits
 
 __all__ = ["ItemKNN"]
 
@@ -42,9 +43,12 @@ class ItemKNN(Recommender):
     alpha: float = Field(default=0.0, ge=0.0, le=2.0)
 
     name: ClassVar[str] = "itemknn"
-    sums_by: ClassVar[frozenset[str]] = frozenset({"alpha"})
-    weighs: ClassVar[str] = (
-        "a user's row of the interaction matrix holds the weights, in the cosines between items and in the scores."
+    traits: ClassVar[Traits] = Traits(
+        weights=(
+            "a user's row of the interaction matrix holds the weights, in the cosines between items and in the scores."
+        ),
+        additive=True,
+        sums_by=frozenset({"alpha"}),
     )
 
     @property
@@ -52,35 +56,30 @@ class ItemKNN(Recommender):
         """One; Gram matrix and pass in the private form."""
         return 1 if self._clip is None else len(private_gram.SHARES)
 
-    @property
-    def additive(self) -> bool:
-        """Its one sum is of what each client has."""
-        return True
-
-    def forms(self, n_items: int) -> tuple[Form, ...]:
+    def shapes(self, n_items: int) -> Shapes:
         """Neighbours, none at first; before them a table of directions in the private form."""
         nearest = Shape((n_items, "nearest"), "int32", -1, n_items)
         near = Form({"neighbours": nearest, "similarities": Shape((n_items, "nearest"))})
-        return (near,) if self._clip is None else (*private_gram.forms(n_items), near)
+        return Shapes((near,) if self._clip is None else (*private_gram.forms(n_items), near))
 
-    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """No neighbours yet."""
         if self._clip is not None:
             return private_gram.start(len(catalog))
         return State(_neighbours(np.zeros((len(catalog), 0)), 0))
 
-    def spec(self, state: State, round: int) -> SumSpec | None:
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """The Gram matrix, once; a pass after it in the private form."""
         if self._clip is not None:
-            return private_gram.spec(state.shared, round, self._heaviest)
-        return gram_spec(len(state.shared["neighbours"]), self.alpha, self._heaviest) if round == 0 else None
+            return private_gram.spec(shared, round, self._heaviest)
+        return gram_spec(len(shared["neighbours"]), self.alpha, self._heaviest) if round == 0 else None
 
     def contribute(
-        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+        self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """w_u x_u x_uᵀ."""
         if self._clip is not None:
-            return private_gram.contribute(shared, clients, round), None
+            return private_gram.contribute(given.shared, clients, given.round), None
         return gram_contributions(clients, self.alpha), None
 
     def step(self, state: State, total: Sum, round: int) -> State:
@@ -90,14 +89,14 @@ class ItemKNN(Recommender):
         similarity = cosine(gram_matrix(total, len(state.shared["neighbours"])), self.shrink)
         return State(_neighbours(similarity, self.neighbours))
 
-    def weighted(self, heaviest: float) -> ItemKNN:
+    def _weighted(self, heaviest: float) -> ItemKNN:
         """Cosines between columns of weights.
 
         Raises:
             PlanError: if alpha is above 1.
         """
         check_alpha(self.name, self.alpha)
-        return super().weighted(heaviest)
+        return super()._weighted(heaviest)
 
     def privately(self, clip: float | None, clients: int) -> ItemKNN:
         """Cosines of the cleaned Gram matrix that `ease` has under privacy; `shrink` counts in
@@ -120,18 +119,20 @@ class ItemKNN(Recommender):
         """Of the private form."""
         return private_gram.SHARES
 
-    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
         """Similarities to the client's items times their weights, summed."""
         scores = np.zeros((len(clients), clients.n_items), dtype=np.float32)
-        neighbours, similarities = shared["neighbours"], shared["similarities"]
+        neighbours, similarities = given.shared["neighbours"], given.shared["similarities"]
         sum_neighbours(clients.indptr, clients.items, clients.weights, neighbours, similarities, scores)
-        return scores
+        return of_items(scores, items)
 
-    def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
+    def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """Cosine similarity to the kept neighbours, 0 elsewhere."""
-        out = np.zeros((len(items), len(shared["neighbours"])), dtype=np.float32)
-        kept = shared["neighbours"][items] >= 0
-        out[np.nonzero(kept)[0], shared["neighbours"][items][kept]] = shared["similarities"][items][kept]
+        out = np.zeros((len(items), len(given.shared["neighbours"])), dtype=np.float32)
+        kept = given.shared["neighbours"][items] >= 0
+        out[np.nonzero(kept)[0], given.shared["neighbours"][items][kept]] = given.shared["similarities"][items][kept]
         return out
 
     def _private_step(self, state: State, total: Sum, round: int) -> State:
@@ -140,9 +141,9 @@ class ItemKNN(Recommender):
             return found
         return State(_neighbours(cosine(found.factors @ found.factors.T, self.shrink * found.mean), self.neighbours))
 
-    def memory(self, n_items: int) -> int:
+    def cost(self, n_items: int) -> Cost:
         """Triangle and float64 matrix."""
-        return 16 * n_items * n_items
+        return Cost(memory=16 * n_items * n_items)
 
 
 def cosine(gram: np.ndarray, shrink: float) -> np.ndarray:

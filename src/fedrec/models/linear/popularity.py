@@ -13,9 +13,10 @@ from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
-from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.base import Arrays, Given, Private, Recommender, State
 from fedrec.models.linear.counts import count_spec, counted
-from fedrec.models.shapes import Form, Shape
+from fedrec.models.shapes import Form, Shape, Shapes
+from fedrec.models.traits import Cost, Traits
 
 __all__ = ["Popularity"]
 
@@ -24,35 +25,33 @@ class Popularity(Recommender):
     """Scores are item counts, one round. The yardstick of every other model."""
 
     name: ClassVar[str] = "popularity"
-    reads_history: ClassVar[bool] = False
-    weighs: ClassVar[str] = "an item's count is the sum of the weights of its interactions."
+    traits: ClassVar[Traits] = Traits(
+        weights="an item's count is the sum of the weights of its interactions.",
+        scores_history=False,
+        additive=True,
+    )
 
     @property
     def rounds(self) -> int:
         """One."""
         return 1
 
-    @property
-    def additive(self) -> bool:
-        """Its one sum is of what each client has."""
-        return True
-
-    def forms(self, n_items: int) -> tuple[Form, ...]:
+    def shapes(self, n_items: int) -> Shapes:
         """Counts."""
-        return (Form({"counts": Shape((n_items,))}),)
+        return Shapes((Form({"counts": Shape((n_items,))}),))
 
-    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """Counts of zero."""
         return State({"counts": np.zeros(len(catalog), dtype=np.float32)})
 
-    def spec(self, state: State, round: int) -> SumSpec | None:
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Item counts, once."""
         if round > 0:
             return None
-        return SumSpec((count_spec(len(state.shared["counts"]), self._heaviest),))
+        return SumSpec((count_spec(len(shared["counts"]), self._heaviest),))
 
     def contribute(
-        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+        self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """One, or the weight, for every item a client has."""
         return Contributions({"counts": counted(clients, clients.values)}), None
@@ -70,6 +69,13 @@ class Popularity(Recommender):
         assert self._clip is not None
         return (Query({"counts": PLAIN}, self._clip),)
 
-    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
         """The same counts for every client."""
-        return np.broadcast_to(shared["counts"], (len(clients), len(shared["counts"]))).copy()
+        counts = given.shared["counts"] if items is None else given.shared["counts"][items]
+        return np.broadcast_to(counts, (len(clients), len(counts))).copy()
+
+    def cost(self, n_items: int) -> Cost:
+        """The sum and the counts."""
+        return Cost(memory=64 * n_items)

@@ -16,7 +16,7 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
-from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_items
 from fedrec.models.linear import private_gram, private_sketch
 from fedrec.models.linear.counts import count_spec, counted
 from fedrec.models.linear.denoising import ridge_arrays
@@ -33,7 +33,8 @@ from fedrec.models.linear.sketch import (
     sketch_memory,
     sketch_spec,
 )
-from fedrec.models.shapes import Form, Shape
+from fedrec.models.shapes import Form, Shape, Shapes
+from fedrec.models.traits import Cost
 
 __all__ = ["Spectral"]
 
@@ -70,42 +71,42 @@ class Spectral(Recommender):
         """Item counts, then the passes; the passes alone in the private form."""
         return self.passes + (self._clip is None)
 
-    def forms(self, n_items: int) -> tuple[Form, ...]:
+    def shapes(self, n_items: int) -> Shapes:
         """Counts, then a sketch, at last factors; sketches alone before them in the private form."""
         if self._clip is not None:
-            return (*private_sketch.forms(n_items, self.passes), low_rank_form(n_items))
+            return Shapes((*private_sketch.forms(n_items, self.passes), low_rank_form(n_items)))
         counts = Shape((n_items,), "float64")
         signs = Shape((n_items, min(self.rank, n_items)), "int8", -1, 2)
         sketch = Form({"sketch": Shape((n_items, "rank"))}, {"counts": counts})
-        return Form({"counts": counts}, {"signs": signs}), sketch, low_rank_form(n_items)
+        return Shapes((Form({"counts": counts}, {"signs": signs}), sketch, low_rank_form(n_items)))
 
-    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """Random signs, kept back until the counts are known."""
         n_items = len(catalog)
         if self._clip is not None:
             return private_sketch.start(draw_signs(rng, n_items, self.rank))
         return State({"counts": np.zeros(n_items)}, {"signs": draw_signs(rng, n_items, self.rank)})
 
-    def spec(self, state: State, round: int) -> SumSpec | None:
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Counts, then sketches."""
         if round >= self.rounds:
             return None
         if self._clip is not None:
-            return private_gram.pass_spec(state.shared["table"])
+            return private_gram.pass_spec(shared["table"])
         if round == 0:
-            return SumSpec((count_spec(len(state.shared["counts"])),))
+            return SumSpec((count_spec(len(shared["counts"])),))
         whole = self.alpha == 0 and self.beta == 0 and round == 1
-        return SumSpec((sketch_spec(state.shared["sketch"], 2 * self.alpha, round == 1, whole),))
+        return SumSpec((sketch_spec(shared["sketch"], 2 * self.alpha, round == 1, whole),))
 
     def contribute(
-        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+        self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """One for every item; then x_u ⊗ n_u^−2α Tᵀx_u."""
         if self._clip is not None:
-            return private_sketch.contribute(shared, clients), None
-        if round == 0:
+            return private_sketch.contribute(given.shared, clients), None
+        if given.round == 0:
             return Contributions({"counts": counted(clients)}), None
-        return Contributions({"sketch": sketch_contribution(clients, shared["sketch"], 2 * self.alpha)}), None
+        return Contributions({"sketch": sketch_contribution(clients, given.shared["sketch"], 2 * self.alpha)}), None
 
     def step(self, state: State, total: Sum, round: int) -> State:
         """Weigh the signs by item counts, then sharpen the basis, at last filter the spectrum."""
@@ -150,26 +151,24 @@ class Spectral(Recommender):
         """Of the private form."""
         return private_sketch.shares(self.passes)
 
-    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
         """The filtered history."""
-        return low_rank_scores(shared, clients)
+        return of_items(low_rank_scores(given.shared, clients), items)
 
-    def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
+    def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """How much an item adds to every other item's score."""
-        return low_rank_similarity(shared, items)
+        return low_rank_similarity(given.shared, items)
 
     def _private_step(self, state: State, total: Sum, round: int) -> State:
         found = private_sketch.step(state, total, round, self.passes)
         return found if isinstance(found, State) else State(ridge_arrays(found.factors, self.reg * found.mean))
 
-    def memory(self, n_items: int) -> int:
-        """Sums, tables and the small matrices of the solver."""
-        return sketch_memory(n_items, self.rank)
-
-    @property
-    def chunk_floats(self) -> int:
-        """A client has at least one interaction and a right factor of `rank` floats."""
-        return max(2, self.rank)
+    def cost(self, n_items: int) -> Cost:
+        """Sums, tables and the small matrices of the solver. A client has at least one interaction and a right factor
+        of `rank` floats."""
+        return Cost(memory=sketch_memory(n_items, self.rank), per_interaction=max(2, self.rank))
 
 
 def _weights(counts: np.ndarray, beta: float) -> np.ndarray:

@@ -15,9 +15,10 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.kernels.least_squares import gram_of_rows, item_pulls, outer_rows, solve_users
 from fedrec.kernels.scoring import dot_rows
-from fedrec.models.base import Arrays, Private, Recommender, State, cosines
+from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines
 from fedrec.models.linear.gram import unpack_triangle
-from fedrec.models.shapes import Form, Shape
+from fedrec.models.shapes import Form, Shape, Shapes
+from fedrec.models.traits import Cost, Traits
 
 __all__ = ["FCF"]
 
@@ -53,7 +54,8 @@ class FCF(Recommender):
         >>> from fedrec.data.identifiers import Identifiers
         >>> catalog = Catalog(Identifiers.of(list(range(1000))))
         >>> model = FCF(embedding_size=8)
-        >>> {array.name: array.shape for array in model.spec(model.start(catalog, KeyedSource.from_seed(0)), 0).arrays}
+        >>> state = model.start(catalog, {}, KeyedSource.from_seed(0))
+        >>> {array.name: array.shape for array in model.spec(state.shared, 0).arrays}
         {'pulls': (1000, 8), 'everyone': (37,)}
     """
 
@@ -68,25 +70,26 @@ class FCF(Recommender):
     bound: PositiveFloat = Field(default=64.0, le=4096.0)
 
     name: ClassVar[str] = "fcf"
+    traits: ClassVar[Traits] = Traits(iterative=True)
 
-    def forms(self, n_items: int) -> tuple[Form, ...]:
+    def shapes(self, n_items: int) -> Shapes:
         """Item factors Y and YᵀY; the moments of Adam."""
         d = self.embedding_size
         table, gram = Shape((n_items, d)), Shape((d, d), "float64")
-        return (Form({"items": table, "gram": gram}, {"first_moment": table, "second_moment": table}),)
+        return Shapes((Form({"items": table, "gram": gram}, {"first_moment": table, "second_moment": table}),))
 
-    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """Random item factors, and moments of zero."""
         shape = (len(catalog), self.embedding_size)
         table = rng.generator().normal(0.0, self.init_sd, shape).astype(np.float32)
         zeros = np.zeros(shape, dtype=np.float32)
         return _state(table, {"first_moment": zeros, "second_moment": zeros.copy()})
 
-    def spec(self, state: State, round: int) -> SumSpec | None:
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Σ [(1 + α) − α ⟨x, y⟩] x at the clients' items; [vech(Σ x xᵀ), number] of all clients."""
         if round >= self.rounds:
             return None
-        shape = state.shared["items"].shape
+        shape = shared["items"].shape
         everyone = (triangle_size(self.embedding_size) + 1,)
         return SumSpec(
             (
@@ -96,12 +99,12 @@ class FCF(Recommender):
         )
 
     def contribute(
-        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+        self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """The client's factor, as rows of its items and as its outer product."""
-        users = self._users(shared, clients)
+        users = self._users(given.shared, clients)
         values = np.empty((len(clients.items), self.embedding_size), dtype=np.float32)
-        item_pulls(clients.indptr, clients.items, shared["items"], users, self.alpha, values)
+        item_pulls(clients.indptr, clients.items, given.shared["items"], users, self.alpha, values)
         size = triangle_size(self.embedding_size)
         outer = np.empty((len(clients), size + self.embedding_size))
         outer_rows(users, outer)
@@ -135,30 +138,27 @@ class FCF(Recommender):
         gradient -= total.value("pulls")
         return np.asarray(2.0 * gradient + 2.0 * self.reg * rows)
 
-    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
         """⟨user, item⟩ with the user's factor solved from its history; zeros without one."""
-        table = np.ascontiguousarray(shared["items"].T)
+        rows = given.shared["items"] if items is None else given.shared["items"][items]
+        table = np.ascontiguousarray(rows.T)
         scores = np.empty((len(clients), table.shape[1]), dtype=np.float32)
-        dot_rows(self._users(shared, clients).astype(np.float32), table, np.zeros(table.shape[1], np.float32), scores)
+        dot_rows(
+            self._users(given.shared, clients).astype(np.float32), table, np.zeros(table.shape[1], np.float32), scores
+        )
         return scores
 
-    def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
+    def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """Cosine of the item factors."""
-        return cosines(shared["items"], items)
+        return cosines(given.shared["items"], items)
 
-    def memory(self, n_items: int) -> int:
-        """Sum, factors and moments, and the step in float64."""
-        return n_items * self.embedding_size * 72
-
-    @property
-    def chunk_floats(self) -> int:
-        """A row for every interaction."""
-        return self.embedding_size
-
-    @property
-    def client_floats(self) -> int:
-        """A factor and its outer product, in float64 and float32."""
-        return 3 * (triangle_size(self.embedding_size) + self.embedding_size)
+    def cost(self, n_items: int) -> Cost:
+        """Sum, factors and moments, and the step in float64. An interaction has a row; a client has a factor and its
+        outer product, in float64 and float32."""
+        d = self.embedding_size
+        return Cost(memory=72 * n_items * d, per_interaction=d, per_client=3 * (triangle_size(d) + d))
 
     def _users(self, shared: Arrays, clients: Clients) -> np.ndarray:
         """x = (YᵀY + α Σ y yᵀ + λ I)⁻¹ (1 + α) Σ y over each client's items [clients, d] float64."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -19,9 +18,10 @@ from fedrec.kernels.keyed import normal_rows
 from fedrec.kernels.records import Rows
 from fedrec.kernels.scoring import dot_items
 from fedrec.kernels.threads import thread_count
-from fedrec.models.base import Arrays, Private, Recommender, State, cosines
+from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines
 from fedrec.models.private_state import OwnRows
-from fedrec.models.shapes import Form, Own, Shape
+from fedrec.models.shapes import Form, Shape, Shapes
+from fedrec.models.traits import Cost, Traits
 
 __all__ = ["FedNCF"]
 
@@ -57,27 +57,24 @@ class FedNCF(Recommender):
     init_sd: PositiveFloat = 0.1
 
     name: ClassVar[str] = "fedncf"
-    reads_history: ClassVar[bool] = False
-    moves_by_rows: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(scores_history=False, iterative=True, moves_by_rows=True)
 
-    def forms(self, n_items: int) -> tuple[Form, ...]:
-        """Item rows and the output layer."""
-        return (Form({"items": Shape((n_items, self.embedding_size)), "output": Shape((self.embedding_size + 1,))}),)
+    def shapes(self, n_items: int) -> Shapes:
+        """Item rows and the output layer; user vectors at the nodes."""
+        d = self.embedding_size
+        shared = {"items": Shape((n_items, d)), "output": Shape((d + 1,))}
+        return Shapes((Form(shared),), {"users": Shape((d,), finite=False)})
 
-    def rows(self, n_items: int) -> Mapping[str, Shape | Own]:
-        """User vectors."""
-        return {"users": Shape((self.embedding_size,), finite=False)}
-
-    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """Random item rows; an output layer that begins as a plain inner product."""
         items = rng.generator().normal(0.0, self.init_sd, (len(catalog), self.embedding_size)).astype(np.float32)
         return State({"items": items, "output": np.append(np.ones(self.embedding_size), 0.0).astype(np.float32)})
 
-    def spec(self, state: State, round: int) -> SumSpec | None:
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Changes of item rows and how many clients touched each; change of the output layer and number of clients."""
         if round >= self.rounds:
             return None
-        n, d = state.shared["items"].shape
+        n, d = shared["items"].shape
         return SumSpec(
             (
                 ArraySpec("items", "rows", (n, d), self.bound, _SCALE_BITS, denominator="per_row", role="change"),
@@ -87,19 +84,19 @@ class FedNCF(Recommender):
             )
         )
 
-    def join(self, shared: Arrays, clients: Clients, rng: KeyedSource) -> Private | None:
+    def join(self, given: Given, clients: Clients) -> Private | None:
         """Random user vectors from each client's own key."""
         users = np.empty((len(clients), self.embedding_size), dtype=np.float32)
-        normal_rows(rng.seeds(clients.keys), self.init_sd, users)
+        normal_rows(given.rng.seeds(clients.keys), self.init_sd, users)
         return {"users": users}
 
     def contribute(
-        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+        self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """Local SGD, then the change of every touched row and of the output layer."""
         assert private is not None
         users = private["users"].copy()
-        rows, output = self._train(shared, users, clients, rng.seeds(clients.keys), self.epochs, True)
+        rows, output = self._train(given.shared, users, clients, given.rng.seeds(clients.keys), self.epochs, True)
         ones = np.ones(len(clients))
         indptr = np.append(rows.starts, len(rows.items))
         touched = np.ones((len(rows.items), 1), dtype=np.float32)
@@ -121,39 +118,35 @@ class FedNCF(Recommender):
         moved = output + total.value("output") / weight
         return State({"items": (items + change).astype(np.float32), "output": moved.astype(np.float32)})
 
-    def fold_in(self, shared: Arrays, clients: Clients) -> Private | None:
+    def fold_in(self, given: Given, clients: Clients) -> Private | None:
         """A user vector from the history alone, all that is shared held still."""
         users = np.full((len(clients), self.embedding_size), self.init_sd, dtype=np.float32)
-        self._train(shared, users, clients, clients.keys, 20, False)
+        self._train(given.shared, users, clients, clients.keys, 20, False)
         return {"users": users}
 
-    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
         """⟨output ⊙ user vector, item row⟩ + output bias."""
         assert private is not None
-        table, output = shared["items"], shared["output"]
+        table, output = given.shared["items"], given.shared["output"]
+        table = table if items is None else table[items]
         bias = np.full((len(clients), 1), output[-1], dtype=np.float32)
         left = np.hstack([private["users"] * output[:-1], bias])
         scores = np.empty((len(clients), len(table)), dtype=np.float32)
         dot_items(left, np.hstack([table, np.ones((len(table), 1), dtype=np.float32)]), scores)
         return scores
 
-    def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
+    def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """Cosine of the item rows."""
-        return cosines(shared["items"], items)
+        return cosines(given.shared["items"], items)
 
-    def memory(self, n_items: int) -> int:
-        """Table, sum, and the step in float64."""
-        return 40 * n_items * (self.embedding_size + 1)
-
-    @property
-    def chunk_floats(self) -> int:
-        """Every sample may touch a row."""
-        return self.epochs * (1 + self.negatives) * (self.embedding_size + 2)
-
-    @property
-    def client_floats(self) -> int:
-        """The change of the output layer."""
-        return self.embedding_size + 2
+    def cost(self, n_items: int) -> Cost:
+        """Table, sum, and the step in float64. Every sample may touch a row; a client has the change of the output
+        layer."""
+        d = self.embedding_size
+        samples = self.epochs * (1 + self.negatives)
+        return Cost(memory=40 * n_items * (d + 1), per_interaction=samples * (d + 2), per_client=d + 2)
 
     def _train(
         self, shared: Arrays, users: np.ndarray, clients: Clients, seeds: np.ndarray, epochs: int, learn_shared: bool

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -20,9 +19,10 @@ from fedrec.kernels.lanes import LANES
 from fedrec.kernels.records import Rows
 from fedrec.kernels.scoring import dot_items
 from fedrec.kernels.threads import thread_count
-from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_items
 from fedrec.models.private_state import OwnRows
-from fedrec.models.shapes import Form, Own, Shape
+from fedrec.models.shapes import Form, Own, Shape, Shapes
+from fedrec.models.traits import Cost, Traits
 
 __all__ = ["FedRAP"]
 
@@ -77,46 +77,48 @@ class FedRAP(Recommender):
     bound: PositiveFloat = Field(default=64.0, le=65536.0)
 
     name: ClassVar[str] = "fedrap"
-    reads_history: ClassVar[bool] = False
+    traits: ClassVar[Traits] = Traits(scores_history=False, iterative=True)
 
-    def forms(self, n_items: int) -> tuple[Form, ...]:
-        """The common table, the first private one and the first head."""
-        table = Shape((n_items, self.embedding_size))
-        return (Form({"items": table, "first": table, "head": Shape((self.embedding_size + 1,))}),)
+    def shapes(self, n_items: int) -> Shapes:
+        """The common table, the first private one and the first head. At the nodes heads, own rows, and how far all
+        others have shrunk."""
+        d = self.embedding_size
+        table, head = Shape((n_items, d)), Shape((d + 1,))
+        rows: dict[str, Shape | Own] = {
+            "heads": Shape((d + 1,), finite=False),
+            "own": Own(d),
+            "shrunk": Shape((), finite=False),
+        }
+        return Shapes((Form({"items": table, "first": table, "head": head}),), rows)
 
-    def rows(self, n_items: int) -> Mapping[str, Shape | Own]:
-        """Heads, own rows, and how far all others have shrunk."""
-        heads, shrunk = Shape((self.embedding_size + 1,), finite=False), Shape((), finite=False)
-        return {"heads": heads, "own": Own(self.embedding_size), "shrunk": shrunk}
-
-    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """A random common table, the private table and the head that all clients begin with."""
         draws, d = rng.generator(), self.embedding_size
         common, first = draws.normal(size=(2, len(catalog), d)).astype(np.float32)
         head = draws.uniform(-1.0, 1.0, d + 1) / np.sqrt(d)
         return State({"items": common, "first": first, "head": head.astype(np.float32)})
 
-    def spec(self, state: State, round: int) -> SumSpec | None:
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Changes of common rows, the shrinking of the others, and the number of clients."""
         if round >= self.rounds:
             return None
-        shape = state.shared["items"].shape
+        shape = shared["items"].shape
         changes = ArraySpec("items", "rows", shape, self.bound, _SCALE_BITS, denominator="count", role="change")
         shrinking = ArraySpec("shrinking", "dense", (1,), 1.0, 20, denominator="count", role="change")
         return SumSpec((changes, shrinking, ArraySpec("weight", "dense", (1,), bound=1.0, role="count")))
 
-    def join(self, shared: Arrays, clients: Clients, rng: KeyedSource) -> Private | None:
+    def join(self, given: Given, clients: Clients) -> Private | None:
         """The common first head and no own rows: all are as everybody's."""
         n = len(clients)
-        heads = np.repeat(shared["head"][None, :], n, axis=0)
+        heads = np.repeat(given.shared["head"][None, :], n, axis=0)
         return {"heads": heads, "own": OwnRows.none(n, self.embedding_size), "shrunk": np.ones(n, dtype=np.float32)}
 
     def contribute(
-        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+        self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """Local SGD: the new private rows, and the change of the common table."""
         assert private is not None
-        changes, updated = self._train(shared, private, clients, round, rng.seeds(clients.keys))
+        changes, updated = self._train(given.shared, private, clients, given.round, given.rng.seeds(clients.keys))
         ones = np.ones(len(clients))
         before = np.where(private["shrunk"] > 0, private["shrunk"], np.float32(1.0))
         shrinking = Dense((updated["shrunk"] / before - np.float32(1.0))[:, None], ones)
@@ -132,37 +134,32 @@ class FedRAP(Recommender):
         items = items + (total.value("items") + items * float(total.value("shrinking")[0])) / weight
         return State({**state.shared, "items": items.astype(np.float32)})
 
-    def fold_in(self, shared: Arrays, clients: Clients) -> Private | None:
+    def fold_in(self, given: Given, clients: Clients) -> Private | None:
         """One round of local training from the beginning, at the rates of round 0."""
-        first = self.join(shared, clients, KeyedSource(bytes(16)))
+        first = self.join(given, clients)
         assert first is not None
-        return self._train(shared, first, clients, 0, clients.keys)[1]
+        return self._train(given.shared, first, clients, 0, clients.keys)[1]
 
-    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
         """Logits under own and common rows; own rows that a client never touched are the first ones, shrunk."""
         assert private is not None
         heads, own = np.ascontiguousarray(private["heads"]), private["own"]
-        common, first = shared["items"], shared["first"]
+        common, first = given.shared["items"], given.shared["first"]
         scores = np.empty((len(clients), len(common)), dtype=np.float32)
         d = self.embedding_size
         left = np.hstack([heads, private["shrunk"][:, None] * heads[:, :d]])
         dot_items(left, np.hstack([common, np.ones((len(common), 1), dtype=np.float32), first]), scores)
         add_own_rows(own.starts, own.lengths, own.items, own.values, private["shrunk"], first, heads, scores)
-        return scores
+        return of_items(scores, items)
 
-    def memory(self, n_items: int) -> int:
-        """The common table, its sum and step in float64, and the private table that all begin with."""
-        return 112 * n_items * (self.embedding_size + 1)
-
-    @property
-    def chunk_floats(self) -> int:
-        """Every sample may touch a row of both tables."""
-        return 2 * (1 + self.negatives) * (self.embedding_size + 1)
-
-    @property
-    def client_floats(self) -> int:
-        """Own rows of earlier rounds."""
-        return 32 * self.embedding_size
+    def cost(self, n_items: int) -> Cost:
+        """The common table, its sum and step in float64, and the private table that all begin with. Every sample may
+        touch a row of both tables; a client has own rows of earlier rounds."""
+        width = self.embedding_size + 1
+        samples = 2 * (1 + self.negatives)
+        return Cost(memory=112 * n_items * width, per_interaction=samples * width, per_client=32 * self.embedding_size)
 
     def _train(
         self, shared: Arrays, private: Private, clients: Clients, round: int, seeds: np.ndarray

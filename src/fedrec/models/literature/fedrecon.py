@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -13,10 +13,11 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.draws import draw_halves
-from fedrec.models.base import Arrays, Private
+from fedrec.models.base import Arrays, Given, Private
 from fedrec.models.factors.local_training import LocalTraining, draw
 from fedrec.models.factors.mf import MF
-from fedrec.models.shapes import Own, Shape
+from fedrec.models.shapes import Shapes
+from fedrec.models.traits import Traits
 
 __all__ = ["FedRecon"]
 
@@ -40,7 +41,7 @@ class FedRecon(MF):
     rebuild_rate: PositiveFloat = 0.1
 
     name: ClassVar[str] = "fedrecon"
-    reads_history: ClassVar[bool] = True
+    traits: ClassVar[Traits] = replace(MF.traits, scores_history=True)
 
     @model_validator(mode="after")
     def _check_nothing_kept(self) -> FedRecon:
@@ -48,11 +49,11 @@ class FedRecon(MF):
             raise PlanError("model fedrecon: scaffold keeps a control variate at each client, fedrecon keeps nothing")
         return self
 
-    def rows(self, n_items: int) -> Mapping[str, Shape | Own]:
-        """Nothing is kept."""
-        return {}
+    def shapes(self, n_items: int) -> Shapes:
+        """Those of `mf`, but nothing is kept at the nodes."""
+        return Shapes(super().shapes(n_items).states)
 
-    def join(self, shared: Arrays, clients: Clients, rng: KeyedSource) -> Private | None:
+    def join(self, given: Given, clients: Clients) -> Private | None:
         """Nothing is kept."""
         return None
 
@@ -65,23 +66,25 @@ class FedRecon(MF):
         raise PlanError("model 'fedrecon' has no form under differential privacy; mf has one")
 
     def contribute(
-        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+        self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """A factor from the support, and the change of the item rows on the query."""
-        support, query = halves(clients, rng.child("support"))
-        users = self._rebuilt(shared, support, rng.child("rebuild").seeds(clients.keys))
-        drawn = draw(query, rng.seeds(clients.keys), self.epochs, self.negatives)
-        changes, _ = self._local.run(drawn, shared["items"], users, learn_users=False)
+        support, query = halves(clients, given.rng.child("support"))
+        users = self._rebuilt(given.shared, support, given.rng.child("rebuild").seeds(clients.keys))
+        drawn = draw(query, given.rng.seeds(clients.keys), self.epochs, self.negatives)
+        changes, _ = self._local.run(drawn, given.shared["items"], users, learn_users=False)
         return Contributions(self._weighed(drawn.indptr, drawn.rows, changes)), None
 
-    def fold_in(self, shared: Arrays, clients: Clients) -> Private | None:
+    def fold_in(self, given: Given, clients: Clients) -> Private | None:
         """Nothing to keep: `score` rebuilds."""
         return None
 
-    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
         """⟨user, item⟩ + bias with the user's factor rebuilt from its history."""
         same = np.zeros(len(clients), dtype=np.uint64)  # equal histories have equal draws, and so equal scores
-        return super().score(shared, {"users": self._rebuilt(shared, clients, same)}, clients)
+        return super().score(given, clients, {"users": self._rebuilt(given.shared, clients, same)}, items)
 
     def _rebuilt(self, shared: Arrays, clients: Clients, seeds: np.ndarray) -> np.ndarray:
         """User factors [clients, d] float32 from zero."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -18,9 +17,10 @@ from fedrec.data.keys import KeyedSource
 from fedrec.kernels.gpfedrec import graph_round, graph_scores, network_size
 from fedrec.kernels.records import Rows
 from fedrec.kernels.threads import thread_count
-from fedrec.models.base import Arrays, Private, Recommender, State
+from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_items
 from fedrec.models.private_state import OwnRows
-from fedrec.models.shapes import Form, Own, Shape
+from fedrec.models.shapes import Form, Own, Shape, Shapes
+from fedrec.models.traits import Cost, Traits
 
 __all__ = ["GPFedRec"]
 
@@ -70,26 +70,23 @@ class GPFedRec(Recommender):
     bound: PositiveFloat = Field(default=16384.0, le=2.0**24)
 
     name: ClassVar[str] = "gpfedrec"
-    reads_history: ClassVar[bool] = False
+    traits: ClassVar[Traits] = Traits(scores_history=False, iterative=True)
 
-    def forms(self, n_items: int) -> tuple[Form, ...]:
-        """The item table, a mean table of every group, and the first user vector and network."""
-        d = self.embedding_size
+    def shapes(self, n_items: int) -> Shapes:
+        """The item table, a mean table of every group, and the first user vector and network. At the nodes user
+        vectors, networks, groups, and own rows."""
+        d, network = self.embedding_size, network_size(self.embedding_size)
         shared = {"items": Shape((n_items, d)), "centres": Shape((self.groups, n_items, d)), "user": Shape((d,))}
-        return (Form(shared | {"network": Shape((network_size(d),))}),)
-
-    def rows(self, n_items: int) -> Mapping[str, Shape | Own]:
-        """User vectors, networks, groups, and own rows."""
-        d = self.embedding_size
-        return {
+        rows: dict[str, Shape | Own] = {
             "users": Shape((d,), finite=False),
-            "networks": Shape((network_size(d),), finite=False),
+            "networks": Shape((network,), finite=False),
             "groups": Shape((), "int64", 0, self.groups),
             "pulls": Shape((), finite=False),
             "own": Own(d),
         }
+        return Shapes((Form(shared | {"network": Shape((network,))}),), rows)
 
-    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """A random item table that is every group's, and the user vector and network that all clients begin with."""
         draws, d = rng.generator(), self.embedding_size
         items = draws.normal(size=(len(catalog), d)).astype(np.float32)
@@ -101,34 +98,34 @@ class GPFedRec(Recommender):
         shared |= {"user": draws.normal(size=d).astype(np.float32)}
         return State(shared | {"network": np.concatenate(layers).astype(np.float32)})
 
-    def spec(self, state: State, round: int) -> SumSpec | None:
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Group by group: changes of item rows, members, and the way that rows were pulled."""
         if round >= self.rounds:
             return None
-        n, d = state.shared["items"].shape
+        n, d = shared["items"].shape
         rows = (self.groups * n, d)
         changes = ArraySpec("items", "rows", rows, self.bound, _SCALE_BITS, denominator="per_row", role="change")
         members = ArraySpec("members", "rows", (self.groups, 1), bound=1.0, role="count")
         pulls = ArraySpec("pulls", "rows", (self.groups, 1), bound=1.0, scale_bits=20, role="change")
         return SumSpec((changes, members, pulls))
 
-    def join(self, shared: Arrays, clients: Clients, rng: KeyedSource) -> Private | None:
+    def join(self, given: Given, clients: Clients) -> Private | None:
         """The common first vector and network, and a group drawn from each client's own key."""
         n = len(clients)
         return {
-            "users": np.repeat(shared["user"][None], n, axis=0),
-            "networks": np.repeat(shared["network"][None], n, axis=0),
-            "groups": (rng.seeds(clients.keys) % np.uint64(self.groups)).astype(np.int64),
+            "users": np.repeat(given.shared["user"][None], n, axis=0),
+            "networks": np.repeat(given.shared["network"][None], n, axis=0),
+            "groups": (given.rng.seeds(clients.keys) % np.uint64(self.groups)).astype(np.int64),
             "pulls": np.zeros(n, dtype=np.float32),
             "own": OwnRows.none(n, self.embedding_size),
         }
 
     def contribute(
-        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+        self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """Local SGD: the new private arrays; to the client's group, what rows changed besides being pulled."""
         assert private is not None
-        changes, updated = self._train(shared, private, clients, rng.seeds(clients.keys))
+        changes, updated = self._train(given.shared, private, clients, given.rng.seeds(clients.keys))
         ones, each = np.ones(len(clients)), np.arange(len(clients) + 1)
         group = private["groups"].astype(np.int32)
         rows = changes.items + np.repeat(group, changes.lengths) * np.int32(clients.n_items)
@@ -155,36 +152,32 @@ class GPFedRec(Recommender):
         changed = {"items": table.astype(np.float32), "centres": fresh.astype(np.float32)}
         return State({**state.shared, **changed})
 
-    def fold_in(self, shared: Arrays, clients: Clients) -> Private | None:
+    def fold_in(self, given: Given, clients: Clients) -> Private | None:
         """One round of local training from the beginning."""
-        first = self.join(shared, clients, KeyedSource(bytes(16)))
+        first = self.join(given, clients)
         assert first is not None
-        return self._train(shared, first, clients, clients.keys)[1]
+        return self._train(given.shared, first, clients, clients.keys)[1]
 
-    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
         """Logits under each client's own network and rows."""
         assert private is not None
         own = private["own"]
-        scores = np.empty((len(clients), len(shared["items"])), dtype=np.float32)
+        scores = np.empty((len(clients), len(given.shared["items"])), dtype=np.float32)
         users, networks = (np.ascontiguousarray(private[name]) for name in ("users", "networks"))
         ranges = own.starts, own.lengths, own.items, own.values
         groups, pulls = private["groups"], private["pulls"]
-        graph_scores(shared["items"], shared["centres"], users, networks, groups, pulls, *ranges, scores)
-        return scores
+        graph_scores(given.shared["items"], given.shared["centres"], users, networks, groups, pulls, *ranges, scores)
+        return of_items(scores, items)
 
-    def memory(self, n_items: int) -> int:
-        """A sum and a mean table for every group, and the step in float64."""
-        return 64 * n_items + 56 * self.groups * n_items * self.embedding_size
-
-    @property
-    def chunk_floats(self) -> int:
-        """Every sample may touch a row."""
-        return 2 * self.epochs * (1 + self.negatives) * (self.embedding_size + 1)
-
-    @property
-    def client_floats(self) -> int:
-        """The network."""
-        return network_size(self.embedding_size)
+    def cost(self, n_items: int) -> Cost:
+        """A sum and a mean table for every group, and the step in float64. Every sample may touch a row; a client has
+        its network."""
+        d = self.embedding_size
+        samples = 2 * self.epochs * (1 + self.negatives)
+        memory = 64 * n_items + 56 * self.groups * n_items * d
+        return Cost(memory, per_interaction=samples * (d + 1), per_client=network_size(d))
 
     def _train(self, shared: Arrays, private: Private, clients: Clients, seeds: np.ndarray) -> tuple[OwnRows, Private]:
         """Changes of the touched rows, and the new private arrays."""

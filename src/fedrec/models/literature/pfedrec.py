@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -20,9 +19,10 @@ from fedrec.kernels.pfedrec import Moves, overwrite_scores, personal_round
 from fedrec.kernels.records import Rows
 from fedrec.kernels.scoring import dot_items
 from fedrec.kernels.threads import thread_count
-from fedrec.models.base import Arrays, Private, Recommender, State, cosines
+from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines, of_items
 from fedrec.models.private_state import OwnRows
-from fedrec.models.shapes import Form, Own, Shape
+from fedrec.models.shapes import Form, Own, Shape, Shapes
+from fedrec.models.traits import Cost, Traits
 
 __all__ = ["PFedRec"]
 
@@ -69,47 +69,47 @@ class PFedRec(Recommender):
     ranks_by: Literal["logit", "probability"] = "logit"
 
     name: ClassVar[str] = "pfedrec"
-    reads_history: ClassVar[bool] = False
+    traits: ClassVar[Traits] = Traits(scores_history=False, iterative=True)
 
-    def forms(self, n_items: int) -> tuple[Form, ...]:
-        """The item table and the first head."""
-        return (Form({"items": Shape((n_items, self.embedding_size)), "head": Shape((self.embedding_size + 1,))}),)
+    def shapes(self, n_items: int) -> Shapes:
+        """The item table and the first head. At the nodes heads, and logits of the client's own rows."""
+        d = self.embedding_size
+        form = Form({"items": Shape((n_items, d)), "head": Shape((d + 1,))})
+        heads: dict[str, Shape | Own] = {"heads": Shape((d + 1,), finite=False)}
+        return Shapes((form,), heads | {"own": Own(1)} if self.scores_with == "personal" else heads)
 
-    def rows(self, n_items: int) -> Mapping[str, Shape | Own]:
-        """Heads, and logits of the client's own rows."""
-        heads: dict[str, Shape | Own] = {"heads": Shape((self.embedding_size + 1,), finite=False)}
-        return heads | {"own": Own(1)} if self.scores_with == "personal" else heads
-
-    def start(self, catalog: Catalog, rng: KeyedSource) -> State:
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """A random item table, and the head that all clients begin with."""
         draws, d = rng.generator(), self.embedding_size
         table = draws.normal(size=(len(catalog), d)).astype(np.float32)
         head = draws.uniform(-1.0, 1.0, d + 1) / np.sqrt(d)
         return State({"items": table, "head": head.astype(np.float32)})
 
-    def spec(self, state: State, round: int) -> SumSpec | None:
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Changes of the item table in units of the item rate, and the number of clients."""
         if round >= self.rounds:
             return None
-        shape, bits = state.shared["items"].shape, _WEIGHT_BITS + _VECTOR_BITS
+        shape, bits = shared["items"].shape, _WEIGHT_BITS + _VECTOR_BITS
         bound = _WEIGHT_BOUND * _VECTOR_BOUND
         changes = ArraySpec(
             "items", "rank_one", shape, bound=bound, scale_bits=bits, denominator="count", role="change"
         )
         return SumSpec((changes, ArraySpec("weight", "dense", (1,), bound=1.0, role="count")))
 
-    def join(self, shared: Arrays, clients: Clients, rng: KeyedSource) -> Private | None:
+    def join(self, given: Given, clients: Clients) -> Private | None:
         """The common first head, and no own rows."""
-        heads = np.repeat(shared["head"][None, :], len(clients), axis=0)
+        heads = np.repeat(given.shared["head"][None, :], len(clients), axis=0)
         return {"heads": heads, **self._own(OwnRows.none(len(clients), 1))}
 
     def contribute(
-        self, shared: Arrays, private: Private | None, clients: Clients, round: int, rng: KeyedSource
+        self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """Local SGD: the heads after it, the logits of the rows that clients overwrote, and the change of the table."""
         assert private is not None
         heads = private["heads"].copy()
-        moves, own = self._train(shared["items"], clients, rng.seeds(clients.keys), heads, self.epochs, True)
+        moves, own = self._train(
+            given.shared["items"], clients, given.rng.seeds(clients.keys), heads, self.epochs, True
+        )
         assert moves is not None
         weight = Dense(np.ones((len(clients), 1), dtype=np.float32), np.ones(len(clients)))
         return Contributions({"items": moves, "weight": weight}), {"heads": heads, **self._own(own)}
@@ -122,17 +122,19 @@ class PFedRec(Recommender):
             items = (items - rate * total.value("items")).astype(np.float32)
         return State({"items": items, "head": state.shared["head"]})
 
-    def fold_in(self, shared: Arrays, clients: Clients) -> Private | None:
+    def fold_in(self, given: Given, clients: Clients) -> Private | None:
         """A head from the history alone, the items held still, then one round to overwrite the rows that it touches."""
-        heads = np.repeat(shared["head"][None, :], len(clients), axis=0)
-        self._train(shared["items"], clients, clients.keys, heads, 20, False)
-        _, own = self._train(shared["items"], clients, clients.keys, heads, self.epochs, True)
+        heads = np.repeat(given.shared["head"][None, :], len(clients), axis=0)
+        self._train(given.shared["items"], clients, clients.keys, heads, 20, False)
+        _, own = self._train(given.shared["items"], clients, clients.keys, heads, self.epochs, True)
         return {"heads": heads, **self._own(own)}
 
-    def score(self, shared: Arrays, private: Private | None, clients: Clients) -> np.ndarray:
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
         """Logits under the shared table, and the client's own where it overwrote rows."""
         assert private is not None
-        table = shared["items"]
+        table = given.shared["items"]
         ones = np.ones((len(table), 1), dtype=np.float32)
         scores = np.empty((len(clients), len(table)), dtype=np.float32)
         dot_items(np.ascontiguousarray(private["heads"]), np.hstack([table, ones]), scores)
@@ -142,20 +144,18 @@ class PFedRec(Recommender):
         if self.ranks_by == "probability":
             with np.errstate(over="ignore"):
                 scores = np.float32(1.0) / (np.float32(1.0) + np.exp(-scores))
-        return scores
+        return of_items(scores, items)
 
-    def similarity(self, shared: Arrays, items: np.ndarray) -> np.ndarray:
+    def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """Cosine of the item rows."""
-        return cosines(shared["items"], items)
+        return cosines(given.shared["items"], items)
 
-    def memory(self, n_items: int) -> int:
-        """Table, sum, and the step in float64."""
-        return 40 * n_items * (self.embedding_size + 1)
-
-    @property
-    def chunk_floats(self) -> int:
-        """Every sample is an item, a weight and, in the client's own rows, an item and a logit."""
-        return 4 * self.epochs * (1 + self.negatives)
+    def cost(self, n_items: int) -> Cost:
+        """Table, sum, and the step in float64. Every sample is an item, a weight and, in the client's own rows, an item
+        and a logit."""
+        return Cost(
+            memory=40 * n_items * (self.embedding_size + 1), per_interaction=4 * self.epochs * (1 + self.negatives)
+        )
 
     def _rate(self, n_items: int) -> float:
         return self.learning_rate * n_items * self.item_rate
