@@ -1,13 +1,23 @@
 """Small models that have what no model of the library has."""
 
+from __future__ import annotations
+
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
+from fedrec.aggregation.contributions import Contributions, Dense
 from fedrec.aggregation.specs import ArraySpec, SumSpec
-from fedrec.models.base import Arrays
+from fedrec.aggregation.sums import Sum
+from fedrec.data.catalog import Catalog
+from fedrec.data.clients import Clients
+from fedrec.data.keys import KeyedSource
+from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_items
 from fedrec.models.linear.popularity import Popularity
 from fedrec.models.registry import MODELS
+from fedrec.models.shapes import Form, Shape, Shapes
+from fedrec.models.traits import Cost
 
 
 class PooledPopularity(Popularity):
@@ -21,7 +31,65 @@ class PooledPopularity(Popularity):
         return None if round else SumSpec((ArraySpec("counts", "rank_one", shape, bound=1.0, pooled=True),))
 
 
-def registered(kind: type, patch: pytest.MonkeyPatch) -> dict[str, str]:
+class GenreTaste(Recommender):
+    """score = Σ over genres of (the user's items of the genre) · (all interactions with it) for an item's genres: a
+    model that reads what the catalog says of items."""
+
+    name: ClassVar[str] = "genre-taste"
+    rounds: int = 1
+    started: ClassVar[int] = 0
+    """How often a model was made."""
+
+    def public(self, catalog: Catalog) -> Arrays:
+        """Which item is of which genre [items, genres] float32, genres in the order of the alphabet."""
+        assert catalog.features is not None
+        of_item = catalog.features["genres"].to_list()
+        known = sorted({genre for genres in of_item for genre in genres})
+        return {"genres": np.array([[genre in genres for genre in known] for genres in of_item], dtype=np.float32)}
+
+    def shapes(self, n_items: int) -> Shapes:
+        """A number per genre."""
+        return Shapes((Form({"totals": Shape(("genres",))}),))
+
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
+        """Zeros."""
+        type(self).started += 1
+        return State({"totals": np.zeros(public["genres"].shape[1], dtype=np.float32)})
+
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
+        """Interactions with each genre."""
+        n_genres = len(shared["totals"])
+        return None if round else SumSpec((ArraySpec("totals", "dense", (n_genres,), bound=4096.0),))
+
+    def contribute(
+        self, given: Given, clients: Clients, private: Private | None
+    ) -> tuple[Contributions, Private | None]:
+        """The client's own."""
+        return Contributions({"totals": Dense(self._own(given, clients), np.ones(len(clients)))}), None
+
+    def step(self, state: State, total: Sum, round: int) -> State:
+        """Keep the sum."""
+        return State({"totals": total.value("totals").astype(np.float32)})
+
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Whole numbers, so that no order of adding matters."""
+        liked = self._own(given, clients) * given.shared["totals"]
+        return of_items(np.asarray(liked @ given.public["genres"].T), items)
+
+    def cost(self, n_items: int) -> Cost:
+        """Next to nothing."""
+        return Cost(memory=64 * n_items)
+
+    def _own(self, given: Given, clients: Clients) -> np.ndarray:
+        own = np.zeros((len(clients), given.public["genres"].shape[1]), dtype=np.float32)
+        owners = np.repeat(np.arange(len(clients)), clients.lengths)
+        np.add.at(own, owners, given.public["genres"][clients.items])
+        return own
+
+
+def registered(kind: type[Recommender], patch: pytest.MonkeyPatch) -> dict[str, str]:
     """The `model` of a plan with a class of this file, while a test runs."""
     patch.setitem(MODELS, kind.name, f"{__name__}:{kind.__name__}")
     return {"name": kind.name}

@@ -115,7 +115,7 @@ def _same(asked: Plan, kept: Plan) -> bool:
 
 def _filled(asked: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
     """The settings with what only a run knows: digests, the most clients, the noise."""
-    own = {key: asked.get(key) or kept.get(key) for key in ("n_max", "catalog", "features")}
+    own: dict[str, Any] = {key: asked.get(key) or kept.get(key) for key in ("n_max", "catalog", "features")}
     for part, key in (("data", "digest"), ("warm_start", "digest"), ("privacy", "noise_multiplier"),
                       ("privacy", "users")):  # fmt: skip
         if asked[part] is not None and kept[part] is not None and asked[part][key] is None:

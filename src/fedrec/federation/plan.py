@@ -36,7 +36,7 @@ from fedrec.evaluation.protocols import check_protocol, parse_protocol
 from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.item_floor import ItemFloor
 from fedrec.federation.partial_rows import check_rows
-from fedrec.models.base import Recommender
+from fedrec.models.base import PrivateTerms, Recommender
 from fedrec.models.outline import first_sum, is_additive, keeps_rows, reads_item_features
 from fedrec.models.registry import build_model, explain, foremost, is_known, model_class, models_where
 from fedrec.models.values import weighted
@@ -299,7 +299,8 @@ class Plan(_Part):
             model = weighted(model, self.weights.most)
         if self.privacy is None:
             return model
-        return model.privately(self.privacy.clip, max(1, round(self.share() * (self.privacy.users or self.n_max or 1))))
+        clients = max(1, round(self.share() * (self.privacy.users or self.n_max or 1)))
+        return model.privately(PrivateTerms(self.privacy.clip, clients))
 
     @property
     def leaky(self) -> bool:

@@ -78,7 +78,17 @@ from fedrec.errors import InputError, PlanError
 from fedrec.models.shapes import Shapes
 from fedrec.models.traits import Cost, Traits
 
-__all__ = ["Arrays", "Given", "Private", "RatingRecommender", "Recommender", "State", "cosines", "of_items"]
+__all__ = [
+    "Arrays",
+    "Given",
+    "Private",
+    "PrivateTerms",
+    "RatingRecommender",
+    "Recommender",
+    "State",
+    "cosines",
+    "of_items",
+]
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -122,6 +132,19 @@ class Given:
 
 Private = Mapping[str, Any]
 """Named arrays [clients, …] with one row per client, or `OwnRows`; they never leave their node."""
+
+
+@dataclass(frozen=True)
+class PrivateTerms:
+    """What a plan under differential privacy tells its model.
+
+    Args:
+        clip: bound on a client's contribution, where the model lets people choose it; `None` for the model's own.
+        clients: public number of clients expected in a round.
+    """
+
+    clip: float | None
+    clients: int
 
 
 class Recommender(BaseModel, ABC):
@@ -220,13 +243,9 @@ class Recommender(BaseModel, ABC):
         """
         return earlier
 
-    def privately(self, clip: float | None, clients: int) -> Recommender:
+    def privately(self, terms: PrivateTerms) -> Recommender:
         """The model as it is trained under differential privacy: hyperparameters that were not set take values fit for
         noise, and every round has `queries`.
-
-        Args:
-            clip: the plan's bound on a client's contribution, where the model lets people choose it.
-            clients: a public number of clients expected in a round.
 
         Raises:
             PlanError: if the model has no private form.

@@ -215,6 +215,11 @@ class OpenedRun:
         split = Split(each, part, "history", merged, visitors if merged else None)
         return LocalEngine.of_split(split, self.plan.model_copy(update={"refit": False})).nodes[0]
 
+    @cached_property
+    def _public(self) -> Arrays:
+        """What the model makes of the catalog."""
+        return self.model.public(self.catalog)
+
     def similarity(self, items: np.ndarray) -> np.ndarray:
         """How near the items at `items` [n] are to every item: [n, items] float32, −inf for those that take no part.
 
@@ -222,7 +227,7 @@ class OpenedRun:
             InputError: if the model knows no such thing.
         """
         shared = self.trained.state.shared
-        scores = self.model.similarity(Given.to_score(shared, self.model.public(self.catalog)), items)
+        scores = self.model.similarity(Given.to_score(shared, self._public), items)
         if SERVED in shared:
             scores[:, ~shared[SERVED]] = -np.inf
         return scores

@@ -17,7 +17,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import FedrecError
 from fedrec.kernels.least_squares import gram_of_rows, outer_rows, solve_items, solve_users
 from fedrec.kernels.scoring import dot_rows
-from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines
+from fedrec.models.base import Arrays, Given, Private, PrivateTerms, Recommender, State, cosines
 from fedrec.models.factors.private_ials import (
     COUNTS,
     DEFAULT_CLIP,
@@ -180,9 +180,9 @@ class IALS(Recommender):
             )
         return _state(table)
 
-    def privately(self, clip: float | None, clients: int) -> IALS:
+    def privately(self, terms: PrivateTerms) -> IALS:
         """Noisy normal equations (`fedrec.models.factors.private_ials`); small factors and few sweeps, as both cost."""
-        return self._private_form(clip or DEFAULT_CLIP, embedding_size=16, rounds=3, init_sd=1.0)
+        return self._private_form(terms.clip or DEFAULT_CLIP, embedding_size=16, rounds=3, init_sd=1.0)
 
     def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
         """Counts of items, then normal equations."""

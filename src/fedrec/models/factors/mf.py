@@ -17,7 +17,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.keyed import normal_rows
 from fedrec.kernels.scoring import dot_rows
-from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines
+from fedrec.models.base import Arrays, Given, Private, PrivateTerms, Recommender, State, cosines
 from fedrec.models.factors.adaptive_clip import BIT_SHARE, adapted
 from fedrec.models.factors.local_training import LocalOptimiser, LocalTraining, Loss, draw
 from fedrec.models.factors.scaffold import control_rows, first_controls, stored_rows, used_controls
@@ -224,11 +224,11 @@ class MF(Recommender):
         shared["items"], moved = self._server.step(state.shared["items"], change, moments)
         return State(shared, server | moved)
 
-    def privately(self, clip: float | None, clients: int) -> MF:
+    def privately(self, terms: PrivateTerms) -> MF:
         """DP-FedAvg with adaptive clipping (McMahan et al. 2018; Andrew et al. 2021): a fixed divisor, and a clip that
         follows the median norm of what clients add, as told by noisy bits that are paid for.
 
-        `clip` is where the clip starts; 1 by default.
+        `terms.clip` is where the clip starts; 1 by default.
 
         Raises:
             PlanError: with settings whose sums have no bound or a divisor that depends on who takes part.
@@ -238,7 +238,7 @@ class MF(Recommender):
         if self.denominator == "per_row" or ("denominator" in self.model_fields_set and self.denominator == "count"):
             raise PlanError(f"model {self.name}: under privacy the divisor is fixed; leave denominator out")
         return self._private_form(
-            clip or 1.0, embedding_size=16, rounds=20, denominator="fixed", expected_clients=clients
+            terms.clip or 1.0, embedding_size=16, rounds=20, denominator="fixed", expected_clients=terms.clients
         )
 
     def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:

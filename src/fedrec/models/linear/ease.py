@@ -17,7 +17,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import FedrecError, PlanError
 from fedrec.kernels.scoring import sum_rows
-from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_items
+from fedrec.models.base import Arrays, Given, Private, PrivateTerms, Recommender, State, of_items
 from fedrec.models.linear import private_gram
 from fedrec.models.linear.denoising import ridge_arrays
 from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec
@@ -149,11 +149,11 @@ class EASE(Recommender):
         check_alpha(self.name, self.alpha)
         return super()._weighted(heaviest)
 
-    def privately(self, clip: float | None, clients: int) -> EASE:
+    def privately(self, terms: PrivateTerms) -> EASE:
         """A noisy Gram matrix, then a pass over what stands out of it, see `fedrec.models.linear.private_gram`.
 
-        `clip` is the norm of a client's part, 1 by default, which is what everybody has. `reg` is λ; `auto` is 4 times
-        the mean diagonal entry.
+        `terms.clip` is the norm of a client's part, 1 by default, which is what everybody has. `reg` is λ; `auto` is 4
+        times the mean diagonal entry.
 
         Raises:
             PlanError: with settings that have no meaning there.
@@ -164,7 +164,7 @@ class EASE(Recommender):
                 "ease under privacy finds its rank by itself, in one pass, and users weigh 1 / n_u: leave out rank, "
                 "passes and alpha; spectral has passes"
             )
-        return self._private_form(clip or 1.0, alpha=1.0)
+        return self._private_form(terms.clip or 1.0, alpha=1.0)
 
     def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
         """The Gram matrix, then the pass."""

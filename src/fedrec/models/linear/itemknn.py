@@ -16,7 +16,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.scoring import sum_neighbours
-from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_items
+from fedrec.models.base import Arrays, Given, Private, PrivateTerms, Recommender, State, of_items
 from fedrec.models.linear import private_gram
 from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec
 from fedrec.models.shapes import Form, Shape, Shapes
@@ -98,7 +98,7 @@ class ItemKNN(Recommender):
         check_alpha(self.name, self.alpha)
         return super()._weighted(heaviest)
 
-    def privately(self, clip: float | None, clients: int) -> ItemKNN:
+    def privately(self, terms: PrivateTerms) -> ItemKNN:
         """Cosines of the cleaned Gram matrix that `ease` has under privacy; `shrink` counts in
         mean diagonal entries of that matrix.
 
@@ -107,7 +107,7 @@ class ItemKNN(Recommender):
         """
         if "alpha" in self.model_fields_set and self.alpha != 1.0:
             raise PlanError("itemknn under privacy: users weigh 1 / n_u; leave out alpha")
-        return self._private_form(clip or 1.0, alpha=1.0, shrink=0.3, neighbours=200)
+        return self._private_form(terms.clip or 1.0, alpha=1.0, shrink=0.3, neighbours=200)
 
     def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
         """The Gram matrix, then the pass."""

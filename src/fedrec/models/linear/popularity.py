@@ -13,7 +13,7 @@ from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
-from fedrec.models.base import Arrays, Given, Private, Recommender, State
+from fedrec.models.base import Arrays, Given, Private, PrivateTerms, Recommender, State
 from fedrec.models.linear.counts import count_spec, counted
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
@@ -60,9 +60,9 @@ class Popularity(Recommender):
         """Keep the counts."""
         return State({"counts": total.value("counts")[:, 0].astype(np.float32)})
 
-    def privately(self, clip: float | None, clients: int) -> Popularity:
+    def privately(self, terms: PrivateTerms) -> Popularity:
         """Counts of clients, each of whom is scaled down to a norm of `clip`, √20 by default: 20 items in full."""
-        return self._private_form(clip or 20.0**0.5)
+        return self._private_form(terms.clip or 20.0**0.5)
 
     def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
         """One count per item, clipped together."""

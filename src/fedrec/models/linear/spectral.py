@@ -16,7 +16,7 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
-from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_items
+from fedrec.models.base import Arrays, Given, Private, PrivateTerms, Recommender, State, of_items
 from fedrec.models.linear import private_gram, private_sketch
 from fedrec.models.linear.counts import count_spec, counted
 from fedrec.models.linear.denoising import ridge_arrays
@@ -123,7 +123,7 @@ class Spectral(Recommender):
             return State({"sketch": basis_table(sketched)}, {"counts": counts})
         return State(low_rank_arrays(leading_spectrum(sketched), self.reg if self.filter == "ridge" else None))
 
-    def privately(self, clip: float | None, clients: int) -> Spectral:
+    def privately(self, terms: PrivateTerms) -> Spectral:
         """Noise in every pass, see `fedrec.models.linear.private_sketch`; a small rank, because noise grows with it.
 
         `clip` multiplies the norm that a client is expected to have, 1 by default; `reg` counts in mean
@@ -139,7 +139,7 @@ class Spectral(Recommender):
                 "spectral under privacy: users weigh 1 / n_u, which is alpha = 0.5, items weigh 1, which is beta = 0, "
                 f"and the filter is ridge; leave out {', '.join(odd)}"
             )
-        return self._private_form(clip or 1.0, alpha=0.5, beta=0.0, rank=128, reg=4.0)
+        return self._private_form(terms.clip or 1.0, alpha=0.5, beta=0.0, rank=128, reg=4.0)
 
     def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
         """The sketch, then passes."""

@@ -1,0 +1,78 @@
+"""Arrays that a model makes from the agreed catalog: the same everywhere, and never sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fedrec as fr
+from federation_in_test import DATA, Federation, small_plan
+from fedrec.engines.local import LocalEngine
+from fedrec.federation.calls import RoundCall
+from fedrec.federation.plan import Plan
+from fedrec.federation.run import Run
+from fedrec.network.post import LocalPost
+from fedrec.runs.finished import open_run
+from fedrec.runs.loading import Placement
+from fedrec.runs.training import train_here, train_run
+from models_in_test import GenreTaste, registered
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
+    """Plans of a model with public arrays."""
+    model = registered(GenreTaste, monkeypatch)
+    return lambda **changes: small_plan(model, cohort=1.0, **changes)
+
+
+def test_a_model_reads_what_the_catalog_says_of_items(plan: Callable[..., Plan]) -> None:
+    data = fr.load_data(DATA)
+    resolved = plan(split="none").resolve(data, "0" * 64)
+    calls: list[RoundCall] = []
+
+    class Watching(LocalEngine):
+        def contribute(self, call: RoundCall) -> list:
+            calls.append(call)
+            return super().contribute(call)
+
+    engine = Watching.build(data, resolved)
+    _, trained = train_here(engine, data, Run(resolved, None))
+    genres = GenreTaste().public(data.catalog)["genres"]
+    assert np.array_equal(trained.state.shared["totals"], genres[data.items].sum(axis=0))
+    assert [set(call.shared) for call in calls] == [{"totals"}]
+    everyone = np.arange(data.n_users)
+    scores = np.vstack([part for _, _, part in engine.nodes[0].scores(trained.state.shared, 0, data, everyone)])
+    dense = np.zeros((data.n_users, data.n_items))
+    dense[data.rows_of_users(), data.items] = 1.0
+    assert np.array_equal(scores, (dense @ genres * genres[data.items].sum(axis=0)) @ genres.T)
+
+
+def test_any_number_of_nodes_makes_the_same_model_and_a_saved_run_recommends(
+    plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    for nodes in (1, 3):
+        train_run(plan(min_clients=1), tmp_path / str(nodes), Placement(nodes))
+    one, three = (open_run(tmp_path / str(nodes)) for nodes in (1, 3))
+    assert one.trained.state.shared["totals"].tobytes() == three.trained.state.shared["totals"].tobytes()
+    assert fr.load_model(tmp_path / "1").recommend([3], n=5).equals(fr.load_model(tmp_path / "3").recommend([3], n=5))
+
+
+def test_over_a_federation_it_is_the_same_model_and_no_node_makes_one(
+    plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node works out what it is asked for from shapes; only the coordinator starts a model."""
+    federation = Federation(tmp_path, plan(), nodes=3)
+    monkeypatch.setattr(GenreTaste, "started", 0)
+    outcome = federation.train(LocalPost(federation.hosts()))
+    assert outcome.error is None
+    assert outcome.trained is not None
+    assert GenreTaste.started == 1
+    data = fr.load_data(DATA)
+    coordinator, trained = train_here(LocalEngine.build(data, federation.plan), data, Run(federation.plan, None))
+    assert outcome.trained.state.shared["totals"].tobytes() == trained.state.shared["totals"].tobytes()
+    here = coordinator.evaluate(trained.state, trained.round, "test", ["ndcg@10"], "full")["ndcg@10"].value
+    assert outcome.metric == pytest.approx(here, abs=1e-6)
+    assert here > 0
