@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from fedrec.aggregation.contributions import Contributions, Dense
+from fedrec.aggregation.contributions import Contributions, Dense, RankOne
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
@@ -17,7 +17,7 @@ from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_it
 from fedrec.models.linear.popularity import Popularity
 from fedrec.models.registry import MODELS
 from fedrec.models.shapes import Form, Shape, Shapes
-from fedrec.models.traits import Cost
+from fedrec.models.traits import Cost, Traits
 
 
 class PooledPopularity(Popularity):
@@ -29,6 +29,47 @@ class PooledPopularity(Popularity):
         """Item counts, pooled."""
         shape = (len(shared["counts"]), 1)
         return None if round else SumSpec((ArraySpec("counts", "rank_one", shape, bound=1.0, pooled=True),))
+
+
+class RowCount(Popularity):
+    """How many rows there are of each item, whoever took it how often; histories are scored by their own rows."""
+
+    name: ClassVar[str] = "row-count"
+    traits: ClassVar[Traits] = Traits(reads=frozenset({"items", "repeats"}))
+
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
+        """Rows per item, of up to 64 of a client."""
+        shape = (len(shared["counts"]), 1)
+        return None if round else SumSpec((ArraySpec("counts", "rank_one", shape, bound=64.0, role="count"),))
+
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Rows of the client's own history."""
+        own = np.zeros((len(clients), clients.n_items), dtype=np.float32)
+        np.add.at(own, (np.repeat(np.arange(len(clients)), clients.lengths), clients.items), 1.0)
+        return of_items(own, items)
+
+
+class AgeCount(Popularity):
+    """Counts in which a client counts as often as its feature `age` says."""
+
+    name: ClassVar[str] = "age-count"
+    traits: ClassVar[Traits] = Traits(reads=frozenset({"items", "user_features"}), scores_history=False)
+
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
+        """Years per item."""
+        shape = (len(shared["counts"]), 1)
+        return None if round else SumSpec((ArraySpec("counts", "rank_one", shape, bound=100.0, role="count"),))
+
+    def contribute(
+        self, given: Given, clients: Clients, private: Private | None
+    ) -> tuple[Contributions, Private | None]:
+        """The client's age for each of its items."""
+        assert clients.features is not None
+        ages = clients.features["age"].to_numpy().astype(np.float64)
+        counts = RankOne(clients.indptr, clients.items, ages, clients.n_items, np.ones((len(clients), 1)))
+        return Contributions({"counts": counts}), None
 
 
 class GenreTaste(Recommender):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 import fedrec as fr
 from federation_in_test import DATA, Federation, small_plan
+from fedrec.data.catalog import Catalog
 from fedrec.engines.local import LocalEngine
+from fedrec.errors import PlanError
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
@@ -76,3 +80,32 @@ def test_over_a_federation_it_is_the_same_model_and_no_node_makes_one(
     here = coordinator.evaluate(trained.state, trained.round, "test", ["ndcg@10"], "full")["ndcg@10"].value
     assert outcome.metric == pytest.approx(here, abs=1e-6)
     assert here > 0
+
+
+def test_a_plan_pins_what_the_catalog_says_where_the_model_learns_from_it(plan: Callable[..., Plan]) -> None:
+    data = fr.load_data(DATA)
+    resolved = plan().resolve(data, "0" * 64)
+    assert resolved.features == data.catalog.features_digest
+    assert "features" not in small_plan().resolve(data, "0" * 64).model_dump(mode="json")
+    assert data.catalog.features is not None
+    renamed = Catalog(data.catalog.items, data.catalog.features.with_columns(genres=pl.lit(["war"])))
+    assert renamed.digest == data.catalog.digest
+    with pytest.raises(PlanError, match="the features of the catalog is not the one this plan was made for"):
+        resolved.resolve(replace(data, catalog=renamed), "0" * 64)
+    small_plan().resolve(data, "0" * 64).check_catalog(renamed)
+
+
+def test_a_node_refuses_features_that_the_plan_does_not_pin(plan: Callable[..., Plan], tmp_path: Path) -> None:
+    federation = Federation(tmp_path / "other", plan(), nodes=3)
+    features = federation.catalog.features
+    assert features is not None
+    federation.catalog = Catalog(federation.catalog.items, features.with_columns(genres=pl.lit(["war"])))
+    outcome = federation.train(LocalPost(federation.hosts()))
+    assert "features of the catalog" in str(outcome.error)
+    digest = federation.plan.catalog
+    owned = Federation(tmp_path / "owned", plan(), nodes=3, policy={"catalogs": [digest]})
+    refused = str(owned.train(LocalPost(owned.hosts())).error)
+    assert str(owned.plan.features) in refused
+    assert "learns from what the catalog says" in refused
+    allowed = Federation(tmp_path / "both", plan(), nodes=3, policy={"catalogs": [digest, owned.plan.features]})
+    assert allowed.train(LocalPost(allowed.hosts())).error is None

@@ -93,8 +93,9 @@ class LocalEngine:
         of_rows = places[split.data.rows_of_users()]
         built = []
         for place in np.unique(places):
-            mine = split.data.take_users(np.flatnonzero(places == place))
-            part = replace(split, data=mine, part=split.part[of_rows == place])
+            users = np.flatnonzero(places == place)
+            every = None if split.every is None else split.every.take_users(users)
+            part = replace(split, data=split.data.take_users(users), part=split.part[of_rows == place], every=every)
             built.append(_node(f"node-{place}", part, plan, private, chance, budget))
         return cls(built)
 

@@ -32,6 +32,7 @@ from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run
 from fedrec.federation.values import values_remark
 from fedrec.models.base import Recommender
+from fedrec.models.outline import reads_repeats
 from fedrec.models.own import register
 from fedrec.models.registry import MODELS, model_class
 from fedrec.progress import stage
@@ -141,7 +142,8 @@ class Estimator:
     ) -> Self:
         with stage("read", "reading the table"):
             whole = as_cleaned(data, self.plan)
-            whole = whole if isinstance(data, Split) else unsplit(whole).data
+            if not isinstance(data, Split) and not reads_repeats(self.plan.build_model(), self.plan.data.cleaning):
+                whole = unsplit(whole).data
             digest = digest_of(whole)
         warn_of_values([self.plan], whole)
         plan = self.plan.resolve(whole, digest)

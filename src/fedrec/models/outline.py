@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from fedrec.aggregation.specs import SumSpec
+from fedrec.data.cleaning import Cleaning
 from fedrec.models.base import Recommender
 from fedrec.models.shapes import Shape
 
-__all__ = ["first_sum", "is_additive", "keeps_rows", "reads_item_features"]
+__all__ = ["first_sum", "is_additive", "keeps_rows", "reads_item_features", "reads_repeats"]
 
 _ITEMS = 8
 
@@ -51,6 +52,16 @@ def reads_item_features(model: Recommender) -> bool:
     False
     """
     return type(model).public is not Recommender.public
+
+
+def reads_repeats(model: Recommender, cleaning: Cleaning) -> bool:
+    """Whether a model is trained on every row of an item that a client took more than once.
+
+    >>> from fedrec.models.linear.ease import EASE
+    >>> reads_repeats(EASE(), Cleaning(repeats="keep"))
+    False
+    """
+    return "repeats" in model.traits.reads and cleaning.repeats == "keep"
 
 
 def _lengths(shape: Shape) -> tuple[int, ...]:
