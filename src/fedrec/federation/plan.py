@@ -189,7 +189,7 @@ class Plan(_Part):
                 "data: a training that was interrupted reads its data again, and standard input can be read only once; "
                 "save it to a file first"
             )
-        if self.keep_sums and not is_additive(model):
+        if self.keep_sums and self.privacy is None and not is_additive(model):
             raise PlanError(
                 f"keep_sums: {self.model['name']} has no sum that later interactions can be added to with these "
                 f"settings; {models_where(is_additive)} have one by default"
