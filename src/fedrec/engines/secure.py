@@ -12,9 +12,9 @@ from fedrec.aggregation.sums import Sum
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.virtual import VirtualArrivals
 from fedrec.errors import PlanError, RunError
-from fedrec.federation.asynchronous import NOT_MASKED
 from fedrec.federation.call_fields import Call
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
+from fedrec.federation.compatibility import NOT_MASKED
 from fedrec.federation.masked import COUNTS, layout_of, unmasked, vectors_of
 from fedrec.federation.transcript import Transcript
 from fedrec.node.node import Node
@@ -72,7 +72,7 @@ class SecureEngine(LocalEngine):
         Raises:
             PlanError: always.
         """
-        raise PlanError(NOT_MASKED)
+        raise PlanError(f"asynchronous: {NOT_MASKED}")
 
     def contribute(self, call: RoundCall) -> list[Sum]:
         """The total over nodes, or over each of the groups that are asked for, alone.

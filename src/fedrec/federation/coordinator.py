@@ -23,6 +23,7 @@ from fedrec.evaluation.protocols import parse_protocol
 from fedrec.federation.agreed import agreed_rows
 from fedrec.federation.asynchronous import Buffering, OwnRounds, arrivals_of
 from fedrec.federation.calls import CountCall, EvaluationCall, Part, RoundCall
+from fedrec.federation.compatibility import check_together, place_of
 from fedrec.federation.engine import Engine
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.item_floor import SERVED, ItemFloor, floor_spec
@@ -103,6 +104,7 @@ class Coordinator:
         self.has_valid = has_valid
         self.watch = watch
         self.earlier = earlier
+        check_together(run.plan.case, place_of(engine.parties is not None))
         self.buffering: Buffering | None = None
         if run.plan.asynchronous is not None:
             arrivals = arrivals_of(engine)
@@ -291,16 +293,8 @@ class Coordinator:
 
     def _groups(self) -> int:
         """Groups of nodes whose sums are opened apart."""
-        robust, secure = self.plan.robust, self.engine.parties is not None
-        if robust is None:
-            return 1
-        if secure != (robust.over == "groups"):
-            raise PlanError(
-                "robust: over: nodes takes every node's part in the clear, which the secure sum hides; use over: groups"
-                if secure
-                else "robust: over: groups is of groups of nodes under the secure sum; give --secure, or over: nodes"
-            )
-        return robust.groups or 1
+        robust = self.plan.robust
+        return 1 if robust is None else robust.groups or 1
 
     def _first(self) -> State:
         """The state before round 0: fresh, or with what the earlier run ended with."""

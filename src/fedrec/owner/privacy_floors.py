@@ -84,14 +84,13 @@ def expected_clients(plan: Plan) -> float | None:
     return None if users is None else plan.cohort * users
 
 
-def privacy_refusals(floors: PrivacyFloors, node: str, plan: Plan, secure: bool, budget: Budget | None) -> list[str]:
+def privacy_refusals(floors: PrivacyFloors, node: str, plan: Plan, budget: Budget | None) -> list[str]:
     """Every reason why an owner's floors do not allow a plan.
 
     Args:
         floors: the owner's.
         node: its name, under which the journal keeps its charges.
         plan: what is asked.
-        secure: whether sums leave masked.
         budget: the journal; `None` for a run that has its reservation in it already.
     """
     found: list[str] = []
@@ -110,11 +109,6 @@ def privacy_refusals(floors: PrivacyFloors, node: str, plan: Plan, secure: bool,
                 "and privacy.delta in the plan, or the owner sets privacy.required = false"
             )
         return found
-    if plan.privacy.distributed and not secure:
-        found.append(
-            "privacy: noise: distributed is a share of noise, too little by itself, and protects under the secure sum "
-            "only. Ask for the secure sum"
-        )
     if floors.distributed and not plan.privacy.distributed:
         found.append(
             "privacy.distributed: with noise: central the coordinator sees sums without noise. Ask for noise: "

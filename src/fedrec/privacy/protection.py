@@ -31,9 +31,6 @@ class Protection:
         chance: where noise comes from.
         parties: nodes of a secure sum, how many of them are honest and left in it at least, and a digest of who they
             are; `None` of a plain sum.
-
-    Raises:
-        PlanError: if nodes are to add the noise, and their sums are plain.
     """
 
     def __init__(
@@ -46,11 +43,6 @@ class Protection:
         chance: Chance,
         parties: tuple[int, int, str] | None = None,
     ) -> None:
-        if terms.distributed and parties is None:
-            raise PlanError(
-                "privacy: noise: distributed is noise that nodes add before they mask their sums; give --secure and "
-                "--nodes 3 or more. With noise: central the coordinator is trusted with exact sums"
-            )
         self.terms = terms
         self.model = model
         self.n_max = n_max

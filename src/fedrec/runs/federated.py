@@ -18,8 +18,8 @@ from fedrec.network.remote import RemoteEngine
 from fedrec.runs.reports import close_run, measured_parts, report_of
 from fedrec.network.waiting import PATIENT, Waiting
 from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
-from fedrec.federation.asynchronous import NOT_MASKED
 from fedrec.federation.calls import Part
+from fedrec.federation.compatibility import check_together, place_of
 from fedrec.federation.coordinator import Coordinator, Progress
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, check_free, is_run, read_plan
@@ -95,10 +95,7 @@ def train_federated(
     else:
         check_free(folder)
         plan, number = plan.agree(members.catalog, members.most_clients), secrets.token_hex(16)
-    if plan.warm_start is not None:
-        raise PlanError("warm_start: nodes of a federation keep no earlier run to go on from; leave it out")
-    if plan.asynchronous is not None and secure:
-        raise PlanError(NOT_MASKED)
+    check_together(plan.case, place_of(secure))
     model = plan.build_model()
     check_memory(model, len(members.catalog))
     run = Run.open(folder) if resume else _create(plan, folder, members, number, secure)

@@ -23,8 +23,8 @@ from fedrec.runs.finished import OpenedRun, open_run
 from fedrec.runs.reports import close_run, measured_parts, report_of, worth_of
 from fedrec.engines.virtual import virtual_time
 from fedrec.errors import FedrecError, PlanError
-from fedrec.federation.asynchronous import NOT_MASKED
 from fedrec.federation.calls import HELD_OUT
+from fedrec.federation.compatibility import check_together, place_of
 from fedrec.federation.coordinator import Coordinator, Progress, Trained
 from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run, check_free, is_run, read_plan
@@ -108,6 +108,7 @@ def train_run(
             plan, resume = _not_begun(plan, folder), False
     else:
         check_free(folder)
+        check_together(plan.case, place_of(placement.secure))
         plan = plan.with_noise()
         check_budget(plan, placement, budget)
         check_clock(plan, placement)
@@ -183,14 +184,12 @@ def check_clock(plan: Plan, placement: Placement) -> None:
     """Check that nodes can be in step, or out of it, as the plan says.
 
     Raises:
-        PlanError: if the plan is asynchronous and sums are masked, or there are fewer nodes than its buffer takes.
+        PlanError: if the plan is asynchronous and there are fewer nodes than its buffer takes.
         InputError: if the clock makes no sense.
     """
     Clock.parse(placement.clock, placement.nodes)
     if plan.asynchronous is None:
         return
-    if placement.secure:
-        raise PlanError(NOT_MASKED)
     if placement.nodes < plan.asynchronous.buffer:
         raise PlanError(
             f"asynchronous: a buffer of {plan.asynchronous.buffer} sums takes as many nodes, as each is in it once; "
