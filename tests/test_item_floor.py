@@ -8,6 +8,7 @@ import runs_in_test
 from fedrec.audit.exposure import exposed
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import PlanError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
@@ -40,7 +41,7 @@ def watched(plan, nodes=1):
     data = fr.load_data(runs_in_test.DATA)
     resolved = plan.resolve(data, "0" * 64)
     engine = LocalEngine.build(data, resolved, nodes)
-    coordinator = Watched(resolved.build_model(), data.catalog, engine, Run(resolved, None), engine.has_valid)
+    coordinator = Watched(Agreement.of(resolved, data.catalog), engine, Run(resolved, None), engine.has_valid)
     return coordinator, coordinator.train()
 
 

@@ -16,6 +16,7 @@ from fedrec.aggregation.sums import Sum
 from fedrec.data.keys import KeyedSource
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError, FedrecError, InputError, PlanError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
@@ -221,12 +222,12 @@ class _Asked:
         self.data, self.plan, self.engine = built(plan(model), budget=Budget(tmp_path / "budget"))
         self.node = self.engine.nodes[0]
         self.coordinator = Coordinator(
-            self.plan.build_model(), self.data.catalog, self.engine, Run(self.plan, None), True, chance=SeededChance(1)
+            Agreement.of(self.plan, self.data.catalog), self.engine, Run(self.plan, None), True, chance=SeededChance(1)
         )
 
     def call(self, round=0):
         state = self.coordinator._first()
-        spec = self.coordinator._spec(state, round)
+        spec = self.coordinator.agreement.spec(state.shared, round)
         terms = self.coordinator.protection.round_terms(round)
         return RoundCall(round, round - 1, state.shared, spec, 1.0, privacy=terms)
 

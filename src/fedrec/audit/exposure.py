@@ -13,6 +13,7 @@ from fedrec.audit.poisoning import POISONS, Told
 from fedrec.data.interactions import Interactions
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import InputError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
@@ -72,8 +73,8 @@ def exposed(
         cold = np.argsort(counts, kind="stable")[:_TARGETS]
     targets = np.sort(rng.choice(cold, _TARGETS, replace=False))
     joined = engine if attack is None else _WithAttackers(engine, attack, bad, targets, rng)
-    model = resolved.build_model()
-    coordinator = Coordinator(model, data.catalog, joined, Run(resolved, None), engine.has_valid, chance=chance)
+    agreement = Agreement.of(resolved, data.catalog)
+    coordinator = Coordinator(agreement, joined, Run(resolved, None), engine.has_valid, chance=chance)
     trained = coordinator.train()
     quality = coordinator.evaluate(trained.state, trained.round, "test", ["ndcg@10"], "full")["ndcg@10"].value
     shown, without = np.zeros(_TARGETS), np.zeros(_TARGETS)

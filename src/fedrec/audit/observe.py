@@ -13,6 +13,7 @@ from fedrec.aggregation.queries import Query
 from fedrec.aggregation.sums import Sum
 from fedrec.data.interactions import Interactions
 from fedrec.engines.local import LocalEngine
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
@@ -118,8 +119,8 @@ def observe(
     """
     resolved = plan.resolve(data, digest)
     engine = LocalEngine.build(data, resolved, chance=chance)
-    model = resolved.build_model()
-    coordinator = _Watched(model, data.catalog, engine, Run(resolved, None), engine.has_valid, chance=chance)
+    agreement = Agreement.of(resolved, data.catalog)
+    coordinator = _Watched(agreement, engine, Run(resolved, None), engine.has_valid, chance=chance)
     trained = coordinator.train(until=rounds)
     return Observed(resolved, data, engine, trained.state, coordinator.seen)
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from fedrec.aggregation.sums import Sum
 from fedrec.data.interactions import Interactions
-from fedrec.data.keys import KeyedSource
 from fedrec.data.partitions import partition
-from fedrec.data.splits import Split, SplitMethod
+from fedrec.data.splits import Split
 from fedrec.engines.clock import Clock
 from fedrec.engines.virtual import VirtualArrivals
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.plan import Plan
 from fedrec.federation.warm_start import Remembered
@@ -63,8 +63,7 @@ class LocalEngine:
             budget: the owner's, for a private run; without one each node keeps a journal without limits.
             places: the node of each user [users], where that is known already.
         """
-        method = SplitMethod.parse(plan.split)
-        source = KeyedSource.from_seed(plan.seed)
+        agreement = Agreement.of(plan, data.catalog)
         if nodes == 1:
             places = np.zeros(data.n_users, dtype=np.int64)
         elif places is None:
@@ -72,7 +71,7 @@ class LocalEngine:
         built = []
         for place in np.unique(places):
             mine = data if nodes == 1 else data.take_users(np.flatnonzero(places == place))
-            built.append(_node(f"node-{place}", method.apply(mine, source), plan, private, chance, budget))
+            built.append(_node(f"node-{place}", agreement.divided(mine), agreement, private, chance, budget))
         return cls(built)
 
     @classmethod
@@ -87,20 +86,22 @@ class LocalEngine:
         budget: Budget | None = None,
     ) -> LocalEngine:
         """Like `build`, with a split that was made outside."""
+        agreement = Agreement.of(plan, split.data.catalog)
         if nodes == 1:
-            return cls([_node("node-0", split, plan, private, chance, budget)])
+            return cls([_node("node-0", split, agreement, private, chance, budget)])
         places = partition(split.data, how, nodes, plan.seed)
         of_rows = places[split.data.rows_of_users()]
         built = []
         for place in np.unique(places):
             mine = split.data.take_users(np.flatnonzero(places == place))
             part = replace(split, data=mine, part=split.part[of_rows == place])
-            built.append(_node(f"node-{place}", part, plan, private, chance, budget))
+            built.append(_node(f"node-{place}", part, agreement, private, chance, budget))
         return cls(built)
 
     def under(self, plan: Plan) -> LocalEngine:
         """The same users, nodes and splits under another plan, in memory, with nothing trained yet."""
-        return LocalEngine([_node(node.name, node.split, plan, None) for node in self.nodes], self.clock)
+        agreement = Agreement.of(plan, self.nodes[0].data.catalog)
+        return LocalEngine([_node(node.name, node.split, agreement, None) for node in self.nodes], self.clock)
 
     def remember(self, before: Remembered) -> None:
         """Let each node remember its own users' part of an earlier run; the first one, of users that are gone too."""
@@ -176,7 +177,14 @@ class LocalEngine:
 
 
 def _node(
-    name: str, split: Split, plan: Plan, private: Path | None, chance: Chance = SYSTEM, budget: Budget | None = None
+    name: str,
+    split: Split,
+    agreement: Agreement,
+    private: Path | None,
+    chance: Chance = SYSTEM,
+    budget: Budget | None = None,
 ) -> Node:
     folder = None if private is None else private / name
-    return found_node(name, split, plan, folder, Floors(plan.min_clients, simulated=True), chance, budget)
+    return found_node(
+        name, split, agreement, folder, Floors(agreement.plan.min_clients, simulated=True), chance, budget
+    )

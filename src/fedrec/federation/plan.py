@@ -39,7 +39,8 @@ from fedrec.federation.plan_case import Case
 from fedrec.models.base import Recommender
 from fedrec.models.registry import build_model, explain, foremost, is_known, model_class
 from fedrec.models.values import weighted
-from fedrec.privacy.terms import Privacy
+from fedrec.privacy.accounting import Charge
+from fedrec.privacy.terms import Privacy, schedule
 
 __all__ = ["Plan", "WarmStart"]
 
@@ -168,6 +169,16 @@ class Plan(_Part):
             return self
         terms = self.privacy.resolve(self.build_model().budget_shares, self.share())
         return self.model_copy(update={"privacy": terms})
+
+    def charges(self) -> tuple[Charge, ...]:
+        """What each round costs; empty without privacy.
+
+        Raises:
+            PlanError: if the noise is not chosen yet, see `with_noise`.
+        """
+        if self.privacy is None:
+            return ()
+        return schedule(self.privacy, self.build_model().budget_shares, self.share())
 
     def build_model(self) -> Recommender:
         """The recommender of the plan."""

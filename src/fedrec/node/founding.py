@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedrec.aggregation.release import Release
 from fedrec.data.keys import KeyedSource
 from fedrec.data.splits import Split
-from fedrec.federation.plan import Plan
+from fedrec.federation.agreement import Agreement
 from fedrec.node.node import Floors, Node, refitted
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance, kept_secret
@@ -19,7 +18,7 @@ __all__ = ["found_node"]
 def found_node(
     name: str,
     split: Split,
-    plan: Plan,
+    agreement: Agreement,
     folder: Path | None,
     floors: Floors,
     chance: Chance = SYSTEM,
@@ -31,7 +30,7 @@ def found_node(
     Args:
         name: for messages.
         split: of its users.
-        plan: resolved.
+        agreement: the plan, with its model and catalog.
         folder: for private rows, journals and the node's secret; `None` for in memory.
         floors: the owner's.
         chance: where secrets come from: of a private run all, of one with a floor for items, that leaves this process,
@@ -39,23 +38,21 @@ def found_node(
         budget: the owner's, for a private run; without one the node keeps a journal without limits.
         salts: what salts of receipts are drawn from; where sums leave this process a secret, whatever the plan.
     """
+    plan = agreement.plan
     source, guard, hidden = KeyedSource.from_seed(plan.seed), None, None
     if plan.items is not None and not floors.simulated:
         hidden = kept_secret(folder, name, chance)
     if plan.privacy is not None:
         source = kept_secret(folder, name, chance)
         journal = budget or Budget(None if folder is None else folder / "budget.jsonl")
-        guard = Guard(name, plan.privacy, plan.build_model(), plan.share(), journal)
+        guard = Guard(name, plan.privacy, agreement.model, agreement.share, journal)
     return Node(
         name,
         refitted(split) if plan.refit else split,
-        plan.build_model(),
-        Release(plan.release),
+        agreement,
         source,
         folder=folder,
         floors=floors,
-        leaky=plan.leaky,
-        weights=plan.weights,
         guard=guard,
         hidden=hidden,
         salts=salts,

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from fedrec.aggregation.queries import Query
-from fedrec.aggregation.release import Release
 from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
 from fedrec.data.interactions import Interactions, rows_of
@@ -20,6 +19,7 @@ from fedrec.data.weights import Weights
 from fedrec.errors import FedrecError, InputError, PlanError
 from fedrec.evaluation.errors import error_sums
 from fedrec.evaluation.ranks import ItemLists, user_metrics
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import CountCall, EvaluationCall, Part, RoundCall
 from fedrec.federation.item_floor import SERVED, add_noise, count_chunk, only_served, rows_served
 from fedrec.federation.measuring import add_metrics, measuring_spec
@@ -67,13 +67,10 @@ class Node:
     Args:
         name: for messages.
         split: its users' interactions and their parts; training code is handed the training part only.
-        model: the recommender of the plan.
-        release: what happens to contributions before they are summed.
+        agreement: the plan, with its model and catalog.
         source: the node's secret.
         folder: where private rows are kept; `None` for in memory only.
         floors: the owner's.
-        leaky: tell training about held-out items (`negatives: paper-leaky`).
-        weights: how values weigh; without them only a model that reads ratings is handed values.
         guard: of a private run: clips contributions, checks calls and keeps the owner's budget.
         hidden: what noise on counts of items is drawn from; `source` if `None`.
         salts: what salts of receipts are drawn from; `source` if `None`.
@@ -83,21 +80,18 @@ class Node:
         self,
         name: str,
         split: Split,
-        model: Recommender,
-        release: Release,
+        agreement: Agreement,
         source: KeyedSource,
         folder: Path | None = None,
         floors: Floors = Floors(),
-        leaky: bool = False,
-        weights: Weights | None = None,
         guard: Guard | None = None,
         hidden: KeyedSource | None = None,
         salts: KeyedSource | None = None,
     ) -> None:
         self.name = name
         self.split = split
-        self.model = model
-        self.release = release
+        self.agreement = agreement
+        self.model, self.release, self.weights = agreement.model, agreement.release, agreement.plan.weights
         self.source = source
         self.hidden = hidden or source
         self.salts = salts or source
@@ -107,15 +101,14 @@ class Node:
         self.small_sums = 0
         self.smallest_sum: int | None = None
         self.keys = client_keys(source, split.data.users)
-        self.weights = weights
-        self._seen = seen = _as_read(split, model, weights)
-        held_out = seen.data.where((seen.part != TRAIN) & (seen.part != HISTORY)) if leaky else None
+        self._seen = seen = _as_read(split, self.model, self.weights)
+        held_out = seen.data.where((seen.part != TRAIN) & (seen.part != HISTORY)) if agreement.plan.leaky else None
         self.clients = Clients.of(seen.train, self.keys, held_out)
         self.met = self.clients.lengths > 0
         self.active = np.flatnonzero(self.met)
-        self._cost = model.cost(split.data.n_items)
-        self._public = model.public(split.data.catalog)
-        self._shapes = RowShapes(model.shapes(split.data.n_items).rows, len(self.clients), split.data.n_items)
+        self._cost = self.model.cost(split.data.n_items)
+        self._public = agreement.public
+        self._shapes = RowShapes(self.model.shapes(split.data.n_items).rows, len(self.clients), split.data.n_items)
         self._private = None if folder is None else PrivateRows.open(folder, self._shapes)
         self._before: Remembered | None = None
         self._scored: _Scored | None = None

@@ -10,7 +10,7 @@ from fedrec.errors import PlanError
 from fedrec.federation.plan import Plan
 from fedrec.privacy.accounting import Charge, cohort_epsilon
 from fedrec.privacy.budget import Budget, Limits
-from fedrec.privacy.terms import schedule
+from fedrec.privacy.terms import Privacy
 
 __all__ = ["PrivacyFloors", "expected_clients", "privacy_refusals"]
 
@@ -115,10 +115,7 @@ def privacy_refusals(floors: PrivacyFloors, node: str, plan: Plan, budget: Budge
             "distributed and the secure sum, or the owner sets privacy.distributed = false"
         )
     try:
-        plan = plan.with_noise()
-        assert plan.privacy is not None
-        model = plan.build_model()
-        charges = schedule(plan.privacy, model.budget_shares, plan.share())
+        model, charges = plan.build_model(), plan.with_noise().charges()
     except PlanError as error:
         return [*found, str(error)]
     clip = model._clip if plan.privacy.clip is None else plan.privacy.clip
@@ -134,17 +131,16 @@ def privacy_refusals(floors: PrivacyFloors, node: str, plan: Plan, budget: Budge
             f"{floors.min_noise_multiplier:g}. Ask for a smaller epsilon or fewer rounds, or the owner lowers "
             "privacy.min_noise_multiplier"
         )
-    return [*found, *_losses(floors, node, plan, charges, budget)]
+    return [*found, *_losses(floors, node, plan.privacy, charges, budget)]
 
 
 def _losses(
-    floors: PrivacyFloors, node: str, plan: Plan, charges: Sequence[Charge], budget: Budget | None
+    floors: PrivacyFloors, node: str, terms: Privacy, charges: Sequence[Charge], budget: Budget | None
 ) -> list[str]:
     """Epsilon of the run, and of all runs with it, at the owner's delta."""
     found: list[str] = []
-    assert plan.privacy is not None
     if floors.max_run_epsilon is not None and floors.delta is not None:
-        cost = cohort_epsilon(charges, floors.delta, plan.privacy.participations)
+        cost = cohort_epsilon(charges, floors.delta, terms.participations)
         if cost > floors.max_run_epsilon * _SLACK:
             found.append(
                 f"privacy.max_run_epsilon: users would lose epsilon {cost:.4g} at delta {floors.delta:g} in this run; "
@@ -154,7 +150,7 @@ def _losses(
     limits = floors.limits
     if limits is not None:
         journal = Budget(None, limits) if budget is None else budget
-        dearest = sorted(charge.effective for charge in charges)[: plan.privacy.participations]
+        dearest = sorted(charge.effective for charge in charges)[: terms.participations]
         after = journal.epsilon(node, sum(1.0 / noise**2 for noise in dearest))
         if after > limits.epsilon * _SLACK:
             found.append(

@@ -110,8 +110,13 @@ class Privacy(BaseModel):
 
 
 def schedule(terms: Privacy, shares: Sequence[float], share: float) -> tuple[Charge, ...]:
-    """What each round costs: a Gaussian with multiplier z / √(share of the budget)."""
-    assert terms.noise_multiplier is not None
+    """What each round costs: a Gaussian with multiplier z / √(share of the budget).
+
+    Raises:
+        PlanError: if the terms have no noise multiplier yet.
+    """
+    if terms.noise_multiplier is None:
+        raise PlanError("privacy: noise_multiplier is missing; a plan that was resolved for its data has it")
     sampling = share if terms.sampling == "poisson" else None
     if sampling is not None and terms.view == "release" and terms.participations is None:
         return tuple(Charge(round, terms.noise_multiplier, sampling, terms.truncated()) for round in range(len(shares)))

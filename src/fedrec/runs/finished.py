@@ -14,14 +14,14 @@ import polars as pl
 from fedrec.data.catalog import Catalog
 from fedrec.data.digests import digest_of
 from fedrec.data.interactions import Interactions, rows_of
-from fedrec.data.keys import KeyedSource
 from fedrec.models.private_state import blank, placed
-from fedrec.data.splits import HISTORY, TRAIN, Split, SplitMethod, distinct, unsplit
+from fedrec.data.splits import HISTORY, TRAIN, Split, distinct, unsplit
 from fedrec.runs.kept import KEPT, Kept
 from fedrec.runs.loading import Placement, load_again, public_digest, read_placement
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError, FedrecError, InputError, RunError
 from fedrec.evaluation.metrics import MetricSummary
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import Part
 from fedrec.federation.checkpoints import server_arrays
 from fedrec.federation.coordinator import Coordinator, Trained
@@ -61,26 +61,36 @@ class OpenedRun:
     """A trained model, and nodes with their data and private rows, which are not read before they are asked for.
 
     Args:
-        plan: resolved.
-        model, trained: what was trained.
-        catalog: its items.
+        agreement: the plan, with its model and catalog.
+        trained: what was trained.
         home: finds the nodes, once.
         origin: the same run with the users that it was trained on, where these have other histories.
     """
 
-    plan: Plan
-    model: Recommender
+    agreement: Agreement
     trained: Trained
-    catalog: Catalog
     home: Callable[[], Home]
     origin: OpenedRun | None = None
 
     @classmethod
-    def here(
-        cls, plan: Plan, model: Recommender, trained: Trained, engine: LocalEngine, data: Interactions
-    ) -> OpenedRun:
+    def here(cls, agreement: Agreement, trained: Trained, engine: LocalEngine, data: Interactions) -> OpenedRun:
         """A model whose nodes are in this process already."""
-        return cls(plan, model, trained, data.catalog, lambda: Home(engine, data))
+        return cls(agreement, trained, lambda: Home(engine, data))
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the run."""
+        return self.agreement.plan
+
+    @property
+    def model(self) -> Recommender:
+        """The model of the plan."""
+        return self.agreement.model
+
+    @property
+    def catalog(self) -> Catalog:
+        """The items of the model."""
+        return self.agreement.catalog
 
     def __repr__(self) -> str:
         return f"OpenedRun({self.model!r}, rounds={self.trained.rounds}, {len(self.catalog):,} items)"
@@ -116,7 +126,7 @@ class OpenedRun:
         """
         if self.origin is None:
             return self.engine
-        split = SplitMethod.parse(self.plan.split).apply(self.data, KeyedSource.from_seed(self.plan.seed))
+        split = self.agreement.divided(self.data)
         return self.origin.with_split(refitted(split) if self.plan.refit else split)
 
     def with_histories(self, data: Interactions) -> OpenedRun:
@@ -221,7 +231,7 @@ class OpenedRun:
             InputError: if the model knows no such thing.
         """
         shared = self.trained.state.shared
-        scores = self.model.similarity(Given.to_score(shared, self.model.public(self.catalog)), items)
+        scores = self.model.similarity(Given.to_score(shared, self.agreement.public), items)
         if SERVED in shared:
             scores[:, ~shared[SERVED]] = -np.inf
         return scores
@@ -239,7 +249,7 @@ class OpenedRun:
             InputError: if nothing is held out.
         """
         nodes = engine or self.measured
-        coordinator = Coordinator(self.model, self.catalog, nodes, Run(self.plan, None), nodes.has_valid)
+        coordinator = Coordinator(self.agreement, nodes, Run(self.plan, None), nodes.has_valid)
         found = coordinator.evaluate(self.trained.state, self.trained.round, part, metrics, protocol)
         if not found:
             raise InputError(f"the split {self.plan.split!r} leaves nothing in {part!r} to evaluate on")
@@ -261,7 +271,7 @@ class OpenedRun:
             assert kept is not None
             data, plan = kept.data, plan.resolve(kept.data, public_digest(plan, digest_of(kept.data), folder))
             replace_file(folder / "plan.yaml", plan.to_yaml().encode())
-            save_shared(folder / "model", self.model, self.trained.state, self.trained.round, catalog, plan)
+            save_shared(folder / "model", Agreement.of(plan, catalog), self.trained.state, self.trained.round)
             assert data.part is not None
             node = LocalEngine.of_split(Split(data, data.part, "given"), plan, folder / "private").nodes[0]
             rows = self._rows_of(data)
@@ -334,10 +344,10 @@ def open_model(folder: Path, named: str | None = None) -> OpenedRun:
     folder = folder.resolve() if folder.is_symlink() else folder  # it may point elsewhere before all is read
     check_plain(folder, "private")  # where secrets and journals are written
     plan = read_plan(folder)
-    model, state, round, catalog = load_shared(folder / "model", plan)
-    server = _Later(lambda: server_arrays(folder, round, state.shared, Fitting(plan, catalog)))
+    agreement, state, round = load_shared(folder / "model", plan)
+    server = _Later(lambda: server_arrays(folder, round, state.shared, Fitting(agreement)))
     trained = Trained(State(state.shared, server), round, round + 1)
-    return OpenedRun(plan, model, trained, catalog, lambda: _home(folder, plan, catalog, named))
+    return OpenedRun(agreement, trained, lambda: _home(folder, agreement, named))
 
 
 class _Later(Mapping[str, np.ndarray]):
@@ -360,7 +370,8 @@ class _Later(Mapping[str, np.ndarray]):
         return len(self._arrays)
 
 
-def _home(folder: Path, plan: Plan, catalog: Catalog, named: str | None) -> Home:
+def _home(folder: Path, agreement: Agreement, named: str | None) -> Home:
+    plan, catalog = agreement.plan, agreement.catalog
     if (folder / FEDERATED).exists():
         raise RunError(
             f"{folder} was trained over the nodes of a federation, and their users are with them: each node has the "
@@ -371,7 +382,7 @@ def _home(folder: Path, plan: Plan, catalog: Catalog, named: str | None) -> Home
         advice = f"{folder} keeps no interactions of its own. " + (
             "Whose private row is whose only the data tell that it was trained on: name them where they are now, with "
             "--data (data= in Python), or train anew"
-            if keeps_rows(plan.build_model())
+            if keeps_rows(agreement.model)
             else "Name its data where they are now, or newer data, with --data (data= in Python)"
         )
         kept = Kept(load_again(plan, folder, advice, catalog, named).interactions)

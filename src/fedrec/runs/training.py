@@ -23,6 +23,7 @@ from fedrec.runs.finished import OpenedRun, open_run
 from fedrec.runs.reports import close_run, measured_parts, report_of, worth_of
 from fedrec.engines.virtual import virtual_time
 from fedrec.errors import FedrecError, PlanError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import HELD_OUT
 from fedrec.federation.compatibility import check_together, place_of
 from fedrec.federation.coordinator import Coordinator, Progress, Trained
@@ -31,7 +32,6 @@ from fedrec.federation.run import Run, check_free, is_run, read_plan
 from fedrec.federation.values import values_remark
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, has_secret, keep_secret
-from fedrec.privacy.terms import schedule
 from fedrec.progress import RUN, Stopwatch, stage
 from fedrec.record.durable import arrays_digest, replace_file, replace_table
 
@@ -61,13 +61,13 @@ def train_here(
     Raises:
         PlanError: if the machine has not the memory that the model needs for this catalog.
     """
-    model = run.plan.build_model()
-    check_memory(model, data.n_items)
+    agreement = Agreement.of(run.plan, data.catalog)
+    check_memory(agreement.model, data.n_items)
     known = None
     if earlier is not None and run.plan.warm_start is not None:
         known, remembered = earlier.as_earlier(run.plan.warm_start.run)
         engine.remember(remembered)
-    coordinator = Coordinator(model, data.catalog, engine, run, engine.has_valid, watch, known, chance)
+    coordinator = Coordinator(agreement, engine, run, engine.has_valid, watch, known, chance)
     return coordinator, coordinator.train()
 
 
@@ -208,9 +208,8 @@ def check_budget(plan: Plan, placement: Placement, budget: Budget | None) -> Non
     if plan.privacy is None:
         raise PlanError("a budget is for private plans, and this plan has no privacy; set privacy.epsilon and "
                         "privacy.delta (--epsilon, --delta)")  # fmt: skip
-    charges = schedule(plan.privacy, plan.build_model().budget_shares, plan.share())
+    multipliers = [charge.noise_multiplier for charge in plan.charges()]
     for node in range(placement.nodes):
-        multipliers = [charge.noise_multiplier for charge in charges]
         budget.admit(f"node-{node}", multipliers, plan.privacy.participations, plan.privacy.clip)
 
 
