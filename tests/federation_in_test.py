@@ -200,7 +200,7 @@ class Replayed(LocalEngine):
         agreement, floors = federation.agreement, Floors(federation.plan.min_clients, simulated=True)
         super().__init__(
             [
-                found_node(name, agreement.divided(data), agreement, None, floors)
+                found_node(name, [agreement.divided(data)], agreement, None, floors)
                 for name, data in federation.data.items()
             ]
         )
@@ -252,7 +252,8 @@ def assert_right(federation: Federation, outcome: Outcome) -> None:
     assert arrays_digest(outcome.trained.state.shared) == arrays_digest(trained.state.shared)
     for node in twin_nodes.nodes:
         if node.name not in outcome.unreached:
-            assert_same_rows(federation.served[node.name].node.private(), node.private(), node.name)
+            mine, due_rows = (one.shards[0].private() for one in (federation.served[node.name].node, node))
+            assert_same_rows(mine, due_rows, node.name)
     for line, due in zip(outcome.run.ledger.of_kind("validation"), twin_run.ledger.of_kind("validation"), strict=True):
         assert line["metrics"] == pytest.approx(due["metrics"], abs=1e-6), f"validation of round {line['round']}"
     if outcome.metric is not None:

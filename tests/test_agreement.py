@@ -10,7 +10,6 @@ import pytest
 
 import fedrec as fr
 from fedrec.aggregation.sums import Sum
-from fedrec.data.keys import KeyedSource
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.secure import SecureEngine
 from fedrec.errors import PlanError
@@ -60,7 +59,7 @@ def test_a_node_works_out_what_the_coordinator_asks_for(case: str) -> None:
 def test_a_finished_training_sums_nothing_more() -> None:
     data = fr.load_data(DATA)
     agreement = Agreement.of(small_plan("popularity").resolve(data, "0" * 64), data.catalog)
-    state = agreement.model.start(data.catalog, KeyedSource.from_seed(0))
+    state = agreement.start()
     assert agreement.spec(state.shared, 0) is not None
     assert agreement.spec(state.shared, agreement.rounds) is None
 

@@ -312,9 +312,10 @@ def test_the_ledger_alone_tells_how_the_model_was_made(terms: dict[str, Any], tm
     assert opened.trained.state.shared["items"].tobytes() == state.shared["items"].tobytes()
     for name, node in nodes.items():
         node.finish(state.shared, last[name], last[name])
-        mine = node.private()
+        (shard,) = node.shards
+        mine = shard.private()
         assert mine is not None
-        rows = private["users"][opened.data.users.find(node.data.users.series)]
+        rows = private["users"][opened.data.users.find(shard.data.users.series)]
         assert rows.tobytes() == mine["users"].tobytes()
 
 
@@ -346,8 +347,9 @@ def test_sums_that_are_too_stale_leave_no_trace_but_in_the_ledger(tmp_path: Path
     assert verdict.receipts == said["sums"] + said["late"]
     opened = fr.load_model(tmp_path / "run").opened
     for node in opened.engine.nodes:
-        first = opened.model.join(Given(-1, opened.trained.state.shared, {}, node.source.child("join")), node.clients)
-        rows = node.private()
+        (shard,) = node.shards
+        first = opened.model.join(Given(-1, opened.trained.state.shared, {}, shard.source.child("join")), shard.clients)
+        rows = shard.private()
         assert first is not None
         assert rows is not None
         assert np.array_equal(rows["users"], first["users"]) == (node.name in said["nodes_without_a_sum"])
@@ -472,7 +474,7 @@ def test_a_node_that_is_measured_while_its_sum_is_on_its_way_loses_nothing(tmp_p
             node.evaluate(measured)
         node.contribute(replace(call, round=7, committed=3))
         node.finish(state.shared, 7, 7)
-        found = node.private()
+        found = node.shards[0].private()
         assert found is not None
         rows.append(found["users"])
     assert rows[0].tobytes() == rows[1].tobytes() == rows[2].tobytes()

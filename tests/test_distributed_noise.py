@@ -176,7 +176,7 @@ def test_the_coordinator_sees_noise_only_and_the_ledger_says_what_it_costs(tmp_p
     for node in engine.nodes:
         node.guard.terms = node.guard.terms.model_copy(update={"noise": "central"})
         node.guard.budget = Budget()  # the run's own would not let round 0 be answered once it is over
-        parts.append(node._contribute(call))
+        parts.append(node._summed(call))
     difference = arrays["gram"] - sum(part.arrays["gram"].astype(np.int64) for part in parts)
     off = difference / call.spec["gram"].unit * math.sqrt(2) / noise["gram"]
     n = data.n_items

@@ -439,7 +439,7 @@ def floored(folder: Path, **policy: Any) -> tuple[Liar, np.ndarray]:
     liar = Liar(federation)
     assert liar.open(federation.plan, federation.catalog).problem is None
     assert liar.host._opened is not None
-    items = liar.host._opened.node.clients.items
+    items = liar.host._opened.node.shards[0].clients.items
     return liar, np.bincount(items, minlength=len(federation.catalog))
 
 

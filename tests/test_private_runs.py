@@ -368,15 +368,8 @@ def test_nobody_takes_part_more_often_than_the_cap_and_cohorts_are_truncated():
 def test_secrets_of_nodes_are_their_own():
     made = plan("mf", cohort=0.5)
     engines = [built(made)[2] for _ in range(2)]
-    draws = [engine.nodes[0]._cohort(_Call(0.5)) for engine in engines]
+    draws = [engine.nodes[0].drawn(0, 0.5)[0] for engine in engines]
     assert not np.array_equal(*draws)
-
-
-class _Call:
-    round = 0
-
-    def __init__(self, share):
-        self.share = share
 
 
 def test_sampling_is_charged_by_who_looks(tmp_path):

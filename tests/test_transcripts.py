@@ -208,7 +208,7 @@ def test_shares_of_unlike_sums_owe_nothing_to_each_other(tmp_path: Path) -> None
     node, call = opened.node, there.call(0, -1)
     guard = node.guard
     assert guard is not None
-    queries = node.model.queries(call.shared, 0)
+    queries = guard.model.queries(call.shared, 0)
     sums = []
     for nudge in (0, 0, 1):
         total = Sum.zeros(call.spec, 0)

@@ -78,7 +78,7 @@ def test_a_pause_leaves_no_trace(keep: str) -> None:
         assert found.rounds == (until or 9)
     assert arrays_digest(found.state.shared) == arrays_digest(end.state.shared)
     assert (found.round, found.rounds) == (end.round, end.rounds)
-    mine, theirs = other.nodes[0].private(), engine.nodes[0].private()
+    mine, theirs = other.shards[0].private(), engine.shards[0].private()
     assert mine is not None
     assert theirs is not None
     assert mine["users"].tobytes() == theirs["users"].tobytes()

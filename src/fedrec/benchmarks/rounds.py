@@ -98,7 +98,7 @@ class Rounds:
 
     def interactions(self) -> int:
         """Interactions that are trained on in a round of all clients."""
-        return int(np.sum([len(node.clients.items) for node in self.engine.nodes]))
+        return int(np.sum([len(shard.clients.items) for shard in self.engine.shards]))
 
     def _measure(self, part: Part) -> dict[str, MetricSummary]:
         assert self._trained is not None

@@ -51,7 +51,7 @@ class SecureEngine(LocalEngine):
             )
         self._coordinator = Identity()
         # A node vouches for what the floor asks for, and says no more of how many users it has.
-        self._parties = [Party(Identity(), clients=min(node.data.n_users, self._least_clients)) for node in self.nodes]
+        self._parties = [Party(Identity(), clients=min(len(node), self._least_clients)) for node in self.nodes]
         self._number = 0
         shape = self._invite(self._parties, Layout((COUNTS,)), bytes(32), bytes(32), 0.0)
         self._honest = shape.min_parties - shape.colluders

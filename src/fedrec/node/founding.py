@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedrec.data.keys import KeyedSource
-from fedrec.data.splits import Split
+from fedrec.data.splits import TRAIN, VALID, Split
 from fedrec.federation.agreement import Agreement
-from fedrec.node.node import Floors, Node, refitted
+from fedrec.node.node import Floors, Node
+from fedrec.node.shard import Shard
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance, kept_secret
 from fedrec.privacy.guard import Guard
 
-__all__ = ["found_node"]
+__all__ = ["found_node", "refitted"]
 
 
 def found_node(
     name: str,
-    split: Split,
+    splits: Sequence[Split],
     agreement: Agreement,
     folder: Path | None,
     floors: Floors,
@@ -29,7 +31,7 @@ def found_node(
 
     Args:
         name: for messages.
-        split: of its users.
+        splits: of its users: one, or one for each of its shards.
         agreement: the plan, with its model and catalog.
         folder: for private rows, journals and the node's secret; `None` for in memory.
         floors: the owner's.
@@ -46,14 +48,22 @@ def found_node(
         source = kept_secret(folder, name, chance)
         journal = budget or Budget(None if folder is None else folder / "budget.jsonl")
         guard = Guard(name, plan.privacy, agreement.model, agreement.share, journal)
-    return Node(
-        name,
-        refitted(split) if plan.refit else split,
-        agreement,
-        source,
-        folder=folder,
-        floors=floors,
-        guard=guard,
-        hidden=hidden,
-        salts=salts,
-    )
+    shards = [
+        Shard(name, refitted(split) if plan.refit else split, agreement, source, place)
+        for split, place in zip(splits, _places(folder, len(splits)), strict=True)
+    ]
+    return Node(name, shards, source, folder, floors, guard, hidden, salts)
+
+
+def refitted(split: Split) -> Split:
+    """The same split with the validation part moved into train."""
+    part = split.part.copy()
+    part[part == VALID] = TRAIN
+    return Split(split.data, part, f"{split.method}, refitted", split.merged)
+
+
+def _places(folder: Path | None, shards: int) -> list[Path | None]:
+    """Where shards keep private rows: the only one in the folder of the node, several in folders of their own."""
+    if folder is None or shards == 1:
+        return [folder] * shards
+    return [folder / f"shard-{number}" for number in range(shards)]

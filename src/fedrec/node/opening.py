@@ -141,7 +141,7 @@ class OpenedHere:
         """Whether enough users hold out something of a part for the node to say so; not where sums hide it in noise."""
         if hides_sums(self.agreement.plan):
             return False
-        return int((self.node.split.relevant(part).lengths > 0).sum()) >= self.least
+        return self.node.holding(part) >= self.least
 
 
 def agree(config: NodeConfig, offer: Offer, run: str, folder: Path, coordinator: str) -> Budget | None:
@@ -204,7 +204,7 @@ def open_run_here(
     floors = Floors(least, masked=offer.secure, min_item_clients=own_items)
     salts = KeyedSource(hashlib.blake2b(b"salts of receipts", key=key.secret, digest_size=16).digest()).child(run)
     home = folder / "private" / config.name
-    node = found_node(config.name, agreement.divided(data), agreement, home, floors, chance, budget, salts)
+    node = found_node(config.name, [agreement.divided(data)], agreement, home, floors, chance, budget, salts)
     cut = node.weighed()["cut"]
     if cut and plan.weights is not None:
         _LOG.warning("%s", plan.weights.remark(cut))

@@ -27,7 +27,8 @@ from fedrec.federation.checkpoints import server_arrays
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.item_floor import SERVED
-from fedrec.node.node import Node, refitted
+from fedrec.node.founding import refitted
+from fedrec.node.shard import Shard
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, load_shared, read_plan, save_shared
 from fedrec.federation.warm_start import Earlier, Remembered
@@ -138,17 +139,17 @@ class OpenedRun:
     def private(self) -> Private | None:
         """Private rows of all users, in the order of `data.users`; `None` for a model without."""
         rows: dict[str, Any] = {}
-        for node in self.engine.nodes:
-            places = self.data.users.find(node.data.users.series)
-            for name, array in (node.private() or {}).items():
+        for shard in self.engine.shards:
+            places = self.data.users.find(shard.data.users.series)
+            for name, array in (shard.private() or {}).items():
                 rows[name] = placed(rows.get(name, blank(array, self.data.n_users)), places, array)
         return rows or None
 
     def training(self) -> Interactions:
         """What all users were trained on, in the order of `data.users`."""
-        if len(self.engine.nodes) == 1:
-            return self.engine.nodes[0].split.train
-        parts = [node.split.train for node in self.engine.nodes]
+        parts = [shard.split.train for shard in self.engine.shards]
+        if len(parts) == 1:
+            return parts[0]
         places = np.concatenate([self.data.users.find(part.users.series) for part in parts])
         lengths = np.concatenate([part.lengths for part in parts])
         order = np.argsort(places)
@@ -185,30 +186,30 @@ class OpenedRun:
             rows = {
                 name: placed(blank(array, len(places)), known, array[places[known]]) for name, array in private.items()
             }
-            engine.nodes[0].adopt(rows, self.trained.round, trained)
+            engine.shards[0].adopt(rows, self.trained.round, trained)
         return engine
 
     def _trained_users(self) -> np.ndarray:
         """Which users [users] bool took part in the training."""
         trained = np.zeros(self.data.n_users, dtype=np.bool_)
-        for node in self.engine.nodes:
-            trained[self.data.users.find(node.data.users.series)[node.active]] = True
+        for shard in self.engine.shards:
+            trained[self.data.users.find(shard.data.users.series)[shard.active]] = True
         return trained
 
     def trained_on(self, held_out: Interactions) -> int:
         """How many of these interactions training was handed."""
         shared = 0
-        for node in (self.origin or self).engine.nodes:
-            places = node.data.users.find(held_out.users.series)
+        for shard in (self.origin or self).engine.shards:
+            places = shard.data.users.find(held_out.users.series)
             there = np.flatnonzero(places >= 0)
-            known, wanted = node.clients.take(places[there]), held_out.take_users(there)
+            known, wanted = shard.clients.take(places[there]), held_out.take_users(there)
             shared += count_shared(known.indptr, known.items, wanted.indptr, wanted.items, len(self.catalog))
         return shared
 
     def warning_of(self, engine: LocalEngine, part: Part) -> str:
         """Why figures over other nodes than the run's own may say less than they seem to; empty where nothing does."""
         try:
-            known = sum(self.trained_on(node.split.relevant(part)) for node in engine.nodes)
+            known = sum(self.trained_on(shard.split.relevant(part)) for shard in engine.shards)
         except InputError as error:
             return f"whether the model was trained on the held-out interactions cannot be told: {error}"
         if not known:
@@ -218,11 +219,11 @@ class OpenedRun:
             "future"
         )
 
-    def with_visitors(self, visitors: Interactions) -> Node:
-        """A node of users to be folded in from their history alone, whatever their ids; repeats are merged."""
+    def with_visitors(self, visitors: Interactions) -> Shard:
+        """A shard of users to be folded in from their history alone, whatever their ids; repeats are merged."""
         visitors, merged = distinct(visitors)
         split = Split(visitors, np.full(len(visitors), HISTORY, dtype=np.int8), "history", merged)
-        return LocalEngine.of_split(split, self.plan.model_copy(update={"refit": False})).nodes[0]
+        return LocalEngine.of_split(split, self.plan.model_copy(update={"refit": False})).shards[0]
 
     def similarity(self, items: np.ndarray) -> np.ndarray:
         """How near the items at `items` [n] are to every item: [n, items] float32, −inf for those that take no part.
@@ -273,10 +274,10 @@ class OpenedRun:
             replace_file(folder / "plan.yaml", plan.to_yaml().encode())
             save_shared(folder / "model", Agreement.of(plan, catalog), self.trained.state, self.trained.round)
             assert data.part is not None
-            node = LocalEngine.of_split(Split(data, data.part, "given"), plan, folder / "private").nodes[0]
+            (shard,) = LocalEngine.of_split(Split(data, data.part, "given"), plan, folder / "private").shards
             rows = self._rows_of(data)
             if rows is not None:
-                node.adopt(rows, self.trained.round)
+                shard.adopt(rows, self.trained.round)
             run.seal()
         except (FedrecError, OSError, MemoryError):
             run.discard()
@@ -307,7 +308,7 @@ class OpenedRun:
 
     def _history(self) -> pl.DataFrame:
         """All interactions with their parts, by user."""
-        parts = [replace(node.data, part=node.split.part).to_frame() for node in self.engine.nodes]
+        parts = [replace(shard.data, part=shard.split.part).to_frame() for shard in self.engine.shards]
         return pl.concat(parts).sort("user_id", maintain_order=True)
 
     def _rows_of(self, data: Interactions) -> Private | None:

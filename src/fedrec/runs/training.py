@@ -292,7 +292,7 @@ def _report(
         },
     }
     report = report_of(coordinator, trained, run, folder, parts, home)
-    items = len(np.unique(np.concatenate([node.split.train.items for node in engine.nodes])))
+    items = len(np.unique(np.concatenate([shard.split.train.items for shard in engine.shards])))
     worth = worth_of(data.n_users, items, plan.split, counts, report["users"].get("test", 0))
     return report if worth is None else report | {"worth": worth}
 
