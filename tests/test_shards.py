@@ -20,6 +20,7 @@ from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.item_floor import ItemFloor, floor_spec
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.federation.warm_start import Changed
 from fedrec.models.outline import keeps_rows
 from fedrec.models.private_state import blank, flattened, placed
 from fedrec.node.founding import found_node
@@ -183,6 +184,27 @@ def test_floors_look_at_all_shards_together() -> None:
         node_of(agreement, 2, data=few, min_clients=49).contribute(call)
     counted = CountCall(floor_spec(USERS.n_items, ItemFloor(least=5), agreement.n_max), 2.0)
     assert_same(one.count_items(counted), two.count_items(counted))
+
+
+def test_what_changed_since_an_earlier_run_is_the_same_in_shards() -> None:
+    """Of users that are gone, are new, or were there before."""
+    users = USERS.without_values()
+    before, now = users.take_users(np.arange(200)), users.take_users(np.arange(20, 240))
+    earlier = fr.EASE(plan={"keep_sums": True, "split": "none"}).fit(before).opened
+    settings = {"data": {"source": "memory"}, "model": {"name": "ease"}, "split": "none", "warm_start": "memory"}
+    agreement = Agreement.of(Plan.make(settings).resolve(now, "0" * 64), now.catalog)
+    shared = agreement.start().shared
+    spec = agreement.spec(shared, 0)
+    assert spec is not None
+    call = RoundCall(0, -1, shared, Changed.of(before.catalog, now.catalog).widened(spec), 1.0, change=True)
+    sums = []
+    for shards in (1, 2, 5):
+        engine = LocalEngine([node_of(agreement, shards, data=now, simulated=True)])
+        engine.remember(earlier.as_earlier("memory")[1])
+        sums += engine.contribute(call)
+    assert sums[0].clients == 20 + 40
+    for total in sums[1:]:
+        assert_same(sums[0], total)
 
 
 def test_a_refused_sum_leaves_no_private_rows_behind(tmp_path: Path) -> None:

@@ -241,12 +241,13 @@ def open_earlier(plan: Plan, named: str | None = None) -> OpenedRun | None:
 
 
 def warmed(plan: Plan, earlier: OpenedRun) -> Plan:
-    """The plan with the digest of what it goes on from.
+    """The plan with the digest of what it goes on from; as it is where it goes on from nothing.
 
     Raises:
         PlanError: if the plan was made with another run, or the run knew held-out items and this plan may not.
     """
-    assert plan.warm_start is not None
+    if plan.warm_start is None:
+        return plan
     name, digest = plan.warm_start.run, arrays_digest(earlier.trained.state.shared)
     if plan.warm_start.digest not in (None, digest):
         raise PlanError(
