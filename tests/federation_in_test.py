@@ -16,11 +16,10 @@ import fedrec as fr
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.interactions import Interactions
-from fedrec.data.keys import KeyedSource
 from fedrec.data.partitions import partition
-from fedrec.data.splits import SplitMethod
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import FedrecError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import EvaluationCall, RoundCall
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.messages import open_request
@@ -133,10 +132,15 @@ class Federation:
         """All nodes, started."""
         return {name: self.host(name) for name in self.names}
 
+    @property
+    def agreement(self) -> Agreement:
+        """The plan, with its model and catalog."""
+        return Agreement.of(self.plan, self.catalog)
+
     def engine(self, post: LocalPost, run: Run, waiting: Waiting = WAITING) -> RemoteEngine:
         """The coordinator's view of the nodes behind a post."""
         return _Watched(
-            post, COORDINATOR, self.public, RUN, self.plan, self.catalog, run.ledger, self.secure, waiting,
+            post, COORDINATOR, self.public, RUN, self.agreement, run.ledger, self.secure, waiting,
             self.told.append, measured=self.measured,
         )  # fmt: skip
 
@@ -148,8 +152,7 @@ class Federation:
         try:
             with at_most(60):
                 engine.open()
-                model = self.plan.build_model()
-                coordinator = Coordinator(model, self.catalog, engine, run, engine.has_valid)
+                coordinator = Coordinator(self.agreement, engine, run, engine.has_valid)
                 outcome.trained = coordinator.train()
                 outcome.unreached = engine.unreached
                 names = self.plan.evaluation.metrics
@@ -194,11 +197,10 @@ class Replayed(LocalEngine):
 
     def __init__(self, federation: Federation, who: Sequence[Sequence[str]]) -> None:
         self.measured = federation.measured
-        plan, source = federation.plan, KeyedSource.from_seed(federation.plan.seed)
-        method = SplitMethod.parse(plan.split)
+        agreement, floors = federation.agreement, Floors(federation.plan.min_clients, simulated=True)
         super().__init__(
             [
-                found_node(name, method.apply(data, source), plan, None, Floors(plan.min_clients, simulated=True))
+                found_node(name, [agreement.divided(data)], agreement, None, floors)
                 for name, data in federation.data.items()
             ]
         )
@@ -237,7 +239,7 @@ def assert_right(federation: Federation, outcome: Outcome) -> None:
         return
     twin_run = Run(federation.plan, None)
     twin_nodes = Replayed(federation, [line["nodes"] for line in rounds])
-    twin = Coordinator(federation.plan.build_model(), federation.catalog, twin_nodes, twin_run, twin_nodes.has_valid)
+    twin = Coordinator(federation.agreement, twin_nodes, twin_run, twin_nodes.has_valid)
     until = None if outcome.trained is not None else len(rounds)
     trained = twin.train(until if until is None or until < getattr(twin.model, "rounds", 1) else None)
     for line, due in zip(rounds, twin_run.ledger.of_kind("round"), strict=True):
@@ -250,7 +252,8 @@ def assert_right(federation: Federation, outcome: Outcome) -> None:
     assert arrays_digest(outcome.trained.state.shared) == arrays_digest(trained.state.shared)
     for node in twin_nodes.nodes:
         if node.name not in outcome.unreached:
-            assert_same_rows(federation.served[node.name].node.private(), node.private(), node.name)
+            mine, due_rows = (one.shards[0].private() for one in (federation.served[node.name].node, node))
+            assert_same_rows(mine, due_rows, node.name)
     for line, due in zip(outcome.run.ledger.of_kind("validation"), twin_run.ledger.of_kind("validation"), strict=True):
         assert line["metrics"] == pytest.approx(due["metrics"], abs=1e-6), f"validation of round {line['round']}"
     if outcome.metric is not None:

@@ -16,7 +16,8 @@ from fedrec.engines.secure import SecureEngine
 from fedrec.errors import PlanError
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import Protocol
-from fedrec.federation.agreed import agreed_rows, check_call, check_committed
+from fedrec.federation.agreed import check_call, check_committed
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.item_floor import ItemFloor, floor_spec
 from fedrec.federation.plan import Plan
@@ -27,8 +28,8 @@ from runs_in_test import DATA, MODELS, small_plan
 Call = RoundCall | CountCall | EvaluationCall
 
 
-def calls_of(plan: Plan, secure: bool = False) -> tuple[Plan, list[Call], int, int | None]:
-    """The resolved plan of a whole training, every call that its coordinator made, items, and honest nodes."""
+def calls_of(plan: Plan, secure: bool = False) -> tuple[Agreement, list[Call], int | None]:
+    """What was agreed on for a whole training, every call that its coordinator made, and honest nodes."""
     data = fr.load_data(DATA)
     resolved, seen = plan.resolve(data, "0" * 64), list[Call]()
     base: Any = SecureEngine if secure else LocalEngine
@@ -51,15 +52,20 @@ def calls_of(plan: Plan, secure: bool = False) -> tuple[Plan, list[Call], int, i
     if plan.privacy is None or not plan.privacy.distributed:
         measured = resolved.evaluation
         coordinator.evaluate(trained.state, trained.round, "test", measured.metrics, measured.protocol)
-    return resolved, seen, data.n_items, None if engine.parties is None else engine.parties[1]
+    return coordinator.agreement, seen, None if engine.parties is None else engine.parties[1]
+
+
+def agreed_on(plan: Plan) -> Agreement:
+    data = fr.load_data(DATA)
+    return Agreement.of(plan.resolve(data, "0" * 64), data.catalog)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_call_of_an_honest_run_is_agreed(model):
-    plan, calls, n_items, honest = calls_of(small_plan(model))
+    agreement, calls, honest = calls_of(small_plan(model))
     assert any(isinstance(call, RoundCall) for call in calls)
     for call in calls:
-        check_call(plan, call, n_items, honest)
+        check_call(agreement, call, honest)
 
 
 PRIVATE = {"epsilon": 40.0, "delta": 1e-4}
@@ -81,13 +87,13 @@ HONEST: dict[str, tuple[str, dict[str, Any], bool]] = {
 @pytest.mark.parametrize("case", HONEST)
 def test_whatever_a_plan_asks_for_is_agreed(case):
     model, changes, secure = HONEST[case]
-    plan, calls, n_items, honest = calls_of(Plan.make({**small_plan(model).model_dump(mode="json"), **changes}), secure)
+    agreement, calls, honest = calls_of(Plan.make({**small_plan(model).model_dump(mode="json"), **changes}), secure)
     for call in calls:
-        check_call(plan, call, n_items, honest)
+        check_call(agreement, call, honest)
 
 
 @pytest.fixture(scope="module")
-def run() -> tuple[Plan, list[Call], int, int | None]:
+def run() -> tuple[Agreement, list[Call], int | None]:
     return calls_of(small_plan("mf", items={"least": 5}))
 
 
@@ -109,52 +115,52 @@ def first(calls: list[Call], kind: type) -> Any:
     ],
 )
 def test_a_round_that_was_not_agreed_on_is_named(run, changes, says):
-    plan, calls, n_items, honest = run
+    agreement, calls, honest = run
     with pytest.raises(PlanError, match=says):
-        check_call(plan, replace(first(calls, RoundCall), **changes), n_items, honest)
+        check_call(agreement, replace(first(calls, RoundCall), **changes), honest)
 
 
 def test_room_for_other_numbers_of_clients_is_refused(run):
-    plan, calls, n_items, honest = run
+    agreement, calls, honest = run
     call = first(calls, RoundCall)
     with pytest.raises(PlanError, match="most clients 7; agreed was 1024"):
-        check_call(plan, replace(call, spec=replace(call.spec, n_max=7)), n_items, honest)
+        check_call(agreement, replace(call, spec=replace(call.spec, n_max=7)), honest)
 
 
 def test_rows_are_those_that_the_plan_draws():
-    plan, calls, n_items, _ = calls_of(small_plan("mf", rows=0.3, release=[], evaluation={}))
+    agreement, calls, _ = calls_of(small_plan("mf", rows=0.3, release=[], evaluation={}))
     asked = [call for call in calls if isinstance(call, RoundCall)]
     for call in asked:
-        assert np.array_equal(agreed_rows(plan, call.round, n_items), call.rows)
+        assert np.array_equal(agreement.rows(call.round), call.rows)
     assert not np.array_equal(asked[0].rows, asked[1].rows)
-    assert agreed_rows(small_plan("mf"), 0, n_items) is None
+    assert agreed_on(small_plan("mf")).rows(0) is None
 
 
 def test_committed_rounds_are_those_of_the_plan():
-    plan = small_plan("mf")
-    check_committed(plan, 5, 3)
+    agreement = agreed_on(small_plan("mf"))
+    check_committed(agreement, 5, 3)
     for committed, kept in ((6, -1), (-2, -2), (3, 4), (10**15, 0), (2, -2)):
         with pytest.raises(PlanError, match="spoken of as committed; the plan has 6"):
-            check_committed(plan, committed, kept)
+            check_committed(agreement, committed, kept)
 
 
 def test_counts_of_items_have_the_noise_and_grid_of_the_plan(run):
-    plan, calls, n_items, honest = run
+    agreement, calls, honest = run
     call = first(calls, CountCall)
     with pytest.raises(PlanError, match="noise 0; agreed was 2"):
-        check_call(plan, replace(call, noise=0.0), n_items, honest)
+        check_call(agreement, replace(call, noise=0.0), honest)
     with pytest.raises(PlanError, match="another grid"):
-        check_call(plan, replace(call, spec=floor_spec(n_items, ItemFloor(least=5), 2048)), n_items, honest)
+        check_call(agreement, replace(call, spec=floor_spec(len(agreement.catalog), ItemFloor(least=5), 2048)), honest)
     with pytest.raises(PlanError, match="no floor for items"):
-        check_call(plan.model_copy(update={"items": None}), call, n_items, honest)
-    check_call(plan, replace(call, noise=1.0), n_items, 4)
+        check_call(agreed_on(agreement.plan.model_copy(update={"items": None})), call, honest)
+    check_call(agreement, replace(call, noise=1.0), 4)
     for noise in (0.9, 1.1):
         with pytest.raises(PlanError, match=rf"noise {noise}; agreed was 1"):
-            check_call(plan, replace(call, noise=noise), n_items, 4)
+            check_call(agreement, replace(call, noise=noise), 4)
 
 
 def test_nothing_is_measured_that_the_plan_does_not_name(run):
-    plan, calls, n_items, honest = run
+    agreement, calls, honest = run
     call = first(calls, EvaluationCall)
     for changes, says in (
         (
@@ -168,14 +174,12 @@ def test_nothing_is_measured_that_the_plan_does_not_name(run):
         ({"n_max": 3}, "most clients 3; agreed was 1024"),
     ):
         with pytest.raises(PlanError, match=says):
-            check_call(plan, replace(call, **changes), n_items, honest)
-    check_call(plan, replace(call, part="test"), n_items, honest)
+            check_call(agreement, replace(call, **changes), honest)
+    check_call(agreement, replace(call, part="test"), honest)
 
 
 def test_a_run_whose_nodes_add_noise_is_not_measured(run):
-    _, calls, n_items, _ = run
-    private = small_plan("popularity", privacy={**PRIVATE, "noise": "distributed"}).resolve(
-        fr.load_data(DATA), "0" * 64
-    )
+    _, calls, _ = run
+    private = agreed_on(small_plan("popularity", privacy={**PRIVATE, "noise": "distributed"}))
     with pytest.raises(PlanError, match="the plan hides every sum in noise"):
-        check_call(private, first(calls, EvaluationCall), n_items, 2)
+        check_call(private, first(calls, EvaluationCall), 2)

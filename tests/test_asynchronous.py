@@ -28,6 +28,7 @@ from fedrec.engines.virtual import VirtualArrivals, synchronous_seconds, work
 from fedrec.errors import InputError, PlanError, RunError
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.asynchronous import Arrival, Buffering, OwnRounds
 from fedrec.federation.calls import EvaluationCall, RoundCall
 from fedrec.federation.coordinator import Coordinator, merged
@@ -62,7 +63,7 @@ def in_memory(made: Plan, nodes: int = 4, clock: str = CLOCK) -> tuple[Coordinat
     engine = LocalEngine.build(data, resolved, nodes)
     engine.clock = Clock.parse(clock, len(engine.nodes), resolved.seed)
     run = Run(resolved, None)
-    return Coordinator(resolved.build_model(), data.catalog, engine, run, engine.has_valid), engine
+    return Coordinator(Agreement.of(resolved, data.catalog), engine, run, engine.has_valid), engine
 
 
 # Weights and sums
@@ -110,7 +111,7 @@ def test_every_client_moves_the_model_as_far_as_in_rounds_of_all() -> None:
     resolved = made.resolve(placed, "0" * 64)
     engine = LocalEngine.build(placed, resolved, 3, "by:place")
     model = resolved.build_model()
-    coordinator = Coordinator(model, data.catalog, engine, Run(resolved, None), engine.has_valid)
+    coordinator = Coordinator(Agreement.of(resolved, data.catalog), engine, Run(resolved, None), engine.has_valid)
     assert coordinator.buffering is not None
     first = model.start(data.catalog, {}, KeyedSource.from_seed(resolved.seed).child("start"))
     spec = model.spec(first.shared, 0)
@@ -250,9 +251,7 @@ def test_sums_arrive_when_nodes_are_done_and_are_as_stale_as_counted_by_hand() -
     coordinator, engine = in_memory(plan(asynchronous={"buffer": 1}), nodes=2, clock="")
     loads = [work(node, 0, 1.0) for node in engine.nodes]
     engine.clock = Clock.parse(f"{loads[0]},{loads[1] / 2.9}", 2)
-    coordinator = Coordinator(
-        coordinator.model, coordinator.catalog, engine, Run(coordinator.plan, None), engine.has_valid
-    )
+    coordinator = Coordinator(coordinator.agreement, engine, Run(coordinator.plan, None), engine.has_valid)
     coordinator.train()
     found = [(line["time"], *list(line["parts"][0].values())[:3]) for line in coordinator.run.ledger.of_kind("round")]
     expected = [(1.0, "node-0", 0, 0), (2.0, "node-0", 1, 0), (2.9, "node-1", 0, 2), (3.0, "node-0", 2, 1),
@@ -313,9 +312,10 @@ def test_the_ledger_alone_tells_how_the_model_was_made(terms: dict[str, Any], tm
     assert opened.trained.state.shared["items"].tobytes() == state.shared["items"].tobytes()
     for name, node in nodes.items():
         node.finish(state.shared, last[name], last[name])
-        mine = node.private()
+        (shard,) = node.shards
+        mine = shard.private()
         assert mine is not None
-        rows = private["users"][opened.data.users.find(node.data.users.series)]
+        rows = private["users"][opened.data.users.find(shard.data.users.series)]
         assert rows.tobytes() == mine["users"].tobytes()
 
 
@@ -347,8 +347,9 @@ def test_sums_that_are_too_stale_leave_no_trace_but_in_the_ledger(tmp_path: Path
     assert verdict.receipts == said["sums"] + said["late"]
     opened = fr.load_model(tmp_path / "run").opened
     for node in opened.engine.nodes:
-        first = opened.model.join(Given(-1, opened.trained.state.shared, {}, node.source.child("join")), node.clients)
-        rows = node.private()
+        (shard,) = node.shards
+        first = opened.model.join(Given(-1, opened.trained.state.shared, {}, shard.source.child("join")), shard.clients)
+        rows = shard.private()
         assert first is not None
         assert rows is not None
         assert np.array_equal(rows["users"], first["users"]) == (node.name in said["nodes_without_a_sum"])
@@ -473,7 +474,7 @@ def test_a_node_that_is_measured_while_its_sum_is_on_its_way_loses_nothing(tmp_p
             node.evaluate(measured)
         node.contribute(replace(call, round=7, committed=3))
         node.finish(state.shared, 7, 7)
-        found = node.private()
+        found = node.shards[0].private()
         assert found is not None
         rows.append(found["users"])
     assert rows[0].tobytes() == rows[1].tobytes() == rows[2].tobytes()

@@ -57,7 +57,7 @@ def fitted(request: pytest.FixtureRequest) -> Estimator:
 def parts(model: Estimator) -> tuple[Any, Any, Clients, Private | None]:
     """Recommender, shared arrays, all clients and their private rows."""
     opened = model.opened
-    return opened.model, opened.trained.state.shared, opened.engine.nodes[0].everyone(), opened.private()
+    return opened.model, opened.trained.state.shared, opened.engine.shards[0].everyone(), opened.private()
 
 
 def taken(private: Private | None, positions: np.ndarray) -> Private | None:
@@ -118,8 +118,9 @@ def test_contributing_twice_gives_the_same_sum_and_changes_nothing(fitted: Estim
     """Round by round, and the sum over single clients is the sum over all."""
     model = fitted.opened.model
     plan = fitted.opened.plan
-    engine = type(fitted.opened.engine).of_split(fitted.opened.engine.nodes[0].split, plan)
-    node = engine.nodes[0]
+    engine = type(fitted.opened.engine).of_split(fitted.opened.engine.shards[0].split, plan)
+    (node,) = engine.nodes
+    (shard,) = node.shards
     state = model.start(DATA.catalog, {}, KeyedSource.from_seed(plan.seed).child("start"))
     for round in range(3):
         spec = model.spec(state.shared, round)
@@ -133,13 +134,13 @@ def test_contributing_twice_gives_the_same_sum_and_changes_nothing(fitted: Estim
             assert array.tobytes() == second.arrays[name].tobytes()
         for name, array in shared.items():
             assert array.tobytes() == state.shared[name].tobytes()
-        settled = node._settled(state.shared, round - 1)
+        settled = shard._settled(state.shared, round - 1)
         single = Sum.zeros(spec, round)
         for position in range(USERS):
             places = np.array([position])
             rows = None if settled is None else settled.take(places)
-            rng = node.source.child("contribute", round)
-            single.add(model.contribute(Given(round, state.shared, {}, rng), node.clients.take(places), rows)[0])
+            rng = shard.source.child("contribute", round)
+            single.add(model.contribute(Given(round, state.shared, {}, rng), shard.clients.take(places), rows)[0])
         assert single.clients == first.clients == USERS
         for name, array in first.arrays.items():
             assert array.tobytes() == single.arrays[name].tobytes()

@@ -89,7 +89,7 @@ def test_what_a_training_goes_on_from_is_held_to_the_model(copied: Path) -> None
     honest = load_arrays(path) if found else {}
     opened = open_run(copied)
     state = opened.as_earlier("run")[0].state
-    Fitting(opened.plan, opened.catalog).check_state(state)
+    Fitting(opened.agreement).check_state(state)
     assert {f"server.{name}" for name in state.server} == honest.keys()
     for name, array in honest.items():
         for wrong in crafted(array):

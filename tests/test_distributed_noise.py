@@ -16,6 +16,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.secure import SecureEngine
 from fedrec.errors import PlanError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
@@ -165,7 +166,7 @@ def test_the_coordinator_sees_noise_only_and_the_ledger_says_what_it_costs(tmp_p
             seen.append((call, {name: array.copy() for name, array in total.arrays.items()}, dict(total.noise)))
             return total, line
 
-    Watching(resolved.build_model(), data.catalog, engine, Run(resolved, None), engine.has_valid).train()
+    Watching(Agreement.of(resolved, data.catalog), engine, Run(resolved, None), engine.has_valid).train()
     call, arrays, noise = seen[0]
     parties, honest, _ = engine.parties
     assert (parties, honest) == (4, 2)
@@ -175,7 +176,7 @@ def test_the_coordinator_sees_noise_only_and_the_ledger_says_what_it_costs(tmp_p
     for node in engine.nodes:
         node.guard.terms = node.guard.terms.model_copy(update={"noise": "central"})
         node.guard.budget = Budget()  # the run's own would not let round 0 be answered once it is over
-        parts.append(node._contribute(call))
+        parts.append(node._summed(call))
     difference = arrays["gram"] - sum(part.arrays["gram"].astype(np.int64) for part in parts)
     off = difference / call.spec["gram"].unit * math.sqrt(2) / noise["gram"]
     n = data.n_items
@@ -210,7 +211,7 @@ def test_asked_twice_a_node_adds_the_same_share():
     data = fr.load_data(DATA)
     resolved = plan().resolve(data, "0" * 64)
     engine = SecureEngine.build(data, resolved, 4)
-    coordinator = Coordinator(resolved.build_model(), data.catalog, engine, Run(resolved, None), engine.has_valid)
+    coordinator = Coordinator(Agreement.of(resolved, data.catalog), engine, Run(resolved, None), engine.has_valid)
     calls = []
 
     class StopError(Exception):
@@ -237,12 +238,12 @@ def test_plain_sums_cannot_carry_shares(tmp_path):
     resolved = plan().resolve(data, "0" * 64)
     engine = LocalEngine.build(data, resolved, 4)
     with pytest.raises(PlanError, match="--secure"):
-        Coordinator(resolved.build_model(), data.catalog, engine, Run(resolved, None), engine.has_valid)
+        Coordinator(Agreement.of(resolved, data.catalog), engine, Run(resolved, None), engine.has_valid).train()
 
 
 def asked(engine, data, resolved):
     """The first call that the coordinator makes."""
-    coordinator = Coordinator(resolved.build_model(), data.catalog, engine, Run(resolved, None), engine.has_valid)
+    coordinator = Coordinator(Agreement.of(resolved, data.catalog), engine, Run(resolved, None), engine.has_valid)
     calls = []
 
     def contribute(call):

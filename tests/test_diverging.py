@@ -51,10 +51,10 @@ def test_clients_with_private_rows_that_are_not_finite_keep_their_last_ones_and_
         model = estimator(name)(rounds=3).fit(DATA)
     assert sum(spoilt) > 0
     assert [str(warning.message).split()[0] for warning in said] == [str(sum(spoilt))]
-    node = model.opened.engine.nodes[0]
-    private = node.private()
+    shard = model.opened.engine.shards[0]
+    private = shard.private()
     assert private is not None
-    assert finite_clients(private, len(node.clients)).all()
+    assert finite_clients(private, len(shard)).all()
     assert model.recommend(None, n=30, include_seen=True).height == 60 * 30
 
 

@@ -92,7 +92,7 @@ def _captured(federation: Federation, sums: list[np.ndarray] | None = None) -> l
 
         setattr(engine, name, watched)
     engine.open()
-    Coordinator(federation.plan.build_model(), federation.catalog, engine, run, engine.has_valid).train()
+    Coordinator(federation.agreement, engine, run, engine.has_valid).train()
     return found
 
 

@@ -146,7 +146,7 @@ def test_the_best_version_is_kept_by_a_node_that_missed_its_turn_before_the_coor
     post, run = Unkept(federation, "request lost"), Run(federation.plan, None)
     engine = federation.engine(post.post, run)
     engine.open()
-    Coordinator(federation.plan.build_model(), federation.catalog, engine, run, engine.has_valid).train(until=3)
+    Coordinator(federation.agreement, engine, run, engine.has_valid).train(until=3)
     engine.close()
     assert_best_version_is_kept(federation, post, run)
 
@@ -348,7 +348,7 @@ def test_an_unpinned_coordinator_is_not_obeyed(tmp_path: Path) -> None:
     run = Run(federation.plan, None)
     post.post.interfere = None
     engine = RemoteEngine(
-        post.post, STRANGER, federation.public, RUN, federation.plan, federation.catalog, run.ledger,
+        post.post, STRANGER, federation.public, RUN, federation.agreement, run.ledger,
         waiting=federation.engine(post.post, run)._waiting,
     )  # fmt: skip
     with pytest.raises(RunError, match="the signature is not one of coordinator"):

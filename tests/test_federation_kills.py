@@ -83,7 +83,7 @@ def assert_as_if_never_killed(home: Home, whole: Home) -> None:
         assert (home.run / name).read_bytes() == (whole.run / name).read_bytes(), name
     assert {path.name for path in home.run.iterdir()} == {path.name for path in whole.run.iterdir()}
     for name in home.federation.names:
-        rows = (one.federation.served[name].node.private() for one in (home, whole))
+        rows = (one.federation.served[name].node.shards[0].private() for one in (home, whole))
         assert_same_rows(*rows, name)  # type: ignore[misc]
 
 
@@ -241,8 +241,8 @@ def assert_whole(models: Path, *candidates: Served) -> Served:
     one = next(one for one in candidates if arrays_digest(one.state.shared) == digest)
     assert there.trained.round == one.kept
     assert there.data.users.series.to_list() == one.data.users.series.to_list()
-    assert there.engine.counts() == one.node.split.counts()
-    assert_same_rows(there.private(), one.node.private(), "latest")
+    assert there.engine.counts() == one.node.counts()
+    assert_same_rows(there.private(), one.node.shards[0].private(), "latest")
     return one
 
 
@@ -293,14 +293,14 @@ def test_a_reader_stays_with_the_run_that_was_the_latest_when_it_began(
 
 def test_a_model_whose_data_or_rows_are_others_is_another(tmp_path: Path) -> None:
     mf, twin = (finished(tmp_path / name, PLANS["mf"]) for name in ("one", "other"))
-    assert twin.node.private() is not None
+    assert twin.node.shards[0].private() is not None
     twin = replace(twin, folder=mf.folder)
     save_served(mf)
     before = names_and_places(mf.folder.parent)
     save_served(twin)
     assert names_and_places(mf.folder.parent) == before, "equal, whoever hands it over"
-    rows = {name: array * 2 for name, array in (twin.node.private() or {}).items()}
-    twin.node.adopt(rows, twin.kept)
+    rows = {name: array * 2 for name, array in (twin.node.shards[0].private() or {}).items()}
+    twin.node.shards[0].adopt(rows, twin.kept)
     save_served(twin)
     assert_whole(mf.folder.parent, twin)
 

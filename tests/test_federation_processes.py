@@ -22,6 +22,7 @@ import fedrec as fr
 from federation_in_test import Replayed
 from fedrec.data.interactions import Interactions
 from fedrec.deploy.demo import Stage, staged
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, read_plan
@@ -123,7 +124,7 @@ def assert_right(scene: Scene, name: str) -> list[list[str]]:
     who = [line["nodes"] for line in rounds]
     twin_run, shown = Run(plan, None), SimpleNamespace(plan=plan, data=scene.data, measured={})
     nodes = Replayed(shown, who)  # type: ignore[arg-type]
-    Coordinator(plan.build_model(), scene.data["node-0"].catalog, nodes, twin_run, False).train()
+    Coordinator(Agreement.of(plan, scene.data["node-0"].catalog), nodes, twin_run, False).train()
     for line, due in zip(rounds, twin_run.ledger.of_kind("round"), strict=True):
         assert (line["model"], line["cohort"]) == (due["model"], due["cohort"]), f"round {line['round']}"
     return who

@@ -127,7 +127,7 @@ def test_a_run_goes_on_whatever_a_node_says_of_numbers_of_sums(tmp_path: Path) -
     run = Run(federation.plan, None)
     engine = federation.engine(lying(federation, saying("open", begun=(1 << 62) - 1)), run)
     engine.open()
-    Coordinator(federation.plan.build_model(), federation.catalog, engine, run, engine.has_valid).train(1)
+    Coordinator(federation.agreement, engine, run, engine.has_valid).train(1)
     outcome = federation.train(LocalPost(federation.hosts()), run)
     assert outcome.error is None
     assert [line["nodes"] for line in outcome.rounds] == [federation.names] * 2

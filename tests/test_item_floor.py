@@ -8,6 +8,7 @@ import runs_in_test
 from fedrec.audit.exposure import exposed
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import PlanError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
@@ -24,7 +25,7 @@ FLOOR = {"least": 12, "noise": 0.0}
 def counts_of(plan):
     data = fr.load_data(runs_in_test.DATA)
     engine = LocalEngine.build(data, plan.resolve(data, "0" * 64), 1)
-    return np.bincount(engine.nodes[0].clients.items, minlength=data.n_items)
+    return np.bincount(engine.shards[0].clients.items, minlength=data.n_items)
 
 
 class Watched(Coordinator):
@@ -40,7 +41,7 @@ def watched(plan, nodes=1):
     data = fr.load_data(runs_in_test.DATA)
     resolved = plan.resolve(data, "0" * 64)
     engine = LocalEngine.build(data, resolved, nodes)
-    coordinator = Watched(resolved.build_model(), data.catalog, engine, Run(resolved, None), engine.has_valid)
+    coordinator = Watched(Agreement.of(resolved, data.catalog), engine, Run(resolved, None), engine.has_valid)
     return coordinator, coordinator.train()
 
 
@@ -57,8 +58,8 @@ def test_no_model_sums_or_serves_items_of_too_few(model, tmp_path):
                 assert not array[out].any(), name
     train_run(plan, tmp_path / "run")
     opened = open_run(tmp_path / "run")
-    node = opened.engine.nodes[0]
-    for _, _, scores in node.scores(opened.trained.state.shared, opened.trained.round, node.known, np.arange(50)):
+    shard = opened.engine.shards[0]
+    for _, _, scores in shard.scores(opened.trained.state.shared, opened.trained.round, shard.known, np.arange(50)):
         assert np.isneginf(scores[:, out]).all()
         assert np.isfinite(scores[:, ~out]).any()
 

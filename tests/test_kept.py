@@ -216,10 +216,10 @@ def test_trained_users_keep_their_rows_and_others_are_folded_in(tmp_path: Path) 
                            "timestamp": [10**6, 10**6]})  # fmt: skip
     path.unlink()
     newer = fr.load_model(run, latest)
-    node = newer.opened.engine.nodes[0]
-    _, _, scores = next(node.scores(opened.trained.state.shared, opened.trained.round, node.known, np.arange(2)))
+    shard = newer.opened.engine.shards[0]
+    _, _, scores = next(shard.scores(opened.trained.state.shared, opened.trained.round, shard.known, np.arange(2)))
     place = opened.data.users.find(["u03"])
-    home = next(one for one in opened.engine.nodes if one.data.users.find(["u03"])[0] >= 0)
+    home = next(one for one in opened.engine.shards if one.data.users.find(["u03"])[0] >= 0)
     mine = home.data.users.find(["u03"])
     _, _, trained = next(home.scores(opened.trained.state.shared, opened.trained.round, home.known, mine))
     assert place[0] >= 0

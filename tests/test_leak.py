@@ -114,10 +114,11 @@ def test_training_code_is_handed_training_interactions_only() -> None:
     for negatives in ("clean", "paper-leaky"):
         plan = Plan.make({"data": {"source": "memory"}, "model": {"name": "counter", "rounds": 1},
                           "negatives": negatives}).resolve(data, "")  # fmt: skip
-        node = LocalEngine.of_split(split, plan).nodes[0]
-        node.model = Watching(rounds=1)
-        state = node.model.start(data.catalog, {}, KeyedSource.from_seed(0))
-        spec = node.model.spec(state.shared, 0)
+        (node,) = LocalEngine.of_split(split, plan).nodes
+        (shard,) = node.shards
+        shard.model = Watching(rounds=1)
+        state = shard.model.start(data.catalog, {}, KeyedSource.from_seed(0))
+        spec = shard.model.spec(state.shared, 0)
         assert spec is not None
         node.contribute(RoundCall(0, -1, state.shared, spec.fit(1024), 1.0))
     clean, leaky = seen

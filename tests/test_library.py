@@ -326,9 +326,9 @@ def test_measuring_strangers_does_not_look_at_what_is_to_be_found(name: str) -> 
     changed = fr.Split(replace(split.data, items=other), split.part, split.method)
     scores = []
     for each in (split, changed):
-        node = model.opened.with_split(each).nodes[0]
+        shard = model.opened.with_split(each).shards[0]
         shared, round = model.opened.trained.state.shared, model.opened.trained.round
-        batches = node.scores(shared, round, each.history("test"), np.arange(60))
+        batches = shard.scores(shared, round, each.history("test"), np.arange(60))
         scores.append(np.concatenate([batch for _, _, batch in batches]))
     assert scores[0].tobytes() == scores[1].tobytes()
     newcomers = model.opened.with_visitors(split.history("test"))

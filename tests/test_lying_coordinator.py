@@ -23,6 +23,7 @@ from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.fitting import Fitting
@@ -57,11 +58,10 @@ def started(plan: Plan, federation: Federation) -> State:
 
 
 def first_call(federation: Federation) -> RoundCall:
-    plan, state = federation.plan, started(federation.plan, federation)
-    assert plan.n_max is not None
-    spec = plan.build_model().spec(state.shared, 0)
+    agreement, state = federation.agreement, started(federation.plan, federation)
+    spec = agreement.spec(state.shared, 0)
     assert spec is not None
-    return RoundCall(0, -1, state.shared, spec.fit(plan.n_max), plan.share())
+    return RoundCall(0, -1, state.shared, spec, agreement.share)
 
 
 # --- budgets --------------------------------------------------------------------------------------------------------
@@ -78,15 +78,13 @@ def private_node(folder: Path) -> tuple[Liar, RoundCall]:
     host.config = host.config.model_copy(update={"privacy": floors})
     plan = federation.plan
     assert plan.privacy is not None
-    assert plan.n_max is not None
     who, honest, _ = honest_of([str(key) for key in federation.public.values()])
-    model, state = plan.build_model(), started(plan, federation)
-    protection = Protection(plan.privacy, model, plan.share(), plan.n_max, RUN, SYSTEM, (4, honest, who))
-    found = model.spec(state.shared, 0)
-    assert found is not None
-    spec = protection.spec(found, state.shared, 0)
+    agreed, state = federation.agreement, started(plan, federation)
+    protection = Protection(plan.privacy, agreed.model, agreed.share, agreed.n_max, RUN, SYSTEM, (4, honest, who))
+    spec = agreed.spec(state.shared, 0, protection.excess)
+    assert spec is not None
     return Liar(federation, host=host), RoundCall(
-        0, -1, state.shared, spec, plan.share(), privacy=protection.round_terms(0)
+        0, -1, state.shared, spec, agreed.share, privacy=protection.round_terms(0)
     )
 
 
@@ -355,7 +353,7 @@ def test_every_array_that_a_model_shares_fits(name: str, private: bool) -> None:
         settings |= {"model": model, "privacy": {"epsilon": 20.0, "delta": 1e-4}}
     data = fr.load_data(settings["data"]["source"])
     plan = Plan.make(settings).resolve(data, "0" * 64)
-    fitting, seen = Fitting(plan, data.catalog), []
+    fitting, seen = Fitting(Agreement.of(plan, data.catalog)), []
 
     class Watched(LocalEngine):
         def contribute(self, call: RoundCall) -> list[Sum]:
@@ -364,7 +362,7 @@ def test_every_array_that_a_model_shares_fits(name: str, private: bool) -> None:
             return super().contribute(call)
 
     engine = Watched.build(data, plan, 2, "hash")
-    trained = Coordinator(plan.build_model(), data.catalog, engine, Run(plan, None), False).train()
+    trained = Coordinator(Agreement.of(plan, data.catalog), engine, Run(plan, None), False).train()
     fitting.check(trained.state.shared)
     assert seen
     for shared in (seen[-1], trained.state.shared):
@@ -386,7 +384,7 @@ def test_every_array_that_a_model_shares_fits(name: str, private: bool) -> None:
 def test_arrays_that_go_together_are_equally_wide() -> None:
     data = fr.load_data("synthetic:users=240,items=60,interactions_per_user=12,seed=3")
     plan = Plan.make({"data": {"source": "x"}, "model": {"name": "itemknn"}}).resolve(data, "0" * 64)
-    fitting, near = Fitting(plan, data.catalog), np.zeros((60, 8), dtype=np.int32)
+    fitting, near = Fitting(Agreement.of(plan, data.catalog)), np.zeros((60, 8), dtype=np.int32)
     fitting.check({"neighbours": near, "similarities": np.zeros((60, 8), dtype=np.float32)})
     for first in ("neighbours", "similarities"):
         crafted: dict[str, np.ndarray] = {"neighbours": near, "similarities": np.zeros((60, 0), dtype=np.float32)}
@@ -441,7 +439,7 @@ def floored(folder: Path, **policy: Any) -> tuple[Liar, np.ndarray]:
     liar = Liar(federation)
     assert liar.open(federation.plan, federation.catalog).problem is None
     assert liar.host._opened is not None
-    items = liar.host._opened.node.clients.items
+    items = liar.host._opened.node.shards[0].clients.items
     return liar, np.bincount(items, minlength=len(federation.catalog))
 
 

@@ -11,6 +11,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.data.sources import load_source
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import PlanError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
@@ -371,7 +372,7 @@ def hit_rates(folder, **model):
     data = load_source(str(folder)).interactions
     plan = Plan.make({"data": {"source": "memory"}, "model": model}).resolve(data, "")
     engine = LocalEngine.build(data, plan)
-    coordinator = Coordinator(plan.build_model(), data.catalog, engine, Run(plan, None), True)
+    coordinator = Coordinator(Agreement.of(plan, data.catalog), engine, Run(plan, None), True)
     trained = coordinator.train()
     return coordinator.evaluate(trained.state, trained.rounds - 1, "test", ["hr@10"], "sampled:99")["hr@10"].value
 

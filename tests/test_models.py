@@ -55,7 +55,7 @@ def fitted(name: str) -> tuple[Recommender, State, Clients, Private | None]:
     plan = Plan.make(settings).resolve(data, "0" * 64)
     engine = LocalEngine.build(data, plan)
     state = train_here(engine, data, Run(plan, None))[1].state
-    return plan.build_model(), state, engine.nodes[0].clients, engine.nodes[0].private()
+    return plan.build_model(), state, engine.shards[0].clients, engine.shards[0].private()
 
 
 @pytest.mark.parametrize("name", runs_in_test.MODELS)

@@ -19,6 +19,7 @@ from fedrec.data.databases.passwords import guarded
 from fedrec.data.databases.urls import database_of
 from fedrec.data.sources import load_data, load_source
 from fedrec.errors import InputError, UnnamedSourceError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import load_shared, save_shared
 from fedrec.runs.training import train_run
@@ -82,9 +83,9 @@ def run_of(source: str, folder: Path, keeps: bool = False) -> Path:
     train_run(Plan.make({"data": {"source": SYNTHETIC}, "model": {"name": "popularity"}}), folder)
     plan = Plan.read(folder / "plan.yaml")
     other = plan.model_copy(update={"data": plan.data.model_copy(update={"source": source})})
-    model, state, kept, catalog = load_shared(folder / "model", plan)
+    agreement, state, kept = load_shared(folder / "model", plan)
     (folder / "plan.yaml").write_text(other.to_yaml())
-    save_shared(folder / "model", model, state, kept, catalog, other)
+    save_shared(folder / "model", Agreement.of(other, agreement.catalog), state, kept)
     if not keeps:
         (folder / "private" / "interactions.parquet").unlink()
     return folder

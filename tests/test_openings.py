@@ -49,16 +49,14 @@ def vouched_first(federation: Federation, run: str = RUN) -> int:
     reply = liar.open(plan, federation.catalog, run)
     assert reply.problem is None, reply.fields
     assert (reply.fields["valid"], reply.fields["test"]) == (False, False)
-    assert plan.n_max is not None
     assert plan.privacy is not None
-    model = plan.build_model()
-    state = model.start(federation.catalog, {}, KeyedSource.from_seed(0))
+    agreed = federation.agreement
+    state = agreed.model.start(federation.catalog, {}, KeyedSource.from_seed(0))
     who, honest, _ = honest_of([str(key) for key in federation.public.values()])
-    protection = Protection(plan.privacy, model, plan.share(), plan.n_max, run, SYSTEM, (4, honest, who))
-    found = model.spec(state.shared, 0)
-    assert found is not None
-    spec = protection.spec(found, state.shared, 0)
-    call = RoundCall(0, -1, state.shared, spec, plan.share(), privacy=protection.round_terms(0))
+    protection = Protection(plan.privacy, agreed.model, agreed.share, agreed.n_max, run, SYSTEM, (4, honest, who))
+    spec = agreed.spec(state.shared, 0, protection.excess)
+    assert spec is not None
+    call = RoundCall(0, -1, state.shared, spec, agreed.share, privacy=protection.round_terms(0))
     reply = liar.call("contribute", call, run=run)
     assert reply.problem is None, reply.fields
     transcript = reply.fields["call"]

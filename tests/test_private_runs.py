@@ -16,6 +16,7 @@ from fedrec.aggregation.sums import Sum
 from fedrec.data.keys import KeyedSource
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError, FedrecError, InputError, PlanError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
@@ -221,12 +222,12 @@ class _Asked:
         self.data, self.plan, self.engine = built(plan(model), budget=Budget(tmp_path / "budget"))
         self.node = self.engine.nodes[0]
         self.coordinator = Coordinator(
-            self.plan.build_model(), self.data.catalog, self.engine, Run(self.plan, None), True, chance=SeededChance(1)
+            Agreement.of(self.plan, self.data.catalog), self.engine, Run(self.plan, None), True, chance=SeededChance(1)
         )
 
     def call(self, round=0):
         state = self.coordinator._first()
-        spec = self.coordinator._spec(state, round)
+        spec = self.coordinator.agreement.spec(state.shared, round)
         terms = self.coordinator.protection.round_terms(round)
         return RoundCall(round, round - 1, state.shared, spec, 1.0, privacy=terms)
 
@@ -367,15 +368,8 @@ def test_nobody_takes_part_more_often_than_the_cap_and_cohorts_are_truncated():
 def test_secrets_of_nodes_are_their_own():
     made = plan("mf", cohort=0.5)
     engines = [built(made)[2] for _ in range(2)]
-    draws = [engine.nodes[0]._cohort(_Call(0.5)) for engine in engines]
+    draws = [engine.nodes[0].drawn(0, 0.5)[0] for engine in engines]
     assert not np.array_equal(*draws)
-
-
-class _Call:
-    round = 0
-
-    def __init__(self, share):
-        self.share = share
 
 
 def test_sampling_is_charged_by_who_looks(tmp_path):

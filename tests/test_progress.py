@@ -27,7 +27,7 @@ from fedrec.engines.local import LocalEngine
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.models.factors.mf import MF
-from fedrec.node import node as node_module
+from fedrec.node import shard as shard_module
 from fedrec.node.node import Node
 from fedrec.progress import Step, Stopwatch, counting, doing, followed, following, stage
 from fedrec.record.durable import arrays_digest
@@ -177,8 +177,8 @@ def test_who_answered_is_counted_in_words_and_the_share_never_falls_within_a_ste
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_module, "_CHUNK_FLOATS", 200)
-    monkeypatch.setattr(node_module, "_SCORE_FLOATS", 600)
+    monkeypatch.setattr(shard_module, "_CHUNK_FLOATS", 200)
+    monkeypatch.setattr(shard_module, "_SCORE_FLOATS", 600)
 
 
 @pytest.mark.usefixtures("small_chunks")

@@ -48,7 +48,7 @@ def test_a_model_reads_what_the_catalog_says_of_items(plan: Callable[..., Plan])
     assert np.array_equal(trained.state.shared["totals"], genres[data.items].sum(axis=0))
     assert [set(call.shared) for call in calls] == [{"totals"}]
     everyone = np.arange(data.n_users)
-    scores = np.vstack([part for _, _, part in engine.nodes[0].scores(trained.state.shared, 0, data, everyone)])
+    scores = np.vstack([part for _, _, part in engine.shards[0].scores(trained.state.shared, 0, data, everyone)])
     dense = np.zeros((data.n_users, data.n_items))
     dense[data.rows_of_users(), data.items] = 1.0
     assert np.array_equal(scores, (dense @ genres * genres[data.items].sum(axis=0)) @ genres.T)

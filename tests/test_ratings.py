@@ -48,7 +48,7 @@ def dense(data: Interactions) -> tuple[np.ndarray, np.ndarray]:
 
 def predictions(model: Any, data: Interactions = DATA) -> np.ndarray:
     opened = model.opened
-    found = opened.engine.nodes[0].predictions(
+    found = opened.engine.shards[0].predictions(
         opened.trained.state.shared, opened.trained.round, np.arange(data.n_users)
     )
     return np.concatenate([scores for _, scores in found])
@@ -158,7 +158,7 @@ def test_no_client_goes_beyond_the_bounds_of_sums() -> None:
     for nu in (0.0, 1.0):
         model = fr.BiasedMF(embedding_size=6, rounds=6, reg=1e-3, bias_reg=1e-3, nu=nu).fit(table)
         shared = model.shared
-        clients = model.opened.engine.nodes[0].everyone()
+        clients = model.opened.engine.shards[0].everyone()
         rows = model.opened.model._users(shared, clients)
         assert (rows**2).sum(1).max() <= model.opened.model.largest_row(DATA.n_items)
         assert np.isfinite(predictions(model)).all()
@@ -189,7 +189,7 @@ def test_who_and_what_has_no_ratings_is_predicted_by_the_formula() -> None:
     with pytest.warns(UserWarning, match="predicted as"):
         found = model.predict(asked, unknown="warn", unknown_items="warn")["rating"]
     assert found.to_list() == model.predict(asked, unknown="ignore", unknown_items="ignore")["rating"].to_list()
-    user = model.opened.model._users(model.shared, model.opened.engine.nodes[0].everyone())[0]
+    user = model.opened.model._users(model.shared, model.opened.engine.shards[0].everyone())[0]
     np.testing.assert_allclose(found, [mean + table[item, 0], mean + user[0], mean], atol=1e-5)
     with pytest.raises(InputError, match="1 unknown user: 999"):
         model.predict(asked)
@@ -265,9 +265,9 @@ def test_rmse_and_mae_are_those_of_all_ratings_together() -> None:
         assert found["metric"].to_list() == ["rmse", "mae"]
         test = SPLIT.test.to_frame()
         asked = fr.BiasedMF(**SMALL).fit(SPLIT).opened
-        node = asked.with_split(SPLIT).nodes[0]
+        shard = asked.with_split(SPLIT).shards[0]
         scores = np.concatenate(
-            [s for _, _, s in node.scores(model.shared, asked.trained.round, SPLIT.history("test"), np.arange(150))]
+            [s for _, _, s in shard.scores(model.shared, asked.trained.round, SPLIT.history("test"), np.arange(150))]
         )
         held = SPLIT.test
         predicted = np.clip(scores[held.rows_of_users(), held.items], 1, 5)

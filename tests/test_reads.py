@@ -74,8 +74,8 @@ def test_features_of_users_reach_a_model_that_reads_them_and_no_other() -> None:
     dense[data.rows_of_users(), data.items] = 1.0
     assert fitted.shared["counts"].tolist() == (np.array(AGES) @ dense).tolist()
     plain = fr.Popularity(plan={"min_clients": 1}).fit(data)
-    assert plain.opened.engine.nodes[0].clients.features is None
-    assert plain.opened.engine.nodes[0].clients.take(np.array([1])).features is None
+    assert plain.opened.engine.shards[0].clients.features is None
+    assert plain.opened.engine.shards[0].clients.take(np.array([1])).features is None
 
 
 def test_features_follow_their_clients() -> None:

@@ -36,9 +36,9 @@ def model(request: pytest.FixtureRequest) -> Estimator:
 
 def test_lists_are_the_best_unseen_items_by_the_scores(model: Estimator) -> None:
     opened = model.opened
-    node = opened.engine.nodes[0]
-    scores = opened.model.score(Given.to_score(opened.trained.state.shared, {}), node.everyone(), opened.private())
-    scores[node.data.rows_of_users(), node.data.items] = -np.inf
+    shard = opened.engine.shards[0]
+    scores = opened.model.score(Given.to_score(opened.trained.state.shared, {}), shard.everyone(), opened.private())
+    scores[shard.data.rows_of_users(), shard.data.items] = -np.inf
     table = model.recommend(n=5)
     for place, user in enumerate(DATA.users):
         order = np.argsort(-scores[place], kind="stable")[:5]

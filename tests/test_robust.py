@@ -12,6 +12,7 @@ from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import PlanError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
@@ -114,7 +115,7 @@ def quality(made, engine_type):
     data = fr.load_data(runs_in_test.DATA)
     resolved = made.resolve(data, "0" * 64)
     engine = engine_type.build(data, resolved, 7)
-    coordinator = Coordinator(resolved.build_model(), data.catalog, engine, Run(resolved, None), engine.has_valid)
+    coordinator = Coordinator(Agreement.of(resolved, data.catalog), engine, Run(resolved, None), engine.has_valid)
     trained = coordinator.train()
     return coordinator.evaluate(trained.state, trained.round, "test", ["ndcg@10"], "full")["ndcg@10"].value
 

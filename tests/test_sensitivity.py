@@ -15,6 +15,7 @@ from fedrec.aggregation.sums import Sum
 from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
 from fedrec.engines.local import LocalEngine
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.plan import Plan
 from fedrec.node.node import Node
@@ -70,18 +71,17 @@ def change(
     """
     data, plan = resolved(name, mode, clip, weighted)
     assert plan.privacy is not None
-    assert plan.n_max is not None
-    model = plan.build_model()
+    agreed = Agreement.of(plan, data.catalog)
+    model = agreed.model
     with_user = node_of(data, plan, coins)
     without = node_of(data.take_users(np.delete(np.arange(data.n_users), user)), plan, coins)
-    protection = Protection(plan.privacy, model, plan.share(), plan.n_max, "run", SeededChance(coins + 1))
+    protection = Protection(plan.privacy, model, agreed.share, agreed.n_max, "run", SeededChance(coins + 1))
     state, total = model.start(data.catalog, {}, KeyedSource.from_seed(0)), 0.0
     for round in range(len(model.budget_shares)):
-        found = model.spec(state.shared, round)
-        if found is None:
+        spec = agreed.spec(state.shared, round)
+        if spec is None:
             break
-        spec = protection.spec(found, state.shared, round)
-        call = RoundCall(round, round - 1, state.shared, spec, plan.share(), privacy=protection.round_terms(round))
+        call = RoundCall(round, round - 1, state.shared, spec, agreed.share, privacy=protection.round_terms(round))
         there, gone = with_user.contribute(call), without.contribute(call)
         total += moved(protection, there, gone, state.shared, round)
         state = model.step(state, protection.release(there, state.shared), round)

@@ -15,7 +15,8 @@ from conftest import Said
 from fedrec.documents import parse_yaml
 from fedrec.errors import PlanError
 from fedrec.federation.data_plan import DataPlan
-from fedrec.federation.plan import EvaluationPlan, Plan
+from fedrec.federation.evaluation_plan import EvaluationPlan
+from fedrec.federation.plan import Plan
 from fedrec.federation.settings import commented_plan, plan_schema, settings_of, summary_of
 from fedrec.models.registry import MODELS, model_class
 from fedrec.privacy.terms import Privacy

@@ -66,16 +66,14 @@ class Attack:
     def call(self, round: int, committed: int, shared: Arrays | None = None) -> RoundCall:
         """What the plan lets the coordinator ask, under any shared arrays."""
         state = self.state if shared is None else State(shared)
-        assert self.plan.n_max is not None
-        found = self.model.spec(state.shared, round)
-        assert found is not None
-        if self.plan.privacy is None:
-            return RoundCall(round, committed, state.shared, found.fit(self.plan.n_max), self.plan.share())
-        parties = (len(self.liars), self.honest, self.who)
-        protection = Protection(self.plan.privacy, self.model, self.plan.share(), self.plan.n_max, RUN, SYSTEM, parties)
-        spec = protection.spec(found, state.shared, round)
-        terms = protection.round_terms(round)
-        return RoundCall(round, committed, state.shared, spec, self.plan.share(), privacy=terms)
+        agreed, parties = self.federation.agreement, (len(self.liars), self.honest, self.who)
+        terms, excess = None, 1.0
+        if self.plan.privacy is not None:
+            protection = Protection(self.plan.privacy, self.model, agreed.share, agreed.n_max, RUN, SYSTEM, parties)
+            terms, excess = protection.round_terms(round), protection.excess
+        spec = agreed.spec(state.shared, round, excess)
+        assert spec is not None
+        return RoundCall(round, committed, state.shared, spec, agreed.share, privacy=terms)
 
     def ask(self, call: RoundCall, **said: Any) -> dict[str, Reply]:
         return {name: liar.call("contribute", call, **said) for name, liar in self.liars.items()}
@@ -210,7 +208,7 @@ def test_shares_of_unlike_sums_owe_nothing_to_each_other(tmp_path: Path) -> None
     node, call = opened.node, there.call(0, -1)
     guard = node.guard
     assert guard is not None
-    queries = node.model.queries(call.shared, 0)
+    queries = guard.model.queries(call.shared, 0)
     sums = []
     for nudge in (0, 0, 1):
         total = Sum.zeros(call.spec, 0)

@@ -17,6 +17,7 @@ from fedrec.data.digests import digest_of
 from fedrec.data.splits import Split
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import InputError, PlanError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import EvaluationCall
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
@@ -71,13 +72,13 @@ def test_a_pause_leaves_no_trace(keep: str) -> None:
     engine = LocalEngine.build(DATA, own)
     straight, end = train_here(engine, DATA, Run(own, None))
     other = LocalEngine.build(DATA, own)
-    paused = Coordinator(own.build_model(), DATA.catalog, other, Run(own, None), True)
+    paused = Coordinator(Agreement.of(own, DATA.catalog), other, Run(own, None), True)
     for until in (1, 2, 5, 5, None):
         found = paused.train(until)
         assert found.rounds == (until or 9)
     assert arrays_digest(found.state.shared) == arrays_digest(end.state.shared)
     assert (found.round, found.rounds) == (end.round, end.rounds)
-    mine, theirs = other.nodes[0].private(), engine.nodes[0].private()
+    mine, theirs = other.shards[0].private(), engine.shards[0].private()
     assert mine is not None
     assert theirs is not None
     assert mine["users"].tobytes() == theirs["users"].tobytes()

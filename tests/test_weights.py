@@ -49,8 +49,8 @@ def fitted(name: str, weights: Weights | None = LOG, data: Any = DATA, **setting
 
 def scores(model: Any, data: Interactions = DATA) -> np.ndarray:
     opened = model.opened
-    node, trained = opened.engine.nodes[0], opened.trained
-    chunks = node.scores(trained.state.shared, trained.round, node.known, np.arange(data.n_users))
+    shard, trained = opened.engine.shards[0], opened.trained
+    chunks = shard.scores(trained.state.shared, trained.round, shard.known, np.arange(data.n_users))
     return np.concatenate([found for _, _, found in chunks])
 
 
@@ -218,8 +218,8 @@ def test_what_weighs_nothing_is_seen_but_is_no_example_and_not_to_be_found() -> 
     split = fr.leave_last_out(table)
     model = fr.Popularity(plan={"weights": {"form": "value"}}).fit(split)
     assert model.shared["counts"].tolist() == [1.0, 0.0, 0.0, 0.0]
-    node = model.opened.engine.nodes[0]
-    assert node.active.tolist() == [0], "users whose interactions all weigh nothing take no part"
+    shard = model.opened.engine.shards[0]
+    assert shard.active.tolist() == [0], "users whose interactions all weigh nothing take no part"
     assert model.recommend([3], n=4)["item_id"].to_list() == ["c"], "a, b and d were seen"
     summary = model.opened.measure(["recall@4"], "full", "test")
     assert summary["recall@4"].users == 2, "the last item of user 1 weighs nothing, and nobody looks for it"

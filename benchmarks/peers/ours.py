@@ -76,7 +76,7 @@ class Ours:
 
     def measure(self, scores: str) -> dict[str, Any]:
         """HR@10 and NDCG@10 of scores [users, items] by the same exact protocol."""
-        split = self.engine.nodes[0].split
+        split = self.engine.shards[0].split
         lists = [(part.indptr, part.items) for part in (split.history("test"), split.test, split.data)]
         metrics = parse_metrics(EVALUATION["metrics"])
         table = np.load(scores, allow_pickle=False)
@@ -88,7 +88,7 @@ class Ours:
 def export(engine: LocalEngine, folder: Path) -> None:
     """Write the task that the peers read."""
     folder.mkdir(parents=True, exist_ok=True)
-    split = engine.nodes[0].split
+    split = engine.shards[0].split
     data = split.data
     rng = np.random.default_rng(0)
     train = data.where(split.part == TRAIN)

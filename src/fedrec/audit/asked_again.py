@@ -21,7 +21,7 @@ from fedrec.audit.liar import Liar
 from fedrec.audit.staged import Staged
 from fedrec.audit.tried import Tried
 from fedrec.evaluation.metrics import parse_metrics
-from fedrec.evaluation.protocols import Protocol, parse_protocol
+from fedrec.evaluation.protocols import Protocol
 from fedrec.federation.call_fields import Call
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.item_floor import ItemFloor, floor_spec
@@ -140,7 +140,7 @@ def _noise_between(stage: Staged, call: RoundCall, one: Sum, other: Sum) -> floa
     """Mean square of the difference of two sums of a node, in squares of its share of noise: 2 for unlike draws."""
     assert call.privacy is not None
     squares: list[np.ndarray] = []
-    for query in stage.plan.build_model().queries(call.shared, call.round):
+    for query in stage.agreement.model.queries(call.shared, call.round):
         share = query.deviation(call.privacy.noise_multiplier) / math.sqrt(call.privacy.honest or 1)
         for name, metric in query.metrics.items():
             between = (one.value(name) - other.value(name)).reshape(-1)
@@ -207,14 +207,14 @@ def _off(liar: Liar) -> Iterator[tuple[str, Call]]:
     if "clip" in call.shared:
         wide = {**call.shared, "clip": call.shared["clip"] * 4}
         yield "a larger clip in the model", liar.round(0, model=wide)
-    assert plan.n_max is not None
-    metrics, protocol = parse_metrics(plan.evaluation.metrics), parse_protocol(plan.evaluation.protocol)
-    measured = EvaluationCall(-1, stage.trained, "test", protocol, metrics, plan.n_max, 0)
+    agreement = stage.agreement
+    metrics, n_max = agreement.metrics, agreement.n_max
+    measured = EvaluationCall(-1, stage.trained, "test", agreement.protocol, metrics, n_max, 0)
     yield "other metrics", replace(measured, metrics=(*metrics, *parse_metrics(["coverage@7"])))
     yield "another protocol", replace(measured, protocol=Protocol(1))
-    yield "metrics of another number of clients", replace(measured, n_max=plan.n_max + 1)
+    yield "metrics of another number of clients", replace(measured, n_max=n_max + 1)
     floor = plan.items or ItemFloor(least=5)
-    yield "counts of items without noise", CountCall(floor_spec(len(stage.catalog), floor, plan.n_max), 0.0)
+    yield "counts of items without noise", CountCall(floor_spec(len(stage.catalog), floor, n_max), 0.0)
 
 
 def _with_array(call: RoundCall, first: ArraySpec, rest: tuple[ArraySpec, ...]) -> RoundCall:
@@ -234,10 +234,8 @@ def private_metrics(stage: Staged) -> Tried | None:
     liar, tried = Liar(stage), Tried("exact metrics of a private run", beyond)
     liar.begin()
     honest_round(liar, liar.round(0))
-    measured, most = stage.plan.evaluation, stage.plan.n_max
-    assert most is not None
-    metrics, protocol = parse_metrics(measured.metrics), parse_protocol(measured.protocol)
-    call = EvaluationCall(0, stage.trained, "test", protocol, metrics, most)
+    agreed = stage.agreement
+    call = EvaluationCall(0, stage.trained, "test", agreed.protocol, agreed.metrics, agreed.n_max)
     tried.answers("of the test part", liar.all(call))
     return tried
 

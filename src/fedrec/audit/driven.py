@@ -10,7 +10,6 @@ import numpy as np
 from fedrec.aggregation.sums import Sum
 from fedrec.audit.liar import Liar
 from fedrec.errors import DamagedError, RunError
-from fedrec.federation.agreed import agreed_rows
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.masked import layout_of, unmasked
 from fedrec.federation.messages import Reply
@@ -141,8 +140,7 @@ class Driven:
     @property
     def rows(self) -> np.ndarray | None:
         """Item rows that are summed; `None` for all."""
-        stage = self.liar.stage
-        return agreed_rows(stage.plan, self.call.round, len(stage.catalog))
+        return self.liar.stage.agreement.rows(self.call.round)
 
     @property
     def _identity(self) -> Identity:

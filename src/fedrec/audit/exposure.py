@@ -13,11 +13,13 @@ from fedrec.audit.poisoning import POISONS, Told
 from fedrec.data.interactions import Interactions
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import InputError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.privacy.chance import SYSTEM, Chance
+from fedrec.privacy.guard import clipped
 from fedrec.recommending.topk import top_items
 
 __all__ = ["Exposure", "exposed", "poisoned"]
@@ -66,20 +68,20 @@ def exposed(
     resolved = plan.model_copy(update={"n_max": data.n_users + bad}).resolve(data, digest)
     engine = LocalEngine.build(data, resolved, chance=chance)
     rng = np.random.Generator(np.random.Philox(seed))
-    counts = np.bincount(np.concatenate([node.clients.items for node in engine.nodes]), minlength=data.n_items)
+    counts = np.bincount(np.concatenate([shard.clients.items for shard in engine.shards]), minlength=data.n_items)
     cold = np.flatnonzero(counts <= _COLD)
     if len(cold) < _TARGETS:
         cold = np.argsort(counts, kind="stable")[:_TARGETS]
     targets = np.sort(rng.choice(cold, _TARGETS, replace=False))
     joined = engine if attack is None else _WithAttackers(engine, attack, bad, targets, rng)
-    model = resolved.build_model()
-    coordinator = Coordinator(model, data.catalog, joined, Run(resolved, None), engine.has_valid, chance=chance)
+    agreement = Agreement.of(resolved, data.catalog)
+    coordinator = Coordinator(agreement, joined, Run(resolved, None), engine.has_valid, chance=chance)
     trained = coordinator.train()
     quality = coordinator.evaluate(trained.state, trained.round, "test", ["ndcg@10"], "full")["ndcg@10"].value
     shown, without = np.zeros(_TARGETS), np.zeros(_TARGETS)
-    for node in engine.nodes:
-        everyone = np.arange(node.data.n_users)
-        for _, clients, scores in node.scores(trained.state.shared, trained.round, node.known, everyone):
+    for shard in engine.shards:
+        everyone = np.arange(len(shard))
+        for _, clients, scores in shard.scores(trained.state.shared, trained.round, shard.known, everyone):
             best, _ = top_items(scores, _AT, (clients.indptr, clients.items))
             owners = np.repeat(np.arange(len(clients)), clients.lengths)
             for place, target in enumerate(targets):
@@ -115,11 +117,11 @@ class _WithAttackers(LocalEngine):
         self._attack, self._count = attack, count
         self._targets, self._rng = targets, rng
         self._first: np.ndarray | None = None
-        node = engine.nodes[0]
-        kept = rng.random(len(node.clients.items)) < _PUBLIC
-        owners = np.repeat(np.arange(len(node.clients)), node.clients.lengths)
-        self._public = np.zeros((len(node.clients), node.clients.n_items))
-        self._public[owners[kept], node.clients.items[kept]] = 1.0
+        clients = engine.shards[0].clients
+        kept = rng.random(len(clients.items)) < _PUBLIC
+        owners = np.repeat(np.arange(len(clients)), clients.lengths)
+        self._public = np.zeros((len(clients), clients.n_items))
+        self._public[owners[kept], clients.items[kept]] = 1.0
 
     def contribute(self, call: RoundCall) -> list[Sum]:
         """Everybody's sums, and the attackers'."""
@@ -134,14 +136,12 @@ class _WithAttackers(LocalEngine):
         largest = float(np.abs(direction).max())
         if np.isfinite(largest) and self._attack not in ("scaled", "label-flip"):
             direction = direction * (call.spec["items"].bound / max(largest, 1e-300))
-        node = self.nodes[0]
+        shard = self.shards[0]
         contributions = Contributions(self._arrays(call, rows, direction))
-        contributions = node.release.after(contributions, node.clients.take(np.zeros(self._count, dtype=np.int64)))
-        if node.guard is not None:
-            queries = node.model.queries(call.shared, call.round)
-            contributions = node.guard.clip(contributions, queries, call.spec)
+        contributions = shard.release.after(contributions, shard.clients.take(np.zeros(self._count, dtype=np.int64)))
+        queries = () if call.privacy is None else shard.model.queries(call.shared, call.round)
         total = Sum.zeros(call.spec, call.round)
-        total.add(contributions)
+        total.add(clipped(contributions, queries, call.spec))
         return total
 
     def _arrays(self, call: RoundCall, rows: np.ndarray, direction: np.ndarray) -> dict[str, Contribution]:

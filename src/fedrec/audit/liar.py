@@ -15,7 +15,7 @@ from fedrec.aggregation.sums import Sum
 from fedrec.aggregation.wire import decode_sum
 from fedrec.audit.staged import Staged
 from fedrec.errors import RunError
-from fedrec.federation.agreed import agreed_spec
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.call_fields import Call, call_fields
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.messages import Reply, Request, open_reply, pack_arrays
@@ -118,23 +118,25 @@ class Liar:
             model: shared arrays; by default those of an honest run.
             plan, parties: which plan it is of, and whose secure sum.
         """
-        plan, shared = plan or self.stage.plan, self.stage.models[number] if model is None else model
-        assert plan.n_max is not None
+        agreement = self.stage.agreement if plan is None else Agreement.of(plan, self.stage.catalog)
+        plan, shared = agreement.plan, self.stage.models[number] if model is None else model
         terms, excess = None, 1.0
         if plan.privacy is not None:
             texts = self._texts(parties)
             who, honest, _ = honest_of(texts) if self.stage.secure else ("", 1, 0)
             within = (len(texts), honest, who) if self.stage.secure else None
             protection = Protection(
-                plan.privacy, plan.build_model(), plan.share(), plan.n_max, self.run, self.stage.chance, within
+                plan.privacy, agreement.model, agreement.share, agreement.n_max, self.run, self.stage.chance, within
             )
             terms, excess = protection.round_terms(number), protection.excess
+        spec = agreement.spec(shared, number, excess)
+        assert spec is not None, "the rounds that are attacked are rounds of the plan"
         return RoundCall(
             number,
             number - 1 if committed is None else committed,
             shared,
-            agreed_spec(plan, shared, number, excess),
-            plan.share(),
+            spec,
+            agreement.share,
             privacy=terms,
             groups=1 if plan.robust is None else plan.robust.groups or 1,
         )

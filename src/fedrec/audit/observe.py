@@ -13,6 +13,7 @@ from fedrec.aggregation.queries import Query
 from fedrec.aggregation.sums import Sum
 from fedrec.data.interactions import Interactions
 from fedrec.engines.local import LocalEngine
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
@@ -20,6 +21,7 @@ from fedrec.federation.run import Run
 from fedrec.models.base import Arrays, Given, State
 from fedrec.privacy.accounting import Charge
 from fedrec.privacy.chance import SYSTEM, Chance
+from fedrec.privacy.guard import clipped
 
 __all__ = ["Observed", "Release", "contribution_of", "observe"]
 
@@ -65,7 +67,7 @@ class Observed:
         """The last round of a private run."""
         seen, node = self.rounds[-1], self.engine.nodes[0]
         assert node.guard is not None
-        queries = node.model.queries(seen.call.shared, seen.call.round)
+        queries = node.guard.model.queries(seen.call.shared, seen.call.round)
         return Release(seen.exact, queries, node.guard.charges[seen.call.round])
 
 
@@ -118,22 +120,20 @@ def observe(
     """
     resolved = plan.resolve(data, digest)
     engine = LocalEngine.build(data, resolved, chance=chance)
-    model = resolved.build_model()
-    coordinator = _Watched(model, data.catalog, engine, Run(resolved, None), engine.has_valid, chance=chance)
+    agreement = Agreement.of(resolved, data.catalog)
+    coordinator = _Watched(agreement, engine, Run(resolved, None), engine.has_valid, chance=chance)
     trained = coordinator.train(until=rounds)
     return Observed(resolved, data, engine, trained.state, coordinator.seen)
 
 
 def contribution_of(observed: Observed, positions: np.ndarray, seen: Seen) -> Contributions:
-    """What some users of the first node alone added to a round, after every step of the release."""
-    node, call = observed.engine.nodes[0], seen.call
-    rng = node.source.child("contribute", call.round)
-    public = node.model.public(node.data.catalog)
-    private = node.model.join(Given(-1, call.shared, public, node.source.child("join")), node.clients)
+    """What some users of the first shard alone added to a round, after every step of the release."""
+    shard, call = observed.engine.shards[0], seen.call
+    rng = shard.source.child("contribute", call.round)
+    public = shard.agreement.public
+    private = shard.model.join(Given(-1, call.shared, public, shard.source.child("join")), shard.clients)
     rows = None if private is None else {name: array[positions] for name, array in private.items()}
-    clients = node.release.before(node.clients.take(positions), rng)
-    contributions, _ = node.model.contribute(Given(call.round, call.shared, public, rng), clients, rows)
-    contributions = node.release.after(contributions, clients)
-    if node.guard is not None:
-        contributions = node.guard.clip(contributions, node.model.queries(call.shared, call.round), call.spec)
-    return contributions
+    clients = shard.release.before(shard.clients.take(positions), rng)
+    contributions, _ = shard.model.contribute(Given(call.round, call.shared, public, rng), clients, rows)
+    queries = shard.model.queries(call.shared, call.round) if observed.private else ()
+    return clipped(shard.release.after(contributions, clients), queries, call.spec)

@@ -69,7 +69,7 @@ def _symmetrising(matrix: np.ndarray) -> np.ndarray:
 
 def co_occurrences(observed: Observed) -> Finding:
     """How many of the pairs that anybody has are recovered exactly from the released model."""
-    clients = observed.engine.nodes[0].clients
+    clients = observed.engine.shards[0].clients
     dense = np.zeros((len(clients), clients.n_items), dtype=np.float32)
     dense[np.repeat(np.arange(len(clients)), clients.lengths), clients.items] = 1.0
     truth = dense.T @ dense
@@ -94,21 +94,21 @@ def co_occurrences(observed: Observed) -> Finding:
 
 def _from_noise(observed: Observed) -> np.ndarray:
     """The best guess from a noisy, user-normalised Gram matrix: scaled to the mean history."""
-    typical = observed.engine.nodes[0].clients.lengths.mean()
+    typical = observed.engine.shards[0].clients.lengths.mean()
     return np.maximum(gram_matrix(observed.rounds[0].released, observed.data.n_items) * typical, 1.0)
 
 
 def differencing(observed: Observed, digest: str, chance: Chance = SYSTEM, users: int = 5) -> Finding:
     """Whoever sees the sums of a run with a user and of one without subtracts them."""
-    node, hits = observed.engine.nodes[0], []
+    shard, hits = observed.engine.shards[0], []
     rng = np.random.Generator(np.random.Philox(7))
-    victims = rng.choice(node.active, min(users, len(node.active)), replace=False)
+    victims = rng.choice(shard.active, min(users, len(shard.active)), replace=False)
     for victim in victims:
         rest = observed.data.take_users(np.delete(np.arange(observed.data.n_users), victim))
         without = observe(
             observed.plan.model_copy(update={"data": _any_data(observed)}), rest, digest, chance, rounds=1
         )
-        truth = node.clients.take(np.array([victim])).items
+        truth = shard.clients.take(np.array([victim])).items
         hits.append(_f1(_missing_user(observed.rounds[0].released, without.rounds[0].released, len(truth)), truth))
     found, base = float(np.mean(hits)), _guessing(observed)
     limit = base + _SLACK if observed.private else None
@@ -154,7 +154,7 @@ def _f1(guess: np.ndarray, truth: np.ndarray) -> float:
 
 def _guessing(observed: Observed) -> float:
     """The same F1 for whoever predicts the most popular items."""
-    clients = observed.engine.nodes[0].clients
+    clients = observed.engine.shards[0].clients
     counts = np.bincount(clients.items, minlength=clients.n_items)
     rank = np.empty(len(counts), dtype=np.int64)
     rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
@@ -167,7 +167,7 @@ def _guessing(observed: Observed) -> float:
 def singletons(observed: Observed) -> Finding:
     """Items that one client alone has stand out in a sum of counts: telling a count of 1 from one of 0."""
     first = observed.rounds[0].released
-    clients = observed.engine.nodes[0].clients
+    clients = observed.engine.shards[0].clients
     truth = np.bincount(clients.items, minlength=clients.n_items)
     seen = _per_item(first, Sum.zeros(first.spec, first.round))
     ones, zeros = seen[truth == 1], seen[truth == 0]

@@ -84,7 +84,7 @@ def _denominator(observed: Observed, digest: str, chance: Chance) -> Finding | N
 
 
 def _membership(observed: Observed, digest: str, chance: Chance) -> Finding | None:
-    rated = observed.engine.nodes[0].model.traits.reads_ratings  # the users of this attack have no ratings
+    rated = observed.engine.shards[0].model.traits.reads_ratings  # the users of this attack have no ratings
     return membership(observed.plan, chance) if _counts_clients(_first(observed)) and not rated else None
 
 

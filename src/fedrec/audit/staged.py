@@ -18,6 +18,7 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.interactions import Interactions
 from fedrec.data.partitions import partition
 from fedrec.errors import FedrecError, InputError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.data_plan import DataPlan
@@ -31,7 +32,6 @@ from fedrec.node.host import NodeHost
 from fedrec.owner.config import NodeConfig
 from fedrec.privacy.accounting import epsilon_of
 from fedrec.privacy.chance import SYSTEM, Chance
-from fedrec.privacy.terms import schedule, total_cost
 from fedrec.record.keys import SigningKey
 from fedrec.secagg.policy import FEWEST_PARTIES
 
@@ -130,10 +130,15 @@ class Staged:
         }
         return NodeHost(NodeConfig.make(settings, homes), self.keys[name], chance=self.chance)
 
+    @cached_property
+    def agreement(self) -> Agreement:
+        """The plan, with its model and catalog."""
+        return Agreement.of(self.plan, self.catalog)
+
     @property
     def _drawn(self) -> int:
         """Clients that hardly any cohort of a node falls short of, where cohorts are drawn."""
-        share = self.plan.share()
+        share = self.agreement.share
         users = share * min(data.n_users for data in self.data.values())
         return int(users if share >= 1 else users - 2.0 * math.sqrt(users))
 
@@ -143,10 +148,9 @@ class Staged:
         terms = self.plan.privacy
         if terms is None:
             return {}
-        model, share = self.plan.build_model(), self.plan.share()
-        noise = sorted(charge.effective for charge in schedule(terms, model.budget_shares, share))
+        noise = sorted(charge.effective for charge in self.agreement.charges)
         square = sum(1.0 / z**2 for z in noise[: terms.participations])
-        run = total_cost(terms, model.budget_shares, share).cohort
+        run = terms.cost(self.agreement.charges).cohort
         return {
             "required": True,
             "distributed": terms.distributed,
@@ -224,11 +228,11 @@ def _rehearsed(bare: Staged) -> Staged:
     homes, run = bare.homes(), Run(bare.plan, None)
     post = LocalPost({name: bare.host(name, homes) for name in bare.names})
     public = {name: key.public() for name, key in bare.keys.items()}
-    engine = _Heard(post, bare.coordinator, public, "0" * 16, bare.plan, bare.catalog, run.ledger, bare.secure, _HONEST)
+    engine = _Heard(post, bare.coordinator, public, "0" * 16, bare.agreement, run.ledger, bare.secure, _HONEST)
     engine.models = []
     engine.open()
-    model = bare.plan.build_model()
-    coordinator = Coordinator(model, bare.catalog, engine, run, engine.has_valid, chance=bare.chance)
+    model = bare.agreement.model
+    coordinator = Coordinator(bare.agreement, engine, run, engine.has_valid, chance=bare.chance)
     trained = coordinator.train(until=_ROUNDS)
     clips = None
     if bare.plan.privacy is not None:

@@ -214,7 +214,7 @@ def _changed(stage: Staged, shared: Arrays, ways: Sequence[Callable[[np.ndarray]
 
 def _quieter(stage: Staged, shared: Arrays) -> Arrays | None:
     """A model whose queries get less noise in the same rings; `None` if the noise depends on no shared array."""
-    model, liar, real = stage.plan.build_model(), Liar(stage), Liar(stage).round(stage.last)
+    model, liar, real = stage.agreement.model, Liar(stage), Liar(stage).round(stage.last)
     widest = max(query.clip for query in model.queries(shared, stage.last))
     for name, array in shared.items():
         for factor in (64, 16, 4) if array.dtype.kind == "f" else ():

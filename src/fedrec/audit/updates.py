@@ -60,9 +60,9 @@ ATTACKS: dict[str, Guess] = {"touched": touched, "row-sign": row_sign, "imia": i
 
 def single_updates(observed: Observed, name: str, users: int = 20) -> Finding:
     """An attack on the update of one client, seen alone, of a model that sums changes of item rows."""
-    node, seen = observed.engine.nodes[0], observed.rounds[0]
+    shard, seen = observed.engine.shards[0], observed.rounds[0]
     rng = np.random.Generator(np.random.Philox(11))
-    victims = np.sort(rng.choice(node.active, min(users, len(node.active)), replace=False))
+    victims = np.sort(rng.choice(shard.active, min(users, len(shard.active)), replace=False))
     contributions = contribution_of(observed, victims, seen)
     updates = contributions.arrays.get("items")
     if not isinstance(updates, RowUpdates):
@@ -74,7 +74,7 @@ def single_updates(observed: Observed, name: str, users: int = 20) -> Finding:
     for client, victim in enumerate(victims):
         rows = slice(updates.indptr[client], updates.indptr[client + 1])
         values = updates.values[rows].astype(np.float64)
-        mine = node.clients.take(np.array([victim])).items
+        mine = shard.clients.take(np.array([victim])).items
         items = updates.rows[rows]
         changed = np.linalg.norm(values, axis=1) > 0
         values, items = values[changed], items[changed]

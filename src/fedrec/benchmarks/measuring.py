@@ -99,7 +99,7 @@ def _rounds(source: LoadedSource, plan: Plan, warmup: int, repeats: int, evaluat
     times = [rounds.next() for _ in range(warmup + repeats)][warmup:]
     whole = Timing(tuple(time.seconds for time in times), warmup)
     cohort = float(np.mean([time.cohort for time in times]))
-    clients = sum(len(node.active) for node in rounds.engine.nodes)
+    clients = sum(len(shard.active) for shard in rounds.engine.shards)
     return {
         "seconds_per_round": round(whole.median, 6),
         "spread": whole.facts(),

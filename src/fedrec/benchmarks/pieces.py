@@ -36,7 +36,7 @@ def sum_times(source: LoadedSource, plan: Plan, warmup: int, repeats: int) -> di
     those of the first users.
     """
     plan = plan.resolve(source.interactions, source.digest)
-    clients = LocalEngine.build(source.interactions, plan).nodes[0].clients
+    clients = LocalEngine.build(source.interactions, plan).shards[0].clients
     triangle = _contributed(EASE(), source, clients, plan)
     lengths = clients.lengths
     model = plan.build_model()

@@ -11,6 +11,7 @@ from fedrec.data.sources import LoadedSource
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import PlanError
 from fedrec.evaluation.metrics import MetricSummary
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import HELD_OUT, Part
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.plan import Plan
@@ -70,8 +71,7 @@ class Rounds:
         self.evaluate = evaluate
         self._cohort = 0
         self._coordinator = Coordinator(
-            self.plan.build_model(),
-            source.interactions.catalog,
+            Agreement.of(self.plan, source.interactions.catalog),
             self.engine,
             Run(self.plan, None),
             self.engine.has_valid,
@@ -98,7 +98,7 @@ class Rounds:
 
     def interactions(self) -> int:
         """Interactions that are trained on in a round of all clients."""
-        return int(np.sum([len(node.clients.items) for node in self.engine.nodes]))
+        return int(np.sum([len(shard.clients.items) for shard in self.engine.shards]))
 
     def _measure(self, part: Part) -> dict[str, MetricSummary]:
         assert self._trained is not None

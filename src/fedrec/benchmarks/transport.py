@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from fedrec.aggregation.release import Release
 from fedrec.aggregation.wire import encoded_size
 from fedrec.benchmarks.timing import Timing, repeat
-from fedrec.data.keys import KeyedSource
 from fedrec.data.partitions import partition
 from fedrec.data.sources import LoadedSource
 from fedrec.deploy.demo import staged
 from fedrec.engines.local import LocalEngine
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.plan import Plan
 from fedrec.network.nvflare.post import NvflarePost
@@ -40,27 +39,24 @@ def transport_times(source: LoadedSource, plan: Plan, warmup: int, repeats: int)
     """
     data = source.interactions
     plan = plan.resolve(data, source.digest)
-    model = plan.build_model()
-    source_of_start = KeyedSource.from_seed(plan.seed).child("start")
-    state = model.start(data.catalog, model.public(data.catalog), source_of_start)
-    spec = model.spec(state.shared, 0)
+    agreement = Agreement.of(plan, data.catalog)
+    state = agreement.start()
+    spec = agreement.spec(state.shared, 0)
     assert spec is not None
-    assert plan.n_max is not None
-    spec = Release(plan.release).adjust(spec).fit(plan.n_max)
-    call = RoundCall(0, -1, state.shared, spec, plan.share())
+    call = RoundCall(0, -1, state.shared, spec, agreement.share)
     places = partition(data, "hash", NODES, plan.seed)
     local = LocalEngine.build(data, plan, NODES)
     here = repeat(lambda: local.contribute(call), warmup, repeats)
     frame = max(encoded_size(part) for part in local.contribute(call))
     with (
         tempfile.TemporaryDirectory(prefix="fedrec-") as folder,
-        staged(Path(folder), data, places, plan.n_max) as stage,
+        staged(Path(folder), data, places, agreement.n_max) as stage,
     ):
         members = stage.federation.members
         post = NvflarePost(stage.federation.path, stage.federation.admin_kit)
         try:
-            plain = round_trips(post, members, plan, call, False, warmup, repeats)
-            masked = round_trips(post, members, plan, call, True, warmup, repeats)
+            plain = round_trips(post, members, agreement, call, False, warmup, repeats)
+            masked = round_trips(post, members, agreement, call, True, warmup, repeats)
         finally:
             post.close()
     overhead = Timing(tuple(np.array(plain.seconds) - here.median), warmup)
@@ -76,13 +72,13 @@ def transport_times(source: LoadedSource, plan: Plan, warmup: int, repeats: int)
 
 
 def round_trips(
-    post: Post, members: Members, plan: Plan, call: RoundCall, secure: bool, warmup: int, repeats: int
+    post: Post, members: Members, agreement: Agreement, call: RoundCall, secure: bool, warmup: int, repeats: int
 ) -> Timing:
     """Seconds of the same call over a post, from the asking to the sums; the run is opened before and not counted."""
     ledger = Ledger(None, rooted=True)
-    ledger.append("start", plan=plan.digest, catalog=members.catalog.digest)  # nodes answer only what is on record
-    engine = RemoteEngine(
-        post, members.key, members.nodes, secrets.token_hex(16), plan, members.catalog, ledger, secure, _WAITING
-    )
+    ledger.append(
+        "start", plan=agreement.plan.digest, catalog=members.catalog.digest
+    )  # nodes answer only what is on record
+    engine = RemoteEngine(post, members.key, members.nodes, secrets.token_hex(16), agreement, ledger, secure, _WAITING)
     engine.open()
     return repeat(lambda: engine.contribute(call), warmup, repeats)

@@ -10,17 +10,18 @@ import numpy as np
 
 from fedrec.aggregation.sums import Sum
 from fedrec.data.interactions import Interactions
-from fedrec.data.keys import KeyedSource
 from fedrec.data.partitions import partition
-from fedrec.data.splits import Split, SplitMethod
+from fedrec.data.splits import Split
 from fedrec.engines.clock import Clock
 from fedrec.engines.virtual import VirtualArrivals
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.plan import Plan
 from fedrec.federation.warm_start import Remembered
 from fedrec.models.base import Arrays
 from fedrec.node.founding import found_node
 from fedrec.node.node import Floors, Node
+from fedrec.node.shard import Shard
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.progress import followed
@@ -63,8 +64,7 @@ class LocalEngine:
             budget: the owner's, for a private run; without one each node keeps a journal without limits.
             places: the node of each user [users], where that is known already.
         """
-        method = SplitMethod.parse(plan.split)
-        source = KeyedSource.from_seed(plan.seed)
+        agreement = Agreement.of(plan, data.catalog)
         if nodes == 1:
             places = np.zeros(data.n_users, dtype=np.int64)
         elif places is None:
@@ -72,7 +72,7 @@ class LocalEngine:
         built = []
         for place in np.unique(places):
             mine = data if nodes == 1 else data.take_users(np.flatnonzero(places == place))
-            built.append(_node(f"node-{place}", method.apply(mine, source), plan, private, chance, budget))
+            built.append(_node(f"node-{place}", [agreement.divided(mine)], agreement, private, chance, budget))
         return cls(built)
 
     @classmethod
@@ -87,8 +87,9 @@ class LocalEngine:
         budget: Budget | None = None,
     ) -> LocalEngine:
         """Like `build`, with a split that was made outside."""
+        agreement = Agreement.of(plan, split.data.catalog)
         if nodes == 1:
-            return cls([_node("node-0", split, plan, private, chance, budget)])
+            return cls([_node("node-0", [split], agreement, private, chance, budget)])
         places = partition(split.data, how, nodes, plan.seed)
         of_rows = places[split.data.rows_of_users()]
         built = []
@@ -96,19 +97,23 @@ class LocalEngine:
             users = np.flatnonzero(places == place)
             every = None if split.every is None else split.every.take_users(users)
             part = replace(split, data=split.data.take_users(users), part=split.part[of_rows == place], every=every)
-            built.append(_node(f"node-{place}", part, plan, private, chance, budget))
+            built.append(_node(f"node-{place}", [part], agreement, private, chance, budget))
         return cls(built)
 
     def under(self, plan: Plan) -> LocalEngine:
         """The same users, nodes and splits under another plan, in memory, with nothing trained yet."""
-        return LocalEngine([_node(node.name, node.split, plan, None) for node in self.nodes], self.clock)
+        agreement = Agreement.of(plan, self.shards[0].data.catalog)
+        return LocalEngine(
+            [_node(node.name, [shard.split for shard in node.shards], agreement, None) for node in self.nodes],
+            self.clock,
+        )
 
     def remember(self, before: Remembered) -> None:
-        """Let each node remember its own users' part of an earlier run; the first one, of users that are gone too."""
-        places = [node.data.users.find(before.train.users.series) >= 0 for node in self.nodes]
+        """Let each shard remember its own users' part of an earlier run; the first one, of users that are gone too."""
+        places = [shard.data.users.find(before.train.users.series) >= 0 for shard in self.shards]
         places[0] = places[0] | ~np.any(places, axis=0)
-        for node, mine in zip(self.nodes, places, strict=True):
-            node.remember(before.take(np.flatnonzero(mine)))
+        for shard, mine in zip(self.shards, places, strict=True):
+            shard.remember(before.take(np.flatnonzero(mine)))
 
     def contribute(self, call: RoundCall) -> list[Sum]:
         """Each node's sum for a round."""
@@ -121,6 +126,11 @@ class LocalEngine:
     def evaluate(self, call: EvaluationCall) -> list[Sum]:
         """Each node's sum of metrics."""
         return [node.evaluate(call) for node in self._followed()]
+
+    @property
+    def shards(self) -> list[Shard]:
+        """The shards of all nodes, which hold the users."""
+        return [shard for node in self.nodes for shard in node.shards]
 
     @property
     def parties(self) -> tuple[int, int, str] | None:
@@ -155,7 +165,7 @@ class LocalEngine:
     @property
     def has_valid(self) -> bool:
         """Whether any node holds out interactions for validation."""
-        return any(node.split.counts()["valid"] for node in self.nodes)
+        return any(node.counts()["valid"] for node in self.nodes)
 
     def weighed(self) -> dict[str, int]:
         """How many weights of interactions were cut to the largest, and how many are 0, over all nodes."""
@@ -168,16 +178,23 @@ class LocalEngine:
 
     def counts(self) -> dict[str, int]:
         """Interactions per part over all nodes."""
-        parts = [node.split.counts() for node in self.nodes]
+        parts = [node.counts() for node in self.nodes]
         return {name: sum(part[name] for part in parts) for name in parts[0]}
 
     def _followed(self) -> Iterator[Node]:
         """The nodes, one after the other; each is as much of the work as it has users."""
-        return followed(self.nodes, sum(len(node.clients) for node in self.nodes), lambda node: len(node.clients))
+        return followed(self.nodes, sum(map(len, self.nodes)), len)
 
 
 def _node(
-    name: str, split: Split, plan: Plan, private: Path | None, chance: Chance = SYSTEM, budget: Budget | None = None
+    name: str,
+    splits: Sequence[Split],
+    agreement: Agreement,
+    private: Path | None,
+    chance: Chance = SYSTEM,
+    budget: Budget | None = None,
 ) -> Node:
     folder = None if private is None else private / name
-    return found_node(name, split, plan, folder, Floors(plan.min_clients, simulated=True), chance, budget)
+    return found_node(
+        name, splits, agreement, folder, Floors(agreement.plan.min_clients, simulated=True), chance, budget
+    )

@@ -12,9 +12,9 @@ from fedrec.aggregation.sums import Sum
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.virtual import VirtualArrivals
 from fedrec.errors import PlanError, RunError
-from fedrec.federation.asynchronous import NOT_MASKED
 from fedrec.federation.call_fields import Call
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
+from fedrec.federation.compatibility import NOT_MASKED
 from fedrec.federation.masked import COUNTS, layout_of, unmasked, vectors_of
 from fedrec.federation.transcript import Transcript
 from fedrec.node.node import Node
@@ -51,7 +51,7 @@ class SecureEngine(LocalEngine):
             )
         self._coordinator = Identity()
         # A node vouches for what the floor asks for, and says no more of how many users it has.
-        self._parties = [Party(Identity(), clients=min(node.data.n_users, self._least_clients)) for node in self.nodes]
+        self._parties = [Party(Identity(), clients=min(len(node), self._least_clients)) for node in self.nodes]
         self._number = 0
         shape = self._invite(self._parties, Layout((COUNTS,)), bytes(32), bytes(32), 0.0)
         self._honest = shape.min_parties - shape.colluders
@@ -72,7 +72,7 @@ class SecureEngine(LocalEngine):
         Raises:
             PlanError: always.
         """
-        raise PlanError(NOT_MASKED)
+        raise PlanError(f"asynchronous: {NOT_MASKED}")
 
     def contribute(self, call: RoundCall) -> list[Sum]:
         """The total over nodes, or over each of the groups that are asked for, alone.

@@ -15,7 +15,6 @@ from fedrec.federation.asynchronous import Arrival
 from fedrec.federation.calls import EvaluationCall, RoundCall
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays
-from fedrec.node.cohorts import cohort
 from fedrec.node.node import Node
 
 __all__ = ["VirtualArrivals", "synchronous_seconds", "virtual_time", "work"]
@@ -79,8 +78,8 @@ class VirtualArrivals:
 
 def work(node: Node, round: int, share: float) -> int:
     """Interactions of the clients that a node draws for a round."""
-    terms = None if node.guard is None else node.guard.terms
-    return int(node.clients.lengths[cohort(node.source, node.keys, node.active, round, share, terms)].sum())
+    drawn = node.drawn(round, share)
+    return sum(int(shard.clients.lengths[positions].sum()) for shard, positions in zip(node.shards, drawn, strict=True))
 
 
 def synchronous_seconds(nodes: Sequence[Node], clock: Clock, share: float, rounds: int) -> np.ndarray:

@@ -169,7 +169,7 @@ class Estimator:
         cut = engine.weighed()["cut"]
         if cut and plan.weights is not None:
             warnings.warn(plan.weights.remark(cut), stacklevel=2)
-        self._opened = OpenedRun.here(plan, coordinator.model, trained, engine, whole)
+        self._opened = OpenedRun.here(coordinator.agreement, trained, engine, whole)
         self._pandas = whole.pandas
         return self
 

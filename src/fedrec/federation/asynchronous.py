@@ -31,14 +31,7 @@ from fedrec.record.ledger import Ledger
 if TYPE_CHECKING:
     from fedrec.federation.engine import Engine
 
-__all__ = ["NOT_MASKED", "Arrival", "Arrivals", "Buffered", "Buffering", "OwnRounds", "arrivals_of"]
-
-
-NOT_MASKED = (
-    "asynchronous: a sum that waits in a buffer is open to the coordinator, and the secure sum promises that none is; "
-    "leave out --secure or asynchronous"
-)
-"""Why sums that are masked cannot wait for others."""
+__all__ = ["Arrival", "Arrivals", "Buffered", "Buffering", "OwnRounds", "arrivals_of"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from fedrec.aggregation.release import Release
 from fedrec.aggregation.robust import robust_sum
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.aggregation.wire import encoded_size
-from fedrec.data.catalog import Catalog
-from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
-from fedrec.evaluation.metrics import MetricSummary, check_metrics, parse_metrics
-from fedrec.evaluation.protocols import parse_protocol
-from fedrec.federation.agreed import agreed_rows
+from fedrec.evaluation.metrics import Metric, MetricSummary, check_metrics, parse_metrics
+from fedrec.evaluation.protocols import Protocol, parse_protocol
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.asynchronous import Buffering, OwnRounds, arrivals_of
 from fedrec.federation.calls import CountCall, EvaluationCall, Part, RoundCall
+from fedrec.federation.compatibility import check_together, place_of
 from fedrec.federation.engine import Engine
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.item_floor import SERVED, ItemFloor, floor_spec
@@ -30,7 +28,7 @@ from fedrec.federation.measuring import summaries
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.warm_start import Changed, Earlier, How, carried, how_to_start, kept_sums, places_of
-from fedrec.models.base import Arrays, Recommender, State
+from fedrec.models.base import Arrays, State
 from fedrec.models.values import rating_scale
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.privacy.protection import Protection
@@ -73,8 +71,7 @@ class Coordinator:
     """Runs a plan over an engine and commits each round to the run.
 
     Args:
-        model: the recommender of the plan.
-        catalog: the agreed items.
+        agreement: the plan of the run, with its model and catalog.
         engine: where the nodes are.
         run: plan, ledger and checkpoints.
         has_valid: whether nodes hold a validation part.
@@ -85,8 +82,7 @@ class Coordinator:
 
     def __init__(
         self,
-        model: Recommender,
-        catalog: Catalog,
+        agreement: Agreement,
         engine: Engine,
         run: Run,
         has_valid: bool,
@@ -94,12 +90,11 @@ class Coordinator:
         earlier: Earlier | None = None,
         chance: Chance = SYSTEM,
     ) -> None:
-        self.model = model
-        self.catalog = catalog
+        self.agreement = agreement
+        self.plan, self.model, self.catalog = agreement.plan, agreement.model, agreement.catalog
         self.engine = engine
         self.run = run
-        run.fitting = Fitting(run.plan, catalog)
-        self.plan: Plan = run.plan
+        run.fitting = Fitting(agreement)
         self.has_valid = has_valid
         self.watch = watch
         self.earlier = earlier
@@ -125,19 +120,20 @@ class Coordinator:
 
     def _train(self, until: int | None) -> Trained:
         began = time.perf_counter()
+        check_together(self.plan.case, place_of(self.engine.parties is not None))
         if self.run.ledger.of_kind("end"):
             return self._kept(self._best(), len(self.run.ledger.of_kind("round")))
         round, state = self._resume()
         rounds = self.model.rounds
-        while not self._stopped() and (spec := self._spec(state, round)) is not None:
+        while not self._stopped() and (spec := self.agreement.spec(state.shared, round, self._excess)) is not None:
             if round == until:
                 return Trained(state, round - 1, round)
             change = self._change() if round == 0 else None
             asked = spec if change is None else change.widened(spec)
             terms = None if self.protection is None else self.protection.round_terms(round)
-            rows, change_only = agreed_rows(self.plan, round, len(self.catalog)), change is not None
+            rows, change_only = self.agreement.rows(round), change is not None
             named, part = f"round {round + 1:,} of {rounds:,}", 0.5 if self._is_due(round) else 1.0
-            share, groups = self.plan.share(), self._groups()
+            share, groups = self.agreement.share, self._groups()
             call = RoundCall(round, round - 1, state.shared, asked, share, change_only, terms, groups, rows)
             doing(named, round / rounds, part / rounds)
             total, line = self._summed(call)
@@ -215,7 +211,7 @@ class Coordinator:
     ) -> dict[str, MetricSummary]:
         """Federated evaluation: metrics are sums over nodes. Empty where nothing is held out."""
         with stage("evaluate", f"measuring {part}"):
-            return self._measured(state, committed, part, metrics, protocol)
+            return self._measured(state, committed, part, parse_metrics(metrics), parse_protocol(protocol))
 
     @property
     def step_threads(self) -> int:
@@ -224,15 +220,12 @@ class Coordinator:
         return 1 if self.plan.reproducible else blas_threads(self._blas)
 
     def _measured(
-        self, state: State, committed: int, part: Part, metrics: Sequence[str], protocol: str
+        self, state: State, committed: int, part: Part, metrics: tuple[Metric, ...], protocol: Protocol
     ) -> dict[str, MetricSummary]:
-        parsed = parse_metrics(metrics)
-        check_metrics(parsed, self.model.name, self.model.traits.reads_ratings)
-        call = EvaluationCall(
-            committed, state.shared, part, parse_protocol(protocol), parsed, self.plan.n_max or 1 << 20, committed
-        )
-        sums = self.engine.evaluate(call)
-        return summaries(parsed, merged(sums[0].spec, sums, 0), rating_scale(self.model))
+        check_metrics(metrics, self.model.name, self.model.traits.reads_ratings)
+        n_max = self.agreement.n_max
+        sums = self.engine.evaluate(EvaluationCall(committed, state.shared, part, protocol, metrics, n_max, committed))
+        return summaries(metrics, merged(sums[0].spec, sums, 0), rating_scale(self.model))
 
     def _resume(self) -> tuple[int, State]:
         """The next round and the state before it."""
@@ -268,16 +261,19 @@ class Coordinator:
         """Noise and charges of a private plan, under the run's own number."""
         if self.plan.privacy is None:
             return None
-        assert self.plan.n_max is not None
         started = self.run.ledger.of_kind("start")
         number = started[0]["run"] if started else self.engine.run or chance.secret("run").key.hex()
-        share, parties = self.plan.share(), self.engine.parties
-        return Protection(self.plan.privacy, self.model, share, self.plan.n_max, number, chance, parties)
+        share, n_max, parties = self.agreement.share, self.agreement.n_max, self.engine.parties
+        return Protection(self.plan.privacy, self.model, share, n_max, number, chance, parties)
+
+    @property
+    def _excess(self) -> float:
+        """How much more noise sums may have than the plan asks for."""
+        return 1.0 if self.protection is None else self.protection.excess
 
     def _served(self, floor: ItemFloor) -> np.ndarray:
         """Which items have enough clients [items] bool."""
-        assert self.plan.n_max is not None
-        spec = floor_spec(len(self.catalog), floor, self.plan.n_max)
+        spec = floor_spec(len(self.catalog), floor, self.agreement.n_max)
         honest = 1 if self.engine.parties is None else self.engine.parties[1]
         sums = self.engine.count_items(CountCall(spec, floor.noise / honest**0.5))
         served: np.ndarray = merged(spec, sums, 0).value("counts")[:, 0] >= floor.least
@@ -291,21 +287,12 @@ class Coordinator:
 
     def _groups(self) -> int:
         """Groups of nodes whose sums are opened apart."""
-        robust, secure = self.plan.robust, self.engine.parties is not None
-        if robust is None:
-            return 1
-        if secure != (robust.over == "groups"):
-            raise PlanError(
-                "robust: over: nodes takes every node's part in the clear, which the secure sum hides; use over: groups"
-                if secure
-                else "robust: over: groups is of groups of nodes under the secure sum; give --secure, or over: nodes"
-            )
-        return robust.groups or 1
+        robust = self.plan.robust
+        return 1 if robust is None else robust.groups or 1
 
     def _first(self) -> State:
         """The state before round 0: fresh, or with what the earlier run ended with."""
-        source = KeyedSource.from_seed(self.plan.seed).child("start")
-        fresh = self.model.start(self.catalog, self.model.public(self.catalog), source)
+        fresh = self.agreement.start()
         earlier = self.earlier
         if earlier is None or self._how(earlier) != "goes on":
             return fresh
@@ -327,15 +314,6 @@ class Coordinator:
             return None
         return Changed.of(self.earlier.catalog, self.catalog, self.earlier.name)
 
-    def _spec(self, state: State, round: int) -> SumSpec | None:
-        spec = self.model.spec(state.shared, round)
-        if spec is None:
-            return None
-        assert self.plan.n_max is not None
-        if self.protection is not None:
-            return self.protection.spec(Release(self.plan.release).adjust(spec), state.shared, round)
-        return Release(self.plan.release).adjust(spec).fit(self.plan.n_max)
-
     def _validate(self, state: State, round: int) -> dict[str, float]:
         """Validate when it is due and was not done, and let nodes remember the best round."""
         if not self._is_due(round, state):
@@ -344,9 +322,8 @@ class Coordinator:
         if done:
             metrics: dict[str, float] = done[-1]["metrics"]
         else:
-            asked = self.plan.evaluation
             with stage("evaluate"):
-                found = self._measured(state, round, "valid", asked.metrics, asked.protocol)
+                found = self._measured(state, round, "valid", self.agreement.metrics, self.agreement.protocol)
             metrics = {name: summary.value for name, summary in found.items()}
             self.run.ledger.append("validation", round=round, metrics=metrics)
         if self.plan.evaluation.keep == "best" and self._best() == round:
@@ -383,7 +360,7 @@ class Coordinator:
             state = self.run.state(kept)
             self.run.unseal()
         self.engine.finish(state.shared, rounds - 1, kept)
-        self.run.publish(self.model, state, kept, self.catalog)
+        self.run.publish(self.agreement, state, kept)
         return Trained(state, kept, rounds)
 
 

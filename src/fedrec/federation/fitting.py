@@ -8,12 +8,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from fedrec.aggregation.release import Release
 from fedrec.aggregation.specs import SumSpec
-from fedrec.data.catalog import Catalog
 from fedrec.errors import DamagedError, PlanError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.item_floor import SERVED
-from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, State
 from fedrec.models.outline import first_sum
 from fedrec.models.shapes import Form, Named, Shape, check_arrays
@@ -25,17 +23,15 @@ SUM = "sum."
 
 
 class Fitting:
-    """What the arrays of a plan look like.
+    """What the arrays of a training look like.
 
     Args:
-        plan: resolved.
-        catalog: the agreed one.
+        agreement: the plan, its model and its catalog.
     """
 
-    def __init__(self, plan: Plan, catalog: Catalog) -> None:
-        self._plan, self._items = plan, len(catalog)
-        self._model = plan.build_model()
-        self._forms = self._model.shapes(self._items).states
+    def __init__(self, agreement: Agreement) -> None:
+        self._agreement, self._plan, self._items = agreement, agreement.plan, len(agreement.catalog)
+        self._forms = agreement.model.shapes(self._items).states
 
     def check(self, shared: Arrays) -> None:
         """Check the shared arrays of any round: names, types, shapes, finite numbers, indexes of items.
@@ -81,20 +77,16 @@ class Fitting:
 
     def _kept(self) -> Named:
         """The kept sums of an additive model: those of round 0, whatever that state holds."""
-        if not self._plan.keep_sums or self._plan.n_max is None:
+        if not self._plan.keep_sums:
             return {}
-        spec = first_sum(self._model, self._items)
-        return {SUM + name: shape for name, shape in sum_shapes(self._fitted(spec)).items()}
-
-    def _fitted(self, spec: SumSpec) -> SumSpec:
-        assert self._plan.n_max is not None
-        return Release(self._plan.release).adjust(spec).fit(self._plan.n_max)
+        spec = self._agreement.fitted(first_sum(self._agreement.model, self._items))
+        return {SUM + name: shape for name, shape in sum_shapes(spec).items()}
 
     def _check(self, arrays: Arrays, forms: list[Named], what: str, served: bool = True) -> None:
         if served and self._plan.items is not None:
             mask = {SERVED: Shape((self._items,), "bool")}
             forms = [{**form, **mask} for form in forms]
-        check_arrays(arrays, forms, self._items, what, str(self._plan.model["name"]))
+        check_arrays(arrays, forms, self._items, what, self._agreement.model.name)
 
 
 def check_sum(arrays: Mapping[str, np.ndarray], spec: SumSpec, where: str) -> None:

@@ -10,32 +10,10 @@ import math
 
 import numpy as np
 
-from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.keys import KeyedSource
-from fedrec.errors import PlanError
-from fedrec.models.base import Recommender
-from fedrec.models.registry import models_where
 
-__all__ = ["check_rows", "drawn_rows", "only_rows"]
-
-
-def check_rows(spec: SumSpec, model: Recommender) -> None:
-    """Check that leaving out rows leaves a model as it is there.
-
-    Raises:
-        PlanError: if it does not: a model that steps along more than its changes of rows, or sums none.
-    """
-    if not model.traits.moves_by_rows:
-        raise PlanError(
-            f"rows: {model.name} does not step along changes of item rows alone; "
-            f"{models_where(lambda other: other.traits.moves_by_rows)} do"
-        )
-    if spec.statistics:
-        raise PlanError(
-            f"rows: with these settings {model.name} also sums {' and '.join(spec.statistics)}, which count on every "
-            "row that a client touched; leave out the setting that asks for them"
-        )
+__all__ = ["drawn_rows", "only_rows"]
 
 
 def drawn_rows(source: KeyedSource, round: int, n_items: int, share: float) -> np.ndarray:

@@ -22,7 +22,6 @@ from pydantic import (
 from fedrec.aggregation.buffered import Asynchronous
 from fedrec.aggregation.release import Cap, Clip, Release, Step, Weight
 from fedrec.aggregation.robust import Robust
-from fedrec.aggregation.specs import SumSpec
 from fedrec.data.catalog import Catalog
 from fedrec.data.cleaning import Cleaning
 from fedrec.data.interactions import Interactions
@@ -32,17 +31,19 @@ from fedrec.data.weights import Weights
 from fedrec.documents import MOST_SETTINGS, parse_yaml, read_file
 from fedrec.errors import InputError, PlanError
 from fedrec.evaluation.metrics import DEFAULT_METRICS, check_metrics, default_metrics, parse_metrics
-from fedrec.evaluation.protocols import check_protocol, parse_protocol
+from fedrec.federation.compatibility import check_together
 from fedrec.federation.data_plan import DataPlan
+from fedrec.federation.evaluation_plan import EvaluationPlan
 from fedrec.federation.item_floor import ItemFloor
-from fedrec.federation.partial_rows import check_rows
+from fedrec.federation.plan_case import Case
 from fedrec.models.base import PrivateTerms, Recommender
-from fedrec.models.outline import first_sum, is_additive, keeps_rows, reads_item_features
-from fedrec.models.registry import build_model, explain, foremost, is_known, model_class, models_where
+from fedrec.models.outline import reads_item_features
+from fedrec.models.registry import build_model, explain, foremost, is_known, model_class
 from fedrec.models.values import weighted
-from fedrec.privacy.terms import Privacy
+from fedrec.privacy.accounting import Charge
+from fedrec.privacy.terms import Privacy, schedule
 
-__all__ = ["EvaluationPlan", "Plan", "WarmStart"]
+__all__ = ["Plan", "WarmStart"]
 
 _UNSAID = ("weights", "reproducible", "features")
 """Keys of a plan that are written only where they say something: plans of earlier versions keep their digests."""
@@ -62,39 +63,6 @@ class WarmStart(_Part):
 
     run: str
     digest: str | None = None
-
-
-class EvaluationPlan(_Part):
-    """What is measured, and what measuring decides.
-
-    Args:
-        protocol: `full` or `sampled:99`.
-        metrics: such as `ndcg@10`; the first one decides. `rmse` and `mae` by default for a model that reads ratings.
-        every: validate every so many rounds; 0 only at the end.
-        patience: stop after so many validations without a better one; `None` never stops early.
-        keep: the model of the `last` round, or of the `best` one on validation.
-    """
-
-    protocol: str = "full"
-    metrics: tuple[str, ...] = DEFAULT_METRICS
-    every: int = Field(default=0, ge=0)
-    patience: int | None = Field(default=None, ge=1)
-    keep: Literal["last", "best"] = "last"
-
-    @field_validator("metrics", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _check(self) -> EvaluationPlan:
-        try:
-            check_protocol(parse_metrics(self.metrics), parse_protocol(self.protocol))
-        except PlanError as error:
-            raise PlanError(f"evaluation: {error}") from None
-        if self.every == 0 and (self.patience is not None or self.keep == "best"):
-            raise PlanError("evaluation: patience and keep: best need validations; set evaluation.every to 1 or more")
-        return self
 
 
 class Plan(_Part):
@@ -189,94 +157,11 @@ class Plan(_Part):
                 "data: a training that was interrupted reads its data again, and standard input can be read only once; "
                 "save it to a file first"
             )
-        if self.keep_sums and self.privacy is None and not is_additive(model):
-            raise PlanError(
-                f"keep_sums: {self.model['name']} has no sum that later interactions can be added to with these "
-                f"settings; {models_where(is_additive)} have one by default"
-            )
-        if self.keep_sums and self.cohort != 1:
-            raise PlanError("keep_sums: a kept sum is over all clients; set cohort to 1.0")
         SplitMethod.parse(self.split)
-        first = first_sum(model)
-        Release(self.release).adjust(first)
-        if self.robust is not None and (self.privacy is not None or self.keep_sums or self.warm_start is not None):
-            raise PlanError(
-                "robust: a robust mean is not a sum, so one client's pull on it has no bound that noise could cover, "
-                "and nothing can be added to it later; leave out privacy, keep_sums and warm_start"
-            )
-        if self.items is not None and (self.keep_sums or self.warm_start is not None):
-            raise PlanError(
-                "items: which items take part changes with the data, so sums and models of other data do not go on "
-                "from there; leave out keep_sums and warm_start"
-            )
-        if self.asynchronous is not None:
-            self._check_asynchronous(self.asynchronous, model, first)
-        if self.privacy is not None:
-            self._check_private(model, first)
-        if self.rows < 1:
-            check_rows(first, model)
-        if self.refit and (self.evaluation.every or self.evaluation.keep == "best"):
-            raise PlanError(
-                "refit trains on the validation part, so nothing can be validated; set evaluation.every to 0"
-            )
+        case = self.case
+        check_together(case)
+        Release(self.release).adjust(case.first)
         return self
-
-    def _check_asynchronous(self, terms: Asynchronous, model: Recommender, first: SumSpec) -> None:
-        """What would break a promise where sums of several versions meet."""
-        if not first.changes:
-            raise PlanError(
-                f"asynchronous: {model.name} does not step along changes: its sums of one version say nothing about "
-                f"another; {models_where(lambda other: bool(first_sum(other).changes))} do"
-            )
-        wrong = {
-            "privacy: its budget counts on a cohort that chance alone draws from all clients in every round, and here "
-            "a node's speed decides how often its clients count": self.privacy is not None,
-            "robust: the fastest nodes fill most buffers, so few hostile ones can be most of one": (
-                self.robust is not None
-            ),
-            "rows: sums of different versions have different rows, and their counts are of all": self.rows < 1,
-            "warm_start: a node that has not answered when a run is resumed would not know what it began with": (
-                self.warm_start is not None
-            ),
-        }  # fmt: skip
-        for reason, found in wrong.items():
-            if found:
-                raise PlanError(f"asynchronous does not go with {reason}")
-        if first.statistics:
-            raise PlanError(
-                f"asynchronous: with these settings {model.name} also sums {' and '.join(first.statistics)}, which are "
-                "right for one version only, and versions mix in a buffer; leave out the setting that asks for them"
-            )
-
-    def _check_private(self, model: Recommender, first: SumSpec) -> None:
-        """What would undo the promise of privacy."""
-        assert self.privacy is not None
-        wrong = {
-            f"max_cohort for {model.name}: it keeps something of each client between rounds, so whom one user pushes "
-            "out of a round adds something else in later ones, and no charge covers that; leave max_cohort out, or set "
-            "participations: 1": (
-                self.privacy.max_cohort is not None and self.privacy.participations != 1 and keeps_rows(model)
-            ),
-            "evaluation.every: validations are exact figures of users' data, and would decide what is "
-            "released; train a "
-            "fixed number of rounds": self.evaluation.every,
-            "keep_sums: the kept sums are exact": self.keep_sums,
-            "cleaning: k_core and min_item_interactions: one user's absence would change other users' histories, and "
-            "move the sums by more than the clip": bool(self.data.cleaning.across_users),
-            "warm_start: what the earlier run learned is not in this run's budget": self.warm_start is not None,
-            "items: its counts would have to be paid for, and noise lies on every row anyway": self.items is not None,
-            "rows: noise lies on every row, and costs the same however few are summed": self.rows < 1,
-            f"a model that pools {' and '.join(first.pooled)}: no client can be clipped there": bool(first.pooled),
-            "negatives: paper-leaky: it reads held-out interactions": self.leaky,
-            f"split: {self.split} is cut at a time that is computed from everybody's data, exactly; use leave-last-out "
-            "or ratio": self.split.startswith("temporal") and not self.split.partition("@")[2],
-        }  # fmt: skip
-        for reason, found in wrong.items():
-            if found:
-                raise PlanError(f"privacy does not go with {reason}")
-        if self.cohort > 1 and self.privacy.users is None:
-            raise PlanError("privacy: a cohort as a number of clients needs privacy.users, the public number of users")
-        self.privacy.check_plan(self.share(), len(model.budget_shares))
 
     def with_noise(self) -> Plan:
         """The plan with the noise that its privacy needs; the same without privacy. Needs no data.
@@ -288,6 +173,16 @@ class Plan(_Part):
             return self
         terms = self.privacy.resolve(self.build_model().budget_shares, self.share())
         return self.model_copy(update={"privacy": terms})
+
+    def charges(self) -> tuple[Charge, ...]:
+        """What each round costs; empty without privacy.
+
+        Raises:
+            PlanError: if the noise is not chosen yet, see `with_noise`.
+        """
+        if self.privacy is None:
+            return ()
+        return schedule(self.privacy, self.build_model().budget_shares, self.share())
 
     def build_model(self) -> Recommender:
         """The recommender of the plan."""
@@ -301,6 +196,29 @@ class Plan(_Part):
             return model
         clients = max(1, round(self.share() * (self.privacy.users or self.n_max or 1)))
         return model.privately(PrivateTerms(self.privacy.clip, clients))
+
+    @property
+    def case(self) -> Case:
+        """What the rules of `fedrec.federation.compatibility` read of the plan."""
+        return Case(
+            self.build_model(),
+            frozenset(self.model) - {"name"},
+            data=self.data,
+            split=self.split,
+            weights=self.weights,
+            cohort=self.cohort,
+            share=self.share(),
+            leaky=self.leaky,
+            items=self.items,
+            rows=self.rows,
+            robust=self.robust,
+            privacy=self.privacy,
+            asynchronous=self.asynchronous,
+            evaluation=self.evaluation,
+            refit=self.refit,
+            warm_start=self.warm_start,
+            keep_sums=self.keep_sums,
+        )
 
     @property
     def leaky(self) -> bool:
@@ -355,26 +273,8 @@ class Plan(_Part):
             PlanError: if the plan was resolved for another catalog, or names what only all data together can tell.
         """
         pins = self._pins(catalog)
-        method = SplitMethod.parse(self.split)
+        check_together(self.case, "federation")
         users = None if self.privacy is None else self.privacy.users
-        for reason, found in {
-            f"split: {self.split} is cut at a time that only all data together could tell; say temporal@T,T": (
-                method.name == "temporal" and method.cuts is None
-            ),
-            "cohort: no node knows how many clients there are in all; give a share such as 0.1": (
-                self.cohort > 1 and users is None
-            ),
-            "cleaning: k_core and min_item_interactions look across users, whom nobody sees together; let each owner "
-            "clean, or use items: {least: …}": bool(self.data.cleaning.across_users),
-            "privacy: users is needed: the public number of users that is not exceeded": (
-                self.privacy is not None and users is None
-            ),
-            "model: lowest and highest are needed: the scale of the ratings, outside of which nodes leave them out": (
-                self.build_model().traits.reads_ratings and not {"lowest", "highest"} <= set(self.model)
-            ),
-        }.items():
-            if found:
-                raise PlanError(f"in a federation a plan does not go with {reason}")
         most = self.n_max or max(n_max, users or 0)
         changes: dict[str, Any] = {
             "model": {"name": self.model["name"], **self.build_model().model_dump(mode="json")},

@@ -16,13 +16,13 @@ from fedrec.aggregation.specs import SumSpec
 from fedrec.data.catalog import Catalog
 from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.errors import DamagedError, InputError, RunError, suggestion
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.checkpoints import SHARED, checkpoint_path, ended_state, own_arrays_path, packed, unpacked
 from fedrec.federation.fitting import Fitting, check_sum, naming
 from fedrec.federation.ledger_fields import check_fields
 from fedrec.federation.plan import Plan
 from fedrec.federation.versions import check_versions
-from fedrec.models.base import Arrays, Recommender, State
-from fedrec.models.registry import build_model
+from fedrec.models.base import Arrays, State
 from fedrec.privacy.accounting import Charge
 from fedrec.record.durable import (
     arrays_digest,
@@ -223,7 +223,7 @@ class Run:
             save_arrays(own_arrays_path(self.folder, round), packed(State({}, server)))
         self.prune(set())
 
-    def publish(self, model: Recommender, state: State, round: int, catalog: Catalog) -> None:
+    def publish(self, agreement: Agreement, state: State, round: int) -> None:
         """Write `model/` (shared arrays of the kept round, settings, catalog) and the last line of the ledger.
 
         Raises:
@@ -236,7 +236,7 @@ class Run:
             files = {name: file_digest(self.folder / name) for name in PUBLIC}
             if files == ended[0].get("files"):
                 return
-        save_shared(self.folder / "model", model, state, round, catalog, self.plan)
+        save_shared(self.folder / "model", agreement, state, round)
         files = {name: file_digest(self.folder / name) for name in PUBLIC}
         if not ended:
             self.ledger.append("end", kept=round, files=files)
@@ -328,8 +328,9 @@ def read_plan(folder: Path) -> Plan:
     return Plan.read(folder / "plan.yaml")
 
 
-def save_shared(folder: Path, model: Recommender, state: State, round: int, catalog: Catalog, plan: Plan) -> None:
+def save_shared(folder: Path, agreement: Agreement, state: State, round: int) -> None:
     """Write a model folder: `shared.safetensors`, `catalog.jsonl` and, last, `model.json` with their digests."""
+    plan, model, catalog = agreement.plan, agreement.model, agreement.catalog
     folder.mkdir(parents=True, exist_ok=True)
     digest = save_arrays(folder / "shared.safetensors", state.shared)
     replace_file(folder / "catalog.jsonl", catalog.to_json_lines())
@@ -346,21 +347,18 @@ def save_shared(folder: Path, model: Recommender, state: State, round: int, cata
     replace_file(folder / "model.json", json.dumps(description, indent=1).encode() + b"\n")
 
 
-def load_shared(folder: Path, plan: Plan) -> tuple[Recommender, State, int, Catalog]:
-    """Read a model folder: the model, its shared arrays, the round, the catalog.
+def load_shared(folder: Path, plan: Plan) -> tuple[Agreement, State, int]:
+    """Read a model folder: the agreement that the model was trained under, its shared arrays, the round.
 
     Raises:
         RunError: if there is none.
         DamagedError: if a file is not what `model.json` says, or `plan` is not the plan of the model.
     """
     description = _description(folder / "model.json")
-    model = plan.build_model()
     if description.get("plan") != plan.digest:
         raise DamagedError(
             f"{folder.parent / 'plan.yaml'} is not the plan that this model was trained with. Restore it, or train anew"
         )
-    if description["model"] != {"name": model.name, **model.model_dump(mode="json")}:
-        raise DamagedError(f"{folder / 'model.json'} describes another model than the plan's")
     try:
         file = map_file(folder / "shared.safetensors")
         file.hash_aside()
@@ -371,15 +369,18 @@ def load_shared(folder: Path, plan: Plan) -> tuple[Recommender, State, int, Cata
     catalog = Catalog.from_json_lines(text, str(folder / "catalog.jsonl"))
     if catalog.digest != description["catalog"] or len(catalog) != description["items"]:
         raise DamagedError(f"{folder / 'catalog.jsonl'} is not the catalog that model.json describes")
+    agreement = Agreement.of(plan, catalog)
+    model = agreement.model
+    if description["model"] != {"name": model.name, **model.model_dump(mode="json")}:
+        raise DamagedError(f"{folder / 'model.json'} describes another model than the plan's")
     try:
         with naming(folder / "shared.safetensors"):
-            Fitting(plan, catalog).check_finished(shared)
+            Fitting(agreement).check_finished(shared)
     finally:
         if file.digest != description["shared"]:
             raise DamagedError(f"{folder / 'shared.safetensors'} is not the one that model.json describes") from None
     file.forget()
-    settings = {key: value for key, value in description["model"].items() if key != "name"}
-    return build_model(model.name, settings), State(shared), description["round"], catalog
+    return agreement, State(shared), description["round"]
 
 
 def _description(path: Path) -> dict[str, Any]:

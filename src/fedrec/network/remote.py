@@ -16,14 +16,13 @@ from fedrec import __version__
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.aggregation.wire import decode_sum
-from fedrec.data.catalog import Catalog
 from fedrec.errors import DamagedError, PlanError, RunError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.call_fields import Call, call_fields
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.coordinator import kept_round
 from fedrec.federation.measuring import measuring_spec
 from fedrec.federation.messages import Reply
-from fedrec.federation.plan import Plan
 from fedrec.federation.read_sums import ReadSums
 from fedrec.federation.versions import last_part
 from fedrec.models.base import Arrays
@@ -57,8 +56,7 @@ class RemoteEngine:
         key: the coordinator's.
         nodes: public keys of all nodes by name.
         run: number of the run, in hexadecimal.
-        plan: resolved.
-        catalog: the agreed one.
+        agreement: the plan and its catalog.
         ledger: of the run; it says who took part in what.
         secure: whether sums are masked.
         waiting: how long, for whom, how often.
@@ -71,8 +69,7 @@ class RemoteEngine:
         key: SigningKey,
         nodes: Mapping[str, PublicKey],
         run: str,
-        plan: Plan,
-        catalog: Catalog,
+        agreement: Agreement,
         ledger: Ledger,
         secure: bool = False,
         waiting: Waiting = PATIENT,
@@ -80,6 +77,7 @@ class RemoteEngine:
     ) -> None:
         if secure and len(nodes) < FEWEST_PARTIES:
             raise PlanError(f"the secure sum takes {FEWEST_PARTIES} nodes or more; the federation has {len(nodes)}")
+        plan, catalog = agreement.plan, agreement.catalog
         parties = [str(public) for _, public in sorted(nodes.items())] if secure else []
         offer = {
             "version": __version__,
@@ -97,8 +95,8 @@ class RemoteEngine:
         if secure:
             who, honest, _ = honest_of(parties)
             self._parties = len(parties), honest, who
-            assert plan.n_max is not None
-            self._sums = NetworkSums(self._links, key, nodes, run, plan.n_max, waiting.deadline, tell, self.read)
+            n_max = agreement.n_max
+            self._sums = NetworkSums(self._links, key, nodes, run, n_max, waiting.deadline, tell, self.read)
         self._took_part: tuple[str, ...] = ()
         self._said: dict[str, Mapping[str, Any]] = {}
         self._kept: set[tuple[str, int]] = set()

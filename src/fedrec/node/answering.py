@@ -13,7 +13,7 @@ from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.aggregation.wire import decode_sum, encode_sum
 from fedrec.errors import DamagedError, PlanError
-from fedrec.federation.agreed import agreed_rows, agreed_spec, check_call
+from fedrec.federation.agreed import check_call
 from fedrec.federation.call_fields import Call
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.measuring import measuring_spec
@@ -93,22 +93,22 @@ def answer_call(
 
 def _held_to_plan(opened: OpenedHere, call: Call) -> Call:
     """The call with everything that the node works out itself."""
-    items = len(opened.data.catalog)
-    check_call(opened.plan, call, items, opened.honest)
+    agreement = opened.agreement
+    check_call(agreement, call, opened.honest)
     if not isinstance(call, RoundCall):
         return call
-    spec = agreed_spec(opened.plan, call.shared, call.round, opened.excess)
-    if call.spec.digest != spec.digest:
+    spec = agreement.spec(call.shared, call.round, opened.excess)
+    if spec is None or call.spec.digest != spec.digest:
         raise PlanError(f"round {call.round} is asked for with other arrays or another grid than the plan's")
-    return replace(call, spec=spec, rows=agreed_rows(opened.plan, call.round, items))
+    return replace(call, spec=spec, rows=agreement.rows(call.round))
 
 
 def _transcript(opened: OpenedHere, call: Call, fields: Mapping[str, Any]) -> Transcript:
     """What all nodes must have heard; the record, of rounds, is checked and taken in on the way."""
-    record = ""
+    plan, record = opened.agreement.plan, ""
     if isinstance(call, RoundCall):
         checkpoint = Checkpoint.parse(opened.witness.see(fields.get("record")).text)
-        if opened.plan.asynchronous is None:  # where sums arrive in their own time, the record grows meanwhile
+        if plan.asynchronous is None:  # where sums arrive in their own time, the record grows meanwhile
             record = f"{checkpoint.size} {checkpoint.root.hex()}"
     model = "" if isinstance(call, CountCall) else opened.shared[0]
     standing = _standing(opened, call, fields.get("standing"))
@@ -117,7 +117,7 @@ def _transcript(opened: OpenedHere, call: Call, fields: Mapping[str, Any]) -> Tr
         call,
         model,
         run=opened.run,
-        plan=opened.plan.digest,
+        plan=plan.digest,
         parties=opened.parties,
         record=record,
         past=past,

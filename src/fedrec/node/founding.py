@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from fedrec.aggregation.release import Release
 from fedrec.data.keys import KeyedSource
-from fedrec.data.splits import Split
-from fedrec.federation.plan import Plan
-from fedrec.node.node import Floors, Node, refitted
+from fedrec.data.splits import TRAIN, VALID, Split
+from fedrec.federation.agreement import Agreement
+from fedrec.node.node import Floors, Node
+from fedrec.node.shard import Shard
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance, kept_secret
 from fedrec.privacy.guard import Guard
 
-__all__ = ["found_node"]
+__all__ = ["found_node", "refitted"]
 
 
 def found_node(
     name: str,
-    split: Split,
-    plan: Plan,
+    splits: Sequence[Split],
+    agreement: Agreement,
     folder: Path | None,
     floors: Floors,
     chance: Chance = SYSTEM,
@@ -30,8 +31,8 @@ def found_node(
 
     Args:
         name: for messages.
-        split: of its users.
-        plan: resolved.
+        splits: of its users: one, or one for each of its shards.
+        agreement: the plan, with its model and catalog.
         folder: for private rows, journals and the node's secret; `None` for in memory.
         floors: the owner's.
         chance: where secrets come from: of a private run all, of one with a floor for items, that leaves this process,
@@ -39,24 +40,30 @@ def found_node(
         budget: the owner's, for a private run; without one the node keeps a journal without limits.
         salts: what salts of receipts are drawn from; where sums leave this process a secret, whatever the plan.
     """
+    plan = agreement.plan
     source, guard, hidden = KeyedSource.from_seed(plan.seed), None, None
     if plan.items is not None and not floors.simulated:
         hidden = kept_secret(folder, name, chance)
     if plan.privacy is not None:
         source = kept_secret(folder, name, chance)
         journal = budget or Budget(None if folder is None else folder / "budget.jsonl")
-        guard = Guard(name, plan.privacy, plan.build_model(), plan.share(), journal)
-    return Node(
-        name,
-        refitted(split) if plan.refit else split,
-        plan.build_model(),
-        Release(plan.release),
-        source,
-        folder=folder,
-        floors=floors,
-        leaky=plan.leaky,
-        weights=plan.weights,
-        guard=guard,
-        hidden=hidden,
-        salts=salts,
-    )
+        guard = Guard(name, plan.privacy, agreement.model, agreement.share, journal)
+    shards = [
+        Shard(name, refitted(split) if plan.refit else split, agreement, source, place)
+        for split, place in zip(splits, _places(folder, len(splits)), strict=True)
+    ]
+    return Node(name, shards, source, folder, floors, guard, hidden, salts)
+
+
+def refitted(split: Split) -> Split:
+    """The same split with the validation part moved into train."""
+    part = split.part.copy()
+    part[part == VALID] = TRAIN
+    return Split(split.data, part, f"{split.method}, refitted", split.merged, split.every)
+
+
+def _places(folder: Path | None, shards: int) -> list[Path | None]:
+    """Where shards keep private rows: the only one in the folder of the node, several in folders of their own."""
+    if folder is None or shards == 1:
+        return [folder] * shards
+    return [folder / f"shard-{number}" for number in range(shards)]

@@ -21,6 +21,7 @@ from fedrec.data.interactions import Interactions
 from fedrec.documents import read_file
 from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
 from fedrec.federation.agreed import check_committed
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.call_fields import decode_call
 from fedrec.federation.messages import (
     Reply,
@@ -29,7 +30,6 @@ from fedrec.federation.messages import (
     request_digest,
     unpack_arrays,
 )
-from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, State
 from fedrec.node.answering import answer_call
 from fedrec.node.node import Node
@@ -54,12 +54,13 @@ class Served:
 
     Args:
         folder: where it belongs; its parent is for all that the node serves.
-        plan, node, state, kept: the plan, the node with private rows, the shared arrays, the round they are of.
+        agreement, node: what was agreed on, and the node with private rows.
+        state, kept: the shared arrays, and the round they are of.
         data: the node's interactions.
     """
 
     folder: Path
-    plan: Plan
+    agreement: Agreement
     node: Node
     state: State
     kept: int
@@ -171,7 +172,7 @@ class NodeHost:
             self._opened = None  # one at a time in memory; the disk keeps the others
             opened = open_run_here(self.config, self._key, offer, request.run, folder, budget, self._chance)
             self._opened = opened
-        plan = opened.plan
+        plan = opened.agreement.plan
         _LOG.info("run %s is open: %s, plan %s", request.run[:8], plan.model["name"], plan.digest[:12])
         return {
             "valid": opened.measures("valid"),
@@ -204,19 +205,19 @@ class NodeHost:
     def _settle(self, opened: OpenedHere, request: Request) -> dict[str, Any]:
         shared, committed = self._shared(opened, request), _whole(request.fields, "committed")
         if request.kind == "keep":
-            check_committed(opened.plan, committed)
+            check_committed(opened.agreement, committed)
             opened.answers.stand(committed)
             opened.node.keep(shared, committed)
             return {}
         kept = _whole(request.fields, "kept")
-        check_committed(opened.plan, committed, kept)
+        check_committed(opened.agreement, committed, kept)
         opened.answers.finish(committed, kept)
         opened.node.finish(shared, committed, kept)
         folder = self.config.home / "models" / opened.run
         if opened.data.n_users == 0:
             _LOG.warning("run %s is finished; no users are here to serve with it", opened.run[:8])
             return {}
-        self._save(Served(folder, opened.plan, opened.node, State(shared), kept, opened.data))
+        self._save(Served(folder, opened.agreement, opened.node, State(shared), kept, opened.data))
         _LOG.info("run %s is finished; the model is in %s", opened.run[:8], folder.with_name("latest"))
         return {}
 

@@ -1,45 +1,29 @@
-"""A node: holds clients' data and private rows, and lets only sums out."""
+"""A node: the gate between its users' rows and everybody else. It lets only sums out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fedrec.aggregation.queries import Query
-from fedrec.aggregation.release import Release
 from fedrec.aggregation.sums import Sum
-from fedrec.data.clients import Clients
-from fedrec.data.interactions import Interactions, rows_of
-from fedrec.data.keys import KeyedSource, client_keys
-from fedrec.data.ratings import check_ratings
-from fedrec.data.splits import HISTORY, TRAIN, VALID, Split
-from fedrec.data.weights import Weights
-from fedrec.errors import FedrecError, InputError, PlanError
-from fedrec.evaluation.errors import error_sums
-from fedrec.evaluation.ranks import ItemLists, user_metrics
+from fedrec.data.keys import KeyedSource
+from fedrec.errors import PlanError
 from fedrec.federation.calls import CountCall, EvaluationCall, Part, RoundCall
-from fedrec.federation.item_floor import SERVED, add_noise, count_chunk, only_served, rows_served
-from fedrec.federation.measuring import add_metrics, measuring_spec
+from fedrec.federation.item_floor import SERVED, add_noise, rows_served
 from fedrec.federation.partial_rows import only_rows
 from fedrec.federation.transcript import Transcript
-from fedrec.federation.warm_start import Changed, Remembered, first_rows
-from fedrec.models.base import Arrays, Given, Private, Recommender
-from fedrec.models.private_state import finite_clients, joined, placed
-from fedrec.models.traits import Cost
-from fedrec.models.values import rating_scale
+from fedrec.models.base import Arrays
 from fedrec.node.cohorts import cohort
-from fedrec.node.private_rows import PrivateRows, RowShapes
+from fedrec.node.shard import Shard
 from fedrec.privacy.guard import Guard
 from fedrec.progress import followed
 from fedrec.record.receipts import RECEIPTS, Receipt, Receipts, sum_digest
 
 __all__ = ["Floors", "Node"]
-
-_CHUNK_FLOATS = 1 << 23
-_SCORE_FLOATS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -62,19 +46,18 @@ class Floors:
 
 
 class Node:
-    """Clients at one place.
+    """Clients at one place, in one shard or in several, whose sums add up.
+
+    The node draws cohorts, holds coordinators to the plan and to its owner's floors, adds its share of noise and keeps
+    receipts. Its shards hold the rows and compute.
 
     Args:
         name: for messages.
-        split: its users' interactions and their parts; training code is handed the training part only.
-        model: the recommender of the plan.
-        release: what happens to contributions before they are summed.
+        shards: its users, each in one of them.
         source: the node's secret.
-        folder: where private rows are kept; `None` for in memory only.
+        folder: where receipts are kept; `None` for none.
         floors: the owner's.
-        leaky: tell training about held-out items (`negatives: paper-leaky`).
-        weights: how values weigh; without them only a model that reads ratings is handed values.
-        guard: of a private run: clips contributions, checks calls and keeps the owner's budget.
+        guard: of a private run: checks calls, adds noise and keeps the owner's budget.
         hidden: what noise on counts of items is drawn from; `source` if `None`.
         salts: what salts of receipts are drawn from; `source` if `None`.
     """
@@ -82,22 +65,16 @@ class Node:
     def __init__(
         self,
         name: str,
-        split: Split,
-        model: Recommender,
-        release: Release,
+        shards: Sequence[Shard],
         source: KeyedSource,
         folder: Path | None = None,
         floors: Floors = Floors(),
-        leaky: bool = False,
-        weights: Weights | None = None,
         guard: Guard | None = None,
         hidden: KeyedSource | None = None,
         salts: KeyedSource | None = None,
     ) -> None:
         self.name = name
-        self.split = split
-        self.model = model
-        self.release = release
+        self.shards = tuple(shards)
         self.source = source
         self.hidden = hidden or source
         self.salts = salts or source
@@ -106,37 +83,47 @@ class Node:
         self.guard = guard
         self.small_sums = 0
         self.smallest_sum: int | None = None
-        self.keys = client_keys(source, split.data.users)
-        self.weights = weights
-        self._seen = seen = _as_read(split, model, weights)
-        held_out = seen.data.where((seen.part != TRAIN) & (seen.part != HISTORY)) if leaky else None
-        self.clients = Clients.of(seen.repeated(seen.train), self.keys, held_out)
-        self.met = self.clients.lengths > 0
-        self.active = np.flatnonzero(self.met)
-        self._cost = model.cost(split.data.n_items)
-        self._public = model.public(split.data.catalog)
-        self._shapes = RowShapes(model.shapes(split.data.n_items).rows, len(self.clients), split.data.n_items)
-        self._private = None if folder is None else PrivateRows.open(folder, self._shapes)
-        self._before: Remembered | None = None
-        self._scored: _Scored | None = None
+        self._starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
+        self._keys = np.concatenate([shard.keys for shard in self.shards])
+        self._active = np.concatenate(
+            [start + shard.active for start, shard in zip(self._starts, self.shards, strict=False)]
+        )
         self._receipts: Receipts | None = None
 
-    @property
-    def data(self) -> Interactions:
-        """All interactions of the node."""
-        return self.split.data
+    def __len__(self) -> int:
+        """Number of users."""
+        return len(self._keys)
 
     def weighed(self) -> dict[str, int]:
         """How many weights of interactions were cut to the largest, and how many are 0."""
-        data = self._seen.data
-        if self.weights is None or data.values is None:
-            return {"cut": 0, "nothing": 0}
-        return {"cut": self.weights.cut(self.split.data), "nothing": int(np.sum(data.values == 0))}
+        return _added(shard.weighed() for shard in self.shards)
 
-    @property
-    def known(self) -> Interactions:
-        """All interactions of the node as the model reads them."""
-        return self._seen.repeated(self._seen.data)
+    def counts(self) -> dict[str, int]:
+        """Interactions per part."""
+        return _added(shard.split.counts() for shard in self.shards)
+
+    def fingerprint(self) -> int:
+        """The node's share of the split's hash."""
+        return sum(shard.fingerprint() for shard in self.shards)
+
+    def holding(self, part: Part) -> int:
+        """How many users hold out something of a part."""
+        return sum(shard.holding(part) for shard in self.shards)
+
+    def drawn(self, round: int, share: float) -> list[np.ndarray]:
+        """Who takes part in a round: of each shard the positions of its clients, ascending.
+
+        Args:
+            round: its number.
+            share: probability of a client to be drawn.
+        """
+        terms = None if self.guard is None else self.guard.terms
+        chosen = cohort(self.source, self._keys, self._active, round, share, terms)
+        bounds = np.searchsorted(chosen, self._starts)
+        return [
+            chosen[first:last] - start
+            for first, last, start in zip(bounds[:-1], bounds[1:], self._starts[:-1], strict=True)
+        ]
 
     def contribute(self, call: RoundCall) -> Sum:
         """The node's sum for a round. Asking twice gives the same sum and changes nothing.
@@ -147,46 +134,31 @@ class Node:
             PlanError: if fewer clients than the owner's floor would be in the sum, or a private run breaks its terms.
             FedrecError: naming node, round and step, if the model fails.
         """
-        total = self._contribute_change(call) if call.change else self._contribute(call)
+        total = self._changed(call) if call.change else self._summed(call)
         if self.folder is not None:
             total.commitments = (self._keep_receipt(call, total, self.folder),)
         return total
 
-    def _contribute(self, call: RoundCall) -> Sum:
+    def _summed(self, call: RoundCall) -> Sum:
         agreed = self._agreed(call)
         queries = self._admitted(call, agreed)
-        rng = self.source.child("contribute", call.round)
-        given = Given(call.round, call.shared, self._public, rng)
-        private = self._settled(call.shared, call.committed, anew=True)
-        drawn = self._cohort(call)
-        total, served = Sum.zeros(call.spec, call.round), self._served(call.shared)
-        changed: list[tuple[np.ndarray, Private]] = []
-        for chosen in followed(chunks(self.clients.lengths[drawn], self._cost), len(drawn)):
-            positions = drawn[chosen]
-            clients = self.release.before(only_served(self._take(positions), served), rng)
-            rows = None if private is None else private.take(positions)
-            try:
-                contributions, updated = self.model.contribute(given, clients, rows)
-                contributions = self.release.after(contributions, clients)
-                if self.guard is not None:
-                    contributions = self.guard.clip(contributions, queries, call.spec)
-                sound = None if updated is None else finite_clients(updated, len(positions))
-                kept = total.add(contributions, sound)
-            except (ValueError, IndexError, KeyError, ArithmeticError, AssertionError) as error:
-                raise FedrecError(
-                    f"node {self.name}, round {call.round}, step contribute of {self.model.name}: {error!r}"
-                ) from error
-            if updated is not None:
-                changed.append((positions[kept], {name: array[kept] for name, array in updated.items()}))
+        served, parts = self._served(call.shared), self.drawn(call.round, call.share)
+        work = followed(list(zip(self.shards, parts, strict=True)), sum(map(len, parts)), lambda part: len(part[1]))
+        total = _merged(shard.contribute(call, positions, served, queries) for shard, positions in work)
         self._guard(total.clients)
         rows_served(total, served)
         only_rows(total, call.rows)
         if self.guard is not None:
-            total = self.guard.with_noise(total, queries, call.privacy, rng.child("share", agreed))
-        if private is not None and changed:
-            positions = np.concatenate([part for part, _ in changed])
-            names = changed[0][1]
-            private.stage(call.round, positions, {n: joined([rows[n] for _, rows in changed]) for n in names})
+            key = self.source.child("contribute", call.round).child("share", agreed)
+            total = self.guard.with_noise(total, queries, call.privacy, key)
+        for shard in self.shards:
+            shard.journal(call.round)
+        return total
+
+    def _changed(self, call: RoundCall) -> Sum:
+        """The sum of what changed since the earlier run."""
+        total = _merged(shard.contribute_change(call) for shard in self._followed())
+        self._guard(total.clients)
         return total
 
     def _keep_receipt(self, call: RoundCall, total: Sum, folder: Path) -> str:
@@ -200,195 +172,28 @@ class Node:
 
     def count_items(self, call: CountCall) -> Sum:
         """How many of the node's clients have each item, with noise; the same whenever it is asked."""
-        total = Sum.zeros(call.spec)
-        for chosen in followed(chunks(self.clients.lengths[self.active], self._cost), len(self.active)):
-            total.add(count_chunk(self.clients.take(self.active[chosen])))
+        total = _merged(shard.count_items(call.spec) for shard in self._followed())
         self._guard(total.clients)
         add_noise(total, call.noise, self.hidden.child("item floor", self.name))
         return total
 
     def evaluate(self, call: EvaluationCall) -> Sum:
         """Metrics of the node's users as a sum; over nobody where fewer than the owner's floor would be in it."""
-        relevant = self._held_out(call.part)
-        history = self._histories(call.part)
-        total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max))
-        scale = rating_scale(self.model) if any(metric.of_ratings for metric in call.metrics) else None
-        if relevant.values is None and len(relevant) and any(metric.graded for metric in call.metrics):
-            raise InputError("graded relevance is read from ratings, and the data has none; take ndcg instead")
-        for positions, clients, scores in self._scores(
-            call.shared, call.committed, history, np.flatnonzero(relevant.lengths > 0)
-        ):
-            history_lists = (clients.indptr, clients.items)
-            wanted, touched = (lists_of(data, positions) for data in (relevant, self._seen.data))
-            values = None if relevant.values is None else relevant.values[rows_of(relevant.indptr, positions)]
-            errors = None
-            if scale is not None and values is not None:
-                errors = error_sums(scores, wanted, values, scale)
-            self._mask(call.shared, scores)
-            result = user_metrics(scores, history_lists, wanted, touched, call.metrics, call.protocol, values)
-            add_metrics(total, result, errors)
-        return self._held_back(total)
-
-    def _histories(self, part: Part) -> Interactions:
-        """What the model reads of each user when a part is predicted."""
-        return self._seen.repeated(self._seen.history(part))
-
-    def everyone(self) -> Clients:
-        """All users with all that the node knows of them."""
-        return Clients.of(self.known, self.keys)
-
-    def scores(
-        self, shared: Arrays, committed: int, history: Interactions, positions: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, Clients, np.ndarray]]:
-        """Scores of some users from their history, chunk by chunk: positions, clients, [clients, items] float32.
-
-        Users that never trained are folded in from their history. Items that take no part have −inf.
-        """
-        for chosen, clients, scores in self._scores(shared, committed, history, positions):
-            self._mask(shared, scores)
-            yield chosen, clients, scores
-
-    def predictions(
-        self, shared: Arrays, committed: int, positions: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Predicted ratings of some users, not cut to the scale, chunk by chunk: positions, [clients, items] float32.
-
-        Ratings that are held out for test are not read.
-        """
-        for chosen, _, scores in self._scores(shared, committed, self._histories("test"), positions):
-            yield chosen, scores
-
-    def _mask(self, shared: Arrays, scores: np.ndarray) -> None:
-        """Give items that take no part no score."""
-        if SERVED in shared:
-            scores[:, ~shared[SERVED]] = -np.inf
-
-    def _scores(
-        self, shared: Arrays, committed: int, history: Interactions, positions: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, Clients, np.ndarray]]:
-        """As `scores`, with the scores that the model gives to items that take no part."""
-        private = self._settled(shared, committed)
-        if private is not None and committed < 0 and (first := self._first_rows(shared)) is not None:
-            private = PrivateRows(dict(first), self._shapes)
-        everyone, given = Clients.of(history, self.keys), Given.to_score(shared, self._public)
-        size = max(1, _SCORE_FLOATS // max(self.data.n_items, 1))
-        for start in followed(range(0, len(positions), size)):
-            chosen = positions[start : start + size]
-            clients = everyone.take(chosen)
-            kept = self._scored
-            if kept is None or not kept.serves(shared, committed, chosen):
-                scores = self.model.score(given, clients, self._rows(given, private, clients, chosen))
-                same = not self.model.traits.scores_history and bool(self.met[chosen].all())
-                kept = _Scored(shared, committed, chosen, scores)
-                self._scored = kept if same else None
-            yield chosen, clients, kept.scores
+        return self._held_back(_merged(shard.evaluate(call) for shard in self._followed()))
 
     def keep(self, shared: Arrays, committed: int) -> None:
         """Remember the private rows of the best round so far."""
-        private = self._settled(shared, committed)
-        if private is not None:
-            private.keep()
+        for shard in self.shards:
+            shard.keep(shared, committed)
 
     def finish(self, shared: Arrays, committed: int, kept: int) -> None:
         """End with the private rows of round `kept`; may be called again after a crash."""
-        self._scored = None
-        if self._private is None or self._private.applied != kept:
-            self._settled(shared, committed)
-        if self._private is not None:
-            self._private.finish(kept)
+        for shard in self.shards:
+            shard.finish(shared, committed, kept)
 
-    def private(self) -> Private | None:
-        """The private rows as they are, one per user of the node."""
-        return None if self._private is None else self._private.arrays
-
-    def adopt(self, private: Private, committed: int, met: np.ndarray | None = None) -> None:
-        """Take over private rows from elsewhere, one per user of the node, as of round `committed`.
-
-        Args:
-            private: the rows.
-            committed: their round.
-            met: whose rows training made [users] bool; the others are folded in. By default, whoever has a part that is
-                trained on.
-        """
-        self._scored = None
-        self.met = self.met if met is None else met
-        self._private = PrivateRows.create(private, self._shapes, self.folder, committed)
-
-    def remember(self, before: Remembered) -> None:
-        """Take over what an earlier run left at this node: private rows of known users, and what was summed of them.
-
-        Raises:
-            PlanError: if the split holds out what was trained on.
-        """
-        before.check_future(self.split)
-        self._before = replace(before, train=_values_read(before.train, self.model, self.weights))
-
-    def _held_out(self, part: Part) -> Interactions:
-        """What a part holds out, with its values as they are; not what weighs nothing, which is no example."""
-        held_out, read = self.split.relevant(part), self._seen.relevant(part)
-        return held_out if self.weights is None or read.values is None else held_out.where(read.values > 0)
-
-    def fingerprint(self) -> int:
-        """The node's share of the split's hash."""
-        return self.split.hash(self.keys)
-
-    def _contribute_change(self, call: RoundCall) -> Sum:
-        """The sum of changed histories, less the sum of what they were; users that are gone are taken out."""
-        if self._before is None:
-            raise FedrecError(f"node {self.name}, round {call.round}: it remembers no earlier run to sum the change of")
-        rng = self.source.child("contribute", call.round)
-        given = Given(call.round, call.shared, self._public, rng)
-        both = Changed.of(self._before.train.catalog, self.data.catalog)
-        keys = client_keys(self.source, self._before.train.users)
-        now, former = both.clients(self._before, self.clients, self.data.users, keys)
-        total, taken_out = Sum.zeros(call.spec, call.round), Sum.zeros(call.spec, call.round)
-        for clients, out in ((now, total), (former, taken_out)):
-            for positions in followed(chunks(clients.lengths, self._cost), len(clients)):
-                chosen = self.release.before(clients.take(positions), rng)
-                contributions, _ = self.model.contribute(given, chosen, None)
-                out.add(self.release.after(contributions, chosen))
-        for name, array in total.arrays.items():
-            array -= taken_out.arrays[name]
-        total.clients = len(np.union1d(now.keys, former.keys))
-        self._guard(total.clients)
-        return total
-
-    def _rows(self, given: Given, private: PrivateRows | None, clients: Clients, chosen: np.ndarray) -> Private | None:
-        if private is None:
-            return None
-        rows = private.take(chosen)
-        strangers = np.flatnonzero(~self.met[chosen])
-        if len(strangers):
-            folded = self.model.fold_in(given, clients.take(strangers))
-            for name, array in (folded or {}).items():
-                rows[name] = placed(rows[name], strangers, array)
-        return rows
-
-    def _settled(self, shared: Arrays, committed: int, anew: bool = False) -> PrivateRows | None:
-        """Private rows as of round `committed`; `anew` when what was computed of later ones counts no more.
-
-        Rows that no round has changed follow from the arrays of the very call: not from those of an earlier one, which
-        other nodes may not have been shown.
-        """
-        rows = self._private
-        if rows is None or (anew and committed == rows.applied == -1):
-            first = self._first_rows(shared)
-            if first is None:
-                return None
-            if rows is None:
-                rows = self._private = PrivateRows.create(first, self._shapes, self.folder)
-            else:
-                rows.begin_anew(first)
-        rows.settle(committed, anew)
-        return rows
-
-    def _first_rows(self, shared: Arrays) -> Private | None:
-        """Private rows before the first round that counts."""
-        given = Given(-1, shared, self._public, self.source.child("join"))
-        first = self.model.join(given, self.clients)
-        if first is None or self._before is None:
-            return first
-        return first_rows(first, self.data.users, self.data.catalog, self._before)
+    def _followed(self) -> Iterable[Shard]:
+        """The shards, one after the other; each is as much of the work as it has users."""
+        return followed(self.shards, len(self), len)
 
     def _agreed(self, call: RoundCall) -> str:
         """Digest of all that was asked; only private rounds need it."""
@@ -405,20 +210,13 @@ class Node:
             raise PlanError(f"node {self.name}: round {call.round} promises privacy, which the plan does not know of")
         return ()
 
-    def _cohort(self, call: RoundCall) -> np.ndarray:
-        terms = None if self.guard is None else self.guard.terms
-        return cohort(self.source, self.keys, self.active, call.round, call.share, terms)
-
-    def _take(self, positions: np.ndarray) -> Clients:
-        return self.clients if len(positions) == len(self.clients) else self.clients.take(positions)
-
     def _served(self, shared: Arrays) -> np.ndarray | None:
         """Which items take part [items] bool; `None` for all."""
         served, least = shared.get(SERVED), self.floors.min_item_clients
         if least is None or self.floors.masked:
             return served
-        counts = np.bincount(self.clients.items, minlength=self.data.n_items)
-        return counts >= least if served is None else served & (counts >= least)
+        enough: np.ndarray = np.sum([shard.item_counts() for shard in self.shards], axis=0) >= least
+        return enough if served is None else served & enough
 
     def _guard(self, clients: int) -> None:
         """Refuse a sum over too few clients, in the same words for any few."""
@@ -441,72 +239,18 @@ class Node:
         return not self.floors.simulated
 
 
-def _as_read(split: Split, model: Recommender, weights: Weights | None) -> Split:
-    """The split as the model reads it: without what it does not read, with weights instead of values, if any, or with
-    ratings.
-
-    Interactions for training that weigh nothing become history: nothing is learned from them, and they are not
-    recommended.
-    """
-    data, part = _rows_read(split.data, model, weights), split.part
-    if weights is not None and data.values is not None and (nothing := (data.values == 0) & (part == TRAIN)).any():
-        part = np.where(nothing, np.int8(HISTORY), part)
-    every = split.every if "repeats" in model.traits.reads else None
-    return replace(split, data=data, part=part, every=None if every is None else _rows_read(every, model, weights))
+def _merged(sums: Iterable[Sum]) -> Sum:
+    """The sum over shards."""
+    parts = iter(sums)
+    total = next(parts)
+    for part in parts:
+        total.merge(part)
+    return total
 
 
-def _rows_read(data: Interactions, model: Recommender, weights: Weights | None) -> Interactions:
-    """Interactions with what the model reads of them: times, values, features of users."""
-    if "times" not in model.traits.reads:
-        data = data.without_times()
-    if "user_features" not in model.traits.reads:
-        data = data.without_user_features()
-    return _values_read(data, model, weights)
-
-
-def _values_read(data: Interactions, model: Recommender, weights: Weights | None) -> Interactions:
-    """Interactions with the values that the model reads: weights, ratings, or none."""
-    if (scale := rating_scale(model)) is not None:
-        check_ratings(data, *scale, model.name)
-        return data
-    return data.without_values() if weights is None else weights.weighed(data)
-
-
-@dataclass(frozen=True, eq=False)
-class _Scored:
-    """The last scores of a model that reads no history: validation and test rank the same ones."""
-
-    shared: Arrays
-    committed: int
-    positions: np.ndarray
-    scores: np.ndarray
-
-    def serves(self, shared: Arrays, committed: int, positions: np.ndarray) -> bool:
-        """Whether they are those of the same users under the same model."""
-        same = self.shared is shared and self.committed == committed
-        return same and np.array_equal(self.positions, positions)
-
-
-def lists_of(data: Interactions, positions: np.ndarray) -> ItemLists:
-    """The items of some users, one list after the other."""
-    indptr = np.zeros(len(positions) + 1, dtype=np.int64)
-    np.cumsum(data.lengths[positions], out=indptr[1:])
-    return indptr, data.items[rows_of(data.indptr, positions)]
-
-
-def chunks(lengths: np.ndarray, cost: Cost) -> Iterator[np.ndarray]:
-    """Positions of clients with so many interactions, in groups whose contributions fit in memory together."""
-    floats = np.cumsum(lengths * cost.per_interaction + cost.per_client)
-    start = 0
-    while start < len(lengths):
-        before = floats[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(floats, before + _CHUNK_FLOATS, side="right")))
-        yield np.arange(start, stop)
-        start = stop
-
-
-def refitted(split: Split) -> Split:
-    """The same split with the validation part moved into train."""
-    part = split.part.copy()
-    part[part == VALID] = TRAIN
-    return Split(split.data, part, f"{split.method}, refitted", split.merged, split.every)
+def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Counts of the same names, added up."""
+    total: dict[str, int] = {}
+    for count in counts:
+        total = {name: total.get(name, 0) + number for name, number in count.items()}
+    return total

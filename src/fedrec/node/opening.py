@@ -17,9 +17,9 @@ from fedrec.data.digests import digest_of
 from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
 from fedrec.data.sources import load_source
-from fedrec.data.splits import SplitMethod
 from fedrec.documents import parse_json
 from fedrec.errors import DamagedError, NothingLeftError, PlanError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import Part
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.item_floor import SERVED
@@ -94,7 +94,7 @@ class OpenedHere:
 
     Args:
         run: its number.
-        plan, node, data: the plan, the node that serves it, its owner's data.
+        agreement, node, data: what was agreed on, the node that serves it, its owner's data.
         party: the node in secure sums; `None` where sums are plain.
         parties: public keys of the nodes of secure sums, as text.
         witness: what the node knows of the record.
@@ -109,7 +109,7 @@ class OpenedHere:
     """
 
     run: str
-    plan: Plan
+    agreement: Agreement
     node: Node
     data: Interactions
     party: NetworkParty | None
@@ -139,9 +139,9 @@ class OpenedHere:
 
     def measures(self, part: Part) -> bool:
         """Whether enough users hold out something of a part for the node to say so; not where sums hide it in noise."""
-        if hides_sums(self.plan):
+        if hides_sums(self.agreement.plan):
             return False
-        return int((self.node.split.relevant(part).lengths > 0).sum()) >= self.least
+        return self.node.holding(part) >= self.least
 
 
 def agree(config: NodeConfig, offer: Offer, run: str, folder: Path, coordinator: str) -> Budget | None:
@@ -192,17 +192,18 @@ def open_run_here(
     plan = offer.plan
     catalog = Catalog.from_json_lines(offer.catalog, "the offered catalog")
     plan.check_catalog(catalog)
-    config.limits.check_model(plan.build_model(), len(catalog))
-    data, digest = _load(config, plan, catalog, folder)
+    agreement = Agreement.of(plan, catalog)
+    config.limits.check_model(agreement.model, len(catalog))
+    data, digest = _load(config, agreement, folder)
     least = max(config.policy.min_clients, plan.min_clients)
-    check_users(plan, data.n_users, 0 if offer.secure else least, config.policy.vouch or least)
+    check_users(agreement, data.n_users, 0 if offer.secure else least, config.policy.vouch or least)
     changed = "the node's data changed since the run was opened; restore it, or begin another run"
     _keep(folder / "data", digest.encode(), changed)  # private rows and charges are of those users
-    split = SplitMethod.parse(plan.split).apply(data, KeyedSource.from_seed(plan.seed))
     own_items = None if plan.privacy is not None else config.policy.min_item_clients
     floors = Floors(least, masked=offer.secure, min_item_clients=own_items)
     salts = KeyedSource(hashlib.blake2b(b"salts of receipts", key=key.secret, digest_size=16).digest()).child(run)
-    node = found_node(config.name, split, plan, folder / "private" / config.name, floors, chance, budget, salts)
+    home = folder / "private" / config.name
+    node = found_node(config.name, [agreement.divided(data)], agreement, home, floors, chance, budget, salts)
     cut = node.weighed()["cut"]
     if cut and plan.weights is not None:
         _LOG.warning("%s", plan.weights.remark(cut))
@@ -226,10 +227,21 @@ def open_run_here(
 
     assert config.policy.coordinator is not None
     witness = Witness(folder / "seen", PublicKey.parse(config.policy.coordinator), key)
-    fitting = Fitting(plan, catalog)
-    answers = Answers(FileStore(folder), repeats=plan.asynchronous is not None)
     return OpenedHere(
-        run, plan, node, data, party, offer.parties, witness, noise, fitting, folder, answers, vouched, excess, honest
+        run,
+        agreement,
+        node,
+        data,
+        party,
+        offer.parties,
+        witness,
+        noise,
+        fitting=Fitting(agreement),
+        folder=folder,
+        answers=Answers(FileStore(folder), repeats=plan.asynchronous is not None),
+        least=vouched,
+        excess=excess,
+        honest=honest,
     )
 
 
@@ -242,7 +254,7 @@ def honest_of(parties: Sequence[str]) -> tuple[str, int, int]:
     return who, shape.min_parties - shape.colluders, shape.min_parties
 
 
-def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> tuple[Interactions, str]:
+def _load(config: NodeConfig, agreement: Agreement, folder: Path) -> tuple[Interactions, str]:
     """The owner's data in the terms of the agreed catalog, and a digest by which a change of it is noticed; what is
     left out is counted and kept.
 
@@ -250,9 +262,10 @@ def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> tup
     Where sums hide in noise and no catalog is pinned, the digest is of the whole source: else a coordinator that opens
     a run again would be told whether anybody touched the few items of its catalog meanwhile.
     """
+    plan, catalog = agreement.plan, agreement.catalog
     own, reading = config.data, config.data.reading()
     cleaning, asked = agreed_cleanings(own.cleaning, plan.data.cleaning)
-    asked = asked.model_copy(update=_values_left(plan))
+    asked = asked.model_copy(update=_values_left(agreement))
     # read by itself: in terms of an agreed catalog the digest would be another for every federation
     as_owned = None
     if own.digest is not None or (hides_sums(plan) and not config.policy.catalogs):
@@ -276,9 +289,10 @@ def _load(config: NodeConfig, plan: Plan, catalog: Catalog, folder: Path) -> tup
     return data, as_owned or digest_of(data)
 
 
-def _values_left(plan: Plan) -> dict[str, object]:
+def _values_left(agreement: Agreement) -> dict[str, object]:
     """Cleaning that leaves out values that the model cannot use: an error about one of them would tell of one user."""
-    cleaning, scale = plan.data.cleaning, rating_scale(plan.build_model())
+    plan, scale = agreement.plan, rating_scale(agreement.model)
+    cleaning = plan.data.cleaning
     least, most = cleaning.lowest_rating, cleaning.rating_at_most
     if plan.weights is not None:
         return {"rating_at_least": max(least or 0.0, 0.0)}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fedrec.data.splits import SplitMethod
 from fedrec.errors import PlanError
+from fedrec.federation.compatibility import broken_rules, place_of
 from fedrec.federation.plan import Plan
 from fedrec.owner.config import NodeConfig, public_key
 from fedrec.owner.privacy_floors import expected_clients, privacy_refusals
@@ -77,7 +78,7 @@ def refusals(
         *_what(config, plan),
         *cleaning_refusals(config, plan),
         *_sums(config, plan, secure, users),
-        *privacy_refusals(config.privacy, config.name, plan, secure, budget),
+        *privacy_refusals(config.privacy, config.name, plan, budget),
         *_resources(config, plan, items),
     ]
 
@@ -245,18 +246,7 @@ def _sums(config: NodeConfig, plan: Plan, secure: bool, users: int | None) -> li
                 f"floor is {policy.min_item_clients}. Set items: {{least: {policy.min_item_clients}}} or privacy in "
                 "the plan, or the owner lowers policy.min_item_clients"
             )
-    if plan.robust is not None and (plan.robust.over == "groups") != secure:
-        found.append(
-            "robust: over: nodes takes every node's sum in the clear, which the secure sum hides. Ask for over: groups"
-            if secure
-            else "robust: over: groups hides a node among its group under the secure sum only, and the run is not a "
-            "secure one. Ask for the secure sum, or for over: nodes"
-        )
-    if plan.asynchronous is not None and secure:
-        found.append(
-            "asynchronous: a sum that waits in a buffer is open to the coordinator, which the secure sum promises that "
-            "none is. Ask for rounds of all nodes"
-        )
+    found += broken_rules(plan.case, place_of(secure))
     if not secure and _drawn(plan, users) < floor:
         found.append(
             f"policy.min_clients: a round draws fewer than {floor} of this node's users as a rule, so its sums could "

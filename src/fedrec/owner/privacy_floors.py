@@ -10,7 +10,7 @@ from fedrec.errors import PlanError
 from fedrec.federation.plan import Plan
 from fedrec.privacy.accounting import Charge, cohort_epsilon
 from fedrec.privacy.budget import Budget, Limits
-from fedrec.privacy.terms import schedule
+from fedrec.privacy.terms import Privacy
 
 __all__ = ["PrivacyFloors", "expected_clients", "privacy_refusals"]
 
@@ -84,14 +84,13 @@ def expected_clients(plan: Plan) -> float | None:
     return None if users is None else plan.cohort * users
 
 
-def privacy_refusals(floors: PrivacyFloors, node: str, plan: Plan, secure: bool, budget: Budget | None) -> list[str]:
+def privacy_refusals(floors: PrivacyFloors, node: str, plan: Plan, budget: Budget | None) -> list[str]:
     """Every reason why an owner's floors do not allow a plan.
 
     Args:
         floors: the owner's.
         node: its name, under which the journal keeps its charges.
         plan: what is asked.
-        secure: whether sums leave masked.
         budget: the journal; `None` for a run that has its reservation in it already.
     """
     found: list[str] = []
@@ -110,21 +109,13 @@ def privacy_refusals(floors: PrivacyFloors, node: str, plan: Plan, secure: bool,
                 "and privacy.delta in the plan, or the owner sets privacy.required = false"
             )
         return found
-    if plan.privacy.distributed and not secure:
-        found.append(
-            "privacy: noise: distributed is a share of noise, too little by itself, and protects under the secure sum "
-            "only. Ask for the secure sum"
-        )
     if floors.distributed and not plan.privacy.distributed:
         found.append(
             "privacy.distributed: with noise: central the coordinator sees sums without noise. Ask for noise: "
             "distributed and the secure sum, or the owner sets privacy.distributed = false"
         )
     try:
-        plan = plan.with_noise()
-        assert plan.privacy is not None
-        model = plan.build_model()
-        charges = schedule(plan.privacy, model.budget_shares, plan.share())
+        model, charges = plan.build_model(), plan.with_noise().charges()
     except PlanError as error:
         return [*found, str(error)]
     clip = model._clip if plan.privacy.clip is None else plan.privacy.clip
@@ -140,17 +131,16 @@ def privacy_refusals(floors: PrivacyFloors, node: str, plan: Plan, secure: bool,
             f"{floors.min_noise_multiplier:g}. Ask for a smaller epsilon or fewer rounds, or the owner lowers "
             "privacy.min_noise_multiplier"
         )
-    return [*found, *_losses(floors, node, plan, charges, budget)]
+    return [*found, *_losses(floors, node, plan.privacy, charges, budget)]
 
 
 def _losses(
-    floors: PrivacyFloors, node: str, plan: Plan, charges: Sequence[Charge], budget: Budget | None
+    floors: PrivacyFloors, node: str, terms: Privacy, charges: Sequence[Charge], budget: Budget | None
 ) -> list[str]:
     """Epsilon of the run, and of all runs with it, at the owner's delta."""
     found: list[str] = []
-    assert plan.privacy is not None
     if floors.max_run_epsilon is not None and floors.delta is not None:
-        cost = cohort_epsilon(charges, floors.delta, plan.privacy.participations)
+        cost = cohort_epsilon(charges, floors.delta, terms.participations)
         if cost > floors.max_run_epsilon * _SLACK:
             found.append(
                 f"privacy.max_run_epsilon: users would lose epsilon {cost:.4g} at delta {floors.delta:g} in this run; "
@@ -160,7 +150,7 @@ def _losses(
     limits = floors.limits
     if limits is not None:
         journal = Budget(None, limits) if budget is None else budget
-        dearest = sorted(charge.effective for charge in charges)[: plan.privacy.participations]
+        dearest = sorted(charge.effective for charge in charges)[: terms.participations]
         after = journal.epsilon(node, sum(1.0 / noise**2 for noise in dearest))
         if after > limits.epsilon * _SLACK:
             found.append(

@@ -6,6 +6,7 @@ import logging
 
 from fedrec.data.cleaning import Cleaning
 from fedrec.errors import PlanError
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.plan import Plan
 from fedrec.owner.config import NodeConfig
 
@@ -67,7 +68,7 @@ def hides_sums(plan: Plan) -> bool:
     return plan.privacy is not None and plan.privacy.distributed
 
 
-def check_users(plan: Plan, users: int, least: int, vouched: int) -> None:
+def check_users(agreement: Agreement, users: int, least: int, vouched: int) -> None:
     """Check how many users there are under the plan's catalog and cleaning.
 
     Where sums hide in noise, whoever asked with many catalogs or bounds would be told exact numbers by what is refused:
@@ -76,16 +77,16 @@ def check_users(plan: Plan, users: int, least: int, vouched: int) -> None:
     Raises:
         PlanError: if there are more than the plan says, or too few for their sums to leave.
     """
-    assert plan.n_max is not None
+    plan, n_max = agreement.plan, agreement.n_max
     if hides_sums(plan):
-        if users > plan.n_max or users < vouched:
+        if users > n_max or users < vouched:
             _LOG.warning(
                 "%d users take part; the plan says %d at most, beyond which sums may wrap around, and this node "
-                "vouches for %d", users, plan.n_max, vouched
+                "vouches for %d", users, n_max, vouched
             )  # fmt: skip
         return
-    if users > plan.n_max:
-        raise PlanError(f"there are more users here than the plan's n_max = {plan.n_max}")
+    if users > n_max:
+        raise PlanError(f"there are more users here than the plan's n_max = {n_max}")
     if users < least:
         raise PlanError(
             f"under this catalog and cleaning fewer than {least} users are here, whose sums could not leave unmasked"

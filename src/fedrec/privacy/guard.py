@@ -16,7 +16,7 @@ from fedrec.privacy.shares import with_share
 from fedrec.privacy.terms import Privacy, schedule
 from fedrec.record.receipts import sum_digest
 
-__all__ = ["Guard", "RoundTerms"]
+__all__ = ["Guard", "RoundTerms", "clipped"]
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,6 @@ class Guard:
         self._charge(terms, round, agreed)
         return queries
 
-    def clip(self, contributions: Contributions, queries: tuple[Query, ...], spec: SumSpec) -> Contributions:
-        """Contributions none of which exceeds its bound, after rounding to the grid."""
-        for query in queries:
-            contributions = contributions.clip(query.metrics, clip_limit(query, spec))
-        return contributions
-
     def with_noise(self, total: Sum, queries: tuple[Query, ...], call: RoundTerms | None, key: KeyedSource) -> Sum:
         """The node's sum as it may be masked: with its share of the noise, and without exact counts.
 
@@ -161,3 +155,10 @@ class Guard:
         }
         self.budget.begin(call.run, self.node, opened, every, self.terms.participations, self.terms.clip)
         self.budget.charge(call.run, self.node, round, every[round], agreed)
+
+
+def clipped(contributions: Contributions, queries: tuple[Query, ...], spec: SumSpec) -> Contributions:
+    """Contributions none of which exceeds its bound, after rounding to the grid; as they are without queries."""
+    for query in queries:
+        contributions = contributions.clip(query.metrics, clip_limit(query, spec))
+    return contributions

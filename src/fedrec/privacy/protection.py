@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fedrec.aggregation.queries import private_spec
-from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
-from fedrec.errors import PlanError
 from fedrec.models.base import Arrays, Recommender
 from fedrec.privacy.accounting import cohort_epsilon
 from fedrec.privacy.chance import Chance
@@ -31,9 +28,6 @@ class Protection:
         chance: where noise comes from.
         parties: nodes of a secure sum, how many of them are honest and left in it at least, and a digest of who they
             are; `None` of a plain sum.
-
-    Raises:
-        PlanError: if nodes are to add the noise, and their sums are plain.
     """
 
     def __init__(
@@ -46,11 +40,6 @@ class Protection:
         chance: Chance,
         parties: tuple[int, int, str] | None = None,
     ) -> None:
-        if terms.distributed and parties is None:
-            raise PlanError(
-                "privacy: noise: distributed is noise that nodes add before they mask their sums; give --secure and "
-                "--nodes 3 or more. With noise: central the coordinator is trusted with exact sums"
-            )
         self.terms = terms
         self.model = model
         self.n_max = n_max
@@ -61,19 +50,6 @@ class Protection:
         self.parties = parties if terms.distributed else None
         self.excess = 1.0 if self.parties is None else math.sqrt(self.parties[0] / self.parties[1])
         """Deviation of all shares of noise together, over that which is promised."""
-
-    def spec(self, spec: SumSpec, shared: Arrays, round: int) -> SumSpec:
-        """The spec of a round with its grid, bounds and rings.
-
-        Raises:
-            PlanError: if the model sums more rounds than the budget was spread over.
-        """
-        if round >= len(self.charges):
-            raise PlanError(
-                f"privacy: round {round} has no share of the budget, which is for {len(self.charges)} rounds"
-            )
-        queries = self.model.queries(shared, round)
-        return private_spec(spec, queries, self.charges[round].noise_multiplier, self.n_max, self.excess)
 
     def round_terms(self, round: int) -> RoundTerms:
         """What nodes are told."""

@@ -67,19 +67,6 @@ class Privacy(BaseModel):
             raise PlanError("privacy: max_cohort truncates Poisson cohorts; it needs sampling: poisson and users")
         return self
 
-    def check_plan(self, share: float, rounds: int) -> None:
-        """Check against the rest of a plan.
-
-        Raises:
-            PlanError: if sampling is claimed where everybody takes part, or the participations cannot bind.
-        """
-        if self.sampling == "poisson" and share >= 1.0:
-            raise PlanError("privacy: sampling: poisson needs a cohort below 1.0; everybody takes part in this plan")
-        if self.participations is not None and self.participations > rounds:
-            raise PlanError(
-                f"privacy: participations {self.participations} of {rounds} rounds bind nobody; leave them out"
-            )
-
     @property
     def distributed(self) -> bool:
         """Whether nodes add the noise."""
@@ -103,7 +90,6 @@ class Privacy(BaseModel):
         Raises:
             PlanError: if the given noise multiplier does not keep `epsilon`.
         """
-        self.check_plan(share, len(shares))
         if self.noise_multiplier is None:
             sampling = share if self.sampling == "poisson" and self.view == "release" else None
             noise = noise_for(
@@ -124,8 +110,13 @@ class Privacy(BaseModel):
 
 
 def schedule(terms: Privacy, shares: Sequence[float], share: float) -> tuple[Charge, ...]:
-    """What each round costs: a Gaussian with multiplier z / √(share of the budget)."""
-    assert terms.noise_multiplier is not None
+    """What each round costs: a Gaussian with multiplier z / √(share of the budget).
+
+    Raises:
+        PlanError: if the terms have no noise multiplier yet.
+    """
+    if terms.noise_multiplier is None:
+        raise PlanError("privacy: noise_multiplier is missing; a plan that was resolved for its data has it")
     sampling = share if terms.sampling == "poisson" else None
     if sampling is not None and terms.view == "release" and terms.participations is None:
         return tuple(Charge(round, terms.noise_multiplier, sampling, terms.truncated()) for round in range(len(shares)))

@@ -113,9 +113,7 @@ def _by_node(coordinator: Coordinator, trained: Trained, engine: LocalEngine) ->
     found: dict[str, list[float]] = {}
     measured = coordinator.plan.evaluation
     for node in engine.nodes if len(engine.nodes) > 1 else []:
-        alone = Coordinator(
-            coordinator.model, coordinator.catalog, LocalEngine([node]), coordinator.run, engine.has_valid
-        )
+        alone = Coordinator(coordinator.agreement, LocalEngine([node]), coordinator.run, engine.has_valid)
         values = alone.evaluate(trained.state, trained.round, "test", measured.metrics, measured.protocol)
         for name, summary in values.items():
             found.setdefault(name, []).append(summary.value)

@@ -18,8 +18,9 @@ from fedrec.network.remote import RemoteEngine
 from fedrec.runs.reports import close_run, measured_parts, report_of
 from fedrec.network.waiting import PATIENT, Waiting
 from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
-from fedrec.federation.asynchronous import NOT_MASKED
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import Part
+from fedrec.federation.compatibility import check_together, place_of
 from fedrec.federation.coordinator import Coordinator, Progress
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, check_free, is_run, read_plan
@@ -95,22 +96,19 @@ def train_federated(
     else:
         check_free(folder)
         plan, number = plan.agree(members.catalog, members.most_clients), secrets.token_hex(16)
-    if plan.warm_start is not None:
-        raise PlanError("warm_start: nodes of a federation keep no earlier run to go on from; leave it out")
-    if plan.asynchronous is not None and secure:
-        raise PlanError(NOT_MASKED)
-    model = plan.build_model()
-    check_memory(model, len(members.catalog))
+    check_together(plan.case, place_of(secure))
+    agreement = Agreement.of(plan, members.catalog)
+    check_memory(agreement.model, len(members.catalog))
     run = Run.open(folder) if resume else _create(plan, folder, members, number, secure)
     went_on = len(run.ledger.of_kind("round")) if resume else None
     engine: RemoteEngine | None = None
     try:
         engine = RemoteEngine(
-            post, members.key, members.nodes, number, plan, members.catalog, run.ledger, secure, waiting, tell
+            post, members.key, members.nodes, number, agreement, run.ledger, secure, waiting, tell
         )
         with stage("prepare", "offering the run to the nodes"):
             engine.open()
-        coordinator = Coordinator(model, members.catalog, engine, run, engine.has_valid, watch, chance=chance)
+        coordinator = Coordinator(agreement, engine, run, engine.has_valid, watch, chance=chance)
         trained = coordinator.train()
         held_out: dict[Part, bool] = {"valid": engine.has_valid, "test": engine.has_test}
         measured = measured_parts(coordinator, trained, [part for part, there in held_out.items() if there])

@@ -22,12 +22,14 @@ from fedrec.runs.loading import Placement, load_again, public_digest, read_place
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError, FedrecError, InputError, RunError
 from fedrec.evaluation.metrics import MetricSummary
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import Part
 from fedrec.federation.checkpoints import server_arrays
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.item_floor import SERVED
-from fedrec.node.node import Node, refitted
+from fedrec.node.founding import refitted
+from fedrec.node.shard import Shard
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, load_shared, read_plan, save_shared
 from fedrec.federation.warm_start import Earlier, Remembered
@@ -61,26 +63,36 @@ class OpenedRun:
     """A trained model, and nodes with their data and private rows, which are not read before they are asked for.
 
     Args:
-        plan: resolved.
-        model, trained: what was trained.
-        catalog: its items.
+        agreement: the plan, with its model and catalog.
+        trained: what was trained.
         home: finds the nodes, once.
         origin: the same run with the users that it was trained on, where these have other histories.
     """
 
-    plan: Plan
-    model: Recommender
+    agreement: Agreement
     trained: Trained
-    catalog: Catalog
     home: Callable[[], Home]
     origin: OpenedRun | None = None
 
     @classmethod
-    def here(
-        cls, plan: Plan, model: Recommender, trained: Trained, engine: LocalEngine, data: Interactions
-    ) -> OpenedRun:
+    def here(cls, agreement: Agreement, trained: Trained, engine: LocalEngine, data: Interactions) -> OpenedRun:
         """A model whose nodes are in this process already."""
-        return cls(plan, model, trained, data.catalog, lambda: Home(engine, data))
+        return cls(agreement, trained, lambda: Home(engine, data))
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the run."""
+        return self.agreement.plan
+
+    @property
+    def model(self) -> Recommender:
+        """The model of the plan."""
+        return self.agreement.model
+
+    @property
+    def catalog(self) -> Catalog:
+        """The items of the model."""
+        return self.agreement.catalog
 
     def __repr__(self) -> str:
         return f"OpenedRun({self.model!r}, rounds={self.trained.rounds}, {len(self.catalog):,} items)"
@@ -116,7 +128,7 @@ class OpenedRun:
         """
         if self.origin is None:
             return self.engine
-        split = SplitMethod.parse(self.plan.split).apply(self.data, KeyedSource.from_seed(self.plan.seed))
+        split = self.agreement.divided(self.data)
         return self.origin.with_split(refitted(split) if self.plan.refit else split)
 
     def with_histories(self, data: Interactions) -> OpenedRun:
@@ -128,17 +140,17 @@ class OpenedRun:
     def private(self) -> Private | None:
         """Private rows of all users, in the order of `data.users`; `None` for a model without."""
         rows: dict[str, Any] = {}
-        for node in self.engine.nodes:
-            places = self.data.users.find(node.data.users.series)
-            for name, array in (node.private() or {}).items():
+        for shard in self.engine.shards:
+            places = self.data.users.find(shard.data.users.series)
+            for name, array in (shard.private() or {}).items():
                 rows[name] = placed(rows.get(name, blank(array, self.data.n_users)), places, array)
         return rows or None
 
     def training(self) -> Interactions:
         """What all users were trained on, in the order of `data.users`."""
-        if len(self.engine.nodes) == 1:
-            return self.engine.nodes[0].split.train
-        parts = [node.split.train for node in self.engine.nodes]
+        parts = [shard.split.train for shard in self.engine.shards]
+        if len(parts) == 1:
+            return parts[0]
         places = np.concatenate([self.data.users.find(part.users.series) for part in parts])
         lengths = np.concatenate([part.lengths for part in parts])
         order = np.argsort(places)
@@ -175,30 +187,30 @@ class OpenedRun:
             rows = {
                 name: placed(blank(array, len(places)), known, array[places[known]]) for name, array in private.items()
             }
-            engine.nodes[0].adopt(rows, self.trained.round, trained)
+            engine.shards[0].adopt(rows, self.trained.round, trained)
         return engine
 
     def _trained_users(self) -> np.ndarray:
         """Which users [users] bool took part in the training."""
         trained = np.zeros(self.data.n_users, dtype=np.bool_)
-        for node in self.engine.nodes:
-            trained[self.data.users.find(node.data.users.series)[node.active]] = True
+        for shard in self.engine.shards:
+            trained[self.data.users.find(shard.data.users.series)[shard.active]] = True
         return trained
 
     def trained_on(self, held_out: Interactions) -> int:
         """How many of these interactions training was handed."""
         shared = 0
-        for node in (self.origin or self).engine.nodes:
-            places = node.data.users.find(held_out.users.series)
+        for shard in (self.origin or self).engine.shards:
+            places = shard.data.users.find(held_out.users.series)
             there = np.flatnonzero(places >= 0)
-            known, wanted = node.clients.take(places[there]), held_out.take_users(there)
+            known, wanted = shard.clients.take(places[there]), held_out.take_users(there)
             shared += count_shared(known.indptr, known.items, wanted.indptr, wanted.items, len(self.catalog))
         return shared
 
     def warning_of(self, engine: LocalEngine, part: Part) -> str:
         """Why figures over other nodes than the run's own may say less than they seem to; empty where nothing does."""
         try:
-            known = sum(self.trained_on(node.split.relevant(part)) for node in engine.nodes)
+            known = sum(self.trained_on(shard.split.relevant(part)) for shard in engine.shards)
         except InputError as error:
             return f"whether the model was trained on the held-out interactions cannot be told: {error}"
         if not known:
@@ -208,12 +220,12 @@ class OpenedRun:
             "future"
         )
 
-    def with_visitors(self, visitors: Interactions) -> Node:
-        """A node of users to be folded in from their history alone, whatever their ids; repeats are merged."""
+    def with_visitors(self, visitors: Interactions) -> Shard:
+        """A shard of users to be folded in from their history alone, whatever their ids; repeats are merged."""
         each, merged = distinct(visitors)
         part = np.full(len(each), HISTORY, dtype=np.int8)
         split = Split(each, part, "history", merged, visitors if merged else None)
-        return LocalEngine.of_split(split, self.plan.model_copy(update={"refit": False})).nodes[0]
+        return LocalEngine.of_split(split, self.plan.model_copy(update={"refit": False})).shards[0]
 
     @cached_property
     def _public(self) -> Arrays:
@@ -227,7 +239,7 @@ class OpenedRun:
             InputError: if the model knows no such thing.
         """
         shared = self.trained.state.shared
-        scores = self.model.similarity(Given.to_score(shared, self._public), items)
+        scores = self.model.similarity(Given.to_score(shared, self.agreement.public), items)
         if SERVED in shared:
             scores[:, ~shared[SERVED]] = -np.inf
         return scores
@@ -245,7 +257,7 @@ class OpenedRun:
             InputError: if nothing is held out.
         """
         nodes = engine or self.measured
-        coordinator = Coordinator(self.model, self.catalog, nodes, Run(self.plan, None), nodes.has_valid)
+        coordinator = Coordinator(self.agreement, nodes, Run(self.plan, None), nodes.has_valid)
         found = coordinator.evaluate(self.trained.state, self.trained.round, part, metrics, protocol)
         if not found:
             raise InputError(f"the split {self.plan.split!r} leaves nothing in {part!r} to evaluate on")
@@ -267,13 +279,13 @@ class OpenedRun:
             assert kept is not None
             data, plan = kept.data, plan.resolve(kept.data, public_digest(plan, digest_of(kept.data), folder))
             replace_file(folder / "plan.yaml", plan.to_yaml().encode())
-            save_shared(folder / "model", self.model, self.trained.state, self.trained.round, catalog, plan)
+            save_shared(folder / "model", Agreement.of(plan, catalog), self.trained.state, self.trained.round)
             assert data.part is not None
             split = SplitMethod("given").apply(data, KeyedSource.from_seed(0))
-            node = LocalEngine.of_split(split, plan, folder / "private").nodes[0]
+            (shard,) = LocalEngine.of_split(split, plan, folder / "private").shards
             rows = self._rows_of(data)
             if rows is not None:
-                node.adopt(rows, self.trained.round)
+                shard.adopt(rows, self.trained.round)
             run.seal()
         except (FedrecError, OSError, MemoryError):
             run.discard()
@@ -305,7 +317,7 @@ class OpenedRun:
 
     def _history(self) -> pl.DataFrame:
         """All interactions with their parts, by user."""
-        parts = [node.split.with_parts().to_frame() for node in self.engine.nodes]
+        parts = [shard.split.with_parts().to_frame() for shard in self.engine.shards]
         return pl.concat(parts).sort("user_id", maintain_order=True)
 
     def _rows_of(self, data: Interactions) -> Private | None:
@@ -342,10 +354,10 @@ def open_model(folder: Path, named: str | None = None) -> OpenedRun:
     folder = folder.resolve() if folder.is_symlink() else folder  # it may point elsewhere before all is read
     check_plain(folder, "private")  # where secrets and journals are written
     plan = read_plan(folder)
-    model, state, round, catalog = load_shared(folder / "model", plan)
-    server = _Later(lambda: server_arrays(folder, round, state.shared, Fitting(plan, catalog)))
+    agreement, state, round = load_shared(folder / "model", plan)
+    server = _Later(lambda: server_arrays(folder, round, state.shared, Fitting(agreement)))
     trained = Trained(State(state.shared, server), round, round + 1)
-    return OpenedRun(plan, model, trained, catalog, lambda: _home(folder, plan, catalog, named))
+    return OpenedRun(agreement, trained, lambda: _home(folder, agreement, named))
 
 
 class _Later(Mapping[str, np.ndarray]):
@@ -368,7 +380,8 @@ class _Later(Mapping[str, np.ndarray]):
         return len(self._arrays)
 
 
-def _home(folder: Path, plan: Plan, catalog: Catalog, named: str | None) -> Home:
+def _home(folder: Path, agreement: Agreement, named: str | None) -> Home:
+    plan, catalog = agreement.plan, agreement.catalog
     if (folder / FEDERATED).exists():
         raise RunError(
             f"{folder} was trained over the nodes of a federation, and their users are with them: each node has the "
@@ -379,7 +392,7 @@ def _home(folder: Path, plan: Plan, catalog: Catalog, named: str | None) -> Home
         advice = f"{folder} keeps no interactions of its own. " + (
             "Whose private row is whose only the data tell that it was trained on: name them where they are now, with "
             "--data (data= in Python), or train anew"
-            if keeps_rows(plan.build_model())
+            if keeps_rows(agreement.model)
             else "Name its data where they are now, or newer data, with --data (data= in Python)"
         )
         kept = Kept(load_again(plan, folder, advice, catalog, named).interactions)

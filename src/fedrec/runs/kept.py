@@ -138,7 +138,8 @@ def keep_interactions(folder: Path, data: Interactions, nodes: LocalEngine) -> N
     if len(nodes.nodes) > 1:
         places = np.zeros(data.n_users, dtype=np.int64)
         for node in nodes.nodes:
-            places[data.users.find(node.data.users.series)] = int(node.name.removeprefix("node-"))
+            for shard in node.shards:
+                places[data.users.find(shard.data.users.series)] = int(node.name.removeprefix("node-"))
         owners = np.repeat(np.arange(data.n_users), np.maximum(data.lengths, 1))
         table = table.with_columns(pl.Series(_NODE, places[owners]))
     replace_table(folder / KEPT, table)

@@ -123,8 +123,9 @@ def check_charges(plan: Plan, lines: Lines) -> Epsilons | None:
         DamagedError: naming the first line with another charge or epsilon.
     """
     terms = plan.privacy
-    assert terms is not None
-    agreed = schedule(terms, plan.build_model().budget_shares, plan.share())
+    if terms is None:
+        return None
+    agreed = plan.charges()
     charges: list[Charge] = []
     rounds = of_kind(lines, "round")
     for where, line in rounds:
@@ -176,7 +177,7 @@ def check_model(folder: Path, plan: Plan, lines: Lines) -> None:
     if not (folder / "model" / "model.json").exists():
         return
     try:
-        _, state, round, _ = load_shared(folder / "model", plan)
+        _, state, round = load_shared(folder / "model", plan)
     except FedrecError as error:
         raise DamagedError(f"model: {error}") from None
     for where, line in of_kind(lines, "end"):

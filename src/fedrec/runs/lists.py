@@ -17,7 +17,7 @@ from fedrec.data.listing import listed_ids
 from fedrec.runs.finished import OpenedRun
 from fedrec.runs.visitors import Unknown, Visitors, check_unknown, some_of
 from fedrec.errors import InputError
-from fedrec.node.node import Node
+from fedrec.node.shard import Shard
 from fedrec.progress import followed
 from fedrec.recommending.recommend import allowed_items, list_length, recommend_batches
 from fedrec.recommending.tables import recommendation_schema
@@ -31,7 +31,7 @@ class Lists:
 
     Args:
         opened: the model.
-        nodes: where the users are.
+        shards: where the users are.
         positions: of the wanted users at each node.
         schema: of the tables.
         wanted: ids in the order of the answer; `None` for everybody.
@@ -41,7 +41,7 @@ class Lists:
     """
 
     opened: OpenedRun
-    nodes: Sequence[Node]
+    shards: Sequence[Shard]
     positions: Sequence[np.ndarray]
     schema: pl.Schema
     wanted: pl.Series | None
@@ -74,20 +74,20 @@ class Lists:
         catalog = opened.catalog
         length, allowed = list_length(n, len(catalog)), allowed_items(catalog, only, block)
         wanted = None if users is None else typed_ids(listed_ids(users, "users")).unique(maintain_order=True)
-        nodes: Sequence[Node]
+        shards: Sequence[Shard]
         if history is not None:
             given = isinstance(history, Visitors)
             read = history if given else Visitors.read(history, catalog, unknown_items)
             visitors = read.cleaned(opened.plan.data.cleaning)
             everyone, lost = visitors.data.users, visitors.lost
-            nodes = [opened.with_visitors(visitors.data)] if len(everyone) else []
+            shards = [opened.with_visitors(visitors.data)] if len(everyone) else []
             known = [everyone]
         else:
-            nodes, everyone, lost = opened.engine.nodes, opened.data.users, None
-            known = [node.data.users for node in nodes]
+            shards, everyone, lost = opened.engine.shards, opened.data.users, None
+            known = [shard.data.users for shard in shards]
         positions = _positions(wanted, known, unknown, lost)
         schema = recommendation_schema(everyone, catalog)
-        return cls(opened, nodes, positions, schema, wanted, length, include_seen, allowed)
+        return cls(opened, shards, positions, schema, wanted, length, include_seen, allowed)
 
     @property
     def users(self) -> int:
@@ -98,11 +98,11 @@ class Lists:
         """Tables of some users each; warns at the end of users whose scores are not numbers."""
         trained, catalog = self.opened.trained, self.opened.catalog
         broken = _Broken()
-        pairs = list(zip(self.nodes, self.positions, strict=False))
-        for node, chosen in followed(pairs, self.users, lambda pair: len(pair[1])):
-            scored = broken.watch(node.scores(trained.state.shared, trained.round, node.known, chosen))
-            seen = None if self.include_seen else node.known
-            yield from recommend_batches(scored, node.data.users, catalog, self.n, seen, self.allowed)
+        pairs = list(zip(self.shards, self.positions, strict=False))
+        for shard, chosen in followed(pairs, self.users, lambda pair: len(pair[1])):
+            scored = broken.watch(shard.scores(trained.state.shared, trained.round, shard.known, chosen))
+            seen = None if self.include_seen else shard.known
+            yield from recommend_batches(scored, shard.data.users, catalog, self.n, seen, self.allowed)
         if broken.users:
             warnings.warn(
                 f"{broken.users:,} of {broken.asked:,} users have scores that are not finite numbers, so that their "
@@ -115,7 +115,7 @@ class Lists:
         """All lists, in the order in which users were named."""
         frames = list(self.batches())
         table = pl.concat(frames) if frames else pl.DataFrame(schema=self.schema)
-        if self.wanted is None or len(self.nodes) < 2 or table.height == 0:
+        if self.wanted is None or len(self.shards) < 2 or table.height == 0:
             return table
         there = Identifiers.of(table["user_id"])
         places = there.look_up(self.wanted)

@@ -18,7 +18,7 @@ from fedrec.runs.finished import OpenedRun
 from fedrec.runs.visitors import Unknown, check_unknown, some_of
 from fedrec.errors import InputError
 from fedrec.evaluation.errors import cut
-from fedrec.node.node import Node
+from fedrec.node.shard import Shard
 from fedrec.models.base import Arrays, Recommender
 from fedrec.models.registry import models_where
 from fedrec.models.values import rating_scale
@@ -62,9 +62,9 @@ def predict_pairs(
     if (items < 0).any():
         items, shared = np.where(items < 0, len(catalog), items), _grown(opened.model, shared, len(catalog))
     ratings = np.empty(table.height)
-    for node in opened.engine.nodes:
-        places = np.append(node.data.users.find(users.series), -1)  # the last is that of unknown users
-        _fill(ratings, node, places[owners], items, shared, opened.trained.round)
+    for shard in opened.engine.shards:
+        places = np.append(shard.data.users.find(users.series), -1)  # the last is that of unknown users
+        _fill(ratings, shard, places[owners], items, shared, opened.trained.round)
     if (owners < 0).any():
         nothing = np.zeros(2, dtype=np.int64), np.empty(0, dtype=np.int32)
         stranger = opened.with_visitors(Interactions(Identifiers.of([0]), catalog, *nothing))
@@ -108,12 +108,12 @@ def _grown(model: Recommender, shared: Arrays, n_items: int) -> Arrays:
     return grown
 
 
-def _fill(ratings: np.ndarray, node: Node, there: np.ndarray, items: np.ndarray, shared: Arrays, round: int) -> None:
-    """Write the predictions of the pairs [pairs] whose users are at positions `there` of a node, −1 for other users."""
+def _fill(ratings: np.ndarray, shard: Shard, there: np.ndarray, items: np.ndarray, shared: Arrays, round: int) -> None:
+    """Write the predictions of the pairs [pairs] whose users are at positions `there` of a shard, −1 for other users."""
     rows = np.flatnonzero(there >= 0)
     rows = rows[np.argsort(there[rows], kind="stable")]
     owners = there[rows]
-    for chosen, scores in node.predictions(shared, round, np.unique(owners)):
+    for chosen, scores in shard.predictions(shared, round, np.unique(owners)):
         low, high = np.searchsorted(owners, chosen[0]), np.searchsorted(owners, chosen[-1], side="right")
         places = np.searchsorted(chosen, owners[low:high])
         ratings[rows[low:high]] = scores[places, items[rows[low:high]]]

@@ -25,8 +25,8 @@ def save_served(served: Served) -> None:
     home, name = served.folder.parent, served.folder.name
     home.mkdir(parents=True, exist_ok=True)
     _clear(home)
-    plan, trained = served.plan, Trained(served.state, served.kept, served.kept + 1)
-    run = OpenedRun.here(plan, plan.build_model(), trained, LocalEngine([served.node]), served.data)
+    trained = Trained(served.state, served.kept, served.kept + 1)
+    run = OpenedRun.here(served.agreement, trained, LocalEngine([served.node]), served.data)
     before = _saved(home, name)
     folder = next((path for number, path in sorted(before.items(), reverse=True) if run.is_saved_in(path)), None)
     if folder is None:

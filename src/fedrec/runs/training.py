@@ -23,15 +23,15 @@ from fedrec.runs.finished import OpenedRun, open_run
 from fedrec.runs.reports import close_run, measured_parts, report_of, worth_of
 from fedrec.engines.virtual import virtual_time
 from fedrec.errors import FedrecError, PlanError
-from fedrec.federation.asynchronous import NOT_MASKED
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import HELD_OUT
+from fedrec.federation.compatibility import check_together, place_of
 from fedrec.federation.coordinator import Coordinator, Progress, Trained
 from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run, check_free, is_run, read_plan
 from fedrec.federation.values import values_remark
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, has_secret, keep_secret
-from fedrec.privacy.terms import schedule
 from fedrec.progress import RUN, Stopwatch, stage
 from fedrec.record.durable import arrays_digest, replace_file, replace_table
 
@@ -61,13 +61,13 @@ def train_here(
     Raises:
         PlanError: if the machine has not the memory that the model needs for this catalog.
     """
-    model = run.plan.build_model()
-    check_memory(model, data.n_items)
+    agreement = Agreement.of(run.plan, data.catalog)
+    check_memory(agreement.model, data.n_items)
     known = None
     if earlier is not None and run.plan.warm_start is not None:
         known, remembered = earlier.as_earlier(run.plan.warm_start.run)
         engine.remember(remembered)
-    coordinator = Coordinator(model, data.catalog, engine, run, engine.has_valid, watch, known, chance)
+    coordinator = Coordinator(agreement, engine, run, engine.has_valid, watch, known, chance)
     return coordinator, coordinator.train()
 
 
@@ -108,6 +108,7 @@ def train_run(
             plan, resume = _not_begun(plan, folder), False
     else:
         check_free(folder)
+        check_together(plan.case, place_of(placement.secure))
         plan = plan.with_noise()
         check_budget(plan, placement, budget)
         check_clock(plan, placement)
@@ -183,14 +184,12 @@ def check_clock(plan: Plan, placement: Placement) -> None:
     """Check that nodes can be in step, or out of it, as the plan says.
 
     Raises:
-        PlanError: if the plan is asynchronous and sums are masked, or there are fewer nodes than its buffer takes.
+        PlanError: if the plan is asynchronous and there are fewer nodes than its buffer takes.
         InputError: if the clock makes no sense.
     """
     Clock.parse(placement.clock, placement.nodes)
     if plan.asynchronous is None:
         return
-    if placement.secure:
-        raise PlanError(NOT_MASKED)
     if placement.nodes < plan.asynchronous.buffer:
         raise PlanError(
             f"asynchronous: a buffer of {plan.asynchronous.buffer} sums takes as many nodes, as each is in it once; "
@@ -209,9 +208,8 @@ def check_budget(plan: Plan, placement: Placement, budget: Budget | None) -> Non
     if plan.privacy is None:
         raise PlanError("a budget is for private plans, and this plan has no privacy; set privacy.epsilon and "
                         "privacy.delta (--epsilon, --delta)")  # fmt: skip
-    charges = schedule(plan.privacy, plan.build_model().budget_shares, plan.share())
+    multipliers = [charge.noise_multiplier for charge in plan.charges()]
     for node in range(placement.nodes):
-        multipliers = [charge.noise_multiplier for charge in charges]
         budget.admit(f"node-{node}", multipliers, plan.privacy.participations, plan.privacy.clip)
 
 
@@ -243,12 +241,13 @@ def open_earlier(plan: Plan, named: str | None = None) -> OpenedRun | None:
 
 
 def warmed(plan: Plan, earlier: OpenedRun) -> Plan:
-    """The plan with the digest of what it goes on from.
+    """The plan with the digest of what it goes on from; as it is where it goes on from nothing.
 
     Raises:
         PlanError: if the plan was made with another run, or the run knew held-out items and this plan may not.
     """
-    assert plan.warm_start is not None
+    if plan.warm_start is None:
+        return plan
     name, digest = plan.warm_start.run, arrays_digest(earlier.trained.state.shared)
     if plan.warm_start.digest not in (None, digest):
         raise PlanError(
@@ -294,7 +293,7 @@ def _report(
         },
     }
     report = report_of(coordinator, trained, run, folder, parts, home)
-    items = len(np.unique(np.concatenate([node.split.train.items for node in engine.nodes])))
+    items = len(np.unique(np.concatenate([shard.split.train.items for shard in engine.shards])))
     worth = worth_of(data.n_users, items, plan.split, counts, report["users"].get("test", 0))
     return report if worth is None else report | {"worth": worth}
 

@@ -21,6 +21,7 @@ from fedrec.engines.local import LocalEngine
 from fedrec.engines.memory import check_memory
 from fedrec.errors import InputError, PlanError, suggestion
 from fedrec.evaluation.metrics import Metric, deciding_metric, parse_metrics
+from fedrec.federation.agreement import Agreement
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
@@ -306,7 +307,8 @@ class _Trial:
     def _begin(self, seed: int, nodes: LocalEngine) -> Coordinator:
         plan = self.candidate.plan.model_copy(update={"seed": seed})
         engine = nodes.under(plan)
-        return Coordinator(plan.build_model(), self.data.catalog, engine, Run(plan, None), engine.has_valid)
+        agreement = Agreement.of(plan, self.data.catalog)
+        return Coordinator(agreement, engine, Run(plan, None), engine.has_valid)
 
     def _measure(self, training: Coordinator, end: Trained) -> dict[str, tuple[float, float | None]]:
         asked = training.plan.evaluation
@@ -332,10 +334,10 @@ def _deciding(base: Plan, metric: str) -> Plan:
 
 def _check(settings: dict[str, Any], plan: Plan, data: Interactions) -> None:
     """Refuse what would only fail in its first round: sums too wide for their ring, models too large."""
-    model = plan.build_model()
+    agreement = Agreement.of(plan, data.catalog)
     try:
-        check_memory(model, data.n_items)
-        Release(plan.release).adjust(first_sum(model, data.n_items)).fit(plan.n_max or 1)
+        check_memory(agreement.model, data.n_items)
+        agreement.fitted(first_sum(agreement.model, data.n_items))
     except (PlanError, ValueError, MemoryError) as error:
         raise PlanError(f"grid {_in_words(settings)}: {error}") from None
 

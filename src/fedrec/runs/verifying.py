@@ -297,9 +297,8 @@ class _Check:
         if self.lines:
             check_chain(plan, self.lines)
             self.verdict.remarks += check_checkpoints(self.folder, self.lines, published)
-            if plan.privacy is not None:
-                self.verdict.epsilons = check_charges(plan, self.lines)
-                check_report(self.folder, self.verdict.epsilons)
+            self.verdict.epsilons = check_charges(plan, self.lines)
+            check_report(self.folder, self.verdict.epsilons)
         check_model(self.folder, plan, self.lines)
 
     def receipts(self, paths: Sequence[Path]) -> None:

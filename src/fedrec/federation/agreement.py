@@ -1,0 +1,141 @@
+"""What a coordinator and its nodes agree on, worked out once: the plan, its catalog, and what follows from both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from fedrec.aggregation.queries import private_spec
+from fedrec.aggregation.release import Release
+from fedrec.aggregation.specs import SumSpec
+from fedrec.data.catalog import Catalog
+from fedrec.data.interactions import Interactions
+from fedrec.data.keys import KeyedSource
+from fedrec.data.splits import Split, SplitMethod
+from fedrec.errors import PlanError
+from fedrec.evaluation.metrics import Metric, parse_metrics
+from fedrec.evaluation.protocols import Protocol, parse_protocol
+from fedrec.federation.partial_rows import drawn_rows
+from fedrec.federation.plan import Plan
+from fedrec.models.base import Arrays, Recommender, State
+from fedrec.privacy.accounting import Charge
+
+__all__ = ["Agreement"]
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """A resolved plan with its catalog, and all that a training needs of both.
+
+    Args:
+        plan: resolved.
+        catalog: the agreed items.
+        model: the recommender, with the plan's weights and in its private form where the plan has privacy.
+        n_max: most clients of a sum.
+        share: probability of a client to be drawn for a round.
+        release: what happens to contributions before they are summed.
+        split: how each node splits its interactions.
+        metrics: what is measured; the first one decides.
+        protocol: how it is measured.
+        charges: what each round of a private plan costs; empty without privacy.
+
+    Example:
+        >>> import fedrec as fr
+        >>> data = fr.load_data("synthetic:users=40,items=100,interactions_per_user=10,seed=1")
+        >>> plan = Plan.make({"data": {"source": "memory"}, "model": {"name": "ease"}}).resolve(data, "0" * 64)
+        >>> agreement = Agreement.of(plan, data.catalog)
+        >>> agreement.n_max, agreement.rounds, str(agreement.split)
+        (1024, 1, 'leave-last-out')
+    """
+
+    plan: Plan
+    catalog: Catalog
+    model: Recommender
+    n_max: int
+    share: float
+    release: Release
+    split: SplitMethod
+    metrics: tuple[Metric, ...]
+    protocol: Protocol
+    charges: tuple[Charge, ...]
+
+    @classmethod
+    def of(cls, plan: Plan, catalog: Catalog) -> Agreement:
+        """Work out what follows from a plan and its catalog.
+
+        Raises:
+            PlanError: if the plan is not resolved, or was resolved for another catalog.
+        """
+        if plan.n_max is None:
+            raise PlanError("plan: n_max is missing; a plan that was resolved for its data has it")
+        if plan.catalog not in (None, catalog.digest):
+            raise PlanError(
+                f"plan: the catalog is not the one this plan was made for (digest {catalog.digest[:12]}…, expected "
+                f"{str(plan.catalog)[:12]}…)"
+            )
+        return cls(
+            plan,
+            catalog,
+            plan.build_model(),
+            plan.n_max,
+            plan.share(),
+            Release(plan.release),
+            SplitMethod.parse(plan.split),
+            parse_metrics(plan.evaluation.metrics),
+            parse_protocol(plan.evaluation.protocol),
+            plan.charges(),
+        )
+
+    @cached_property
+    def public(self) -> Arrays:
+        """The arrays that the model makes from the catalog."""
+        return self.model.public(self.catalog)
+
+    def start(self) -> State:
+        """The state before round 0 of a training from the beginning."""
+        return self.model.start(self.catalog, self.public, KeyedSource.from_seed(self.plan.seed).child("start"))
+
+    @property
+    def rounds(self) -> int:
+        """Most rounds of the training."""
+        return self.model.rounds if self.plan.privacy is None else len(self.charges)
+
+    def spec(self, shared: Arrays, round: int, excess: float = 1.0) -> SumSpec | None:
+        """What a round sums: names, shapes, bounds, grids and rings; `None` when the training is finished.
+
+        Args:
+            shared: the shared arrays before the round.
+            round: its number.
+            excess: of a private plan, how much more noise there may be than the plan's: the deviation of all shares of
+                noise together over that which is promised.
+
+        Raises:
+            PlanError: if the model sums more rounds than the privacy budget was spread over.
+        """
+        spec = self.model.spec(shared, round)
+        if spec is None:
+            return None
+        if self.plan.privacy is None:
+            return self.fitted(spec)
+        if round >= len(self.charges):
+            raise PlanError(
+                f"privacy: round {round} has no share of the budget, which is for {len(self.charges)} rounds"
+            )
+        queries, multiplier = self.model.queries(shared, round), self.charges[round].noise_multiplier
+        return private_spec(self.release.adjust(spec), queries, multiplier, self.n_max, excess)
+
+    def fitted(self, spec: SumSpec) -> SumSpec:
+        """A spec of the model with the grid of the release, and rings for `n_max` clients; without room for noise."""
+        return self.release.adjust(spec).fit(self.n_max)
+
+    def rows(self, round: int) -> np.ndarray | None:
+        """The item rows that a round sums, ascending; `None` for all."""
+        if self.plan.rows == 1:
+            return None
+        return drawn_rows(KeyedSource.from_seed(self.plan.seed), round, len(self.catalog), self.plan.rows)
+
+    def divided(self, data: Interactions) -> Split:
+        """A node's interactions, split as the plan says."""
+        return self.split.apply(data, KeyedSource.from_seed(self.plan.seed))

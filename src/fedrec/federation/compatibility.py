@@ -1,0 +1,390 @@
+"""Which parts of a plan do not go together, and why: one table, asked before any data is read.
+
+Every rule follows from the plan and from what its model declares of itself. Most of them hold anywhere and are asked
+when a plan is made. The others hold only where sums are masked, where they are not, or among the nodes of a federation;
+they are asked as soon as that is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from fedrec.errors import PlanError
+from fedrec.federation.plan_case import Case
+from fedrec.models.outline import first_sum, is_additive, keeps_rows
+from fedrec.models.registry import models_where
+
+__all__ = ["NOT_MASKED", "TABLE", "Place", "Rule", "broken_rules", "check_together", "place_of"]
+
+Place = Literal["anywhere", "masked", "in the clear", "federation"]
+"""Where a rule holds: in every run, where sums are masked or are not, or among the nodes of a federation."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Two parts of a plan that do not go together.
+
+    Args:
+        what: key of the plan.
+        beside: the key that does not go with it; empty where `why` says it.
+        why: the reason, and what to do, in words or made of the case.
+        holds: whether a case has both.
+        place: where that is wrong.
+    """
+
+    what: str
+    beside: str
+    why: str | Callable[[Case], str]
+    holds: Callable[[Case], bool]
+    place: Place = "anywhere"
+
+    def text(self, case: Case) -> str:
+        """What the error says of a case."""
+        why = self.why if isinstance(self.why, str) else self.why(case)
+        return f"{self.what} does not go with {self.beside}: {why}" if self.beside else f"{self.what}: {why}"
+
+
+def check_together(case: Case, place: Place = "anywhere") -> None:
+    """Check that the parts of a plan go together.
+
+    Args:
+        case: the plan and its model.
+        place: whose rules are asked.
+
+    Raises:
+        PlanError: with the first rule that is broken.
+    """
+    for text in broken_rules(case, place)[:1]:
+        raise PlanError(text)
+
+
+def place_of(secure: bool) -> Place:
+    """Where sums are: masked, or in the clear."""
+    return "masked" if secure else "in the clear"
+
+
+def broken_rules(case: Case, place: Place) -> list[str]:
+    """What is wrong with a plan by the rules of a place, one sentence for every rule that is broken."""
+    return [rule.text(case) for rule in TABLE if rule.place == place and rule.holds(case)]
+
+
+NOT_MASKED = (
+    "a sum that waits in a buffer is open to the coordinator, and the secure sum promises that none is; leave out "
+    "--secure or asynchronous"
+)
+"""Why sums that are masked cannot wait for others."""
+
+
+def _other_statistics(case: Case) -> str:
+    return f"with these settings {case.model.name} also sums {' and '.join(case.first.statistics)}, which"
+
+
+def _bound_rounds(case: Case) -> tuple[int | None, int]:
+    """Most rounds that a client takes part in, and rounds of a private plan."""
+    privacy = case.privacy
+    return None if privacy is None else privacy.participations, len(case.model.budget_shares)
+
+
+def _keeps_whom_it_draws_away(case: Case) -> bool:
+    privacy = case.privacy
+    truncated = privacy is not None and privacy.max_cohort is not None and privacy.participations != 1
+    return truncated and keeps_rows(case.model)
+
+
+_ROBUST = "a robust mean is not a sum, so"
+_ITEMS = "which items take part changes with the data, so"
+
+TABLE: tuple[Rule, ...] = (
+    Rule(
+        "weights",
+        "",
+        lambda case: (
+            f"model {case.model.name!r} reads values as ratings, not as weights; leave weights out of the plan"
+        ),
+        lambda case: case.weights is not None and case.model.traits.reads_ratings,
+    ),
+    Rule(
+        "weights",
+        "",
+        lambda case: (
+            f"model {case.model.name!r} counts every interaction once, whatever its value; leave weights out (and low "
+            "ratings too, with cleaning: rating_at_least), or take a model that uses weights: "
+            f"{models_where(lambda model: bool(model.traits.weights))}"
+        ),
+        lambda case: case.weights is not None and not case.model.traits.weights and not case.model.traits.reads_ratings,
+    ),
+    Rule(
+        "keep_sums",
+        "cohort",
+        "a kept sum is over all clients; set cohort to 1.0",
+        lambda case: case.keep_sums and case.cohort != 1,
+    ),
+    Rule(
+        "robust",
+        "privacy",
+        f"{_ROBUST} one client's pull on it has no bound that noise could cover",
+        lambda case: case.robust is not None and case.privacy is not None,
+    ),
+    Rule(
+        "robust",
+        "keep_sums",
+        f"{_ROBUST} nothing can be added to it later",
+        lambda case: case.robust is not None and case.keep_sums,
+    ),
+    Rule(
+        "robust",
+        "warm_start",
+        f"{_ROBUST} it cannot be added to the sums of an earlier run",
+        lambda case: case.robust is not None and case.warm_start is not None,
+    ),
+    Rule(
+        "items",
+        "keep_sums",
+        f"{_ITEMS} sums of other data do not go on from there",
+        lambda case: case.items is not None and case.keep_sums,
+    ),
+    Rule(
+        "items",
+        "warm_start",
+        f"{_ITEMS} models of other data do not go on from there",
+        lambda case: case.items is not None and case.warm_start is not None,
+    ),
+    Rule(
+        "asynchronous",
+        "",
+        lambda case: (
+            f"{case.model.name} does not step along changes: its sums of one version say nothing about another; "
+            f"{models_where(lambda model: bool(first_sum(model).changes))} do"
+        ),
+        lambda case: case.asynchronous is not None and not case.first.changes,
+    ),
+    Rule(
+        "asynchronous",
+        "privacy",
+        "its budget counts on a cohort that chance alone draws from all clients in every round, and here a node's "
+        "speed decides how often its clients count",
+        lambda case: case.asynchronous is not None and case.privacy is not None,
+    ),
+    Rule(
+        "asynchronous",
+        "robust",
+        "the fastest nodes fill most buffers, so few hostile ones can be most of one",
+        lambda case: case.asynchronous is not None and case.robust is not None,
+    ),
+    Rule(
+        "asynchronous",
+        "rows",
+        "sums of different versions have different rows, and their counts are of all",
+        lambda case: case.asynchronous is not None and case.rows < 1,
+    ),
+    Rule(
+        "asynchronous",
+        "warm_start",
+        "a node that has not answered when a run is resumed would not know what it began with",
+        lambda case: case.asynchronous is not None and case.warm_start is not None,
+    ),
+    Rule(
+        "asynchronous",
+        "",
+        lambda case: (
+            f"{_other_statistics(case)} are right for one version only, and versions mix in a buffer; leave out the "
+            "setting that asks for them"
+        ),
+        lambda case: case.asynchronous is not None and bool(case.first.statistics) and bool(case.first.changes),
+    ),
+    Rule(
+        "privacy",
+        "",
+        lambda case: (
+            f"max_cohort for {case.model.name}: it keeps something of each client between rounds, so whom one user "
+            "pushes out of a round adds something else in later ones, and no charge covers that; leave max_cohort out, "
+            "or set participations: 1"
+        ),
+        _keeps_whom_it_draws_away,
+    ),
+    Rule(
+        "privacy",
+        "evaluation.every",
+        "validations are exact figures of users' data, and would decide what is released; train a fixed number of "
+        "rounds",
+        lambda case: case.privacy is not None and case.evaluation.every > 0,
+    ),
+    Rule(
+        "privacy",
+        "keep_sums",
+        "the kept sums are exact",
+        lambda case: case.privacy is not None and case.keep_sums,
+    ),
+    Rule(
+        "privacy",
+        "cleaning",
+        "k_core and min_item_interactions: one user's absence would change other users' histories, and move the sums "
+        "by more than the clip",
+        lambda case: case.privacy is not None and bool(case.data.cleaning.across_users),
+    ),
+    Rule(
+        "privacy",
+        "warm_start",
+        "what the earlier run learned is not in this run's budget",
+        lambda case: case.privacy is not None and case.warm_start is not None,
+    ),
+    Rule(
+        "privacy",
+        "items",
+        "its counts would have to be paid for, and noise lies on every row anyway",
+        lambda case: case.privacy is not None and case.items is not None,
+    ),
+    Rule(
+        "privacy",
+        "rows",
+        "noise lies on every row, and costs the same however few are summed",
+        lambda case: case.privacy is not None and case.rows < 1,
+    ),
+    Rule(
+        "privacy",
+        "",
+        lambda case: f"a model that pools {' and '.join(case.first.pooled)}: no client can be clipped there",
+        lambda case: case.privacy is not None and bool(case.first.pooled),
+    ),
+    Rule(
+        "privacy",
+        "negatives",
+        "paper-leaky: it reads held-out interactions",
+        lambda case: case.privacy is not None and case.leaky,
+    ),
+    Rule(
+        "privacy",
+        "split",
+        lambda case: (
+            f"{case.split} is cut at a time that is computed from everybody's data, exactly; use leave-last-out "
+            "or ratio"
+        ),
+        lambda case: case.privacy is not None and case.cut_by_data,
+    ),
+    Rule(
+        "privacy",
+        "",
+        "a cohort as a number of clients needs privacy.users, the public number of users",
+        lambda case: case.privacy is not None and case.cohort > 1 and case.privacy.users is None,
+    ),
+    Rule(
+        "privacy",
+        "",
+        "sampling: poisson needs a cohort below 1.0; everybody takes part in this plan",
+        lambda case: case.privacy is not None and case.privacy.sampling == "poisson" and case.share >= 1.0,
+    ),
+    Rule(
+        "privacy",
+        "",
+        lambda case: "participations {} of {} rounds bind nobody; leave them out".format(*_bound_rounds(case)),
+        lambda case: (_bound_rounds(case)[0] or 0) > _bound_rounds(case)[1],
+    ),
+    Rule(
+        "rows",
+        "",
+        lambda case: (
+            f"{case.model.name} does not step along changes of item rows alone; "
+            f"{models_where(lambda model: model.traits.moves_by_rows)} do"
+        ),
+        lambda case: case.rows < 1 and not case.model.traits.moves_by_rows,
+    ),
+    Rule(
+        "rows",
+        "",
+        lambda case: (
+            f"{_other_statistics(case)} count on every row that a client touched; leave out the setting that asks for "
+            "them"
+        ),
+        lambda case: case.rows < 1 and bool(case.first.statistics),
+    ),
+    Rule(
+        "keep_sums",
+        "",
+        lambda case: (
+            f"{case.model.name} has no sum that later interactions can be added to with these settings; "
+            f"{models_where(is_additive)} have one by default"
+        ),
+        lambda case: case.keep_sums and not is_additive(case.model),
+    ),
+    Rule(
+        "refit",
+        "evaluation.every",
+        "it trains on the validation part, so nothing can be validated; set evaluation.every to 0",
+        lambda case: case.refit and case.evaluation.every > 0,
+    ),
+    Rule(
+        "asynchronous",
+        "",
+        NOT_MASKED,
+        lambda case: case.asynchronous is not None,
+        "masked",
+    ),
+    Rule(
+        "robust",
+        "",
+        "over: nodes takes every node's part in the clear, which the secure sum hides; use over: groups",
+        lambda case: case.robust is not None and case.robust.over == "nodes",
+        "masked",
+    ),
+    Rule(
+        "robust",
+        "",
+        "over: groups is of groups of nodes under the secure sum; give --secure, or over: nodes",
+        lambda case: case.robust is not None and case.robust.over == "groups",
+        "in the clear",
+    ),
+    Rule(
+        "privacy",
+        "",
+        "noise: distributed is noise that nodes add before they mask their sums; give --secure and --nodes 3 or more. "
+        "With noise: central the coordinator is trusted with exact sums",
+        lambda case: case.privacy is not None and case.privacy.distributed,
+        "in the clear",
+    ),
+    Rule(
+        "in a federation a plan",
+        "split",
+        lambda case: f"{case.split} is cut at a time that only all data together could tell; say temporal@T,T",
+        lambda case: case.cut_by_data,
+        "federation",
+    ),
+    Rule(
+        "in a federation a plan",
+        "cohort",
+        "no node knows how many clients there are in all; give a share such as 0.1",
+        lambda case: case.cohort > 1 and (case.privacy is None or case.privacy.users is None),
+        "federation",
+    ),
+    Rule(
+        "in a federation a plan",
+        "cleaning",
+        "k_core and min_item_interactions look across users, whom nobody sees together; let each owner clean, or use "
+        "items: {least: …}",
+        lambda case: bool(case.data.cleaning.across_users),
+        "federation",
+    ),
+    Rule(
+        "in a federation a plan",
+        "privacy",
+        "users is needed: the public number of users that is not exceeded",
+        lambda case: case.privacy is not None and case.privacy.users is None,
+        "federation",
+    ),
+    Rule(
+        "in a federation a plan",
+        "model",
+        "lowest and highest are needed: the scale of the ratings, outside of which nodes leave them out",
+        lambda case: case.model.traits.reads_ratings and not {"lowest", "highest"} <= case.settings,
+        "federation",
+    ),
+    Rule(
+        "in a federation a plan",
+        "warm_start",
+        "nodes keep no earlier run to go on from; leave it out",
+        lambda case: case.warm_start is not None,
+        "federation",
+    ),
+)
+"""Every two parts of a plan that do not go together; the order is that in which a plan is told."""

@@ -1,0 +1,48 @@
+"""What a plan measures, and what measuring decides."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from fedrec.errors import PlanError
+from fedrec.evaluation.metrics import DEFAULT_METRICS, parse_metrics
+from fedrec.evaluation.protocols import check_protocol, parse_protocol
+
+__all__ = ["EvaluationPlan"]
+
+
+class EvaluationPlan(BaseModel):
+    """What is measured, and what measuring decides.
+
+    Args:
+        protocol: `full` or `sampled:99`.
+        metrics: such as `ndcg@10`; the first one decides. `rmse` and `mae` by default for a model that reads ratings.
+        every: validate every so many rounds; 0 only at the end.
+        patience: stop after so many validations without a better one; `None` never stops early.
+        keep: the model of the `last` round, or of the `best` one on validation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    protocol: str = "full"
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    every: int = Field(default=0, ge=0)
+    patience: int | None = Field(default=None, ge=1)
+    keep: Literal["last", "best"] = "last"
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluationPlan:
+        try:
+            check_protocol(parse_metrics(self.metrics), parse_protocol(self.protocol))
+        except PlanError as error:
+            raise PlanError(f"evaluation: {error}") from None
+        if self.every == 0 and (self.patience is not None or self.keep == "best"):
+            raise PlanError("evaluation: patience and keep: best need validations; set evaluation.every to 1 or more")
+        return self

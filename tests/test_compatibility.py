@@ -1,0 +1,138 @@
+"""Parts of a plan that do not go together: every row of the table is refused in its words, before data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedrec as fr
+from fedrec.errors import PlanError
+from fedrec.federation.compatibility import TABLE, Place, broken_rules, check_together
+from fedrec.federation.plan import Plan
+from fedrec.runs.training import Placement, train_run
+from models_in_test import PooledPopularity, registered
+
+MF = {"name": "mf", "rounds": 4}
+SCAFFOLD = {**MF, "scaffold": True}
+PRIVATE = {"epsilon": 4.0, "delta": 1e-6}
+POISSON = {**PRIVATE, "sampling": "poisson", "users": 1000}
+ROBUST = {"rule": "median"}
+GROUPS = {**ROBUST, "over": "groups", "groups": 3}
+K_CORE = {"source": "missing.csv", "cleaning": {"k_core": 3}}
+
+EXAMPLES: list[tuple[str, Mapping[str, Any]]] = [
+    ("weights: model 'biased-mf' reads values as ratings", {"model": {"name": "biased-mf"}, "weights": "log"}),
+    ("weights: model 'pfedrec' counts every interaction once", {"model": {"name": "pfedrec"}, "weights": "log"}),
+    ("keep_sums: mf has no sum that later interactions can be added to", {"model": MF, "keep_sums": True}),
+    ("keep_sums does not go with cohort: ", {"keep_sums": True, "cohort": 0.5}),
+    ("robust does not go with privacy: ", {"robust": ROBUST, "privacy": PRIVATE}),
+    ("robust does not go with keep_sums: ", {"robust": ROBUST, "keep_sums": True}),
+    ("robust does not go with warm_start: ", {"robust": ROBUST, "warm_start": "earlier"}),
+    ("items does not go with keep_sums: ", {"items": {"least": 5}, "keep_sums": True}),
+    ("items does not go with warm_start: ", {"items": {"least": 5}, "warm_start": "earlier"}),
+    ("rows: ease does not step along changes of item rows alone; ", {"rows": 0.5}),
+    ("rows: with these settings mf also sums controls, which count", {"rows": 0.5, "model": SCAFFOLD}),
+    ("asynchronous: ease does not step along changes: ", {"asynchronous": {"buffer": 2}}),
+    (
+        "asynchronous does not go with privacy: ",
+        {"asynchronous": {"buffer": 2}, "model": MF, "privacy": {**PRIVATE, "users": 1000}},
+    ),
+    ("asynchronous does not go with robust: ", {"asynchronous": {"buffer": 2}, "model": MF, "robust": ROBUST}),
+    ("asynchronous does not go with rows: ", {"asynchronous": {"buffer": 2}, "model": MF, "rows": 0.5}),
+    ("asynchronous does not go with warm_start: ", {"asynchronous": {"buffer": 2}, "model": MF, "warm_start": "a"}),
+    ("asynchronous: with these settings mf also sums controls", {"asynchronous": {"buffer": 2}, "model": SCAFFOLD}),
+    ("privacy: max_cohort for mf: it keeps something of each client", {
+        "model": MF, "cohort": 0.5, "privacy": {**POISSON, "max_cohort": 5},
+    }),
+    ("privacy does not go with evaluation.every: ", {"privacy": PRIVATE, "model": MF, "evaluation": {"every": 1}}),
+    ("privacy does not go with keep_sums: ", {"privacy": PRIVATE, "keep_sums": True}),
+    ("privacy does not go with cleaning: k_core and ", {"privacy": PRIVATE, "data": K_CORE}),
+    ("privacy does not go with warm_start: ", {"privacy": PRIVATE, "warm_start": "earlier"}),
+    ("privacy does not go with items: ", {"privacy": PRIVATE, "items": {"least": 5}}),
+    ("privacy does not go with rows: ", {"privacy": PRIVATE, "model": MF, "rows": 0.5}),
+    ("privacy: a model that pools counts: ", {"privacy": PRIVATE, "model": {"name": "pooled-popularity"}}),
+    ("privacy does not go with negatives: paper-leaky: ", {"privacy": PRIVATE, "negatives": "paper-leaky"}),
+    ("privacy does not go with split: temporal:0.8 is cut ", {"privacy": PRIVATE, "split": "temporal:0.8"}),
+    ("privacy: a cohort as a number of clients needs privacy.users", {"privacy": PRIVATE, "cohort": 50}),
+    ("privacy: sampling: poisson needs a cohort below 1.0; ", {"privacy": POISSON}),
+    ("privacy: participations 9 of 4 rounds bind nobody; ", {"privacy": {**PRIVATE, "participations": 9}, "model": MF}),
+    ("refit does not go with evaluation.every: ", {"refit": True, "evaluation": {"every": 1}}),
+]  # fmt: skip
+"""Plans that break a rule which holds anywhere, and how it begins; the first rule that each breaks is another one."""
+
+ELSEWHERE: list[tuple[Place, str, Mapping[str, Any]]] = [
+    ("masked", "asynchronous: a sum that waits in a buffer is open ", {"asynchronous": {"buffer": 2}, "model": MF}),
+    ("masked", "robust: over: nodes takes every node's part in the clear", {"robust": ROBUST}),
+    ("in the clear", "robust: over: groups is of groups of nodes under the secure sum", {"robust": GROUPS}),
+    ("in the clear", "privacy: noise: distributed is noise that nodes add", {
+        "privacy": {**PRIVATE, "noise": "distributed", "users": 1000},
+    }),
+    ("federation", "in a federation a plan does not go with split: temporal:0.8 is cut", {"split": "temporal:0.8"}),
+    ("federation", "in a federation a plan does not go with cohort: ", {"cohort": 50}),
+    ("federation", "in a federation a plan does not go with cleaning: k_core and ", {"data": K_CORE}),
+    ("federation", "in a federation a plan does not go with privacy: users is needed", {"privacy": PRIVATE}),
+    ("federation", "in a federation a plan does not go with model: lowest", {"model": {"name": "biased-mf"}}),
+    ("federation", "in a federation a plan does not go with warm_start: ", {"warm_start": "earlier"}),
+]  # fmt: skip
+"""Plans that break a rule in one place alone, and how it begins."""
+
+
+def settings_of(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {"data": {"source": "missing.csv"}, "model": {"name": "ease"}, **changes}
+
+
+@pytest.fixture(autouse=True)
+def _pooled(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered(PooledPopularity, monkeypatch)
+
+
+def test_every_row_of_the_table_has_an_example() -> None:
+    assert [rule.place for rule in TABLE].count("anywhere") == len(EXAMPLES)
+    assert sorted(rule.place for rule in TABLE if rule.place != "anywhere") == sorted(place for place, *_ in ELSEWHERE)
+    begins = [begin for begin, _ in EXAMPLES] + [begin for _, begin, _ in ELSEWHERE]
+    assert len(set(begins)) == len(TABLE)
+
+
+@pytest.mark.parametrize(("begins", "changes"), EXAMPLES, ids=[begin[:50] for begin, _ in EXAMPLES])
+def test_a_row_is_refused_in_its_words_when_the_plan_is_made(begins: str, changes: Mapping[str, Any]) -> None:
+    with pytest.raises(PlanError) as caught:
+        Plan.make(settings_of(changes))
+    assert str(caught.value).startswith(begins)
+    (key, *_) = [key for key in changes if begins.startswith(key) and key != "model"]
+    Plan.make(settings_of({name: value for name, value in changes.items() if name != key}))
+
+
+@pytest.mark.parametrize(("place", "begins", "changes"), ELSEWHERE, ids=[begin[:50] for _, begin, _ in ELSEWHERE])
+def test_a_row_of_one_place_is_refused_there_alone(place: Place, begins: str, changes: Mapping[str, Any]) -> None:
+    plan = Plan.make(settings_of(changes))
+    (text,) = broken_rules(plan.case, place)
+    assert text.startswith(begins)
+    with pytest.raises(PlanError, match="^" + begins.replace("(", r"\(")):
+        check_together(plan.case, place)
+    others: set[Place] = {"anywhere", "masked", "in the clear"} - {place}
+    assert not [text for other in others for text in broken_rules(plan.case, other)]
+
+
+@pytest.mark.parametrize("example", [example for example in ELSEWHERE if example[0] != "federation"])
+def test_a_row_of_one_place_is_refused_before_data_is_read(
+    example: tuple[Place, str, Mapping[str, Any]], tmp_path: Path
+) -> None:
+    place, begins, changes = example
+    plan = Plan.make(settings_of(changes))
+    with pytest.raises(PlanError) as caught:
+        train_run(plan, tmp_path / "run", Placement(9, secure=place == "masked"))
+    assert str(caught.value).startswith(begins)
+    with pytest.raises(fr.InputError, match=r"missing\.csv"):
+        train_run(plan, tmp_path / "run", Placement(9, secure=place != "masked"))
+
+
+@pytest.mark.parametrize("example", [example for example in ELSEWHERE if example[0] == "federation"])
+def test_a_row_of_federations_is_refused_when_nodes_agree(example: tuple[Place, str, Mapping[str, Any]]) -> None:
+    _, begins, changes = example
+    catalog = fr.load_data("synthetic:users=20,items=10,interactions_per_user=5,seed=1").catalog
+    with pytest.raises(PlanError) as caught:
+        Plan.make(settings_of(changes)).agree(catalog, 1024)
+    assert str(caught.value).startswith(begins)
