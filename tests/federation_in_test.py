@@ -23,6 +23,7 @@ from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import EvaluationCall, RoundCall
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.messages import open_request
+from fedrec.federation.own_rounds import OwnRounds
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.models.base import Arrays
@@ -219,13 +220,13 @@ class Replayed(LocalEngine):
         there = [node for node in self.nodes if node.name in names] or self.nodes
         return [node.evaluate(replace(call, committed=self.counted(node.name, call.committed))) for node in there]
 
-    def keep(self, shared: Arrays, committed: int) -> None:
+    def keep(self, shared: Arrays, committed: OwnRounds) -> None:
         for node in self.nodes:
-            node.keep(shared, self.counted(node.name, committed))
+            node.keep(shared, self.counted(node.name, committed.others))
 
-    def finish(self, shared: Arrays, committed: int, kept: int) -> None:
+    def finish(self, shared: Arrays, committed: OwnRounds, kept: OwnRounds) -> None:
         for node in self.nodes:
-            node.finish(shared, self.counted(node.name, committed), self.counted(node.name, kept))
+            node.finish(shared, self.counted(node.name, committed.others), self.counted(node.name, kept.others))
 
 
 def assert_right(federation: Federation, outcome: Outcome) -> None:

@@ -29,9 +29,10 @@ from fedrec.errors import InputError, PlanError, RunError
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
 from fedrec.federation.agreement import Agreement
-from fedrec.federation.asynchronous import Arrival, Buffering, OwnRounds
+from fedrec.federation.asynchronous import Arrival, Buffering
 from fedrec.federation.calls import EvaluationCall, RoundCall
-from fedrec.federation.coordinator import Coordinator, merged
+from fedrec.federation.coordinator import Coordinator
+from fedrec.federation.gathering import Buffered, merged
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.versions import Standing, check_versions
@@ -64,6 +65,11 @@ def in_memory(made: Plan, nodes: int = 4, clock: str = CLOCK) -> tuple[Coordinat
     engine.clock = Clock.parse(clock, len(engine.nodes), resolved.seed)
     run = Run(resolved, None)
     return Coordinator(Agreement.of(resolved, data.catalog), engine, run, engine.has_valid), engine
+
+
+def buffering_of(coordinator: Coordinator) -> Buffering:
+    assert isinstance(coordinator.gathering, Buffered)
+    return coordinator.gathering.buffering
 
 
 # Weights and sums
@@ -112,7 +118,7 @@ def test_every_client_moves_the_model_as_far_as_in_rounds_of_all() -> None:
     engine = LocalEngine.build(placed, resolved, 3, "by:place")
     model = resolved.build_model()
     coordinator = Coordinator(Agreement.of(resolved, data.catalog), engine, Run(resolved, None), engine.has_valid)
-    assert coordinator.buffering is not None
+    buffering = buffering_of(coordinator)
     first = model.start(data.catalog, {}, KeyedSource.from_seed(resolved.seed).child("start"))
     spec = model.spec(first.shared, 0)
     assert spec is not None
@@ -121,9 +127,9 @@ def test_every_client_moves_the_model_as_far_as_in_rounds_of_all() -> None:
     sums = {node.name: node.contribute(call) for node in engine.nodes}
     clients = sum(total.clients for total in sums.values())
     moved = np.zeros_like(whole)
-    coordinator.buffering._standing = {name: Standing(0, 0, 0.0, total.clients) for name, total in sums.items()}
+    buffering._standing = {name: Standing(0, 0.0, total.clients) for name, total in sums.items()}
     for name, total in sums.items():
-        share = coordinator.buffering._share({name: Arrival(name, total, 0.0)})
+        share = buffering._share({name: Arrival(name, total, 0.0)})
         assert share == pytest.approx(total.clients / clients)
         weight = Asynchronous(buffer=1).weight(0, 0, Asynchronous(buffer=1).step_of(call.spec, share))
         step = model.step(first, buffered_sum(call.spec, [(total, weight)], 0), 0)
@@ -389,8 +395,8 @@ class Twice:
 def test_answers_that_come_twice_or_again_change_nothing() -> None:
     once, _ = in_memory(plan(cohort=0.8))
     often, _ = in_memory(plan(cohort=0.8))
-    assert often.buffering is not None
-    often.buffering.arrivals = Twice(often.buffering.arrivals)
+    buffering = buffering_of(often)
+    buffering.arrivals = Twice(buffering.arrivals)
     ends = once.train(), often.train()
     assert once.run.ledger.lines == often.run.ledger.lines
     assert ends[0].state.shared["items"].tobytes() == ends[1].state.shared["items"].tobytes()
@@ -405,12 +411,7 @@ class AsTheyCome:
         self._virtual = VirtualArrivals(nodes, Clock.parse("", len(nodes)))
         self._draws, self._now = random.Random(seed), 0.0
         self._calls: dict[str, RoundCall] = {}
-        self.names, self.evaluate, self.keep, self.finish = (
-            self._virtual.names,
-            self._virtual.evaluate,
-            self._virtual.keep,
-            self._virtual.finish,
-        )
+        self.names = self._virtual.names
 
     def start(self, node: str, call: RoundCall, since: float) -> None:
         self._calls[node] = call
@@ -429,10 +430,8 @@ def test_any_order_of_arrivals_is_a_run_that_its_ledger_explains(seed: int) -> N
     models = []
     for again in (False, True):
         coordinator, engine = in_memory(made)
-        buffering = coordinator.buffering
-        assert buffering is not None
+        buffering = buffering_of(coordinator)
         buffering.arrivals = Told(engine.nodes, lines[0]) if again else AsTheyCome(engine.nodes, seed)
-        coordinator.engine = OwnRounds(engine, buffering.arrivals, coordinator.run.ledger)
         models.append(coordinator.train().state.shared["items"].tobytes())
         lines.append(coordinator.run.ledger.of_kind("round"))
     assert models[0] == models[1]
@@ -540,7 +539,6 @@ def test_a_buffer_larger_than_the_federation_is_refused_by_the_buffer_itself() -
     coordinator, _ = in_memory(plan(asynchronous={"buffer": 5}))
     with pytest.raises(PlanError, match="there are 4"):
         coordinator.train()
-    assert isinstance(coordinator.buffering, Buffering)
 
 
 def test_the_estimators_know_it_too() -> None:

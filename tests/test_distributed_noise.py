@@ -158,16 +158,25 @@ def test_the_coordinator_sees_noise_only_and_the_ledger_says_what_it_costs(tmp_p
     made = plan()
     data = fr.load_data(DATA)
     resolved = made.resolve(data, "0" * 64)
-    engine = SecureEngine.build(data, resolved, 4)
 
-    class Watching(Coordinator):
-        def _summed(self, call):
-            total, line = super()._summed(call)
-            seen.append((call, {name: array.copy() for name, array in total.arrays.items()}, dict(total.noise)))
-            return total, line
+    class Watched(SecureEngine):
+        def contribute(self, call):
+            seen.append(call)
+            return super().contribute(call)
 
-    Watching(Agreement.of(resolved, data.catalog), engine, Run(resolved, None), engine.has_valid).train()
-    call, arrays, noise = seen[0]
+    engine = Watched.build(data, resolved, 4)
+    coordinator = Coordinator(Agreement.of(resolved, data.catalog), engine, Run(resolved, None), engine.has_valid)
+    gather = coordinator.gathering.gather
+
+    def gathered(call):
+        found = gather(call)
+        total = found.total
+        seen.append(({name: array.copy() for name, array in total.arrays.items()}, dict(total.noise)))
+        return found
+
+    coordinator.gathering.gather = gathered
+    coordinator.train()
+    call, (arrays, noise) = seen[:2]
     parties, honest, _ = engine.parties
     assert (parties, honest) == (4, 2)
     charge = engine.nodes[0].guard.charges[0]

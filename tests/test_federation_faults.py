@@ -32,9 +32,9 @@ from federation_in_test import (
 from fedrec.errors import PlanError, RunError
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.messages import Request, open_reply, open_request, request_digest
+from fedrec.federation.own_rounds import OwnRounds
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
-from fedrec.federation.versions import last_part
 from fedrec.network import secure_sums as network_sums
 from fedrec.network.post import Failure, LocalPost
 from fedrec.network.remote import RemoteEngine
@@ -155,10 +155,11 @@ def assert_best_version_is_kept(federation: Federation, post: Unkept, run: Run) 
     outcome = federation.train(post.post, run)
     assert outcome.error is None
     assert outcome.trained is not None
-    kept = last_part(outcome.rounds[: outcome.trained.round + 1], "node-1")
-    assert last_part(outcome.rounds, "node-1") > kept, "node-1 ends with the best version, so nothing is tested"
+    kept = OwnRounds.after(outcome.rounds, outcome.trained.round)["node-1"]
+    last = OwnRounds.after(outcome.rounds, len(outcome.rounds) - 1)["node-1"]
+    assert last > kept, "node-1 ends with the best version, so nothing is tested"
     assert outcome.unreached == ()
-    assert federation.served["node-1"].kept == kept[1]
+    assert federation.served["node-1"].kept == kept
 
 
 @pytest.mark.parametrize("seed", range(24))

@@ -226,9 +226,9 @@ class _Asked:
         )
 
     def call(self, round=0):
-        state = self.coordinator._first()
+        state = self.coordinator.beginning.state()
         spec = self.coordinator.agreement.spec(state.shared, round)
-        terms = self.coordinator.protection.round_terms(round)
+        terms = self.coordinator.gathering.protection.round_terms(round)
         return RoundCall(round, round - 1, state.shared, spec, 1.0, privacy=terms)
 
 

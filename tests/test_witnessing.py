@@ -12,8 +12,8 @@ from federation_in_test import COORDINATOR, STRANGER, Federation, small_plan
 from fedrec.errors import DamagedError, PlanError, RunError
 from fedrec.federation.run import Run
 from fedrec.network.post import LocalPost
-from fedrec.network.remote import RemoteEngine
 from fedrec.network.waiting import Waiting
+from fedrec.network.witnessing import Witnessing
 from fedrec.node import witness as witnessing
 from fedrec.node.witness import Witness, told
 from fedrec.record.keys import COSIGNATURE, SigningKey
@@ -152,7 +152,7 @@ def test_a_coordinator_that_rewrites_its_record_gets_no_further_sum(tmp_path: Pa
 def test_a_call_without_the_record_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owners = Federation(tmp_path, small_plan())
     members = Members("owners", COORDINATOR, owners.public, owners.catalog, 1024)
-    monkeypatch.setattr(RemoteEngine, "record", lambda self, name: {})
+    monkeypatch.setattr(Witnessing, "record", lambda self, name: {})
     waiting = Waiting(pause=0.0, tries=1, sign=0.1)
     with pytest.raises(RunError, match="what is told of the record is not whole"):
         train_federated(owners.plan, tmp_path / "run", members, LocalPost(owners.hosts()), waiting=waiting)
@@ -170,5 +170,5 @@ def test_what_is_told_of_a_record_that_grows_meanwhile_fits(tmp_path: Path, monk
 
     monkeypatch.setattr(witnessing, "sign", slowly)
     one = witness()
-    one.see(engine.record("node-0")["record"])
+    one.see(engine.witnessing.record("node-0")["record"])
     assert (one.seen, len(run.ledger.leaves)) == (1, 2)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from fedrec.engines.local import LocalEngine
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.coordinator import Coordinator
+from fedrec.federation.gathering import Gathered, Gathering, merged
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.models.base import Arrays, Given, State
@@ -85,26 +85,33 @@ class Release(NamedTuple):
     charge: Charge
 
 
-class _Watched(Coordinator):
-    """Writes down every call and every sum."""
+class _Exact(LocalEngine):
+    """Nodes in this process; remembers the exact sum of the last round that they were asked for."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.seen: list[Seen] = []
-        self.exact: Sum
+    exact: Sum | None = None
 
-    def _summed(self, call: RoundCall) -> tuple[Sum, dict[str, Any]]:
-        self.exact = Sum.zeros(call.spec, call.round)
-        total, line = super()._summed(call)
-        kept = replace(total, arrays={name: array.copy() for name, array in total.arrays.items()})
-        self.seen.append(Seen(call, self.exact, kept))
-        return total, line
-
-    def _contributed(self, call: RoundCall) -> Sequence[Sum]:
-        sums = super()._contributed(call)
-        for part in sums:
-            self.exact.merge(part)
+    def contribute(self, call: RoundCall) -> list[Sum]:
+        """Each node's sum for a round."""
+        sums = super().contribute(call)
+        self.exact = merged(call.spec, sums, call.round)
         return sums
+
+
+class _Watched(Gathering):
+    """Gathers as another way of gathering does, and writes down every call and every sum."""
+
+    def __init__(self, gathering: Gathering, engine: _Exact) -> None:
+        self.gathering, self.engine = gathering, engine
+        self.excess, self.start = gathering.excess, gathering.start
+        self.seen: list[Seen] = []
+
+    def gather(self, call: RoundCall) -> Gathered:
+        """Gather the sum of a round."""
+        gathered = self.gathering.gather(call)
+        arrays = {name: array.copy() for name, array in gathered.total.arrays.items()}
+        assert self.engine.exact is not None
+        self.seen.append(Seen(call, self.engine.exact, replace(gathered.total, arrays=arrays)))
+        return gathered
 
 
 def observe(
@@ -119,11 +126,12 @@ def observe(
         rounds: stop after so many.
     """
     resolved = plan.resolve(data, digest)
-    engine = LocalEngine.build(data, resolved, chance=chance)
+    engine = _Exact(LocalEngine.build(data, resolved, chance=chance).nodes)
     agreement = Agreement.of(resolved, data.catalog)
-    coordinator = _Watched(agreement, engine, Run(resolved, None), engine.has_valid, chance=chance)
+    coordinator = Coordinator(agreement, engine, Run(resolved, None), engine.has_valid, chance=chance)
+    watched = coordinator.gathering = _Watched(coordinator.gathering, engine)
     trained = coordinator.train(until=rounds)
-    return Observed(resolved, data, engine, trained.state, coordinator.seen)
+    return Observed(resolved, data, engine, trained.state, watched.seen)
 
 
 def contribution_of(observed: Observed, positions: np.ndarray, seen: Seen) -> Contributions:

@@ -15,7 +15,8 @@ from fedrec.data.splits import Split
 from fedrec.engines.clock import Clock
 from fedrec.engines.virtual import VirtualArrivals
 from fedrec.federation.agreement import Agreement
-from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
+from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall, for_node
+from fedrec.federation.own_rounds import OwnRounds
 from fedrec.federation.plan import Plan
 from fedrec.federation.warm_start import Remembered
 from fedrec.models.base import Arrays
@@ -117,7 +118,7 @@ class LocalEngine:
 
     def contribute(self, call: RoundCall) -> list[Sum]:
         """Each node's sum for a round."""
-        return [node.contribute(call) for node in self._followed()]
+        return [node.contribute(for_node(call, node.name)) for node in self._followed()]
 
     def count_items(self, call: CountCall) -> list[Sum]:
         """Each node's counts of items."""
@@ -125,7 +126,7 @@ class LocalEngine:
 
     def evaluate(self, call: EvaluationCall) -> list[Sum]:
         """Each node's sum of metrics."""
-        return [node.evaluate(call) for node in self._followed()]
+        return [node.evaluate(for_node(call, node.name)) for node in self._followed()]
 
     @property
     def shards(self) -> list[Shard]:
@@ -152,15 +153,15 @@ class LocalEngine:
         """The nodes as they answer in their own time."""
         return VirtualArrivals(self.nodes, self.clock)
 
-    def keep(self, shared: Arrays, committed: int) -> None:
-        """Remember private rows as they are after round `committed`."""
+    def keep(self, shared: Arrays, committed: OwnRounds) -> None:
+        """Remember private rows as they are after the round that counts for each node."""
         for node in self.nodes:
-            node.keep(shared, committed)
+            node.keep(shared, committed[node.name])
 
-    def finish(self, shared: Arrays, committed: int, kept: int) -> None:
-        """End with the private rows of round `kept`."""
+    def finish(self, shared: Arrays, committed: OwnRounds, kept: OwnRounds) -> None:
+        """End with each node's private rows of the round `kept`."""
         for node in self.nodes:
-            node.finish(shared, committed, kept)
+            node.finish(shared, committed[node.name], kept[node.name])
 
     @property
     def has_valid(self) -> bool:

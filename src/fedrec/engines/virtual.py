@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fedrec.aggregation.sums import Sum
 from fedrec.engines.clock import Clock
 from fedrec.errors import RunError
 from fedrec.federation.asynchronous import Arrival
-from fedrec.federation.calls import EvaluationCall, RoundCall
+from fedrec.federation.calls import RoundCall
 from fedrec.federation.plan import Plan
-from fedrec.models.base import Arrays
 from fedrec.node.node import Node
 
 __all__ = ["VirtualArrivals", "synchronous_seconds", "virtual_time", "work"]
@@ -60,20 +58,6 @@ class VirtualArrivals:
                 del self._calls[name]
                 return Arrival(name, self.nodes[name].contribute(call), seconds)
         raise RunError("asynchronous: no node is at work, and the buffer is not full")
-
-    def evaluate(self, calls: Mapping[str, EvaluationCall]) -> list[Sum]:
-        """Each node's sum of metrics."""
-        return [node.evaluate(calls[name]) for name, node in self.nodes.items()]
-
-    def keep(self, shared: Arrays, committed: Mapping[str, int]) -> None:
-        """Remember private rows as they are."""
-        for name, node in self.nodes.items():
-            node.keep(shared, committed[name])
-
-    def finish(self, shared: Arrays, committed: Mapping[str, int], kept: Mapping[str, int]) -> None:
-        """End with the private rows of the version `kept` of each node."""
-        for name, node in self.nodes.items():
-            node.finish(shared, committed[name], kept[name])
 
 
 def work(node: Node, round: int, share: float) -> int:

@@ -21,17 +21,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fedrec.aggregation.buffered import Asynchronous, buffered_sum
 from fedrec.aggregation.sums import Sum
 from fedrec.errors import PlanError, RunError
-from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
+from fedrec.federation.calls import RoundCall, for_node
 from fedrec.federation.run import Run
 from fedrec.federation.versions import Standing, standings
-from fedrec.models.base import Arrays, State
+from fedrec.models.base import State
 from fedrec.progress import counting
-from fedrec.record.ledger import Ledger
 
 if TYPE_CHECKING:
     from fedrec.federation.engine import Engine
 
-__all__ = ["Arrival", "Arrivals", "Buffered", "Buffering", "OwnRounds", "arrivals_of"]
+__all__ = ["Arrival", "Arrivals", "Buffered", "Buffering", "arrivals_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,15 +68,6 @@ class Arrivals(Protocol):
         Raises:
             FedrecError: if none will.
         """
-
-    def evaluate(self, calls: Mapping[str, EvaluationCall]) -> Sequence[Sum]:
-        """Each node's sum of metrics; a node's work is not disturbed."""
-
-    def keep(self, shared: Arrays, committed: Mapping[str, int]) -> None:
-        """Remember private rows as they are after the version that each node last had a part in."""
-
-    def finish(self, shared: Arrays, committed: Mapping[str, int], kept: Mapping[str, int]) -> None:
-        """End with the private rows of the version `kept` of each node."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +175,7 @@ class Buffering:
     def _share(self, held: Mapping[str, Arrival]) -> float:
         """The share of all clients that is in a buffer: nodes count as they did last, those that never answered as the
         others do on average."""
-        known = {name: standing.clients for name, standing in self._standing.items() if standing.committed >= 0}
+        known = {name: one.clients for name, one in self._standing.items() if one.clients is not None}
         known |= {name: arrived.total.clients for name, arrived in held.items()}
         everyone = sum(known.values()) / len(known) * len(self._standing)
         return sum(arrived.total.clients for arrived in held.values()) / everyone if everyone else 1.0
@@ -201,70 +191,8 @@ class Buffering:
         version, shared = standing.version, newest.shared
         if version < newest.round:  # as left by a process that ended
             shared = (self.run.state(version - 1) if version else self.begin()).shared
-        call = replace(newest, round=version, committed=standing.committed, shared=shared)
-        self.arrivals.start(node, call, standing.since)
+        self.arrivals.start(node, replace(for_node(newest, node), round=version, shared=shared), standing.since)
         self._working.add(node)
-
-
-class OwnRounds:
-    """An engine to which every node's last own version is what is committed.
-
-    Args:
-        engine: as it is for everything that happens once or for all.
-        arrivals: of the engine.
-        ledger: of the run; empty where a finished run is looked at again, whose nodes have their last rows.
-    """
-
-    def __init__(self, engine: Engine, arrivals: Arrivals, ledger: Ledger) -> None:
-        self.engine = engine
-        self.arrivals = arrivals
-        self.ledger = ledger
-
-    def contribute(self, call: RoundCall) -> Sequence[Sum]:
-        """Each node's sum for a round, all in step."""
-        return self.engine.contribute(call)
-
-    def evaluate(self, call: EvaluationCall) -> Sequence[Sum]:
-        """Each node's sum of metrics."""
-        own = self._own(call.committed)
-        if own is None:
-            return self.engine.evaluate(call)
-        return self.arrivals.evaluate({name: replace(call, committed=version) for name, version in own.items()})
-
-    def count_items(self, call: CountCall) -> Sequence[Sum]:
-        """Each node's counts of items."""
-        return self.engine.count_items(call)
-
-    @property
-    def parties(self) -> tuple[int, int, str] | None:
-        """Of a secure sum."""
-        return self.engine.parties
-
-    @property
-    def run(self) -> str | None:
-        """The number under which nodes know the run."""
-        return self.engine.run
-
-    @property
-    def took_part(self) -> tuple[str, ...]:
-        """The line of a round says it."""
-        return ()
-
-    def keep(self, shared: Arrays, committed: int) -> None:
-        """Remember private rows as they are after round `committed`."""
-        self.arrivals.keep(shared, self._own(committed) or {})
-
-    def finish(self, shared: Arrays, committed: int, kept: int) -> None:
-        """End with the private rows of round `kept`."""
-        self.arrivals.finish(shared, self._own(committed) or {}, self._own(kept) or {})
-
-    def _own(self, round: int) -> dict[str, int] | None:
-        """The last version of each node that is in a round up to `round`; `None` without any round."""
-        lines = self.ledger.of_kind("round")
-        if not lines:
-            return None
-        found = standings(lines[: round + 1], self.arrivals.names)
-        return {name: standing.committed for name, standing in found.items()}
 
 
 def arrivals_of(engine: Engine) -> Arrivals:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from fedrec.aggregation.specs import SumSpec
 from fedrec.evaluation.metrics import Metric
 from fedrec.evaluation.protocols import Protocol
+from fedrec.federation.own_rounds import OwnRounds
 from fedrec.models.base import Arrays
 from fedrec.privacy.guard import RoundTerms
 from fedrec.record.durable import arrays_digest
 
-__all__ = ["HELD_OUT", "CountCall", "EvaluationCall", "Part", "RoundCall"]
+__all__ = ["HELD_OUT", "CountCall", "EvaluationCall", "Part", "RoundCall", "for_node"]
 
 Part = Literal["valid", "test"]
 HELD_OUT: tuple[Part, ...] = ("valid", "test")
@@ -37,6 +38,7 @@ class RoundCall:
         rows: item rows that are summed in this round, ascending; all by default.
         groups: into how many groups nodes are divided, whose sums are opened apart, under the secure sum.
         agreed: digest of the transcript that all nodes agreed on; `None` within one process.
+        own: which round counts for each node; `committed` for all of them by default.
     """
 
     round: int
@@ -49,6 +51,7 @@ class RoundCall:
     groups: int = 1
     rows: np.ndarray | None = None
     agreed: str | None = None
+    own: OwnRounds | None = None
 
     @cached_property
     def model(self) -> str:
@@ -80,6 +83,7 @@ class EvaluationCall:
         protocol, metrics: what is measured.
         n_max: most clients of a sum.
         round: whose model is measured; `committed` if `None`.
+        own: which round counts for each node; `committed` for all of them by default.
     """
 
     committed: int
@@ -89,6 +93,7 @@ class EvaluationCall:
     metrics: tuple[Metric, ...]
     n_max: int
     round: int | None = None
+    own: OwnRounds | None = None
 
     @cached_property
     def model(self) -> str:
@@ -99,3 +104,13 @@ class EvaluationCall:
     def after(self) -> int:
         """The round whose model is measured."""
         return self.committed if self.round is None else self.round
+
+
+_Call = TypeVar("_Call", RoundCall, EvaluationCall)
+
+
+def for_node(call: _Call, name: str) -> _Call:
+    """A call as one node hears it: with the committed round that counts for this node."""
+    if call.own is None or call.own[name] == call.committed:
+        return call
+    return replace(call, committed=call.own[name])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from fedrec.aggregation.sums import Sum
     from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
+    from fedrec.federation.own_rounds import OwnRounds
     from fedrec.models.base import Arrays
 
 __all__ = ["Engine"]
@@ -37,8 +38,8 @@ class Engine(Protocol):
     def took_part(self) -> tuple[str, ...]:
         """The nodes that the last sum is over, where that may change from sum to sum; empty where it is all of them."""
 
-    def keep(self, shared: Arrays, committed: int) -> None:
-        """Remember private rows as they are after round `committed`."""
+    def keep(self, shared: Arrays, committed: OwnRounds) -> None:
+        """Remember private rows as they are after the round that counts for each node."""
 
-    def finish(self, shared: Arrays, committed: int, kept: int) -> None:
-        """End with the private rows of round `kept`."""
+    def finish(self, shared: Arrays, committed: OwnRounds, kept: OwnRounds) -> None:
+        """End with each node's private rows of the round `kept`."""

@@ -15,10 +15,11 @@ from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
+from fedrec.models.base import State
 from fedrec.models.linear.counts import count_spec, counted
 from fedrec.privacy.shares import Stream, discrete_gaussian
 
-__all__ = ["SERVED", "ItemFloor", "add_noise", "count_chunk", "floor_spec", "only_served", "rows_served"]
+__all__ = ["SERVED", "ItemFloor", "add_noise", "count_chunk", "floor_spec", "only_served", "rows_served", "with_served"]
 
 SERVED = "served"
 """Name of the shared array [items] bool that says which items take part."""
@@ -64,6 +65,11 @@ def only_served(clients: Clients, served: np.ndarray | None) -> Clients:
         return clients
     kept = served[clients.items]
     return clients.where(kept).avoiding(clients.where(~kept))
+
+
+def with_served(state: State, served: np.ndarray | None) -> State:
+    """A state that says which items take part [items] bool; the state itself where all do (`None`)."""
+    return state if served is None else State({**state.shared, SERVED: served}, state.server)
 
 
 def rows_served(total: Sum, served: np.ndarray | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from fedrec.aggregation.buffered import Asynchronous
 from fedrec.errors import DamagedError
 
-__all__ = ["Standing", "busiest_node", "check_versions", "last_part", "standings"]
+__all__ = ["Standing", "busiest_node", "check_versions", "standings"]
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,14 @@ class Standing:
 
     Args:
         version: what it works on.
-        committed: the last version of which its sum is in a committed round; −1 before the first.
         since: when it began, in seconds since training began.
-        clients, staleness: of its last sum.
+        clients: of its last sum in a committed round; `None` before the first.
+        staleness: of that sum.
     """
 
     version: int = 0
-    committed: int = -1
     since: float = 0.0
-    clients: int = 0
+    clients: int | None = None
     staleness: int = 0
 
 
@@ -43,26 +42,15 @@ def standings(
 
     >>> part = {"node": "a", "version": 0, "staleness": 0, "clients": 7}
     >>> standings([{"round": 0, "time": 2.0, "parts": [part], "late": []}], ["a", "b"])["a"]
-    Standing(version=1, committed=0, since=2.0, clients=7, staleness=0)
+    Standing(version=1, since=2.0, clients=7, staleness=0)
     """
     found = dict(before) if before is not None else {name: Standing() for name in names}
     for line in lines:
         for late in line["late"]:
             found[late["node"]] = replace(found[late["node"]], version=line["round"], since=late["time"])
         for part in line["parts"]:
-            found[part["node"]] = Standing(
-                line["round"] + 1, part["version"], line["time"], part["clients"], part["staleness"]
-            )
+            found[part["node"]] = Standing(line["round"] + 1, line["time"], part["clients"], part["staleness"])
     return found
-
-
-def last_part(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[int, int]:
-    """The last of some rounds that has a sum of a node, and the version that the sum is of; (−1, −1) without any."""
-    for line in reversed(lines):
-        for part in line["parts"]:
-            if part["node"] == name:
-                return int(line["round"]), int(part["version"])
-    return -1, -1
 
 
 def busiest_node(lines: Sequence[Mapping[str, Any]]) -> str | None:

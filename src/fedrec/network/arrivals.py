@@ -5,46 +5,23 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.errors import FedrecError, PlanError, RunError
 from fedrec.federation.asynchronous import Arrival
 from fedrec.federation.call_fields import call_fields
-from fedrec.federation.calls import EvaluationCall, RoundCall
+from fedrec.federation.calls import RoundCall
 from fedrec.federation.messages import Reply
-from fedrec.models.base import Arrays
+from fedrec.network.keeping import Keeping
 from fedrec.network.links import Links
+from fedrec.network.waiting import Waiting
+from fedrec.network.witnessing import Witnessing
 
 __all__ = ["NetworkArrivals"]
-
-
-class _Nodes(Protocol):
-    """What a remote engine does for all nodes at once, each with a last version of its own."""
-
-    def record(self, name: str) -> dict[str, Any]:
-        """What a node is told of the run's record."""
-
-    def has_seen(self, name: str, reply: Reply) -> None:
-        """Take in how much of the record a node knows."""
-
-    def evaluate_each(self, calls: Mapping[str, EvaluationCall]) -> list[Sum]:
-        """Sums of metrics."""
-
-    def keep_each(self, shared: Arrays, committed: Mapping[str, int]) -> None:
-        """Let nodes remember private rows."""
-
-    def not_kept(self, name: str) -> int | None:
-        """The version whose private rows a node must keep before another sum of its is used; `None` without one."""
-
-    def has_kept(self, name: str, version: int) -> None:
-        """Take in that a node keeps its private rows of a version."""
-
-    def finish_each(self, shared: Arrays, committed: Mapping[str, int], kept: Mapping[str, int]) -> None:
-        """End with private rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,26 +36,25 @@ class NetworkArrivals:
 
     Args:
         links: to the nodes.
-        nodes: the engine.
+        keeping: knows who must keep private rows first.
+        witnessing: knows what each node is told of the record.
         decode: a node's sum from its reply.
-        deadline: seconds for one answer.
-        pause: seconds before a node that failed is asked again.
-        tries: deadlines without any arrival after which the training stops.
+        waiting: seconds for one answer, and before a node that failed is asked again; training stops after as many
+            deadlines without any arrival as there are tries.
         tell: told what goes wrong.
     """
 
     def __init__(
         self,
         links: Links,
-        nodes: _Nodes,
+        keeping: Keeping,
+        witnessing: Witnessing,
         decode: Callable[[Reply, SumSpec, int], Sum],
-        deadline: float,
-        pause: float,
-        tries: int,
+        waiting: Waiting,
         tell: Callable[[str], None],
     ) -> None:
-        self._links, self._nodes, self._decode = links, nodes, decode
-        self._deadline, self._pause, self._tries, self._tell = deadline, pause, tries, tell
+        self._links, self._keeping, self._witnessing, self._decode = links, keeping, witnessing, decode
+        self._deadline, self._pause, self._tries, self._tell = waiting.deadline, waiting.pause, waiting.tries, tell
         self._arrived: queue.Queue[Arrival | _Refused] = queue.Queue()
         self._calls: dict[str, RoundCall] = {}
         self._began: float | None = None
@@ -119,23 +95,10 @@ class NetworkArrivals:
                 ) from None
             if isinstance(found, _Refused):
                 raise found.error
-            version = self._nodes.not_kept(found.node)
+            version = self._keeping.lacking([found.node]).get(found.node)
             if version is None:
                 return found
             self._begin(self._keep_first, found, self._calls[found.node], version)
-
-    def evaluate(self, calls: Mapping[str, EvaluationCall]) -> Sequence[Sum]:
-        """Sums of metrics of the nodes that are up; a node that is at work answers afterwards."""
-        return self._nodes.evaluate_each(calls)
-
-    def keep(self, shared: Arrays, committed: Mapping[str, int]) -> None:
-        """Let nodes remember private rows as they are after the version that each last had a part in."""
-        self._nodes.keep_each(shared, committed)
-
-    def finish(self, shared: Arrays, committed: Mapping[str, int], kept: Mapping[str, int]) -> None:
-        """End with the private rows of the version `kept` of each node; nobody is asked for a sum any longer."""
-        self.close()
-        self._nodes.finish_each(shared, committed, kept)
 
     def close(self) -> None:
         """Ask nobody for a sum any longer; threads end once nodes have answered what they were asked."""
@@ -148,10 +111,10 @@ class NetworkArrivals:
         """Wait for a node's sum."""
 
         def fields() -> dict[str, Any]:
-            return {**call_fields(call), "standing": {node: call.committed}, **self._nodes.record(node)}
+            return {**call_fields(call), "standing": {node: call.committed}, **self._witnessing.record(node)}
 
         while (answer := self._asked("contribute", node, call, fields)) is not None:
-            self._nodes.has_seen(node, answer)
+            self._witnessing.has_seen(node, answer.fields)
             try:
                 total = self._decode(answer, call.spec, call.round)
             except FedrecError as error:
@@ -165,7 +128,7 @@ class NetworkArrivals:
     def _keep_first(self, arrival: Arrival, call: RoundCall, version: int) -> None:
         """Let a sum arrive once its node keeps its private rows of an earlier version, which it then goes on from."""
         if self._asked("keep", arrival.node, call, lambda: {"committed": version}) is not None:
-            self._nodes.has_kept(arrival.node, version)
+            self._keeping.has_kept(arrival.node, version)
             self._arrived.put(arrival)
 
     def _asked(self, kind: str, node: str, call: RoundCall, fields: Callable[[], dict[str, Any]]) -> Reply | None:

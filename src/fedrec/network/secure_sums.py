@@ -11,13 +11,14 @@ import numpy as np
 
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
-from fedrec.errors import DamagedError, FedrecError
+from fedrec.errors import DamagedError
 from fedrec.federation.masked import layout_of, unmasked
 from fedrec.federation.messages import Reply
 from fedrec.federation.read_sums import ReadSums
 from fedrec.network.links import Links
 from fedrec.network.post import printable
 from fedrec.network.ready import Ready, companies, of_one_call
+from fedrec.network.retrying import AbandonedError
 from fedrec.record.keys import PublicKey, SigningKey
 from fedrec.secagg.graph import share_among
 from fedrec.secagg.manifest import invite
@@ -26,11 +27,7 @@ from fedrec.secagg.primitives import Identity
 from fedrec.secagg.reasons import Reason
 from fedrec.secagg.server import Server
 
-__all__ = ["AbandonedError", "NetworkSums"]
-
-
-class AbandonedError(FedrecError):
-    """A sum that came to nothing this time."""
+__all__ = ["NetworkSums"]
 
 
 class _TooFewClientsError(AbandonedError):

@@ -8,8 +8,8 @@ from typing import Any
 
 from fedrec.documents import MOST_LINES, parse_json, read_file
 from fedrec.errors import DamagedError, FedrecError
+from fedrec.federation.best_round import kept_round
 from fedrec.federation.checkpoints import ended_state, packed, unpacked
-from fedrec.federation.coordinator import kept_round
 from fedrec.federation.ledger_fields import Lines
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import load_shared
