@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	@echo 'Set up. The first run of a command compiles its kernels, once: about a minute.'
 	touch $(READY)
 
@@ -34,16 +34,20 @@ lint: $(READY)
 kernels: $(READY)
 	$(BIN)/fedrec doctor --compile --quiet > /dev/null
 
-# Two workers, each with whole files: what a file makes for its tests is made once.
-test: $(READY) lint kernels
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+# Two workers, each with whole files: what a file makes for its tests is made once. tests/conftest.py orders the files.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: $(READY)
+	$(MAKE) --jobs 2 lint kernels
+	$(PYTEST)
 
 # What takes long: trainings on real data sets, found through FEDREC_DATA; and all of what other tests try a part of.
 test-real: $(READY) kernels
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m real
+	$(PYTEST) -m real
 
-test-all: $(READY) lint kernels
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
+test-all: $(READY)
+	$(MAKE) --jobs 2 lint kernels
+	$(PYTEST) -m ""
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build src/*.egg-info

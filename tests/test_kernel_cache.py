@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import fedrec.kernels
-from fedrec.kernels.cache import fingerprint
-from fedrec.kernels.compiling import kernel_modules
+from fedrec.kernels.cache import fingerprint, imported_kernels
+from fedrec.kernels.compiling import _imported_by_none, kernel_modules
 
 KERNELS = Path(fedrec.kernels.__file__).parent
 INNER = """import numba
@@ -88,3 +88,17 @@ def test_every_file_with_kernels_is_compiled_with_the_others() -> None:
     }
     there = {name.rpartition(".")[2] for name in kernel_modules()}
     assert with_kernels <= there
+
+
+def test_no_two_processes_compile_the_same_large_module() -> None:
+    heads = [name.rpartition(".")[2] for name in _imported_by_none()]
+    taken_in: dict[str, set[str]] = {}
+    for head in heads:
+        queue = [KERNELS / f"{head}.py"]
+        while queue:
+            file = queue.pop()
+            queue += imported_kernels(file)
+            taken_in.setdefault(file.stem, set()).add(head)
+    assert {name.rpartition(".")[2] for name in kernel_modules()} <= taken_in.keys(), "every module is compiled"
+    for large in ("factors", "least_squares", "sums", *heads):
+        assert len(taken_in[large]) == 1, large

@@ -183,12 +183,10 @@ def doctor(
     from fedrec.cli.checkup import checkup
 
     if compile_:
-        from fedrec.kernels.compiling import compile_kernels, kernel_modules
+        from fedrec.kernels.compiling import compile_kernels
 
-        output, modules = Output(json_, quiet), kernel_modules()
-        output.remark(
-            f"compiling {len(modules)} modules of kernels, where they are not kept yet: a few minutes at most"
-        )
+        output = Output(json_, quiet)
+        output.remark("compiling kernels, where they are not kept yet: a few minutes at most")
         compile_kernels(done=lambda name: output.remark(f"{name} is compiled"))
     facts = checkup()
     table = rows_table("fedrec doctor", "check", "found")

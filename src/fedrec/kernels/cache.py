@@ -22,10 +22,19 @@ from typing import Any
 from numba.core import config
 from numba.core.caching import FunctionCache, _CacheLocator
 
-__all__ = ["KernelLocator", "cache_folder", "fingerprint", "found_by_content"]
+__all__ = ["KernelLocator", "cache_folder", "fingerprint", "found_by_content", "imported_kernels"]
 
 _IMPORT = re.compile(r"^from fedrec\.kernels\.(\w+) import", re.MULTILINE)
 _HERE = Path(__file__).parent
+
+
+def imported_kernels(path: Path) -> list[Path]:
+    """The files of its folder that a file imports.
+
+    >>> [path.name for path in imported_kernels(_HERE / "topk.py")]
+    ['threads.py']
+    """
+    return [path.parent / f"{name}.py" for name in _IMPORT.findall(path.read_text(encoding="utf-8"))]
 
 
 @functools.cache
@@ -41,7 +50,7 @@ def fingerprint(path: Path) -> str:
         file = queue.pop()
         if file not in found:
             found[file] = file.read_bytes()
-            queue += [path.parent / f"{name}.py" for name in _IMPORT.findall(found[file].decode())]
+            queue += imported_kernels(file)
     digest = hashlib.sha256()
     for file in sorted(found):
         digest.update(f"{file.name} {len(found[file])}\n".encode() + found[file])
