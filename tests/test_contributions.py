@@ -143,7 +143,7 @@ def test_arrays_of_different_clients_or_names_are_refused():
     one, two = (Dense(np.ones((n, 1), "f4"), np.ones(n)) for n in (1, 2))
     with pytest.raises(ValueError, match=r"of \[1, 2\] clients"):
         Sum.zeros(spec).add(Contributions({"a": one, "b": two}))
-    with pytest.raises(ValueError, match="do not fit the spec"):
+    with pytest.raises(ValueError, match="the spec has"):
         Sum.zeros(spec).add(Contributions({"a": one}))
 
 

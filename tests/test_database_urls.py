@@ -56,7 +56,7 @@ def test_table_and_query_may_stand_beside_the_url_but_are_said_once() -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("mysql://h/d", "mysql: is nothing that fedrec reads from. Choose from: postgresql, sqlite"),
+        ("mysql://h/d", "fedrec cannot read from mysql: URLs. Choose from: postgresql, sqlite"),
         ("postgresql+psycopg://h/d", "write postgresql://"),
         ("sqlit:///d", "Did you mean 'sqlite'"),
         ("postgresql:/h/d", "cannot be read"),
@@ -144,7 +144,7 @@ def test_what_is_kept_of_a_database_holds_nothing_of_the_environment(monkeypatch
 def test_names_and_paths_are_no_urls(source: str) -> None:
     assert not is_url(source)
     check_source(source, None, None)
-    with pytest.raises(InputError, match="is no database, so it has no table"):
+    with pytest.raises(InputError, match="is not a database, so table does not apply"):
         check_source(source, "t", None)
 
 

@@ -130,12 +130,10 @@ def test_rows_are_chosen_by_the_value_of_a_column(tmp_path: Path, fedrec: object
     path = written(tmp_path, "log.csv", EVENTS)
     report = read_with_report(path, where={"kind": "click"})
     assert report.interactions.to_frame().rows() == [(1, "a"), (2, "a")]
-    assert report.report.notes == ("2 of 4 rows in which kind is click",)
+    assert report.report.notes == ("2 of 4 rows have kind = click",)
     assert len(read_interactions(path, where={"kind": ["click", "buy"]})) == 3
     assert len(read_interactions(path, where={"kind": ["click", "buy"], "user": "1"})) == 2
-    with pytest.raises(
-        NothingLeftError, match=r"no row in which kind is clik. Values that are there: kind: buy, click, view"
-    ):
+    with pytest.raises(NothingLeftError, match=r"no row has kind = clik. Values in the source: kind: buy, click, view"):
         read_interactions(path, where={"kind": "clik"})
     with pytest.raises(InputError, match=r"no column 'kin' for where. Did you mean 'kind'"):
         read_interactions(path, where={"kin": "click"})
@@ -164,7 +162,7 @@ def test_a_run_remembers_how_its_data_is_read(tmp_path: Path, monkeypatch: pytes
     said: Said = fedrec(*train)  # type: ignore[operator]
     report = json.loads(said.out)
     assert report["data"]["interactions"] == 120
-    assert report["data"]["notes"] == ["120 of 160 rows in which kind is buy"]
+    assert report["data"]["notes"] == ["120 of 160 rows have kind = buy"]
     assert fedrec("evaluate", "run", "--json").code == 0  # type: ignore[operator]
     node = ("node", "init", "a", "--data", "log.csv", "--where", "kind=buy", "--decimal", ",", "--no-header")
     assert fedrec(*node).code == 0  # type: ignore[operator]
@@ -261,7 +259,7 @@ def test_tables_that_cannot_be_are_said_to_be() -> None:
     assert hours.times is not None
     assert hours.times.tolist() == [1577854800.0]
     big = pd.DataFrame({"user": pd.Series([2**70, 1], dtype=object), "item": [1, 2]})
-    with pytest.raises(InputError, match="'user' holds numbers beyond 64 bits"):
+    with pytest.raises(InputError, match="'user' holds numbers of more than 64 bits"):
         fr.interactions_from(big)
     lazy = pl.LazyFrame({"user": [1], "item": [1]}).with_columns(pl.col("nope"))
     with pytest.raises(InputError, match="the lazy frame cannot be computed"):
