@@ -47,9 +47,9 @@ def test_table_and_query_may_stand_beside_the_url_but_are_said_once() -> None:
     assert database_of(url, table="t") == database_of(url + "?table=t")
     assert database_of(url, query="SELECT 1").query == "SELECT 1"
     for more in ({"table": "t"}, {"query": "SELECT 1"}):
-        with pytest.raises(InputError, match=r"said twice|not by both"):
+        with pytest.raises(InputError, match=r"given twice|not both"):
             database_of(url + "?table=u", **more)
-    with pytest.raises(InputError, match="not by both"):
+    with pytest.raises(InputError, match="not both"):
         database_of(url, table="t", query="SELECT 1")
 
 
@@ -65,7 +65,7 @@ def test_table_and_query_may_stand_beside_the_url_but_are_said_once() -> None:
         ("sqlite:///?table=t", "cannot be read"),
         ("postgresql://h/d?tabel=t", "'tabel' is not an option .* Did you mean 'table'"),
         ("postgresql://h/d?table", "'table' of the database has no value"),
-        ("postgresql://h/d?table=a&table=b", "'table' of the database is said twice"),
+        ("postgresql://h/d?table=a&table=b", "'table' of the database is given twice"),
         ("postgresql://h/d?table=a.b.c", "write it as clicks or as schema.clicks"),
         ("postgresql://h/d?table=a.", "write it as clicks"),
         ("postgresql://h/d?query=%20;", "the query is empty"),

@@ -362,7 +362,7 @@ def test_text_that_is_not_utf8(made: Make) -> None:
 
 
 def test_an_empty_table(made: Make) -> None:
-    with pytest.raises(InputError, match="table clicks: holds no interactions"):
+    with pytest.raises(InputError, match="table clicks: the source holds no interactions"):
         load_data(made(CLICKS), columns=AT)
 
 

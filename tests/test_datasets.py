@@ -140,7 +140,7 @@ def test_a_set_that_is_not_here_says_how_to_get_it(tmp_path: Path, monkeypatch: 
 def test_names_that_do_not_fit_are_explained() -> None:
     with pytest.raises(InputError, match=r"load 'amazon-kg/books' or 'amazon-kg/movies'"):
         load_data("amazon-kg")
-    with pytest.raises(InputError, match=r"no set 'film'.*"):
+    with pytest.raises(InputError, match=r"no part 'film'.*"):
         load_data("amazon-kg/film")
     with pytest.raises(InputError, match=r"'ml-10k' is neither a named data set nor a file. Did you mean 'ml-100k'"):
         load_data("ml-10k")
@@ -159,7 +159,7 @@ def test_synthetic_sources_take_settings() -> None:
         load_data("synthetic:user=3")
     with pytest.raises(InputError, match=r"users = 'many' is not a number"):
         load_data("synthetic:users=many")
-    with pytest.raises(InputError, match=r"'users' is not key=value"):
+    with pytest.raises(InputError, match=r"write 'users' as key=value"):
         load_data("synthetic:users")
 
 

@@ -321,9 +321,9 @@ def test_columns_by_place_agree_with_what_is_in_them_and_are_said(tmp_path: Path
     times = written(tmp_path, "times.csv", "1,55,881250949\n1,56,881250950\n2,55,881250951\n")
     report = read_with_report(times)
     assert report.interactions.to_frame().columns == ["user_id", "item_id", "timestamp"]
-    assert report.report.notes[0] == "no header: columns 1, 2, 3 read as user_id, item_id, timestamp"
+    assert report.report.notes[0] == "no header: columns 1, 2, 3 were read as user_id, item_id, timestamp"
     said: Said = fedrec("data", "describe", times)  # type: ignore[operator]
-    assert "no header: columns 1, 2, 3 read as user_id, item_id, timestamp" in said.out
+    assert "no header: columns 1, 2, 3 were read as user_id, item_id, timestamp" in said.out
     iso = written(tmp_path, "iso.csv", "1,55,2014-04-07T10:51:09.277Z\n1,56,2014-04-07\n")
     assert read_interactions(iso).times is not None
     for text, column in (
@@ -344,7 +344,7 @@ def test_columns_by_place_agree_with_what_is_in_them_and_are_said(tmp_path: Path
 
 def test_a_first_line_that_may_be_a_header_is_asked_about(tmp_path: Path, fedrec: object) -> None:
     path = written(tmp_path, "log.csv", "reader,volume\nalice,book\nbob,tome\n")
-    with pytest.raises(InputError, match=r"first line, 'reader, volume', a header or a row\?.*header=True"):
+    with pytest.raises(InputError, match=r"first line, 'reader, volume', has no known column name.*header=True"):
         read_interactions(path)
     assert len(read_interactions(path, header=False)) == 3
     assert rows_of(path, header=True, columns={"user_id": "reader", "item_id": "volume"}) == [

@@ -150,7 +150,7 @@ def test_a_link_in_the_archive_is_refused(site: Site, tmp_path: Path) -> None:
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, "/etc/passwd")
     site.content = buffer.getvalue()
-    refused(site, entry_for(site.content), tmp_path, r"'toy/link', which is no plain file")
+    refused(site, entry_for(site.content), tmp_path, r"'toy/link', which is not a regular file")
 
 
 def test_an_archive_that_swells_is_given_up(site: Site, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_folder_that_is_incomplete_is_left_alone(site: Site, tmp_path: Path) -
 
 
 def test_sets_without_an_archive_and_unknown_names_say_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gowalla cannot be fetched. Put train.txt, test.txt into"):
+    with pytest.raises(InputError, match=r"gowalla cannot be downloaded. Put train.txt, test.txt into"):
         fetch("gowalla", cache=tmp_path)
     with pytest.raises(InputError, match=r"no data set is called 'ml-100'. Did you mean 'ml-100k'"):
         fetch("ml-100", cache=tmp_path)

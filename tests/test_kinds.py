@@ -174,10 +174,15 @@ def test_plans_without_kinds_are_the_bytes_they_were() -> None:
 def test_words_numbers_and_lists_that_are_no_ratings_are_faults_with_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     for value, words in (
-        ("5 stars", r"--kinds 'COLUMN: 5 stars=…"), ("true", r"--kinds 'COLUMN: true=…"), ("★★★", "Correct the row"),
-        ("80%", "Correct the row"), ("4/5", "Correct the row"), ("(12.50)", "Correct the row"), ("inf", "is not finite. Correct the row"),
+        ("5 stars", r"--kinds 'COLUMN: 5 stars=…"),
+        ("true", r"--kinds 'COLUMN: true=…"),
+        ("★★★", "Correct the row"),
+        ("80%", "Correct the row"),
+        ("4/5", "Correct the row"),
+        ("(12.50)", "Correct the row"),
+        ("inf", "is not finite. Correct the row"),
         ('"1,234"', "decimal="),
-    ):  # fmt: skip
+    ):
         path.write_text(f"user,item,rating\n1,a,{value}\n")
         with pytest.raises(InputError, match=f"line 2: rating .*{words}"):
             fr.read_interactions(path)
@@ -219,7 +224,7 @@ def test_columns_by_place_are_told_without_that_of_kinds(tmp_path: Path) -> None
     path.write_text("1,a,view,1000000000\n2,b,cart,1000000001\n")
     loaded = read_with_report(path, kinds={"column": "3", "weights": {"view": 1, "cart": 2}})
     assert loaded.interactions.to_frame().rows() == [(1, "a", 1.0, 1e9), (2, "b", 2.0, 1e9 + 1)]
-    assert loaded.report.notes[0] == "no header: columns 1, 2, 4 read as user_id, item_id, timestamp"
+    assert loaded.report.notes[0] == "no header: columns 1, 2, 4 were read as user_id, item_id, timestamp"
 
 
 def test_whole_numbers_that_became_fractions_are_the_kinds_they_were() -> None:

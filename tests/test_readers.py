@@ -126,13 +126,13 @@ def test_pandas_whole_floats_are_ids_and_nan_is_missing() -> None:
 
 
 def test_tables_that_are_none_say_so() -> None:
-    with pytest.raises(InputError, match=r"not from int. For a file use read_interactions"):
+    with pytest.raises(InputError, match=r"not int. For a file use read_interactions"):
         interactions_from(3)
     with pytest.raises(InputError, match="'user' mixes values of type int, str"):
         interactions_from({"user": [1, "a"], "item": [1, 2]})
     with pytest.raises(InputError, match="different lengths: user 1, item 2"):
         interactions_from({"user": [1], "item": [1, 2]})
-    with pytest.raises(InputError, match="'user' is one str"):
+    with pytest.raises(InputError, match="'user' is a single str"):
         interactions_from({"user": "abc", "item": [1, 2]})
     with pytest.raises(InputError, match="holds no interactions"):
         interactions_from({"user": [], "item": []})
@@ -377,7 +377,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_interactions(tmp_path / "rating.csv")
     with pytest.raises(InputError, match="no such file, and no folder"):
         read_interactions(tmp_path / "no" / "rating.csv")
-    with pytest.raises(InputError, match=r"format 'cvs' is not one. Did you mean 'csv'"):
+    with pytest.raises(InputError, match=r"format 'cvs' is not known. Did you mean 'csv'"):
         read_interactions(tmp_path / "ratings.csv", format="cvs")
     with pytest.raises(InputError, match="encoding 'utf-9' is unknown"):
         read_interactions(tmp_path / "ratings.csv", encoding="utf-9")
@@ -386,7 +386,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("blank.csv", b"\n \n", "is empty"),
         ("empty.txt", b"", "is empty"),
         ("header.csv", b"user,item\n", "holds no interactions"),
-        ("junk.csv", b"user,item\n\0\1,\2\n", "line 2: holds zero bytes"),
+        ("junk.csv", b"user,item\n\0\1,\2\n", "line 2: the line holds zero bytes"),
         ("junk.parquet", b"nothing", "the name of a Parquet file but not its content"),
         ("torn.parquet", parquet()[:60], "cannot be read as Parquet"),
         ("archive.bin", b"PK\x03\x04zip", "is a zip archive. Unpack the archive"),

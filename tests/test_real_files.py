@@ -112,7 +112,7 @@ def test_numbers_of_either_mark_come_back(number: float) -> None:
 
 def test_a_mark_that_was_not_said_is_a_fault_and_never_another_number(tmp_path: Path, fedrec: object) -> None:
     path = written(tmp_path, "log.csv", "user;item;rating\n1;a;4,5\n1;b;1.234,5\n2;a;€ 3\n")
-    with pytest.raises(InputError, match=r"line 2: rating '4,5' is not a number. Say .* decimal=','"):
+    with pytest.raises(InputError, match=r"line 2: rating '4,5' is not a number. Set .* decimal=','"):
         read_interactions(path)
     assert read_interactions(path, decimal=",").to_frame()["rating"].to_list() == [4.5, 1234.5, 3.0]
     assert numbers_in(pl.Series(["4.5", "1.23", "12.345", "1,234"]), ",").to_list() == [None, None, 12345.0, 1.234]
@@ -232,12 +232,12 @@ def test_names_of_folders_are_columns(tmp_path: Path) -> None:
 def test_files_of_another_schema_are_refused_by_name(tmp_path: Path) -> None:
     pl.DataFrame({"user_id": [1], "item_id": [1]}).write_parquet(tmp_path / "a.parquet")
     for table, message in (
-        ({"user_id": ["x"], "item_id": [2]}, "column 'user_id' holds text, and in a.parquet whole numbers"),
+        ({"user_id": ["x"], "item_id": [2]}, "column 'user_id' holds text, but a.parquet holds whole numbers"),
         ({"user_id": [1]}, "no column for item_id"),
         ({"who": [1], "what": [2]}, "no column for user_id"),
         (
             {"user_id": [1], "item_id": [2], "rating": [3]},
-            "has column 'rating' for rating, and a.parquet has no column",
+            "has column 'rating' for rating, but a.parquet has no column",
         ),
         ({"uid": [1], "item_id": [2]}, "has column 'uid' for user_id, and a.parquet has column 'user_id'"),
     ):

@@ -19,8 +19,8 @@ def audit(
         list[str] | None,
         typer.Option(
             "--attack",
-            help="Attack to run: the name of one attack, poisoning (all poisoning attacks), or coordinator (all attacks by a "
-            "lying coordinator). Repeat the option for several attacks.",
+            help="Attack to run: name of one attack, poisoning (all poisoning attacks), or coordinator (all attacks by "
+            "a lying coordinator). Repeat the option for several attacks.",
         ),
     ] = None,
     malicious: Annotated[

@@ -15,8 +15,8 @@ def remark_on_values(data: Interactions) -> str | None:
     Example:
         >>> from fedrec.data.reading.frames import interactions_from
         >>> data = interactions_from({"user": [1, 1, 2], "item": [5, 6, 5], "rating": [-1, 1, 1]})
-        >>> remark_on_values(data)[:85]
-        'ratings (or weights) from -1 to 1 are not told apart: the lowest, -1 of 1 interaction'
+        >>> remark_on_values(data)[:79]
+        'ratings (or weights) from -1 to 1 all count alike: the lowest, -1 of 1 interact'
     """
     if data.values is None or data.judged or len(data) == 0:
         return None

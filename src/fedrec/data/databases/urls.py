@@ -123,7 +123,7 @@ def database_of(source: str, table: str | None = None, query: str | None = None)
     '"web"."clicks" AS asked'
     >>> database_of("postgresql://ann:swordfish@db.example/shop")
     Traceback (most recent call last):
-    fedrec.errors.InputError: the URL of a database holds a password, and URLs end up in plans, reports and logs. ...
+    fedrec.errors.InputError: the URL of a database holds a password, and URLs are written to plans, reports and logs. ...
     """
     scheme, _, rest = source.partition(":")
     kind = _KINDS.get(scheme.lower())
