@@ -525,7 +525,7 @@ def test_a_ledger_that_tells_another_order_is_found_out(change: dict[str, Any], 
         ({"warm_start": "there"}, Placement(4), "warm_start"),
         ({"asynchronous": {"buffer": 5}}, Placement(4), "give more --nodes"),
         ({}, Placement(4, secure=True), "leave out --secure"),
-        ({"asynchronous": {"buffer": 2, "slope": 1.0}}, Placement(4), "slope is of staleness: hinge"),
+        ({"asynchronous": {"buffer": 2, "slope": 1.0}}, Placement(4), "slope applies only to staleness: hinge"),
         ({"asynchronous": {"buffer": 2, "bufer": 1}}, Placement(4), "Did you mean 'buffer'"),
     ],
 )

@@ -110,7 +110,7 @@ def test_a_run_is_verified_and_audited_from_the_library(tmp_path: Path) -> None:
     found = fr.audit_run(tmp_path / "run", "membership")
     assert found.columns == ["attack", "against", "measure", "value", "limit", "verdict", "says"]
     assert found["attack"].unique().to_list() == ["membership"]
-    with pytest.raises(InputError, match="save the model and audit the folder"):
+    with pytest.raises(InputError, match="save the model and audit its folder"):
         fr.audit_run(fr.EASE().plan)
     (tmp_path / "run" / "model" / "catalog.jsonl").write_text("")
     assert "catalog" in str(fr.verify(tmp_path / "run").wrong)

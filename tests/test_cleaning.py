@@ -66,7 +66,7 @@ def test_k_core_is_the_fixed_point(rows: list[Row], k: int) -> None:
     data = made_of(rows)
     expected = core_of(rows_of(data), k)
     if not expected:
-        with pytest.raises(InputError, match="nothing is left after the step 'k_core'"):
+        with pytest.raises(InputError, match="no interaction is left after the step 'k_core'"):
             clean(data, Cleaning(repeats="keep", k_core=k))
         return
     cleaned, _ = clean(data, Cleaning(repeats="keep", k_core=k))

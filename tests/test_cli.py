@@ -268,7 +268,7 @@ def test_a_run_that_goes_on_refuses_every_option_that_says_something_else(words:
     Path("p.yaml").write_text("data: {source: d.csv}\nmodel: {name: ease}\n")
     said = fedrec("train", "--resume", "--out", run, *words.split())
     assert said.code == 2
-    assert "goes on with its own plan" in said.err
+    assert "a resumed run keeps its plan" in said.err
     for option in (word for word in words.split() if word.startswith("--")):
         assert option in said.err
 
@@ -365,7 +365,7 @@ def test_failures_that_are_nobodys_input_end_with_1(run: Path, monkeypatch: pyte
     monkeypatch.setenv("FEDREC_DATA", "nowhere")
     said = fedrec("doctor", "--json")
     assert said.code == 1
-    assert json.loads(said.out)["problems"] == ["FEDREC_DATA names nowhere, which is not a folder"]
+    assert json.loads(said.out)["problems"] == ["FEDREC_DATA is nowhere, which is not a folder; correct it or unset it"]
     monkeypatch.setattr(training, "train_here", full)
     said = fedrec("train", "--data", DATA, "--model", "ease", "--out", "new")
     assert (said.code, said.out) == (1, "")

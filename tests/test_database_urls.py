@@ -47,16 +47,16 @@ def test_table_and_query_may_stand_beside_the_url_but_are_said_once() -> None:
     assert database_of(url, table="t") == database_of(url + "?table=t")
     assert database_of(url, query="SELECT 1").query == "SELECT 1"
     for more in ({"table": "t"}, {"query": "SELECT 1"}):
-        with pytest.raises(InputError, match=r"said twice|not by both"):
+        with pytest.raises(InputError, match=r"given twice|not both"):
             database_of(url + "?table=u", **more)
-    with pytest.raises(InputError, match="not by both"):
+    with pytest.raises(InputError, match="not both"):
         database_of(url, table="t", query="SELECT 1")
 
 
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("mysql://h/d", "mysql: is nothing that fedrec reads from. Choose from: postgresql, sqlite"),
+        ("mysql://h/d", "fedrec cannot read from mysql: URLs. Choose from: postgresql, sqlite"),
         ("postgresql+psycopg://h/d", "write postgresql://"),
         ("sqlit:///d", "Did you mean 'sqlite'"),
         ("postgresql:/h/d", "cannot be read"),
@@ -65,7 +65,7 @@ def test_table_and_query_may_stand_beside_the_url_but_are_said_once() -> None:
         ("sqlite:///?table=t", "cannot be read"),
         ("postgresql://h/d?tabel=t", "'tabel' is not an option .* Did you mean 'table'"),
         ("postgresql://h/d?table", "'table' of the database has no value"),
-        ("postgresql://h/d?table=a&table=b", "'table' of the database is said twice"),
+        ("postgresql://h/d?table=a&table=b", "'table' of the database is given twice"),
         ("postgresql://h/d?table=a.b.c", "write it as clicks or as schema.clicks"),
         ("postgresql://h/d?table=a.", "write it as clicks"),
         ("postgresql://h/d?query=%20;", "the query is empty"),
@@ -144,7 +144,7 @@ def test_what_is_kept_of_a_database_holds_nothing_of_the_environment(monkeypatch
 def test_names_and_paths_are_no_urls(source: str) -> None:
     assert not is_url(source)
     check_source(source, None, None)
-    with pytest.raises(InputError, match="is no database, so it has no table"):
+    with pytest.raises(InputError, match="is not a database, so table does not apply"):
         check_source(source, "t", None)
 
 

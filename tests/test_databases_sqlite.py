@@ -114,7 +114,7 @@ def test_ids_keep_the_type_that_they_have_in_the_file(
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ([1, "a"], "user_id mixes text and whole numbers; ids have one type"),
+        ([1, "a"], "user_id mixes text and whole numbers; ids must have one type"),
         ([1, 1.5], "user_id mixes numbers with a fraction and whole numbers"),
         ([1.5, 2.5], "user_id is of type Float64; ids must be whole numbers or text"),
         ([b"\0\1", b"\0\2"], r"user_id holds binary data. Convert it in a query, such as lower\(hex"),
@@ -236,8 +236,8 @@ def test_what_is_not_there_is_named_with_what_is(made: Make, tmp_path: Path) -> 
     url = made(CLICKS + "; CREATE TABLE items (id)", ROWS)
     place = url.partition("?")[0]
     for asked, says in {
-        "": r"say what to read, with table= or query=. Choose from: clicks, items",
-        "?table=click": r"table click: there is no such table. Did you mean 'clicks'\?",
+        "": r"name what to read with table= or query=. Choose from: clicks, items",
+        "?table=click": r"table click: the table does not exist. Did you mean 'clicks'\?",
         "?table=items": r"table items: no column for user_id among id",
         "?query=SELECT nope FROM clicks": "query: no such column: nope. Correct the table or query",
         "?query=SELEC 1": 'query: near "1": syntax error',
@@ -272,7 +272,7 @@ def test_files_that_are_no_database_or_damaged(made: Make, tmp_path: Path) -> No
     with pytest.raises(InputError, match="is not a SQLite database"):
         load_data(f"sqlite:///{tmp_path}/no.db?table=t")
     (tmp_path / "empty.db").touch()
-    with pytest.raises(InputError, match="is empty, so it is no database"):
+    with pytest.raises(InputError, match="the file is empty, so it is not a database"):
         load_data(f"sqlite:///{tmp_path}/empty.db?table=t")
     rows = [(n, f"item {n}", 1.0, n) for n in range(20_000)]
     url = made(CLICKS, rows)
@@ -310,7 +310,7 @@ os._exit(0)
 """
     subprocess.run([sys.executable, "-c", script], check=True)
     assert (tmp_path / "shop.db-journal").exists()
-    with pytest.raises(InputError, match="If a program broke off while writing, open the file once with that program"):
+    with pytest.raises(InputError, match="If a program stopped while writing, open the file once with that program"):
         load_data(url, columns=AT)
     sqlite3.connect(tmp_path / "shop.db").execute("SELECT count(*) FROM clicks").connection.close()
     assert load_data(url, columns=AT).to_frame().rows() == SORTED
@@ -337,7 +337,9 @@ def test_a_query_that_takes_too_long_is_stopped(made: Make) -> None:
     url = made("CREATE TABLE clicks (user, item)", [(1, 1)]).partition("?")[0]
     query = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT sum(i) AS user, 1 AS item FROM n"
     start = time.monotonic()
-    with pytest.raises(InputError, match=r"reading took longer than 0\.2 seconds. Allow more with statement_timeout"):
+    with pytest.raises(
+        InputError, match=r"reading took longer than 0\.2 seconds. Allow more time with statement_timeout"
+    ):
         load_data(f"{url}?statement_timeout=0.2", query=query)
     assert time.monotonic() - start < 5
 
@@ -360,7 +362,7 @@ def test_text_that_is_not_utf8(made: Make) -> None:
 
 
 def test_an_empty_table(made: Make) -> None:
-    with pytest.raises(InputError, match="table clicks: holds no interactions"):
+    with pytest.raises(InputError, match="table clicks: the source holds no interactions"):
         load_data(made(CLICKS), columns=AT)
 
 

@@ -120,7 +120,9 @@ def test_a_set_that_is_not_here_says_how_to_get_it(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("FEDREC_CACHE", str(tmp_path / "cache"))
     with pytest.raises(InputError, match=r"Run `fedrec data fetch ml-100k`, or put u.data, u.item, u.user into"):
         load_data("ml-100k")
-    with pytest.raises(InputError, match=r"gowalla is not on this machine.*cannot be fetched: put train.txt, test.txt"):
+    with pytest.raises(
+        InputError, match=r"gowalla is not on this machine.*fedrec cannot download it: put train.txt, test.txt"
+    ):
         load_data("gowalla")
     (tmp_path / "data" / "gowalla").mkdir(parents=True)
     with pytest.raises(InputError, match=r"gowalla lacks train.txt, test.txt"):
@@ -138,11 +140,11 @@ def test_a_set_that_is_not_here_says_how_to_get_it(tmp_path: Path, monkeypatch: 
 def test_names_that_do_not_fit_are_explained() -> None:
     with pytest.raises(InputError, match=r"load 'amazon-kg/books' or 'amazon-kg/movies'"):
         load_data("amazon-kg")
-    with pytest.raises(InputError, match=r"no set 'film'.*"):
+    with pytest.raises(InputError, match=r"no part 'film'.*"):
         load_data("amazon-kg/film")
     with pytest.raises(InputError, match=r"'ml-10k' is neither a named data set nor a file. Did you mean 'ml-100k'"):
         load_data("ml-10k")
-    with pytest.raises(InputError, match=r"format does not apply to the named set ml-100k"):
+    with pytest.raises(InputError, match=r"format does not apply to the named data set ml-100k"):
         load_data("ml-100k", format="csv")
     with pytest.raises(InputError, match=r"no data set is called 'ml-1k'"):
         dataset("ml-1k")
@@ -157,7 +159,7 @@ def test_synthetic_sources_take_settings() -> None:
         load_data("synthetic:user=3")
     with pytest.raises(InputError, match=r"users = 'many' is not a number"):
         load_data("synthetic:users=many")
-    with pytest.raises(InputError, match=r"'users' is not key=value"):
+    with pytest.raises(InputError, match=r"write 'users' as key=value"):
         load_data("synthetic:users")
 
 

@@ -439,7 +439,7 @@ def test_the_commands_from_nothing_to_kits(fedrec: Fedrec, tmp_path: Path) -> No
     assert "small letters" in said.err
     said = fedrec("federation", "invite", folder, "shop-b", "--key", KEYS["shop-c"])
     assert said.code == 2
-    assert "shop-c is not among the nodes" in said.err
+    assert "shop-c is not among the named nodes" in said.err
     said = fedrec("federation", "invite", folder, "shop-b", "--key", KEYS["shop-b"])
     assert said.code == 0
     said = fedrec("federation", "remove", folder, "shop-z")

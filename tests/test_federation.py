@@ -430,7 +430,9 @@ def test_an_estimator_may_say_what_a_federation_trains(tmp_path: Path, monkeypat
     shops.train(fr.EASE(reg=40, plan={"split": "leave-last-out"}), tmp_path / "run")
     asked = Plan.read(tmp_path / "run" / "plan.yaml")
     assert (asked.model["reg"], asked.split, asked.data.source) == (40, "leave-last-out", "federation")
-    with pytest.raises(InputError, match="plan must be keys of a plan, the path of one, or an estimator, not int"):
+    with pytest.raises(
+        InputError, match="plan must be a mapping of plan keys, the path of a plan, or an estimator, not int"
+    ):
         shops.train(3, tmp_path / "other")  # type: ignore[arg-type]
 
 

@@ -115,13 +115,18 @@ def test_a_file_that_is_too_long_is_not_read_to_its_end(site: Site, tmp_path: Pa
 def test_a_file_that_is_too_short_is_refused(site: Site, tmp_path: Path) -> None:
     whole = zipped(FILES)
     site.content = whole[:-10]
-    refused(site, entry_for(whole), tmp_path, rf"has {len(whole) - 10} bytes instead of {len(whole)}; it broke off")
+    refused(
+        site,
+        entry_for(whole),
+        tmp_path,
+        rf"has {len(whole) - 10} bytes instead of {len(whole)}; the download is incomplete",
+    )
 
 
 def test_a_connection_that_breaks_off_is_refused(site: Site, tmp_path: Path) -> None:
     whole = zipped(FILES)
     site.content, site.announced = whole[:-10], len(whole)
-    refused(site, entry_for(whole), tmp_path, r"broke off.*Nothing was unpacked|cannot be reached or broke off")
+    refused(site, entry_for(whole), tmp_path, r"incomplete.*Nothing was unpacked|the download failed")
 
 
 def test_another_file_of_the_same_size_is_refused(site: Site, tmp_path: Path) -> None:
@@ -134,7 +139,7 @@ def test_another_file_of_the_same_size_is_refused(site: Site, tmp_path: Path) ->
 )
 def test_a_path_outside_of_the_archive_is_refused(site: Site, tmp_path: Path, name: str) -> None:
     site.content = zipped(FILES | {name: b"evil"})
-    refused(site, entry_for(site.content), tmp_path / "cache", r"a path outside of it; not unpacked")
+    refused(site, entry_for(site.content), tmp_path / "cache", r"a path outside the archive; nothing was unpacked")
     assert not (tmp_path / "outside.txt").exists()
 
 
@@ -145,13 +150,13 @@ def test_a_link_in_the_archive_is_refused(site: Site, tmp_path: Path) -> None:
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, "/etc/passwd")
     site.content = buffer.getvalue()
-    refused(site, entry_for(site.content), tmp_path, r"'toy/link', which is no plain file")
+    refused(site, entry_for(site.content), tmp_path, r"'toy/link', which is not a regular file")
 
 
 def test_an_archive_that_swells_is_given_up(site: Site, tmp_path: Path) -> None:
     site.content = zipped(FILES | {"toy/zeros": bytes(10_000_000)})
     refused(
-        site, entry_for(site.content, unpacked=1_000_000), tmp_path, r"unpacks to more than 1,000,000 bytes; given up"
+        site, entry_for(site.content, unpacked=1_000_000), tmp_path, r"unpacks to more than the allowed 1,000,000 bytes"
     )
 
 
@@ -169,28 +174,28 @@ def test_what_is_no_archive_or_lacks_files_is_refused(site: Site, tmp_path: Path
 
 def test_an_address_that_answers_no_or_not_at_all_says_what_to_do(site: Site, tmp_path: Path) -> None:
     entry = entry_for(b"x")
-    with pytest.raises(InputError, match=r"the server answers 404.*By hand: download https://example.org/toy.zip"):
+    with pytest.raises(InputError, match=r"the server answered 404.*By hand: download https://example.org/toy.zip"):
         fetch_set(entry, cache=tmp_path, url=site.url + "x")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    by_hand = rf"cannot be reached .*By hand: .*unpack it so that ratings.csv is in {tmp_path}"
+    by_hand = rf"the download failed .*By hand: .*unpack it so that ratings.csv is in {tmp_path}"
     with pytest.raises(InputError, match=by_hand):
         fetch_set(entry, cache=tmp_path, url=f"http://127.0.0.1:{port}/toy.zip")
-    with pytest.raises(InputError, match=r"is not an http\(s\) address"):
+    with pytest.raises(InputError, match=r"the address must begin with http:// or https://"):
         fetch_set(entry, cache=tmp_path, url="file:///etc/passwd")
 
 
 def test_a_folder_that_is_incomplete_is_left_alone(site: Site, tmp_path: Path) -> None:
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "mine.txt").write_text("keep")
-    with pytest.raises(InputError, match=r"lacks files of toy. Remove it and fetch again"):
+    with pytest.raises(InputError, match=r"lacks files of toy. Remove the folder and fetch again"):
         fetch_set(entry_for(b"x"), cache=tmp_path, url=site.url)
     assert (tmp_path / "toy" / "mine.txt").exists()
 
 
 def test_sets_without_an_archive_and_unknown_names_say_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gowalla cannot be fetched. Put train.txt, test.txt into"):
+    with pytest.raises(InputError, match=r"gowalla cannot be downloaded. Put train.txt, test.txt into"):
         fetch("gowalla", cache=tmp_path)
     with pytest.raises(InputError, match=r"no data set is called 'ml-100'. Did you mean 'ml-100k'"):
         fetch("ml-100", cache=tmp_path)

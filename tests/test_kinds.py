@@ -21,7 +21,7 @@ ROWS = [(1, "a", "view", 1), (1, "a", "cart", 2), (1, "b", "view", 3), (2, "a", 
 TABLE = pl.DataFrame(ROWS, schema=["user", "item", "event", "time"], orient="row")
 KINDS: dict[str, Any] = {"column": "event", "weights": {"view": 1, "cart": 3, "purchase": 10, "ping": 0}}
 VALUES = [(1, "a", 1.0), (1, "a", 3.0), (1, "b", 1.0), (2, "a", 10.0)]
-NOTE = "rows weigh by event: 2 view × 1, 1 cart × 3, 1 purchase × 10, 1 ping left out"
+NOTE = "rows are weighed by event: 2 view × 1, 1 cart × 3, 1 purchase × 10, 1 ping left out"
 OPTION = "event: view=1, cart=3, purchase=10, ping=0"
 
 
@@ -84,7 +84,7 @@ def test_a_kind_without_a_weight_is_named_with_its_line_and_what_to_add(tmp_path
     path = tmp_path / "log.csv"
     path.write_text("user,item,event\n1,a,view\n1,b,refund\n2,a,\n2,b,View\n")
     kinds = {"column": "event", "weights": {"view": 1}}
-    with pytest.raises(InputError, match=r"line 3: event 'refund' has no weight. Add what it weighs to kinds.*"
+    with pytest.raises(InputError, match=r"line 3: event 'refund' has no weight. Add its weight to kinds.*"
                                          r"'refund': ….*--kinds 'event: …, refund=…'.*on_error='skip'"):  # fmt: skip
         fr.read_interactions(path, kinds=kinds)
     loaded = read_with_report(path, kinds=kinds, on_error="skip")
@@ -118,7 +118,7 @@ def test_kinds_that_cannot_be_are_refused_with_what_to_do(tmp_path: Path, fedrec
                     Plan.make(settings)
     with pytest.raises(InputError, match="named in columns and in kinds"):
         fr.read_interactions(path, kinds=KINDS, columns={"rating": "event"})
-    with pytest.raises(NothingLeftError, match="every row is of a kind that weighs 0: 2 view left out"):
+    with pytest.raises(NothingLeftError, match="every row is of a kind with weight 0: 2 view left out"):
         fr.read_interactions(path, kinds={"column": "event", "weights": {"view": 0, "cart": 0, "purchase": 0, "ping": 0,
                                                                          "other": 1}})  # fmt: skip
     (tmp_path / "lists.txt").write_text("1 2 3\n2 3\n")
@@ -174,10 +174,15 @@ def test_plans_without_kinds_are_the_bytes_they_were() -> None:
 def test_words_numbers_and_lists_that_are_no_ratings_are_faults_with_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     for value, words in (
-        ("5 stars", r"--kinds 'COLUMN: 5 stars=…"), ("true", r"--kinds 'COLUMN: true=…"), ("★★★", "Correct it"),
-        ("80%", "Correct it"), ("4/5", "Correct it"), ("(12.50)", "Correct it"), ("inf", "is not finite. Correct it"),
+        ("5 stars", r"--kinds 'COLUMN: 5 stars=…"),
+        ("true", r"--kinds 'COLUMN: true=…"),
+        ("★★★", "Correct the row"),
+        ("80%", "Correct the row"),
+        ("4/5", "Correct the row"),
+        ("(12.50)", "Correct the row"),
+        ("inf", "is not finite. Correct the row"),
         ('"1,234"', "decimal="),
-    ):  # fmt: skip
+    ):
         path.write_text(f"user,item,rating\n1,a,{value}\n")
         with pytest.raises(InputError, match=f"line 2: rating .*{words}"):
             fr.read_interactions(path)
@@ -219,7 +224,7 @@ def test_columns_by_place_are_told_without_that_of_kinds(tmp_path: Path) -> None
     path.write_text("1,a,view,1000000000\n2,b,cart,1000000001\n")
     loaded = read_with_report(path, kinds={"column": "3", "weights": {"view": 1, "cart": 2}})
     assert loaded.interactions.to_frame().rows() == [(1, "a", 1.0, 1e9), (2, "b", 2.0, 1e9 + 1)]
-    assert loaded.report.notes[0] == "no header: columns 1, 2, 4 read as user_id, item_id, timestamp"
+    assert loaded.report.notes[0] == "no header: columns 1, 2, 4 were read as user_id, item_id, timestamp"
 
 
 def test_whole_numbers_that_became_fractions_are_the_kinds_they_were() -> None:

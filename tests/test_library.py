@@ -43,7 +43,7 @@ def test_the_example_on_real_data(real: Callable[[str], Path], tmp_path: Path) -
     real("ml-100k")
     data = fr.load_data("ml-100k")
     split = fr.leave_last_out(data)
-    with pytest.warns(UserWarning, match="from 1 to 5 are not told apart"):
+    with pytest.warns(UserWarning, match="from 1 to 5 all count alike"):
         model = fr.EASE().fit(split.train)
     table = model.recommend(["196"], n=10)
     assert table.columns == ["user_id", "item_id", "score", "rank"]

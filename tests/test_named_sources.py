@@ -222,7 +222,7 @@ def test_a_service_does_not_lend_its_password(
     monkeypatch.delenv("PGPASSWORD")
     monkeypatch.setenv("PGSERVICEFILE", str(services))
     for change in ("&service=prod", "&service=prod&hostaddr=127.0.0.1"):
-        with pytest.raises(InputError, match="a service names its own host and password"):
+        with pytest.raises(InputError, match="a service has its own host and password"):
             load_data(listener.url + change)
     monkeypatch.setenv("PGSERVICE", "prod")
     with pytest.raises(InputError, match="PGSERVICE is set"):
@@ -308,7 +308,7 @@ def test_a_plan_names_files_and_not_devices(source: str, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe")
     Path("zeros").symlink_to("/dev/zero")
-    with pytest.raises(InputError, match="is a pipe or a device, not a file"):
+    with pytest.raises(InputError, match="is a pipe, a device or a system file"):
         load_source(f"./{source}" if source in ("pipe", "zeros") else source)
 
 

@@ -85,11 +85,11 @@ def test_a_new_node_takes_part_in_private_plans_only_unless_its_owner_says_other
     monkeypatch.chdir(tmp_path)
     said = fedrec("node", "init", "a", "--data", "clicks.csv", "--config", "a.toml")
     assert NodeConfig.read(tmp_path / "a.toml").privacy.required
-    assert "Only plans with privacy are allowed" in flat(said)
+    assert "Only plans with differential privacy are allowed" in flat(said)
     assert "privacy.required" not in flat(fedrec("node", "check", "--config", "a.toml", "--no-data")).lower()
     said = fedrec("node", "init", "b", "--data", "clicks.csv", "--config", "b.toml", "--allow-without-privacy")
     assert not NodeConfig.read(tmp_path / "b.toml").privacy.required
-    assert "Plans that promise users no privacy are allowed: their sums are exact" in flat(said)
+    assert "Plans without differential privacy are allowed: their sums are exact" in flat(said)
     assert "privacy.required is false" in flat(fedrec("node", "check", "--config", "b.toml", "--no-data")).lower()
 
 
@@ -154,15 +154,15 @@ def test_checking_changes_nothing(owner, fedrec):
 def test_a_plan_is_allowed_or_refused_with_every_reason(owner, fedrec):
     said = fedrec("node", "check", "--plan", wrote(owner))
     assert said.code == 0
-    assert "plan.yaml, as a secure sum, digest " in said.out
-    assert "This node would take part" in said.out
+    assert "plan.yaml, with secure aggregation, digest " in said.out
+    assert "This node would accept exactly this plan" in said.out
     said = fedrec("node", "check", "--plan", wrote(owner, min_clients=8, negatives="paper-leaky"))
     assert said.code == 2
-    assert "This node would refuse it, for 2 reasons:\n- policy.allow_leaky: " in said.out
+    assert "This node would refuse the plan, for 2 reasons:\n- policy.allow_leaky: " in said.out
     assert "- policy.min_clients: the plan lets out sums over 8 clients; the floor is 32." in flat(said)
     said = fedrec("node", "check", "--plan", wrote(owner), "--plain")
     assert said.code == 2
-    assert "plan.yaml, with sums in the clear" in said.out
+    assert "plan.yaml, with plain sums" in said.out
     assert "for 1 reason:\n- policy.secure: " in said.out
 
 
@@ -260,7 +260,7 @@ def test_the_digest_is_said_and_held_to_the_one_that_the_owner_named(owner, fedr
     said = fedrec("node", "check", "--json")
     found = answer(said)["data"]
     assert said.code == 2
-    assert f"data.digest in node.toml names another source, {digest}" in found["training"]
+    assert f"data.digest in node.toml is {digest}" in found["training"]
     assert "stop at the first malformed row" in found["training"]
     assert "names another source" in flat(fedrec("node", "check"))
 
@@ -365,7 +365,7 @@ def test_rows_outside_the_agreed_catalog_are_counted(owner: Path, fedrec: Call) 
     said = " ".join(fedrec("node", "check", "--catalog", "items.csv").out.split())
     assert f"outside the catalog rows {len(outside)}, of 420, items 3" in said
     unasked = answer(fedrec("node", "check", "--json"))["data"]["outside_the_catalog"]
-    assert unasked == "not counted; name the agreed items with --catalog"
+    assert unasked == "not counted; give the agreed catalog with --catalog"
 
 
 def test_a_pinned_catalog_is_asked_for_and_another_one_is_named(owner: Path, fedrec: Call) -> None:
@@ -375,9 +375,9 @@ def test_a_pinned_catalog_is_asked_for_and_another_one_is_named(owner: Path, fed
     assert fedrec("node", "init", "shop-a", "--data", "clicks.csv", "--catalog", "items.csv", "--coordinator",
                   KEYS["coordinator"], "--home", "another").code == 0  # fmt: skip
     found = answer(fedrec("node", "check", "--json"))["data"]
-    assert found["outside_the_catalog"] == "not counted; name the agreed items with --catalog"
+    assert found["outside_the_catalog"] == "not counted; give the agreed catalog with --catalog"
     whole = answer(fedrec("node", "check", "--catalog", "items.csv", "--json"))
     assert whole["data"]["outside_the_catalog"]["rows"] == 0
     assert not any("policy.catalogs" in text for text in whole["cautions"])
     other = answer(fedrec("node", "check", "--catalog", "others.csv", "--json"))
-    assert any("others.csv is not a catalog that policy.catalogs" in text for text in other["cautions"])
+    assert any("policy.catalogs in node.toml does not allow" in text for text in other["cautions"])

@@ -109,7 +109,7 @@ def test_every_public_function_answers_or_says_what_is_wrong(
     [
         (lambda: fr.EASE(plan=3), "plan must be a mapping, not 3"),
         (lambda: fr.read_interactions(None), "path must be a path, not None"),
-        (lambda: fr.load_model("a\0b"), "folder: 'a.x00b' is no path, as it holds a NUL character"),
+        (lambda: fr.load_model("a\0b"), "folder: 'a.x00b' a path must not contain a NUL character"),
         (lambda: fr.verify("run", checkpoints=3), "checkpoints must be a list of paths, not 3"),
         (lambda: fr.interactions_from({"user": [1], "item": [2]}, user_columns="region"),
          "user_columns must be a list of text, not 'region'"),

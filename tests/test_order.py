@@ -108,7 +108,7 @@ def test_rows_of_a_database_without_times_have_no_order(tmp_path: Path) -> None:
         shop.commit()
     data = fr.load_data(f"sqlite:///{tmp_path}/shop.db?table=clicks")
     for by_rows in (False, True):
-        with pytest.raises(PlanError, match="rows of a database without times have no order"):
+        with pytest.raises(PlanError, match="rows of a database have no order unless they have times"):
             fr.leave_last_out(data, by_rows=by_rows)
 
 
@@ -168,7 +168,7 @@ def test_an_owner_hears_beforehand_and_no_error_of_agreed_data_names_columns(
     Path("plan.yaml").write_text("data: {source: x.csv}\nmodel: {name: ease}\n")
     checked = fedrec("node", "check", "--plan", "plan.yaml", "--plain", "--json")  # type: ignore[operator]
     refusals = json.loads(checked.out)["plan"]["refusals"]
-    assert any("goes by the order of interactions" in reason for reason in refusals)
+    assert any("needs the order of interactions" in reason for reason in refusals)
 
 
 def test_plans_that_say_nothing_new_keep_their_digest_and_text() -> None:

@@ -60,9 +60,9 @@ def test_a_plan_is_read_as_it_was_written(tmp_path, settings_):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"release": [{"step": "weight", "by": "interactions"}]}, "release: weight is of each client's part"),
-        ({"release": [{"step": "clip", "norm": 1.0}]}, "release: clip is of each client's part"),
-        ({"release": [{"step": "clip", "row": 1.0}]}, "release: clip is of each client's part"),
+        ({"release": [{"step": "weight", "by": "interactions"}]}, "release: weight needs each client's contribution"),
+        ({"release": [{"step": "clip", "norm": 1.0}]}, "release: clip needs each client's contribution"),
+        ({"release": [{"step": "clip", "row": 1.0}]}, "release: clip needs each client's contribution"),
         ({"privacy": {"epsilon": 4.0, "delta": 1e-6}}, "a model that pools counts: no client can be clipped"),
     ],
 )
@@ -141,8 +141,8 @@ def with_(path, value):
         (with_("release", [{"step": "cap", "items": 0}]), "release.0.cap.items: .*greater than or equal to 1, not 0"),
         (with_("release", [{"step": "cap"}]), "release.0.cap.items: field required"),
         (with_("release", [{"step": "squash"}]), "release.0: .*'squash'.*'cap', 'weight', 'clip'"),
-        (with_("release", [{"step": "clip"}]), "clip needs a norm, a row, or both"),
-        (with_("release", [{"step": "weight"}, {"step": "cap", "items": 3}]), "'cap' must come before 'weight'"),
+        (with_("release", [{"step": "clip"}]), "clip needs norm, row, or both"),
+        (with_("release", [{"step": "weight"}, {"step": "cap", "items": 3}]), "the order must be cap, weight, clip"),
         (with_("model", {"name": "eese"}), "model 'eese' is not known. Did you mean 'ease'"),
         (with_("model", {"reg": 3}), "model needs a name"),
         (with_("model", {"name": "ease", "rge": 3}), "'rge' is not a setting. Did you mean 'reg'"),

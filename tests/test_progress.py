@@ -322,7 +322,7 @@ def test_an_interruption_before_the_run_began_says_so(
 
     monkeypatch.setattr(loading, "load_source", stop)
     said = fedrec(*LONG, "--out", "run")
-    assert (said.code, said.err) == (130, "fedrec: interrupted before the run began; nothing was kept\n")
+    assert (said.code, said.err) == (130, "fedrec: interrupted before the run began; nothing was saved\n")
     assert not Path("run").exists()
 
 

@@ -306,7 +306,7 @@ SPLIT_OF_THREE = fr.ratio(DATA, 0.7, seed=3)
 
 def test_cutoffs_belong_to_lists() -> None:
     assert [str(metric) for metric in parse_metrics("rmse,MAE,ndcg_graded@5")] == ["rmse", "mae", "ndcg_graded@5"]
-    with pytest.raises(InputError, match="rmse looks at no list; write rmse alone"):
+    with pytest.raises(InputError, match="rmse has no cutoff; write rmse"):
         parse_metrics("rmse@10")
     with pytest.raises(InputError, match="needs a whole cutoff"):
         parse_metrics("ndcg_graded")
@@ -375,7 +375,7 @@ def test_ratings_outside_the_scale_are_named_with_the_scale_of_the_data() -> Non
     with pytest.raises(InputError, match=r"0\.5, of user 2 with item 'a'\. The data has ratings from 0\.5 to 3"):
         fr.BiasedMF().fit(table)
     assert fr.BiasedMF(lowest=0.5, highest=3).fit(table).predict(table)["rating"].is_between(0.5, 3).all()
-    with pytest.raises(InputError, match="predicts ratings, and the data has none"):
+    with pytest.raises(InputError, match="predicts ratings, but the data has no ratings"):
         fr.BiasedMF().fit({"user": [1, 2], "item": [1, 2]})
     with pytest.raises(PlanError, match=r"highest \(1\) must be above lowest \(1\)"):
         fr.BiasedMF(highest=1)

@@ -76,7 +76,7 @@ def test_every_format_and_compression_gives_the_same_interactions(tmp_path: Path
     path = tmp_path / name
     path.write_bytes(compress(CONTENTS[name]))
     if name == "a.parquet" and compress is zstd:  # Parquet compresses itself
-        with pytest.raises(InputError, match=r"decompress it with `zstd -d a.parquet`"):
+        with pytest.raises(InputError, match=r"Decompress the file with `zstd -d a.parquet`"):
             read_interactions(path)
         return
     data = read_interactions(path)
@@ -126,13 +126,13 @@ def test_pandas_whole_floats_are_ids_and_nan_is_missing() -> None:
 
 
 def test_tables_that_are_none_say_so() -> None:
-    with pytest.raises(InputError, match=r"not from int. For a file use read_interactions"):
+    with pytest.raises(InputError, match=r"not int. For a file use read_interactions"):
         interactions_from(3)
     with pytest.raises(InputError, match="'user' mixes values of type int, str"):
         interactions_from({"user": [1, "a"], "item": [1, 2]})
     with pytest.raises(InputError, match="different lengths: user 1, item 2"):
         interactions_from({"user": [1], "item": [1, 2]})
-    with pytest.raises(InputError, match="'user' is one str"):
+    with pytest.raises(InputError, match="'user' is a single str"):
         interactions_from({"user": "abc", "item": [1, 2]})
     with pytest.raises(InputError, match="holds no interactions"):
         interactions_from({"user": [], "item": []})
@@ -267,14 +267,16 @@ def test_a_folder_of_lists_is_a_given_split(tmp_path: Path) -> None:
     data = read_interactions(tmp_path)
     assert data.to_frame().rows() == [(1, 10, "train"), (1, 11, "train"), (1, 12, "test"), (2, 10, "train")]
     (tmp_path / "test.txt").unlink()
-    with pytest.raises(InputError, match=r"folder without train.txt and test.txt.*Give one of its files: train.txt"):
+    with pytest.raises(
+        InputError, match=r"neither Parquet files nor train.txt and test.txt.*Name one of its files: train.txt"
+    ):
         read_interactions(tmp_path)
 
 
 def test_columns_of_words_are_not_taken_for_lists(tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     path.write_text("1 2 3\n" * 6)
-    with pytest.raises(InputError, match="are they columns, or a user and items"):
+    with pytest.raises(InputError, match="which may be columns, or a user and items"):
         read_interactions(path)
     assert read_interactions(path, format="lists").to_frame().rows() == [(1, 2), (1, 3)] * 6
 
@@ -285,7 +287,7 @@ def test_part_column_and_user_columns() -> None:
     assert data.to_frame()["part"].to_list() == ["test", "train", "valid"]
     assert data.user_features is not None
     assert data.user_features.rows() == [("a",), ("b",)]
-    with pytest.raises(InputError, match="'city' varies within user 2"):
+    with pytest.raises(InputError, match="'city' has several values for user 2"):
         interactions_from(table | {"city": ["b", "a", "c"]}, user_columns=["city"])
     with pytest.raises(InputError, match="row 1: part 'held' is not one of train, valid, test, history"):
         interactions_from(table | {"split": ["held", "test", "test"]})
@@ -304,7 +306,7 @@ BAD_ROWS = {
     "1, ,3,4": r"line 3: item_id is missing",
     "1,2,3": r"line 3: '1,2,3' has 3 fields where 4 are expected",
     "1,2,3,4,5": r"line 3: '1,2,3,4,5' has 5 fields where 4 are expected",
-    '1,"2"3,4,5': r"line 3: .* has text behind the closing quote of a field",
+    '1,"2"3,4,5': r"line 3: .* has text after the closing quote of a field",
 }
 
 
@@ -332,7 +334,7 @@ def test_the_first_bad_row_is_named_and_each_row_is_left_out_once(tmp_path: Path
     report.write_left_out(tmp_path / "out.parquet")
     report.write_left_out(tmp_path / "out.csv")
     assert pl.read_parquet(tmp_path / "out.parquet").equals(report.left_out)
-    with pytest.raises(InputError, match=r"as .parquet or .csv, not '.txt'"):
+    with pytest.raises(InputError, match=r"in .parquet or .csv, not '.txt'"):
         report.write_left_out(tmp_path / "out.txt")
 
 
@@ -365,7 +367,7 @@ def test_an_agreed_catalog_decides_the_items_and_their_type(tmp_path: Path) -> N
     path.write_text("user,item\n1,10\n1,9\n")
     text = Catalog.of(pl.DataFrame({"item_id": ["10", "9"]}))
     assert read_interactions(path, catalog=text).to_frame().rows() == [(1, "10"), (1, "9")]
-    with pytest.raises(InputError, match="items of the catalog are text, items here are whole numbers"):
+    with pytest.raises(InputError, match="item ids of the catalog are text, item ids of the data are whole numbers"):
         interactions_from({"user": [1], "item": [9]}, catalog=text)
 
 
@@ -375,7 +377,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_interactions(tmp_path / "rating.csv")
     with pytest.raises(InputError, match="no such file, and no folder"):
         read_interactions(tmp_path / "no" / "rating.csv")
-    with pytest.raises(InputError, match=r"format 'cvs' is not one. Did you mean 'csv'"):
+    with pytest.raises(InputError, match=r"format 'cvs' is not known. Did you mean 'csv'"):
         read_interactions(tmp_path / "ratings.csv", format="cvs")
     with pytest.raises(InputError, match="encoding 'utf-9' is unknown"):
         read_interactions(tmp_path / "ratings.csv", encoding="utf-9")
@@ -384,15 +386,15 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("blank.csv", b"\n \n", "is empty"),
         ("empty.txt", b"", "is empty"),
         ("header.csv", b"user,item\n", "holds no interactions"),
-        ("junk.csv", b"user,item\n\0\1,\2\n", "line 2: holds zero bytes"),
-        ("junk.parquet", b"nothing", "does not begin like one"),
+        ("junk.csv", b"user,item\n\0\1,\2\n", "line 2: the line holds zero bytes"),
+        ("junk.parquet", b"nothing", "the name of a Parquet file but not its content"),
         ("torn.parquet", parquet()[:60], "cannot be read as Parquet"),
-        ("archive.bin", b"PK\x03\x04zip", "is a zip archive. Unpack it"),
+        ("archive.bin", b"PK\x03\x04zip", "is a zip archive. Unpack the archive"),
         ("latin.csv", "user,item\n1,2\n1,caf\xe9\n".encode("latin-1"), r"line 3: byte 0xE9 .* encoding='latin-1'"),
         ("wide.csv", "user,item\n1,2\n".encode("utf-16"), "encoding='utf-16'"),
         ("torn.csv.gz", gzip.compress(os.urandom(50).hex().encode() * 99)[:80], "breaks off"),
         ("torn.csv.zst", zstd(b"user,item\n" + b"1,2\n" * 99)[:20], "cannot be"),
-        ("words.txt", b"hello\nworld\n", "format cannot be told"),
+        ("words.txt", b"hello\nworld\n", "format of the file is not recognised"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=message):

@@ -112,7 +112,7 @@ def test_numbers_of_either_mark_come_back(number: float) -> None:
 
 def test_a_mark_that_was_not_said_is_a_fault_and_never_another_number(tmp_path: Path, fedrec: object) -> None:
     path = written(tmp_path, "log.csv", "user;item;rating\n1;a;4,5\n1;b;1.234,5\n2;a;€ 3\n")
-    with pytest.raises(InputError, match=r"line 2: rating '4,5' is not a number. Say .* decimal=','"):
+    with pytest.raises(InputError, match=r"line 2: rating '4,5' is not a number. Set .* decimal=','"):
         read_interactions(path)
     assert read_interactions(path, decimal=",").to_frame()["rating"].to_list() == [4.5, 1234.5, 3.0]
     assert numbers_in(pl.Series(["4.5", "1.23", "12.345", "1,234"]), ",").to_list() == [None, None, 12345.0, 1.234]
@@ -130,12 +130,10 @@ def test_rows_are_chosen_by_the_value_of_a_column(tmp_path: Path, fedrec: object
     path = written(tmp_path, "log.csv", EVENTS)
     report = read_with_report(path, where={"kind": "click"})
     assert report.interactions.to_frame().rows() == [(1, "a"), (2, "a")]
-    assert report.report.notes == ("2 of 4 rows in which kind is click",)
+    assert report.report.notes == ("2 of 4 rows have kind = click",)
     assert len(read_interactions(path, where={"kind": ["click", "buy"]})) == 3
     assert len(read_interactions(path, where={"kind": ["click", "buy"], "user": "1"})) == 2
-    with pytest.raises(
-        NothingLeftError, match=r"no row in which kind is clik. Values that are there: kind: buy, click, view"
-    ):
+    with pytest.raises(NothingLeftError, match=r"no row has kind = clik. Values in the source: kind: buy, click, view"):
         read_interactions(path, where={"kind": "clik"})
     with pytest.raises(InputError, match=r"no column 'kin' for where. Did you mean 'kind'"):
         read_interactions(path, where={"kin": "click"})
@@ -164,7 +162,7 @@ def test_a_run_remembers_how_its_data_is_read(tmp_path: Path, monkeypatch: pytes
     said: Said = fedrec(*train)  # type: ignore[operator]
     report = json.loads(said.out)
     assert report["data"]["interactions"] == 120
-    assert report["data"]["notes"] == ["120 of 160 rows in which kind is buy"]
+    assert report["data"]["notes"] == ["120 of 160 rows have kind = buy"]
     assert fedrec("evaluate", "run", "--json").code == 0  # type: ignore[operator]
     node = ("node", "init", "a", "--data", "log.csv", "--where", "kind=buy", "--decimal", ",", "--no-header")
     assert fedrec(*node).code == 0  # type: ignore[operator]
@@ -234,12 +232,12 @@ def test_names_of_folders_are_columns(tmp_path: Path) -> None:
 def test_files_of_another_schema_are_refused_by_name(tmp_path: Path) -> None:
     pl.DataFrame({"user_id": [1], "item_id": [1]}).write_parquet(tmp_path / "a.parquet")
     for table, message in (
-        ({"user_id": ["x"], "item_id": [2]}, "column 'user_id' holds text, and in a.parquet whole numbers"),
+        ({"user_id": ["x"], "item_id": [2]}, "column 'user_id' holds text, but a.parquet holds whole numbers"),
         ({"user_id": [1]}, "no column for item_id"),
         ({"who": [1], "what": [2]}, "no column for user_id"),
         (
             {"user_id": [1], "item_id": [2], "rating": [3]},
-            "has column 'rating' for rating, and a.parquet has no column",
+            "has column 'rating' for rating, but a.parquet has no column",
         ),
         ({"uid": [1], "item_id": [2]}, "has column 'uid' for user_id, and a.parquet has column 'user_id'"),
     ):
@@ -261,7 +259,7 @@ def test_tables_that_cannot_be_are_said_to_be() -> None:
     assert hours.times is not None
     assert hours.times.tolist() == [1577854800.0]
     big = pd.DataFrame({"user": pd.Series([2**70, 1], dtype=object), "item": [1, 2]})
-    with pytest.raises(InputError, match="'user' holds numbers beyond 64 bits"):
+    with pytest.raises(InputError, match="'user' holds numbers of more than 64 bits"):
         fr.interactions_from(big)
     lazy = pl.LazyFrame({"user": [1], "item": [1]}).with_columns(pl.col("nope"))
     with pytest.raises(InputError, match="the lazy frame cannot be computed"):

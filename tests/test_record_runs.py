@@ -475,7 +475,7 @@ def test_the_commands(copied, tmp_path, fedrec):
     (folder / "progress.jsonl").write_text("{}\n")
     found = fedrec("verify", folder)
     assert found.code == 1
-    assert "first thing that is off: progress.jsonl: changed" in found.out
+    assert "first error: progress.jsonl: changed" in found.out
     assert fedrec("verify", tmp_path / "nothing").code == 2
     assert fedrec("verify", folder, "--trust", "nonsense").code == 2
     assert fedrec("sign", folder, "--key", tmp_path / "me.key").code == 2

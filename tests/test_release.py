@@ -119,7 +119,7 @@ def test_a_release_weights_by_what_the_cap_lets_a_client_use():
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ([Weight(), Cap(items=3)], "'cap' must come before 'weight'"),
+        ([Weight(), Cap(items=3)], "the order must be cap, weight, clip"),
         ([Cap(items=3), Cap(items=2)], "'cap' appears more than once"),
         ([Weight(), Weight(by="interactions")], "'weight' appears more than once"),
         ([Cap(items=3), Weight(), Cap(items=3)], "'cap' appears more than once"),
@@ -135,7 +135,7 @@ def test_clients_that_are_pooled_are_not_weighted_or_clipped(step, name):
     spec = SumSpec((ArraySpec("a", "dense", (1,), 1.0), ArraySpec("b", "dense", (1,), 1.0, pooled=True)))
     for steps in ([], [Weight()], [Cap(items=2)]):
         assert Release(steps).adjust(spec) is spec
-    with pytest.raises(PlanError, match=f"release: {name} is of each client's part.* parts of b before"):
+    with pytest.raises(PlanError, match=f"release: {name} needs each client's contribution.* to b before"):
         Release([step]).adjust(spec)
 
 

@@ -126,7 +126,7 @@ def test_what_merge_repeats_meant_is_said_once_and_rightly() -> None:
     data = fr.interactions_from({"user": [1, 1], "item": [1, 1]})
     assert len(clean(data, merge_repeats=False)[0]) == 2
     for wrong, words in (
-        ({"merge_repeats": False, "repeats": "sum"}, "leave out merge_repeats"),
+        ({"merge_repeats": False, "repeats": "sum"}, "remove merge_repeats"),
         ({"merge_repeats": 3}, "true or false"),
         ({"repeats": "total"}, "'latest', 'sum', 'count', 'max' or 'keep'"),
     ):

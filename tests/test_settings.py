@@ -90,7 +90,7 @@ def test_the_schema_has_every_key_of_every_model() -> None:
 def test_names_of_other_libraries_are_understood_in_errors(model: str, wrong: str, right: str, fedrec: Call) -> None:
     said = fedrec("train", "--data", "synthetic:users=50", "--model", model, "--set", f"{wrong}=8", "--out", "never")
     assert said.code == 2
-    assert f"{wrong!r} is no setting of {model} or of a plan" in said.err
+    assert f"{wrong!r} is not a setting of {model} or of a plan" in said.err
     assert f"Did you mean {right!r}?" in said.err or not right
     assert f"'fedrec models {model}' lists all" in said.err
     if right not in ("seed", ""):

@@ -219,7 +219,7 @@ def test_temporal_needs_times(method):
 
 
 def test_temporal_of_nothing_and_given_without_parts_say_what_is_missing():
-    with pytest.raises(InputError, match="there are none"):
+    with pytest.raises(InputError, match="the data is empty"):
         fr.temporal(interactions([[]], times=np.empty(0)))
     with pytest.raises(InputError, match="needs a part for each interaction"):
         fr.given(interactions([[1, 2]]))
@@ -299,8 +299,8 @@ def test_without_a_split_everything_is_for_training():
         ("none:0.5", "takes no share"),
         ("temporal@5", "two times in seconds"),
         ("temporal@a,b", "two times in seconds"),
-        ("temporal@5,4", "ascending"),
-        ("temporal@nan,nan", "ascending"),
+        ("temporal@5,4", "must ascend"),
+        ("temporal@nan,nan", "must ascend"),
         ("temporal:0.8@4,5", "takes times after @"),
         ("ratio@4,5", "only temporal takes times"),
     ],

@@ -384,7 +384,7 @@ def test_the_command_says_what_is_trusted_and_ends_with_1_where_it_is_not(
 ) -> None:
     said = fedrec("verify", run, "--trust", TRUSTED)
     assert said.code == 0
-    assert f"trusted: {TRUSTED.id} signed all of it" in said.out
+    assert f"trusted: {TRUSTED.id} signed the ledger and all files" in said.out
     assert json.loads(fedrec("verify", run, "--trust", TRUSTED, "--json").out)["trusted"] == [TRUSTED.id]
     (run / LEDGER_NOTE).write_text(told(leaves_of(run)[:1], 0, COORDINATOR)["note"])
     said = fedrec("verify", run, "--trust", TRUSTED, "--json")

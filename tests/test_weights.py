@@ -267,8 +267,8 @@ def test_every_model_uses_weights_or_refuses_them_and_says_what_it_does(name: st
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
-        ({"form": "value", "alpha": 2}, "form value has no alpha"),
-        ({"form": "linear", "epsilon": 2}, "form linear has no epsilon"),
+        ({"form": "value", "alpha": 2}, "form value does not use alpha"),
+        ({"form": "linear", "epsilon": 2}, "form linear does not use epsilon"),
         ({"form": "cubic"}, "form"),
         ({"most": 0}, "most"),
         ({"mots": 5}, "'weights.mots' is not a setting. Did you mean 'most'"),
@@ -297,7 +297,7 @@ def test_a_run_says_how_many_weights_were_cut(source: str, tmp_path: Path) -> No
     report = train_run(plan, tmp_path / "run")
     weights = TABLE["weight"].to_numpy()
     assert report["weights"] == {"cut": int(np.sum(weights > 4)), "nothing": int(np.sum(weights == 0)), "most": 4.0}
-    with pytest.warns(UserWarning, match=f"{report['weights']['cut']:,} weights .* cut to 4"):
+    with pytest.warns(UserWarning, match=f"{report['weights']['cut']:,} weights .* reduced to 4"):
         fr.Popularity(plan={"weights": {"form": "value", "most": 4}}).fit(TABLE)
     again = open_run(tmp_path / "run")
     assert again.plan.weights == Weights(form="value", most=4)

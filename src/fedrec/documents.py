@@ -57,7 +57,7 @@ def read_file(path: Path, most: int | None = None) -> bytes:
         allowed = os.fstat(file.fileno()).st_size if most is None else most
         data = file.read(allowed + 1)
     if len(data) > allowed:
-        raise DocumentError(f"longer than the {allowed:,} bytes that it may have")
+        raise DocumentError(f"the file is longer than the allowed {allowed:,} bytes")
     return data
 
 
@@ -79,7 +79,7 @@ def open_file(path: Path) -> BinaryIO:
     file.close()
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(21, os.strerror(21), str(path))
-    raise DocumentError("not a regular file but a device, a pipe or a socket")
+    raise DocumentError("a device, a pipe or a socket, not a regular file")
 
 
 def parse_json(text: str | bytes | bytearray) -> Any:
@@ -96,7 +96,7 @@ def parse_json(text: str | bytes | bytearray) -> Any:
     """
     parts = _count(text, "[") + _count(text, "{")
     if parts > _MOST_PARTS:
-        raise DocumentError(f"more than {_MOST_PARTS:,} lists and mappings")
+        raise DocumentError(f"the document has more than {_MOST_PARTS:,} lists and mappings")
     try:
         made = json.loads(text, object_pairs_hook=_each_key_once)
     except RecursionError:
@@ -135,7 +135,7 @@ def parse_yaml(text: str) -> Any:
     {'a': [1, 2.5, 'x'], 'b': None}
     >>> parse_yaml("a: &all [x]\\nb: *all")
     Traceback (most recent call last):
-    fedrec.documents.DocumentError: line 1: anchors and aliases (& and *) are not read; write the value out
+    fedrec.documents.DocumentError: line 1: anchors and aliases (& and *) are not allowed; write the value out
     """
     try:
         return yaml.load(text, _Loader)  # a safe loader
@@ -157,9 +157,11 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if getattr(event, "anchor", None) is not None:
-            raise DocumentError(f"line {line}: anchors and aliases (& and *) are not read; write the value out")
+            raise DocumentError(f"line {line}: anchors and aliases (& and *) are not allowed; write the value out")
         if getattr(event, "tag", None) is not None:
-            raise DocumentError(f"line {line}: tags ({event.tag[:40]!r}) are not read; write the value plainly")
+            raise DocumentError(
+                f"line {line}: tags ({event.tag[:40]!r}) are not allowed; write the value without a tag"
+            )
         self._depth += 1
         if self._depth > _MOST_DEPTH:
             raise DocumentError(f"line {line}: {_too_deep()}")
@@ -181,12 +183,12 @@ class _Loader(yaml.SafeLoader):
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         """A scalar; a number is short, as those in base 60 take the square of their length in time."""
         if node.tag in _NUMBERS and len(node.value) > _MOST_DIGITS:
-            raise DocumentError(f"line {node.start_mark.line + 1}: a number of more than {_MOST_DIGITS} characters")
+            raise DocumentError(f"line {node.start_mark.line + 1}: a number has more than {_MOST_DIGITS} characters")
         return super().construct_scalar(node)
 
 
 def _too_deep() -> DocumentError:
-    return DocumentError(f"nested deeper than {_MOST_DEPTH} levels")
+    return DocumentError(f"lists or mappings are nested deeper than {_MOST_DEPTH} levels")
 
 
 def _count(text: str | bytes | bytearray, mark: str) -> int:

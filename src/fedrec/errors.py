@@ -61,8 +61,8 @@ class UnnamedSourceError(InputError):
     def __init__(self, source: str, where: str) -> None:
         self.source = source
         super().__init__(
-            f"{where} names the database {source}, and whoever wrote that could have any server asked, with your "
-            "passwords. If it is the one you mean, name it yourself: add --data with this URL to the command, or "
+            f"{where} names the database {source}. fedrec does not connect to a database that only a file names: its "
+            "author could send your passwords to any server. If you trust this URL, pass it yourself: --data URL, or "
             "data=… in Python"
         )
 

@@ -33,8 +33,10 @@ def check_threads(threads: object, name: str = "threads") -> int:
     most = int(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     if isinstance(threads, int) and not isinstance(threads, bool) and 1 <= threads <= most:
         return threads
-    why = "as NUMBA_NUM_THREADS says" if "NUMBA_NUM_THREADS" in os.environ else "one for each core"
-    raise InputError(f"{name} {threads!r}: give a whole number from 1 to {most}; this process has {most}, {why}")
+    why = "set by NUMBA_NUM_THREADS" if "NUMBA_NUM_THREADS" in os.environ else "one per core"
+    raise InputError(
+        f"{name} {threads!r}: give a whole number from 1 to {most}, the number of threads of this process ({why})"
+    )
 
 
 def set_threads(threads: int | None = None) -> None:

@@ -89,7 +89,8 @@ class Asynchronous(BaseModel):
         for key, rules in (("exponent", powers), ("fresh", ("hinge",)), ("slope", ("hinge",))):
             if getattr(self, key) is not None and self.staleness not in rules:
                 raise PlanError(
-                    f"asynchronous: {key} is of staleness: {' or '.join(rules)}, and staleness is {self.staleness}"
+                    f"asynchronous: {key} applies only to staleness: {' or '.join(rules)}, but staleness is "
+                    f"{self.staleness}"
                 )
         return self
 

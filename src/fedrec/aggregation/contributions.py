@@ -307,7 +307,7 @@ class Dense(Contribution):
 def _check(spec: ArraySpec, clients: int, factors: int, positions: np.ndarray, limit: int) -> None:
     """Kernels check no positions of their own, so a model's mistake must stop here."""
     if clients != factors:
-        raise ValueError(f"array {spec.name!r}: {factors} factors of {clients} clients")
+        raise ValueError(f"array {spec.name!r}: {factors} factors for {clients} clients")
     if len(positions) and not 0 <= positions.min() <= positions.max() < limit:
         raise ValueError(f"array {spec.name!r}: positions {positions.min()} … {positions.max()} of {limit} rows")
 

@@ -52,7 +52,7 @@ class Products(Contribution):
     def sq_norms(self, metric: Metric = PLAIN) -> np.ndarray:
         """Squared norm of each client's sum over its pieces; rows weigh alike."""
         if metric.rows is not None:
-            raise ValueError("products have no norm with weights per row")
+            raise ValueError("products with weights per row have no norm")
         out = np.zeros(self.n_clients)
         n_rows = int(self.rows.max(initial=0)) + 1
         kernels.product_norms(self.client_indptr, self.indptr, self.rows, self.weights, self.vectors, n_rows, out)

@@ -39,8 +39,10 @@ class Metric:
 
     def square_sum(self, spec: ArraySpec) -> float:
         """Sum of squared weights over the coordinates of an array."""
-        return sum(float(np.sum(np.square(1.0 / sd) * np.ones(part.stop - part.start)))
-                   for part, sd in deviations(self, spec, 1.0))  # fmt: skip
+        return sum(
+            float(np.sum(np.square(1.0 / sd) * np.ones(part.stop - part.start)))
+            for part, sd in deviations(self, spec, 1.0)
+        )
 
     def smallest(self) -> float:
         """A weight that no coordinate is below."""
@@ -88,9 +90,13 @@ def private_spec(
     """
     named = [name for query in queries for name in query.metrics]
     if sorted(named) != sorted(spec.names):
-        raise PlanError(f"privacy: queries over {sorted(named)} do not cover the arrays {sorted(spec.names)} once each")
+        raise PlanError(
+            f"privacy: queries over {sorted(named)} must cover each of the arrays {sorted(spec.names)} exactly once"
+        )
     if spec.pooled:
-        raise PlanError(f"privacy: no client can be clipped in {' and '.join(spec.pooled)}, whose clients are pooled")
+        raise PlanError(
+            f"privacy: clients cannot be clipped in {' and '.join(spec.pooled)}, because the model pools them"
+        )
     if not math.isclose(sum(query.share for query in queries), 1.0, rel_tol=1e-9):
         raise PlanError(f"privacy: shares {[query.share for query in queries]} do not add up to 1")
     fine, room = [], {}

@@ -89,7 +89,7 @@ class Clip(ReleaseStep):
     @model_validator(mode="after")
     def _check(self) -> Clip:
         if self.norm is None and self.row is None:
-            raise PlanError("release: clip needs a norm, a row, or both")
+            raise PlanError("release: clip needs norm, row, or both")
         return self
 
     def apply(self, contributions: Contributions) -> Contributions:
@@ -124,8 +124,8 @@ class Release:
                 raise PlanError(f"release: step {kind!r} appears more than once")
         if kinds != sorted(kinds, key=_ORDER.index):
             raise PlanError(
-                "release: 'cap' must come before 'weight', which would count capped interactions, and 'clip' last, or "
-                "weights would undo it"
+                "release: the order must be cap, weight, clip: weight would otherwise count interactions that cap "
+                "removes, and would undo clip"
             )
         self.cap = next((step for step in steps if isinstance(step, Cap)), None)
         self.weight = next((step for step in steps if isinstance(step, Weight)), Weight())
@@ -142,8 +142,8 @@ class Release:
             return spec
         if spec.pooled:
             raise PlanError(
-                f"release: {step} is of each client's part, and this model adds up the parts of "
-                f"{' and '.join(spec.pooled)} before the release sees them; leave out {step}"
+                f"release: {step} needs each client's contribution, but this model adds up the contributions to "
+                f"{' and '.join(spec.pooled)} before the release; remove {step}"
             )
         arrays = [replace(array, scale_bits=max(array.scale_bits, _WEIGHT_BITS)) for array in spec.arrays]
         return SumSpec(tuple(arrays), spec.n_max)

@@ -55,7 +55,7 @@ class Robust(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Robust:
         if (self.over == "groups") != (self.groups is not None):
-            raise PlanError("robust: groups says how many there are, with over: groups and only there")
+            raise PlanError("robust: groups is the number of groups; set it with over: groups, and only then")
         return self
 
 
@@ -75,8 +75,8 @@ def robust_sum(spec: SumSpec, parts: Sequence[Sum], round: int, how: Robust) -> 
     needed = max(_FEWEST, 2 * hostile + (3 if how.rule == "krum" else 1))
     if len(present) < needed:
         raise PlanError(
-            f"robust: {how.rule} against {hostile} hostile parts takes {needed} {how.over}; there are {len(present)} "
-            "with clients"
+            f"robust: {how.rule} against {hostile} hostile parts needs {needed} {how.over} with clients; only "
+            f"{len(present)} have clients; add {{how.over}}, or lower tolerated"
         )
     means = {
         array.name: np.stack([part.arrays[array.name].reshape(-1) / (array.unit * part.clients) for part in present])

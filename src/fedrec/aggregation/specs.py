@@ -156,7 +156,7 @@ def _array(fields: Mapping[str, Any]) -> ArraySpec:
     )
     array = ArraySpec(**named, shape=shape, pooled=bool(pooled))
     if array.ring not in (32, 64) or not shape or min(shape) < 1 or not 0 <= array.scale_bits < 64:
-        raise ValueError(f"array {array.name!r} has no ring or an impossible shape")
+        raise ValueError(f"array {array.name!r} has an unknown ring or an impossible shape")
     return array
 
 
@@ -170,7 +170,7 @@ def _fit(array: ArraySpec, n_max: int, room: float) -> ArraySpec:
     if not (array.bound > 0 and math.isfinite(array.bound)):
         raise PlanError(f"array {array.name!r}: the bound must be positive and finite, not {array.bound}")
     if not array.shape or min(array.shape) < 1:
-        raise PlanError(f"array {array.name!r}: shape {array.shape} holds nothing to sum; is the catalog empty?")
+        raise PlanError(f"array {array.name!r}: shape {array.shape} is empty; check that the catalog has items")
     largest = n_max * math.ceil(Fraction(array.bound) * Fraction(2) ** array.scale_bits)
     largest += math.ceil(Fraction(room) * Fraction(2) ** array.scale_bits)
     rings: tuple[Literal[32, 64], ...] = (32, 64) if array.ring == 0 else (array.ring,)

@@ -72,10 +72,12 @@ class Sum:
             Which clients were summed [clients] bool.
         """
         if set(contributions.arrays) != set(self.spec.names):
-            raise ValueError(f"contributions {sorted(contributions.arrays)} do not fit the spec {self.spec.names}")
+            raise ValueError(
+                f"contributions have the arrays {sorted(contributions.arrays)}, the spec has {self.spec.names}"
+            )
         sizes = {array.n_clients for array in contributions.arrays.values()}
         if len(sizes) > 1:
-            raise ValueError(f"contributions are of {sorted(sizes)} clients, array by array")
+            raise ValueError(f"arrays of contributions have different numbers of clients: {sorted(sizes)}")
         keep = contributions.finite() if sound is None else contributions.finite() & sound
         for array in self.spec.arrays:
             self.saturated += contributions.arrays[array.name].add_to(self.arrays[array.name], array, keep)
@@ -90,10 +92,12 @@ class Sum:
             DamagedError: if spec or round differ, or if more than `n_max` clients would be in the sum.
         """
         if other.spec.digest != self.spec.digest or other.round != self.round:
-            raise DamagedError(f"a sum of round {other.round} under another spec cannot be added to round {self.round}")
+            raise DamagedError(
+                f"a sum of round {other.round} with a different spec cannot be added to a sum of round {self.round}"
+            )
         if self.clients + other.clients > self.spec.n_max:
             raise DamagedError(
-                f"{self.clients + other.clients} clients in a sum that was planned for n_max = {self.spec.n_max}"
+                f"the sum has {self.clients + other.clients} clients, more than n_max = {self.spec.n_max}"
             )
         for name, array in self.arrays.items():
             array += other.arrays[name]

@@ -54,22 +54,24 @@ def decode_sum(frame: bytes, spec: SumSpec) -> Sum:
         DamagedError: if the bytes are cut, changed, of another spec, or not a sum at all.
     """
     if len(frame) < len(_MAGIC) + 4 + _DIGEST or not frame.startswith(_MAGIC):
-        raise DamagedError("these bytes are not a sum: wrong start or too short")
+        raise DamagedError("the bytes are not a sum: the start is wrong, or they are too short")
     limit = _HEADER_LIMIT + _DESCRIPTION_LIMIT * len(spec.arrays)
     if len(frame) > 12 + limit + spec.nbytes + _DIGEST:
-        raise DamagedError(f"{len(frame)} bytes are more than a sum of this spec can have")
+        raise DamagedError(f"a sum of {len(frame)} bytes is larger than its spec allows")
     body, digest = memoryview(frame)[:-_DIGEST], frame[-_DIGEST:]
     if hashlib.blake2b(body, digest_size=_DIGEST).digest() != digest:
-        raise DamagedError("a sum was damaged on its way: its checksum does not fit")
+        raise DamagedError("a sum was damaged in transit: its checksum does not match")
     length = int.from_bytes(body[8:12], "little")
     if length > min(limit, len(body) - 12):
-        raise DamagedError(f"a sum's header claims {length} bytes")
+        raise DamagedError(f"a sum's header claims {length} bytes, more than it can have")
     header = _read_header(bytes(body[12 : 12 + length]), spec)
     place = 12 + length
     total = Sum(spec, header["round"], {}, header["clients"], header["left_out"], header["saturated"])
     plans = [_plan(described, array) for described, array in zip(header["arrays"], spec.arrays, strict=True)]
     if place + sum(size for _, _, size in plans) != len(body):
-        raise DamagedError(f"a sum holds {len(body) - place} bytes of arrays, its header describes another amount")
+        raise DamagedError(
+            f"a sum holds {len(body) - place} bytes of arrays, but its header describes a different size"
+        )
     for (rows, width, size), array in zip(plans, spec.arrays, strict=True):
         total.arrays[array.name] = _decode_array(body[place : place + size], array, rows, width)
         place += size
@@ -133,23 +135,23 @@ def _read_header(text: bytes, spec: SumSpec) -> dict[str, Any]:
     if not isinstance(header, dict) or set(header) != expected:
         raise DamagedError("a sum's header does not have the fields of a sum")
     if not canonical:
-        raise DamagedError("a sum's header is not written in the one way that sums are")
+        raise DamagedError("a sum's header is not in canonical form")
     if header["spec"] != spec.digest:
-        raise DamagedError("a sum was made under another spec; the nodes run another plan or version")
+        raise DamagedError("a sum was made for a different spec; the node runs a different plan or version")
     for name in ("clients", "left_out", "round", "saturated"):
         if type(header[name]) is not int or not 0 <= header[name] < _COUNT_LIMIT:
             raise DamagedError(f"a sum's header has an impossible {name}")
     if header["clients"] > spec.n_max:
         raise DamagedError(f"a sum claims {header['clients']} clients, more than n_max = {spec.n_max}")
     if not isinstance(header["arrays"], list) or len(header["arrays"]) != len(spec.arrays):
-        raise DamagedError("a sum's header describes another number of arrays")
+        raise DamagedError("a sum's header describes the wrong number of arrays")
     return header
 
 
 def _plan(described: object, array: ArraySpec) -> tuple[int | None, int, int]:
     """Check one array's description: (non-zero rows or None, width, bytes)."""
     if not isinstance(described, dict) or set(described) != {"rows", "width"}:
-        raise DamagedError(f"array {array.name!r} of a sum is not described")
+        raise DamagedError(f"the description of array {array.name!r} of a sum is malformed")
     rows, width = described["rows"], described["width"]
     if type(width) is not int or width not in (1, 2, 4, 8) or width > array.ring // 8:
         raise DamagedError(f"array {array.name!r} of a sum has an impossible width")

@@ -39,7 +39,7 @@ class Benchmark:
 
 BENCHMARKS: dict[str, Benchmark] = {
     "ease": Benchmark(
-        "training of ease: one round, one solve", "training", {"model": {"name": "ease"}, "evaluation": _SAMPLED}
+        "training ease: one round, one solve", "training", {"model": {"name": "ease"}, "evaluation": _SAMPLED}
     ),
     "evaluation": Benchmark(
         "measuring the test part under full and sampled:99, with ease",
@@ -47,16 +47,16 @@ BENCHMARKS: dict[str, Benchmark] = {
         {"model": {"name": "ease"}},
         repeats=11,
     ),
-    "ials": Benchmark("training of ials: all sweeps", "training", {"model": {"name": "ials"}, "evaluation": _SAMPLED}),
+    "ials": Benchmark("training ials: all sweeps", "training", {"model": {"name": "ials"}, "evaluation": _SAMPLED}),
     "mf-round": Benchmark(
-        "a round of mf: 1,000,000 users of 100 interactions, 50,000 items, 10,000 clients drawn",
+        "one round of mf: 1,000,000 users with 100 interactions each, 50,000 items, 10,000 sampled clients",
         "round",
         {"model": {"name": "mf", "embedding_size": 64}, "split": "none", "cohort": 10_000},
         source=_MILLION,
         repeats=5,
     ),
     "pfedrec-round": Benchmark(
-        "a round of pfedrec over all clients: sampling, training, validation and test",
+        "one round of pfedrec over all clients: sampling, training, validation and test",
         "round",
         {"model": {"name": "pfedrec"}, "evaluation": _SAMPLED},
         evaluate=True,
@@ -70,7 +70,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         repeats=11,
     ),
     "transport": Benchmark(
-        "a sum of 1 MB from each of three nodes: real processes, NVFlare, mutual TLS, this machine",
+        "a round trip of a 1 MB sum from each of three nodes: processes on this machine, NVFlare, mutual TLS",
         "transport",
         {"model": {"name": "ease"}},
         source="synthetic:users=600,items=1412,interactions_per_user=20",
@@ -106,5 +106,5 @@ def default_source(chosen: Benchmark) -> tuple[str, str | None]:
     try:
         find_folder(dataset("ml-100k"))
     except InputError:
-        return _SAME_SIZE, "ml-100k is not on this machine; this is synthetic data of its size"
+        return _SAME_SIZE, "ml-100k is not on this machine; the benchmark uses synthetic data of the same size"
     return "ml-100k", None

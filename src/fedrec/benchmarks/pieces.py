@@ -57,10 +57,11 @@ def evaluation_times(source: LoadedSource, plan: Plan, warmup: int, repeats: int
     engine = LocalEngine.build(source.interactions, plan)
     coordinator, trained = train_here(engine, source.interactions, Run(plan, None))
     return {
-        protocol: _evaluated(partial(coordinator.evaluate, trained.state, trained.round, "test", _METRICS, protocol),
-                             warmup, repeats)
+        protocol: _evaluated(
+            partial(coordinator.evaluate, trained.state, trained.round, "test", _METRICS, protocol), warmup, repeats
+        )
         for protocol in ("full", "sampled:99")
-    }  # fmt: skip
+    }
 
 
 def _evaluated(evaluate: Callable[[], dict[str, MetricSummary]], warmup: int, repeats: int) -> dict[str, Any]:

@@ -64,7 +64,9 @@ class Rounds:
     ) -> None:
         model = plan.build_model()
         if "rounds" not in type(model).model_fields:
-            raise PlanError(f"model {model.name!r} is not trained in rounds; time its whole training instead")
+            raise PlanError(
+                f"model {model.name!r} is not trained in rounds; use a benchmark of whole trainings, such as ease"
+            )
         plan = plan.model_copy(update={"model": {**plan.model, "rounds": most + 1}})
         self.plan = plan.resolve(source.interactions, source.digest)
         self.engine = LocalEngine.build(source.interactions, self.plan)

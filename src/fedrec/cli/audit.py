@@ -19,22 +19,23 @@ def audit(
         list[str] | None,
         typer.Option(
             "--attack",
-            help="One attack, poisoning for all that poison, or coordinator for all of a coordinator that lies; may be "
-            "given several times.",
+            help="Attack to run: name of one attack, poisoning (all poisoning attacks), or coordinator (all attacks by "
+            "a lying coordinator). Repeat the option for several attacks.",
         ),
     ] = None,
     malicious: Annotated[
-        float, typer.Option("--malicious", help="Malicious clients per user, for attacks that poison.")
+        float, typer.Option("--malicious", help="Malicious clients as a fraction of the users, for poisoning attacks.")
     ] = 0.01,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Draw the findings into this PNG file.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Plot the findings to this PNG file.")] = None,
     data: Named = None,
     threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Carry a plan out again in memory and attack all that it releases; exit code 1 if an attack beats a promise.
+    """Train a plan again in memory and attack everything it releases. Exit code 1 if an attack exceeds a privacy limit.
 
-    With --attack coordinator a coordinator that has the real key lies to nodes of this process.
+    With --attack coordinator, a malicious coordinator that holds the real key sends false messages to nodes in this
+    process.
     """
     output = Output(json_, quiet)
     output.begin("audit", threads)
@@ -59,7 +60,7 @@ def audit(
         if plan.privacy is None
         else f", epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g}"
     )
-    table = rows_table(title, "attack", "against", "reached", "allowed", "verdict")
+    table = rows_table(title, "attack", "by", "measured", "limit", "verdict")
     for finding in found:
         allowed = "" if finding.limit is None else f"{finding.limit:.4g}"
         table.add_row(finding.attack, finding.against, f"{finding.value:.4g}", allowed, finding.verdict)

@@ -13,14 +13,20 @@ __all__ = ["bench"]
 
 
 def bench(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Which benchmark; without one, a list.")] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="A named set, a file or folder, or synthetic:users=100000.")
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The benchmark to run. Default: list all benchmarks.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds or repetitions to time.")] = None,
-    warmup: Annotated[int | None, typer.Option("--warmup", min=0, help="Rounds or repetitions before.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="A named data set, a file or folder, or synthetic:users=100000.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=1, help="Number of rounds or repetitions to time.")
+    ] = None,
+    warmup: Annotated[
+        int | None, typer.Option("--warmup", min=0, help="Number of rounds or repetitions before timing starts.")
+    ] = None,
     evaluation: Annotated[
-        bool | None, typer.Option("--evaluation/--no-evaluation", help="Whether a round includes its evaluations.")
+        bool | None, typer.Option("--evaluation/--no-evaluation", help="Whether the timed rounds include evaluation.")
     ] = None,
     threads: Threads = None,
     set_: Set = None,

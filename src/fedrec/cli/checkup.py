@@ -21,7 +21,7 @@ __all__ = ["checkup"]
 
 _EXTRAS = {
     "privacy": (("dp_accounting", "cryptography"), "differential privacy"),
-    "secure": (("cryptography",), "secure sums, signatures"),
+    "secure": (("cryptography",), "secure aggregation, signatures"),
     "deploy": (("nvflare", "cryptography"), "federations across machines"),
     "databases": (("adbc_driver_postgresql", "pyarrow"), "reading PostgreSQL"),
     "plots": (("matplotlib",), "pictures of audits"),
@@ -48,7 +48,7 @@ def checkup() -> dict[str, Any]:
         except PackageNotFoundError:
             problems.append(f"{name} is not installed")
     memory, whose = usable_memory()
-    facts["memory"] = f"{memory / 2**30:.1f} GiB" + ("" if "machine" in whose else f" ({whose} this)")
+    facts["memory"] = f"{memory / 2**30:.1f} GiB" + ("" if "machine" in whose else f" (limited by {whose})")
     facts["free disk here"] = f"{shutil.disk_usage('.').free / 2**30:.1f} GiB"
     _check_kernels(facts, problems)
     _check_blas(facts)
@@ -83,10 +83,12 @@ def _check_kernels(facts: dict[str, Any], problems: list[str]) -> None:
     scores = np.empty((2, 4), dtype=np.float32)
     dot_rows(left, np.ones((3, 4), dtype=np.float32), np.zeros(4, dtype=np.float32), scores)
     if not np.array_equal(scores, np.repeat([[3.0], [12.0]], 4, axis=1)):
-        problems.append("a kernel gives wrong results; clear Numba's cache and reinstall numba")
+        problems.append(
+            "a compiled kernel gives wrong results; delete the folder of compiled kernels and reinstall numba"
+        )
     facts["threads"] = f"{thread_count()} ({LAYER})"
     kept = cache_folder()
-    facts["compiled kernels"] = "not kept: no folder can be written to" if kept is None else _size(kept)
+    facts["compiled kernels"] = "not cached: no cache folder is writable" if kept is None else _size(kept)
 
 
 def _size(folder: Path) -> str:
@@ -106,4 +108,4 @@ def _check_data(facts: dict[str, Any], problems: list[str]) -> None:
     folder = os.environ.get("FEDREC_DATA")
     facts["FEDREC_DATA"] = folder or "not set"
     if folder and not Path(folder).is_dir():
-        problems.append(f"FEDREC_DATA names {folder}, which is not a folder")
+        problems.append(f"FEDREC_DATA is {folder}, which is not a folder; correct it or unset it")

@@ -32,7 +32,7 @@ app = typer.Typer(help="Data sets: list, describe, fetch.", no_args_is_help=True
 
 @app.command("list")
 def list_sets(json_: Json = False, quiet: Quiet = False) -> None:
-    """List the named data sets and say which are on this machine."""
+    """List the named data sets and show which are on this machine."""
     from fedrec.data.datasets import DATASETS, find_folder
     from fedrec.errors import InputError
 
@@ -50,13 +50,18 @@ def list_sets(json_: Json = False, quiet: Quiet = False) -> None:
             answer.append({"name": full, **sizes, "folder": place, "fetchable": fetchable, "about": entry.about})
             where = "yes" if place else ("fetch" if fetchable else "no")
             table.add_row(full, *(f"{size:,}" for size in sizes.values()), where)
-    Output(json_, quiet).answer({"sets": answer}, table, "and synthetic:users=2000,items=1000,seed=0, made on the spot")
+    Output(json_, quiet).answer(
+        {"sets": answer}, table, "fedrec also generates data: synthetic:users=2000,items=1000,seed=0"
+    )
 
 
 @app.command("describe")
 def describe(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="A named set, a file or folder, -, a database URL, synthetic:…")
+        str,
+        typer.Argument(
+            metavar="SRC", help="A named data set, a file or folder, - (standard input), a database URL, or synthetic:…"
+        ),
     ],
     columns: Columns = None,
     format: Format = None,
@@ -69,11 +74,11 @@ def describe(
     kinds: Kinds = None,
     clean: Clean = None,
     split: Split = None,
-    left_out: Annotated[Path | None, typer.Option("--left-out", help="Write what was left out to this file.")] = None,
+    left_out: Annotated[Path | None, typer.Option("--left-out", help="Write the left-out rows to this file.")] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read data as training would, and say what is in it and what was left out."""
+    """Read data as training does, and show its size, values, times and left-out rows."""
     from fedrec.data.description import describe_data
     from fedrec.data.judging import remark_on_values
     from fedrec.data.keys import KeyedSource
@@ -112,11 +117,11 @@ def describe(
 
 @app.command("fetch")
 def fetch_set(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A named set; see 'fedrec data list'.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A named data set; see 'fedrec data list'.")],
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Download a named set, check its size and digest, and unpack it into the cache."""
+    """Download a named data set, check its size and digest, and unpack it into the cache."""
     from fedrec.data.fetch import fetch
 
     place = fetch(name)

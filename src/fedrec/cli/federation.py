@@ -28,7 +28,7 @@ from fedrec.errors import InputError
 
 __all__ = ["app"]
 
-app = typer.Typer(help="A federation of nodes on several machines: its coordinator's side.", no_args_is_help=True)
+app = typer.Typer(help="Coordinator of a federation of nodes on several machines.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="FEDERATION", help="The coordinator's folder of the federation.")]
 
@@ -36,18 +36,25 @@ Folder = Annotated[Path, typer.Argument(metavar="FEDERATION", help="The coordina
 @app.command("init")
 def init(
     folder: Folder,
-    catalog: Annotated[Path, typer.Option("--catalog", help="The agreed items: a file with a column item_id.")],
+    catalog: Annotated[Path, typer.Option("--catalog", help="The agreed catalog: a file with a column item_id.")],
     most_clients: Annotated[
-        int, typer.Option("--most-clients", min=1, help="Users of all nodes together are never more; a public number.")
+        int,
+        typer.Option(
+            "--most-clients", min=1, help="Maximum number of users of all nodes together. This number is public."
+        ),
     ],
-    host: Annotated[str, typer.Option("--host", help="Name or address where nodes find this machine.")],
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The one port that must be open here.")] = 8002,
-    name: Annotated[str | None, typer.Option("--name", help="Of the federation; the folder's by default.")] = None,
+    host: Annotated[str, typer.Option("--host", help="Host name or address of this machine, as nodes reach it.")],
+    port: Annotated[
+        int, typer.Option("--port", min=1, max=65535, help="Port of the server; it must be open on this machine.")
+    ] = 8002,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the federation. Default: the name of the folder.")
+    ] = None,
     on_error: OnError = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Begin a federation: its folder, the agreed catalog, and the coordinator's key."""
+    """Create a federation: its folder, the agreed catalog, and the coordinator's key."""
     from fedrec.deploy.folder import FederationFolder
 
     output = Output(json_, quiet)
@@ -57,8 +64,8 @@ def init(
     answer = {"federation": str(folder), "name": made.name, "items": len(items), "public_key": public}
     Output(json_, quiet).answer(
         answer,
-        f"{folder} is ready: {made.name}, {len(items):,} items. The coordinator's public key, for policy.coordinator "
-        "of every owner's node.toml; tell it to them yourself:",
+        f"{folder} is ready: {made.name}, {len(items):,} items. Tell every owner this public key of the coordinator "
+        "yourself; it belongs into policy.coordinator of node.toml:",
         public,
         f"Next: 'fedrec federation invite {folder} NAME --key KEY' for every node.",
     )
@@ -67,26 +74,27 @@ def init(
 @app.command("invite")
 def invite(
     folder: Folder,
-    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Nodes, such as shop-a.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Names of nodes, such as shop-a.")],
     key: Annotated[
-        list[str] | None, typer.Option("--key", help="Public keys of nodes, as 'fedrec node init' printed them.")
+        list[str] | None,
+        typer.Option("--key", help="Public key of a node, as 'fedrec node init' prints it. Repeat for several nodes."),
     ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Invite nodes and make their startup kits; again with --key when their keys have come."""
+    """Invite nodes and create their startup kits. Run it again with --key once the owners have sent their keys."""
     from fedrec.deploy.folder import FederationFolder
     from fedrec.record.keys import PublicKey
 
     keys = {PublicKey.parse(text).name: text for text in key or []}
     strangers = sorted(set(keys) - set(names))
     if strangers:
-        raise InputError(f"--key: {', '.join(strangers)} is not among the nodes that are named")
+        raise InputError(f"--key: {', '.join(strangers)} is not among the named nodes; add NAME, or remove the key")
     grown = FederationFolder.open(folder).invite({node: keys.get(node, "") for node in names})
     ends = grown.valid_until()
     table = rows_table(f"{grown.name}: {len(grown.nodes)} nodes", "node", "key", "startup kit", "valid until")
     for node, text in sorted(grown.nodes.items()):
-        table.add_row(node, "known" if text else "to come", str(folder / "kits" / node), _day(ends[node]))
+        table.add_row(node, "known" if text else "missing", str(folder / "kits" / node), _day(ends[node]))
     kits = {node: str(folder / "kits" / node) for node in grown.nodes}
     public = str(grown.key.public())
     answer = {
@@ -100,8 +108,8 @@ def invite(
     output.answer(
         answer,
         table,
-        "A kit holds a private key: hand it over as you would a password, to its node's owner only.",
-        f"The coordinator's public key, for policy.coordinator of every node.toml: {public}",
+        "A kit holds a private key. Give it only to the owner of the node, and as securely as a password.",
+        f"Public key of the coordinator, for policy.coordinator in every node.toml: {public}",
     )
     grown.check_own_kits(output.warn)
     grown.warn_of_nodes(output.warn)
@@ -110,22 +118,23 @@ def invite(
 @app.command("remove")
 def remove(
     folder: Folder,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The node.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the node.")],
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take a node out: no later run asks it."""
+    """Remove a node: later runs do not use it."""
     from fedrec.deploy.folder import FederationFolder
 
     left = FederationFolder.open(folder).remove(name)
     Output(json_, quiet).answer(
-        {"federation": str(folder), "nodes": sorted(left.nodes)}, f"{name} is out; {len(left.nodes)} nodes are left."
+        {"federation": str(folder), "nodes": sorted(left.nodes)},
+        f"{name} is removed; {len(left.nodes)} nodes are left.",
     )
 
 
 @app.command("start")
 def start(folder: Folder, quiet: Quiet = False) -> None:
-    """Run the federation's server until it is told to stop."""
+    """Run the server of the federation until it is stopped (Ctrl-C)."""
     from fedrec.deploy.folder import FederationFolder
     from fedrec.deploy.processes import until_stopped
     from fedrec.deploy.server_process import ServerProcess
@@ -142,7 +151,7 @@ def start(folder: Folder, quiet: Quiet = False) -> None:
 
 @app.command("status")
 def status(folder: Folder, json_: Json = False, quiet: Quiet = False) -> None:
-    """Say which nodes are up."""
+    """Show which nodes are connected."""
     from fedrec.deploy.folder import FederationFolder
     from fedrec.network.nvflare.admin import who_is_up
 
@@ -154,7 +163,7 @@ def status(folder: Folder, json_: Json = False, quiet: Quiet = False) -> None:
     title = f"{federation.name}, port {federation.port}, certificates valid until {_day(own)}"
     table = rows_table(title, "node", "key", "connected", "kit valid until")
     for node, text in sorted(federation.nodes.items()):
-        table.add_row(node, "known" if text else "to come", "yes" if node in up else "no", _day(ends[node]))
+        table.add_row(node, "known" if text else "missing", "yes" if node in up else "no", _day(ends[node]))
     answer = {
         "federation": str(folder),
         "valid_until": own.isoformat(),
@@ -169,21 +178,25 @@ def _day(end: datetime | None) -> str:
 
 @app.command("demo")
 def demo(
-    nodes: Annotated[int, typer.Option("--nodes", min=1, max=20, help="How many.")] = 3,
-    data: Annotated[str, typer.Option("--data", help="What is spread over the nodes.")] = "synthetic:users=2000",
-    model: Annotated[str, typer.Option("--model", callback=named_model, help="See 'fedrec models'.")] = "ease",
+    nodes: Annotated[int, typer.Option("--nodes", min=1, max=20, help="Number of nodes.")] = 3,
+    data: Annotated[
+        str, typer.Option("--data", help="The data to distribute over the nodes.")
+    ] = "synthetic:users=2000",
+    model: Annotated[
+        str, typer.Option("--model", callback=named_model, help="Name of the model; see 'fedrec models'.")
+    ] = "ease",
     set_: Set = None,
     split: Split = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
-    secure: Annotated[bool, typer.Option("--secure", help="Nodes mask their sums.")] = False,
+    secure: Annotated[bool, typer.Option("--secure", help="Secure aggregation: nodes mask their sums.")] = False,
     protocol: Protocol = None,
     metrics: Metrics = None,
-    keep: Annotated[Path | None, typer.Option("--keep", help="A new folder in which everything is left.")] = None,
+    keep: Annotated[Path | None, typer.Option("--keep", help="Keep all files in this new folder.")] = None,
     threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Play a whole federation on this machine: real processes, real certificates; nothing is left running."""
+    """Run a whole federation on this machine, with real processes and certificates, and stop it at the end."""
     output = Output(json_, quiet)
     _, watch = output.begin("demo", threads)
     from fedrec.deploy.demo import play
@@ -192,8 +205,11 @@ def demo(
 
     logging.basicConfig(level=logging.ERROR)
     settings = {
-        "split": split, "seed": seed, "evaluation.protocol": protocol, "evaluation.metrics": split_list(metrics),
-    }  # fmt: skip
+        "split": split,
+        "seed": seed,
+        "evaluation.protocol": protocol,
+        "evaluation.metrics": split_list(metrics),
+    }
     plan: Plan = build_plan(None, {"source": data}, model, settings, set_ or [])
     report = play(plan, nodes, secure, keep, watch, output.remark, threads)
     table = rows_table(f"{report['model']} over {nodes} nodes", "metric", "test")
@@ -210,6 +226,6 @@ def demo(
     shown.append(read_in_words(report["federation"]["read"], noised))
     if report["same_as_local"] is not None:
         same = "equal, byte for byte, to" if report["same_as_local"] else "NOT equal to"
-        shown.append(f"The model is {same} the one that a single process trains from the same plan.")
-    shown.append(f"the run in {seconds_in_words(report)}; with its server and nodes, {report['seconds_in_all']:.1f} s")
+        shown.append(f"The model is {same} the model that a single process trains from the same plan.")
+    shown.append(f"run: {seconds_in_words(report)}; with starting server and nodes: {report['seconds_in_all']:.1f} s")
     output.answer(report, *shown)

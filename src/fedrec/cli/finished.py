@@ -43,14 +43,14 @@ Histories = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="Histories to use instead of those that the run keeps: the source as it is now, or another one.",
+        help="Read users' histories from this source, instead of the histories that the run keeps.",
     ),
 ]
 UnknownItems = Annotated[
     str,
     typer.Option(
         "--unknown-items",
-        help="Items of --data or --history that the model does not know: raise, or leave out: warn, ignore.",
+        help="For items of --data or --history that the model does not know: raise, or leave them out: warn, ignore.",
     ),
 ]
 
@@ -62,7 +62,7 @@ def evaluate(
     run: RunFolder,
     protocol: Protocol = None,
     metrics: Metrics = None,
-    part: Annotated[str, typer.Option("--part", help="test or valid.")] = "test",
+    part: Annotated[str, typer.Option("--part", help="Part of the split to evaluate: test or valid.")] = "test",
     data: Histories = None,
     unknown_items: UnknownItems = "raise",
     columns: Columns = None,
@@ -78,8 +78,10 @@ def evaluate(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a run on held-out interactions, inside the nodes: those that it kept, or those in --data, which the run's
-    plan splits. How --data is read is said as for training: --columns, --format, …"""
+    """Evaluate a run on held-out interactions: those that the run keeps, or those in --data, split by the run's plan.
+
+    --columns, --format and the other reading options describe --data, as for training.
+    """
     output = Output(json_, quiet)
     clock, _ = output.begin("evaluate", threads, "read", "prepare", "evaluate")
     reading = data_settings(None, columns, format, encoding, on_error, None, header, time_format, decimal, where, kinds)
@@ -114,17 +116,26 @@ def evaluate(
 
 def recommend(
     run: RunFolder,
-    user: Annotated[list[str] | None, typer.Option("--user", help="A user id; may be given several times.")] = None,
-    all_users: Annotated[bool, typer.Option("--all-users", help="Everybody; needs --to.")] = False,
-    to: Annotated[Path | None, typer.Option("--to", help="A .parquet, .csv or .jsonl file, streamed.")] = None,
+    user: Annotated[
+        list[str] | None, typer.Option("--user", help="A user id. Repeat the option for several users.")
+    ] = None,
+    all_users: Annotated[bool, typer.Option("--all-users", help="Recommend to all users; needs --to.")] = False,
+    to: Annotated[Path | None, typer.Option("--to", help="Write to this .parquet, .csv or .jsonl file.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Length of each list.")] = 10,
-    include_seen: Annotated[bool, typer.Option("--include-seen", help="Items a user already has may appear.")] = False,
-    only: Annotated[str | None, typer.Option("--only", help="Item ids that alone may appear: a,b,c or @FILE.")] = None,
-    block: Annotated[str | None, typer.Option("--block", help="Item ids that may not appear: a,b,c or @FILE.")] = None,
-    unknown: Annotated[str, typer.Option("--unknown", help="Unknown users: raise, warn or ignore.")] = "raise",
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="Also recommend items that the user already has.")
+    ] = False,
+    only: Annotated[str | None, typer.Option("--only", help="Recommend only these item ids: a,b,c or @FILE.")] = None,
+    block: Annotated[
+        str | None, typer.Option("--block", help="Never recommend these item ids: a,b,c or @FILE.")
+    ] = None,
+    unknown: Annotated[str, typer.Option("--unknown", help="For unknown users: raise, warn or ignore.")] = "raise",
     history: Annotated[
         Path | None,
-        typer.Option("--history", help="File of interactions of new users, who are folded in; all of them by default."),
+        typer.Option(
+            "--history",
+            help="File with interactions of new users, whom the model folds in. Default: recommend to all of them.",
+        ),
     ] = None,
     unknown_items: UnknownItems = "raise",
     columns: Columns = None,
@@ -141,15 +152,19 @@ def recommend(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Recommend items to users of a run, from what it kept of them. How --data or --history is read is said as for
-    training: --columns, --format, …"""
+    """Recommend items to users of a run, or to new users in --history.
+
+    --columns, --format and the other reading options describe --data or --history, as for training.
+    """
     output = Output(json_, quiet)
     clock, _ = output.begin("recommend", threads, "read", "prepare", "recommend")
     check_policy("--unknown", unknown)
     if user and all_users:
-        raise InputError("--user and --all-users exclude each other; leave one out")
+        raise InputError("--user and --all-users cannot be used together; remove one of them")
     if not user and not all_users and history is None:
-        raise InputError("say for whom: --user ID, --history FILE for all users in it, or --all-users --to FILE")
+        raise InputError(
+            "no user is named: give --user ID, --history FILE for all users in the file, or --all-users --to FILE"
+        )
     if all_users and to is None and history is None:
         raise InputError("--all-users needs --to FILE, such as --to recs.parquet")
     reading = data_settings(None, columns, format, encoding, on_error, None, header, time_format, decimal, where, kinds)
@@ -171,30 +186,31 @@ def recommend(
         if to is not None:
             rows = model.save_recommendations(to, user, **options)
             answer = {"run": str(run), "rows": rows, "file": str(to), **clock.figures()}
-            output.answer(answer, f"{rows:,} recommendations in {to}, in {seconds_in_words(answer)}")
+            output.answer(answer, f"wrote {rows:,} recommendations to {to} in {seconds_in_words(answer)}")
         else:
             table = model.recommend(user, **options)
-            shown = rows_table(f"{run}: {model.model_name}" + stamp(model.plan.leaky), "user", "rank", "item", "title",
-                               "score")  # fmt: skip
+            shown = rows_table(
+                f"{run}: {model.model_name}" + stamp(model.plan.leaky), "user", "rank", "item", "title", "score"
+            )
             shown.columns[3].justify = "left"
             for user_id, item_id, score, rank in table.iter_rows():
                 title = catalog.title(int(catalog.items.find([item_id])[0])) if catalog.has_titles else ""
                 shown.add_row(str(user_id), str(rank), str(item_id), title, f"{score:.4f}")
             answer = {"run": str(run), "recommendations": table.to_dicts(), **clock.figures()}
-            output.answer(answer, shown if table.height else "nothing to recommend")
+            output.answer(answer, shown if table.height else "no recommendations")
     for warning in caught:
         output.warn(str(warning.message))
 
 
 def similar(
     run: RunFolder,
-    item: Annotated[list[str], typer.Option("--item", help="An item id; may be given several times.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 10,
+    item: Annotated[list[str], typer.Option("--item", help="An item id. Repeat the option for several items.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of similar items.")] = 10,
     threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show the items nearest to an item, or to each of several."""
+    """Show the items most similar to each given item."""
     output = Output(json_, quiet)
     clock, _ = output.begin("similar", threads, "read", "prepare")
     model = opened_for(run, output)
@@ -204,7 +220,7 @@ def similar(
     for one in wanted:
         table = model.similar(one, n)
         title = catalog.title(int(catalog.items.find([one])[0]))
-        shown.append(rows_table(f"like {title}", "item", *table.columns[1:]))
+        shown.append(rows_table(f"similar to {title}", "item", *table.columns[1:]))
         for row in table.iter_rows():
             shown[-1].add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
         answers.append({"item": one, "similar": table.to_dicts()})
@@ -223,11 +239,11 @@ def opened_for(
     """Open a run, whose model is hashed while the program is still being loaded; a history is left to who asks."""
     check_policy("--unknown-items", unknown_items)
     if data is not None and history is not None:
-        raise InputError("--data and --history exclude each other; leave one out")
+        raise InputError("--data and --history cannot be used together; remove one of them")
     if data is None and history is None and reading:
         raise InputError(
-            f"{', '.join(reading)}: how interactions are read; give them with --history FILE or --data SRC, or leave "
-            "these out"
+            f"{', '.join(reading)}: these options need --history FILE or --data SRC; give one of the two, or remove "
+            "these options"
         )
     with hashed_ahead(run / _SHARED):
         import fedrec as fr
@@ -263,11 +279,11 @@ def _ids(text: str | None, items: Identifiers, option: str) -> list[int | str] |
         except OSError as error:
             raise InputError(f"{option} {text}: {error.strerror}") from None
         except UnicodeDecodeError:
-            raise InputError(f"{option} {text}: is not UTF-8 text; write one id on each line") from None
+            raise InputError(f"{option} {text}: the file is not UTF-8 text; write one id per line in UTF-8") from None
     try:
         rows = list(csv.reader(lines, skipinitialspace=True, strict=True))
     except csv.Error as error:
-        raise InputError(f"{option} {text}: {error}; a double quote inside an id is written twice") from None
+        raise InputError(f"{option} {text}: {error}; write a double quote inside an id twice") from None
     listed = [part.strip() for row in rows for part in row if part.strip()]
     if text.startswith("@") and listed and listed[0] in _ITEM_COLUMNS and items.look_up(listed[:1])[0] < 0:
         del listed[0]  # a header

@@ -60,7 +60,7 @@ app.command("doctor")(models.doctor)
 @app.callback(invoke_without_command=True)
 def _main(
     context: typer.Context,
-    version: bool = typer.Option(False, "--version", help="Print the version and end."),
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
     if version:
         from fedrec import __version__
@@ -100,8 +100,8 @@ def run() -> None:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
     except MemoryError as error:
         _fail(
-            f"this machine, or the limit under which this process runs, has too little memory ({error}); use a model "
-            "that needs less, a smaller catalog, or shorter lists",
+            f"out of memory on this machine, or at the memory limit of this process ({error}); use a model that needs "
+            "less memory, a smaller catalog, or shorter lists",
             1,
         )
 
@@ -115,7 +115,9 @@ def _text(argument: str) -> str:
     try:
         return os.fsencode(argument).decode("utf-8")
     except UnicodeError:
-        raise InputError(f"argument {argument!r} is not UTF-8 text; set LC_ALL=C.UTF-8 or the like") from None
+        raise InputError(
+            f"argument {argument!r} is not UTF-8 text; use a UTF-8 locale, such as LC_ALL=C.UTF-8"
+        ) from None
 
 
 def _interrupted() -> None:

@@ -38,14 +38,17 @@ _DEMO = "synthetic"
 
 def compare(
     data: Annotated[str, typer.Option("--data", help="A named set, a file or folder, or synthetic:…")],
-    models: Annotated[str, typer.Option("--models", help="Such as popularity,ease,mf.")],
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Train with so many seeds.")] = 1,
+    models: Annotated[str, typer.Option("--models", help="Names of models, such as popularity,ease,mf.")],
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds to train each model with.")] = 1,
     split: Split = None,
     protocol: Protocol = None,
     metrics: Metrics = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="reg=200 for all models that have it, mf.rounds=50 for one; or a plan key."),
+        typer.Option(
+            "--set",
+            help="reg=200 for all models that have the hyperparameter, mf.rounds=50 for one model; or a plan key.",
+        ),
     ] = None,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many nodes to play; never changes the model.")] = 1,
     partition: Annotated[str, typer.Option("--partition", help="hash, by:COLUMN or dirichlet:0.5.")] = "hash",
@@ -63,7 +66,7 @@ def compare(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train several models on the same split: one table of quality ± sd over seeds, rounds, bytes and seconds."""
+    """Train several models on the same split, and compare quality (± sd over seeds), rounds, bytes and seconds."""
     output = Output(json_, quiet)
     clock, _ = output.begin("compare", threads, "read", "prepare", "train", "evaluate")
     from fedrec.cli.options import build_plan
@@ -77,7 +80,7 @@ def compare(
     changes = {"split": split, "evaluation.protocol": protocol, "evaluation.metrics": split_list(metrics)}
     names = [str(named_model(name)) for name in split_list(models) or []]
     if not names:
-        raise InputError("--models names no model")
+        raise InputError("--models is empty; name at least one model")
     chosen = _by_model(names, set_ or [])
     plans = [build_plan(None, settings, name, changes, chosen[name]) for name in names]
     if len({plan.evaluation.metrics for plan in plans}) > 1:  # some models predict ratings; all of them rank items
@@ -91,14 +94,22 @@ def compare(
     rows = compare_plans(plans, seeds, told, placement, output.reading)
     shown = [comparison_table(data, rows), *([_node_table(rows, partition)] if "per_node" in rows[0] else [])]
     answer = {"data": data, "nodes": nodes, "partition": partition, "models": rows, **clock.figures()}
-    output.answer(answer, *shown, f"all of it in {seconds_in_words(answer)}")
+    output.answer(answer, *shown, f"total time: {seconds_in_words(answer)}")
 
 
 def comparison_table(data: str, rows: list[dict[str, Any]]) -> Any:
     """A table of models for people."""
     names = list(rows[0]["metrics"])
-    table = rows_table(f"{data}, {rows[0]['split']}, {rows[0]['protocol']}, test", "model", *names, "rounds",
-                       "MiB up", "MiB down", "seconds", "of them training")  # fmt: skip
+    table = rows_table(
+        f"{data}, {rows[0]['split']}, {rows[0]['protocol']}, test",
+        "model",
+        *names,
+        "rounds",
+        "MiB up",
+        "MiB down",
+        "seconds",
+        "training seconds",
+    )
     for row in rows:
         cells = [
             f"{row['metrics'][name]:.4f}" + (f" ± {row['sd'][name]:.4f}" if row["seeds"] > 1 else "") for name in names
@@ -119,7 +130,10 @@ def comparison_table(data: str, rows: list[dict[str, Any]]) -> Any:
 def _node_table(rows: list[dict[str, Any]], partition: str) -> Any:
     """How quality is spread over nodes, where they are simulated."""
     names = list(rows[0]["metrics"])
-    title = f"over {rows[0]['per_node']['nodes']} nodes ({partition}); simulated: a node's own figures do not leave it"
+    title = (
+        f"over {rows[0]['per_node']['nodes']} simulated nodes ({partition}); in a federation, a node's own metrics "
+        "never leave the node"
+    )
     table = rows_table(title, "model", *(f"{name} {kind}" for name in names for kind in ("mean", "min")))
     for row in rows:
         spread = row["per_node"]
@@ -128,12 +142,12 @@ def _node_table(rows: list[dict[str, Any]], partition: str) -> Any:
 
 
 def demo(
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; runs/ease-N by default.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the run. Default: runs/ease-N.")] = None,
     threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run the main job on built-in data: compare, train, evaluate, recommend."""
+    """Show the main steps on synthetic data: compare, train, evaluate, recommend."""
     output = Output(json_, quiet)
     output.begin("demo", threads)
     import fedrec as fr
@@ -174,7 +188,7 @@ def demo(
 
 def doctor(
     compile_: Annotated[
-        bool, typer.Option("--compile", help="First compile all kernels, so that no later command has to.")
+        bool, typer.Option("--compile", help="First compile all kernels, so that later commands start faster.")
     ] = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -186,19 +200,19 @@ def doctor(
         from fedrec.kernels.compiling import compile_kernels
 
         output = Output(json_, quiet)
-        output.remark("compiling kernels, where they are not kept yet: a few minutes at most")
+        output.remark("compiling the kernels that are not cached yet; this takes a few minutes at most")
         compile_kernels(done=lambda name: output.remark(f"{name} is compiled"))
     facts = checkup()
-    table = rows_table("fedrec doctor", "check", "found")
+    table = rows_table("fedrec doctor", "check", "result")
     table.columns[1].justify = "left"
     for name, value in facts["facts"].items():
         table.add_row(name, str(value))
-    extras = rows_table("extras", "name", "installed", "what for")
+    extras = rows_table("extras", "name", "installed", "used for")
     extras.columns[2].justify = "left"
     for extra in facts["extras"]:
         extras.add_row(extra["name"], "yes" if extra["installed"] else f"no: {extra['install']}", extra["what_for"])
     problems = facts["problems"]
-    closing = "everything is in order" if not problems else "\n".join(f"problem: {problem}" for problem in problems)
+    closing = "no problems" if not problems else "\n".join(f"problem: {problem}" for problem in problems)
     Output(json_, quiet).answer(facts, table, "", extras, "", closing)
     if problems:
         raise typer.Exit(1)
@@ -224,8 +238,9 @@ def _by_model(models: list[str], assignments: list[str]) -> dict[str, list[str]]
         concerned = models if key in Plan.model_fields else [model for model in models if key in settings[model]]
         if not concerned:
             known = {*Plan.model_fields, *models, *(name for names in settings.values() for name in names)}
-            raise PlanError(f"--set {assignment}: {key!r} is no setting of {', '.join(models)} or of a plan"
-                            f"{meant(key, known)}")  # fmt: skip
+            raise PlanError(
+                f"--set {assignment}: {key!r} is not a setting of {', '.join(models)} or of a plan{meant(key, known)}"
+            )
         for model in concerned:
             chosen[model].append(assignment)
     return chosen

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="An owner's node: its configuration, what it would allow, and running it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Node of a data owner: create its configuration, check it, and run the node.", no_args_is_help=True
+)
 
 _EXAMPLES = 5
 
@@ -48,28 +50,34 @@ Config = Annotated[Path, typer.Option("--config", help="The owner's node.toml.")
 
 @app.command("init")
 def init(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What the others call this node, such as shop-a.")],
-    data: Annotated[str, typer.Option("--data", help="What is read: a file, a folder of Parquet, or a database URL.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of this node in the federation, such as shop-a.")],
+    data: Annotated[
+        str, typer.Option("--data", help="The node's data: a file, a folder of Parquet files, or a database URL.")
+    ],
     home: Annotated[
-        Path | None, typer.Option("--home", help="Folder for identity, runs and budget; NAME-home by default.")
+        Path | None, typer.Option("--home", help="Folder for the node's key, runs and budget. Default: NAME-home.")
     ] = None,
     config: Config = Path("node.toml"),
     coordinator: Annotated[str | None, typer.Option("--coordinator", help="The coordinator's public key.")] = None,
     party: Annotated[
-        list[str] | None, typer.Option("--party", help="Public key of another node; may be given several times.")
+        list[str] | None,
+        typer.Option("--party", help="Public key of another node. Repeat the option for several nodes."),
     ] = None,
     catalog: Annotated[
         Path | None,
-        typer.Option("--catalog", help="The agreed items, a file with a column item_id; no others are taken."),
+        typer.Option(
+            "--catalog", help="The agreed catalog, a file with a column item_id. The node accepts no other catalog."
+        ),
     ] = None,
     most_clients: Annotated[
-        int | None, typer.Option("--most-clients", help="The agreed most users of all nodes together.", min=1)
+        int | None,
+        typer.Option("--most-clients", help="The agreed maximum number of users of all nodes together.", min=1),
     ] = None,
     without_privacy: Annotated[
         bool,
         typer.Option(
             "--allow-without-privacy",
-            help="Allow plans without privacy too: from exact sums one can work out what single users did.",
+            help="Also allow plans without differential privacy. Exact sums can reveal what single users did.",
         ),
     ] = False,
     columns: Columns = None,
@@ -84,7 +92,7 @@ def init(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a node.toml with safe defaults, make the node's key, and print what to send to the others."""
+    """Write a node.toml with safe defaults, create the node's key, and print the public key for the others."""
     from fedrec.federation.data_plan import DataPlan
     from fedrec.owner.new_node import make_node
 
@@ -100,36 +108,40 @@ def init(
     answer = {"node": name, "config": str(config), "home": str(place), "public_key": public}
     Output(json_, quiet).answer(
         answer,
-        f"{config} is written; read it, and 'fedrec node check --config {config}' says what it allows.",
-        "This node's public key, for policy.parties of the other owners' node.toml:",
+        f"{config} is written. Read it; 'fedrec node check --config {config}' explains what it allows.",
+        "Public key of this node, for policy.parties in node.toml of the other owners:",
         public,
-        "Tell it to them yourself, not through the coordinator: in person, by telephone, in a signed letter. Whoever "
-        "passes it on could pass on another.",
-        "Plans that promise users no privacy are allowed: their sums are exact."
+        "Tell the key to the other owners yourself (in person, by telephone, in a signed letter), not through the "
+        "coordinator: whoever forwards a key could replace it.",
+        "Plans without differential privacy are allowed: their sums are exact."
         if without_privacy
-        else "Only plans with privacy are allowed: privacy.required = false in the file would allow exact sums.",
+        else "Only plans with differential privacy are allowed; privacy.required = false would allow exact sums.",
     )
 
 
 @app.command("check")
 def check(
     config: Config = Path("node.toml"),
-    plan: Annotated[Path | None, typer.Option("--plan", help="A plan in YAML to judge.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="Check whether the node would accept this plan (YAML).")
+    ] = None,
     secure: Annotated[
         bool | None,
-        typer.Option("--secure/--plain", help="Judge the plan with sums masked, or in the clear."),
+        typer.Option(
+            "--secure/--plain", help="Check the plan with masked sums (secure aggregation) or with plain sums."
+        ),
     ] = None,
-    data: Annotated[bool, typer.Option("--data/--no-data", help="Read the data and say what is in it.")] = True,
+    data: Annotated[bool, typer.Option("--data/--no-data", help="Read the data and show its content.")] = True,
     catalog: Annotated[
-        Path | None, typer.Option("--catalog", help="The agreed items; count the rows that are about others.")
+        Path | None, typer.Option("--catalog", help="The agreed catalog; count the rows with other items.")
     ] = None,
     kit: Annotated[
-        Path | None, typer.Option("--kit", help="The startup kit; say until when its certificate is valid.")
+        Path | None, typer.Option("--kit", help="The startup kit; show until when its certificate is valid.")
     ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say in plain words what this node would allow, and whether it would take part in a plan.
+    """Explain in plain words what this node allows, and whether it would accept a plan.
 
     Exit code 2 if the data cannot be read or the plan would be refused.
     """
@@ -145,9 +157,7 @@ def check(
     words, losses, key = explain_policy(owned, budget), run_losses(owned), own_key(owned)
     care = cautions(owned, found.get("users"))
     if agreed is not None and owned.policy.catalogs and agreed.digest not in owned.policy.catalogs:
-        care.append(
-            f"{catalog} is not a catalog that policy.catalogs in node.toml allows; its digest is {agreed.digest}"
-        )
+        care.append(f"policy.catalogs in node.toml does not allow {catalog}, whose digest is {agreed.digest}")
     answer: dict[str, Any] = {
         "node": owned.name,
         "config": str(config),
@@ -172,10 +182,13 @@ def check(
         if caution is not None:
             care.append(caution)
     if losses:
-        table = rows_table("\nprivate runs so far", "run", "epsilon reserved", "rounds answered")
+        table = rows_table("\nruns with differential privacy so far", "run", "epsilon reserved", "rounds answered")
         for loss in losses:
-            table.add_row(loss.run[:16], "-" if loss.epsilon is None else f"{loss.epsilon:.4g}",
-                          f"{loss.answered} of {loss.rounds or '?'}")  # fmt: skip
+            table.add_row(
+                loss.run[:16],
+                "-" if loss.epsilon is None else f"{loss.epsilon:.4g}",
+                f"{loss.answered} of {loss.rounds or '?'}",
+            )
         shown.append(table)
     if found:
         table = rows_table(f"\n{found['source']}", "fact", "value")
@@ -184,7 +197,7 @@ def check(
                 table.add_row(fact.replace("_", " "), _shown(value))
         shown.append(table)
     if care:
-        shown += ["\nTake care:", *(f"- {text[0].upper()}{text[1:]}." for text in care)]
+        shown += ["\nWarnings:", *(f"- {text[0].upper()}{text[1:]}." for text in care)]
     if asked is not None:
         verdict = _verdict(owned, asked, secure, found)
         answer["plan"] = {"file": str(plan), **verdict}
@@ -227,15 +240,15 @@ def _data(config: NodeConfig, agreed: Catalog | None) -> tuple[dict[str, Any], b
     if agreed is not None:
         found["outside_the_catalog"] = _outside(loaded.interactions, agreed)
     else:
-        found["outside_the_catalog"] = "not counted; name the agreed items with --catalog"
+        found["outside_the_catalog"] = "not counted; give the agreed catalog with --catalog"
     stops = []
     if config.data.digest not in (None, loaded.digest):
         stops.append(
-            f"would stop, as data.digest in node.toml names another source, {config.data.digest}; restore that one, or "
-            "take the digest out"
+            f"would stop: data.digest in node.toml is {config.data.digest}, which is not the digest of this data; "
+            "restore the data, or remove data.digest"
         )
     if malformed > 0 and config.data.on_error == "raise":
-        stops.append('would stop at the first malformed row; data.on_error = "skip" leaves them out')
+        stops.append('would stop at the first malformed row; data.on_error = "skip" leaves out such rows')
     if stops:
         found["training"] = "; ".join(stops)
     return found, bool(stops)
@@ -276,8 +289,8 @@ def _verdict(config: NodeConfig, plan: Plan, secure: bool | None, data: dict[str
     method = SplitMethod.parse(plan.split)
     if str(data.get("times", "")).startswith("none") and method.needs_order and not method.by_rows:
         reasons.append(
-            f"split {plan.split} goes by the order of interactions, and the data has no times; name a column of times "
-            "in node.toml, data.columns, or agree on a split such as ratio:0.8"
+            f"split {plan.split} needs the order of interactions, but the data has no times; name a column of times in "
+            "data.columns of node.toml, or agree on a split such as ratio:0.8"
         )
     return {"digest": plan.digest, "secure": masked, "allowed": not reasons, "refusals": reasons, "open": _open(plan)}
 
@@ -285,7 +298,7 @@ def _verdict(config: NodeConfig, plan: Plan, secure: bool | None, data: dict[str
 def _open(plan: Plan) -> list[str]:
     """What a plan leaves open, which gives it another digest once it is filled in."""
     left = {
-        "n_max, the most clients of a sum": plan.n_max is None,
+        "n_max, the maximum number of clients of a sum": plan.n_max is None,
         "catalog, the digest of the agreed items": plan.catalog is None,
         "privacy.users, the public number of users": plan.privacy is not None and plan.privacy.users is None,
         "privacy.noise_multiplier": plan.privacy is not None and plan.privacy.noise_multiplier is None,
@@ -294,16 +307,18 @@ def _open(plan: Plan) -> list[str]:
 
 
 def _judged(plan: Path | None, verdict: dict[str, Any]) -> list[str]:
-    how = "as a secure sum" if verdict["secure"] else "with sums in the clear"
+    how = "with secure aggregation" if verdict["secure"] else "with plain sums"
     reasons = verdict["refusals"]
     said = [f"\n{plan}, {how}, digest {verdict['digest']}"]
     if reasons:
-        said.append(f"This node would refuse it, for {len(reasons)} reason{'s' if len(reasons) != 1 else ''}:")
+        said.append(f"This node would refuse the plan, for {len(reasons)} reason{'s' if len(reasons) != 1 else ''}:")
         said += [f"- {text}." for text in reasons]
     else:
-        said.append("This node would take part, if its own coordinator asks for exactly this plan.")
+        said.append("This node would accept exactly this plan from its own coordinator.")
     if verdict["open"]:
-        said.append(f"The plan leaves open: {'; '.join(verdict['open'])}. Filled in, its digest is another.")
+        said.append(
+            f"The plan does not set: {'; '.join(verdict['open'])}. Setting them changes the digest of the plan."
+        )
     return said
 
 
@@ -319,12 +334,12 @@ def _shown(value: Any) -> str:
 
 @app.command("start")
 def start(
-    kit: Annotated[Path, typer.Option("--kit", help="The startup kit that the coordinator made for this node.")],
+    kit: Annotated[Path, typer.Option("--kit", help="The startup kit that the coordinator created for this node.")],
     config: Config = Path("node.toml"),
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run this node until it is told to stop."""
+    """Run this node until it is stopped (Ctrl-C)."""
     from fedrec.owner.config import NodeConfig
 
     chosen = NodeConfig.read(config)
@@ -350,7 +365,9 @@ def _fewer_threads(limits: ResourceLimits, threads: int) -> ResourceLimits:
     from fedrec.threads import check_threads
 
     if limits.threads is not None and threads > limits.threads:
-        raise InputError(f"--threads {threads}: limits.threads in node.toml allows {limits.threads}; change it there")
+        raise InputError(
+            f"--threads {threads}: limits.threads in node.toml allows at most {limits.threads}; raise the limit there"
+        )
     return limits.model_copy(update={"threads": check_threads(threads, "--threads")})
 
 

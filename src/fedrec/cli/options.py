@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["agreed_items", "assign", "assign_settings", "build_plan", "data_settings", "given", "split_list"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar and no remarks.")]
 Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="A named set, a file or folder, synthetic:users=2000,items=1000, or a table of a database: "
+        help="A named data set, a file or folder, synthetic:users=2000,items=1000, or a table of a database: "
         "postgresql://user@host/db?table=clicks, sqlite:///file.db?table=clicks.",
     ),
 ]
@@ -31,39 +31,44 @@ Named = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="The source of the run or plan, named again: needed where it is a database server, as whoever wrote it "
-        "could have any server asked.",
+        help="The data source of the run or plan, given again. Required if the source is a database server, so that a "
+        "plan by somebody else cannot connect to a server of its choice.",
     ),
 ]
 Columns = Annotated[
-    str | None, typer.Option("--columns", help="Which column is which: user_id=customer,item_id=sku,timestamp=when.")
+    str | None, typer.Option("--columns", help="Names of the columns: user_id=customer,item_id=sku,timestamp=when.")
 ]
-Format = Annotated[str | None, typer.Option("--format", help="File format, where detection does not do.")]
-Encoding = Annotated[str | None, typer.Option("--encoding", help="Text encoding of the file; utf-8 by default.")]
+Format = Annotated[str | None, typer.Option("--format", help="File format, if it is not detected correctly.")]
+Encoding = Annotated[str | None, typer.Option("--encoding", help="Text encoding of the file. Default: utf-8.")]
 OnError = Annotated[
     str | None,
-    typer.Option("--on-error", help="raise at a row that cannot be used, as by default, or skip such rows."),
+    typer.Option("--on-error", help="For rows that cannot be used: raise (stop with an error, the default) or skip."),
 ]
 Header = Annotated[
     bool | None,
-    typer.Option("--header/--no-header", help="Whether the first line holds names, where its content does not tell."),
+    typer.Option("--header/--no-header", help="Whether the first line is a header, if this is not detected correctly."),
 ]
 TimeFormat = Annotated[
     str | None,
     typer.Option(
-        "--time-format", help="Of times that are not ISO 8601: day-first, month-first, or as '%d.%m.%Y %H:%M'."
+        "--time-format",
+        help="Format of times that are not ISO 8601: day-first, month-first, or a format such as '%d.%m.%Y %H:%M'.",
     ),
 ]
 Decimal = Annotated[
-    str | None, typer.Option("--decimal", help="Decimal mark of numbers, , or . whose thousands may be set apart then.")
+    str | None,
+    typer.Option("--decimal", help="Decimal mark of numbers: . or , (the other one may then separate thousands)."),
 ]
 Where = Annotated[
     list[str] | None,
-    typer.Option("--where", help="Rows to read: kind=click; given again for a column, its other value too."),
+    typer.Option("--where", help="Read only rows with this value: kind=click. Repeat the option to allow more values."),
 ]
 Kinds = Annotated[
     str | None,
-    typer.Option("--kinds", help="What rows of each kind weigh: 'event: view=1, cart=3, purchase=10'; 0 leaves out."),
+    typer.Option(
+        "--kinds",
+        help="Weight of each kind of row: 'event: view=1, cart=3, purchase=10'. Weight 0 leaves out the rows.",
+    ),
 ]
 Clean = Annotated[
     list[str] | None,
@@ -73,12 +78,15 @@ Split = Annotated[
     str | None,
     typer.Option(
         "--split",
-        help="leave-last-out, leave-last-out@rows where rows without times are in order, temporal:0.8, ratio:0.8, "
+        help="leave-last-out, leave-last-out@rows (rows have no times but are in order), temporal:0.8, ratio:0.8, "
         "given, given:0.9, new-users:0.1 or none.",
     ),
 ]
-Protocol = Annotated[str | None, typer.Option("--protocol", help="full, or sampled:99.")]
-Metrics = Annotated[str | None, typer.Option("--metrics", help="Such as ndcg@10,recall@20.")]
+Protocol = Annotated[
+    str | None,
+    typer.Option("--protocol", help="How to rank held-out items: full (against the whole catalog) or sampled:99."),
+]
+Metrics = Annotated[str | None, typer.Option("--metrics", help="Metrics, such as ndcg@10,recall@20.")]
 
 
 def named_model(value: str | None) -> str | None:
@@ -99,29 +107,29 @@ ModelName = Annotated[
     typer.Option(
         "--model",
         callback=named_model,
-        help="popularity, ease, itemknn, mf, …; 'fedrec models' lists all. Or a class of your own: file.py:Class.",
+        help="Name of the model: popularity, ease, itemknn, mf, … ('fedrec models' lists all), or your own class: "
+        "file.py:Class or package.module:Class.",
     ),
 ]
 PlanFile = Annotated[
     Path | None,
-    typer.Option("--plan", help="A plan in YAML, as 'fedrec plan MODEL' prints; options win over it."),
+    typer.Option("--plan", help="A plan in YAML; 'fedrec plan MODEL' prints one. Options override the plan."),
 ]
 WeightsForm = Annotated[
     str | None,
     typer.Option(
         "--weights",
-        help="Count interactions by their values: linear, log or value; more with --set weights.alpha=10.",
+        help="Weigh interactions by their values: linear, log or value. Set the rule's parameters with --set "
+        "weights.alpha=10.",
     ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(
-        "--threads", help="Threads of kernels and linear algebra, from 1 to the number of cores; all by default."
-    ),
+    typer.Option("--threads", help="Number of threads, from 1 to the number of cores. Default: all cores."),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="A hyperparameter or plan key: reg=200, rounds=50, cohort=0.1, evaluation.every=5."),
+    typer.Option("--set", help="Set a hyperparameter or plan key: reg=200, rounds=50, cohort=0.1, evaluation.every=5."),
 ]
 
 
@@ -157,8 +165,15 @@ def data_settings(
     kinds: str | None = None,
 ) -> dict[str, Any]:
     """The `data` part of a plan, as far as options say it."""
-    said = {"source": source, "format": format, "encoding": encoding, "on_error": on_error, "header": header,
-            "time_format": time_format, "decimal": decimal}  # fmt: skip
+    said = {
+        "source": source,
+        "format": format,
+        "encoding": encoding,
+        "on_error": on_error,
+        "header": header,
+        "time_format": time_format,
+        "decimal": decimal,
+    }
     settings: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
     for column, value in (_pair(part, "--where") for part in where or []):
         settings.setdefault("where", {}).setdefault(column, []).append(value)
@@ -199,7 +214,7 @@ def build_plan(
 
     settings: dict[str, Any] = {} if plan is None else read_settings(check_path(plan, read_once=True))
     if not isinstance(settings, dict):
-        raise PlanError(f"{plan}: a plan is a mapping of keys to values")
+        raise PlanError(f"{plan}: a plan must be a mapping of keys to values")
     if "source" in data and not _is_named_again(settings.get("data"), data["source"]):
         settings["data"] = {}
     if model is not None:
@@ -208,12 +223,12 @@ def build_plan(
         if value is not None:
             assign(settings, key.split("."), value, key)
     if "data" not in settings:
-        raise PlanError("no data: give --data, or a --plan with a data key")
+        raise PlanError("the data is missing: give --data, or a --plan with the key data")
     for key, value in data.items():
         assign(settings, ["data", key], value, f"data.{key}")
     chosen = settings.get("model")
     if not isinstance(chosen, dict) or "name" not in chosen:
-        raise PlanError("no model: give --model, or a --plan with model: {name: …}")
+        raise PlanError("the model is missing: give --model, or a --plan with model: {name: …}")
     assign_settings(settings, assignments)
     return Plan.make(settings, "plan" if plan is None else str(plan))
 
@@ -237,8 +252,10 @@ def assign_settings(settings: dict[str, Any], assignments: list[str]) -> None:
             path = ["model", path[0]]
         elif path[0] not in Plan.model_fields:
             known = [*own, *Plan.model_fields]
-            raise PlanError(f"--set {assignment}: {path[0]!r} is no setting of {chosen['name']} or of a plan"
-                            f"{meant(path[0], known)} ('fedrec models {chosen['name']}' lists all)")  # fmt: skip
+            raise PlanError(
+                f"--set {assignment}: {path[0]!r} is not a setting of {chosen['name']} or of a plan"
+                f"{meant(path[0], known)} ('fedrec models {chosen['name']}' lists all)"
+            )
         assign(settings, path, value, assignment)
 
 
@@ -287,5 +304,5 @@ def assign(settings: dict[str, Any], path: list[str], value: Any, shown: str) ->
     for key in path[:-1]:
         place = place.setdefault(key, {})
         if not isinstance(place, dict):
-            raise PlanError(f"{shown}: {key!r} has no keys of its own")
+            raise PlanError(f"{shown}: {key!r} is a single value and has no keys below it")
     place[path[-1]] = value

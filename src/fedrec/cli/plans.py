@@ -14,18 +14,19 @@ from fedrec.errors import InputError
 __all__ = ["models", "plan"]
 
 Model = Annotated[
-    str | None, typer.Argument(metavar="MODEL", callback=named_model, help="Its name, such as ease; or file.py:Class.")
+    str | None,
+    typer.Argument(metavar="MODEL", callback=named_model, help="Name of the model, such as ease, or file.py:Class."),
 ]
 
 
 def models(model: Model = None, json_: Json = False, quiet: Quiet = False) -> None:
-    """List the models, or every hyperparameter of one: type, default, bounds, meaning."""
+    """List the models, or all hyperparameters of one model: type, default, bounds, meaning."""
     from fedrec.federation.settings import settings_of, summary_of
     from fedrec.models.registry import model_class, model_names
 
     output = Output(json_, quiet)
     if model is None:
-        table = rows_table("models", "name", "values", "what")
+        table = rows_table("models", "name", "values", "description")
         for column in table.columns[1:]:
             column.justify = "left"
         about = [
@@ -40,7 +41,7 @@ def models(model: Model = None, json_: Json = False, quiet: Quiet = False) -> No
         for one in about:
             table.add_row(str(one["name"]), "weights" if one["weights"] else "not used", str(one["about"]))
         answer: dict[str, Any] = {"models": about}
-        output.answer(answer, table, "", "'fedrec models NAME' lists the hyperparameters of one")
+        output.answer(answer, table, "", "'fedrec models NAME' lists the hyperparameters of a model")
         return
     kind = model_class(model)
     settings = settings_of(kind)
@@ -56,13 +57,15 @@ def models(model: Model = None, json_: Json = False, quiet: Quiet = False) -> No
         "values": kind.traits.use_of_values,
         "settings": [setting.to_json() for setting in settings],
     }
-    closing = f"fedrec train --model {model} --set {settings[0].name}=…" if settings else "there is nothing to set"
+    closing = (
+        f"fedrec train --model {model} --set {settings[0].name}=…" if settings else "this model has no hyperparameters"
+    )
     output.answer(answer, *([table] if settings else [table.title]), "", kind.traits.use_of_values, "", closing)
 
 
 def plan(
     model: Model = None,
-    data: Annotated[str, typer.Option("--data", help="The source that is written into the plan.")] = "clicks.csv",
+    data: Annotated[str, typer.Option("--data", help="The data source to write into the plan.")] = "clicks.csv",
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of plans instead.")] = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -72,7 +75,7 @@ def plan(
 
     if schema:
         if model is not None:
-            raise InputError("--schema is of all models; leave out the model")
+            raise InputError("--schema covers all models; remove the name of the model")
         print(json.dumps(plan_schema(), indent=None if json_ else 2, ensure_ascii=False))
         return
     text = commented_plan(model or "ease", data)

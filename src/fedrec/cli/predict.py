@@ -21,15 +21,21 @@ _SHOWN = 20
 
 def predict(
     run: RunFolder,
-    pairs: Annotated[Path, typer.Option("--pairs", help="File of users and items, in any format that data may have.")],
-    to: Annotated[
-        str | None, typer.Option("--to", help="A .parquet, .csv or .jsonl file, or - for CSV on standard output.")
-    ] = None,
+    pairs: Annotated[
+        Path, typer.Option("--pairs", help="File with a user and an item per row, in any format that --data accepts.")
+    ],
+    to: Annotated[str | None, typer.Option("--to", help="Output file: .parquet, .csv or .jsonl; - prints CSV.")] = None,
     unknown: Annotated[
-        str, typer.Option("--unknown", help="Unknown users: raise; or predict as without ratings: warn, ignore.")
+        str,
+        typer.Option(
+            "--unknown", help="For unknown users: raise, or predict as for a user without ratings: warn, ignore."
+        ),
     ] = "raise",
     unknown_items: Annotated[
-        str, typer.Option("--unknown-items", help="Unknown items: raise; or predict as without ratings: warn, ignore.")
+        str,
+        typer.Option(
+            "--unknown-items", help="For unknown items: raise, or predict as for an item without ratings: warn, ignore."
+        ),
     ] = "raise",
     columns: Columns = None,
     data: Histories = None,
@@ -37,7 +43,7 @@ def predict(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Predict the rating that each user would give to each item; a row for every row of --pairs, in the same order."""
+    """Predict the rating of each user and item in --pairs. The output has the same rows in the same order."""
     output = Output(json_, quiet)
     clock, _ = output.begin("predict", threads, "read", "prepare", "predict", base="predict")
     from fedrec.data.reading.files import STANDARD_INPUT
@@ -47,7 +53,7 @@ def predict(
     check_policy("--unknown", unknown)
     check_policy("--unknown-items", unknown_items)
     if to == STANDARD_INPUT and json_:
-        raise InputError("--to - writes CSV to standard output, where --json writes its answer; leave one out")
+        raise InputError("--to - and --json both write to standard output; remove one of them")
     named = data_settings(None, columns, None, None, None, None).get("columns")
     opened = opened_for(run, output, data).opened
     with warnings.catch_warnings(record=True) as caught:
@@ -58,12 +64,12 @@ def predict(
     elif to is not None:
         rows = write_parquet_stream(to, [table], table.schema)
         answer = {"run": str(run), "rows": rows, "file": to, **clock.figures()}
-        output.answer(answer, f"{rows:,} predicted ratings in {to}, in {seconds_in_words(answer)}")
+        output.answer(answer, f"wrote {rows:,} predicted ratings to {to} in {seconds_in_words(answer)}")
     else:
         shown = rows_table(f"{run}: {opened.model.name}", "user", "item", "rating")
         for user, item, rating in table.head(_SHOWN).iter_rows():
             shown.add_row(str(user), str(item), f"{rating:.2f}")
-        more = f"{table.height - _SHOWN:,} more; all of them with --to FILE" if table.height > _SHOWN else ""
+        more = f"{table.height - _SHOWN:,} more; --to FILE writes all of them" if table.height > _SHOWN else ""
         answer = {"run": str(run), "predictions": table.to_dicts(), **clock.figures()}
         output.answer(answer, shown, *([more] if more else []))
     for warning in caught:

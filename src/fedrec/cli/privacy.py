@@ -14,10 +14,16 @@ from fedrec.errors import DamagedError, InputError, RunError
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="What a run promises to users, what noise it takes, and an owner's budget.", no_args_is_help=True
+    help="Differential privacy: the promise of a run, the noise that an epsilon needs, an owner's budget.",
+    no_args_is_help=True,
 )
 
-Delta = Annotated[float, typer.Option("--delta", help="Chance of a worse loss; well below 1 / users.")]
+Delta = Annotated[
+    float,
+    typer.Option(
+        "--delta", help="Probability that the privacy loss exceeds epsilon. Use a value well below 1 / users."
+    ),
+]
 
 
 @app.command("show")
@@ -26,7 +32,7 @@ def show(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say in words what a run promises to users, recomputed from its ledger."""
+    """Explain in words what a run promises to users, recomputed from its ledger."""
     from fedrec.federation.run import read_plan
     from fedrec.privacy.accounting import Charge
     from fedrec.privacy.words import explain
@@ -35,48 +41,58 @@ def show(
     plan = read_plan(run)
     if plan.privacy is None:
         raise RunError(
-            f"{run} promises nothing: its plan has no privacy, so all its sums are exact. Train with --epsilon "
-            f"and --delta"
+            f"{run} makes no privacy promise: its plan has no privacy, so all its sums are exact. Train with "
+            f"--epsilon and --delta"
         )
     ledger = Ledger(run / "ledger.jsonl")
     charges = [Charge.from_json(line.get("charge")) for line in ledger.of_kind("round")]
     if not charges:
-        raise RunError(f"{run} has released nothing yet: no round is committed")
+        raise RunError(f"{run} has released no sum yet: no round is committed. Wait for the first round")
     cost = plan.privacy.cost(charges)
     started = ledger.of_kind("start")
     if not started:
-        raise DamagedError(f"{run / 'ledger.jsonl'} has no start; the run was changed")
+        raise DamagedError(f"{run / 'ledger.jsonl'} has no start line; the ledger was changed. Restore it from a copy")
     secret = bool(started[0].get("noise_is_secret"))
     words = explain(plan.privacy, cost, charges, plan.share(), secret)
-    answer = {"run": str(run), "epsilons": cost.to_json(), "rounds": len(charges), "terms": plan.privacy.model_dump(),
-              "noise_is_secret": secret, "words": words}  # fmt: skip
+    answer = {
+        "run": str(run),
+        "epsilons": cost.to_json(),
+        "rounds": len(charges),
+        "terms": plan.privacy.model_dump(),
+        "noise_is_secret": secret,
+        "words": words,
+    }
     Output(json_, quiet).answer(answer, f"{run}: {plan.model['name']}, user-level differential privacy\n", *words)
 
 
 @app.command("plan")
 def plan(
-    epsilon: Annotated[float | None, typer.Option("--epsilon", help="Find the noise for this epsilon.")] = None,
-    noise: Annotated[float | None, typer.Option("--noise", help="Find the epsilon of this noise multiplier.")] = None,
+    epsilon: Annotated[float | None, typer.Option("--epsilon", help="Compute the noise for this epsilon.")] = None,
+    noise: Annotated[
+        float | None, typer.Option("--noise", help="Compute the epsilon of this noise multiplier.")
+    ] = None,
     delta: Delta = 1e-6,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds that each user may take part in.")] = 1,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Number of rounds of the training.")] = 1,
     sampling: Annotated[
-        float | None, typer.Option("--sampling", help="Probability of a draw for a round that nobody learns of.")
+        float | None,
+        typer.Option("--sampling", help="Probability that a user is sampled for a round, if the sample stays secret."),
     ] = None,
     participations: Annotated[
-        int | None, typer.Option("--participations", min=1, help="Most rounds that one user takes part in.")
+        int | None,
+        typer.Option("--participations", min=1, help="Maximum number of rounds that one user takes part in."),
     ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """What noise an epsilon takes, or what epsilon a noise gives. Reads no data.
+    """Compute the noise that an epsilon needs, or the epsilon that a noise gives. Reads no data.
 
-    The noise multiplier is the deviation of the noise per unit of clip: of a single release, or, over several rounds
-    without sampling, of the whole run's budget; each of R equal rounds then gets √R times as much.
+    The noise multiplier is the standard deviation of the noise divided by the clip. Over several rounds without
+    sampling it describes the whole run; each of R equal rounds then gets √R times as much noise.
     """
     from fedrec.privacy.accounting import epsilon_of, noise_for
 
     if (epsilon is None) == (noise is None):
-        raise InputError("give --epsilon to find the noise, or --noise to find the epsilon")
+        raise InputError("give either --epsilon, to compute the noise, or --noise, to compute the epsilon")
     if noise is None:
         assert epsilon is not None
         noise = noise_for(epsilon, delta, rounds, sampling=sampling, participations=participations)
@@ -88,30 +104,38 @@ def plan(
     per_round = noise if amplified else noise * rounds**0.5
     table.add_row(f"{reached:.4f}", f"{noise:.5f}", f"{per_round:.5f}")
     answer: dict[str, Any] = {
-        "epsilon": reached, "delta": delta, "rounds": rounds, "sampling": sampling, "participations": participations,
-        "noise_multiplier": noise, "noise_multiplier_per_round": per_round,
+        "epsilon": reached,
+        "delta": delta,
+        "rounds": rounds,
+        "sampling": sampling,
+        "participations": participations,
+        "noise_multiplier": noise,
+        "noise_multiplier_per_round": per_round,
         "view": "cohort" if sampling is None else "release",
-    }  # fmt: skip
+    }
     Output(json_, quiet).answer(answer, table)
 
 
 @app.command("budget")
 def budget(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The owner's journal, made if it is not there.")],
-    epsilon: Annotated[float | None, typer.Option("--epsilon", help="The most over all runs.")] = None,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The owner's budget file. Created if it does not exist.")
+    ],
+    epsilon: Annotated[float | None, typer.Option("--epsilon", help="Maximum epsilon over all runs.")] = None,
     delta: Delta = 1e-6,
-    min_noise: Annotated[float | None, typer.Option("--min-noise", help="Least noise multiplier of a round.")] = None,
-    max_clip: Annotated[float | None, typer.Option("--max-clip", help="Largest clip of a plan.")] = None,
+    min_noise: Annotated[float | None, typer.Option("--min-noise", help="Minimum noise multiplier of a round.")] = None,
+    max_clip: Annotated[float | None, typer.Option("--max-clip", help="Maximum clip of a plan.")] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make an owner's budget, or show what is left of it. Give it to runs with `fedrec train --budget FILE`."""
+    """Create an owner's privacy budget, or show how much is left. Use it with `fedrec train --budget FILE`."""
     from fedrec.privacy.budget import Budget, Limits
 
     opened = Budget(file, Limits(epsilon, delta, min_noise, max_clip)) if epsilon is not None else Budget.open(file)
     assert opened.limits is not None
-    table = rows_table(f"{file}: epsilon {opened.limits.epsilon:g} at delta {opened.limits.delta:g}", "node", "spent",
-                       "left", "runs")  # fmt: skip
+    table = rows_table(
+        f"{file}: epsilon {opened.limits.epsilon:g} at delta {opened.limits.delta:g}", "node", "spent", "left", "runs"
+    )
     spent = {node: opened.epsilon(node) for node in opened.nodes()}
     for node, used in spent.items():
         table.add_row(node, f"{used:.4f}", f"{max(0.0, opened.limits.epsilon - used):.4f}", str(opened.runs(node)))

@@ -33,11 +33,13 @@ def resumable(folder: Path, plan: Plan, federation: Path | None = None) -> Itera
         yield
     except KeyboardInterrupt:
         if not is_run(folder):
-            raise InterruptedRunError("interrupted before the run began; nothing was kept") from None
+            raise InterruptedRunError("interrupted before the run began; nothing was saved") from None
         words = ["fedrec", "train", "--resume", "--out", str(folder)]
         words += [] if federation is None else ["--federation", str(federation)]
         words += ["--data", plan.data.source] if federation is None and asks_a_server(plan.data.source) else []
-        raise InterruptedRunError(f"interrupted; what was committed is kept, go on with: {shlex.join(words)}") from None
+        raise InterruptedRunError(
+            f"interrupted; all committed rounds are saved. Continue with: {shlex.join(words)}"
+        ) from None
 
 
 def check_resumed(
@@ -70,8 +72,8 @@ def check_resumed(
     ]
     if wrong:
         raise InputError(
-            f"{folder} goes on with its own plan, and as it began, and these options say something else: "
-            f"{', '.join(wrong)}. Leave them out, or train anew with another --out"
+            f"{folder} a resumed run keeps its plan and its settings, and these options differ from them: "
+            f"{', '.join(wrong)}. Remove the options, or start a new run with another --out"
         )
 
 
@@ -116,8 +118,12 @@ def _same(asked: Plan, kept: Plan) -> bool:
 def _filled(asked: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
     """The settings with what only a run knows: digests, the most clients, the noise."""
     own: dict[str, Any] = {key: asked.get(key) or kept.get(key) for key in ("n_max", "catalog", "features")}
-    for part, key in (("data", "digest"), ("warm_start", "digest"), ("privacy", "noise_multiplier"),
-                      ("privacy", "users")):  # fmt: skip
+    for part, key in (
+        ("data", "digest"),
+        ("warm_start", "digest"),
+        ("privacy", "noise_multiplier"),
+        ("privacy", "users"),
+    ):
         if asked[part] is not None and kept[part] is not None and asked[part][key] is None:
             own[part] = own.get(part, asked[part]) | {key: kept[part][key]}
     return asked | own

@@ -54,31 +54,55 @@ def train(
     split: Split = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
     nodes: Annotated[
-        int, typer.Option("--nodes", min=1, help="How many nodes to play; changes no model but an asynchronous one.")
+        int,
+        typer.Option(
+            "--nodes",
+            min=1,
+            help="Number of nodes to simulate. Does not change the model, unless training is asynchronous.",
+        ),
     ] = 1,
     partition: Annotated[str, typer.Option("--partition", help="hash, by:COLUMN or dirichlet:0.5.")] = "hash",
     secure: Annotated[
-        bool, typer.Option("--secure", help="Nodes mask their sums; takes three nodes. Never changes the model.")
+        bool,
+        typer.Option(
+            "--secure",
+            help="Secure aggregation: nodes mask their sums. Needs at least three nodes; does not change the model.",
+        ),
     ] = False,
     clock: Annotated[
-        str, typer.Option("--clock", help="Virtual speeds of nodes: slow:0.5x10, 1000,100, latency:0.1, there:600/300.")
+        str,
+        typer.Option(
+            "--clock",
+            help="Simulated speed of nodes: slow:0.5x10, 1000,100, latency:0.1, there:600/300 (see docs/time.md).",
+        ),
     ] = "",
     threads: Threads = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; runs/MODEL-N by default.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the run. Default: runs/MODEL-N.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     from_: Annotated[
-        Path | None, typer.Option("--from", metavar="RUN", help="A finished run to go on from (warm start).")
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="Warm start: begin with the model of this finished run."),
     ] = None,
     weights: WeightsForm = None,
     refit: Annotated[bool | None, typer.Option("--refit", help="Train on train and validation together.")] = None,
     epsilon: Annotated[
-        float | None, typer.Option("--epsilon", help="Differential privacy of users: the most that they may lose.")
+        float | None, typer.Option("--epsilon", help="Differential privacy: maximum privacy loss of a user.")
     ] = None,
-    delta: Annotated[float | None, typer.Option("--delta", help="With --epsilon; well below 1 / users.")] = None,
-    budget: Annotated[Path | None, typer.Option("--budget", help="The owner's budget over all private runs.")] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(
+            "--delta", help="Delta of differential privacy, with --epsilon. Use a value well below 1 / users."
+        ),
+    ] = None,
+    budget: Annotated[
+        Path | None,
+        typer.Option("--budget", help="File of the owner's privacy budget over all runs; see 'fedrec privacy budget'."),
+    ] = None,
     federation: Annotated[
         Path | None,
-        typer.Option("--federation", help="Train over the nodes of this federation; the data is theirs, so no --data."),
+        typer.Option(
+            "--federation", help="Train over the nodes of this federation, on the data of the nodes (without --data)."
+        ),
     ] = None,
     protocol: Protocol = None,
     metrics: Metrics = None,
@@ -95,7 +119,7 @@ def train(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model, evaluate it, and write a run."""
+    """Train a model, evaluate it, and save the run in a folder."""
     output = Output(json_, quiet)
     stopwatch, watch = output.begin("train", threads, *RUN)
     from fedrec.cli.resuming import check_resumed, resumable
@@ -104,13 +128,20 @@ def train(
     from fedrec.runs.training import Placement, read_placement, train_run
 
     if resume and out is None:
-        raise InputError("--resume needs --out RUN, the run to go on with")
+        raise InputError("--resume needs --out RUN, the folder of the run to continue")
     said = given(context)
     if federation is not None:
-        _refuse(said, _READING, "with --federation the data is the nodes' own, and each owner's node.toml says what is "
-                "read and how; leave out")  # fmt: skip
-        _refuse(said, _IN_ONE_PROCESS, "with --federation there is nothing to play in one process, and each owner's "
-                "node.toml has its own budget; leave out")  # fmt: skip
+        _refuse(
+            said,
+            _READING,
+            "with --federation each node reads its own data, as its owner's node.toml describes; remove",
+        )
+        _refuse(
+            said,
+            _IN_ONE_PROCESS,
+            "these options simulate nodes in one process, or are set in each owner's node.toml; with --federation "
+            "remove",
+        )
     source = "federation" if federation is not None and plan is None else data
     reading = data_settings(
         source, columns, format, encoding, on_error, clean, header, time_format, decimal, where, kinds
@@ -191,37 +222,37 @@ def _closing(report: dict[str, Any]) -> str:
     moved = report["bytes"]["secure_per_party" if report["secure"] else "plain_per_node"]
     rounds = f"{report['rounds']} round{'s' if report['rounds'] > 1 else ''} in {seconds_in_words(report)}"
     if report["went_on_at_round"] is not None:
-        rounds += f" since it went on after {report['went_on_at_round']} of them"
+        rounds += f" since the run was resumed after {report['went_on_at_round']} of them"
     sent = "sent, masked," if report["secure"] else "sent"
     traffic = f"a node {sent} {moved['up'] / 2**20:.2f} MiB and received {moved['down'] / 2**20:.2f} MiB"
     lines = [f"{rounds}; {traffic}; peak memory {report['peak_rss_mb']:.0f} MiB"]
     if not report["reproducible"]:
         lines.append(
-            f"reproducible: false: solved on {report['step_threads']} threads; the same plan gives the same model to "
-            "rounding, not the same bits"
+            f"reproducible: false: solved on {report['step_threads']} threads; training the same plan again gives the "
+            "same model up to rounding errors, not the same bits"
         )
     if "virtual" in report:
         lines.append(_virtual(report))
     if report.get("weights", {}).get("cut"):
         weights = report["weights"]
-        lines.append(f"{weights['cut']:,} weights were above weights.most = {weights['most']:g} and were cut to it")
+        lines.append(f"{weights['cut']:,} weights were above weights.most = {weights['most']:g} and were reduced to it")
     if "worth" in report:
         lines.append(report["worth"])
     if report["saturated"] or report["left_out_clients"]:
         lines.append(
-            f"{report['saturated']} values were cut to their bound, {report['left_out_clients']} contributions were "
-            "not finite and left out"
+            f"{report['saturated']} values were clipped to their bound, and {report['left_out_clients']} contributions "
+            "were left out because they were not finite"
         )
     if "privacy" in report:
         cost = report["privacy"]["epsilons"]
         lines.append(
-            f"users' loss at delta {cost['delta']:g}: epsilon {_short(cost['release'])} against who sees the model, "
-            f"{_short(cost['cohort'])} against who sees all noised sums, {_short(cost['server'])} against the "
+            f"privacy loss of a user at delta {cost['delta']:g}: epsilon {_short(cost['release'])} if only the model "
+            f"is seen, {_short(cost['cohort'])} if all noised sums are seen, {_short(cost['server'])} towards the "
             "coordinator; "
             + (
-                "no figures of users' data were asked for; fedrec evaluate asks, exactly"
+                "no metrics were computed; fedrec evaluate computes them without noise"
                 if report["secure"] and not report["metrics"]
-                else "the figures above are exact and not covered"
+                else "the metrics above have no noise and are not covered by epsilon"
             )
             + f" (fedrec privacy show {report['run']})"
         )
@@ -242,9 +273,9 @@ def _virtual(report: dict[str, Any]) -> str:
     told += f"; {said['sums']:,} sums, {said['mean_staleness']:.1f} versions old on average"
     told += f", {said['max_staleness']} at most"
     if said["late"]:
-        told += f", {said['late']:,} too late"
+        told += f", {said['late']:,} came too late"
     if said["nodes_without_a_sum"]:
-        told += f"; nothing was learned from {len(said['nodes_without_a_sum'])} nodes"
+        told += f"; {len(said['nodes_without_a_sum'])} nodes contributed no sum"
     return told
 
 

@@ -42,15 +42,29 @@ __all__ = ["tune"]
 def tune(
     model: ModelName = None,
     grid: Annotated[
-        list[str] | None, typer.Option("--grid", help="Values to try: reg=10,100. Several keys make a product.")
+        list[str] | None,
+        typer.Option("--grid", help="Values to try: reg=10,100. Several --grid options try all combinations."),
     ] = None,
     data: Annotated[str | None, typer.Option("--data", help="A named set, a file or folder, or synthetic:…")] = None,
-    strategy: Annotated[str, typer.Option("--strategy", help="grid, or halving: cut the worse early.")] = "grid",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            "--strategy", help="grid (train all candidates fully), or halving (stop the worse candidates early)."
+        ),
+    ] = "grid",
     metric: Annotated[
         str | None,
-        typer.Option("--metric", help="What decides, on validation: ndcg@10, or rmse for a model of ratings."),
+        typer.Option(
+            "--metric",
+            help="Metric on validation that decides. Default: ndcg@10, or rmse if the model predicts ratings.",
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings per candidate; their mean counts.")] = 1,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds", min=1, help="Number of trainings per candidate, with different seeds; their mean decides."
+        ),
+    ] = 1,
     set_: Set = None,
     plan: PlanFile = None,
     split: Split = None,
@@ -58,10 +72,10 @@ def tune(
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many nodes to play; never changes the model.")] = 1,
     partition: Annotated[str, typer.Option("--partition", help="hash, by:COLUMN or dirichlet:0.5.")] = "hash",
     threads: Threads = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the chosen run; runs/MODEL-N by default.")
-    ] = None,
-    refit: Annotated[bool, typer.Option("--refit", help="Train the chosen plan on train and validation.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the chosen run. Default: runs/MODEL-N.")] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Train the chosen plan on train and validation together.")
+    ] = False,
     protocol: Protocol = None,
     metrics: Metrics = None,
     columns: Columns = None,
@@ -77,7 +91,7 @@ def tune(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Choose hyperparameters on validation, then train the chosen plan and measure it on test, once."""
+    """Choose hyperparameters on validation, then train the chosen plan and evaluate it on test once."""
     output = Output(json_, quiet)
     clock, watch = output.begin("tune", threads, *RUN)
     from fedrec.cli.resuming import resumable
@@ -160,13 +174,13 @@ def read_grid(texts: list[str]) -> dict[str, list[Any]]:
     for text in texts:
         key, equals, rest = (part.strip() for part in text.partition("="))
         if not equals or not key or not rest:
-            raise InputError(f"--grid {text!r}: write it as key=v1,v2")
+            raise InputError(f"--grid {text!r}: write the option as key=v1,v2")
         if key in grid:
             raise InputError(f"--grid {text!r}: {key!r} is given twice; put all its values in one --grid")
         try:
             values = parse_yaml(f"[{rest}]")
         except ValueError:
-            raise InputError(f"--grid {text!r}: the values cannot be read; write it as key=v1,v2") from None
+            raise InputError(f"--grid {text!r}: the values cannot be read; write the option as key=v1,v2") from None
         grid[key] = [_number(value) for value in values]
     return grid
 
@@ -213,6 +227,6 @@ def _closing(answer: dict[str, Any]) -> str:
         f"{name} {value:.4f}" + ("" if error[name] is None else f" ± {error[name]:.4f}") for name, value in test.items()
     )
     return (
-        f"chosen: {shown(settings)}\ntest: {found or 'the split holds nothing out for test'}\nrun: {report['run']}\n"
-        f"all of it in {seconds_in_words(answer)}"
+        f"chosen: {shown(settings)}\ntest: {found or 'the split has no test part'}\nrun: {report['run']}\n"
+        f"total time: {seconds_in_words(answer)}"
     )

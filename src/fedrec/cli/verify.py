@@ -22,35 +22,35 @@ def verify(
     run: _Run,
     trust: Annotated[
         list[str] | None,
-        typer.Option("--trust", help="Public key (name+hash+base64) that must have signed all: ledger and files."),
+        typer.Option("--trust", help="Public key (name+hash+base64) that must have signed the ledger and all files."),
     ] = None,
     checkpoint: Annotated[
-        list[Path] | None, typer.Option("--checkpoint", help="An earlier signed checkpoint that you kept.")
+        list[Path] | None, typer.Option("--checkpoint", help="A signed checkpoint of this run that you saved earlier.")
     ] = None,
     receipts: Annotated[
-        list[Path] | None, typer.Option("--receipts", help="Receipts that a node kept outside of the run.")
+        list[Path] | None, typer.Option("--receipts", help="File of receipts that a node keeps outside the run.")
     ] = None,
     published: Annotated[
-        bool, typer.Option("--published", help="The folder has only plan, ledger, model/ and signatures.")
+        bool, typer.Option("--published", help="The folder holds only the plan, the ledger, model/ and signatures.")
     ] = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Recompute hashes, signatures, epsilon and the chain of models; exit code 1 names the first thing that is off."""
+    """Recompute hashes, signatures, epsilon and the chain of models. Exit code 1 if one of them is wrong."""
     from fedrec.record.keys import PublicKey
     from fedrec.runs.verifying import verify_run
 
     keys = [PublicKey.parse(text) for text in trust or ()]
     found = verify_run(run, keys, checkpoint or (), receipts or (), published)
     words = [
-        f"{run}: {'does not fit its record' if found.wrong else 'fits its record'}",
-        *([f"first thing that is off: {found.wrong}"] if found.wrong else []),
+        f"{run}: {'does NOT match its ledger' if found.wrong else 'matches its ledger'}",
+        *([f"first error: {found.wrong}"] if found.wrong else []),
         f"ledger: {found.entries} entries, {found.rounds} round{'s' if found.rounds != 1 else ''}, root {found.root}",
         *([f"files: {found.files}"] if found.files else []),
         *([f"receipts of nodes: {found.receipts}"] if found.receipts else []),
         *([f"{_cost(found.epsilons)}, recomputed from the charges"] if found.epsilons else []),
         *(f"signed: {line}" for line in found.signatures),
-        *(f"trusted: {who} signed all of it" for who in found.trusted),
+        *(f"trusted: {who} signed the ledger and all files" for who in found.trusted),
         *(f"{remark[0].upper()}{remark[1:]}." for remark in found.remarks),
     ]
     Output(json_, quiet).answer({"run": str(run), **found.to_json()}, *words)
@@ -64,16 +64,19 @@ def _cost(found: Epsilons) -> str:
 
 def sign(
     run: _Run,
-    key: Annotated[Path, typer.Option("--key", help="File with the signing key.")],
-    name: Annotated[str | None, typer.Option("--name", help="Whose key it is; the file's name by default.")] = None,
-    new_key: Annotated[bool, typer.Option("--new-key", help="Make the key file first.")] = False,
+    key: Annotated[Path, typer.Option("--key", help="File of the signing key.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the key's owner. Default: the file name.")] = None,
+    new_key: Annotated[bool, typer.Option("--new-key", help="Create the key file first.")] = False,
     witness: Annotated[
-        bool, typer.Option("--witness", help="Sign as a node that saw the ledger, after its coordinator.")
+        bool,
+        typer.Option(
+            "--witness", help="Sign as a node that witnessed the ledger; the coordinator must have signed before."
+        ),
     ] = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Sign the record of a run that verifies, and print the public key that others need to check it."""
+    """Verify a run, sign its ledger and files, and print the public key that others need to check the signature."""
     from fedrec.record.keys import SigningKey
     from fedrec.runs.verifying import sign_run
 
@@ -81,4 +84,6 @@ def sign(
     signer = SigningKey.make(owner, key) if new_key else SigningKey.load(owner, key)
     public = str(sign_run(run, signer, witness))
     answer = {"run": str(run), "public_key": public, "witness": witness}
-    Output(json_, quiet).answer(answer, f"{run}: signed by {owner}. Who checks it needs this public key:", public)
+    Output(json_, quiet).answer(
+        answer, f"{run}: signed by {owner}. Others need this public key to check the signature:", public
+    )

@@ -74,7 +74,7 @@ def _check(name: str, value: object, hint: object) -> None:
     if not _fits(value, hint):
         raise InputError(f"{name} must be {_words(hint)}, not {_shown(value)}")
     if isinstance(value, str) and "\0" in value and any(_is_path(choice) for choice in _choices(hint)):
-        raise InputError(f"{name}: {value!r} is no path, as it holds a NUL character")
+        raise InputError(f"{name}: {value!r} a path must not contain a NUL character")
 
 
 def _fits(value: object, hint: object) -> bool:

@@ -53,7 +53,7 @@ class Catalog:
             if levels_of_type(kind) >= _MOST_LEVELS:
                 raise InputError(
                     f"feature {name!r} of the catalog holds lists or structs nested deeper than {_MOST_LEVELS - 1} "
-                    "levels; leave it out, or make it flatter"
+                    "levels; remove the feature, or flatten it"
                 )
 
     @classmethod
@@ -61,7 +61,7 @@ class Catalog:
         """Make a catalog from a table with a column `item_id` and any features. Repeated ids are an error."""
         check_arguments(cls.of, locals())
         if "item_id" not in table.columns:
-            raise InputError(f"a catalog needs a column item_id; found {', '.join(table.columns)}")
+            raise InputError(f"a catalog needs a column item_id; its columns are {', '.join(table.columns)}")
         repeated = table.filter(pl.col("item_id").is_duplicated())
         if repeated.height:
             raise InputError(f"catalog lists item {repeated['item_id'][0]!r} more than once")
@@ -86,7 +86,7 @@ class Catalog:
         try:
             _check_levels(text)
             if not _as_wide_as_long(text):
-                raise InputError("its lines have different keys; every line has the same ones")
+                raise InputError("its lines have different keys; every line needs the same keys")
             return cls.of(pl.read_ndjson(text, infer_schema_length=None))
         except (OSError, ValueError, RecursionError, InputError, pl.exceptions.PolarsError) as error:
             raise DamagedError(f"{where} is not a catalog: {str(error)[:500]}") from None

@@ -91,9 +91,11 @@ class Cleaning(BaseModel):
             return value
         merges = value["merge_repeats"]
         if "repeats" in value:
-            raise ValueError("repeats says what merge_repeats said; leave out merge_repeats")
+            raise ValueError("repeats replaces merge_repeats; remove merge_repeats")
         if not isinstance(merges, bool):
-            raise ValueError("merge_repeats must be true or false; repeats says more: latest, sum, count or max")
+            raise ValueError(
+                "merge_repeats must be true or false; for other rules use repeats: latest, sum, count or max"
+            )
         kept = {name: setting for name, setting in value.items() if name != "merge_repeats"}
         return kept | {"repeats": "latest" if merges else "keep"}
 
@@ -107,7 +109,7 @@ class Cleaning(BaseModel):
         except (TypeError, ValueError):
             bound = float("nan")
         if not np.isfinite(bound):
-            raise ValueError("must be a number, or none where all ratings count")
+            raise ValueError("must be a number, or none to keep all ratings")
         return bound
 
     @model_serializer(mode="wrap")
@@ -241,7 +243,7 @@ def clean(
         data = after
         if len(data) == 0:
             raise NothingLeftError(
-                f"cleaning: nothing is left after the step {step.name!r} ({step.reason}). Ask for less"
+                f"cleaning: no interaction is left after the step {step.name!r} ({step.reason}). Relax this setting"
             )
     if left_out:
         data = _without_emptied(data, users_before, items_before, chosen.shrink_catalog)
@@ -277,7 +279,7 @@ def _plan(data: Interactions, chosen: Cleaning) -> list[_Step]:
     if missing.any() and not chosen.drop_missing:
         raise InputError(
             f"cleaning: {int(missing.sum()):,} interactions have no rating or no time, the first of "
-            f"{data.named(int(np.argmax(missing)))}. Leave them out with drop_missing=True"
+            f"{data.named(int(np.argmax(missing)))}. Remove them with drop_missing=True"
         )
     steps: list[_Step] = []
     if chosen.drop_missing:
@@ -286,15 +288,15 @@ def _plan(data: Interactions, chosen: Cleaning) -> list[_Step]:
         rule = chosen.repeats
         if rule in ("sum", "max") and data.values is None:
             raise InputError(
-                f"cleaning: repeats = {rule} needs ratings or weights, and this data has none. Say which column holds "
-                "them (--columns weight=…), or repeats = count for the number of rows"
+                f"cleaning: repeats = {rule} needs ratings or weights, and this data has neither. Name their column "
+                "(--columns weight=…), or use repeats = count for the number of rows"
             )
         steps.append(_Step("merge_repeats", _MERGED[rule], latest_rows, lambda data: with_merged_values(data, rule)))
     bounds = ((chosen.lowest_rating, "at_least", "below"), (chosen.rating_at_most, "at_most", "above"))
     for bound, name, word in bounds:
         if bound is not None:
             if data.values is None and chosen.repeats != "count":
-                raise InputError(f"cleaning: rating_{name} needs ratings, and this data has none")
+                raise InputError(f"cleaning: rating_{name} needs ratings, and this data has no ratings")
             steps.append(_Step(f"rating_{name}", f"rating {word} {bound:g}", _rated(bound, word)))
     if chosen.min_user_interactions is not None:
         least = chosen.min_user_interactions
@@ -357,12 +359,15 @@ def _sizes(data: Interactions) -> tuple[int, int, int]:
 def _removed(data: Interactions, rows: np.ndarray, step: str, reason: str) -> pl.DataFrame:
     frame = data.where(rows).to_frame()
     columns = [
-        pl.lit(step).alias("step") if name == "step"
-        else pl.lit(reason).alias("reason") if name == "reason"
-        else pl.col(name).cast(kind) if name in frame.columns
+        pl.lit(step).alias("step")
+        if name == "step"
+        else pl.lit(reason).alias("reason")
+        if name == "reason"
+        else pl.col(name).cast(kind)
+        if name in frame.columns
         else pl.lit(None, dtype=kind()).alias(name)
         for name, kind in LEFT_OUT.items()
-    ]  # fmt: skip
+    ]
     return frame.select(columns)
 
 

@@ -48,7 +48,7 @@ class Clients:
         for indptr, items in ((self.indptr, self.items), (self.excluded_indptr, self.excluded_items)):
             bounds = indptr.shape == (len(self.keys) + 1,) and indptr[0] >= 0 and indptr[-1] <= len(items)
             if not bounds or (np.diff(indptr) < 0).any():
-                raise InputError(f"row ranges do not lie within {len(items)} items of {len(self.keys)} clients")
+                raise InputError(f"row ranges of {len(self.keys)} clients do not lie within the {len(items)} items")
             if len(items) and not 0 <= int(items.min()) <= int(items.max()) < self.n_items:
                 raise InputError(f"clients' items must be positions in the catalog, from 0 to {self.n_items - 1}")
 

@@ -209,13 +209,15 @@ def find_folder(entry: DataSet, layout: Layout | None = None) -> Path:
         if place.is_dir():
             missing = [file for file in files if not _present(place, file)]
             if missing:
-                raise InputError(f"{place}: the data set {entry.name} lacks {', '.join(missing)}. Put it there again")
+                raise InputError(
+                    f"{place}: the data set {entry.name} lacks {', '.join(missing)}. Copy the data set there again"
+                )
             return place
     looked = " and ".join(str(place) for place in places)
     put = f"put {', '.join(files)} into {places[0]}"
-    how = f"Run `fedrec data fetch {entry.name}`, or {put}" if entry.archive else f"It cannot be fetched: {put}"
+    how = f"Run `fedrec data fetch {entry.name}`, or {put}" if entry.archive else f"fedrec cannot download it: {put}"
     if not given:
-        how += ", or set FEDREC_DATA to the folder that holds the folder of the set"
+        how += f", or set FEDREC_DATA to the folder that holds the folder {entry.name}"
     raise InputError(f"the data set {entry.name} is not on this machine (looked in {looked}). {how}")
 
 

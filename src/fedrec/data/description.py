@@ -39,8 +39,11 @@ def describe_data(data: Interactions) -> dict[str, Any]:
         "most_popular": [data.catalog.title(int(item)) for item in np.argsort(-counts, kind="stable")[:3]],
     }
     if data.values is not None and len(data):
-        facts["ratings"] = {"min": float(data.values.min()), "mean": float(data.values.mean()),
-                            "max": float(data.values.max())}  # fmt: skip
+        facts["ratings"] = {
+            "min": float(data.values.min()),
+            "mean": float(data.values.mean()),
+            "max": float(data.values.max()),
+        }
     if data.times is not None and len(data):
         facts["from"], facts["to"] = (_day(moment) for moment in (data.times.min(), data.times.max()))
     else:

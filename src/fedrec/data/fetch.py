@@ -52,12 +52,16 @@ def fetch_set(
     if target.is_dir() and all((target / file).is_file() for file in entry.files):
         return target
     if target.exists():
-        raise InputError(f"{target}: is there but lacks files of {entry.name}. Remove it and fetch again")
+        raise InputError(
+            f"{target}: the folder exists but lacks files of {entry.name}. Remove the folder and fetch again"
+        )
     if entry.archive is None:
-        raise InputError(f"{entry.name} cannot be fetched. Put {', '.join(entry.files)} into {target}")
+        raise InputError(f"{entry.name} cannot be downloaded. Put {', '.join(entry.files)} into {target}")
     address = url or entry.archive.url
     if not address.lower().startswith(("https://", "http://")):
-        raise InputError(f"{address}: is not an http(s) address. Files at hand can be put into {target}")
+        raise InputError(
+            f"{address}: the address must begin with http:// or https://. If you have the files, put them into {target}"
+        )
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=home) as work:
@@ -97,10 +101,10 @@ def _download(entry: DataSet, address: str, to: Path, target: Path, progress: Pr
                 if done > wanted.bytes:
                     break
     except HTTPError as error:
-        raise InputError(f"{address}: the server answers {error.code} {error.reason}. {by_hand}") from None
+        raise InputError(f"{address}: the server answered {error.code} {error.reason}. {by_hand}") from None
     except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
         reason = getattr(error, "reason", None) or error
-        raise InputError(f"{address}: cannot be reached or broke off ({reason}). {by_hand}") from None
+        raise InputError(f"{address}: the download failed ({reason}). {by_hand}") from None
     _check(address, wanted, done, state.hexdigest(), by_hand)
 
 
@@ -108,12 +112,12 @@ def _check(address: str, wanted: Archive, done: int, digest: str, by_hand: str) 
     if done != wanted.bytes:
         size = f"more than {wanted.bytes:,}" if done > wanted.bytes else f"{done:,}"
         raise InputError(
-            f"{address}: has {size} bytes instead of {wanted.bytes:,}; it broke off or is another file. "
+            f"{address}: has {size} bytes instead of {wanted.bytes:,}; the download is incomplete or a different file. "
             f"Nothing was unpacked. Try again. {by_hand}"
         )
     if digest != wanted.sha256:
         raise InputError(
-            f"{address}: has SHA-256 {digest} instead of {wanted.sha256}, so it is another file. "
+            f"{address}: has SHA-256 {digest} instead of {wanted.sha256}, so it is a different file. "
             f"Nothing was unpacked. {by_hand}"
         )
 
@@ -125,7 +129,10 @@ def _unpack(archive: Path, to: Path, most_bytes: int) -> None:
         with zipfile.ZipFile(archive) as packed:
             members = packed.infolist()
             if len(members) > _MOST_FILES:
-                raise InputError(f"the archive holds {len(members):,} files, more than {_MOST_FILES:,}; not unpacked")
+                raise InputError(
+                    f"the archive holds {len(members):,} files, more than the allowed {_MOST_FILES:,}; nothing was "
+                    "unpacked"
+                )
             for member in members:
                 place = to / _safe(member)
                 if member.is_dir():
@@ -136,7 +143,10 @@ def _unpack(archive: Path, to: Path, most_bytes: int) -> None:
                     while block := source.read(_BLOCK):
                         left -= len(block)
                         if left < 0:
-                            raise InputError(f"the archive unpacks to more than {most_bytes:,} bytes; given up")
+                            raise InputError(
+                                f"the archive unpacks to more than the allowed {most_bytes:,} bytes; unpacking was "
+                                "stopped"
+                            )
                         file.write(block)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, FileExistsError) as error:
         raise InputError(f"the archive cannot be unpacked ({error})") from None
@@ -146,10 +156,12 @@ def _safe(member: zipfile.ZipInfo) -> PurePosixPath:
     path = PurePosixPath(member.filename)
     outside = path.is_absolute() or ".." in path.parts or "\\" in member.orig_filename or ":" in member.filename
     if outside or not path.parts or "\0" in member.orig_filename:
-        raise InputError(f"the archive holds {member.orig_filename!r}, a path outside of it; not unpacked")
+        raise InputError(
+            f"the archive holds {member.orig_filename!r}, a path outside the archive; nothing was unpacked"
+        )
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise InputError(f"the archive holds {member.filename!r}, which is no plain file; not unpacked")
+        raise InputError(f"the archive holds {member.filename!r}, which is not a regular file; nothing was unpacked")
     return path
 
 
@@ -160,7 +172,7 @@ def _root(unpacked: Path, entry: DataSet) -> Path:
         if all((folder / file).is_file() for file in entry.files):
             return folder
     raise InputError(
-        f"the archive of {entry.name} lacks some of {', '.join(entry.files)}; it was not put into the cache"
+        f"the archive of {entry.name} lacks some of {', '.join(entry.files)}; nothing was written to the cache"
     )
 
 

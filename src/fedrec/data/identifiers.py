@@ -110,7 +110,7 @@ class Identifiers:
         if self.is_text:
             return text
         if re.fullmatch(r"-?[0-9]{1,19}", text) is None or str(int(text)) != text or abs(int(text)) >= 2**63:
-            raise InputError(f"id {text!r} is not a whole number, and the ids of this data are")
+            raise InputError(f"id {text!r} is not a whole number, but the ids of this data are whole numbers")
         return int(text)
 
     def explain_unknown(self, value: object) -> str:

@@ -28,7 +28,7 @@ class RowOrder:
 
     Args:
         by: `time`; `sequence`, where the source is in order by definition, as lists are; `rows`, those of a file or
-            table without times, which may mean nothing; `chance`, as rows of a database without times have no order.
+            table without times, whose order may mean nothing; `chance`, rows of a database without times: no order.
         unread: columns of the source that were not read.
         like_times: those of them that look like times.
     """
@@ -86,7 +86,9 @@ class Interactions:
             if column is not None and column.shape != (rows,):
                 raise InputError(f"{name} has shape {column.shape}, expected ({rows},)")
         if self.user_features is not None and self.user_features.height != len(self.users):
-            raise InputError(f"{self.user_features.height} rows of user features for {len(self.users)} users")
+            raise InputError(
+                f"user_features has {self.user_features.height} rows, but there are {len(self.users)} users"
+            )
 
     @classmethod
     def nobody(cls, catalog: Catalog) -> Interactions:

@@ -56,7 +56,7 @@ def listed_ids(values: object, what: str = "ids") -> list[Any] | pl.Series:
         if issubclass(kind, bool | np.bool_ | float | np.floating):
             wrong = [value for value in ids if type(value) is kind and value == value]  # NaN is a missing id
             if wrong:
-                raise InputError(f"{what} must be whole numbers or text, and {wrong[0]!r} is neither")
+                raise InputError(f"{what} must be whole numbers or text; {wrong[0]!r} is neither")
     return ids
 
 

@@ -59,6 +59,6 @@ def with_merged_values(data: Interactions, repeats: Repeats) -> Interactions:
         row = int(last[wrong[0]])
         raise InputError(
             f"repeats: the values of {data.named(row)} add up to {of_pairs[wrong[0]]:g}, which is too "
-            "large. Give smaller values, or say repeats: count, latest or max"
+            "large. Give smaller values, or set repeats to count, latest or max"
         )
     return replace(data, values=merged)

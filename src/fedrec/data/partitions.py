@@ -38,7 +38,7 @@ def partition(data: Interactions, how: str, nodes: int, seed: int = 0) -> np.nda
     if nodes < 1:
         raise InputError(f"nodes must be at least 1, not {nodes}")
     if nodes > max(data.n_users, 1):
-        raise InputError(f"{nodes} nodes for {data.n_users} users: at most one node per user")
+        raise InputError(f"{nodes} nodes, but only {data.n_users} users: every node needs at least one user")
     name, colon, argument = how.partition(":")
     source = KeyedSource.from_seed(seed).child("partition")
     if name == "hash" and not colon:
@@ -64,7 +64,9 @@ def _dirichlet(data: Interactions, argument: str, nodes: int, source: KeyedSourc
     except ValueError:
         concentration = math.nan
     if not (concentration > 0 and math.isfinite(concentration)):
-        raise InputError(f"partition 'dirichlet:{argument}': the concentration must be a positive number")
+        raise InputError(
+            f"partition 'dirichlet:{argument}': the concentration (the number after the colon) must be positive"
+        )
     tastes = _tastes(data)
     rng = source.generator()
     shares = rng.dirichlet(np.full(nodes, concentration), size=int(tastes.max(initial=0)) + 1)

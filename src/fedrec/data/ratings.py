@@ -28,14 +28,14 @@ def check_ratings(data: Interactions, lowest: float, highest: float, model: str)
         return
     if data.values is None:
         raise InputError(
-            f"{model} predicts ratings, and the data has none. Name their column (columns={{'rating': …}}, --columns "
-            "rating=…), or take a model that needs no ratings"
+            f"{model} predicts ratings, but the data has no ratings. Name their column (columns={{'rating': …}}, "
+            "--columns rating=…), or use a model that needs no ratings"
         )
     missing = np.flatnonzero(np.isnan(data.values))
     if len(missing):
         raise InputError(
-            f"{model}: {_ratings(len(missing))} missing, the first of {data.named(int(missing[0]))}. Leave such rows "
-            "out (cleaning: drop_missing)"
+            f"{model}: {_ratings(len(missing))} missing, the first of {data.named(int(missing[0]))}. Remove such rows "
+            "(cleaning: drop_missing)"
         )
     outside = np.flatnonzero((data.values < lowest) | (data.values > highest))
     if len(outside):
@@ -44,7 +44,7 @@ def check_ratings(data: Interactions, lowest: float, highest: float, model: str)
         raise InputError(
             f"{model}: {_ratings(len(outside))} outside the scale from {lowest:g} to {highest:g}, the first, "
             f"{data.values[row]:g}, of {data.named(row)}. The data has ratings from {low} to {high}: set the model's "
-            f"lowest and highest to the scale (lowest={low}, highest={high}), or leave such rows out (cleaning: "
+            f"lowest and highest to the scale (lowest={low}, highest={high}), or remove such rows (cleaning: "
             "rating_at_least, rating_at_most)"
         )
 

@@ -117,7 +117,9 @@ def _named(text: str, options: dict[str, Any]) -> Loaded:
     layout = _layout(entry, domain)
     for option in options:
         if option not in _ANY_SET:
-            raise InputError(f"{option} does not apply to the named set {text}; give the path of a file instead")
+            raise InputError(
+                f"{option} does not apply to the named data set {text}; use {option} with the path of a file"
+            )
     return _by_layout(find_folder(entry, layout), layout, options, text)
 
 
@@ -125,11 +127,11 @@ def _layout(entry: DataSet, domain: str) -> Layout:
     if domain in entry.layouts:
         return entry.layouts[domain]
     if not entry.domains:
-        raise InputError(f"{entry.name} has no parts; load it as {entry.name!r}")
+        raise InputError(f"the data set {entry.name} has no parts; load {entry.name!r}")
     names = [f"{entry.name}/{known}" for known in entry.domains]
     if not domain:
-        raise InputError(f"{entry.name} holds {len(names)} sets: load {' or '.join(map(repr, names))}")
-    raise InputError(f"{entry.name} has no set {domain!r}{suggestion(f'{entry.name}/{domain}', names)}")
+        raise InputError(f"the data set {entry.name} has {len(names)} parts: load {' or '.join(map(repr, names))}")
+    raise InputError(f"the data set {entry.name} has no part {domain!r}{suggestion(f'{entry.name}/{domain}', names)}")
 
 
 def _by_layout(folder: Path, layout: Layout, options: dict[str, Any], name: str) -> Loaded:
@@ -174,7 +176,9 @@ def _database(text: str, options: dict[str, Any]) -> Loaded:
     for option in options:
         if option in ("where", "kinds"):
             instead = "WHERE kind = 'click'" if option == "where" else "CASE kind WHEN 'view' THEN 1 … END AS weight"
-            raise InputError(f"{option} does not apply to a database; say it in its query: SELECT … {instead}")
+            raise InputError(
+                f"{option} does not apply to a database; write it in the query instead: SELECT … {instead}"
+            )
         if option not in known or option == "source":
             raise InputError(f"{option!r} is not an option of reading a database{suggestion(option, list(known)[1:])}")
     return read_database(text, **options)
@@ -192,7 +196,7 @@ def _synthetic(text: str, options: dict[str, Any]) -> Loaded:
     for part in filter(None, text.partition(":")[2].split(",")):
         key, equals, value = part.partition("=")
         if not equals:
-            raise InputError(f"{text}: {part!r} is not key=value, such as users=1000")
+            raise InputError(f"{text}: write {part!r} as key=value, such as users=1000")
         settings[key.strip()] = _number(value.strip(), f"{text}: {key.strip()}")
     for key in settings:
         if key not in known:

@@ -54,9 +54,9 @@ class Split:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.part.shape != self.data.items.shape:
-            raise InputError(f"{len(self.part)} parts for {len(self.data)} interactions")
+            raise InputError(f"part has {len(self.part)} values, but there are {len(self.data)} interactions")
         if splitting.first_repeat(self.data.indptr, self.data.items, self.data.n_items) >= 0:
-            raise InputError("a split is of distinct (user, item) pairs; 'distinct' merges repeats")
+            raise InputError("a split needs distinct (user, item) pairs; call 'distinct' first to merge repeats")
 
     @cached_property
     def train(self) -> Interactions:
@@ -170,21 +170,26 @@ class SplitMethod:
         if match[3] is not None:
             if name == "leave-last-out":
                 raise InputError(
-                    f"split {text!r}: write leave-last-out, or leave-last-out@rows where rows are in order"
+                    f"split {text!r}: write leave-last-out, or leave-last-out@rows if the rows are in order"
                 )
             try:
                 first, second = (float(cut) for cut in match[3].split(","))
             except ValueError:
-                raise InputError(f"split {text!r}: after @ come two times in seconds, as in temporal@8e8,9e8") from None
+                raise InputError(
+                    f"split {text!r}: write two times in seconds after @, as in temporal@8e8,9e8"
+                ) from None
             if name != "temporal" or match[2] is not None or not first <= second:
-                raise InputError(f"split {text!r}: only temporal takes times after @, ascending, and then no share")
+                raise InputError(
+                    f"split {text!r}: only temporal takes times after @; they must ascend, and a share must not be "
+                    "given beside them"
+                )
             return cls(name, None, (first, second))
         if match[2] is None:
             if takes_share.get(name):
                 raise InputError(f"split {name!r} needs a share, as in '{name}:{0.1 if name == 'new-users' else 0.8}'")
             return cls(name, None, cuts)
         if takes_share.get(name) is False or name == "none":
-            raise InputError(f"split {name!r} takes no share, so write just '{name}'")
+            raise InputError(f"split {name!r} takes no share; write '{name}'")
         try:
             share = float(match[2])
         except ValueError:
@@ -192,7 +197,10 @@ class SplitMethod:
         if not 0 < share < 1:
             raise InputError(f"split {text!r}: the share must be a number between 0 and 1")
         if name == "new-users" and share >= 0.5:
-            raise InputError(f"split {text!r}: as many users again are held out for validation, so keep it below 0.5")
+            raise InputError(
+                f"split {text!r}: the same share of users is held out again for validation, so the share must be below "
+                "0.5"
+            )
         return cls(name, share, cuts)
 
     @property
@@ -212,10 +220,12 @@ class SplitMethod:
         if self.name != "temporal" or self.cuts is not None:
             return self
         if data.times is None:
-            raise PlanError(f"split 'temporal' needs timestamps, and this data has none. {_how_to_order(data.order)}")
+            raise PlanError(
+                f"split 'temporal' needs timestamps, and this data has no timestamps. {_how_to_order(data.order)}"
+            )
         assert self.share is not None
         if len(data) == 0:
-            raise InputError("split 'temporal' needs interactions, and there are none")
+            raise InputError("split 'temporal' needs interactions, but the data is empty")
         first, second = np.quantile(data.times, [self.share, (1 + self.share) / 2], method="higher")
         return SplitMethod("temporal", None, (float(first), float(second)))
 
@@ -271,7 +281,7 @@ def leave_last_out(data: Any, *, by_rows: bool = False) -> Split:
     split only if its rows are in order by definition, as lists are, or `by_rows` says that they are, oldest first.
 
     Raises:
-        PlanError: the data has no times, and nothing says that its rows are in order.
+        PlanError: the data has no times, and the order of its rows is not declared.
     """
     check_arguments(leave_last_out, locals())
     return SplitMethod("leave-last-out", by_rows=by_rows).apply(data, KeyedSource.from_seed(0))
@@ -280,11 +290,14 @@ def leave_last_out(data: Any, *, by_rows: bool = False) -> Split:
 def _check_order(data: Interactions, by_rows: bool) -> None:
     if data.order.by in ("time", "sequence") or (by_rows and data.order.by == "rows") or len(data) == 0:
         return
-    reason = "rows of a database without times have no order" if data.order.by == "chance" else (
-        "the data has no times, and nothing says that its rows are in order"
-    )  # fmt: skip
-    raise PlanError(f"split 'leave-last-out' needs to know which interaction was the last: {reason}. "
-                    f"{_how_to_order(data.order)}")  # fmt: skip
+    reason = (
+        "rows of a database have no order unless they have times"
+        if data.order.by == "chance"
+        else ("the data has no times, and the order of its rows is not declared")
+    )
+    raise PlanError(
+        f"split 'leave-last-out' needs the order of each user's interactions: {reason}. {_how_to_order(data.order)}"
+    )
 
 
 def _how_to_order(order: RowOrder) -> str:
@@ -294,17 +307,19 @@ def _how_to_order(order: RowOrder) -> str:
     if order.like_times:
         like, name = ", ".join(map(repr, order.like_times)), order.like_times[0]
         words += (
-            f"{like} look{'s' if len(order.like_times) == 1 else ''} like times: say columns={{'timestamp': {name!r}}} "
+            f"{like} look{'s' if len(order.like_times) == 1 else ''} like times: set columns={{'timestamp': {name!r}}} "
             f"(--columns timestamp={name}). "
         )
     else:
         words += (
             "If a column holds times or a serial number, name it: columns={'timestamp': …} (--columns timestamp=…). "
         )
-    rows = "" if order.by == "chance" else (
-        "If rows stand in order, oldest first, say leave-last-out@rows (leave_last_out(…, by_rows=True)). "
-    )  # fmt: skip
-    return f"{words}{rows}Else take ratio:0.8, which needs no order"
+    rows = (
+        ""
+        if order.by == "chance"
+        else ("If the rows are in order, oldest first, use leave-last-out@rows (leave_last_out(…, by_rows=True)). ")
+    )
+    return f"{words}{rows}Otherwise use ratio:0.8, which needs no order"
 
 
 def temporal(data: Any, share: float = 0.8) -> Split:
@@ -365,15 +380,22 @@ def _given(data: Interactions, share: float | None, seeds: np.ndarray) -> np.nda
     if data.part is None:
         raise InputError(
             "split 'given' needs a part for each interaction (a column part, or files train.txt and test.txt), "
-            "and this data has none"
+            "and this data has no such parts"
         )
     part = data.part.astype(np.int8)
     if share is not None:
         train = data.where(part == TRAIN)
         held = _nearest(train.lengths * (1 - share))
         drawn = np.zeros(len(train), dtype=np.int8)
-        splitting.draw_parts(train.indptr, seeds, np.minimum(held, np.maximum(train.lengths - 1, 0)),
-                             np.zeros_like(held), VALID, VALID, drawn)  # fmt: skip
+        splitting.draw_parts(
+            train.indptr,
+            seeds,
+            np.minimum(held, np.maximum(train.lengths - 1, 0)),
+            np.zeros_like(held),
+            VALID,
+            VALID,
+            drawn,
+        )
         part[part == TRAIN] = drawn
     return part
 

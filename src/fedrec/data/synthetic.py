@@ -68,9 +68,21 @@ _LOYALTY, _STAYING, _BREADTH, _DRIFT = 0.6, 0.6, 0.08, 0.7
 _FEWEST = 5
 _FIRST_PURPOSE = 16
 _PURPOSES = (
-    "popularity", "cluster genre", "cluster size", "cluster", "second cluster", "two clusters", "region", "age",
-    "title", "generous user", "good item", "taste of user", "taste of item", "rating",
-)  # fmt: skip
+    "popularity",
+    "cluster genre",
+    "cluster size",
+    "cluster",
+    "second cluster",
+    "two clusters",
+    "region",
+    "age",
+    "title",
+    "generous user",
+    "good item",
+    "taste of user",
+    "taste of item",
+    "rating",
+)
 
 
 def synthetic(

@@ -55,7 +55,7 @@ class Weights(BaseModel):
         for name, forms in (("alpha", ("linear", "log")), ("epsilon", ("log",))):
             if name in self.model_fields_set and getattr(self, name) != 1.0 and self.form not in forms:
                 raise PlanError(
-                    f"weights: form {self.form} has no {name}; leave {name} out, or set form: {' or '.join(forms)}"
+                    f"weights: form {self.form} does not use {name}; remove {name}, or set form: {' or '.join(forms)}"
                 )
         return self
 
@@ -77,8 +77,8 @@ class Weights(BaseModel):
     def remark(self, cut: int) -> str:
         """What to say of so many weights that were cut."""
         return (
-            f"{cut:,} weights were above the largest that the plan allows and were cut to {self.most:g}; raise "
-            "weights.most, or take form: log, which grows slowly"
+            f"{cut:,} weights were above the maximum of the plan and were reduced to {self.most:g}; raise "
+            "weights.most, or use form: log, which grows slowly"
         )
 
     def weighed(self, data: Interactions) -> Interactions:
@@ -92,15 +92,15 @@ class Weights(BaseModel):
                 return data
             raise InputError(
                 "weights: the data has no ratings, weights or counts to weigh interactions by. Name the column "
-                "(columns={'weight': …}, --columns weight=…), count repeated rows (repeats: count), or leave weights "
-                "out of the plan"
+                "(columns={'weight': …}, --columns weight=…), count repeated rows (repeats: count), or remove "
+                "weights from the plan"
             )
         wrong = np.flatnonzero(~(np.isfinite(data.values) & (data.values >= 0)))
         if len(wrong):
             row = int(wrong[0])
             raise InputError(
                 f"weights: {len(wrong):,} values are below 0 or missing, the first, {data.values[row]:g}, of "
-                f"{data.named(row)}; a weight says how much an interaction counts. Leave such rows out (cleaning: "
-                "rating_at_least, drop_missing), or give the column another meaning"
+                f"{data.named(row)}; a weight must be 0 or more. Remove such rows (cleaning: rating_at_least, "
+                "drop_missing), or do not use this column as weights"
             )
         return replace(data, values=self.of(data.values))

@@ -58,7 +58,7 @@ def compare(
         `bytes_down` of a node. A pandas table if the data is pandas.
 
     Raises:
-        InputError: if there is no model, or the split holds nothing out for test.
+        InputError: if there is no model, or the split has no test part.
 
     Example:
         >>> import fedrec as fr
@@ -169,11 +169,18 @@ def audit_run(
         place = Path(target)
         plan, folder = (Plan.read(place), folder) if place.is_file() else (read_plan(place), place)
     if plan.data.source == "memory":
-        raise InputError("audit: the plan's data was in memory only; save the model and audit the folder")
+        raise InputError("audit: the plan's data existed only in memory; save the model and audit its folder")
     chosen = None if attacks is None else list(listed(attacks, "attacks"))
     found = audit(plan, chosen, told=told, folder=folder, malicious=malicious, named=data)
-    columns = {"attack": pl.String, "against": pl.String, "measure": pl.String, "value": pl.Float64,
-               "limit": pl.Float64, "verdict": pl.String, "says": pl.String}  # fmt: skip
+    columns = {
+        "attack": pl.String,
+        "against": pl.String,
+        "measure": pl.String,
+        "value": pl.Float64,
+        "limit": pl.Float64,
+        "verdict": pl.String,
+        "says": pl.String,
+    }
     return pl.DataFrame([finding.to_json() for finding in found], schema=columns)
 
 
@@ -187,8 +194,8 @@ def _plans(models: Any) -> list[Plan]:
         if isinstance(model, Estimator):
             if model.plan.data.cleaning not in (Cleaning(), Cleaning(rating_at_least="none")):
                 raise InputError(
-                    "compare: all models are measured on the same data, so none of them cleans it. Give "
-                    "fr.clean(data, …)[0], and leave data.cleaning out of the estimators' plans"
+                    "compare: all models are measured on the same data, so an estimator must not clean its own. Pass "
+                    "fr.clean(data, …)[0] as data, and remove data.cleaning from the estimators' plans"
                 )
             plans.append(
                 Plan.make(
@@ -201,9 +208,11 @@ def _plans(models: Any) -> list[Plan]:
         elif isinstance(model, str):
             plans.append(estimator(model)().plan)
         else:
-            raise InputError(f"models: {model!r} is no model; give a name such as 'ease', or an estimator, fr.EASE()")
+            raise InputError(
+                f"models: {model!r} is not a model; give a name such as 'ease', or an estimator such as fr.EASE()"
+            )
     if not plans:
-        raise InputError("models names no model")
+        raise InputError("models is empty; name at least one model")
     return plans
 
 

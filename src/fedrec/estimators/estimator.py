@@ -162,8 +162,8 @@ class Estimator:
         left_out = sum(line["left_out"] or 0 for line in run.ledger.of_kind("round"))
         if left_out:
             warnings.warn(
-                f"{left_out:,} contributions of users were not finite numbers and were left out of the sums: training "
-                "diverged for these users. Train with a lower learning_rate, or more regularisation",
+                f"{left_out:,} contributions of users were not finite and were left out of the sums: training "
+                "diverged for these users. Use a lower learning_rate or more regularisation",
                 stacklevel=3,
             )
         cut = engine.weighed()["cut"]
@@ -340,10 +340,10 @@ def evaluate(
         raise InputError(f"part={part!r} is not known{suggestion(part, HELD_OUT)}")
     opened = model.opened
     if split is not None and not split.data.catalog.items.same_as(opened.catalog.items):
-        raise InputError("evaluate: the split and the model have different catalogs; make both from the same data")
+        raise InputError("evaluate: the split and the model have different catalogs; create both from the same data")
     unjudged = remark_on_values(split.data) if split is not None and opened.data.judged else None
     if unjudged is not None:
-        warnings.warn(f"the model was fitted on cleaned data, and this split is not cleaned: {unjudged}", stacklevel=2)
+        warnings.warn(f"the model was fitted on cleaned data, but this split is not cleaned: {unjudged}", stacklevel=2)
     asked = default_metrics(opened.model.traits.reads_ratings) if metrics is None else metrics
     names = asked.split(",") if isinstance(asked, str) else list(listed(asked, "metrics"))
     with bar("evaluate", progress), stage("prepare"):
@@ -377,8 +377,8 @@ def as_cleaned(data: Table | Split, plan: Plan) -> Interactions:
     if isinstance(data, Split):
         if asks and cleaning != Cleaning(rating_at_least="none"):
             raise InputError(
-                "the plan's data.cleaning is done before a split, and this data is split already. Clean it first, "
-                "fr.leave_last_out(fr.clean(data, …)[0]), and leave data.cleaning out of the plan"
+                "the plan's data.cleaning must run before the split, but this data is already split. Clean the data "
+                "first, fr.leave_last_out(fr.clean(data, …)[0]), and remove data.cleaning from the plan"
             )
         return data.data
     interactions = as_interactions(data)
@@ -428,7 +428,7 @@ def load_model(
     if data is not None:
         opened = with_histories(opened, Path(folder), data, unknown_items, reading)
     elif reading:
-        raise InputError(f"{', '.join(reading)}: how data is read; give it too, as data=…")
+        raise InputError(f"{', '.join(reading)} needs data=…: these options describe how data is read")
     kind = estimator(opened.model.name)
     model = kind(**opened.model.model_dump())
     model.plan = opened.plan

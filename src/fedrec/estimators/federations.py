@@ -104,4 +104,6 @@ def _plan_of(plan: object) -> Plan:
         return Plan.make({"data": _THEIRS, **plan})
     if isinstance(plan, str | os.PathLike):
         return Plan.read(Path(plan))
-    raise InputError(f"plan must be keys of a plan, the path of one, or an estimator, not {type(plan).__name__}")
+    raise InputError(
+        f"plan must be a mapping of plan keys, the path of a plan, or an estimator, not {type(plan).__name__}"
+    )

@@ -47,7 +47,9 @@ def error_sums(
     """
     indptr, items = held_out
     if ratings.shape != items.shape:
-        raise InputError(f"ratings have shape {ratings.shape}, expected one for each of {len(items)} held-out items")
+        raise InputError(
+            f"ratings have shape {ratings.shape}, expected one rating for each of {len(items)} held-out items"
+        )
     users = len(indptr) - 1
     owners = np.repeat(np.arange(users), np.diff(indptr))
     errors = (cut(scores[owners, items].astype(np.float64), scale) - ratings) / (scale[1] - scale[0])

@@ -57,7 +57,7 @@ class Metric:
         if self.name not in METRIC_NAMES:
             raise InputError(f"unknown metric {self.name!r}{suggestion(self.name, METRIC_NAMES)}")
         if self.of_ratings and self.k:
-            raise InputError(f"metric {self.name}@{self.k}: {self.name} looks at no list; write {self.name} alone")
+            raise InputError(f"metric {self.name}@{self.k}: {self.name} has no cutoff; write {self.name}")
         if self.k < 1 and not self.of_ratings:
             raise InputError(f"metric {self.name}@{self.k}: the cutoff must be at least 1")
 
@@ -114,7 +114,7 @@ def parse_metrics(names: str | Iterable[str] = DEFAULT_METRICS) -> tuple[Metric,
             raise InputError(f"unknown metric {name!r}{suggestion(name, METRIC_NAMES)}")
         of_ratings = name in RATING_METRICS
         if of_ratings and at:
-            raise InputError(f"metric {str(word).strip()!r:.80}: {name} looks at no list; write {name} alone")
+            raise InputError(f"metric {str(word).strip()!r:.80}: {name} has no cutoff; write {name}")
         if not of_ratings and not (k.isascii() and k.isdigit() and len(k) <= 9):
             raise InputError(
                 f"metric {str(word).strip()!r:.80} needs a whole cutoff after '@', as in {name}@10, of 9 digits at most"
@@ -147,8 +147,8 @@ def check_metrics(metrics: Iterable[Metric], model: str, reads_ratings: bool) ->
     for metric in metrics:
         if metric.of_ratings and not reads_ratings:
             raise InputError(
-                f"metric {metric}: model {model!r} ranks items and predicts no ratings; take a model that predicts "
-                "them ('fedrec models' says what each does with ratings), or metrics of lists such as ndcg@10"
+                f"metric {metric}: model {model!r} ranks items and predicts no ratings; use a model that predicts "
+                "ratings ('fedrec models' shows how each model uses ratings), or a metric of lists such as ndcg@10"
             )
 
 
@@ -201,10 +201,10 @@ def summarise(
     if rows and (top_counts is None or top_counts.ndim != 2 or len(top_counts) != rows):
         raise InputError(f"coverage needs counts of shape ({rows}, items)")
     if errors is None and any(metric.of_ratings for metric in metrics):
-        raise InputError("errors of predicted ratings need their sums")
+        raise InputError("rmse and mae need the sums of squared and absolute errors")
     users = round(float(sums[0]))
     if users < 1:
-        raise InputError("no user has a held-out item, so there is nothing to average; check the split")
+        raise InputError("no user has a held-out item, so no metric can be computed; check the split")
     result: list[MetricSummary] = []
     column = row = 0
     for metric in metrics:
@@ -232,7 +232,7 @@ def _error(name: str, sums: Mapping[str, float], users: int) -> tuple[float, flo
     techniques", equation 2.46); for a root, by the delta method."""
     ratings, total = sums["ratings"], sums[name]
     if ratings < 1:
-        raise InputError("no user has a held-out rating, so there is nothing to measure; check the split")
+        raise InputError("no user has a held-out rating, so no metric can be computed; check the split")
     ratio = total / ratings
     deviations = sums[f"{name} squared"] - 2.0 * ratio * sums[f"{name} times ratings"]
     deviations = max(0.0, deviations + ratio**2 * sums["ratings squared"])

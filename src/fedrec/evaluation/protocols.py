@@ -69,9 +69,9 @@ def check_protocol(metrics: Iterable[Metric], protocol: Protocol) -> None:
     """
     for metric in metrics:
         if protocol.negatives is not None and metric.of_lists:
-            raise PlanError(f"{metric} is not defined under {protocol}, which makes no lists; use protocol: full")
+            raise PlanError(f"{metric} is not defined under {protocol}, which produces no lists; use protocol: full")
         if protocol.negatives is not None and metric.graded:
             raise PlanError(
-                f"{metric} is not defined under {protocol}, which ranks every held-out item alone, where its value "
-                f"makes no difference; use protocol: full, or ndcg@{metric.k}"
+                f"{metric} is not defined under {protocol}, which ranks every held-out item alone, so that values "
+                f"make no difference; use protocol: full, or ndcg@{metric.k}"
             )

@@ -91,7 +91,9 @@ def user_metrics(
     lists = tuple(metric for metric in metrics if metric.of_lists)
     check_protocol(metrics, protocol)
     if gains is None and any(metric.graded for metric in columns):
-        raise InputError(f"{next(metric for metric in columns if metric.graded)} needs values of the held-out items")
+        raise InputError(
+            f"{next(metric for metric in columns if metric.graded)} needs the values of the held-out items"
+        )
     valid = np.diff(relevant[0]) > 0
     values = np.zeros((users, len(columns)))
     if columns:
@@ -145,8 +147,8 @@ def score_list(
     """
     (wanted,) = parse_metrics([metric])
     if not wanted.per_user:
-        what = "predicted ratings, not about a list" if wanted.of_ratings else "the lists of all users, not about one"
-        raise InputError(f"{wanted} is about {what}")
+        what = "predicted ratings, not of a list" if wanted.of_ratings else "the lists of all users, not of one list"
+        raise InputError(f"{wanted} is a metric of {what}")
     if len(relevant) == 0:
         raise InputError("relevant is empty; metrics are defined for users with at least one held-out item")
     row = np.asarray(scores, dtype=np.float32)[None, :]
@@ -187,7 +189,7 @@ def _fill(
     if len(wrong):
         where = f"row {int(wrong[0])} of scores: a held-out item is"
         if full:
-            raise InputError(f"{where} also in the history (exclude); a split may not put an item in both")
+            raise InputError(f"{where} also in the history (exclude); a split must put every item in one part only")
         raise InputError(f"{where} not among the touched items; touched must hold the items of every part")
     if protocol.negatives is None:
         discounts = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2.0, longest + 2.0)))])

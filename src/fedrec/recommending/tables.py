@@ -139,7 +139,7 @@ def _appears_whole(target: Path) -> Iterator[Path]:
     except (OSError, pl.exceptions.PolarsError) as error:
         temporary.unlink(missing_ok=True)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise FedrecError(f"{target} cannot be written ({reason}); make room, or name another file") from error
+        raise FedrecError(f"{target} cannot be written ({reason}); free disk space, or name another file") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -44,7 +44,7 @@ def top_items(
     if scores.ndim != 2 or not np.issubdtype(scores.dtype, np.floating):
         raise InputError(f"scores must be floats [clients, items], not {scores.dtype} with shape {scores.shape}")
     if n < 1:
-        raise InputError(f"n is {n}; ask for at least 1 item")
+        raise InputError(f"n is {n}; it must be at least 1")
     clients, n_items = scores.shape
     if n_items > np.iinfo(np.int32).max:
         raise InputError(f"scores have {n_items} items; at most 2,147,483,647 can be ranked")

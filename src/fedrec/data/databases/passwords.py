@@ -45,13 +45,13 @@ def guarded(address: str, shown: str, environment: Mapping[str, str] = os.enviro
     if "service" in options:
         if hosts or options.get("hostaddr") or environment.get("PGPASSWORD"):
             raise InputError(
-                f"{shown}: a service names its own host and password; leave host and hostaddr out of the URL, and "
-                "PGPASSWORD out of the environment"
+                f"{shown}: a service has its own host and password; remove host and hostaddr from the URL, and unset "
+                "PGPASSWORD"
             )
     elif environment.get("PGSERVICE"):
         raise InputError(
-            f"{shown}: PGSERVICE is set, and the password of that service would go to the host of the URL; unset it, "
-            "or name the service with service=NAME in a URL without a host"
+            f"{shown}: PGSERVICE is set, so the password of that service would be sent to the host of the URL; unset "
+            "PGSERVICE, or name the service with service=NAME in a URL without a host"
         )
     elif not _own(hosts, ports, options.get("hostaddr"), environment):
         options["password"] = ""  # what is said, even if it is nothing, is not taken from the environment

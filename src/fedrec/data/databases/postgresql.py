@@ -100,7 +100,7 @@ class _Session:
             importlib.import_module("pyarrow")
         except ImportError:
             raise InputError(
-                f"{self.database.shown}: reading PostgreSQL needs a driver that is not installed; install it with "
+                f"{self.database.shown}: the driver for PostgreSQL is not installed; run "
                 "pip install 'fedrec[databases]'"
             ) from None
         try:
@@ -118,7 +118,7 @@ class _Session:
             cursor.execute(f"SET LOCAL statement_timeout = {round(database.statement_timeout * 1000)}")
             cursor.execute("SET LOCAL TIME ZONE 'UTC'")
             if database.table is None and database.query is None:
-                raise InputError(f"{database.shown}: say what to read, with table= or query={_tables(cursor)}")
+                raise InputError(f"{database.shown}: name what to read with table= or query={_tables(cursor)}")
             schema = cursor.adbc_execute_schema(f"SELECT * FROM {database.relation}")
         except InputError:
             raise
@@ -160,14 +160,16 @@ class _Session:
         where, state, text = self.database.where, getattr(error, "sqlstate", None), _reason(str(error))
         if state == "42P01" and self.database.table is not None:
             connection.rollback()
-            return InputError(f"{where}: there is no such table, or no right to see it"
-                              f"{_tables(cursor, '.'.join(self.database.table))}")  # fmt: skip
+            return InputError(
+                f"{where}: the table does not exist, or the user may not see it"
+                f"{_tables(cursor, '.'.join(self.database.table))}"
+            )
         if state == "42501":
-            return InputError(f"{where}: {text}. The owner of the data must GRANT SELECT to the user of the URL")
+            return InputError(f"{where}: {text}. The owner of the table must GRANT SELECT to the user of the URL")
         allowed = self.database.statement_timeout
         if 0 < allowed <= time.monotonic() - self.started:
             return InputError(
-                f"{where}: reading took longer than {allowed:g} seconds ({text}). Allow more with "
+                f"{where}: reading took longer than {allowed:g} seconds ({text}). Allow more time with "
                 "statement_timeout=SECONDS in the URL, 0 for no limit"
             )
         if state is not None and state.startswith("42"):
@@ -176,10 +178,10 @@ class _Session:
             connection.rollback()
             cursor.execute("SELECT 1")
         except Exception:
-            return InputError(f"{where}: the connection broke ({text}), so nothing was loaded. Try again")
+            return InputError(f"{where}: the connection was lost ({text}), and nothing was loaded. Try again")
         return InputError(
-            f"{where}: the server stopped ({text}), so nothing was loaded. Correct what it says, or read around it "
-            "with a query, which is one SELECT in a read-only transaction"
+            f"{where}: the server stopped reading ({text}), and nothing was loaded. Correct the cause, or leave out "
+            "the rows that fail with a query, which is one SELECT in a read-only transaction"
         )
 
 
@@ -228,7 +230,7 @@ def _whole(ids: pl.Series, where: str) -> pl.Series:
     wrong = ids.filter(numbers.is_null() & ids.is_not_null())
     if len(wrong):
         raise InputError(
-            f"{where}: {ids.name} {wrong[0]} is of type numeric and not a whole number of 64 bits. Convert it to text "
+            f"{where}: {ids.name} {wrong[0]} is of type numeric but not a whole number of 64 bits. Convert it to text "
             "in a query"
         )
     return numbers
@@ -252,16 +254,16 @@ def _reason(text: str) -> str:
 
 def _no_connection(database: Database, error: str) -> str:
     text = " ".join(re.sub(r"^[A-Z_]+: (?:\[libpq\] )?(?:Failed to connect: )?", "", error).split())
-    advice = "Is the server running there, and may this machine and user reach it?"
+    advice = "Check that the server is running, and that this machine and user may connect to it"
     if "no password supplied" in text:
         advice = (
-            "Give the password in ~/.pgpass, or in the environment variable PGPASSWORD beside PGHOST and PGPORT, which "
-            "say whose it is; never in the URL"
+            "Give the password in ~/.pgpass, or in the environment variable PGPASSWORD with PGHOST and PGPORT, which "
+            "name its server; never in the URL"
         )
     elif "authentication method requirement" in text:
         advice = (
             "The server asks for the password in clear text or as MD5, and the connection is not encrypted. Add "
-            "sslmode=verify-full and sslrootcert=FILE to the URL, or let the server's owner use scram-sha-256"
+            "sslmode=verify-full and sslrootcert=FILE to the URL, or ask the server's owner to use scram-sha-256"
         )
     elif "password authentication failed" in text:
         advice = "Correct the user of the URL, or the password in PGPASSWORD or ~/.pgpass"
@@ -272,5 +274,5 @@ def _no_connection(database: Database, error: str) -> str:
     elif "SSL" in text or "certificate" in text:
         advice = "Correct sslmode in the URL, or name the certificate of the server's authority with sslrootcert=FILE"
     elif "timeout expired" in text:
-        advice = "Correct host and port, or allow more with connect_timeout=SECONDS in the URL"
+        advice = "Correct host and port, or allow more time with connect_timeout=SECONDS in the URL"
     return f"{database.shown}: no connection ({text}). {advice}"

@@ -75,7 +75,7 @@ def read_database(
                 names = ", ".join(found)
                 raise InputError(f"{database.where}: there is no column {name!r} for user_columns among {names}")
             if name in picked.values():
-                raise InputError(f"{database.where}: column {name!r} is read already; leave it out of user_columns")
+                raise InputError(f"{database.where}: column {name!r} is already read; remove it from user_columns")
         return picked | {name: name for name in user_columns}
 
     def pieces(rows: Iterator[Rows]) -> Iterator[tuple[Piece, RowRules]]:

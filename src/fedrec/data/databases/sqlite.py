@@ -44,16 +44,20 @@ def read_rows(database: Database, choose: Callable[[Sequence[str]], Mapping[str,
         import sqlite3
     except ImportError:
         raise InputError(
-            f"{database.shown}: this Python was built without SQLite; use another, or export the table as Parquet"
+            f"{database.shown}: this Python was built without SQLite; use another Python, or export the table as "
+            "Parquet"
         ) from None
     path = _checked(database)
     watch = _Watch(database.statement_timeout)
     connection: sqlite3.Connection | None = None
     try:
         connection = sqlite3.connect(
-            f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=database.connect_timeout,
-            isolation_level=None, check_same_thread=False,
-        )  # fmt: skip
+            f"file:{quote(str(path.absolute()))}?mode=ro",
+            uri=True,
+            timeout=database.connect_timeout,
+            isolation_level=None,
+            check_same_thread=False,
+        )
         connection.set_progress_handler(watch, _STEPS_BETWEEN_LOOKS)
         connection.execute("PRAGMA query_only = ON")
         connection.execute("BEGIN")
@@ -93,12 +97,14 @@ def _within_the_file(action: int, first: str | None, second: str | None, *_: str
 def _checked(database: Database) -> Path:
     path = Path(database.address)
     if not path.exists() and not path.is_absolute() and (Path("/") / path).exists():
-        raise InputError(f"{path}: no such file. For the absolute path /{path} write four slashes, sqlite:////{path}")
+        raise InputError(
+            f"{path}: there is no such file. For the absolute path /{path} write four slashes, sqlite:////{path}"
+        )
     check_path(path)
     if path.is_dir():
-        raise InputError(f"{path}: is a folder; give the file of the database")
+        raise InputError(f"{path}: is a folder; name the file of the database")
     if path.stat().st_size == 0:
-        raise InputError(f"{path}: is empty, so it is no database")
+        raise InputError(f"{path}: the file is empty, so it is not a database")
     return path
 
 
@@ -106,7 +112,7 @@ def _rows(
     connection: sqlite3.Connection, database: Database, choose: Callable[[Sequence[str]], Mapping[str, str]]
 ) -> Generator[Rows, None, None]:
     if database.table is None and database.query is None:
-        raise InputError(f"{database.shown}: say what to read, with table= or query={_tables(connection)}")
+        raise InputError(f"{database.shown}: name what to read with table= or query={_tables(connection)}")
     found = [name for name, *_ in connection.execute(f"SELECT * FROM {database.relation} LIMIT 0").description]
     wanted = choose(found)
     asked = ", ".join(f"asked.{quoted(theirs)}" for theirs in wanted.values())
@@ -140,8 +146,10 @@ def _series(ours: str, values: tuple[Any, ...], where: str, id_kinds: dict[str, 
         kinds.add(id_kinds.setdefault(ours, min(kinds, key=str)))
         if len(kinds) > 1:
             names = " and ".join(sorted(_NAMES[kind] for kind in kinds))
-            raise InputError(f"{where}: {ours} mixes {names}; ids have one type. Convert it in a query: "
-                             "SELECT CAST(… AS TEXT) …")  # fmt: skip
+            raise InputError(
+                f"{where}: {ours} mixes {names}; ids must have one type. Convert them in a query: "
+                "SELECT CAST(… AS TEXT) …"
+            )
     if not kinds:
         return pl.Series(ours, values, dtype=pl.Null)
     if kinds == {int}:
@@ -168,24 +176,33 @@ def _explained(
     code, text, where = getattr(error, "sqlite_errorname", ""), str(error), database.where
     if watch.late:
         return InputError(
-            f"{where}: reading took longer than {database.statement_timeout:g} seconds. Allow more with "
+            f"{where}: reading took longer than {database.statement_timeout:g} seconds. Allow more time with "
             "statement_timeout=SECONDS in the URL, 0 for no limit"
         )
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return InputError(f"{where}: another program has locked the file. Wait until it is done, or close it; to wait "
-                          "longer say connect_timeout=SECONDS in the URL")  # fmt: skip
+        return InputError(
+            f"{where}: another program has locked the file. Close that program, or wait until it is "
+            "done; to wait longer set connect_timeout=SECONDS in the URL"
+        )
     if code == "SQLITE_NOTADB":
-        return InputError(f"{where}: the file is not a SQLite database (or an encrypted one). Give another")
+        return InputError(f"{where}: the file is not a SQLite database, or it is encrypted. Name another file")
     if code.startswith("SQLITE_CORRUPT"):
-        return InputError(f"{where}: the file is damaged ({text}), so nothing was loaded. Restore it from a copy, or "
-                          "save what can be saved with 'sqlite3 FILE .recover'")  # fmt: skip
+        return InputError(
+            f"{where}: the file is damaged ({text}), and nothing was loaded. Restore it from a copy, or "
+            "recover its rows with 'sqlite3 FILE .recover'"
+        )
     if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
-        return InputError(f"{where}: cannot be opened for reading ({text}). If a program broke off while writing, open "
-                          "the file once with that program; else check the rights of file and folder")  # fmt: skip
+        return InputError(
+            f"{where}: cannot be opened for reading ({text}). If a program stopped while writing, open "
+            "the file once with that program; otherwise check the permissions of file and folder"
+        )
     if text.startswith("no such table") and database.table is not None and connection is not None:
-        return InputError(f"{where}: there is no such table{_tables(connection, database.name)}")
+        return InputError(f"{where}: the table does not exist{_tables(connection, database.name)}")
     if text.startswith("Could not decode"):
-        return InputError(f"{where}: holds text that is not UTF-8 ({text}). Correct it, or leave it out with a query")
+        return InputError(
+            f"{where}: the table holds text that is not UTF-8 ({text}). Correct the text, or leave out its rows with a "
+            "query"
+        )
     if code in ("SQLITE_ERROR", ""):
         return InputError(f"{where}: {text}. Correct the table or query; a query is one SELECT")
     return InputError(f"{where}: cannot be read ({text}; {os.path.basename(database.address)}, {code})")

@@ -28,8 +28,8 @@ _SECRETS = ("password", "sslpassword", "passwd", "pwd", "pass", "secret")
 _HOST = re.compile(r"(?:[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+(?:%25\w+)?\])?(?::\d{1,5})?")
 _NAME = re.compile(r'"((?:[^"]|"")+)"|([^".]+)')
 _PASSWORD = (
-    "the URL of a database holds a password, and URLs end up in plans, reports and logs. Leave it out, and change it "
-    "if others may have seen it; the password is read from the environment variable PGPASSWORD or from ~/.pgpass"
+    "the URL of a database holds a password, and URLs are written to plans, reports and logs. Remove the password, "
+    "and change it if others may have seen it; fedrec reads it from the environment variable PGPASSWORD or ~/.pgpass"
 )
 
 
@@ -102,8 +102,8 @@ def check_source(source: str, table: str | None, query: str | None) -> None:
         database_of(source, table, query)
     elif table is not None or query is not None:
         raise InputError(
-            f"{source!r} is no database, so it has no {'table' if table is not None else 'query'}; a database is "
-            f"{_EXAMPLES['postgresql'].partition('?')[0]} or {_EXAMPLES['sqlite'].partition('?')[0]}"
+            f"{source!r} is not a database, so {'table' if table is not None else 'query'} does not apply; a database "
+            f"is {_EXAMPLES['postgresql'].partition('?')[0]} or {_EXAMPLES['sqlite'].partition('?')[0]}"
         )
 
 
@@ -123,14 +123,14 @@ def database_of(source: str, table: str | None = None, query: str | None = None)
     '"web"."clicks" AS asked'
     >>> database_of("postgresql://ann:swordfish@db.example/shop")
     Traceback (most recent call last):
-    fedrec.errors.InputError: the URL of a database holds a password, and URLs end up in plans, reports and logs. ...
+    fedrec.errors.InputError: the URL of a database holds a password, and URLs are written to plans, ...
     """
     scheme, _, rest = source.partition(":")
     kind = _KINDS.get(scheme.lower())
     if kind is None:
         plain = scheme.lower().partition("+")[0]
         raise InputError(
-            f"{scheme}: is nothing that fedrec reads from"
+            f"fedrec cannot read from {scheme}: URLs"
             + (f"; write {_EXAMPLES[_KINDS[plain]]}" if plain in _KINDS else suggestion(plain, _EXAMPLES))
         )
     place, _, asked = rest.removeprefix("//").partition("?")
@@ -141,11 +141,11 @@ def database_of(source: str, table: str | None = None, query: str | None = None)
     options = _options(kind, asked)
     for name, value in (("table", table), ("query", query)):
         if value is not None and name in options:
-            raise InputError(f"the {name} is said twice, in the URL and beside it; say it once")
+            raise InputError(f"the {name} is given twice, in the URL and as an argument; give it once")
         if value is not None:
             options[name] = value
     if "table" in options and "query" in options:
-        raise InputError("a database is read by table or by query, not by both; leave one out")
+        raise InputError("give a table or a query of the database, not both")
     address, shown = _postgresql(place, options) if kind == "postgresql" else _sqlite(place)
     asked_query = options["query"].strip().rstrip(";").rstrip() if "query" in options else None
     if asked_query == "":
@@ -192,7 +192,7 @@ def _options(kind: str, asked: str) -> dict[str, str]:
         if key not in known:
             raise InputError(f"{key!r} is not an option of a {kind} source{suggestion(key, known)}")
         if not equals or key in found:
-            raise InputError(f"option {key!r} of the database {'has no value' if not equals else 'is said twice'}")
+            raise InputError(f"option {key!r} of the database {'has no value' if not equals else 'is given twice'}")
         found[key] = unquote(value)
     return found
 
@@ -230,8 +230,9 @@ def _table(text: str) -> tuple[str, ...]:
     names = [(one or other).replace('""', '"') for one, other in _NAME.findall(text)]
     again = re.fullmatch(rf"(?:{_NAME.pattern})(?:\.(?:{_NAME.pattern}))?", text)
     if again is None:
-        raise InputError(f"table {text!r}: write it as clicks or as schema.clicks, with a name that holds a dot in "
-                         'double quotes')  # fmt: skip
+        raise InputError(
+            f"table {text!r}: write it as clicks or as schema.clicks; put a name with a dot in double quotes"
+        )
     return tuple(names)
 
 
@@ -247,6 +248,6 @@ def _seconds(name: str, text: str) -> float:
 
 def _unreadable(kind: str) -> InputError:
     return InputError(
-        f"the URL of the {kind} database cannot be read (it is not repeated here, as it may hold a password). "
+        f"the URL of the {kind} database cannot be read (the URL is not shown here, because it may hold a password). "
         f"Write it as {_EXAMPLES[kind]}, with other characters in percent-encoding"
     )

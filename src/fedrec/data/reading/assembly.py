@@ -21,7 +21,7 @@ from fedrec.errors import InputError, NothingLeftError
 
 __all__ = ["UNKNOWN_ITEM", "assemble", "check_broken", "joined"]
 
-UNKNOWN_ITEM = "Add it to the catalog, or say unknown_items='skip'"
+UNKNOWN_ITEM = "Add the item to the catalog, or set unknown_items='skip'"
 """What to do about an item that the catalog does not list."""
 
 
@@ -81,7 +81,7 @@ def assemble(
         notes = (*notes, f"times are {unit}")
     if "timestamp" in table.columns and bool((table["timestamp"].fill_nan(0.0).abs() > latest_second).any()):
         raise InputError(
-            f"{report.source}: most times are numbers of one unit but some lie beyond the year 9999; "
+            f"{report.source}: most times are numbers of one unit, but some lie beyond the year 9999; "
             f"give all times in seconds"
         )
     if catalog is not None:
@@ -89,7 +89,9 @@ def assemble(
         left_out.append(unknown)
     left = pl.concat(left_out) if left_out else no_rows_left_out()
     if table.height == 0:
-        raise NothingLeftError(f"{report.source}: " + ("every row was left out" if found else "holds no interactions"))
+        raise NothingLeftError(
+            f"{report.source}: " + ("every row was left out" if found else "the source holds no interactions")
+        )
     if left.height:
         left = left.sort("line", maintain_order=True) if left["step"].n_unique() == 1 else left
     by = RowOrder("sequence" if sequence else "rows" if ordered else "chance")
@@ -125,7 +127,7 @@ def check_broken(broken: pl.DataFrame, rules: RowRules) -> pl.DataFrame:
         shown = value if len(value) <= 80 else value[:80] + "…"
         raise InputError(
             f"{rules.source}, {rules.unit} {line}: {shown!r} {reason}. "
-            "Correct it, or leave out such rows (counted, and kept in the report) with on_error='skip' "
+            "Correct the line, or leave out such rows (counted, and kept in the report) with on_error='skip' "
             "(--on-error skip)"
         )
     added = {name: pl.lit(None, dtype=kind()) for name, kind in LEFT_OUT.items()}
@@ -157,7 +159,8 @@ def _known_items(
     if items.dtype != catalog.items.series.dtype and not text:
         names = ("text", "whole numbers") if catalog.items.is_text else ("whole numbers", "text")
         raise InputError(
-            f"{rules.source}: items of the catalog are {names[0]}, items here are {names[1]}. Use one type"
+            f"{rules.source}: item ids of the catalog are {names[0]}, item ids of the data are {names[1]}. Use the "
+            "same type for both"
         )
     positions = catalog.items.find(items)
     if text and not catalog.items.is_text and items.dtype == pl.String:
@@ -272,7 +275,7 @@ def _user_features(
         if varying.height:
             first = users[int(varying["user"].min())]  # type: ignore[arg-type]
             raise InputError(
-                f"{source}: column {name!r} varies within user {first!r}, so it is not a feature of users; "
-                f"leave it out of user_columns"
+                f"{source}: column {name!r} has several values for user {first!r}, so it is not a feature of users; "
+                f"remove it from user_columns"
             )
     return frame.group_by("user").first().sort("user").drop("user")

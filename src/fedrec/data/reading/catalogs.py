@@ -142,7 +142,7 @@ def describe(items: Identifiers, described: Catalog) -> Catalog:
 def with_user_features(data: Interactions, features: pl.DataFrame) -> Interactions:
     """`data` with the features of a table with `user_id`; users that it does not list have none."""
     if "user_id" not in features.columns:
-        raise InputError(f"features of users need a column user_id; found {', '.join(features.columns)}")
+        raise InputError(f"features of users need a column user_id; the columns are {', '.join(features.columns)}")
     return replace(data, user_features=_matched(data.users, features["user_id"], features.drop("user_id")))
 
 
@@ -169,10 +169,10 @@ def _read(
         try:
             table = pl.read_parquet(path)
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise InputError(f"{path}: cannot be read as Parquet ({error}). Copy or make it again") from None
+            raise InputError(f"{path}: cannot be read as Parquet ({error}). Copy or create the file again") from None
         return table.select(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line"), pl.all())
     if kind in ("jsonl", "lists", *MATRICES):
-        raise InputError(f"{path}: a table of features is delimited text or Parquet, not {kind!r}. Say format=")
+        raise InputError(f"{path}: a table of features must be delimited text or Parquet, not {kind!r}. Set format=")
     chunks = line_chunks(path, encoding, whole=kind == "csv")
     first = next(chunks, None)
     if first is None:
@@ -182,7 +182,7 @@ def _read(
     found = records(chain([first], chunks), dialect, str(path))
     top = next(found, None)
     if top is None or len(top.texts) == 0:
-        raise InputError(f"{path}: is empty, or its first line is part of a quoted field that is not closed")
+        raise InputError(f"{path}: the file is empty, or its first line opens a quoted field that is never closed")
     rows = [fields_of(text, dialect) for text in top.texts.head(1000).to_list()]
     if names is not None and len(rows[0]) == len(names) and not is_known(rows[0][0]):
         shown = names
@@ -205,7 +205,7 @@ def _whole(path: Path, found: Iterator[Records], dialect: Dialect, names: list[s
         if broken.height and on_error == "raise":
             line, value, reason = broken.row(0)
             raise InputError(
-                f"{path}, line {line}: {value[:80]!r} {reason}. Correct it, or leave out such lines with "
+                f"{path}, line {line}: {value[:80]!r} {reason}. Correct the line, or leave out such lines with "
                 "on_error='skip' (--on-error skip)"
             )
         left_out += broken.height
@@ -264,12 +264,12 @@ def _typed(table: pl.DataFrame, path: Path, key: str, on_error: str) -> pl.DataF
     )
     missing = typed.filter(pl.col(key).is_null())
     if missing.height:
-        raise InputError(f"{path}, line {missing['line'][0]}: {key} is missing. Correct it")
+        raise InputError(f"{path}, line {missing['line'][0]}: {key} is missing. Correct the line")
     repeated = typed.filter(pl.col(key).is_duplicated() & ~pl.col(key).is_first_distinct())
     if repeated.height:
         row = repeated.row(0, named=True)
         raise InputError(
-            f"{path}, line {row['line']}: {key} {row[key]!r} is listed a second time. Keep one line of each"
+            f"{path}, line {row['line']}: {key} {row[key]!r} is listed a second time. Keep one line per {key}"
         )
     if table[key].dtype == pl.String and typed[key].dtype == pl.Float64:
         typed = typed.with_columns(table[key])

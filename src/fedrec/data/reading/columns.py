@@ -83,10 +83,10 @@ def resolve(
             raise InputError(
                 f"{where}: there is no column {theirs!r} to read {ours} from{suggestion(theirs, names)}"
                 if names
-                else f"{where}: there are no columns"
+                else f"{where}: the source has no columns"
             )
         if theirs in chosen.values():
-            raise InputError(f"columns: column {theirs!r} is named for two meanings; name it once")
+            raise InputError(f"columns: column {theirs!r} is assigned to two fields; assign it to one")
         chosen[ours] = theirs
     for field in fields:
         rival = {"rating": "weight", "weight": "rating"}.get(field)
@@ -98,20 +98,20 @@ def resolve(
         if len(near) > 1:
             raise InputError(
                 f"{where}: columns {', '.join(map(repr, near))} could each be {field}. "
-                f"Say which with columns={{{field!r}: {near[0]!r}}} (--columns {field}={near[0]})"
+                f"Choose one with columns={{{field!r}: {near[0]!r}}} (--columns {field}={near[0]})"
             )
         if near:
             chosen[field] = near[0]
     if "rating" in chosen and "weight" in chosen:
         raise InputError(
             f"{where}: columns {chosen['rating']!r} and {chosen['weight']!r} could each be the value. "
-            f"Say which with columns={{'rating': {chosen['rating']!r}}} or columns={{'weight': {chosen['weight']!r}}}"
+            f"Choose one with columns={{'rating': {chosen['rating']!r}}} or columns={{'weight': {chosen['weight']!r}}}"
         )
     for field in required:
         if field not in chosen:
             shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
             raise InputError(
-                f"{where}: no column for {field} among {shown}. Say which it is with columns={{{field!r}: '…'}} "
+                f"{where}: no column for {field} among {shown}. Name it with columns={{{field!r}: '…'}} "
                 f"(--columns {field}=…)"
             )
     return {field: chosen[field] for field in fields if field in chosen}

@@ -53,19 +53,19 @@ def check_path(path: str | os.PathLike[str], *, read_once: bool = False) -> Path
             itself, which a plan of somebody else could name.
     """
     if is_url(os.fspath(path)):  # not shown: it may hold a password
-        raise InputError("a URL is no file; databases are read with load_data")
+        raise InputError("a URL is not a file; read databases with load_data")
     place = Path(path)
     try:
         if not place.exists():
             if place.parent.is_dir():
                 near = suggestion(place.name, [entry.name for entry in place.parent.iterdir()])
                 raise InputError(f"{place}: no such file{near if near.startswith('. Did') else ''}")
-            raise InputError(f"{place}: no such file, and no folder {place.parent}")
+            raise InputError(f"{place}: there is no such file, and no folder {place.parent}")
         plain = place.is_file() or place.is_dir()
         if not read_once and (not plain or place.resolve().parts[:2] in _SYSTEM):
             raise InputError(
-                f"{place}: is a pipe or a device, not a file, and can be read only once, or a part of the system. "
-                "Save its rows to a file first; 'fedrec data describe -' reads standard input"
+                f"{place}: is a pipe, a device or a system file, and fedrec needs a file that it can read more than "
+                "once. Save the rows to a file first; 'fedrec data describe -' reads standard input"
             )
         if place.is_file() and not os.access(place, os.R_OK):
             raise PermissionError
@@ -87,7 +87,9 @@ def standard_input() -> Iterator[Path]:
             standard input.
     """
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
-        raise InputError("standard input: nothing is piped in. Give a file, or pipe one in: zcat log.gz | fedrec … -")
+        raise InputError(
+            "standard input is empty: nothing is piped in. Name a file, or pipe one: zcat log.gz | fedrec … -"
+        )
     with tempfile.TemporaryDirectory(prefix="fedrec-") as folder:
         place = Path(folder) / "stdin"
         with place.open("wb") as file:
@@ -205,8 +207,8 @@ def _open_zstd(path: Path) -> BinaryIO:
         lines = pl.read_csv(path, **options)["line"]  # type: ignore[arg-type]
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(
-            f"{path}: cannot be decompressed here ({error}). If it is whole, decompress it with `zstd -d {path.name}` "
-            f"or install the package zstandard"
+            f"{path}: cannot be decompressed ({error}). Decompress the file with `zstd -d {path.name}`, "
+            f"or install the package zstandard; if both fail, copy the file again"
         ) from None
     return io.BytesIO("\n".join(lines.fill_null("").to_list()).encode())
 
@@ -225,7 +227,7 @@ def line_chunks(
     try:
         codec = codecs.lookup(encoding).name
     except (LookupError, ValueError):  # a name with a NUL character is a ValueError
-        raise InputError(f"encoding {encoding!r} is unknown; try 'utf-8' or 'latin-1'") from None
+        raise InputError(f"encoding {encoding!r} is unknown; use for example 'utf-8' or 'latin-1'") from None
     wide = codec.startswith(("utf-16", "utf-32"))
     first, rest = 1, b""
     end: str | None = None
@@ -241,7 +243,9 @@ def line_chunks(
                 cut = block.rfind((end or "\n").encode()) + 1
                 block, rest = block[:cut], block[cut:]
                 if len(rest) > _LONGEST_LINE:
-                    raise InputError(f"{path}, line {first}: longer than 256 MiB; is this a text file?")
+                    raise InputError(
+                        f"{path}, line {first}: the line is longer than 256 MiB. Check that the file is text"
+                    )
                 if not block:
                     continue
             text = _decode(block, encoding, path, first, wide, end or "\n")
@@ -267,33 +271,38 @@ def _read(stream: BinaryIO, path: Path, size: int, line: int) -> bytes:
     try:
         return stream.read(size)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        what = "breaks off" if isinstance(error, EOFError) else "is damaged"
+        what = "is cut off" if isinstance(error, EOFError) else "is damaged"
         raise InputError(
-            f"{path}: the compressed file {what} after line {max(line - 1, 0)} or later. Copy or download it again"
+            f"{path}: the compressed file {what} after line {max(line - 1, 0)}. Copy or download the file again"
         ) from None
     except Exception as error:  # zstd readers have their own error types
         if isinstance(error, OSError) or "zst" in type(error).__module__.lower():
-            raise InputError(f"{path}: cannot be read ({error}). Copy or download it again") from None
+            raise InputError(f"{path}: cannot be read ({error}). Copy or download the file again") from None
         raise
 
 
 def _decode(block: bytes, encoding: str, path: Path, first: int, wide: bool, end: str) -> str:
     if not wide and b"\0" in block:
         if block[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise InputError(f"{path}: is not {encoding} text. It looks like UTF-16: say encoding='utf-16'")
+            raise InputError(f"{path}: the file is not {encoding} text. It looks like UTF-16: set encoding='utf-16'")
         line = first + block[: block.index(b"\0")].count(end.encode())
-        raise InputError(f"{path}, line {line}: holds zero bytes, so it is not text. Is it Parquet or an archive?")
+        raise InputError(
+            f"{path}, line {line}: the line holds zero bytes, so the file is not text. If the file is Parquet or an "
+            "archive, set format= or unpack it"
+        )
     try:
         text = block.decode(encoding)
     except UnicodeError as error:
         start = error.start if isinstance(error, UnicodeDecodeError) else 0
         if block[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise InputError(f"{path}: is not {encoding} text. It looks like UTF-16: say encoding='utf-16'") from None
+            raise InputError(
+                f"{path}: the file is not {encoding} text. It looks like UTF-16: set encoding='utf-16'"
+            ) from None
         line = first + block[:start].count(end.encode())
         hint = "encoding='utf-8'" if encoding.lower() in ("ascii", "us-ascii") else "encoding='latin-1'"
         raise InputError(
             f"{path}, line {line}: byte 0x{block[start]:02X} is not {encoding} text. "
-            f"Say which encoding it is, often {hint}"
+            f"Set the encoding of the file, often {hint}"
         ) from None
     return text.removeprefix("\ufeff") if first == 1 else text
 

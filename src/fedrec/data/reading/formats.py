@@ -44,7 +44,7 @@ def detect_format(path: Path, format: str | None = None, encoding: str = "utf-8"
         InputError: an unknown `format`, an empty file, or one whose format cannot be told.
     """
     if format is not None and format not in FORMATS:
-        raise InputError(f"format {format!r} is not one{suggestion(format, FORMATS)}")
+        raise InputError(f"format {format!r} is not known{suggestion(format, FORMATS)}")
     check_path(path)
     name = path.name.lower()
     bare = Path(name.removesuffix(".gz").removesuffix(".zst").removesuffix(".zstd"))
@@ -59,7 +59,10 @@ def detect_format(path: Path, format: str | None = None, encoding: str = "utf-8"
     # ML-100K calls its tables u.item and u.user, RecBole's have names such as books.item.
     if known is not None and not (bare.stem == "u" and known == "inter"):
         if known == "parquet":
-            raise InputError(f"{path}: has the name of a Parquet file but does not begin like one; is it damaged?")
+            raise InputError(
+                f"{path}: has the name of a Parquet file but not its content. Copy or create the file again, or rename "
+                "it"
+            )
         return known
     return _by_lines(path, encoding)
 
@@ -76,10 +79,10 @@ def _check_no_archive(path: Path, magic: bytes, ending: str) -> None:
         return
     if magic[:2] != b"PK" or ending in _WORKBOOKS:
         raise InputError(
-            f"{path}: is a workbook of a spreadsheet program. Save its sheet as CSV, or read it with pandas.read_excel "
-            "or polars.read_excel and give the table to interactions_from"
+            f"{path}: is a spreadsheet. Save the sheet as CSV, or read it with pandas.read_excel or "
+            "polars.read_excel and pass the table to interactions_from"
         )
-    raise InputError(f"{path}: is a zip archive. Unpack it and give the file inside")
+    raise InputError(f"{path}: is a zip archive. Unpack the archive and name the file inside")
 
 
 def _by_lines(path: Path, encoding: str) -> str:
@@ -93,20 +96,20 @@ def _by_lines(path: Path, encoding: str) -> str:
         if first.endswith("}"):
             return "jsonl"
         raise InputError(
-            f"{where} begins a JSON object that goes on over several lines. Write one object on each line, such as "
+            f"{where} begins a JSON object that spans several lines. Write one object per line, for example "
             "with jq -c ."
         )
     if first.startswith("["):
         raise InputError(
-            f"{where} begins a JSON array. Write one object on each line, such as with jq -c '.[]', and end the name "
-            "with .jsonl"
+            f"{where} begins a JSON array. Write one object per line, for example with jq -c '.[]', and let the file "
+            "name end in .jsonl"
         )
     if first.startswith("%%MatrixMarket"):
         return "mtx"
     if re.match(r"%\s*(sym|asym|bip)\s", first + " "):
         return "konect"
     if first.startswith(("%", "#")):
-        raise InputError(f"{where} is a comment, not a row. Take such lines out, and say format=, one of {FORMATS}")
+        raise InputError(f"{where} is a comment, not a row. Remove such lines, and set format= to one of {FORMATS}")
     for format, separators in (("::", ("::",)), ("tsv", ("\t",)), ("csv", (",", ";", "|"))):
         if any(_divides(separator, lines) for separator in separators):
             return format
@@ -124,16 +127,18 @@ def _of_words(where: str, lines: list[str]) -> str:
     words = [line.split() for line in lines]
     counts = {len(row) for row in words}
     if max(counts) < 2:
-        raise InputError(f"{where}: its format cannot be told. Say format=, one of {FORMATS} (--format)")
+        raise InputError(
+            f"{where}: the format of the file is not recognised. Set format= to one of {FORMATS} (--format)"
+        )
     if not all(_ID.fullmatch(word) for row in words for word in row):
         raise InputError(
-            f"{where} is neither columns nor a list of ids, as far as can be told. Say what it is: format='lists' for "
-            f"'user item item …', format='blanks' for columns divided by blanks, or another of {FORMATS} (--format)"
+            f"{where} is not recognised as columns or as a list of ids. Set the format: format='lists' for "
+            f"'user item item …', format='blanks' for columns separated by blanks, or another of {FORMATS} (--format)"
         )
     if len(counts) == 1 and counts != {2}:
         raise InputError(
-            f"{where}: each line holds {counts.pop()} words; are they columns, or a user and items? "
-            f"Say format='blanks' for columns (user, item, rating, timestamp, or as columns= says), or format='lists' "
+            f"{where}: each line holds {counts.pop()} words, which may be columns, or a user and items. "
+            f"Set format='blanks' for columns (user, item, rating, timestamp, or as in columns=), or format='lists' "
             f"for 'user item item …' (--format)"
         )
     return "lists"

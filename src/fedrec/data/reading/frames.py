@@ -133,7 +133,7 @@ def as_table(table: object) -> pl.DataFrame:
         try:
             return pl.DataFrame(cast(Any, table))
         except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-            raise InputError(f"table: a {type(table).__name__} that polars cannot take in ({error})") from None
+            raise InputError(f"table: polars cannot convert this {type(table).__name__} ({error})") from None
     if isinstance(table, Mapping):
         columns = {str(name): _column(str(name), values) for name, values in table.items()}
         if len({len(column) for column in columns.values()}) > 1:
@@ -141,7 +141,7 @@ def as_table(table: object) -> pl.DataFrame:
             raise InputError(f"table: columns have different lengths: {sizes}")
         return pl.DataFrame(columns)
     raise InputError(
-        f"interactions come from a polars, pandas or Arrow table or a mapping of columns, not from "
+        f"interactions must be a polars, pandas or Arrow table or a mapping of columns, not "
         f"{type(table).__name__}. For a file use read_interactions"
     )
 
@@ -149,7 +149,7 @@ def as_table(table: object) -> pl.DataFrame:
 def _from_pandas(table: object) -> pl.DataFrame:
     frame = cast(Any, table)
     if not hasattr(frame, "columns"):
-        raise InputError(f"interactions come from a pandas DataFrame, not from a pandas {type(table).__name__}")
+        raise InputError(f"interactions must be a pandas DataFrame, not a pandas {type(table).__name__}")
     return pl.DataFrame({str(name): _pandas_column(str(name), frame[name]) for name in frame.columns})
 
 
@@ -175,7 +175,7 @@ def _column(name: str, values: Any) -> pl.Series:
         return values.alias(name)
     if isinstance(values, np.ndarray):
         if values.ndim != 1:
-            raise InputError(f"table: column {name!r} has shape {values.shape}; a column has one dimension")
+            raise InputError(f"table: column {name!r} has shape {values.shape}; a column must have one dimension")
         if values.dtype.kind == "O":
             values = values.tolist()
         elif values.dtype.kind == "S":
@@ -187,12 +187,12 @@ def _column(name: str, values: Any) -> pl.Series:
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         if type(values).__module__.split(".")[0] == "pandas":
             return _pandas_column(name, values)
-        raise InputError(f"table: column {name!r} is one {type(values).__name__}, not a sequence of values")
+        raise InputError(f"table: column {name!r} is a single {type(values).__name__}; it must be a sequence of values")
     if type(values).__module__.split(".")[0] == "pandas":
         return _pandas_column(name, values)
     listed = list(values)
     if any(isinstance(value, int) and not -(2**63) <= value < 2**64 for value in listed):
-        raise InputError(f"table: column {name!r} holds numbers beyond 64 bits; give these as text")
+        raise InputError(f"table: column {name!r} holds numbers of more than 64 bits; convert them to text")
     try:
         return pl.Series(name, listed, strict=True)
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):

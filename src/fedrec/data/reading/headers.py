@@ -66,10 +66,11 @@ def _is_header(top: list[str], below: list[list[str]], named: Collection[str], w
         return False
     hint = ""
     if all(len(name) > 1 and name[0] == name[-1] == '"' for name in top):
-        hint = " Quotes are text in tab-separated files; if they are not, say format='csv'."
+        hint = " In tab-separated files, quotes are part of the text; if quotes enclose fields here, set format='csv'."
     raise InputError(
-        f"{where}: is its first line, {', '.join(top)[:80]!r}, a header or a row? No name in it is known.{hint} Say "
-        "header=True and columns={'user_id': …, 'item_id': …}, or header=False (--header or --no-header, and --columns)"
+        f"{where}: the first line, {', '.join(top)[:80]!r}, has no known column name, so it may be a header or a "
+        f"row.{hint} Set header=True and columns={{'user_id': …, 'item_id': …}}, or header=False (--header or "
+        "--no-header, and --columns)"
     )
 
 
@@ -93,23 +94,23 @@ def by_place(sample: pl.DataFrame, where: str) -> dict[str, str]:
     names = sample.columns
     if len(names) not in (2, 3, 4):
         raise InputError(
-            f"{where}: has {len(names)} columns and no header. Say which they are by number, such as "
-            f"columns={{'user_id': '1', 'item_id': '2'}} (--columns user_id=1,item_id=2), or say header=True (--header)"
+            f"{where}: has {len(names)} columns and no header. Name the columns by number, such as "
+            f"columns={{'user_id': '1', 'item_id': '2'}} (--columns user_id=1,item_id=2), or set header=True (--header)"
         )
     for name, meaning in zip(names[:2], ("user_id", "item_id"), strict=True):
         what = "times" if dates_in(sample[name]) else "fractions" if _holds_fractions(sample[name]) else None
         if what is not None:
             raise InputError(
-                f"{where}: there is no header, and column {name}, which would be {meaning}, holds {what} such as "
-                f"{sample[name][0]!r}. Say which columns are which by number, such as "
+                f"{where}: the file has no header, and column {name}, by its position {meaning}, holds {what} such as "
+                f"{sample[name][0]!r}. Name the columns by number, such as "
                 f"columns={{'user_id': '1', 'item_id': '3', 'timestamp': '{name}'}} (--columns user_id=1,…)"
             )
     if len(names) > 2 and _holds_times(sample["3"]):
         if len(names) == 3:
             return {"user_id": "1", "item_id": "2", "timestamp": "3"}
         raise InputError(
-            f"{where}: there is no header, and column 3, which would be rating, holds times such as "
-            f"{sample['3'][0]!r}. Say which columns are which by number, such as "
+            f"{where}: the file has no header, and column 3, by its position rating, holds times such as "
+            f"{sample['3'][0]!r}. Name the columns by number, such as "
             "columns={'user_id': '1', 'item_id': '2', 'timestamp': '3'} (--columns user_id=1,item_id=2,timestamp=3)"
         )
     return dict(zip(("user_id", "item_id", "rating", "timestamp"), names, strict=False))

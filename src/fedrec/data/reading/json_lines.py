@@ -39,7 +39,7 @@ def json_pieces(chunks: Iterator[Lines], picking: Picking) -> Iterator[Piece]:
         broken = pl.DataFrame({"line": lines, "value": texts, "deep": deep}).filter(~sound)
         broken = broken.select("line", "value", _reason().alias("reason"))
         if broken.height == 0 and table.height != len(texts):
-            raise InputError(f"{picking.source}: is not JSON lines (one object on each line). Check format=")
+            raise InputError(f"{picking.source}: the file is not JSON lines (one object per line). Check format=")
         table = unnested(table)
         if not picked and table.height:
             picking.pick(table.columns, table.head(_SAMPLE))
@@ -88,7 +88,9 @@ def _read_apart(texts: pl.Series, source: str) -> pl.DataFrame:
     try:
         rows = [_flat(parse_json(text), "") for text in texts.to_list()]
     except DocumentError as error:
-        raise InputError(f"{source}: is not JSON lines (one object on each line): {error}. Check format=") from None
+        raise InputError(
+            f"{source}: the file is not JSON lines (one object per line): {error}. Check format="
+        ) from None
     names = dict.fromkeys(name for row in rows for name in row)
     return pl.DataFrame([_column(name, [row.get(name) for row in rows]) for name in names])
 

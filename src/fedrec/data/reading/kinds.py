@@ -65,11 +65,14 @@ class Kinds(BaseModel):
             with np.errstate(over="ignore"):
                 narrow = np.float32(weight)
             if weight < 0:
-                raise ValueError(f"{kind!r} has weight {weight:g}, and a weight must not be negative")
+                raise ValueError(f"{kind!r} has weight {weight:g}; a weight must not be negative")
             if not np.isfinite(narrow) or (weight > 0) != bool(narrow > 0):
                 raise ValueError(f"{kind!r} has weight {weight:g}, which is too large or too small")
         if not any(value.values()):
-            raise ValueError("no kind has a weight above 0, so every row would be left out; give one, as in {view: 1}")
+            raise ValueError(
+                "no kind has a weight above 0, so every row would be left out; give at least one kind a weight, as in "
+                "{view: 1}"
+            )
         return value
 
     @property
@@ -99,8 +102,8 @@ class Kinds(BaseModel):
     def advice(self, kind: str) -> str:
         """What to do about a kind without a weight."""
         return (
-            f"Add what it weighs to kinds, beside {', '.join(self.weights)}: 'weights': {{{kind!r}: …}} "
-            f"(--kinds '{self.column}: …, {kind}=…'); weight 0 leaves its rows out. "
+            f"Add its weight to kinds, beside {', '.join(self.weights)}: 'weights': {{{kind!r}: …}} "
+            f"(--kinds '{self.column}: …, {kind}=…'); weight 0 leaves out its rows. "
         )
 
 

@@ -10,8 +10,15 @@ from fedrec.errors import InputError
 
 __all__ = ["Matrix", "read_matrix"]
 
-_VALUES = {"weighted": "rating", "multiweighted": "rating", "signed": "rating", "positive": "weight",
-           "posweighted": "weight", "multisigned": "rating", "dynamic": "weight"}  # fmt: skip
+_VALUES = {
+    "weighted": "rating",
+    "multiweighted": "rating",
+    "signed": "rating",
+    "positive": "weight",
+    "posweighted": "weight",
+    "multisigned": "rating",
+    "dynamic": "weight",
+}
 
 
 class Matrix(NamedTuple):
@@ -45,8 +52,8 @@ def read_matrix(chunks: Iterator[Lines], format: str, source: str) -> Matrix:
         or head[3] not in ("real", "integer", "pattern")
     ):
         raise InputError(
-            f"{source}, line {first.numbers[0]}: {first.texts[0][:80]!r} is not the head of a sparse matrix of "
-            "users and items, which is '%%MatrixMarket matrix coordinate real general' (or integer, or pattern)"
+            f"{source}, line {first.numbers[0]}: {first.texts[0][:80]!r} is not the header of a sparse matrix of "
+            "users and items. Expected '%%MatrixMarket matrix coordinate real general' (or integer, or pattern)"
         )
     return Matrix(["user_id", "item_id", *(["rating"] if head[3] != "pattern" else [])], _counted(entries, source))
 
@@ -56,8 +63,8 @@ def _konect(head: list[str], entries: Iterator[Lines], source: str) -> Matrix:
     said = head[1:] if head[0] != "%" else head[2:]
     if kind != "bip":
         raise InputError(
-            f"{source}: '% {kind}' says that this is a network of one kind of nodes, not of users and items. If its "
-            "links are interactions, take the comment lines out and say format='blanks'"
+            f"{source}: '% {kind}' describes a network with one kind of nodes, not users and items. If its links "
+            "are interactions, remove the comment lines and set format='blanks'"
         )
     first = next(entries, None)
     if first is None:
@@ -90,7 +97,7 @@ def _counted(entries: Iterator[Lines], source: str) -> Iterator[Lines]:
             sizes = texts[0].split()
             if len(sizes) != 3 or not all(size.isdigit() for size in sizes):
                 raise InputError(
-                    f"{source}, line {numbers[0]}: {texts[0][:80]!r} is not 'rows columns entries', its sizes"
+                    f"{source}, line {numbers[0]}: {texts[0][:80]!r} must hold the sizes as 'rows columns entries'"
                 )
             expected = int(sizes[2])
             lines = Lines(numbers[1:], texts[1:])
@@ -99,5 +106,6 @@ def _counted(entries: Iterator[Lines], source: str) -> Iterator[Lines]:
             yield lines
     if found != expected:
         raise InputError(
-            f"{source}: holds {found:,} entries where its head says {max(expected, 0):,}. Copy or make it again"
+            f"{source}: holds {found:,} entries, but its header announces {max(expected, 0):,}. Copy or create the "
+            "file again"
         )

@@ -47,7 +47,8 @@ def parquet_files(folder: Path) -> list[Path]:
         seen += len(folders) + len(names)
         if seen > _MOST_ENTRIES:
             raise InputError(
-                f"{folder}: holds more than {_MOST_ENTRIES:,} files and folders. Name the folder of the Parquet files"
+                f"{folder}: holds more than {_MOST_ENTRIES:,} files and folders. Name the folder that holds the "
+                "Parquet files"
             )
         paths = (Path(place, name) for name in names if name[0] not in "._")
         found += [path for path in paths if path.suffix.lower() in (".parquet", ".pq") and path.is_file()]
@@ -82,7 +83,7 @@ def parquet_pieces(
                 else pl.DataFrame()
             )
         except (OSError, EOFError, pl.exceptions.PolarsError) as error:
-            raise InputError(f"{path}: cannot be read as Parquet ({error}). Copy or make it again") from None
+            raise InputError(f"{path}: cannot be read as Parquet ({error}). Copy or create the file again") from None
         line = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line")
         rows = picking.kept(table.select(line, *columns))
         yield Piece(rows, NO_LINES), replace(rules, source=str(path))
@@ -110,11 +111,14 @@ def _check_same(
         here, there = (
             f"column {columns[differ]!r}" if differ in columns else "no column" for columns in (mine, wanted)
         )
-        raise InputError(f"{path}: has {here} for {differ}, and {first.name} has {there}. Give them the same columns")
+        raise InputError(
+            f"{path}: has {here} for {differ}, but {first.name} has {there}. Give both files the same columns"
+        )
     for ours, kind in found.items():
         if kind != kinds[ours] and "nothing" not in (kind, kinds[ours]):
             raise InputError(
-                f"{path}: column {mine[ours]!r} holds {kind}, and in {first.name} {kinds[ours]}. Give them one type"
+                f"{path}: column {mine[ours]!r} holds {kind}, but {first.name} holds {kinds[ours]}. Give both files "
+                "the same type"
             )
 
 

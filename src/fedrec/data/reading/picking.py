@@ -60,7 +60,7 @@ class Picking:
         """Columns of a source without names by their place, but for the one of kinds; notes it."""
         placed = by_place(sample, self.source)
         placed = {ours: name for ours, name in placed.items() if name not in self._kind_columns}
-        self.notes.append(f"no header: columns {', '.join(placed.values())} read as {', '.join(placed)}")
+        self.notes.append(f"no header: columns {', '.join(placed.values())} were read as {', '.join(placed)}")
         return placed
 
     @property
@@ -77,7 +77,9 @@ class Picking:
             if name not in names:
                 raise InputError(f"{self.source}: there is no column {name!r} for kinds{suggestion(name, names)}")
             if name in (self.columns or {}).values():
-                raise InputError(f"{self.source}: column {name!r} is named in columns and in kinds; name it once")
+                raise InputError(
+                    f"{self.source}: column {name!r} is named in columns and in kinds; remove it from one of them"
+                )
         others = [name for name in names if name not in self._kind_columns]
         self.picked.update(resolve(others, by_place or self.columns, self.source))
         for name in self.user_columns:
@@ -86,7 +88,7 @@ class Picking:
                     f"{self.source}: there is no column {name!r} for user_columns among {', '.join(names)}"
                 )
             if name in self.picked.values():
-                raise InputError(f"{self.source}: column {name!r} is read already; leave it out of user_columns")
+                raise InputError(f"{self.source}: column {name!r} is already read; remove it from user_columns")
         for name in self.where:
             if name not in names:
                 raise InputError(f"{self.source}: there is no column {name!r} for where{suggestion(name, names)}")
@@ -140,12 +142,12 @@ class Picking:
                 for kind, weight in self.kinds.weights.items()
             ]
             if self._of_kind and not self._weighing:
-                raise NothingLeftError(f"{self.source}: every row is of a kind that weighs 0: {', '.join(parts)}")
-            self.notes.append(f"rows weigh by {self.kinds.column}: {', '.join(parts)}")
+                raise NothingLeftError(f"{self.source}: every row is of a kind with weight 0: {', '.join(parts)}")
+            self.notes.append(f"rows are weighed by {self.kinds.column}: {', '.join(parts)}")
         if not self.where:
             return
-        asked = " and ".join(f"{name} is {' or '.join(values)}" for name, values in self.where.items())
+        asked = " and ".join(f"{name} = {' or '.join(values)}" for name, values in self.where.items())
         if self._rows and not self._kept:
             there = "; ".join(f"{name}: {', '.join(sorted(seen)[:20])}" for name, seen in self._seen.items())
-            raise NothingLeftError(f"{self.source}: no row in which {asked}. Values that are there: {there}")
-        self.notes.append(f"{self._kept:,} of {self._rows:,} rows in which {asked}")
+            raise NothingLeftError(f"{self.source}: no row has {asked}. Values in the source: {there}")
+        self.notes.append(f"{self._kept:,} of {self._rows:,} rows have {asked}")

@@ -109,7 +109,9 @@ def read_interactions(
 def without_report(loaded: Loaded, instead: str) -> Interactions:
     """The interactions alone; a warning counts the rows that were left out."""
     if loaded.report.left_out.height:
-        warnings.warn(f"{loaded.report.summary()}. {instead} returns them", UserWarning, stacklevel=3)
+        warnings.warn(
+            f"{loaded.report.summary()}. {instead} returns the rows that were left out", UserWarning, stacklevel=3
+        )
     return loaded.interactions
 
 
@@ -146,10 +148,21 @@ def read_with_report(
     if os.fspath(path) == STANDARD_INPUT:
         with standard_input() as place:
             loaded = read_with_report(
-                place, format=format, columns=columns, encoding=encoding, catalog=catalog, header=header,
-                on_error=on_error, unknown_items=unknown_items, user_columns=user_columns, keep_missing=keep_missing,
-                time_format=time_format, decimal=decimal, where=where, kinds=kinds,
-            )  # fmt: skip
+                place,
+                format=format,
+                columns=columns,
+                encoding=encoding,
+                catalog=catalog,
+                header=header,
+                on_error=on_error,
+                unknown_items=unknown_items,
+                user_columns=user_columns,
+                keep_missing=keep_missing,
+                time_format=time_format,
+                decimal=decimal,
+                where=where,
+                kinds=kinds,
+            )
         return replace(loaded, report=replace(loaded.report, source="standard input"))
     place = check_path(path)
     kept = {name: (values,) if isinstance(values, str) else tuple(values) for name, values in (where or {}).items()}
@@ -222,7 +235,7 @@ def _check_no_columns(place: Path, picking: Picking) -> None:
     given |= {"kinds": picking.kinds}
     for name, value in given.items():
         if value:
-            raise InputError(f"{place}: {name} do not apply to lists of items; leave out {name}")
+            raise InputError(f"{place}: {name} do not apply to lists of items; remove {name}")
 
 
 def _delimited(
@@ -257,7 +270,7 @@ def _columns(
         if found.broken.height == 0:
             raise InputError(f"{picking.source}: is empty")
         line, value, reason = found.broken.row(0)
-        raise InputError(f"{picking.source}, line {line}: {value[:80]!r} {reason}. Correct it")
+        raise InputError(f"{picking.source}, line {line}: {value[:80]!r} {reason}. Correct the line")
     rows = [fields_of(text, dialect) for text in found.texts.head(_SAMPLE).to_list()]
     if names is not None:
         picking.pick(names, _sample(rows, names))
@@ -288,7 +301,8 @@ def _lists(chunk: Lines) -> Piece:
 def _folder(place: Path, encoding: str, format: str | None, picking: Picking, rules: RowRules) -> tuple[str, Pieces]:
     if format not in (None, "lists", "parquet"):
         raise InputError(
-            f"{place}: is a folder; a folder is read as Parquet or as lists of items, not as {format!r}. Give a file"
+            f"{place}: is a folder; fedrec reads a folder as Parquet or as lists of items, not as {format!r}. Name a "
+            "file"
         )
     found = {part: _part_file(place, part) for part in _PART_FILES}
     if format != "parquet" and found["train"] is not None and found["test"] is not None:
@@ -298,9 +312,8 @@ def _folder(place: Path, encoding: str, format: str | None, picking: Picking, ru
     if not files:
         names = sorted(entry.name for entry in place.iterdir())[:20]
         raise InputError(
-            f"{place}: is a folder without train.txt and test.txt, so it is not a split in lists, and without "
-            "Parquet files. "
-            f"Give one of its files: {', '.join(names) or 'there are none'}"
+            f"{place}: the folder holds neither Parquet files nor train.txt and test.txt. "
+            + (f"Name one of its files: {', '.join(names)}" if names else "The folder is empty")
         )
     return "parquet", _closing(parquet_pieces(files, place, picking, replace(rules, unit="row")), picking)
 

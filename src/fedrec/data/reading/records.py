@@ -109,7 +109,7 @@ def records(chunks: Iterator[Lines], dialect: Dialect, source: str) -> Iterator[
         found, waiting = _joined(lines, dialect)
         if waiting is not None and int(waiting.texts.str.len_bytes().sum()) > _LONGEST_RECORD:
             raise InputError(
-                f"{source}, line {waiting.numbers[0]}: opens a double quote that is not closed within 256 MiB. Close it"
+                f"{source}, line {waiting.numbers[0]}: a double quote is not closed within 256 MiB. Close the quote"
             )
         if len(found.texts) or found.broken.height:
             yield found
@@ -146,7 +146,9 @@ def _joined(lines: Lines, dialect: Dialect) -> tuple[Records, Lines | None]:
             else:
                 keep[start] = False
                 here = Lines(numbers[start : end + 1], texts[start : end + 1])
-                broken.append(_broken(here, "has text behind the closing quote of a field (a quote inside is doubled)"))
+                broken.append(
+                    _broken(here, "has text after the closing quote of a field (write a quote inside a field twice)")
+                )
         if joined:
             texts = texts.scatter(list(joined), list(joined.values()))
         if not keep.all():

@@ -54,7 +54,7 @@ def write_left_out(left_out: pl.DataFrame, path: str | Path) -> None:
     target = Path(path)
     if target.suffix not in (".parquet", ".csv"):
         raise InputError(
-            f"{target}: left-out rows are written as .parquet or .csv, not {target.suffix or 'no ending'!r}"
+            f"{target}: the file of left-out rows must end in .parquet or .csv, not {target.suffix or 'no ending'!r}"
         )
     try:
         if target.suffix == ".parquet":
@@ -63,7 +63,7 @@ def write_left_out(left_out: pl.DataFrame, path: str | Path) -> None:
             left_out.write_csv(target)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{target}: cannot be written ({reason}). Choose another place") from None
+        raise InputError(f"{target}: cannot be written ({reason}). Choose another path") from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,9 @@ from fedrec.errors import InputError
 __all__ = ["Fault", "RowRules", "check_rows", "integers_if_whole", "numbers_in", "set_aside", "texts_in"]
 
 _PART_NAMES = {**{name: code for code, name in enumerate(PARTS)}, "validation": 1, "val": 1, "dev": 1}
-_ADVICE = "Correct it, or leave out such rows (counted, and kept in the report) with on_error='skip' (--on-error skip)"
+_ADVICE = (
+    "Correct the row, or leave out such rows (counted, and kept in the report) with on_error='skip' (--on-error skip)"
+)
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,10 @@ def set_aside(
         place = f"{rules.unit} {first['line']}"
         if first["line"] is None:
             place = f"the row of user {first['user_id']!r} and item {first['item_id']!r}"
-        raise InputError(f"{rules.source}, {place}: {first['field']}{shown} {faults[which[0]].reason}. "
-                         f"{_hint(first['field'], first['value'] or '', rules)}{advice}")  # fmt: skip
+        raise InputError(
+            f"{rules.source}, {place}: {first['field']}{shown} {faults[which[0]].reason}. "
+            f"{_hint(first['field'], first['value'] or '', rules)}{advice}"
+        )
     return keep, table
 
 
@@ -176,17 +180,17 @@ def _hint(field: str, value: str, rules: RowRules) -> str:
     if rules.kinds is not None and field == rules.kinds.column and value and value not in rules.kinds.weights:
         return rules.kinds.advice(value)
     if field in ("rating", "weight") and re.search(r"\d,\d", value):
-        return "Say what its decimal mark is with decimal=',' or decimal='.' (--decimal). "
+        return "Set the decimal mark with decimal=',' or decimal='.' (--decimal). "
     words = re.search(r"[^\W\d_]{2}", value) and value.strip("+- ").lower() not in ("nan", "inf", "infinity")
     if field in ("rating", "weight") and rules.kinds is None and words:
-        return f"Give words a weight with kinds (--kinds 'COLUMN: {value}=…, …'). "
+        return f"Give each word a weight with kinds (--kinds 'COLUMN: {value}=…, …'). "
     if field == "weight" and value.lstrip().startswith("-"):
         return (
-            "If values may be negative, as quantities that came back are, read the column as rating "
+            "If values may be negative, such as returned quantities, read the column as rating "
             "(--columns rating=…), and add up repeats (--clean repeats=sum). "
         )
     if field == "timestamp" and dates_in(pl.Series([value])):
-        return "Of a local notation say time_format='day-first', 'month-first' or a format (--time-format). "
+        return "For local date formats set time_format='day-first', 'month-first' or a format (--time-format). "
     return ""
 
 
@@ -212,7 +216,7 @@ def check_rows(raw: pl.DataFrame, rules: RowRules) -> tuple[pl.DataFrame, pl.Dat
         elif field in ("rating", "weight"):
             typed["rating"] = _numbers(field, raw[field], faults, rules)
             if field == "weight":
-                faults.append(Fault(field, typed["rating"] < 0, "is negative, and a weight must not be"))
+                faults.append(Fault(field, typed["rating"] < 0, "is negative; a weight must be 0 or more"))
         elif field == "timestamp":
             typed[field] = _times(raw[field], faults, rules)
         elif field == "part":
@@ -262,7 +266,7 @@ def _ids(column: pl.Series, rules: RowRules) -> pl.Series:
             return column.cast(pl.Int64)
     except pl.exceptions.InvalidOperationError:
         raise InputError(
-            f"{rules.source}: {column.name} holds numbers beyond 64 bits; give these ids as text"
+            f"{rules.source}: {column.name} holds numbers of more than 64 bits; convert these ids to text"
         ) from None
     raise InputError(f"{rules.source}: {column.name} is of type {kind}; ids must be whole numbers or text")
 

@@ -91,11 +91,11 @@ def _quoted(numbers: pl.Series, texts: pl.Series, dialect: Dialect, width: int, 
     if texts.str.contains("\r", literal=True).any():
         right &= ~texts.str.replace_all(r'"[^"]*"', "").str.contains("\r", literal=True)
     columns = [
-        pl.coalesce(
-            pl.col(f"quoted {place}").str.replace_all('""', '"', literal=True), f"bare {place}", pl.lit("")
-        ).str.strip_chars(" ").alias(ours)
+        pl.coalesce(pl.col(f"quoted {place}").str.replace_all('""', '"', literal=True), f"bare {place}", pl.lit(""))
+        .str.strip_chars(" ")
+        .alias(ours)
         for ours, place in places.items()
-    ]  # fmt: skip
+    ]
     table = groups.with_columns(numbers.alias("line"))
     if right.all():
         return Piece(table.select("line", *columns), NO_LINES)
@@ -110,6 +110,6 @@ def _quoted(numbers: pl.Series, texts: pl.Series, dialect: Dialect, width: int, 
 def _fault(text: str, dialect: Dialect, width: int) -> str:
     field, mark = field_pattern(dialect.separator), re.escape(dialect.separator)
     if re.fullmatch(f"{field}(?:{mark}{field})*", text) is None:
-        return "has text behind the closing quote of a field (a quote inside is doubled)"
+        return "has text after the closing quote of a field (write a quote inside a field twice)"
     count = len(fields_of(text, dialect))
     return _TORN if count == width else f"has {count} fields where {width} are expected"

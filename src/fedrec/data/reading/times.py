@@ -121,7 +121,7 @@ def _formatted(texts: pl.Series, notation: str) -> pl.Series:
         return calendar_seconds(texts.str.to_datetime(notation, strict=False, time_unit="us"))
     except pl.exceptions.PolarsError:
         raise InputError(
-            f"time_format {notation!r} is no format of times; write it as in '%d.%m.%Y %H:%M', or name one of "
+            f"time_format {notation!r} is not a valid time format; write it as in '%d.%m.%Y %H:%M', or use one of "
             f"{', '.join(TIME_FORMATS)}"
         ) from None
 
@@ -135,7 +135,7 @@ def check_time_format(notation: str) -> None:
     if notation not in TIME_FORMATS and "%" not in notation:
         raise InputError(
             f"time_format {notation!r} is not known{suggestion(notation, TIME_FORMATS)}. A format such as "
-            "'%d.%m.%Y %H:%M' says it too"
+            "'%d.%m.%Y %H:%M' works too"
         )
     if notation not in TIME_FORMATS:
         _formatted(pl.Series([""]), notation)
