@@ -304,7 +304,7 @@ def test_how_data_is_read_and_cleaned_wins_over_the_plan(run: Path, fedrec: Call
     assert (data["source"], data["on_error"], data["encoding"]) == ("log.csv", "skip", "latin-1")
     assert data["cleaning"]["rating_at_least"] == 3
     said = fedrec("train", "--model", "popularity", "--clean", "rating_at_least=3", "--out", "n")
-    assert (said.code, "no data" in said.err) == (2, True)
+    assert (said.code, "the data is missing" in said.err) == (2, True)
 
 
 def test_compare_gives_means_over_seeds_and_each_model_its_settings(run: Path, fedrec: Call) -> None:

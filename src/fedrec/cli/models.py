@@ -237,9 +237,9 @@ def _by_model(models: list[str], assignments: list[str]) -> dict[str, list[str]]
         key = assignment.partition("=")[0].split(".")[0].strip()
         concerned = models if key in Plan.model_fields else [model for model in models if key in settings[model]]
         if not concerned:
-            known = {*Plan.model_fields, *models, *(name for names in settings.values() for name in names)}
+            allowed = {*Plan.model_fields, *models, *(name for names in settings.values() for name in names)}
             raise PlanError(
-                f"--set {assignment}: {key!r} is not a setting of {', '.join(models)} or of a plan{meant(key, known)}"
+                f"--set {assignment}: {key!r} is not a setting of {', '.join(models)} or of a plan{meant(key, allowed)}"
             )
         for model in concerned:
             chosen[model].append(assignment)

@@ -102,7 +102,7 @@ def tune(
     from fedrec.runs.training import Placement, load_plan_data, train_run
     from fedrec.runs.tuning import STRATEGIES, choose, refit_plan
 
-    named = next((known for known in STRATEGIES if known == strategy), None)
+    named = next((name for name in STRATEGIES if name == strategy), None)
     if named is None:
         raise InputError(f"--strategy {strategy!r} is not known{suggestion(strategy, STRATEGIES)}")
     base = build_plan(
@@ -223,10 +223,10 @@ def _closing(answer: dict[str, Any]) -> str:
     settings, report = answer["best"], answer["run"]
     test = report["metrics"].get("test", {})
     error = report["standard_error"].get("test", {})
-    found = ", ".join(
+    figures = ", ".join(
         f"{name} {value:.4f}" + ("" if error[name] is None else f" ± {error[name]:.4f}") for name, value in test.items()
     )
     return (
-        f"chosen: {shown(settings)}\ntest: {found or 'the split has no test part'}\nrun: {report['run']}\n"
+        f"chosen: {shown(settings)}\ntest: {figures or 'the split has no test part'}\nrun: {report['run']}\n"
         f"total time: {seconds_in_words(answer)}"
     )
