@@ -409,7 +409,7 @@ def test_no_permission_is_said(tmp_path: Path) -> None:
     path = tmp_path / "secret.csv"
     path.write_text("user,item\n1,2\n")
     path.chmod(0)
-    with pytest.raises(InputError, match="no permission to read it"):
+    with pytest.raises(InputError, match="no permission to read the file"):
         read_interactions(path)
 
 
@@ -417,7 +417,7 @@ def test_no_permission_is_said_for_any_user(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "secret.csv"
     path.write_text("user,item\n1,2\n")
     monkeypatch.setattr(os, "access", lambda place, mode: False)
-    with pytest.raises(InputError, match=r"secret.csv: no permission to read it"):
+    with pytest.raises(InputError, match=r"secret.csv: no permission to read the file"):
         read_interactions(path)
 
 

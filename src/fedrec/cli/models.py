@@ -37,7 +37,7 @@ _DEMO = "synthetic"
 
 
 def compare(
-    data: Annotated[str, typer.Option("--data", help="A named set, a file or folder, or synthetic:…")],
+    data: Annotated[str, typer.Option("--data", help="A named data set, a file or folder, or synthetic:…")],
     models: Annotated[str, typer.Option("--models", help="Names of models, such as popularity,ease,mf.")],
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds to train each model with.")] = 1,
     split: Split = None,
@@ -50,8 +50,12 @@ def compare(
             help="reg=200 for all models that have the hyperparameter, mf.rounds=50 for one model; or a plan key.",
         ),
     ] = None,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many nodes to play; never changes the model.")] = 1,
-    partition: Annotated[str, typer.Option("--partition", help="hash, by:COLUMN or dirichlet:0.5.")] = "hash",
+    nodes: Annotated[
+        int, typer.Option("--nodes", min=1, help="Number of nodes to simulate. Does not change the model.")
+    ] = 1,
+    partition: Annotated[
+        str, typer.Option("--partition", help="How to distribute users over nodes: hash, by:COLUMN or dirichlet:0.5.")
+    ] = "hash",
     columns: Columns = None,
     format: Format = None,
     encoding: Encoding = None,

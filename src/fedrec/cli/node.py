@@ -77,7 +77,7 @@ def init(
         bool,
         typer.Option(
             "--allow-without-privacy",
-            help="Also allow plans without differential privacy. Exact sums can reveal what single users did.",
+            help="Also allow plans without differential privacy. Their exact sums can reveal what single users did.",
         ),
     ] = False,
     columns: Columns = None,

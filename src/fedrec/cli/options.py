@@ -129,7 +129,9 @@ Threads = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Set a hyperparameter or plan key: reg=200, rounds=50, cohort=0.1, evaluation.every=5."),
+    typer.Option(
+        "--set", help="Set a hyperparameter or a plan key: reg=200, rounds=50, cohort=0.1, evaluation.every=5."
+    ),
 ]
 
 

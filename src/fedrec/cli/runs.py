@@ -52,7 +52,7 @@ def train(
     set_: Set = None,
     plan: PlanFile = None,
     split: Split = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of all random draws.")] = None,
     nodes: Annotated[
         int,
         typer.Option(
@@ -61,7 +61,9 @@ def train(
             help="Number of nodes to simulate. Does not change the model, unless training is asynchronous.",
         ),
     ] = 1,
-    partition: Annotated[str, typer.Option("--partition", help="hash, by:COLUMN or dirichlet:0.5.")] = "hash",
+    partition: Annotated[
+        str, typer.Option("--partition", help="How to distribute users over nodes: hash, by:COLUMN or dirichlet:0.5.")
+    ] = "hash",
     secure: Annotated[
         bool,
         typer.Option(

@@ -45,7 +45,9 @@ def tune(
         list[str] | None,
         typer.Option("--grid", help="Values to try: reg=10,100. Several --grid options try all combinations."),
     ] = None,
-    data: Annotated[str | None, typer.Option("--data", help="A named set, a file or folder, or synthetic:…")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="A named data set, a file or folder, or synthetic:…")
+    ] = None,
     strategy: Annotated[
         str,
         typer.Option(
@@ -68,9 +70,13 @@ def tune(
     set_: Set = None,
     plan: PlanFile = None,
     split: Split = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many nodes to play; never changes the model.")] = 1,
-    partition: Annotated[str, typer.Option("--partition", help="hash, by:COLUMN or dirichlet:0.5.")] = "hash",
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of all random draws.")] = None,
+    nodes: Annotated[
+        int, typer.Option("--nodes", min=1, help="Number of nodes to simulate. Does not change the model.")
+    ] = 1,
+    partition: Annotated[
+        str, typer.Option("--partition", help="How to distribute users over nodes: hash, by:COLUMN or dirichlet:0.5.")
+    ] = "hash",
     threads: Threads = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the chosen run. Default: runs/MODEL-N.")] = None,
     refit: Annotated[
