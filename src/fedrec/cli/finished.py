@@ -134,7 +134,7 @@ def recommend(
         Path | None,
         typer.Option(
             "--history",
-            help="File with interactions of new users, whom the model folds in. Without --user, the command recommends to all of them.",
+            help="File with interactions of new users, whom the model folds in. Default: all its users.",
         ),
     ] = None,
     unknown_items: UnknownItems = "raise",
