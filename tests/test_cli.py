@@ -213,7 +213,7 @@ def test_titles_and_ids_are_shown_as_they_are(tmp_path: Path, monkeypatch: pytes
     assert fedrec("train", "--data", "log.csv", "--model", "ease", "--split", "none", "--out", "run").code == 0
     said = fedrec("recommend", "run", "--user", "u:0", "--include-seen")
     assert all(name in said.out for name in names)
-    assert "like [rec] 2" in fedrec("similar", "run", "--item", "[rec] 2").out
+    assert "similar to [rec] 2" in fedrec("similar", "run", "--item", "[rec] 2").out
     wanted = answer(fedrec("recommend", "run", "--user", "u:0", "--include-seen", "--only", "007", "--json"))
     assert [row["item_id"] for row in wanted["recommendations"]] == ["007"]
 

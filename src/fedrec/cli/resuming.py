@@ -72,7 +72,7 @@ def check_resumed(
     ]
     if wrong:
         raise InputError(
-            f"{folder} a resumed run keeps its plan and its settings, and these options differ from them: "
+            f"{folder}: a resumed run keeps its plan and its settings, and these options differ from them: "
             f"{', '.join(wrong)}. Remove the options, or start a new run with another --out"
         )
 
