@@ -66,15 +66,11 @@ class Agreement:
         """Work out what follows from a plan and its catalog.
 
         Raises:
-            PlanError: if the plan is not resolved, or was resolved for another catalog.
+            PlanError: if the plan is not resolved, or was resolved for another catalog or other features of its items.
         """
         if plan.n_max is None:
             raise PlanError("plan: n_max is missing; a plan that was resolved for its data has it")
-        if plan.catalog not in (None, catalog.digest):
-            raise PlanError(
-                f"plan: the catalog is not the one this plan was made for (digest {catalog.digest[:12]}…, expected "
-                f"{str(plan.catalog)[:12]}…)"
-            )
+        plan.check_catalog(catalog)
         return cls(
             plan,
             catalog,

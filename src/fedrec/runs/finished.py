@@ -227,11 +227,6 @@ class OpenedRun:
         split = Split(each, part, "history", merged, visitors if merged else None)
         return LocalEngine.of_split(split, self.plan.model_copy(update={"refit": False})).shards[0]
 
-    @cached_property
-    def _public(self) -> Arrays:
-        """What the model makes of the catalog."""
-        return self.model.public(self.catalog)
-
     def similarity(self, items: np.ndarray) -> np.ndarray:
         """How near the items at `items` [n] are to every item: [n, items] float32, −inf for those that take no part.
 
