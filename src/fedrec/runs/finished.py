@@ -31,7 +31,8 @@ from fedrec.federation.item_floor import SERVED
 from fedrec.node.founding import refitted
 from fedrec.node.shard import Shard
 from fedrec.federation.plan import Plan
-from fedrec.federation.run import Run, load_shared, read_plan, save_shared
+from fedrec.federation.model_folder import load_shared, save_shared
+from fedrec.federation.run import Run, read_plan
 from fedrec.federation.warm_start import Earlier, Remembered
 from fedrec.kernels.splitting import count_shared
 from fedrec.models.base import Arrays, Given, Private, Recommender, State
