@@ -92,12 +92,13 @@ class Estimator:
         self._pandas = False
 
     def __repr__(self) -> str:
-        return repr(self.plan.build_model()) + ("" if self._opened is None else ", fitted")
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.plan.build_model())
+        return f"{type(self).__name__}({settings})" + ("" if self._opened is None else ", fitted")
 
     def _repr_html_(self) -> str:
         model = self.plan.build_model()
         fitted = {} if self._opened is None else {"fitted": repr(self._opened)}
-        return html_table(type(model).__name__, model.model_dump(mode="json") | fitted)
+        return html_table(type(self).__name__, model.model_dump(mode="json") | fitted)
 
     def fit(
         self,

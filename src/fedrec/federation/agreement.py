@@ -19,7 +19,7 @@ from fedrec.evaluation.metrics import Metric, parse_metrics
 from fedrec.evaluation.protocols import Protocol, parse_protocol
 from fedrec.federation.partial_rows import drawn_rows
 from fedrec.federation.plan import Plan
-from fedrec.models.base import Arrays, Recommender, State
+from fedrec.models.base import Arrays, PrivateRecommender, Recommender, State
 from fedrec.privacy.accounting import Charge
 
 __all__ = ["Agreement"]
@@ -96,7 +96,7 @@ class Agreement:
     @property
     def rounds(self) -> int:
         """Most rounds of the training."""
-        return self.model.rounds if self.plan.privacy is None else len(self.charges)
+        return len(self.charges) if isinstance(self.model, PrivateRecommender) else self.model.rounds
 
     def spec(self, shared: Arrays, round: int, excess: float = 1.0) -> SumSpec | None:
         """What a round sums: names, shapes, bounds, grids and rings; `None` when the training is finished.
@@ -113,7 +113,7 @@ class Agreement:
         spec = self.model.spec(shared, round)
         if spec is None:
             return None
-        if self.plan.privacy is None:
+        if not isinstance(self.model, PrivateRecommender):
             return self.fitted(spec)
         if round >= len(self.charges):
             raise PlanError(
