@@ -40,9 +40,9 @@ def test_clients_with_private_rows_that_are_not_finite_keep_their_last_ones_and_
     kind = model_class(name)
     contribute, spoilt = kind.contribute, []
 
-    def broken(self: Any, shared: Any, private: Any, clients: Any, round: int, rng: Any) -> Any:
-        contributions, updated = contribute(self, shared, private, clients, round, rng)
-        picked = (clients.keys % np.uint64(7) == 0) & (round > 0)
+    def broken(self: Any, given: Any, clients: Any, private: Any) -> Any:
+        contributions, updated = contribute(self, given, clients, private)
+        picked = (clients.keys % np.uint64(7) == 0) & (given.round > 0)
         spoilt.append(int(picked.sum()))
         return contributions, {array: spoiled(rows, picked) for array, rows in updated.items()}
 
