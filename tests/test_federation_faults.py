@@ -251,7 +251,7 @@ def test_a_run_waits_for_nodes_that_are_soon_back(secure: bool, tmp_path: Path) 
         return Failure("gone", "it is not up") if 1 < asked[name] < 5 else answer(frame)
 
     post.post.interfere = interfere
-    outcome = federation.train(post.post, waiting=replace(WAITING, tries=2, patience=20.0))
+    outcome = federation.train(post.post, waiting=replace(WAITING, max_retries=1, reconnect_timeout=20.0))
     assert outcome.error is None
     assert_right(federation, outcome)
     assert [line["nodes"] for line in outcome.rounds] == [federation.names, federation.names]

@@ -134,7 +134,7 @@ def test_a_key_file_is_for_its_owner_alone(tmp_path):
     with pytest.raises(InputError, match="exists already"):
         SigningKey.make("me", path)
     path.chmod(0o640)
-    with pytest.raises(InputError, match=r"read by others \(mode 640\); chmod 600"):
+    with pytest.raises(InputError, match=r"other users may read key .* \(mode 640\); run 'chmod 600"):
         SigningKey.load("me", path)
 
 
