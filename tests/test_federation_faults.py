@@ -255,7 +255,7 @@ def test_a_run_waits_for_nodes_that_are_soon_back(secure: bool, tmp_path: Path) 
     assert outcome.error is None
     assert_right(federation, outcome)
     assert [line["nodes"] for line in outcome.rounds] == [federation.names, federation.names]
-    assert any("0 of 4 nodes are up; others have" in told for told in federation.told)
+    assert any("0 of 4 nodes are connected; waiting" in told for told in federation.told)
 
 
 def test_a_sum_that_was_opened_is_opened_again_among_the_same_nodes_only(tmp_path: Path) -> None:

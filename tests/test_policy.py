@@ -157,9 +157,9 @@ ALWAYS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "an earlier run without a digest": ({"warm_start": "runs/ease-1"}, {}, "warm_start: the plan has no digest"),
     "nodes apart under the secure sum": ({"robust": {"rule": "median"}}, {"secure": True}, "robust: over: nodes"),
     "groups in the clear": ({"robust": {"rule": "median", "over": "groups", "groups": 3}}, {}, "robust: over: groups"),
-    "shares of noise in the clear": ({"privacy": NOISE}, {}, "privacy: with noise: distributed"),
+    "shares of noise in the clear": ({"privacy": NOISE}, {}, "privacy: noise: distributed"),
     "sums that wait under the secure sum": (
-        {"model": {"name": "mf"}, "asynchronous": {"buffer": 3}}, {"secure": True}, "asynchronous: the coordinator",
+        {"model": {"name": "mf"}, "asynchronous": {"buffer": 3}}, {"secure": True}, "asynchronous: a sum that waits",
     ),
     "two parties": ({}, {"secure": True, "parties": PARTIES[:2]}, "parties: secure aggregation"),
     "one party thrice": ({}, {"secure": True, "parties": [PARTIES[0]] * 3}, "parties: secure aggregation"),

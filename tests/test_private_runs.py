@@ -139,7 +139,7 @@ def test_what_is_public_has_no_exact_count(tmp_path):
         ({"model": {"name": "ease", "rank": 5}}, "leave out rank"),
         ({"cohort": 50}, "users"),
         ({"privacy": TERMS | {"sampling": "poisson"}}, "cohort below 1"),
-        ({"privacy": TERMS | {"participations": 9}}, "remove participations"),
+        ({"privacy": TERMS | {"participations": 9}}, "bind nobody"),
         ({"privacy": TERMS | {"epsilon": 0}}, "epsilon"),
         ({"privacy": TERMS | {"delta": 0.01, "users": 240}}, "fully exposed"),
         ({"privacy": {"epsilon": 1}}, "delta"),
