@@ -85,7 +85,7 @@ def test_a_new_node_takes_part_in_private_plans_only_unless_its_owner_says_other
     monkeypatch.chdir(tmp_path)
     said = fedrec("node", "init", "a", "--data", "clicks.csv", "--config", "a.toml")
     assert NodeConfig.read(tmp_path / "a.toml").privacy.required
-    assert "Only plans with differential privacy are allowed" in flat(said)
+    assert "Only plans with privacy are allowed" in flat(said)
     assert "privacy.required" not in flat(fedrec("node", "check", "--config", "a.toml", "--no-data")).lower()
     said = fedrec("node", "init", "b", "--data", "clicks.csv", "--config", "b.toml", "--allow-without-privacy")
     assert not NodeConfig.read(tmp_path / "b.toml").privacy.required

@@ -181,7 +181,7 @@ def test_a_coordinator_is_no_party_and_a_name_stands_for_one_key():
         (b'name = "a"\nname = "b"\n', "is not TOML"),
         (b"\xff\xfe", "is not TOML"),
         (b"x = " + b"[" * 20_000, "is not TOML"),
-        (b"#" * (2 << 20), "longer than the 1,048,576 bytes"),
+        (b"#" * (2 << 20), "longer than the allowed 1,048,576 bytes"),
     ],
 )
 def test_what_is_no_toml_is_said_to_be_none(tmp_path, data, says):
