@@ -131,7 +131,9 @@ def test_a_folder_for_sockets_that_somebody_else_may_have_made_is_not_used(
     place.rmdir()
     for make in (lambda: place.symlink_to(elsewhere), lambda: place.symlink_to("nowhere"), place.touch):
         make()
-        with pytest.raises(RunError, match=rf"^{re.escape(str(place))} .*: it is no folder; remove it, or set TMPDIR"):
+        with pytest.raises(
+            RunError, match=rf"^{re.escape(str(place))} .*: it is not a folder. Delete it, or set TMPDIR"
+        ):
             socket_path(deep, "x")
         place.unlink()
     somebody = os.getuid() + 1

@@ -114,7 +114,7 @@ def test_a_round_has_one_attempt() -> None:
     secure_sum(vectors, run="r", round=5, parties=parties, coordinator=coordinator)
     assert {str(party.attempts) for party in parties} == {str(Attempts({"r": 5}, {"r": 5}))}
     for again in (5, 4):
-        with pytest.raises(RunError, match="a round has one attempt"):
+        with pytest.raises(RunError, match="each round has one attempt"):
             secure_sum(vectors, run="r", round=again, parties=parties, coordinator=coordinator)
     secure_sum(vectors, run="r", round=6, parties=parties, coordinator=coordinator)
     secure_sum(vectors, run="other", round=0, parties=parties, coordinator=coordinator)
