@@ -362,7 +362,7 @@ def test_an_unpinned_coordinator_is_not_obeyed(tmp_path: Path) -> None:
         post.post, STRANGER, federation.public, RUN, federation.agreement, run.ledger,
         waiting=federation.engine(post.post, run)._waiting,
     )  # fmt: skip
-    with pytest.raises(RunError, match="the signature is not one of coordinator"):
+    with pytest.raises(RunError, match="the signature of coordinator is wrong"):
         engine.open()
     assert not (tmp_path / "node-1-home" / "runs").exists()
     assert all(host._opened is None for host in post.post.hosts.values())

@@ -120,8 +120,8 @@ def privacy_refusals(floors: PrivacyFloors, node: str, plan: Plan, budget: Budge
         return [*reasons, str(error)]
     if floors.max_clip is not None and model.clip > floors.max_clip:
         reasons.append(
-            f"privacy.max_clip: the plan has a clip of {model.clip:g}, and the maximum is {floors.max_clip:g}. Use a smaller "
-            "clip, or the owner raises privacy.max_clip"
+            f"privacy.max_clip: the plan has a clip of {model.clip:g}, and the maximum is {floors.max_clip:g}. Use a "
+            "smaller clip, or the owner raises privacy.max_clip"
         )
     noise = min(charge.effective for charge in charges)
     if floors.min_noise_multiplier is not None and noise < floors.min_noise_multiplier:
