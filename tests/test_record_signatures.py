@@ -117,7 +117,7 @@ def test_a_witness_refuses_a_rewritten_shrunk_or_unsigned_log():
         (sign(Note(checkpoint(3).text), KEY), [], "begins with its 4"),
         (sign(Note(checkpoint(4, rewritten).text), KEY), [], "begins with its 4"),
         (sign(Note(checkpoint(7).text), NODE), consistency_proof(LEAVES[:7], 4), "not signed by coordinator"),
-        (sign(Note(Checkpoint("other.org", 4, known.root).text), KEY), [], "is of other.org"),
+        (sign(Note(Checkpoint("other.org", 4, known.root).text), KEY), [], "is of log other.org"),
     ]
     for note, proof, message in cases:
         with pytest.raises(DamagedError, match=message):
