@@ -355,7 +355,7 @@ def one(
     folder = scene.stage.folder / f"run-{uuid.uuid4().hex[:8]}"
     watched = Watched(post, members.key.public(), kind, nth, lambda: FAULTS[fault](scene), after)
     assemble(post, members.key)
-    waiting = Waiting(deadline=20.0, least=0.5, tries=4, pause=1.0, patience=60.0, sign=3.0)
+    waiting = Waiting(deadline=20.0, max_retries=3, pause=1.0, reconnect_timeout=60.0)
     plan = Plan.make(PLAN)
     said.clear()
     error: FedrecError | None = None

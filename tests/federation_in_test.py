@@ -41,7 +41,7 @@ COORDINATOR = SigningKey("coordinator", bytes(31) + b"c")
 STRANGER = SigningKey("coordinator", bytes(31) + b"x")
 DATA = "synthetic:users=240,items=60,interactions_per_user=12,seed=3"
 RUN = "0123456789abcdef"
-WAITING = Waiting(deadline=30.0, pause=0.0, patience=0.0, sign=1.0)
+WAITING = Waiting(deadline=30.0, pause=0.0, reconnect_timeout=0.0, sign=1.0)
 MF = {"name": "mf", "embedding_size": 4, "rounds": 3}
 
 

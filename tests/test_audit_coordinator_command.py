@@ -52,5 +52,5 @@ def test_plans_that_cannot_be_staged_say_why(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="leave out asynchronous"):
         modes_of(small_plan("mf", asynchronous={"buffer": 2}))
     few = small_plan("ease", min_clients=200)
-    with pytest.raises(InputError, match=r"does not get through its first rounds: .*fewer than 200 users"):
+    with pytest.raises(InputError, match=r"fails in its first rounds: .*fewer than 200 users"):
         stage(few, fr.load_data(DATA), "0" * 64, "plain", tmp_path)

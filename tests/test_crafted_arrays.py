@@ -183,7 +183,7 @@ def test_a_link_in_a_run_leads_no_writing_elsewhere(small: Path, tmp_path: Path,
     shutil.move(run / name, outside) if (run / name).exists() else outside.write_bytes(b"no line")
     (run / name).symlink_to(outside)
     before = sorted((path, path.stat().st_mtime_ns) for path in (outside, *outside.rglob("*")))
-    with pytest.raises(DamagedError, match="is a link or something else than a file"):
+    with pytest.raises(DamagedError, match="is a link, a pipe or a device"):
         train_run(read_plan(run), run, resume=True)
     with pytest.raises(DamagedError, match=name):
         check_plain(run)
@@ -206,7 +206,7 @@ def test_a_link_in_the_private_part_of_a_run_is_not_followed(small: Path, tmp_pa
     shutil.copytree(small, tmp_path / "run")
     shutil.move(tmp_path / "run" / name, tmp_path / "outside")
     (tmp_path / "run" / name).symlink_to(tmp_path / "outside")
-    with pytest.raises(DamagedError, match="is a link or something else than a file"):
+    with pytest.raises(DamagedError, match="is a link, a pipe or a device"):
         open_run(tmp_path / "run")
 
 

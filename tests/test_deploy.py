@@ -126,18 +126,20 @@ def test_a_folder_for_sockets_that_somebody_else_may_have_made_is_not_used(
     place = temporary / f"fedrec-{os.getuid()}"
     assert socket_path(deep, "x").parent == socket_path(deep, "x").parent == place
     place.chmod(0o755)
-    with pytest.raises(RunError, match="its mode is 755, not 700; remove it, or set TMPDIR to a folder of your own"):
+    with pytest.raises(RunError, match=r"its mode is 755, not 700\. Delete it, or set TMPDIR to a folder of your own"):
         socket_path(deep, "x")
     place.rmdir()
     for make in (lambda: place.symlink_to(elsewhere), lambda: place.symlink_to("nowhere"), place.touch):
         make()
-        with pytest.raises(RunError, match=rf"^{re.escape(str(place))} .*: it is no folder; remove it, or set TMPDIR"):
+        with pytest.raises(
+            RunError, match=rf"^{re.escape(str(place))} .*: it is not a folder. Delete it, or set TMPDIR"
+        ):
             socket_path(deep, "x")
         place.unlink()
     somebody = os.getuid() + 1
     (temporary / f"fedrec-{somebody}").mkdir(mode=0o700)
     monkeypatch.setattr("os.getuid", lambda: somebody)
-    with pytest.raises(RunError, match=rf"fedrec-{somebody} .*: it is another user's; remove it, or set TMPDIR"):
+    with pytest.raises(RunError, match=rf"fedrec-{somebody} .*: it belongs to another user. Delete it, or set TMPDIR"):
         socket_path(deep, "x")
     assert list(elsewhere.iterdir()) == []
 
@@ -168,7 +170,7 @@ def test_another_key_for_a_known_node_is_refused(federation: FederationFolder) -
     other = str(SigningKey("shop-a", bytes(31) + b"z").public())
     with pytest.raises(RunError, match="another key already"):
         federation.invite({"shop-a": other})
-    with pytest.raises(PlanError, match="is of 'shop-b'"):
+    with pytest.raises(PlanError, match="belongs to node 'shop-b'"):
         federation.invite({"shop-d": KEYS["shop-b"]})
 
 
@@ -181,7 +183,7 @@ def test_nodes_invited_and_removed_from_what_was_read_earlier_are_not_lost(feder
     assert sorted(left) == ["shop-a", "shop-c", "shop-d", "shop-e"]
     held = hold(federation.path / ".changing", "")
     for change in (lambda: one.invite({"shop-f": ""}), lambda: one.remove("shop-a")):
-        with pytest.raises(RunError, match="another command changes"):
+        with pytest.raises(RunError, match="another command is changing"):
             change()
     os.close(held)
     assert FederationFolder.open(federation.path).nodes == left
@@ -207,10 +209,10 @@ def test_expired_early_foreign_and_damaged_certificates_are_refused(federation: 
     with pytest.raises(InputError, match="expired on"):
         check_kit(kit, "client.crt")
     certificate(kit, now + timedelta(days=2), now + timedelta(days=9))
-    with pytest.raises(InputError, match="is the clock right"):
+    with pytest.raises(InputError, match="check the clock"):
         check_kit(kit, "client.crt")
     (kit / "startup" / "client.crt").write_bytes(genuine)
-    with pytest.raises(InputError, match="was not made by the authority"):
+    with pytest.raises(InputError, match="was not issued by the authority"):
         check_kit(kit, "client.crt")
     (kit / "startup" / "client.crt").write_bytes(genuine[:200])
     with pytest.raises(DamagedError, match="cannot be read"):
@@ -238,7 +240,7 @@ def test_certificates_that_end_soon_are_warned_about_with_the_renewal(
     said = fedrec("federation", "status", federation.path)
     assert said.code == 0, said.err
     assert said.out.count(f"{datetime.now(UTC) + timedelta(days=days, hours=1):%Y-%m-%d}") == 1 + len(KEYS)
-    assert (f"ends in {days} days" in said.err) == warned
+    assert (f"expires in {days} days" in said.err) == warned
     assert (f"fedrec federation invite {federation.path} shop-a shop-b shop-c" in said.err) == warned
 
 
@@ -259,8 +261,8 @@ def test_a_kit_that_ends_before_the_others_is_named(
         monkeypatch.setattr("fedrec.deploy.folder.FederationFolder._copy", staticmethod(lambda source, target: None))
         said = fedrec("federation", *words)
         assert said.code == 0, said.err
-        assert said.err.count("ends in 3 days") == 1
-        assert "the certificate of shop-b ends in 3 days" in said.err
+        assert said.err.count("expires in 3 days") == 1
+        assert "the certificate of shop-b expires in 3 days" in said.err
 
 
 @pytest.mark.parametrize("kit", ["server", "admin"])
@@ -289,7 +291,7 @@ def test_a_node_says_until_when_its_kit_is_valid(federation: FederationFolder, t
                   federation.path / "kits" / "shop-a")  # fmt: skip
     assert said.code == 0, said.err
     assert "is valid until" in " ".join(said.out.split())
-    assert "ends in 5 days" in " ".join(said.out.split())
+    assert "expires in 5 days" in " ".join(said.out.split())
 
 
 def test_a_node_starts_with_its_own_valid_kit_only(federation: FederationFolder, tmp_path: Path) -> None:
@@ -300,7 +302,7 @@ def test_a_node_starts_with_its_own_valid_kit_only(federation: FederationFolder,
     config = NodeConfig.read(tmp_path / "node.toml")
     with pytest.raises(PlanError, match="is for node 'shop-b'"):
         NodeProcess(config, federation.path / "kits" / "shop-b")
-    with pytest.raises(InputError, match="not a node's startup kit"):
+    with pytest.raises(InputError, match="not the startup kit of a node"):
         NodeProcess(config, tmp_path)
     kit = federation.path / "kits" / "shop-a"
     certificate(kit, datetime.now(UTC) - timedelta(days=9), datetime.now(UTC) - timedelta(days=2))
@@ -331,7 +333,7 @@ def test_a_name_that_no_kit_can_have_is_refused_by_the_owner_too(name: str, host
 
 
 def test_a_node_is_not_called_as_the_server_is(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="node 'shop-a': the host of the federation's server has this name"):
+    with pytest.raises(InputError, match="node 'shop-a': the host of the server has this name"):
         provision(tmp_path / "provisioning", "shops", "shop-a", 8002, ["shop-b", "shop-a"])
     assert list(tmp_path.iterdir()) == []
 
@@ -344,7 +346,7 @@ def test_a_server_whose_port_is_taken_does_not_start(fedrec: Fedrec, federation:
         file.write_text(file.read_text().replace("port = 8002", f"port = {port}"))
         said = fedrec("federation", "start", federation.path)
     assert said.code == 2
-    assert f"port {port} of this machine cannot be had" in said.err
+    assert f"port {port} of this machine cannot be used" in said.err
     again = FederationFolder.open(federation.path).invite({"shop-a": ""})
     kit = (again.path / "kits" / "shop-a" / "startup" / "fed_client.json").read_text()
     assert str(port) in kit, "as the words say"
@@ -388,20 +390,29 @@ def test_an_address_is_no_name(host: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name = 3", "name is not known, or not of the kind"),
-        ('name = "x"', "host, port, most_clients is missing"),
-        ("nme = 3", "nme is not known"),
+        ("name = 3", "name must be a text, not 3"),
+        ('name = "x"', "host, port, max_clients must be set"),
+        ("nme = 3", "nme is not a setting. Did you mean 'name'"),
         ("= 3", "is not TOML"),
-        ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[waiting]\nlast=3', "deadline, least, enough"),
-        ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[waiting]\nleast=3.0', "0 < least"),
-        ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[waiting]\ntries=2.5', "whole tries"),
-        ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[waiting]\npatience="1 h"', "patience of 0 or more"),
-        ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[waiting]\ndeadline=nan', "deadline and sign above 0"),
-        ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[nodes]\n"a"="b"', "key of a"),
-        ('name="x"\nhost="h"\nport=1\nmost_clients=5\n[nodes]\n"../../x"=""', "a name has small letters"),
-        ('name="../x"\nhost="h"\nport=1\nmost_clients=5', "a name has letters"),
-        ('name="x"\nhost="../../h"\nport=1\nmost_clients=5', "a federation needs a host name or address"),
-        ('name="x"\nhost="h"\nport=0\nmost_clients=5', "a port from 1 to 65535"),
+        (
+            'name="x"\nhost="h"\nport=1\nmax_clients=5\n[waiting]\nlast=3',
+            "last is not a setting. Choose from: deadline",
+        ),
+        ('name="x"\nhost="h"\nport=1\nmax_clients=5\n[waiting]\nmin_fraction=3.0', "0 < min_fraction"),
+        (
+            'name="x"\nhost="h"\nport=1\nmax_clients=5\n[waiting]\nmax_retries=2.5',
+            "max_retries: must be a whole number",
+        ),
+        (
+            'name="x"\nhost="h"\nport=1\nmax_clients=5\n[waiting]\nreconnect_timeout="1 h"',
+            "timeout: must be a number",
+        ),
+        ('name="x"\nhost="h"\nport=1\nmax_clients=5\n[waiting]\ndeadline=nan', "waiting.deadline: must be a number"),
+        ('name="x"\nhost="h"\nport=1\nmax_clients=5\n[nodes]\n"a"="b"', "key of a"),
+        ('name="x"\nhost="h"\nport=1\nmax_clients=5\n[nodes]\n"../../x"=""', "63 lower-case letters"),
+        ('name="../x"\nhost="h"\nport=1\nmax_clients=5', "use at most 63 letters"),
+        ('name="x"\nhost="../../h"\nport=1\nmax_clients=5', "not a host name or address"),
+        ('name="x"\nhost="h"\nport=0\nmax_clients=5', "port 0: must be from 1 to 65535"),
     ],
 )
 def test_what_is_wrong_in_a_federation_is_named(text: str, words: str, tmp_path: Path) -> None:
@@ -410,15 +421,50 @@ def test_what_is_wrong_in_a_federation_is_named(text: str, words: str, tmp_path:
         assert FederationFolder.open(tmp_path).waiting
 
 
+OLD_WAITING = "least = 0.25\nenough = 0.75\ntries = 4\npatience = 60.0\n"
+OLD = f'name = "x"\nhost = "h"\nport = 1\nmost_clients = 5\n[waiting]\n{OLD_WAITING}'
+
+
+def test_a_federation_with_old_names_of_keys_is_read_and_written_with_the_present_names(tmp_path: Path) -> None:
+    (tmp_path / "federation.toml").write_text(OLD)
+    federation = FederationFolder.open(tmp_path)
+    assert federation.max_clients == 5
+    waiting = federation.waiting
+    assert (waiting.min_fraction, waiting.target_fraction, waiting.reconnect_timeout) == (0.25, 0.75, 60.0)
+    assert (waiting.max_retries, waiting.attempts) == (3, 4), "an old number of tries counts the first one too"
+    federation._write()
+    text = (tmp_path / "federation.toml").read_text()
+    for old in ("most_clients", "least", "enough", "tries", "patience"):
+        assert f"\n{old} =" not in text
+    again = FederationFolder.open(tmp_path)
+    assert (again.max_clients, again.waiting) == (5, waiting)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("most_clients", "max_clients"),
+        ("least", "min_fraction"),
+        ("enough", "target_fraction"),
+        ("tries", "max_retries"),
+        ("patience", "reconnect_timeout"),
+    ],
+)
+def test_a_key_under_its_old_and_its_present_name_is_an_error(old: str, new: str, tmp_path: Path) -> None:
+    (tmp_path / "federation.toml").write_text(OLD.replace(f"{old} =", f"{new} = 1\n{old} ="))
+    with pytest.raises(PlanError, match=f"{new}: the old name of this key, {old}, is set too; delete {old}"):
+        assert FederationFolder.open(tmp_path).waiting
+
+
 def test_the_commands_from_nothing_to_kits(fedrec: Fedrec, tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text(ITEMS)
     folder = str(tmp_path / "shops")
-    said = fedrec("federation", "init", folder, "--catalog", str(tmp_path / "items.csv"), "--most-clients", "500",
+    said = fedrec("federation", "init", folder, "--catalog", str(tmp_path / "items.csv"), "--max-clients", "500",
                   "--host", "localhost", "--json")  # fmt: skip
     assert said.code == 0, said.err
     coordinator = json.loads(said.out)["public_key"]
     assert coordinator.startswith("coordinator+")
-    said = fedrec("federation", "init", folder, "--catalog", str(tmp_path / "items.csv"), "--most-clients", "500",
+    said = fedrec("federation", "init", folder, "--catalog", str(tmp_path / "items.csv"), "--max-clients", "500",
                   "--host", "localhost")  # fmt: skip
     assert said.code == 2
     assert "is not empty" in said.err
@@ -426,20 +472,20 @@ def test_the_commands_from_nothing_to_kits(fedrec: Fedrec, tmp_path: Path) -> No
                   ["federation", "status"]):  # fmt: skip
         said = fedrec(*words, folder)
         assert said.code == 2
-        assert "nobody is invited yet" in said.err
+        assert "no node is invited yet" in said.err
     said = fedrec("federation", "invite", folder, "shop-a", "shop-b", "--key", KEYS["shop-a"], "--json")
     assert said.code == 0, said.err
     assert json.loads(said.out)["nodes"] == {"shop-a": True, "shop-b": False}
     assert json.loads(said.out)["public_key"] == coordinator, "init says it once only"
     said = fedrec("train", "--federation", folder, "--model", "ease", "--out", str(tmp_path / "run"))
     assert said.code == 2
-    assert "shop-b has not sent its public key" in said.err
+    assert "the public key of shop-b is missing" in said.err
     said = fedrec("federation", "invite", folder, "Shop B")
     assert said.code == 2
-    assert "small letters" in said.err
+    assert "lower-case letters" in said.err
     said = fedrec("federation", "invite", folder, "shop-b", "--key", KEYS["shop-c"])
     assert said.code == 2
-    assert "shop-c is not among the named nodes" in said.err
+    assert "shop-c is not among the NAMEs" in said.err
     said = fedrec("federation", "invite", folder, "shop-b", "--key", KEYS["shop-b"])
     assert said.code == 0
     said = fedrec("federation", "remove", folder, "shop-z")

@@ -33,7 +33,7 @@ from fedrec.runs.verifying import verify_run
 from runs_in_test import DATA, MODELS, small_plan
 
 NODES = 3
-PATIENT = Waiting(deadline=60.0, pause=0.0, patience=0.0, sign=1.0)
+PATIENT = Waiting(deadline=60.0, pause=0.0, reconnect_timeout=0.0, sign=1.0)
 
 
 class Owners(Federation):
@@ -323,7 +323,7 @@ def test_nobody_is_asked_any_more_once_training_has_failed(tmp_path: Path) -> No
         asked.append(kind)
         return Failure("gone", "it is not up") if (name, kind) == (gone, "contribute") else bytes(answer(frame))
 
-    waiting = Waiting(deadline=0.2, pause=0.01, patience=0.0, sign=1.0, tries=1)
+    waiting = Waiting(deadline=0.2, pause=0.01, reconnect_timeout=0.0, sign=1.0, max_retries=0)
     before = set(threading.enumerate())
     with pytest.raises(RunError, match="no node answered"):
         train_federated(

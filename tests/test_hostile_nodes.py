@@ -57,7 +57,7 @@ def saying(kind: str, **fields: Any) -> Callable[[str, Reply], Reply]:
 
 
 def trained(federation: Federation, change: Callable[[str, Reply], Reply]) -> Outcome:
-    outcome = federation.train(lying(federation, change), waiting=replace(WAITING, tries=2))
+    outcome = federation.train(lying(federation, change), waiting=replace(WAITING, max_retries=1))
     assert_right(federation, outcome)
     return outcome
 
@@ -76,21 +76,21 @@ def assert_the_liar_is_left_out(federation: Federation, outcome: Outcome, words:
 def test_a_node_that_holds_another_call_is_left_out(tmp_path: Path) -> None:
     federation = Federation(tmp_path, SHORT, nodes=5, secure=True)
     outcome = trained(federation, saying("contribute", call="0" * 64))
-    assert_the_liar_is_left_out(federation, outcome, "another call than most nodes")
+    assert_the_liar_is_left_out(federation, outcome, "another request than most nodes")
 
 
 @pytest.mark.parametrize(
     ("among", "words"),
     [
-        ([], "no secure sum can have been over"),
-        ("no list", "no secure sum can have been over"),
-        ([["a list"]], "no secure sum can have been over"),
-        (["00" * 32] * 3, "no secure sum can have been over"),
-        ((0, 2), "no secure sum can have been over"),
-        ((0, 1, 3), "no secure sum can have been over"),
-        ((2, 2, 0, 1), "no secure sum can have been over"),
-        ((0, 1, 2), "among node-0, node-1, node-2; more nodes can be summed without it"),
-        ((0, 1, 2, 3), "among node-0, node-1, node-2, node-3; more nodes can be summed without it"),
+        ([], "cannot have been in one sum"),
+        ("no list", "cannot have been in one sum"),
+        ([["a list"]], "cannot have been in one sum"),
+        (["00" * 32] * 3, "cannot have been in one sum"),
+        ((0, 2), "cannot have been in one sum"),
+        ((0, 1, 3), "cannot have been in one sum"),
+        ((2, 2, 0, 1), "cannot have been in one sum"),
+        ((0, 1, 2), "among node-0, node-1, node-2; more nodes can be summed without this node"),
+        ((0, 1, 2, 3), "among node-0, node-1, node-2, node-3; more nodes can be summed without this node"),
     ],
 )
 def test_a_node_does_not_choose_whom_it_is_summed_with(among: Any, words: str, tmp_path: Path) -> None:
@@ -111,15 +111,15 @@ def test_that_a_part_was_opened_among_everybody_changes_nothing(tmp_path: Path) 
 def test_a_node_that_insists_on_more_clients_than_can_be_is_left_out(least: Any, tmp_path: Path) -> None:
     federation = Federation(tmp_path, SHORT, nodes=5, secure=True)
     outcome = trained(federation, saying("open", min_clients=least))
-    assert_the_liar_is_left_out(federation, outcome, "clients in a secure sum, where n_max = 1024")
+    assert_the_liar_is_left_out(federation, outcome, "clients in a sum; only 0 to n_max = 1024 are possible")
 
 
 @pytest.mark.parametrize("least", [1024, 101])
 def test_a_node_that_insists_on_more_clients_than_there_are_is_left_out(least: int, tmp_path: Path) -> None:
     federation = Federation(tmp_path, SHORT, nodes=5, secure=True)
     outcome = trained(federation, saying("open", min_clients=least))
-    assert_the_liar_is_left_out(federation, outcome, f"insists on {least} clients in a sum; it is left out")
-    assert any(f"80 of {least}, without the largest claims" in told for told in federation.told)
+    assert_the_liar_is_left_out(federation, outcome, f"is left out: it requires {least} clients in a sum")
+    assert any(f"80 of {least}, without the largest declarations" in told for told in federation.told)
 
 
 def test_a_run_goes_on_whatever_a_node_says_of_numbers_of_sums(tmp_path: Path) -> None:
@@ -141,7 +141,10 @@ def test_a_run_goes_on_whatever_a_node_says_of_numbers_of_sums(tmp_path: Path) -
         (lambda note: (), "not a signed note"),
         (lambda note: (replace(Note.parse(note), signatures=Note.parse(note).signatures[:1]).encode(),), "not signed"),
         (lambda note: (Note.parse(note).encode().replace(b"fedrec/", b"others/"),), "another checkpoint"),
-        (lambda note: (Note.parse(note).encode()[:-90] + Note.parse(note).encode()[-86:],), "has 69 bytes"),
+        (
+            lambda note: (Note.parse(note).encode()[:-90] + Note.parse(note).encode()[-86:],),
+            "has a wrong length of 69 bytes",
+        ),
     ],
 )
 def test_what_is_no_signature_of_the_record_takes_away_no_other(
@@ -188,7 +191,7 @@ def test_masked_counts_that_cannot_be_true_are_no_sum(
     monkeypatch.setattr(NetworkParty, "hold", hold)
     outcome = trained(federation, lambda _, reply: reply)
     assert isinstance(outcome.error, RunError)
-    assert "one of node-0, node-1, node-2 does not tell the truth: the masked parts add up to" in str(outcome.error)
+    assert "one of node-0, node-1, node-2 sent a wrong part: the masked parts add up to" in str(outcome.error)
     assert words in str(outcome.error)
     assert not outcome.rounds
 
@@ -219,7 +222,7 @@ def test_nodes_that_claim_more_clients_than_there_can_be_are_named(tmp_path: Pat
 def test_a_commitment_is_one_of_64_digits(said: Any, secure: bool, tmp_path: Path) -> None:
     federation = Federation(tmp_path, SHORT, secure=secure)
     outcome = trained(federation, saying("contribute", commitments=said))
-    assert_the_liar_is_left_out(federation, outcome, "its commitment to the sum is not one of 64 hexadecimal digits")
+    assert_the_liar_is_left_out(federation, outcome, "its commitment to the sum does not have 64 hexadecimal digits")
     assert all(len(line["sums"]) == 3 for line in outcome.rounds)
 
 

@@ -35,7 +35,7 @@ class Scripted:
         hanging = 0
         for name, frame in frames.items():
             if enough is not None and sum(isinstance(answer, bytes) for answer in answers.values()) >= enough:
-                answers[name] = Failure("late", "others were quicker")
+                answers[name] = Failure("late", "enough other nodes answered first")
                 continue
             request, _ = open_request(frame.whole(), COORDINATOR.public(), 1 << 20)
             self.asked.append((name, request.kind))
@@ -105,7 +105,7 @@ def test_opening_is_no_answer_and_whoever_opened_is_let_be_when_the_others_are_e
     away.clear()
     answers = links.ask("contribute", {name: {} for name in KEYS}, 1.0, enough=4)
     assert replies(answers) == ["b", "c", "d", "e"]
-    assert str(answers["a"]) == "others were quicker"
+    assert str(answers["a"]) == "enough other nodes answered first"
     assert list(answers) == list(KEYS)
     assert post.asked[5:] == [("a", "open"), *((name, "contribute") for name in "bcde")]
     assert replies(links.ask("contribute", {name: {} for name in KEYS}, 1.0, enough=5)) == list(KEYS)
@@ -177,10 +177,10 @@ def test_a_request_that_another_overtook_is_not_made_again_when_nobody_wants_the
     links = links_over(post)
     links.open(9.0)
     answer = links.ask("evaluate", {"a": {}}, 9.0, wanted=lambda: bool(wanted))["a"]
-    assert str(answer) == "a later request came before it"
+    assert str(answer) == "a later request overtook this one"
     assert [kind for _, kind in post.asked[5:]] == ["evaluate", "contribute"]
     answer = links.ask("evaluate", {"a": {}}, 9.0, wanted=lambda: bool(wanted))["a"]
-    assert str(answer) == "nobody waits for an answer any more"
+    assert str(answer) == "the answer is no longer needed"
     assert len(post.asked) == 7
 
 

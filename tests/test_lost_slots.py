@@ -83,7 +83,7 @@ def test_nobody_waits_for_an_answer_from_a_lost_slot() -> None:
         time.sleep(0.01)
     began = time.monotonic()
     answers = relay.ask(FRAMES, 30.0, None)
-    assert answers == {"node-0": b"ba", "node-1": Failure("gone", "it is not up")}
+    assert answers == {"node-0": b"ba", "node-1": Failure("gone", "not connected")}
     assert time.monotonic() - began < 5.0
     relay.close()
     there.close()
@@ -215,8 +215,8 @@ def post(server: Server, tmp_path: Path) -> Iterator[NvflarePost]:
     made.close()
 
 
-GONE = Failure("gone", "it is not up")
-ENDED = Failure("gone", "NVFlare's job ended before it answered")
+GONE = Failure("gone", "not connected")
+ENDED = Failure("gone", "NVFlare's job ended before the node answered")
 
 
 def asked(post: NvflarePost, frames: dict[str, Frame]) -> tuple[threading.Thread, list[object]]:

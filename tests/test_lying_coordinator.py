@@ -135,7 +135,7 @@ def test_noise_cannot_be_made_to_overflow(tmp_path: Path) -> None:
     assert said.problem == "refused"
     assert "another grid than the plan's" in said.fields["text"]
     assert liar.host.config.read_budget().epsilon("node-0") == pytest.approx(0.0), "nothing was charged for it"
-    with pytest.raises(ValueError, match="deviations from"):
+    with pytest.raises(ValueError, match="deviations must be above 0"):
         discrete_gaussian(np.array([1.0, 2.0**60]), Stream(b"key").words)
 
 
@@ -222,7 +222,7 @@ def test_plain_sums_of_few_users_are_refused_in_the_same_words(tmp_path: Path) -
         words.add((said.problem, said.fields.get("text")))
     few = (
         "refused",
-        "under this catalog and cleaning fewer than 32 users are here, whose sums could not leave unmasked",
+        "with this catalog and cleaning the node has fewer than 32 users, so its sums cannot leave unmasked",
     )
     assert words - {(None, None)} == {few}
 
@@ -241,13 +241,13 @@ def test_what_owners_agreed_on_is_all_that_opens(tmp_path: Path) -> None:
     plan, catalog = federation.plan, federation.catalog
     for policy, words in (
         ({"catalogs": ["0" * 64]}, "policy.catalogs: the plan's catalog"),
-        ({"most_clients": 5000}, "policy.most_clients: the plan says that there are"),
+        ({"max_clients": 5000}, "policy.max_clients: the plan has n_max = "),
     ):
         federation.policy = {"min_clients": 20, **policy}
         said = Liar(federation).open(plan, catalog)
         assert said.problem == "refused"
         assert words in said.fields["text"]
-    federation.policy = {"min_clients": 20, "catalogs": [catalog.digest], "most_clients": plan.n_max}
+    federation.policy = {"min_clients": 20, "catalogs": [catalog.digest], "max_clients": plan.n_max}
     assert Liar(federation).open(plan, catalog).problem is None
 
 
@@ -266,7 +266,7 @@ class Coming:
 
         run = Run(self.federation.plan, None)
         run.ledger.append("start")
-        waiting = replace(WAITING, tries=1)
+        waiting = replace(WAITING, max_retries=0)
         self.engine = self.federation.engine(LocalPost(self.federation.hosts(), interfere), run, waiting)
         self.engine.open()
 
@@ -278,7 +278,7 @@ def test_a_masked_part_is_not_opened_again_for_nearly_the_same_round(tmp_path: P
     there.gone.add("node-3")
     moved = {name: array.copy() for name, array in call.shared.items()}
     moved["items"][0, 0] += 1e-6
-    with pytest.raises(RunError, match="was opened together with node-3; it takes the same nodes again"):
+    with pytest.raises(RunError, match="was opened together with node-3, and these nodes are missing now"):
         there.engine.contribute(call)
     with pytest.raises(RunError, match="shared array 'x'"):
         there.engine.contribute(replace(call, shared={**call.shared, "x": np.zeros(1, dtype=np.float32)}))
@@ -298,7 +298,7 @@ def test_a_masked_measurement_is_not_opened_again_in_another_order(tmp_path: Pat
     there.gone.add("node-3")
     with pytest.raises(FedrecError, match="recall@10, ndcg@10 are asked for; agreed were"):
         there.engine.evaluate(replace(call, metrics=metrics[::-1]))
-    with pytest.raises(RunError, match="it takes the same nodes again"):
+    with pytest.raises(RunError, match="these nodes are missing now"):
         there.engine.evaluate(call)
     with pytest.raises(PlanError, match="test metrics after round -1 was asked for before under another transcript"):
         there.engine.evaluate(replace(call, shared={"counts": shared["counts"] + 1}))
@@ -312,16 +312,16 @@ def test_a_sum_is_not_the_part_of_one_node_with_others_that_have_none(tmp_path: 
         mine.where(~np.isin(mine.items, items)).to_frame().write_parquet(tmp_path / f"{name}.parquet")
     federation.catalog = federation.catalog.take(items)
     federation.plan = EASE.agree(federation.catalog, 1024)
-    outcome = federation.train(LocalPost(federation.hosts()), waiting=replace(WAITING, tries=1))
+    outcome = federation.train(LocalPost(federation.hosts()), waiting=replace(WAITING, max_retries=0))
     assert isinstance(outcome.error, RunError)
-    assert "0 of 20, without the largest claims" in str(outcome.error)
+    assert "0 of 20, without the largest declarations" in str(outcome.error)
 
 
 @pytest.mark.parametrize(("item_users", "vouch", "said"), [(20, None, 0), (60, None, 32), (20, 15, 15), (10, 15, 0)])
 def test_a_node_vouches_for_a_number_of_its_owners_or_for_none(
     item_users: int, vouch: int | None, said: int, tmp_path: Path
 ) -> None:
-    policy = SECURE if vouch is None else {**SECURE, "vouch": vouch}
+    policy = SECURE if vouch is None else {**SECURE, "declared_min_users": vouch}
     federation = Federation(tmp_path, small_plan({"name": "popularity"}, cohort=1.0, min_clients=32), secure=True,
                             policy=policy)  # fmt: skip
     path = tmp_path / "node-0.parquet"

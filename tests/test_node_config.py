@@ -77,6 +77,15 @@ def test_a_configuration_is_read_as_it_was_written(tmp_path):
     assert config.pinned == {SECRETS[name].public().key for name in ("shop-a", "shop-b", "shop-c")}
 
 
+def test_old_names_of_keys_are_read_and_a_key_under_both_names_is_an_error():
+    policy = owned(policy={"most_clients": 500, "vouch": 12}).policy
+    assert (policy.max_clients, policy.declared_min_users) == (500, 12)
+    assert policy == owned(policy={"max_clients": 500, "declared_min_users": 12}).policy
+    for old, new in (("most_clients", "max_clients"), ("vouch", "declared_min_users")):
+        with pytest.raises(PlanError, match=rf"policy\.{new}: the old name of this key, {old}, is set too"):
+            owned(policy={old: 500, new: 500})
+
+
 def test_what_is_not_said_is_safe():
     config = owned(policy={})
     assert config.policy.coordinator is None
@@ -104,33 +113,33 @@ def test_paths_are_relative_to_the_file_and_nothing_else_is_a_path(source, becom
 
 
 WRONG = [
-    ('name = "shop a"', "name: node 'shop a': a name has small letters, digits and hyphens, 63 at most"),
-    ('name = "Shop_B"', "name: node 'Shop_B': a name has small letters"),
-    (f'name = "{"a" * 64}"', "63 at most"),
-    ('name = "server"', "name: node 'server': the coordinator's server has this name; choose another"),
+    ('name = "shop a"', "name: node 'shop a': use at most 63 lower-case letters, digits and hyphens"),
+    ('name = "Shop_B"', "name: node 'Shop_B': use at most 63 lower-case letters"),
+    (f'name = "{"a" * 64}"', "use at most 63"),
+    ('name = "server"', "name: node 'server': this name is reserved for the coordinator; choose another name"),
     ('naem = "shop-a"', "'naem' is not a setting. Did you mean 'name'?"),
     ("home = 3", "home: input is not a valid path"),
-    ('home = "a\\u0000b"', "home: a path holds no zero bytes"),
-    ('[data]\nsource = "memory"', "data.source: 'memory' is nothing to read"),
+    ('home = "a\\u0000b"', "home: a path cannot contain a zero byte"),
+    ('[data]\nsource = "memory"', "data.source: 'memory' cannot be read; name a file"),
     ('[data]\nsource = "x"\nsorce = "y"', "'data.sorce' is not a setting. Did you mean 'source'?"),
     ('data = "clicks.csv"', "node.toml: data: "),
     ('[policy]\ncoordinator = "coordinator"', "policy.coordinator: not a public key"),
     (f'[policy]\nparties = ["{KEYS["eve"]}x"]', "policy.parties, number 1: not a public key"),
-    (f'[policy]\nparties = ["{KEYS["eve"]}", "{KEYS["eve"]}"]', "have the same key; list each once"),
+    (f'[policy]\nparties = ["{KEYS["eve"]}", "{KEYS["eve"]}"]', "have the same key; list each node once"),
     ("[policy]\nparties = 7", "policy.parties: input should be a valid tuple"),
     ('[policy]\nplans = ["AB"]', "policy.plans, number 1: a digest has 64 hexadecimal digits"),
-    ('[policy]\nmodels = ["eese"]', "policy.models: model 'eese' is not known. Did you mean 'ease'?"),
+    ('[policy]\nmodels = ["eese"]', "policy.models: there is no model 'eese'. Did you mean 'ease'?"),
     ("[policy]\nmin_clients = 1", "policy.min_clients: input should be greater than or equal"),
     ("[policy]\nmin_clinets = 8", "'policy.min_clinets' is not a setting. Did you mean"),
     ('[policy]\nsecure = "maybe"', "policy.secure: input should be a valid boolean"),
-    ("[privacy]\nepsilon = 3.0", "privacy.delta: an epsilon means nothing without a delta"),
+    ("[privacy]\nepsilon = 3.0", "privacy.delta: epsilon needs a delta"),
     ("[privacy]\nepsilon = 3.0\ndelta = 1.0", "privacy.delta: input should be less than 1"),
     ("[privacy]\nepsilon = inf\ndelta = 1e-6", "privacy.epsilon: input should be a finite number"),
-    ("[privacy]\nrequired = true", "privacy.required: any epsilon would do"),
-    ("[privacy]\nmax_clip = 1.0", "privacy.max_clip: the budget holds every round to it"),
+    ("[privacy]\nrequired = true", "privacy.required: without a maximum epsilon"),
+    ("[privacy]\nmax_clip = 1.0", "privacy.max_clip: this key is part of the privacy budget"),
     (
         "[privacy]\nepsilon = 3.0\nmax_run_epsilon = 4.0\ndelta = 1e-6",
-        "privacy.max_run_epsilon: 4 of one run is more than privacy.epsilon, 3 of all",
+        "privacy.max_run_epsilon: 4 for one run is more than privacy.epsilon, 3 for all runs",
     ),
     ("[privacy]\nnoise = 3", "'privacy.noise' is not a setting"),
     ("[limits]\nthreads = 0", "limits.threads: input should be greater than or equal to 1"),
@@ -155,7 +164,7 @@ def test_an_error_names_file_table_and_key(tmp_path, text, says):
 
 
 def test_a_coordinator_is_no_party_and_a_name_stands_for_one_key():
-    with pytest.raises(PlanError, match="the coordinator's key is among them"):
+    with pytest.raises(PlanError, match="contains the coordinator's key"):
         owned(policy__parties=[*PARTIES, KEYS["coordinator"]])
     other = str(SigningKey("shop-b", b"?" * 32).public())
     with pytest.raises(PlanError, match="shop-b and shop-b have the same name"):
@@ -172,7 +181,7 @@ def test_a_coordinator_is_no_party_and_a_name_stands_for_one_key():
         (b'name = "a"\nname = "b"\n', "is not TOML"),
         (b"\xff\xfe", "is not TOML"),
         (b"x = " + b"[" * 20_000, "is not TOML"),
-        (b"#" * (2 << 20), "longer than the 1,048,576 bytes"),
+        (b"#" * (2 << 20), "longer than the allowed 1,048,576 bytes"),
     ],
 )
 def test_what_is_no_toml_is_said_to_be_none(tmp_path, data, says):
@@ -274,21 +283,29 @@ def test_what_was_agreed_on_is_in_the_first_configuration(tmp_path, fedrec):
     (tmp_path / "items.csv").write_text("item_id\n1\n2\n3\n")
     place = tmp_path / "node.toml"
     fedrec("node", "init", "shop-a", "--data", "ml-100k", "--config", str(place), "--home", str(tmp_path / "home"),
-           "--catalog", str(tmp_path / "items.csv"), "--most-clients", "500")  # fmt: skip
+           "--catalog", str(tmp_path / "items.csv"), "--max-clients", "500")  # fmt: skip
     policy = NodeConfig.read(place).policy
     assert policy.catalogs == (read_catalog(tmp_path / "items.csv").digest,)
-    assert policy.most_clients == 500
-    assert policy.vouch is None
+    assert policy.max_clients == 500
+    assert policy.declared_min_users is None
     said = fedrec("node", "check", "--config", str(place), "--no-data").out
-    assert "over the agreed catalog only" in " ".join(said.split())
-    assert "for 500 users of all nodes together" in " ".join(said.split())
+    assert "The plan must use the agreed catalog" in " ".join(said.split())
+    assert "at least 500 users of all nodes together" in " ".join(said.split())
+
+
+def test_the_old_name_of_an_option_is_accepted_and_not_shown(tmp_path, fedrec):
+    place = tmp_path / "node.toml"
+    fedrec("node", "init", "shop-a", "--data", "ml-100k", "--config", str(place), "--home", str(tmp_path / "home"),
+           "--most-clients", "500")  # fmt: skip
+    assert NodeConfig.read(place).policy.max_clients == 500
+    assert "most-clients" not in fedrec("node", "init", "--help").out
 
 
 def test_a_node_keeps_its_key_and_its_configuration(tmp_path):
     place, home, data = tmp_path / "node.toml", tmp_path / "home", DataPlan(source="ml-100k")
     first = make_node("shop-a", place, home, data, KEYS["coordinator"], [KEYS["shop-b"]])
     assert NodeConfig.read(place).policy.parties == (str(first), KEYS["shop-b"])
-    with pytest.raises(InputError, match="exists already; a configuration is never written over"):
+    with pytest.raises(InputError, match="exists already and is not overwritten"):
         make_node("shop-a", place, home, data)
     place.unlink()
     assert make_node("shop-a", place, home, data, parties=[str(first)]) == first
@@ -313,9 +330,9 @@ def test_a_wrong_word_makes_nothing(tmp_path, name, coordinator, parties):
 
 def test_a_place_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot be created"):
         make_node("shop-a", tmp_path / "node.toml", tmp_path / "file" / "home", DataPlan(source="x"))
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot be created"):
         make_node("shop-a", tmp_path / "no" / "node.toml", tmp_path / "home", DataPlan(source="x"))
 
 
@@ -339,7 +356,7 @@ def test_other_limits_than_the_journal_began_with_are_refused(tmp_path):
     owned(tmp_path, privacy=BUDGET).open_budget()
     for privacy in ({**BUDGET, "epsilon": 9.0}, {}):
         for opened in (owned(tmp_path, privacy=privacy).open_budget, owned(tmp_path, privacy=privacy).read_budget):
-            with pytest.raises(PlanError, match=r"other limits than node\.toml has now: epsilon 8\.0, now"):
+            with pytest.raises(PlanError, match=r"the limits in node\.toml differ .*: epsilon 8\.0, now"):
                 opened()
 
 

@@ -72,11 +72,11 @@ def vouched_first(federation: Federation, run: str = RUN) -> int:
 def test_where_sums_hide_in_noise_a_node_vouches_for_its_owners_number_whatever_it_has(
     users: int, vouch: int | None, said: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    federation = federation_of(tmp_path, hidden_plan(), **({} if vouch is None else {"vouch": vouch}))
+    federation = federation_of(tmp_path, hidden_plan(), **({} if vouch is None else {"declared_min_users": vouch}))
     keep_users(federation, users)
     with caplog.at_level(logging.WARNING, logger="fedrec.node"):
         assert vouched_first(federation) == said
-    assert (f"this node vouches for {said}" in caplog.text) == (users < said), "the owner alone is told"
+    assert (f"fewer than the {said} that this node declares" in caplog.text) == (users < said), "only the owner knows"
 
 
 def test_where_sums_hide_in_noise_a_plan_for_fewer_users_than_there_are_is_not_told_so(
@@ -87,10 +87,10 @@ def test_where_sums_hide_in_noise_a_plan_for_fewer_users_than_there_are_is_not_t
     hidden = hidden_plan(privacy={**HIDDEN, "users": 40}).agree(federation.catalog, 40)
     with caplog.at_level(logging.WARNING, logger="fedrec.node"):
         assert Liar(federation).open(hidden, federation.catalog).problem is None
-    assert "the plan says 40 at most" in caplog.text
+    assert "more than the plan's n_max = 40" in caplog.text
     plain = small_plan({"name": "popularity"}, cohort=1.0, min_clients=32).agree(federation.catalog, 40)
     reply = Liar(federation).open(plain, federation.catalog, "f" * 16)
-    assert "more users here than the plan's n_max = 40" in str(reply.fields["text"])
+    assert "more users than the plan's n_max = 40" in str(reply.fields["text"])
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_private_plan_may_not_choose_how_a_node_cleans_its_data(cleaning: dict
     reply = Liar(federation).open(plan, federation.catalog)
     name, value = next(iter(cleaning.items()))
     assert reply.problem == "refused"
-    assert f"policy.cleaning: the plan cleans this node's data by {name} {value}" in str(reply.fields["text"])
+    assert f"policy.cleaning: the plan requests the cleaning {name} {value}" in str(reply.fields["text"])
 
 
 def test_an_owner_may_name_the_cleaning_of_plans_or_the_plan_itself() -> None:

@@ -208,6 +208,13 @@ def test_resolving_fills_in_what_depends_on_the_data_and_is_done_once():
     assert Plan.make(yaml.safe_load(plan.to_yaml())) == plan
 
 
+def test_max_clients_is_another_name_of_n_max_and_changes_neither_bytes_nor_digest():
+    plan, named = (Plan.make(BASE | {key: 4096}) for key in ("n_max", "max_clients"))
+    assert (named.n_max, named.digest, named.to_yaml()) == (4096, plan.digest, plan.to_yaml())
+    with pytest.raises(PlanError, match="plan: n_max: the old name of this key, max_clients, is set too"):
+        Plan.make(BASE | {"n_max": 4096, "max_clients": 4096})
+
+
 @pytest.mark.parametrize(("users", "n_max"), [(1, 1024), (1024, 1024), (1025, 2048), (5000, 8192)])
 def test_n_max_is_a_power_of_two_that_hides_the_exact_number(users, n_max):
     assert Plan.make(BASE).resolve(log(users), "d").n_max == n_max

@@ -7,7 +7,7 @@ import pytest
 
 import fedrec as fr
 from fedrec.audit.exposure import exposed, poisoned
-from fedrec.audit.poisoning import POISONS, Told
+from fedrec.audit.poisoning import POISONS, View
 from fedrec.audit.running import audit
 from fedrec.errors import InputError
 from fedrec.federation.plan import Plan
@@ -24,7 +24,7 @@ def told(items=80, d=6, seed=0):
     rng = np.random.default_rng(seed)
     public = (rng.random((200, items)) < 0.02).astype(float)
     first = rng.normal(0, 0.1, (items, d + 1))
-    return Told(rng.normal(0, 0.3, (items, d + 1)), first, np.array([3, 40]), public, rng)
+    return View(rng.normal(0, 0.3, (items, d + 1)), first, np.array([3, 40]), public, rng)
 
 
 @pytest.mark.parametrize("name", POISONS)

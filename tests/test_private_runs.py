@@ -141,7 +141,7 @@ def test_what_is_public_has_no_exact_count(tmp_path):
         ({"privacy": TERMS | {"sampling": "poisson"}}, "cohort below 1"),
         ({"privacy": TERMS | {"participations": 9}}, "bind nobody"),
         ({"privacy": TERMS | {"epsilon": 0}}, "epsilon"),
-        ({"privacy": TERMS | {"delta": 0.01, "users": 240}}, "exposed outright"),
+        ({"privacy": TERMS | {"delta": 0.01, "users": 240}}, "fully exposed"),
         ({"privacy": {"epsilon": 1}}, "delta"),
         ({"privacy": TERMS | {"unit": "event"}}, "unit"),
         ({"privacy": TERMS | {"max_cohort": 5}}, "poisson"),
@@ -205,8 +205,8 @@ def test_a_second_run_over_the_lifetime_budget_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("limits", "terms", "message"),
     [
-        (Limits(500.0, 1e-4, min_noise_multiplier=5.0), {}, "below the owner's least"),
-        (Limits(500.0, 1e-4, max_clip=1.0), {"clip": 2.0}, "above the owner's largest"),
+        (Limits(500.0, 1e-4, min_noise_multiplier=5.0), {}, "less than the owner's minimum"),
+        (Limits(500.0, 1e-4, max_clip=1.0), {"clip": 2.0}, "above the owner's maximum"),
     ],
 )
 def test_plans_beneath_the_owners_floors_are_refused(limits, terms, message, tmp_path):
@@ -260,7 +260,7 @@ def test_a_round_is_answered_once_and_for_one_model(tmp_path):
     call = asked.call()
     asked.node.contribute(call)
     other = {**call.shared, "items": call.shared["items"] + 1}
-    with pytest.raises(PlanError, match="answered already, for other parameters"):
+    with pytest.raises(PlanError, match="answered already for another request"):
         asked.node.contribute(replace(call, shared=other))
     with pytest.raises(PlanError, match="committed already"):
         asked.node.contribute(replace(call, committed=0))
@@ -325,7 +325,7 @@ def test_two_processes_with_one_journal_take_turns(tmp_path):
 @pytest.mark.parametrize("model", ["popularity", "mf"])
 def test_the_owners_largest_clip_binds_plans_that_name_none(model, tmp_path):
     budget = Budget(tmp_path / "budget", Limits(100.0, 1e-3, max_clip=0.01))
-    with pytest.raises(PlanError, match="above the owner's largest"):
+    with pytest.raises(PlanError, match="above the owner's maximum"):
         train_run(plan(model), tmp_path / "run", budget=budget)
 
 

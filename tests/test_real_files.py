@@ -280,7 +280,7 @@ def test_lines_of_an_agreed_catalog_may_be_left_out(
     pytest.importorskip("cryptography")
     monkeypatch.chdir(tmp_path)
     written(tmp_path, "items.csv", "item_id,title\n1,One\n2,Two,too\n3,Three\n")
-    init = ("federation", "init", "shops", "--catalog", "items.csv", "--most-clients", "100", "--host", "localhost")
+    init = ("federation", "init", "shops", "--catalog", "items.csv", "--max-clients", "100", "--host", "localhost")
     said: Said = fedrec(*init)  # type: ignore[operator]
     assert (said.code, "line 3" in said.err) == (2, True)
     said = fedrec(*init, "--on-error", "skip", "--json")  # type: ignore[operator]

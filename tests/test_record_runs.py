@@ -124,7 +124,7 @@ def test_one_byte_changed_in_any_file_is_named(name, made, copied):
 def test_the_lock_must_stay_empty(copied):
     folder = copied("plain")
     (folder / ".lock").write_bytes(b"x")
-    assert verify_run(folder).wrong == ".lock: must be empty"
+    assert verify_run(folder).wrong == ".lock: must be an empty file"
 
 
 @pytest.mark.parametrize("name", ["plain", "private", "signed"])
@@ -154,7 +154,7 @@ def test_a_file_put_into_a_run_is_named(copied):
     assert "not part of the run: recommendations.csv" in verdict.remarks
     (folder / "checkpoint" / "noised-000000.safetensors").write_bytes(b"")
     assert verify_run(folder).wrong == (
-        "checkpoint/noised-000000.safetensors: not in the list of files; it was put there after the run was closed"
+        "checkpoint/noised-000000.safetensors: is not in the list of files; it was added after the run was closed"
     )
 
 
@@ -203,7 +203,7 @@ def test_killed_at_any_write_the_record_is_that_of_a_run_that_never_was(kind, st
         if (tmp_path / "run" / "plan.yaml").exists():
             wrong = verify_run(tmp_path / "run").wrong
             seen.add(wrong)
-            assert wrong is None or "cut short" in wrong or "stopped before it was closed" in wrong, (write, wrong)
+            assert wrong is None or "cut short" in wrong or "the run did not end" in wrong, (write, wrong)
         train_run(plan, tmp_path / "run", Placement(2), resume=True, chance=SeededChance(9))
         assert verify_run(tmp_path / "run").wrong is None
         assert (tmp_path / "run" / "ledger.jsonl").read_bytes() == (made[kind] / "ledger.jsonl").read_bytes()
@@ -264,7 +264,7 @@ def _charge(lines):
     [
         (_with("round", 2, epsilon_cohort=1.0), "ledger.jsonl, line 4: it says epsilon_cohort 1.0"),
         (_with("round", 0, epsilon_cohort=None), "ledger.jsonl, line 2: it says epsilon_cohort None"),
-        (_with("round", 1, charge=None), "ledger.jsonl, line 3: a private round has no charge"),
+        (_with("round", 1, charge=None), "ledger.jsonl, line 3: a round with privacy has no charge"),
         (_charge, "ledger.jsonl, line 3: its charge is not the plan's"),
         (_with("round", 1, round=7), "ledger.jsonl, line 3: round 7 where round 1 must be"),
         (_with("round", 5, model="0" * 64), "ledger.jsonl, line 7: its model is not the one in model/"),
@@ -318,7 +318,7 @@ def test_a_record_rewritten_as_a_whole_is_told_only_by_what_others_hold(copied, 
     kept = folder.parent / "kept.note"
     kept.write_bytes((made["signed"] / LEDGER_NOTE).read_bytes())
     found = verify_run(folder, checkpoints=[kept])
-    assert found.wrong.startswith("ledger.jsonl: its first 11 entries are not those that")
+    assert found.wrong.startswith("ledger.jsonl: the first 11 entries differ from those in")
     assert found.wrong.endswith("it was rewritten")
 
 
@@ -407,7 +407,9 @@ def test_a_signature_that_must_be_there(made):
 def test_a_rewritten_record_does_not_fit_its_signature_and_no_other_key_helps(copied):
     folder = copied("signed")
     rewritten(folder, _with("round", 1, cohort=3))
-    assert verify_run(folder).wrong.startswith("ledger.jsonl: its first 11 entries are not those that record/ledger.no")
+    assert verify_run(folder).wrong.startswith(
+        "ledger.jsonl: the first 11 entries differ from those in record/ledger.no"
+    )
     shutil.rmtree(folder / "record")
     list_files(folder)
     sign_run(folder, SigningKey("coordinator", bytes(32)))
@@ -476,7 +478,7 @@ def test_the_commands(copied, tmp_path, fedrec):
     (folder / "progress.jsonl").write_text("{}\n")
     found = fedrec("verify", folder)
     assert found.code == 1
-    assert "first error: progress.jsonl: changed" in found.out
+    assert "first error: progress.jsonl: was changed" in found.out
     assert fedrec("verify", tmp_path / "nothing").code == 2
     assert fedrec("verify", folder, "--trust", "nonsense").code == 2
     assert fedrec("sign", folder, "--key", tmp_path / "me.key").code == 2

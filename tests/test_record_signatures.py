@@ -95,7 +95,7 @@ def test_a_wrong_key_with_the_right_name_is_nobody():
     note = sign(Note("text\n"), KEY)
     assert note.signed_by([SigningKey(KEY.name, bytes(32)).public()]) == []
     forged = Note("text\n", (sign(Note("another\n"), KEY).signatures[0],))
-    with pytest.raises(DamagedError, match="not one of coordinator"):
+    with pytest.raises(DamagedError, match="the signature of coordinator is wrong"):
         forged.signed_by([KEY.public()])
 
 
@@ -113,11 +113,11 @@ def test_a_witness_refuses_a_rewritten_shrunk_or_unsigned_log():
     rewritten = [leaf_hash(b"other"), *LEAVES[1:]]
     known, log = checkpoint(4), KEY.public()
     cases = [
-        (sign(Note(checkpoint(7, rewritten).text), KEY), consistency_proof(rewritten[:7], 4), "begins with the 4"),
-        (sign(Note(checkpoint(3).text), KEY), [], "begins with the 4"),
-        (sign(Note(checkpoint(4, rewritten).text), KEY), [], "begins with the 4"),
+        (sign(Note(checkpoint(7, rewritten).text), KEY), consistency_proof(rewritten[:7], 4), "begins with its 4"),
+        (sign(Note(checkpoint(3).text), KEY), [], "begins with its 4"),
+        (sign(Note(checkpoint(4, rewritten).text), KEY), [], "begins with its 4"),
         (sign(Note(checkpoint(7).text), NODE), consistency_proof(LEAVES[:7], 4), "not signed by coordinator"),
-        (sign(Note(Checkpoint("other.org", 4, known.root).text), KEY), [], "is of other.org"),
+        (sign(Note(Checkpoint("other.org", 4, known.root).text), KEY), [], "is of log other.org"),
     ]
     for note, proof, message in cases:
         with pytest.raises(DamagedError, match=message):
@@ -134,7 +134,7 @@ def test_a_key_file_is_for_its_owner_alone(tmp_path):
     with pytest.raises(InputError, match="exists already"):
         SigningKey.make("me", path)
     path.chmod(0o640)
-    with pytest.raises(InputError, match=r"read by others \(mode 640\); chmod 600"):
+    with pytest.raises(InputError, match=r"other users may read key .* \(mode 640\); run 'chmod 600"):
         SigningKey.load("me", path)
 
 

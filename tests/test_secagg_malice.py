@@ -75,7 +75,7 @@ def test_parties_of_unlike_transcripts_never_open_a_sum() -> None:
     for other, frame in common.server.invite():
         for sent in common.clients[other].receive(frame) if other != index else [advert]:
             if other == index:
-                with pytest.raises(DamagedError, match="belongs to another secure sum"):
+                with pytest.raises(DamagedError, match="belongs to another sum"):
                     common.server.receive(sent)
             else:
                 common.server.receive(sent)

@@ -256,7 +256,7 @@ def assert_nothing_opens(
     for digest in digests:
         found = there.opened(replies, call, str(digest))
         assert found.total is None or "node-0" not in found.nodes or len(found.nodes) == 1, "a mixed sum was opened"
-        assert any("another call than the one that this party answered" in text for text in found.why.values())
+        assert any("another request than the request that this party answered" in text for text in found.why.values())
     noise = 0.0 if call.privacy is None else call.privacy.noise_multiplier
     manifests = {
         name: manifest_of(there.federation, call, str(reply.fields["call"]), noise) for name, reply in replies.items()
@@ -265,7 +265,7 @@ def assert_nothing_opens(
     manifests |= {name: shared_by_others for name in manifests if name != "node-0"}
     found = secure_sum(there.liars, replies, call.spec, {"node-1": shared_by_others, **manifests})
     assert found.total is None or "node-0" not in found.nodes
-    assert "another call than the one that this party answered" in log.text
+    assert "another request than the request that this party answered" in log.text
 
 
 def test_one_node_that_is_shown_another_model_is_in_no_sum(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:

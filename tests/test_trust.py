@@ -227,17 +227,17 @@ def test_a_key_made_to_go_by_the_id_of_another_is_told(run: Path) -> None:
     list_files(run)
     sign_run(run, made)
     assert verify_run(run, [true.public()]).wrong == (
-        f"{KEYS}: a second key goes by {true.public().id}; it was made to be taken for the first"
+        f"{KEYS}: two keys have the id {true.public().id}; the second was made to look like the first"
     )
-    with pytest.raises(InputError, match="two keys that must have signed go by coordinator"):
+    with pytest.raises(InputError, match="two required keys have the id coordinator"):
         verify_run(run, [key.public() for key in ONE_ID])
     (run / KEYS).write_bytes(b"")
-    assert "is not one of coordinator" in str(verify_run(run, [true.public()]).wrong)
+    assert "the signature of coordinator is wrong" in str(verify_run(run, [true.public()]).wrong)
 
 
 def test_keys_of_a_folder_have_different_ids(run: Path) -> None:
     (run / KEYS).write_text("".join(f"{key.public()}\n" for key in ONE_ID))
-    with pytest.raises(DamagedError, match="a second key goes by coordinator"):
+    with pytest.raises(DamagedError, match="two keys have the id coordinator"):
         signed_in(run, LEDGER_NOTE, [key.public() for key in ONE_ID])
 
 
@@ -248,7 +248,7 @@ def test_a_signature_said_twice_counts_once_and_both_are_checked(run: Path) -> N
     wrong = Signature(note.signatures[0].name, note.signatures[0].key_hash, bytes(64))
     for signatures in ((wrong, *note.signatures), (*note.signatures, wrong)):
         (run / LEDGER_NOTE).write_bytes(Note(note.text, signatures).encode())
-        assert "is not one of coordinator" in str(verify_run(run, [TRUSTED]).wrong)
+        assert "the signature of coordinator is wrong" in str(verify_run(run, [TRUSTED]).wrong)
 
 
 def test_a_witness_is_not_an_operator_under_the_same_secret(run: Path) -> None:
@@ -259,12 +259,12 @@ def test_a_witness_is_not_an_operator_under_the_same_secret(run: Path) -> None:
     seen = next(one for one in note.signatures if one.name == WITNESS.name)
     moved = Signature(WITNESS.name, as_operator.hash, seen.data[8:])
     (run / LEDGER_NOTE).write_bytes(Note(note.text, (moved,)).encode())
-    assert "is not one of hospital" in str(verify_run(run, [as_operator]).wrong)
+    assert "the signature of hospital is wrong" in str(verify_run(run, [as_operator]).wrong)
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31mb", "a\rb", "a+b", "a\u2028b"])
 def test_a_name_that_would_write_over_the_screen_signs_nothing(name: str) -> None:
-    with pytest.raises(DamagedError, match="not a line of a signature"):
+    with pytest.raises(DamagedError, match="not a signature line"):
         Note.parse(Note("text\n", (Signature(name, bytes(4), bytes(64)),)).encode())
     with pytest.raises(InputError, match="name of a key"):
         PublicKey(name, bytes(32))
@@ -277,8 +277,8 @@ def test_a_name_that_would_write_over_the_screen_signs_nothing(name: str) -> Non
 @pytest.mark.parametrize("target", ["/etc", "/etc/hostname", "/dev/zero", "nowhere"])
 def test_a_link_is_refused_wherever_it_is_and_points(name: str, target: str, run: Path) -> None:
     (run / name).symlink_to(target)
-    assert str(verify_run(run).wrong).startswith(f"{name}: a link; a run holds its own files")
-    with pytest.raises(DamagedError, match="a link"):
+    assert str(verify_run(run).wrong).startswith(f"{name}: is a link; replace it by the file")
+    with pytest.raises(DamagedError, match="is a link"):
         list_files(run)
 
 
@@ -286,7 +286,7 @@ def test_a_link_is_refused_wherever_it_is_and_points(name: str, target: str, run
 def test_a_part_of_a_run_is_no_link_to_one(name: str, run: Path) -> None:
     (run / name).rename(run.parent / "elsewhere")
     (run / name).symlink_to(run.parent / "elsewhere")
-    assert f"{name}: a link" in str(verify_run(run, [TRUSTED]).wrong)
+    assert f"{name}: is a link" in str(verify_run(run, [TRUSTED]).wrong)
 
 
 def test_the_folder_itself_may_be_reached_by_a_link(run: Path, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_the_folder_itself_may_be_reached_by_a_link(run: Path, tmp_path: Path) -
 def test_a_pipe_neither_passes_nor_hangs(name: str, run: Path) -> None:
     (run / name).unlink(missing_ok=True)
     os.mkfifo(run / name)
-    assert verify_run(run).wrong == f"{name}: neither a file nor a folder; no run holds one"
+    assert verify_run(run).wrong == f"{name}: is neither a file nor a folder; remove it, as it is not part of a run"
 
 
 def test_what_a_crash_left_of_the_record_is_mentioned(run: Path) -> None:
@@ -316,17 +316,17 @@ def test_nothing_else_is_in_the_record(name: str, run: Path) -> None:
         (run / KEYS).unlink()
     (run / name).parent.mkdir(exist_ok=True)
     (run / name).write_text("x")
-    assert str(verify_run(run).wrong).startswith(f"{name}: not a file of the record")
+    assert str(verify_run(run).wrong).startswith(f"{name}: is not a file of the record")
 
 
-@pytest.mark.parametrize("name", [b"private/\xff", b"more\nrun: fits its record", b"a\x1b[2J"])
+@pytest.mark.parametrize("name", [b"private/\xff", b"more\nrun: matches its record", b"a\x1b[2J"])
 def test_a_name_that_cannot_be_printed_is_refused_in_letters(
     name: bytes, run: Path, fedrec: Callable[..., Any]
 ) -> None:
     Path(os.fsdecode(bytes(run) + b"/" + name)).write_text("x")
     said = fedrec("verify", run)
     assert said.code == 1
-    assert "a name that cannot be printed" in said.out
+    assert "the name has unprintable characters" in said.out
     assert said.out.count("\n") < 10
     assert "\x1b" not in said.out
 
@@ -336,7 +336,7 @@ def test_a_file_that_fedrec_reads_is_listed_or_refused(name: str, tmp_path: Path
     saved = tmp_path / "saved"
     fr.Popularity().fit(fr.load_data(DATA)).save(saved)
     (saved / name).write_text("{}")
-    assert str(verify_run(saved).wrong).startswith(f"{name}: not in the list of files")
+    assert str(verify_run(saved).wrong).startswith(f"{name}: is not in the list of files")
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_the_command_says_what_is_trusted_and_ends_with_1_where_it_is_not(
 ) -> None:
     said = fedrec("verify", run, "--trust", TRUSTED)
     assert said.code == 0
-    assert f"trusted: {TRUSTED.id} signed the ledger and all files" in said.out
+    assert f"trusted: {TRUSTED.id} signed the whole record" in said.out
     assert json.loads(fedrec("verify", run, "--trust", TRUSTED, "--json").out)["trusted"] == [TRUSTED.id]
     (run / LEDGER_NOTE).write_text(told(leaves_of(run)[:1], 0, COORDINATOR)["note"])
     said = fedrec("verify", run, "--trust", TRUSTED, "--json")

@@ -133,7 +133,9 @@ def test_a_coordinator_that_rewrites_its_record_gets_no_further_sum(tmp_path: Pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_federated(owners.plan, run, members, LocalPost(hosts), waiting=Waiting(pause=0.0, tries=1), watch=stop)
+        train_federated(
+            owners.plan, run, members, LocalPost(hosts), waiting=Waiting(pause=0.0, max_retries=0), watch=stop
+        )
     lines = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
     honest = Ledger(run / "ledger.jsonl", rooted=True)
     (run / "ledger.jsonl").unlink()
@@ -146,14 +148,16 @@ def test_a_coordinator_that_rewrites_its_record_gets_no_further_sum(tmp_path: Pa
     assert len(forged.leaves) == len(honest.leaves)
     assert forged.leaves != honest.leaves
     with pytest.raises(PlanError, match="changed or taken out"):
-        train_federated(owners.plan, run, members, LocalPost(hosts), waiting=Waiting(pause=0.0, tries=1), resume=True)
+        train_federated(
+            owners.plan, run, members, LocalPost(hosts), waiting=Waiting(pause=0.0, max_retries=0), resume=True
+        )
 
 
 def test_a_call_without_the_record_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owners = Federation(tmp_path, small_plan())
     members = Members("owners", COORDINATOR, owners.public, owners.catalog, 1024)
     monkeypatch.setattr(Witnessing, "record", lambda self, name: {})
-    waiting = Waiting(pause=0.0, tries=1, sign=0.1)
+    waiting = Waiting(pause=0.0, max_retries=0, sign=0.1)
     with pytest.raises(RunError, match="what is told of the record is not whole"):
         train_federated(owners.plan, tmp_path / "run", members, LocalPost(owners.hosts()), waiting=waiting)
 

@@ -11,10 +11,13 @@ import json
 import os
 import stat
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import yaml
+
+from fedrec.errors import PlanError
 
 __all__ = [
     "MOST_LINES",
@@ -25,6 +28,7 @@ __all__ = [
     "parse_toml",
     "parse_yaml",
     "read_file",
+    "renamed_keys",
 ]
 
 MOST_SETTINGS = 1 << 20
@@ -59,6 +63,29 @@ def read_file(path: Path, most: int | None = None) -> bytes:
     if len(data) > allowed:
         raise DocumentError(f"the file is longer than the allowed {allowed:,} bytes")
     return data
+
+
+def renamed_keys(settings: Any, names: Mapping[str, str], where: str) -> Any:
+    """Settings with each old name of a key replaced by its present name.
+
+    Args:
+        settings: a mapping; any other value is returned as it is.
+        names: present names of keys by their old names.
+        where: start of the error text, such as `policy.`.
+
+    Raises:
+        PlanError: if the settings have a key under both names.
+
+    Example:
+        >>> renamed_keys({"vouch": 20, "secure": True}, {"vouch": "declared_min_users"}, "policy.")
+        {'declared_min_users': 20, 'secure': True}
+    """
+    if not isinstance(settings, Mapping):
+        return settings
+    for old, new in names.items():
+        if old in settings and new in settings:
+            raise PlanError(f"{where}{new}: the old name of this key, {old}, is set too; delete {old}")
+    return {names.get(key, key): value for key, value in settings.items()}
 
 
 def open_file(path: Path) -> BinaryIO:

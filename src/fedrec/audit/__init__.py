@@ -1,1 +1,1 @@
-"""Attacks on our own runs: what is really released is attacked, and the report says what came of it. Imports runs."""
+"""Attacks on one's own runs, which use what a run really releases and report what they reach. Imports runs."""

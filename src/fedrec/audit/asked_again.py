@@ -1,6 +1,6 @@
-"""A coordinator that asks single nodes for more than the plan has: twice, backwards, otherwise, or what is exact.
+"""A coordinator that requests more than the plan allows: rounds again, older rounds, other calls, or exact metrics.
 
-Each attack looks for answers that could be subtracted from each other, or are over fewer clients, or have less noise.
+Each attack looks for answers whose difference reveals users, or that are over fewer clients or have less noise.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _FURTHER = "0" * 63 + "1"
 
 
 def again_committed(stage: Staged) -> Tried | None:
-    """Ask for the last round as if the one before had never been committed, and then as if it had: with the rows of
-    two rounds under one draw of noise, the answers would be subtracted."""
+    """Request the last round as if the round before was not committed, and then as if it was: with rows of two rounds
+    and the same noise, the difference of the answers would reveal users."""
     if stage.last < 1:
         return None
     liar, tried = Liar(stage), Tried("second answers to a round, after another committed round")
@@ -53,14 +53,14 @@ def again_committed(stage: Staged) -> Tried | None:
     call = liar.round(stage.last, stage.last - 2)
     honest_round(liar, liar.round(stage.last - 1))
     honest_round(liar, call)
-    liar.all(liar.round(stage.last - 1))  # its rows would be journalled again; that nodes refuse is another attack
+    liar.all(liar.round(stage.last - 1))  # its rows would be journalled again; another attack tests the refusal
     tried.answers("committed otherwise", liar.all(replace(call, committed=stage.last - 1)))
     return tried
 
 
 def again_rewound(stage: Staged) -> Tried:
-    """Turn private rows back to those that were kept at first, by ending the run early, and ask for the round again."""
-    liar, tried = Liar(stage), Tried("answers to a round after private rows were turned back")
+    """Reset private rows to those that were kept first, by ending the run early, and request the round again."""
+    liar, tried = Liar(stage), Tried("answers to a round after private rows were reset")
     liar.begin()
     shared = stage.models[0]
     liar.need({name: liar.settle(name, "keep", shared, committed=-1) for name in stage.names})
@@ -73,13 +73,13 @@ def again_rewound(stage: Staged) -> Tried:
 
 
 def again_restarted(stage: Staged) -> Tried:
-    """Ask for a round, let the nodes' processes end and start again, and ask for it otherwise."""
+    """Request a round, restart the nodes, and request the round in another form."""
     return _otherwise(stage, restart=True)
 
 
 def again_unlike(stage: Staged) -> Tried:
-    """Ask for a round, and ask for it again for another model, under another record, with other nodes standing
-    elsewhere."""
+    """Request a round, and request it again for another model, with another record, and with other last rounds of other
+    nodes."""
     return _otherwise(stage, restart=False)
 
 
@@ -97,16 +97,16 @@ def _otherwise(stage: Staged, restart: bool) -> Tried:
     if nudged is not None:
         other = liar.round(stage.last, model=nudged)
         tried.answers("for another model", liar.all(other))
-    tried.answers("under another record", liar.all(call, record=[_EXTRA]))
+    tried.answers("with another record", liar.all(call, record=[_EXTRA]))
     for name in stage.names:
         standing = {each: call.committed + (each != name) for each in stage.names}
-        tried.answer("with other nodes elsewhere", liar.call(name, call, standing=standing))
+        tried.answer("with other last rounds of other nodes", liar.call(name, call, standing=standing))
     return tried
 
 
 def again_restored(stage: Staged) -> Tried | None:
-    """Ask for a round, let an owner restore a backup of the home from before, beside data that have changed by one
-    user meanwhile, and ask for the round again: if the noise were the same too, the difference would be that user."""
+    """Request a round, let an owner restore an old backup of the home while the data have changed by one user, and
+    request the round again: with the same noise, the difference would be that user."""
     if not stage.hidden:
         return None
     liar, name = Liar(stage), stage.names[0]
@@ -130,14 +130,14 @@ def again_restored(stage: Staged) -> Tried | None:
     if reply.problem is not None:
         tried.answer("", reply)
     elif _noise_between(stage, call, before, liar.part(name, call)) < _FRESH:
-        tried.got.append("what is left of their difference is one user")
+        tried.got.append("their difference is one user")
     else:
-        tried.refused.append("the difference of both is noise, for what differs in a sum draws noise of its own")
+        tried.refused.append("their difference is noise, because different sums get independent noise")
     return tried
 
 
 def _noise_between(stage: Staged, call: RoundCall, one: Sum, other: Sum) -> float:
-    """Mean square of the difference of two sums of a node, in squares of its share of noise: 2 for unlike draws."""
+    """Mean square of the difference of two sums of a node, in squares of its share of noise: 2 if independent."""
     assert call.privacy is not None
     squares: list[np.ndarray] = []
     for query in queries_of(stage.agreement.model, call.shared, call.round):
@@ -149,7 +149,7 @@ def _noise_between(stage: Staged, call: RoundCall, one: Sum, other: Sum) -> floa
 
 
 def older_round(stage: Staged) -> Tried | None:
-    """Ask for a round after a later one: for one that was passed over, and for one that was answered."""
+    """Request a round after a later one: a round that was skipped, and a round that was answered."""
     if stage.last < 1:
         return None
     tried = Tried("answers to a round after a later one")
@@ -159,14 +159,14 @@ def older_round(stage: Staged) -> Tried | None:
         if not passed_over:
             honest_round(liar, liar.round(0))
         liar.need(liar.all(liar.round(1, -1 if passed_over else 0)))
-        tried.answers("passed over" if passed_over else "answered before", liar.all(liar.round(0)))
+        tried.answers("skipped" if passed_over else "answered before", liar.all(liar.round(0)))
     return tried
 
 
 def off_plan(stage: Staged) -> Tried:
-    """Ask the first node for calls that differ from the plan's, each in homes of its own: fewer clients, other arrays
-    and rows, groups and grids, less noise, a larger clip, the name of another run, and metrics that were not agreed."""
-    liar, tried = Liar(stage), Tried("calls that are not the plan's")
+    """Send the first node requests that differ from the plan, each in homes of its own: fewer clients, other arrays and
+    rows, groups and grids, less noise, a larger clip, the name of another run, and metrics that were not agreed."""
+    liar, tried = Liar(stage), Tried("requests that differ from the plan")
     for words, call in _off(liar):
         fresh, name = Liar(stage, run=liar.run), stage.names[0]
         fresh.need({name: fresh.offer(name)})
@@ -175,7 +175,7 @@ def off_plan(stage: Staged) -> Tried:
 
 
 def _off(liar: Liar) -> Iterator[tuple[str, Call]]:
-    """Calls that differ from those of the plan in one thing each, with words for it."""
+    """Requests that differ from the plan in one point each, with a description."""
     stage = liar.stage
     plan, call = stage.plan, liar.round(0)
     first, rest = call.spec.arrays[0], call.spec.arrays[1:]
@@ -199,7 +199,7 @@ def _off(liar: Liar) -> Iterator[tuple[str, Call]]:
             "another run's name": {"run": _FURTHER},
         }
         if stage.hidden:
-            terms["another secure sum"] = {"parties": _FURTHER}
+            terms["other nodes of secure aggregation"] = {"parties": _FURTHER}
             terms["more honest nodes"] = {"honest": (call.privacy.honest or 1) + 1}
         for words, changes in terms.items():
             yield words, replace(call, privacy=replace(call.privacy, **changes))
@@ -222,16 +222,16 @@ def _with_array(call: RoundCall, first: ArraySpec, rest: tuple[ArraySpec, ...]) 
 
 
 def private_metrics(stage: Staged) -> Tried | None:
-    """Ask for the plan's own metrics, which are exact, of a run that promises privacy."""
+    """Request the plan's own metrics, which are exact, in a run with privacy."""
     if stage.plan.privacy is None:
         return None
     beyond = None
     if not stage.hidden:
         beyond = (
-            "they are exact, and central noise does not cover them; privacy.distributed = true in node.toml takes only "
-            "plans whose metrics nodes refuse"
+            "metrics are exact, and central noise does not cover them; privacy.distributed = true in node.toml allows "
+            "only plans in which nodes refuse metrics"
         )
-    liar, tried = Liar(stage), Tried("exact metrics of a private run", beyond)
+    liar, tried = Liar(stage), Tried("exact metrics of a run with privacy", beyond)
     liar.begin()
     honest_round(liar, liar.round(0))
     agreed = stage.agreement
@@ -241,7 +241,7 @@ def private_metrics(stage: Staged) -> Tried | None:
 
 
 def moved(shared: Arrays) -> Arrays | None:
-    """Nearly the same model; `None` where there is nothing to move."""
+    """A slightly changed model; `None` if the model has no number to change."""
     for name, array in shared.items():
         if array.dtype.kind == "f" and array.size and name != "clip":
             other = array.copy()

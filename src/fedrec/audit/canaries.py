@@ -1,9 +1,9 @@
 """An empirical epsilon in one run (Andrew et al. 2024, "One-shot empirical privacy estimation for federated learning").
 
-Canaries are clients that add a random vector of the largest norm that clipping allows. Afterwards each is compared with
-what was released: cosines of those that took part lie around a positive mean, cosines of unseen ones around 0, both
-with variance 1 / d. The epsilon that tells these normals apart at δ is the estimate. The attacker here knows everything
-but the canaries, so the exact sum is taken off first: the worst case that the promise is about.
+Canaries are clients that add a random vector of the largest norm that clipping allows. Then each canary is compared
+with the release: the cosines of canaries in the sum have a positive mean, those of other canaries mean 0, both with
+variance 1 / d. The epsilon that separates these two normal distributions at δ is the estimate. The attacker knows
+everything except the canaries, so the exact sum is subtracted first: the worst case of the promise.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fedrec.privacy.noise import noised
 __all__ = ["Mechanism", "canaries", "epsilon_between", "mean_cosine", "one_shot"]
 
 Mechanism = Callable[[Sum, Sequence[Query], float, int, Chance], Sum]
-"""What adds noise: `fedrec.privacy.noise.noised`, or a broken variant of it."""
+"""A function that adds noise: `fedrec.privacy.noise.noised`, or a broken variant for tests."""
 
 _COUNT = 1000
 _TOTAL = 2000
@@ -37,7 +37,8 @@ _MARGIN = 0.75
 
 
 def epsilon_between(mean: float, delta: float) -> float:
-    """ε at δ that tells N(mean, 1) from N(0, 1): of one Gaussian with noise 1 / mean; 0 where `mean` is not above 0.
+    """ε at δ that separates N(mean, 1) from N(0, 1), that of a Gaussian with noise 1 / mean; 0 if `mean` is not above
+    0.
 
     >>> round(epsilon_between(1.0, 1e-5), 3)
     4.377
@@ -54,15 +55,16 @@ def one_shot(
     seeds: Sequence[int],
     mechanism: Mechanism = noised,
 ) -> float:
-    """ε that canaries measure of releases of a sum.
+    """ε of releases of a sum, measured with canaries.
 
     Args:
         exact: the sum without canaries.
-        queries, noise_multiplier: of the round.
+        queries: queries of the round.
+        noise_multiplier: noise multiplier of the round.
         delta: δ.
-        chance: where noise comes from.
-        seeds: of the canaries, for a release each.
-        mechanism: what releases the sum.
+        chance: source of the noise.
+        seeds: seeds of canaries, one for each release.
+        mechanism: function that releases the sum.
     """
     means = [mean_cosine(exact, queries, noise_multiplier, chance, seed, mechanism) for seed in seeds]
     return epsilon_between(float(np.mean(means)), delta)
@@ -76,10 +78,10 @@ def mean_cosine(
     seed: int,
     mechanism: Mechanism = noised,
 ) -> float:
-    """Mean cosine of canaries with a release they are in, in standard deviations of canaries that are not.
+    """Mean cosine of canaries with a release that contains them, in standard deviations of canaries outside of it.
 
-    Canaries crowd each other: with k of them among d coordinates it falls from 1 / z to 1 / √(z² + k / d). So there is
-    one per 20 coordinates, and 1,000 at most.
+    Canaries disturb each other: with k canaries in d coordinates the mean falls from 1 / z to 1 / √(z² + k / d). So
+    there is one canary per 20 coordinates, and at most 1,000.
     """
     layout = [_Part.of(query, name, exact) for query in queries for name in query.metrics]
     size = sum(part.size for part in layout)
@@ -97,24 +99,33 @@ def mean_cosine(
     released = mechanism(total, queries, noise_multiplier, 1, chance)
     changes = []
     for part in layout:
-        after, before = (found.arrays[part.name].reshape(-1)[: part.size] for found in (released, exact))
+        after, before = (total.arrays[part.name].reshape(-1)[: part.size] for total in (released, exact))
         moved = (after - before.astype(np.float64)) / part.unit * part.weights
         changes.append(moved * part.entry * part.gain**2)
-    length = math.sqrt(sum(float(np.square(change / (part.entry * part.gain)).sum())
-                           for part, change in zip(layout, changes, strict=True)))  # fmt: skip
+    length = math.sqrt(
+        sum(
+            float(np.square(change / (part.entry * part.gain)).sum())
+            for part, change in zip(layout, changes, strict=True)
+        )
+    )
     change = np.concatenate(changes)
     cosines = np.concatenate([signs @ change for signs in _signs(seed, count, size)]) / length
     return float(cosines.mean()) * math.sqrt(size)
 
 
 def canaries(observed: Observed, chance: Chance) -> Finding:
-    """The empirical epsilon of a plan's last round, against what that round was charged."""
+    """The empirical epsilon of a plan's last round, compared with the charge of the round."""
     terms = observed.plan.privacy
     if terms is None:
         return Finding(
-            "canaries", "cohort", "empirical epsilon", math.inf, None, "fail",
-            "sums are exact: one canary is told with certainty",
-        )  # fmt: skip
+            "canaries",
+            "cohort",
+            "empirical epsilon",
+            math.inf,
+            None,
+            "fail",
+            "sums are exact, so a single canary is detected with certainty",
+        )
     last = observed.last_release()
     size = sum(min(last.exact.spec[name].size, _LARGEST) for query in last.queries for name in query.metrics)
     releases = max(3, -(-_TOTAL // _count(size)))
@@ -122,14 +133,18 @@ def canaries(observed: Observed, chance: Chance) -> Finding:
     promised = cohort_epsilon([last.charge], terms.delta)
     limit = promised + _MARGIN
     return Finding(
-        "canaries", "cohort", f"empirical epsilon of the last of {len(observed.rounds)} rounds", value, limit,
+        "canaries",
+        "cohort",
+        f"empirical epsilon of the last of {len(observed.rounds)} rounds",
+        value,
+        limit,
         "fail" if value > limit else "pass",
-        f"{releases * _count(size):,} canaries measure epsilon {value:.2f}; the round was charged {promised:.2f}",
-    )  # fmt: skip
+        f"{releases * _count(size):,} canaries measure epsilon {value:.2f}; the charge of the round is {promised:.2f}",
+    )
 
 
 def _count(size: int) -> int:
-    """Canaries for one release of `size` coordinates."""
+    """Number of canaries for one release of `size` coordinates."""
     return min(_COUNT, max(size // _PER_CANARY, 1))
 
 

@@ -1,4 +1,4 @@
-"""Secure sums that a lying coordinator drives, by manifests of its own: one for all nodes, or unlike ones."""
+"""Secure aggregation run by a lying coordinator, with one manifest for all nodes or a different one for each."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ __all__ = ["Driven", "honest_round", "transcript_in"]
 
 @dataclass(eq=False)
 class Driven:
-    """One try to open the parts that nodes hold.
+    """One attempt to open the parts of nodes.
 
     Args:
-        liar: who drives it.
-        call: whose arrays are to come out.
-        replies: in which nodes say which transcripts they answered.
-        total: the sum, once one came out.
-        survivors: nodes whose parts are in it.
-        why: of nodes that left, or answered otherwise, the reason.
+        liar: the lying coordinator.
+        call: the request whose arrays are summed.
+        replies: replies in which nodes name the transcripts that they answered.
+        total: the sum, if the attempt succeeded.
+        survivors: nodes whose parts are in the sum.
+        why: reasons of the nodes that refused or left.
     """
 
     liar: Liar
@@ -44,10 +44,10 @@ class Driven:
     why: dict[str, str] = field(default_factory=dict)
 
     def manifest(self, transcript: str | None = None) -> Manifest:
-        """An invitation of the nodes of the replies to sum the parts of the call.
+        """A manifest for the nodes of the replies.
 
         Args:
-            transcript: that it names, in hexadecimal; by default the one that the first node answered.
+            transcript: transcript in the manifest, in hexadecimal; by default that of the first node.
         """
         stage, call = self.liar.stage, self.call
         noise = 0.0 if call.privacy is None or not stage.hidden else call.privacy.noise_multiplier
@@ -64,11 +64,11 @@ class Driven:
         )
 
     def open(self, manifest: Manifest | None = None, silent: Sequence[str] = ()) -> Driven:
-        """Go through a whole secure sum.
+        """Run all stages of secure aggregation.
 
         Args:
-            manifest: that all nodes are shown; by default `self.manifest()`.
-            silent: nodes of the manifest that are not asked, as if they had dropped out.
+            manifest: manifest for all nodes; by default `self.manifest()`.
+            silent: nodes that get no frames, as if they had dropped out.
         """
         manifest = manifest or self.manifest()
         server, first = Server(manifest, self._identity), True
@@ -79,7 +79,7 @@ class Driven:
                 own = [bytes(frame) for to, frame in frames if to == place]
                 if not own or name in silent:
                     continue
-                for part in self.said(name, own, first):
+                for part in self.answers(name, own, first):
                     try:
                         server.receive(part, place)
                     except DamagedError as error:
@@ -91,16 +91,16 @@ class Driven:
         return self
 
     def go_along(self, manifests: Mapping[str, Manifest]) -> list[str]:
-        """Show each node a manifest of its own, and then all of them the keys that they made under these.
+        """Send each node a different manifest, and then send all of them each other's keys.
 
         Returns:
-            Nodes that sealed shares for keys which were made under other manifests.
+            Nodes that sealed shares for keys of other manifests.
         """
         adverts: dict[int, Advert] = {}
         for name, manifest in manifests.items():
-            found = self.advert(name, manifest)
-            if found is not None:
-                adverts[self._place(name, manifest)] = found
+            advert = self.advert(name, manifest)
+            if advert is not None:
+                adverts[self._place(name, manifest)] = advert
         along = []
         for name, manifest in manifests.items():
             roster = encode_roster(adverts, len(manifest.parties))
@@ -109,25 +109,25 @@ class Driven:
         return along
 
     def advert(self, name: str, manifest: Manifest) -> Advert | None:
-        """What a node says of itself at the start of a secure sum; `None` if it does not take part."""
+        """A node's advert at the start of secure aggregation; `None` if the node does not take part."""
         for message in self._messages(name, manifest, Stage.MANIFEST, manifest.body):
             if message.stage is Stage.ADVERT:
                 return decode_advert(message.body, message.signature)
         return None
 
     def _messages(self, name: str, manifest: Manifest, stage: Stage, body: bytes) -> Iterator[Message]:
-        """What a node answers to a frame that the coordinator signed."""
+        """A node's answers to a frame that the coordinator signed."""
         frame = compose(stage, COORDINATOR, manifest.digest, body, self._identity)
-        for part in self.said(name, [frame], stage is Stage.MANIFEST):
+        for part in self.answers(name, [frame], stage is Stage.MANIFEST):
             yield parse(part, limits(manifest), manifest.digest)
 
-    def said(self, name: str, frames: Sequence[bytes], first: bool) -> Sequence[bytes]:
-        """What a node answers to frames of a secure sum; notes why it leaves."""
+    def answers(self, name: str, frames: Sequence[bytes], first: bool) -> Sequence[bytes]:
+        """A node's answers to frames of secure aggregation; records why it leaves."""
         fields = {"begin": first, "call": transcript_in(self.replies[name])}
         reply = self.liar.ask(name, "mask", fields, frames)
-        said = reply.fields.get("text") if reply.problem is not None else reply.fields.get("aborted")
-        if said:
-            self.why.setdefault(name, str(said))
+        reason = reply.fields.get("text") if reply.problem is not None else reply.fields.get("aborted")
+        if reason:
+            self.why.setdefault(name, str(reason))
         return reply.parts
 
     def key(self, name: str) -> SigningKey:
@@ -139,7 +139,7 @@ class Driven:
 
     @property
     def rows(self) -> np.ndarray | None:
-        """Item rows that are summed; `None` for all."""
+        """Item rows of the sum; `None` for all."""
         return self.liar.stage.agreement.rows(self.call.round)
 
     @property
@@ -148,19 +148,19 @@ class Driven:
 
 
 def honest_round(liar: Liar, call: RoundCall) -> Mapping[str, Reply]:
-    """Let all nodes answer a call as an honest coordinator would; masked parts are opened.
+    """Send a request to all nodes as an honest coordinator does, and open masked parts.
 
     Raises:
-        RunError: if that does not work.
+        RunError: if a node refuses, or the parts do not open.
     """
     replies = liar.need(liar.all(call))
     if liar.stage.secure:
         driven = Driven(liar, call, replies).open()
         if driven.total is None:
-            raise RunError(f"an attack does not get to its point: round {call.round} did not open ({driven.why})")
+            raise RunError(f"the attack could not start: round {call.round} did not open ({driven.why})")
     return replies
 
 
 def transcript_in(reply: Reply) -> str:
-    """Digest of the transcript that a node says it answered."""
+    """Digest of the transcript that a node answered, according to its reply."""
     return str(reply.fields.get("call"))

@@ -1,4 +1,4 @@
-"""What malicious clients achieve against a plan: exposure of what they push, and what it costs everybody's ranking."""
+"""Effects of malicious clients on a plan: exposure of the items that they push, and loss of ranking quality."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from fedrec.aggregation.contributions import Contribution, Contributions, Dense, RowUpdates
 from fedrec.aggregation.sums import Sum
 from fedrec.audit.findings import Finding
-from fedrec.audit.poisoning import POISONS, Told
+from fedrec.audit.poisoning import POISONS, View
 from fedrec.data.interactions import Interactions
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import InputError
@@ -35,10 +35,10 @@ _LOSS = 0.02
 
 @dataclass(frozen=True)
 class Exposure:
-    """What came of a training.
+    """The result of a training.
 
     Args:
-        ratio: ER@10, the share of users without a target whose ten recommendations have it, mean over targets.
+        ratio: ER@10, the share of users without a target item whose ten recommendations contain it, mean over targets.
         quality: NDCG@10 under `full`.
     """
 
@@ -55,15 +55,16 @@ def exposed(
     chance: Chance = SYSTEM,
     seed: int = 0,
 ) -> Exposure:
-    """Train a plan with malicious clients beside the users, and measure.
+    """Train a plan with malicious clients among the users, and measure exposure and quality.
 
     Args:
-        plan: not resolved; its model sums changes of item rows alone.
-        data, digest: the users.
-        attack: a name of `POISONS`; `None` for an undisturbed training.
-        share: malicious clients per user.
-        chance: where noise of a private plan comes from.
-        seed: of targets (five items that one user has at most) and of the attackers.
+        plan: the plan, not resolved, with a model that sums changes of item rows only.
+        data: all users.
+        digest: digest of their data.
+        attack: a name of `POISONS`; `None` for a training without attack.
+        share: malicious clients per honest user.
+        chance: source of the noise of a plan with privacy.
+        seed: seed of the targets (five items that at most one user has) and of the attackers.
     """
     bad = 0 if attack is None else max(1, round(share * data.n_users))
     resolved = plan.model_copy(update={"n_max": data.n_users + bad}).resolve(data, digest)
@@ -95,21 +96,25 @@ def exposed(
 def poisoned(
     plan: Plan, data: Interactions, digest: str, attack: str, share: float, clean: Exposure, chance: Chance = SYSTEM
 ) -> Finding:
-    """One attack, against the undisturbed training."""
-    found = exposed(plan, data, digest, attack, share, chance)
+    """One attack, compared with the training without attack."""
+    attacked = exposed(plan, data, digest, attack, share, chance)
     limit = max(2.0 * clean.ratio, _LEAST)
-    loss = 1.0 - found.quality / max(clean.quality, 1e-12)
-    works = found.ratio > limit or loss > _LOSS
+    loss = 1.0 - attacked.quality / max(clean.quality, 1e-12)
+    works = attacked.ratio > limit or loss > _LOSS
     return Finding(
-        attack, "clients", f"ER@{_AT} of cold items with {share:.1%} malicious clients", found.ratio, limit,
+        attack,
+        "clients",
+        f"ER@{_AT} of cold items with {share:.1%} malicious clients",
+        attacked.ratio,
+        limit,
         "fail" if works else "pass",
-        f"{share:.1%} malicious clients bring cold items from {clean.ratio:.2%} of users' first {_AT} to "
-        f"{found.ratio:.2%}, and NDCG@10 from {clean.quality:.4f} to {found.quality:.4f} ({-loss:+.1%})",
-    )  # fmt: skip
+        f"{share:.1%} malicious clients raise cold items from {clean.ratio:.2%} of users' first {_AT} to "
+        f"{attacked.ratio:.2%}, and change NDCG@10 from {clean.quality:.4f} to {attacked.quality:.4f} ({-loss:+.1%})",
+    )
 
 
 class _WithAttackers(LocalEngine):
-    """An engine whose sums have malicious clients in them."""
+    """An engine whose sums contain malicious clients."""
 
     def __init__(
         self, engine: LocalEngine, attack: str, count: int, targets: np.ndarray, rng: np.random.Generator
@@ -125,15 +130,15 @@ class _WithAttackers(LocalEngine):
         self._public[owners[kept], clients.items[kept]] = 1.0
 
     def contribute(self, call: RoundCall) -> list[Sum]:
-        """Everybody's sums, and the attackers'."""
+        """The sums of all nodes, and the sum of the attackers."""
         return [*super().contribute(call), self._attackers(call)]
 
     def _attackers(self, call: RoundCall) -> Sum:
         table = call.shared["items"].astype(np.float64)
         if self._first is None:
             self._first = table
-        told = Told(table, self._first, self._targets, self._public, self._rng)
-        rows, direction = POISONS[self._attack](told)
+        view = View(table, self._first, self._targets, self._public, self._rng)
+        rows, direction = POISONS[self._attack](view)
         largest = float(np.abs(direction).max())
         if np.isfinite(largest) and self._attack not in ("scaled", "label-flip"):
             direction = direction * (call.spec["items"].bound / max(largest, 1e-300))
@@ -146,7 +151,7 @@ class _WithAttackers(LocalEngine):
         return total
 
     def _arrays(self, call: RoundCall, rows: np.ndarray, direction: np.ndarray) -> dict[str, Contribution]:
-        """Every attacker sends the same."""
+        """The contributions of the attackers, which all send the same."""
         count, ones = self._count, np.ones(self._count)
         indptr = np.arange(count + 1, dtype=np.int64) * len(rows)
         items = np.tile(rows, count).astype(np.int32)
@@ -161,5 +166,5 @@ class _WithAttackers(LocalEngine):
             elif name == "within":
                 arrays[name] = Dense(np.full((count, 1), 0.5, dtype=np.float32), ones)
             elif name != "items":
-                raise InputError(f"poisoning of a model that also sums {name!r} is not built")
+                raise InputError(f"poisoning attacks do not support a model that sums {name!r}")
         return arrays

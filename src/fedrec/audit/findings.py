@@ -1,4 +1,4 @@
-"""What an attack found."""
+"""The finding of an attack."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Verdict = Literal["pass", "fail", "out of scope"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One attack on one plan.
+    """The finding of one attack on one plan.
 
     Args:
-        attack: its name.
-        against: whose view it has: `release`, `cohort` or `server`.
-        measure: what the value is.
-        value: what the attacker reached.
-        limit: what a protected run must keep it below or at; `None` where nothing was promised.
-        verdict: `fail` where the attack beats the limit, or works on a run that promises nothing; `out of scope` where
-            the plan promises nothing against this view and says so.
-        says: one sentence.
+        attack: name of the attack.
+        against: observer of the attack: `release`, `cohort`, `server` or `clients`.
+        measure: what `value` measures.
+        value: value that the attack reached.
+        limit: maximum value of a protected run; `None` if nothing is promised.
+        verdict: `fail` if the attack exceeds the limit, or works on a run without a promise; `out of scope` if the plan
+            promises nothing against this observer.
+        says: the finding in one sentence.
     """
 
     attack: str
@@ -35,9 +35,9 @@ class Finding:
 
     @property
     def of_nodes(self) -> bool:
-        """Whether it is about what nodes promise a lying coordinator's victims, whatever the plan says of privacy."""
+        """Whether the finding is about a promise of nodes against a lying coordinator, which holds for every plan."""
         return self.against == "server" and self.limit is not None
 
     def to_json(self) -> dict[str, Any]:
-        """All fields."""
+        """All fields as a dictionary."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""A coordinator with the real key that asks each node what it likes, and says what it likes."""
+"""A lying coordinator with the real key, which sends each node any request it likes."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ _KINDS = {RoundCall: "contribute", CountCall: "count", EvaluationCall: "evaluate
 
 @dataclass(eq=False)
 class Liar:
-    """Asks the nodes of a stage, each by itself, in fresh homes.
+    """Sends requests to the nodes of a stage, each separately, in fresh homes.
 
     Args:
         stage: the federation.
-        further: keys that owners pin besides those of the nodes.
-        run: number of the run that is spoken of; it may be set to another.
-        sources: of nodes whose data have changed, where these are.
+        further: keys that owners list in addition to those of the nodes.
+        run: identifier of the run in requests; it may be changed.
+        sources: data files of nodes whose data have changed.
     """
 
     stage: Staged
@@ -61,20 +61,20 @@ class Liar:
         self.homes = self.stage.homes()
 
     def pretend(self, name: str, round: int, transcript: str) -> None:
-        """From now on tell a node that a round was summed under this transcript, whatever the node answered."""
+        """Claim from now on that a round was summed with this transcript, whatever the node answered."""
         self._answered[self.run, name, round] = transcript
 
     def number(self) -> int:
-        """A number above all before, as requests and sums need."""
+        """A number larger than all earlier ones, as requests and sums need."""
         self._number = max(self._number + 1, time.time_ns())
         return self._number
 
     def restart(self) -> None:
-        """Start all nodes again, from what their homes hold, when they are next asked."""
+        """Restart all nodes from their homes, at their next request."""
         self.hosts.clear()
 
     def ask(self, name: str, kind: str, fields: Mapping[str, Any], parts: Sequence[bytes] = ()) -> Reply:
-        """One request to one node, and what the node says."""
+        """Send one request to one node; returns its reply."""
         frame = Request(kind, self.run, name, self.number(), fields, parts).sign(self.stage.coordinator)
         if name not in self.hosts:
             self.hosts[name] = self.stage.host(name, self.homes, self.further, self.sources.get(name))
@@ -82,7 +82,7 @@ class Liar:
         return open_reply(answer, self.stage.keys[name].public(), frame.digest, _LARGEST)
 
     def offer(self, name: str, plan: Plan | None = None, parties: Sequence[SigningKey] | None = None) -> Reply:
-        """Offer a node a plan and the parties of secure sums; by default those that all agreed on."""
+        """Offer a node a plan and parties of secure aggregation; by default those that all agreed on."""
         plan = plan or self.stage.plan
         fields = {
             "version": __version__,
@@ -97,7 +97,7 @@ class Liar:
         """Open the agreed run at all nodes.
 
         Raises:
-            RunError: if a node refuses it.
+            RunError: if a node refuses.
         """
         self.need({name: self.offer(name) for name in self.stage.names})
 
@@ -110,13 +110,14 @@ class Liar:
         plan: Plan | None = None,
         parties: Sequence[SigningKey] | None = None,
     ) -> RoundCall:
-        """The call of a round as the plan has it, for a model of the liar's choice.
+        """The request for a round according to the plan, with a model that the liar chooses.
 
         Args:
-            number: of the round.
-            committed: the last committed round; by default the one before.
+            number: number of the round.
+            committed: last committed round; by default the round before.
             model: shared arrays; by default those of an honest run.
-            plan, parties: which plan it is of, and whose secure sum.
+            plan: the plan; by default the agreed one.
+            parties: nodes of secure aggregation; by default all.
         """
         agreement = self.stage.agreement if plan is None else Agreement.of(plan, self.stage.catalog)
         plan, shared = agreement.plan, self.stage.models[number] if model is None else model
@@ -151,14 +152,14 @@ class Liar:
         standing: Mapping[str, int] | None = None,
         named: Arrays | None = None,
     ) -> Reply:
-        """Ask a node for a sum.
+        """Request a sum from a node.
 
         Args:
-            name: of the node.
-            call: what is asked.
+            name: name of the node.
+            call: the request.
             record: entries of the record after the first.
-            standing: of each node, the last round that counts for it; by default what the call says.
-            named: shared arrays whose digest is named instead of that of those which are sent.
+            standing: last round that counts for each node; by default that of the request.
+            named: shared arrays whose digest is sent in place of the digest of the sent arrays.
         """
         fields = call_fields(call)
         if isinstance(call, RoundCall):
@@ -173,7 +174,7 @@ class Liar:
         return reply
 
     def _past(self, name: str, rounds: Iterable[int]) -> dict[str, str]:
-        """Under which transcripts rounds were summed, as the node itself answered them, so that it goes along."""
+        """Transcripts of rounds as the node itself answered them, so that the node accepts them."""
         return {str(round): self._answered.get((self.run, name, round), _NEVER) for round in rounds}
 
     def settle(self, name: str, kind: str, shared: Arrays, **fields: int) -> Reply:
@@ -181,24 +182,26 @@ class Liar:
         return self._with_arrays(name, kind, fields, shared)
 
     def all(self, call: Call, **how: Any) -> dict[str, Reply]:
-        """Ask all nodes for the same sum; `how` as of `call`."""
+        """Request the same sum from all nodes; `how` are arguments of `call`."""
         return {name: self.call(name, call, **how) for name in self.stage.names}
 
     def part(self, name: str, call: RoundCall) -> Sum:
-        """A node's own part of the last round that it answered, from its disk: what attacks are measured against."""
+        """A node's own part of the last round that it answered, from its disk, to compare attacks with."""
         kept = FileStore(self.homes / name / "runs" / self.run).get("round")
         assert kept is not None
         return decode_sum(kept[_DIGEST:].partition(b"\n")[2], call.spec)
 
     def need(self, replies: Mapping[str, Reply]) -> Mapping[str, Reply]:
-        """The replies of steps that honest coordinators take too.
+        """Replies to requests that an honest coordinator sends too.
 
         Raises:
-            RunError: if a node refused; an attack that does not come so far shows nothing.
+            RunError: if a node refused, as the attack then shows nothing.
         """
         for name, reply in replies.items():
             if reply.problem is not None:
-                raise RunError(f"an attack does not get to its point: {name} says: {reply.fields.get('text')}")
+                raise RunError(
+                    f"the attack could not start: {name} refuses an honest request: {reply.fields.get('text')}"
+                )
         return replies
 
     def _with_arrays(

@@ -1,4 +1,4 @@
-"""A coordinator that lies, with the real key: every attack on nodes of this process, one finding each."""
+"""All attacks of a lying coordinator with the real key on nodes in this process, with one finding each."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ LIES: Mapping[str, Callable[[Staged], Tried | None]] = {
     "fake-nodes": fake_nodes,
     "plain-sums": plain_sums,
 }
-"""By name; one that has nothing to attack in a plan, or in a mode of sums, gives no finding."""
+"""Attacks by name; an attack that does not apply to a plan or a mode of sums gives no finding."""
 
 
 def lied_to(
@@ -73,21 +73,22 @@ def lied_to(
     chance: Chance = SYSTEM,
     told: Callable[[str], None] = lambda _: None,
 ) -> list[Finding]:
-    """Let a coordinator with the real key lie to nodes of this process, in every mode that the plan allows.
+    """Let a coordinator with the real key lie to nodes in this process, in every mode that the plan allows.
 
-    Owners allow the plan and no more: they pin coordinator, parties, catalog and number of clients, and their floors
-    are the plan's own promise. Each attack has homes of its own, in a temporary folder.
+    Owners allow this plan only: node.toml lists coordinator, parties, catalog and number of clients, and requires the
+    privacy of the plan. Each attack has homes of its own, in a temporary folder.
 
     Args:
-        plan: not resolved for other data.
-        data, digest: all users, and the digest of their data.
-        names: of `LIES`.
-        chance: where nodes draw secrets from.
+        plan: the plan, not resolved for other data.
+        data: all users.
+        digest: digest of their data.
+        names: names of attacks in `LIES`.
+        chance: source of the nodes' secrets.
         told: called with each attack's name before it starts.
 
     Raises:
-        InputError: if no federation can be staged for the plan.
-        RunError: if an attack does not get to its point.
+        InputError: if no federation can be set up for the plan.
+        RunError: if an attack could not start.
     """
     findings = []
     for mode in modes_of(plan):
@@ -105,7 +106,7 @@ def lied_to(
 
 @contextmanager
 def _unheard() -> Iterator[None]:
-    """Nodes log every lie that they refuse; findings say it once."""
+    """Silence the log of the nodes, as the findings report every refusal."""
     log = logging.getLogger("fedrec.node")
     before, log.disabled = log.disabled, True
     try:

@@ -1,4 +1,4 @@
-"""Was this user in the data? Scores of members and of as many fresh users, against what the promise allows."""
+"""Membership inference: was a user in the data? Compares scores of members and other users with the promise."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _CONFIDENCE = 0.95
 
 
 def membership(plan: Plan, chance: Chance = SYSTEM, seed: int = 0) -> Finding:
-    """Half of 20,000 synthetic users are trained on; whoever sees the released sums tells them from the other half.
+    """Train on half of 20,000 synthetic users, and separate this half from the other by the released sums.
 
-    A user's score is the inner product of what it would have added with what was released: the most powerful test
-    against Gaussian noise where everything else is known on average. The true positive rate at 1 % false positives is
-    compared with e^ε · 1 % + δ, by a Clopper-Pearson bound of 95 %. Says something where ε is small; at ε = 4 the bound
-    is over a half, at 5 it is 1.
+    A user's score is the inner product of what the user would have added with the release: the most powerful test
+    against Gaussian noise if everything else is known on average. The true positive rate at 1 % false positives is
+    compared with e^ε · 1 % + δ, by a Clopper-Pearson bound of 95 %. The test is useful for small ε only: at ε = 4
+    the bound is above a half, at 5 it is 1.
 
     Args:
-        plan: its model, privacy and release are used; its data are not.
-        chance: where noise comes from.
-        seed: of the users.
+        plan: the plan, of which model, privacy and release are used, but not the data.
+        chance: source of the noise.
+        seed: seed of the users.
     """
     everyone = synthetic(users=_USERS, items=_ITEMS, interactions_per_user=20, seed=seed)
     members = np.arange(0, _USERS, 2)
@@ -60,16 +60,24 @@ def membership(plan: Plan, chance: Chance = SYSTEM, seed: int = 0) -> Finding:
     rate = hits / total
     if terms is None:
         return Finding(
-            "membership", "cohort", "true positive rate at 1 % false positives", rate, None,
+            "membership",
+            "cohort",
+            "true positive rate at 1 % false positives",
+            rate,
+            None,
             "fail" if least > 2 * _FALSE_POSITIVES else "pass",
-            f"{rate:.2%} of {total:,} members are told at 1 % false positives; nothing was promised",
-        )  # fmt: skip
+            f"{rate:.2%} of {total:,} members are detected at 1 % false positives; the plan promises no privacy",
+        )
     bound = min(1.0, math.exp(terms.epsilon) * _FALSE_POSITIVES + terms.delta)
     return Finding(
-        "membership", "cohort", "true positive rate at 1 % false positives", rate, bound,
+        "membership",
+        "cohort",
+        "true positive rate at 1 % false positives",
+        rate,
+        bound,
         "fail" if least > bound else "pass",
-        f"{rate:.2%} of {total:,} members are told at 1 % false positives; the promise allows {bound:.2%}",
-    )  # fmt: skip
+        f"{rate:.2%} of {total:,} members are detected at 1 % false positives, and the promise allows {bound:.2%}",
+    )
 
 
 def _inner(value: np.ndarray, name: str, clients: Clients, shared: Arrays) -> np.ndarray:

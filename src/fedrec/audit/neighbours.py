@@ -1,8 +1,8 @@
-"""Two data sets that differ by one client, chosen so that a wrong mechanism gives itself away.
+"""Two data sets that differ by one client, chosen to reveal a wrong mechanism.
 
-A row that nobody touched must come out as noisy as any other. And a mean must be over a public number: with the
-realised number of clients as its denominator, a client that goes against all the others moves the mean twice as far as
-one that joins nobody, which noise for a sum does not cover.
+A row that no client touched must have as much noise as any other. And a mean must be over a public number: with the
+actual number of clients as its denominator, a client that opposes all others changes the mean twice as much as the
+noise of a sum covers.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _MARGIN = 0.75
 def bare_share(
     exact: Sum, queries: Sequence[Query], noise_multiplier: float, chance: Chance, mechanism: Mechanism = noised
 ) -> float:
-    """Largest share, over arrays, of coordinates at 0 before that are exactly 0 afterwards.
+    """Largest share, over arrays, of zero coordinates that are exactly 0 after the release.
 
-    Noise on touched rows only leaves all of them so, and a client who touches one is seen at once; with at least 2^8
-    steps of the grid per deviation chance leaves 1 in 600.
+    If noise is added to touched rows only, all of them stay 0, which reveals each client that touches one. With at
+    least 2^8 steps of the grid per deviation, correct noise leaves 1 in 600 at 0.
     """
     empty = Sum.zeros(exact.spec, exact.round)
     released = mechanism(empty, queries, noise_multiplier, 1, chance)
@@ -53,15 +53,16 @@ def worst_neighbours(
     mechanism: Mechanism = noised,
     clients: int = _CLIENTS,
 ) -> float:
-    """ε that tells means of `clients` who all add +C from means of one more who adds −C, along that direction.
+    """ε that separates means of `clients` that all add +C from means with one more client that adds −C.
 
     Args:
-        exact: gives spec and round; one array of at most 4,096 coordinates of the first query is used.
-        queries, noise_multiplier: of the round.
+        exact: sum with the spec and round; one array of at most 4,096 coordinates of the first query is used.
+        queries: queries of the round.
+        noise_multiplier: noise multiplier of the round.
         delta: δ.
-        chance: where noise comes from.
-        mechanism: what releases the sum; its `clients` are divided by.
-        clients: how many.
+        chance: source of the noise.
+        mechanism: function that releases the sum; the mean divides by the `clients` of its result.
+        clients: number of clients.
     """
     query = queries[0]
     name = next(iter(query.metrics))
@@ -84,29 +85,37 @@ def worst_neighbours(
 
 
 def untouched(observed: Observed, chance: Chance) -> Finding | None:
-    """Whether what nobody touched is noisy too."""
+    """Whether coordinates that no client touched have noise too."""
     if observed.plan.privacy is None:
         return None
     last = observed.last_release()
-    found = bare_share(last.exact, last.queries, last.charge.noise_multiplier, chance)
+    bare = bare_share(last.exact, last.queries, last.charge.noise_multiplier, chance)
     return Finding(
-        "untouched", "cohort", "share of untouched coordinates without noise", found, _MOST_BARE,
-        "fail" if found > _MOST_BARE else "pass",
-        f"of coordinates that nobody touched, {found:.2%} come out as exactly 0",
-    )  # fmt: skip
+        "untouched",
+        "cohort",
+        "share of untouched coordinates without noise",
+        bare,
+        _MOST_BARE,
+        "fail" if bare > _MOST_BARE else "pass",
+        f"{bare:.2%} of the coordinates that no client touched are exactly 0 in the release",
+    )
 
 
 def denominator(observed: Observed, chance: Chance) -> Finding | None:
-    """Whether a client that goes against all others is covered by the noise."""
+    """Whether the noise covers a client that opposes all others."""
     terms = observed.plan.privacy
     if terms is None:
         return None
     last = observed.last_release()
     promised = cohort_epsilon([last.charge], terms.delta)
-    found = worst_neighbours(last.exact, last.queries, last.charge.noise_multiplier, terms.delta, chance)
+    measured = worst_neighbours(last.exact, last.queries, last.charge.noise_multiplier, terms.delta, chance)
     return Finding(
-        "denominator", "cohort", "empirical epsilon of one client against all others", found, promised + _MARGIN,
-        "fail" if found > promised + _MARGIN else "pass",
-        f"means with a client against all others and without it differ by epsilon {found:.2f}; the round was charged "
-        f"{promised:.2f}",
-    )  # fmt: skip
+        "denominator",
+        "cohort",
+        "empirical epsilon of one client against all others",
+        measured,
+        promised + _MARGIN,
+        "fail" if measured > promised + _MARGIN else "pass",
+        f"means with and without a client that opposes all others differ by epsilon {measured:.2f}, and the charge of "
+        f"the round is {promised:.2f}",
+    )

@@ -1,4 +1,4 @@
-"""A plan carried out in this process, with everything written down that leaves the coordinator or reaches it."""
+"""A training in this process that records everything that reaches or leaves the coordinator."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Observed", "Release", "contribution_of", "observe"]
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """One round: what nodes were asked, the exact sum, and the sum as it was released."""
+    """One round: the request to the nodes, the exact sum, and the released sum."""
 
     call: RoundCall
     exact: Sum
@@ -40,11 +40,11 @@ class Observed:
     """A whole run.
 
     Args:
-        plan: resolved.
-        data: of all users.
+        plan: the plan, resolved.
+        data: data of all users.
         engine: the nodes.
-        state: the end.
-        rounds: what was seen of each.
+        state: state after the last round.
+        rounds: records of all rounds.
     """
 
     plan: Plan
@@ -60,11 +60,11 @@ class Observed:
 
     @property
     def private(self) -> bool:
-        """Whether the plan promises anything."""
+        """Whether the plan has privacy."""
         return self.plan.privacy is not None
 
     def last_release(self) -> Release:
-        """The last round of a private run."""
+        """The last round of a run with privacy."""
         seen, node = self.rounds[-1], self.engine.nodes[0]
         assert node.guard is not None
         queries = node.guard.model.queries(seen.call.shared, seen.call.round)
@@ -72,12 +72,12 @@ class Observed:
 
 
 class Release(NamedTuple):
-    """What noise was added to in one round of a private run.
+    """One round of a run with privacy, before noise was added.
 
     Args:
-        exact: the sum before.
-        queries: of the round.
-        charge: what the round cost.
+        exact: the sum without noise.
+        queries: queries of the round.
+        charge: charge of the round.
     """
 
     exact: Sum
@@ -86,7 +86,7 @@ class Release(NamedTuple):
 
 
 class _Exact(LocalEngine):
-    """Nodes in this process; remembers the exact sum of the last round that they were asked for."""
+    """Nodes in this process; keeps the exact sum of the last round."""
 
     exact: Sum | None = None
 
@@ -98,7 +98,7 @@ class _Exact(LocalEngine):
 
 
 class _Watched(Gathering):
-    """Gathers as another way of gathering does, and writes down every call and every sum."""
+    """A gathering that records every request and every sum of another gathering."""
 
     def __init__(self, gathering: Gathering, engine: _Exact) -> None:
         self.gathering, self.engine = gathering, engine
@@ -117,13 +117,14 @@ class _Watched(Gathering):
 def observe(
     plan: Plan, data: Interactions, digest: str, chance: Chance = SYSTEM, rounds: int | None = None
 ) -> Observed:
-    """Train a plan on users in memory and write down what was seen.
+    """Train a plan on users in memory and record all rounds.
 
     Args:
-        plan: not resolved for other data.
-        data, digest: the users, and the digest of their data.
-        chance: where the noise of a private plan comes from.
-        rounds: stop after so many.
+        plan: the plan, not resolved for other data.
+        data: all users.
+        digest: digest of their data.
+        chance: source of the noise of a plan with privacy.
+        rounds: maximum number of rounds.
     """
     resolved = plan.resolve(data, digest)
     engine = _Exact(LocalEngine.build(data, resolved, chance=chance).nodes)
@@ -135,7 +136,7 @@ def observe(
 
 
 def contribution_of(observed: Observed, positions: np.ndarray, seen: Seen) -> Contributions:
-    """What some users of the first shard alone added to a round, after every step of the release."""
+    """Contributions of some users of the first shard to a round, after every step of the release."""
     shard, call = observed.engine.shards[0], seen.call
     rng = shard.source.child("contribute", call.round)
     public = shard.agreement.public

@@ -1,4 +1,4 @@
-"""A plot of findings: what was reached, and what may be."""
+"""A chart of findings with their limits."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _COLOURS = {"pass": "#2a9d55", "fail": "#c8372d", "out of scope": "#8a8a8a"}
 
 
 def draw(findings: Sequence[Finding], title: str, path: Path) -> None:
-    """A bar per attack, relative to its limit where it has one.
+    """Draw a bar per attack, relative to its limit if there is one.
 
     Raises:
-        InputError: if matplotlib is missing.
+        InputError: if matplotlib is not installed.
     """
     try:
         import matplotlib
@@ -27,7 +27,7 @@ def draw(findings: Sequence[Finding], title: str, path: Path) -> None:
         matplotlib.use("Agg")
         from matplotlib import pyplot
     except ImportError:
-        raise InputError("a plot needs matplotlib; pip install 'fedrec[plots]'") from None
+        raise InputError("a chart needs matplotlib; pip install 'fedrec[plots]'") from None
     figure, axes = pyplot.subplots(figsize=(8, 0.6 + 0.5 * len(findings)), layout="constrained")
     for place, finding in enumerate(reversed(findings)):
         value = 1.0 if not np.isfinite(finding.value) else finding.value

@@ -1,5 +1,5 @@
-"""Recovering interactions from what is released: exact co-occurrences from a model, a user from two sums, and a user
-behind a count of one."""
+"""Recovery of interactions from a release: co-occurrences from a model, a user from two sums, and the user behind a
+count of one."""
 
 from __future__ import annotations
 
@@ -44,31 +44,31 @@ def counts_from_ease(weights: np.ndarray, reg: float | None) -> np.ndarray:
 def _symmetrising(matrix: np.ndarray) -> np.ndarray:
     """p with matrix · diag(p) symmetric, p[most connected] = 1, from its row and column there."""
     strength = np.abs(matrix).sum(axis=0) + np.abs(matrix).sum(axis=1)
-    found = np.full(len(matrix), np.nan)
+    scale = np.full(len(matrix), np.nan)
     start = int(np.argmax(strength))
-    found[start] = 1.0
-    known = [start]
-    # Ratios p_i = p_j · M_ij⁻¹ M_ji along the strongest link to what is known already.
+    scale[start] = 1.0
+    reached = [start]
+    # Ratios p_i = p_j · M_ij⁻¹ M_ji along the strongest link to the items reached so far.
     link = np.minimum(np.abs(matrix), np.abs(matrix.T))
     best = link[start].copy()
     via = np.full(len(matrix), start)
-    while len(known) < len(matrix):
-        best[known] = -1.0
+    while len(reached) < len(matrix):
+        best[reached] = -1.0
         item = int(np.argmax(best))
         near = via[item]
         if best[item] <= 0.0:
-            found[item] = 1.0
+            scale[item] = 1.0
         else:
-            found[item] = found[near] * matrix[item, near] / matrix[near, item]
-        known.append(item)
+            scale[item] = scale[near] * matrix[item, near] / matrix[near, item]
+        reached.append(item)
         better = link[item] > best
         via[better] = item
         best = np.maximum(best, link[item])
-    return found
+    return scale
 
 
 def co_occurrences(observed: Observed) -> Finding:
-    """How many of the pairs that anybody has are recovered exactly from the released model."""
+    """The share of co-occurrence counts that is recovered exactly from the released model."""
     clients = observed.engine.shards[0].clients
     dense = np.zeros((len(clients), clients.n_items), dtype=np.float32)
     dense[np.repeat(np.arange(len(clients)), clients.lengths), clients.items] = 1.0
@@ -85,11 +85,15 @@ def co_occurrences(observed: Observed) -> Finding:
     limit = likeliest + _SLACK if observed.private else None
     works = exact > likeliest + _SLACK
     return Finding(
-        "co-occurrences", "release", "share of co-occurring pairs whose count is recovered exactly", exact, limit,
+        "co-occurrences",
+        "release",
+        "share of co-occurring pairs whose count is recovered exactly",
+        exact,
+        limit,
         "fail" if works else "pass",
-        f"from the released model {exact:.1%} of {int(pairs.sum()):,} counts follow exactly; always guessing the most "
-        f"frequent count gets {likeliest:.1%}",
-    )  # fmt: skip
+        f"{exact:.1%} of {int(pairs.sum()):,} counts are recovered exactly from the released model; guessing the most "
+        f"frequent count finds {likeliest:.1%}",
+    )
 
 
 def _from_noise(observed: Observed) -> np.ndarray:
@@ -99,7 +103,7 @@ def _from_noise(observed: Observed) -> np.ndarray:
 
 
 def differencing(observed: Observed, digest: str, chance: Chance = SYSTEM, users: int = 5) -> Finding:
-    """Whoever sees the sums of a run with a user and of one without subtracts them."""
+    """Subtract the sums of two runs that differ by one user."""
     shard, hits = observed.engine.shards[0], []
     rng = np.random.Generator(np.random.Philox(7))
     victims = rng.choice(shard.active, min(users, len(shard.active)), replace=False)
@@ -110,14 +114,18 @@ def differencing(observed: Observed, digest: str, chance: Chance = SYSTEM, users
         )
         truth = shard.clients.take(np.array([victim])).items
         hits.append(_f1(_missing_user(observed.rounds[0].released, without.rounds[0].released, len(truth)), truth))
-    found, base = float(np.mean(hits)), _guessing(observed)
+    score, base = float(np.mean(hits)), _guessing(observed)
     limit = base + _SLACK if observed.private else None
     return Finding(
-        "differencing", "cohort", "F1 of a user's items from two sums that differ by that user", found, limit,
-        "fail" if found > base + _SLACK else "pass",
-        f"subtracting the first sums of two runs finds a user's items with F1 {found:.3f}; guessing the most popular "
+        "differencing",
+        "cohort",
+        "F1 of a user's items from two sums that differ by that user",
+        score,
+        limit,
+        "fail" if score > base + _SLACK else "pass",
+        f"subtracting the first sums of two runs finds a user's items with F1 {score:.3f}; guessing the most popular "
         f"items finds {base:.3f}",
-    )  # fmt: skip
+    )
 
 
 def _any_data(observed: Observed) -> object:
@@ -153,38 +161,49 @@ def _f1(guess: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _guessing(observed: Observed) -> float:
-    """The same F1 for whoever predicts the most popular items."""
+    """The F1 of predicting the most popular items."""
     clients = observed.engine.shards[0].clients
     counts = np.bincount(clients.items, minlength=clients.n_items)
     rank = np.empty(len(counts), dtype=np.int64)
     rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
     inside = rank[clients.items] < np.repeat(clients.lengths, clients.lengths)
     owners = np.repeat(np.arange(len(clients)), clients.lengths)
-    mine = np.bincount(owners, inside, len(clients))[clients.lengths > 0]
-    return float((mine / clients.lengths[clients.lengths > 0]).mean())
+    hits = np.bincount(owners, inside, len(clients))[clients.lengths > 0]
+    return float((hits / clients.lengths[clients.lengths > 0]).mean())
 
 
 def singletons(observed: Observed) -> Finding:
-    """Items that one client alone has stand out in a sum of counts: telling a count of 1 from one of 0."""
+    """Detect items of a single client in a sum of counts, by separating counts of 1 from counts of 0."""
     first = observed.rounds[0].released
     clients = observed.engine.shards[0].clients
     truth = np.bincount(clients.items, minlength=clients.n_items)
     seen = _per_item(first, Sum.zeros(first.spec, first.round))
     ones, zeros = seen[truth == 1], seen[truth == 0]
     if len(ones) == 0:
-        return Finding("singletons", "cohort", "items of one client", 0.0, None, "pass", "no item has one client only")
+        return Finding(
+            "singletons", "cohort", "items of one client", 0.0, None, "pass", "no item has exactly one client"
+        )
     terms = observed.plan.privacy
     if terms is None:
         return Finding(
-            "singletons", "cohort", "items of one client alone in a sum", float(len(ones)), None, "fail",
-            f"{len(ones)} of {len(truth)} items have one client each and show it in the first sum",
-        )  # fmt: skip
+            "singletons",
+            "cohort",
+            "items of a single client in a sum",
+            float(len(ones)),
+            None,
+            "fail",
+            f"{len(ones)} of {len(truth)} items have a single client, and the first sum shows that",
+        )
     threshold = np.quantile(zeros, 0.99) if len(zeros) >= 100 else np.quantile(seen, 0.99)
     above = int((ones > threshold).sum())
     rate, least = above / len(ones), float(beta.ppf(1 - _CONFIDENCE, above, len(ones) - above + 1)) if above else 0.0
     bound = min(1.0, math.exp(terms.epsilon) * 0.01 + terms.delta)
     return Finding(
-        "singletons", "cohort", "share of items of one client that are told from items of none, at 1 % false alarms",
-        rate, bound, "fail" if least > bound else "pass",
-        f"{rate:.1%} of {len(ones)} items of one client are told apart; the promise allows {bound:.1%}",
-    )  # fmt: skip
+        "singletons",
+        "cohort",
+        "share of items of one client that are told from items of none, at 1 % false alarms",
+        rate,
+        bound,
+        "fail" if least > bound else "pass",
+        f"{rate:.1%} of {len(ones)} items of a single client are detected; the promise allows {bound:.1%}",
+    )

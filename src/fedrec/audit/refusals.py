@@ -1,4 +1,4 @@
-"""A coordinator that asks for a round again, to average noise away or to subtract two answers."""
+"""A coordinator that requests a round again, to average noise out or to subtract two answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["repeated_round"]
 
 
 def repeated_round(observed: Observed) -> Finding:
-    """Ask the first node for its last round again, with other parameters."""
+    """Request the last round from the first node again, with another model."""
     call = observed.rounds[-1].call
     node = observed.engine.nodes[0]
     other = {name: array + array.dtype.type(1) for name, array in call.shared.items()}
@@ -23,9 +23,13 @@ def repeated_round(observed: Observed) -> Finding:
     except PlanError:
         answered = 0
     return Finding(
-        "repeated-round", "cohort", "answers to one round for two models", float(answered),
-        0.0 if observed.private else None, "fail" if answered else "pass",
-        "a node answered one round for two models, so the answers can be subtracted"
+        "repeated-round",
+        "cohort",
+        "answers to one round for two models",
+        float(answered),
+        0.0 if observed.private else None,
+        "fail" if answered else "pass",
+        "a node answered one round for two models, and the difference of the answers reveals users"
         if answered
         else "the node refused to answer a round again for another model",
-    )  # fmt: skip
+    )

@@ -1,4 +1,4 @@
-"""All attacks on a plan or a run, one finding each."""
+"""All attacks on a plan or a run, with one finding each."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _first(observed: Observed) -> SumSpec:
 
 
 def _counts_clients(spec: SumSpec) -> bool:
-    """Whether a sum has a number per item that grows with the clients who have it, and does not move a model."""
+    """Whether a sum counts clients per item, and is not a change of a model."""
     return not spec.changes and any(array.kind == "rank_one" for array in spec.arrays)
 
 
@@ -101,7 +101,7 @@ ATTACKS: dict[str, Attack] = {
     "denominator": _denominator,
     "membership": _membership,
 }
-"""By name; one that has nothing to attack in a plan's model gives no finding."""
+"""Attacks by name; an attack that does not apply to the model gives no finding."""
 
 
 def audit(
@@ -113,33 +113,32 @@ def audit(
     malicious: float = 0.01,
     named: str | None = None,
 ) -> list[Finding]:
-    """Carry a plan out in this process, in memory, and attack what it releases.
+    """Train a plan in this process, in memory, and attack what it releases.
 
-    A plan whose nodes add the noise is audited with central noise: what is released has the same law with a little less
-    of it. What a coordinator gets out of nodes, masked or plain, is what the attacks of a lying one are about: these
-    have real nodes, with homes in a temporary folder, and the plan's own noise.
+    If nodes add the noise, the audit uses central noise, which has the same distribution with slightly less noise. The
+    attacks of a lying coordinator use real nodes, with homes in a temporary folder, and the plan's own noise.
 
     Args:
-        plan: its data are read, or those that its run kept; nothing is written beside them.
-        attacks: by name; `poisoning` stands for all of `POISONS`, `coordinator` for all of `LIES`. By default all of
+        plan: the plan. Its data are read, or the data that its run kept; nothing is written.
+        attacks: names of attacks; `poisoning` means all of `POISONS`, `coordinator` all of `LIES`. By default all of
             `ATTACKS`.
-        chance: where the noise of a private plan comes from.
+        chance: source of the noise of a plan with privacy.
         told: called with each attack's name before it starts.
-        folder: of the run that the plan is of, where its data may lie.
-        malicious: malicious clients per user, for attacks that poison.
-        named: the plan's source as the person at hand named it; no database server is asked without.
+        folder: folder of the plan's run, which may contain its data.
+        malicious: malicious clients per honest user, for poisoning attacks.
+        named: the plan's source, if the caller names it; a database server is used only if named.
 
     Raises:
-        InputError: for an attack that there is not, or poison for a model that does not sum changes of rows.
+        InputError: for an unknown attack, or a poisoning attack on a model that does not sum changes of rows.
     """
     chosen = list(ATTACKS) if attacks is None else _named(attacks)
     if not set(POISONS).isdisjoint(chosen) and not _moves_rows(first_sum(plan.build_model())):
         raise InputError(
-            f"attacks that poison change rows of a table, which {plan.model['name']} does not sum; "
-            f"{models_where(lambda model: _moves_rows(first_sum(model)))} do"
+            "poisoning attacks need a model that sums changes of item rows, such as "
+            f"{models_where(lambda model: _moves_rows(first_sum(model)))}; {plan.model['name']} does not"
         )
     if not 0.0 < malicious <= 1.0:
-        raise InputError(f"{malicious:g} malicious clients per user; give a share above 0 and up to 1")
+        raise InputError(f"malicious = {malicious:g}: must be above 0 and at most 1 malicious client per honest user")
     kept = Kept.of_run(folder, plan)
     data = load_plan_data(plan.data, folder, named=named).interactions if kept is None else kept.data
     digest = digest_of(data)
@@ -147,7 +146,7 @@ def audit(
     lies = [name for name in chosen if name in LIES]
     chosen = [name for name in chosen if name not in LIES]
     if chosen and plan.privacy is not None and plan.privacy.distributed:
-        told("noise of the same law, added by the coordinator")
+        told("noise of the same distribution, added by the coordinator")
         fresh["privacy"] = plan.privacy.model_copy(update={"noise": "central"})
     anew = plan.model_copy(update=fresh)
     findings: list[Finding | None] = []
@@ -156,7 +155,7 @@ def audit(
     if not set(ATTACKS).isdisjoint(chosen):
         observed = observe(anew, data, digest, chance)
     if not set(POISONS).isdisjoint(chosen):
-        told("nobody")
+        told("training without attack")
         clean = exposed(anew, data, digest, chance=chance)
     for name in chosen:
         told(name)
@@ -164,15 +163,15 @@ def audit(
             findings.append(ATTACKS[name](observed, digest, chance))
         else:
             findings.append(poisoned(anew, data, digest, name, malicious, clean, chance))
-    return [found for found in findings if found is not None]
+    return [finding for finding in findings if finding is not None]
 
 
 def _named(attacks: Sequence[str]) -> list[str]:
     several = {"poisoning": list(POISONS), "coordinator": list(LIES)}
-    known = [*ATTACKS, *POISONS, *LIES, *several]
+    choices = [*ATTACKS, *POISONS, *LIES, *several]
     names: list[str] = []
     for name in listed(attacks, "attacks"):
-        if name not in known:
-            raise InputError(f"attack {name!r} is not known{suggestion(name, known)}")
+        if name not in choices:
+            raise InputError(f"there is no attack {name!r}{suggestion(name, choices)}")
         names += several.get(name, [name])
     return list(dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""A federation of real nodes in this process, staged for a coordinator that lies: owners, their homes, their data."""
+"""A federation of real nodes in this process for attacks of a lying coordinator, with owners, homes and data."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ __all__ = ["Mode", "Staged", "modes_of", "stage"]
 Mode = Literal["secure", "plain"]
 _ROUNDS = 2
 _BUDGET = 2.5
-"""Runs of the plan that an owner's budget is enough for."""
-_HONEST = Waiting(deadline=300.0, tries=1, pause=0.0, patience=0.0)
+"""Number of runs of the plan that fit in an owner's budget."""
+_HONEST = Waiting(deadline=300.0, max_retries=0, pause=0.0, reconnect_timeout=0.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Staged:
-    """Owners of a federation and what they allow; every set of homes that is made from it is fresh.
+    """The owners of a federation and what they allow; homes of nodes are made freshly for each attack.
 
     Args:
-        folder: temporary, for data and homes.
-        mode: whether sums leave nodes masked or plain.
-        plan: as the coordinator offers it, resolved.
+        folder: temporary folder for data and homes.
+        mode: whether sums leave nodes masked (`secure`) or unmasked (`plain`).
+        plan: the plan that the coordinator offers, resolved.
         catalog: the agreed items.
-        coordinator: the real key, which every owner pins.
-        keys: of the nodes.
-        data: of the nodes.
-        chance: where nodes draw secrets from.
+        coordinator: the real key of the coordinator, which every owner lists.
+        keys: keys of the nodes, by name.
+        data: data of the nodes, by name.
+        chance: source of the nodes' secrets.
         models: shared arrays of the first rounds of an honest run.
         trained: shared arrays after these rounds.
-        largest_clip: the owners' largest bound on what one user adds, of a private plan.
+        largest_clip: maximum clip that the owners allow, for a plan with privacy.
     """
 
     folder: Path
@@ -82,33 +82,33 @@ class Staged:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the nodes, ascending."""
+        """Names of the nodes, sorted."""
         return tuple(sorted(self.keys))
 
     @property
     def hidden(self) -> bool:
-        """Whether nodes hide every sum in noise."""
+        """Whether nodes add noise to every sum."""
         return self.plan.privacy is not None and self.plan.privacy.distributed
 
     @property
     def last(self) -> int:
-        """The last round that attacks ask for."""
+        """The last round that attacks request."""
         return len(self.models) - 1
 
     def homes(self) -> Path:
-        """A new folder for homes of nodes."""
+        """A new folder for the homes of nodes."""
         folder = self.folder / f"homes-{next(self._numbers)}"
         folder.mkdir()
         return folder
 
     def host(self, name: str, homes: Path, further: Sequence[SigningKey] = (), source: Path | None = None) -> NodeHost:
-        """A node, started from what its home holds.
+        """A node, started from its home.
 
         Args:
-            name: which.
-            homes: where its home is.
-            further: keys that its owner pins besides those of the nodes.
-            source: where its data are, if they have changed.
+            name: name of the node.
+            homes: folder of the homes.
+            further: keys that the owner lists in addition to those of the nodes.
+            source: file of its data, if they have changed.
         """
         least = self.plan.min_clients
         settings: dict[str, Any] = {
@@ -119,8 +119,8 @@ class Staged:
                 "coordinator": str(self.coordinator.public()),
                 "parties": [str(key.public()) for key in (*self.keys.values(), *further)],
                 "min_clients": least,
-                "vouch": max(1, min(least, self._drawn)),
-                "most_clients": self.plan.n_max,
+                "declared_min_users": max(1, min(least, self._drawn)),
+                "max_clients": self.plan.n_max,
                 "catalogs": [self.catalog.digest],
                 "secure": self.secure,
                 "allow_leaky": self.plan.leaky,
@@ -137,14 +137,14 @@ class Staged:
 
     @property
     def _drawn(self) -> int:
-        """Clients that hardly any cohort of a node falls short of, where cohorts are drawn."""
+        """A number of clients that almost every drawn cohort of a node reaches."""
         share = self.agreement.share
         users = share * min(data.n_users for data in self.data.values())
         return int(users if share >= 1 else users - 2.0 * math.sqrt(users))
 
     @cached_property
     def _floors(self) -> dict[str, Any]:
-        """The least privacy that owners insist on: that of the plan, for two runs."""
+        """Table `[privacy]` of the owners: the privacy of the plan, for two runs."""
         terms = self.plan.privacy
         if terms is None:
             return {}
@@ -162,34 +162,37 @@ class Staged:
 
 
 def modes_of(plan: Plan) -> tuple[Mode, ...]:
-    """How a plan lets sums leave nodes.
+    """The modes in which sums may leave nodes under a plan.
 
     Raises:
-        InputError: if a federation of nodes cannot be staged for it.
+        InputError: if attacks of a lying coordinator do not apply to the plan.
     """
-    for found, name in ((plan.asynchronous, "asynchronous"), (plan.warm_start, "warm_start")):
-        if found is not None:
-            raise InputError(f"attacks of a coordinator ask for rounds of all nodes from the start; leave out {name}")
+    for setting, name in ((plan.asynchronous, "asynchronous"), (plan.warm_start, "warm_start")):
+        if setting is not None:
+            raise InputError(
+                f"attacks of a lying coordinator need rounds of all nodes from the start; remove {name} from the plan"
+            )
     if plan.robust is not None:
         return ("secure",) if plan.robust.over == "groups" else ("plain",)
     return ("secure",) if plan.privacy is not None and plan.privacy.distributed else ("secure", "plain")
 
 
 def stage(plan: Plan, data: Interactions, digest: str, mode: Mode, folder: Path, chance: Chance = SYSTEM) -> Staged:
-    """Spread users over nodes and run the first rounds honestly, which shows that nodes take the plan.
+    """Spread users over nodes and run the first rounds honestly, which shows that the nodes accept the plan.
 
     Args:
-        plan: not resolved for other data; how its data are cleaned is left out, for they are.
-        data, digest: the users, and the digest of their data.
+        plan: the plan, not resolved for other data; its cleaning is removed, as the data are clean already.
+        data: all users.
+        digest: digest of their data.
         mode: one of `modes_of`.
-        folder: empty; it will hold the data.
-        chance: where nodes draw secrets from.
+        folder: empty folder for the data.
+        chance: source of the nodes' secrets.
 
     Raises:
-        InputError: if nodes refuse the plan, or too few users are at a node for its sums to leave.
+        InputError: if nodes refuse the plan, or a node has too few users for its sums to leave.
     """
     cleaned = DataPlan(source="memory")
-    asked = plan.model_copy(update={"data": cleaned, "min_clients": max(2, plan.min_clients)}).resolve(data, digest)
+    offered = plan.model_copy(update={"data": cleaned, "min_clients": max(2, plan.min_clients)}).resolve(data, digest)
     names = [f"node-{place}" for place in range(_nodes(plan, mode))]
     places = partition(data, "hash", len(names), plan.seed)
     parts = {name: data.take_users(np.flatnonzero(places == place)) for place, name in enumerate(names)}
@@ -197,24 +200,24 @@ def stage(plan: Plan, data: Interactions, digest: str, mode: Mode, folder: Path,
         own.to_frame().write_parquet(folder / f"{name}.parquet")
     keys = {name: SigningKey(name, secrets.token_bytes(32)) for name in names}
     coordinator = SigningKey("coordinator", secrets.token_bytes(32))
-    bare = Staged(folder, mode, asked, data.catalog, coordinator, keys, parts, chance)
+    bare = Staged(folder, mode, offered, data.catalog, coordinator, keys, parts, chance)
     try:
         return _rehearsed(bare)
     except FedrecError as error:
         raise InputError(
-            f"the federation to attack ({len(names)} nodes, {mode} sums) does not get through its first rounds: {error}"
+            f"the federation to attack ({len(names)} nodes, {mode} sums) fails in its first rounds: {error}"
         ) from None
 
 
 def _nodes(plan: Plan, mode: Mode) -> int:
-    """How many nodes: plain sums are attacked node by node; a secure sum among four can lose a node and go on."""
+    """Number of nodes: plain sums are attacked node by node; secure aggregation among four tolerates a dropped node."""
     if plan.robust is not None:
         return 5 if plan.robust.groups is None else FEWEST_PARTIES * plan.robust.groups
     return FEWEST_PARTIES + 1 if mode == "secure" else 2
 
 
 class _Heard(RemoteEngine):
-    """An honest coordinator's nodes; notes which shared arrays they are sent."""
+    """The nodes of an honest coordinator; records the shared arrays that are sent."""
 
     models: list[Arrays]
 
@@ -224,7 +227,7 @@ class _Heard(RemoteEngine):
 
 
 def _rehearsed(bare: Staged) -> Staged:
-    """The stage with the models of its first rounds, and with the largest clip that they need."""
+    """The stage with the models of its first rounds and the largest clip in them."""
     homes, run = bare.homes(), Run(bare.plan, None)
     post = LocalPost({name: bare.host(name, homes) for name in bare.names})
     public = {name: key.public() for name, key in bare.keys.items()}
@@ -237,6 +240,16 @@ def _rehearsed(bare: Staged) -> Staged:
     queries = [query for round, shared in enumerate(engine.models) for query in queries_of(model, shared, round)]
     clips = max((query.clip for query in queries), default=None)
     return Staged(
-        bare.folder, bare.mode, bare.plan, bare.catalog, bare.coordinator, bare.keys, bare.data, bare.chance,
-        engine.models, trained.state.shared, clips, bare._numbers,
-    )  # fmt: skip
+        bare.folder,
+        bare.mode,
+        bare.plan,
+        bare.catalog,
+        bare.coordinator,
+        bare.keys,
+        bare.data,
+        bare.chance,
+        engine.models,
+        trained.state.shared,
+        clips,
+        bare._numbers,
+    )

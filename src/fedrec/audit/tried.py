@@ -1,4 +1,4 @@
-"""What came of one attack of a coordinator that lies: what it got, and what nodes said instead."""
+"""The result of one attack of a lying coordinator: what it got, and what nodes refused."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _BROKE_DOWN = "the node's own log says more"
 
 @dataclass(eq=False)
 class Tried:
-    """Everything that was asked for in one attack.
+    """All requests of one attack.
 
     Args:
-        what: was asked for, in the plural: of what the value is a number.
-        beyond: where nothing was promised, what bounds the attack; `None` where nodes promise to refuse.
-        got: in words, what was got.
-        refused: why something was not, in a node's words, quoted, or in others.
+        what: what was requested, in the plural, as the unit of the value.
+        beyond: what limits the attack if nodes do not promise to refuse; `None` if they do.
+        got: descriptions of the requests that succeeded.
+        refused: reasons for the others, as quotations from nodes or as descriptions.
     """
 
     what: str
@@ -34,38 +34,38 @@ class Tried:
     refused: list[str] = field(default_factory=list)
 
     def answer(self, words: str, reply: Reply) -> None:
-        """Take in what a node said to something that was asked of it."""
+        """Record the reply of a node to a request."""
         if reply.problem is None:
             self.got.append(words)
         else:
             self.refused.append(_quoted(str(reply.fields.get("text"))))
 
     def answers(self, words: str, replies: Mapping[str, Reply]) -> None:
-        """The same of several nodes."""
+        """Record the replies of several nodes."""
         for reply in replies.values():
             self.answer(words, reply)
 
     def opening(self, words: str, driven: Driven, wanted: bool = True) -> None:
-        """Take in what came of a secure sum.
+        """Record the result of an attempt to open parts.
 
         Args:
-            words: for it.
-            driven: the try.
-            wanted: whether the sum, if one came out, is one that was looked for.
+            words: description of the attempt.
+            driven: the attempt.
+            wanted: whether an opened sum counts as a success of the attack.
         """
         if driven.total is not None and wanted:
             self.got.append(words)
         else:
-            self.refused.append(_quoted(next(iter(driven.why.values()), "nobody says why")))
+            self.refused.append(_quoted(next(iter(driven.why.values()), "no node gave a reason")))
 
     def finding(self, name: str) -> Finding:
         """The finding, under the attack's name.
 
         Raises:
-            RunError: if nodes broke down in all that was tried, which says nothing of what they refuse.
+            RunError: if nodes failed in all requests, which shows nothing about what they refuse.
         """
         if not self.got and all(_BROKE_DOWN in text for text in self.refused):
-            raise RunError(f"the attack {name} gets no answer because nodes break down: {self.refused[:1]}")
+            raise RunError(f"attack {name}: the nodes failed, so the attack shows nothing: {self.refused[:1]}")
         tried = len(self.got) + len(self.refused)
         says = f"{len(self.got) or 'none'} of {tried} {self.what}"
         if not self.got:
@@ -82,6 +82,6 @@ class Tried:
 
 
 def _quoted(text: str) -> str:
-    """The first sentence of what a node said, or as much of it as fits."""
+    """The first sentence of a node's text, shortened if it is long."""
     first = printable(text).split(". ")[0].rstrip(".")
     return f"“{first if len(first) <= _LETTERS else f'{first[:_LETTERS]}…'}”"

@@ -1,4 +1,4 @@
-"""What nodes cannot refuse a coordinator that lies, and what of it an owner bounds: thresholds, exact sums, company."""
+"""Requests of a lying coordinator that nodes cannot refuse, and what an owner can do to limit them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from fedrec.federation.calls import RoundCall
 from fedrec.federation.masked import vectors_of
 from fedrec.federation.messages import Reply
 from fedrec.federation.plan import Plan
+from fedrec.owner.private_data import TOO_FEW_USERS
 from fedrec.record.keys import SigningKey
 from fedrec.secagg.client import Client
 from fedrec.secagg.policy import Floors
@@ -30,36 +31,36 @@ _EXACT = 0.5
 
 
 def thresholds(stage: Staged) -> Tried:
-    """Open runs under cleanings of the coordinator's choice, private ones for next to nothing, and read off whether
-    the first node has as many users with so many interactions as it takes to be spoken of."""
+    """Open runs with cleanings that the coordinator chooses, at a small privacy cost, and find out from the answers
+    whether the first node has enough users with a minimum number of interactions."""
     beyond = None
     if stage.plan.privacy is None:
         beyond = (
-            "floors are thresholds; policy.cleaning in node.toml takes the choice of cleanings away, and "
-            "policy.openings_per_day bounds the asking"
+            "a minimum number of clients can always be tested; policy.cleaning in node.toml prevents the choice of "
+            "cleanings, and policy.openings_per_day limits the number of tests"
         )
     tried, name = (
-        Tried("exact answers on whether a node has enough users with so many interactions", beyond),
+        Tried("exact answers whether a node has enough users with a minimum number of interactions", beyond),
         stage.names[0],
     )
-    liar, told, cheap = Liar(stage), dict[int, bool](), _cheap(stage.plan)
+    liar, shown, cheap = Liar(stage), dict[int, bool](), _cheap(stage.plan)
     most = int(stage.data[name].lengths.max())
     for least in np.unique(np.linspace(1, most + 1, _ASKINGS).astype(int)).tolist():
         enough = _enough(liar, name, _cleaned(cheap, least), tried)
         if enough is not None:
-            told[least] = enough
-    answers = list(told.values())
+            shown[least] = enough
+    answers = list(shown.values())
     apart = len(set(answers)) == 2 and answers == sorted(answers, reverse=True)
-    for least, enough in told.items():
+    for least, enough in shown.items():
         if apart:
-            tried.got.append(f"{'enough' if enough else 'too few'} with {least}")
+            tried.got.append(f"{'enough' if enough else 'too few'} users with {least} or more")
         else:
-            tried.refused.append("the same, whoever is there")
+            tried.refused.append("the answer does not depend on the users")
     return tried
 
 
 def _cheap(plan: Plan) -> Plan:
-    """The plan with noise that makes a run cheap, where it promises privacy."""
+    """The plan with more noise, so that a run with privacy costs little."""
     if plan.privacy is None:
         return plan
     terms = plan.privacy.model_copy(update={"epsilon": min(_CHEAP, plan.privacy.epsilon), "noise_multiplier": None})
@@ -67,17 +68,16 @@ def _cheap(plan: Plan) -> Plan:
 
 
 def _cleaned(plan: Plan, least: int) -> Plan:
-    """The plan for users with so many interactions."""
+    """The plan with a minimum number of interactions per user."""
     cleaning = Cleaning(min_user_interactions=least)
     return plan.model_copy(update={"data": plan.data.model_copy(update={"cleaning": cleaning})})
 
 
 def _enough(liar: Liar, name: str, plan: Plan, tried: Tried) -> bool | None:
-    """What a node shows of whether it has enough users; `None` if it refuses to be asked."""
+    """Whether a node shows that it has enough users; `None` if it refuses the run."""
     liar.run = secrets.token_hex(16)
     reply = liar.offer(name, plan)
-    text = str(reply.fields.get("text"))
-    if reply.problem is not None and "fewer than" in text and "users are here" in text:
+    if reply.problem is not None and TOO_FEW_USERS in str(reply.fields.get("text")):
         return False
     if reply.problem is None and not liar.stage.secure:
         return True
@@ -96,11 +96,11 @@ def _enough(liar: Liar, name: str, plan: Plan, tried: Tried) -> bool | None:
 
 
 def plain_sums(stage: Staged) -> Tried | None:
-    """Read what each node sends."""
+    """Read the sums that each node sends."""
     if stage.secure:
         return None
-    bound = f"a sum of at least {stage.plan.min_clients} clients is what a plain federation agrees to show"
-    tried = Tried("exact sums of single nodes", f"{bound}; policy.secure = true in node.toml takes masked ones only")
+    bound = f"without secure aggregation, nodes agree to show sums of at least {stage.plan.min_clients} clients"
+    tried = Tried("exact sums of single nodes", f"{bound}; policy.secure = true in node.toml allows masked sums only")
     liar = Liar(stage)
     liar.begin()
     tried.answers("as agreed", liar.all(liar.round(0)))
@@ -108,12 +108,12 @@ def plain_sums(stage: Staged) -> Tried | None:
 
 
 def subtracted_runs(stage: Staged) -> Tried | None:
-    """Run the plan over all nodes, and once more without one: what the difference of the sums says of that node."""
+    """Run the plan over all nodes and again without one node, and subtract the sums."""
     if not stage.secure:
         return None
     liar, left_out = Liar(stage), stage.names[-1]
-    bound = "exact sums over overlapping cohorts subtract, which only privacy with noise: distributed bounds"
-    tried = Tried("figures of a single node, as the difference of two runs", bound)
+    bound = "the difference of two exact sums reveals a node; only privacy with noise: distributed limits this"
+    tried = Tried("numbers of a single node, from the difference of two runs", bound)
     call = liar.round(0)
     liar.begin()
     replies = honest_round(liar, call)
@@ -131,52 +131,52 @@ def subtracted_runs(stage: Staged) -> Tried | None:
         return tried
     _compared(tried, f"{left_out}'s part", part, everybody, driven.total)
     if everybody.clients - driven.total.clients == part.clients > 0:
-        tried.got.append(f"how many clients {left_out} has in the round")
+        tried.got.append(f"the number of clients of {left_out} in the round")
     else:
-        tried.refused.append("numbers of clients do not leave nodes")
+        tried.refused.append("numbers of clients do not leave the nodes")
     return tried
 
 
 def strangers(stage: Staged) -> Tried | None:
-    """Offer the first node a secure sum with nodes of the coordinator's own making, whom its owner did not pin."""
+    """Offer the first node secure aggregation with fake nodes, whose keys the owner did not list."""
     if not stage.secure:
         return None
     liar, name, fakes = Liar(stage), stage.names[0], _fakes(stage)
-    tried = Tried("secure sums with nodes that the owner did not pin")
-    tried.answer("among fakes", liar.offer(name, parties=[stage.keys[name], *fakes]))
+    tried = Tried("secure aggregations with nodes that the owner did not list")
+    tried.answer("among fake nodes", liar.offer(name, parties=[stage.keys[name], *fakes]))
     liar.run = secrets.token_hex(16)
-    tried.answer("with a fake", liar.offer(name, parties=[*stage.keys.values(), fakes[0]]))
+    tried.answer("with a fake node", liar.offer(name, parties=[*stage.keys.values(), fakes[0]]))
     liar.run = secrets.token_hex(16)
     liar.begin()
     call = liar.round(0)
-    said = liar.need({name: liar.call(name, call)})
-    driven = _WithFakes(liar, call, said, fakes).open()
-    tried.opening("by a manifest with fakes", driven, name in driven.survivors)
+    replies = liar.need({name: liar.call(name, call)})
+    driven = _WithFakes(liar, call, replies, fakes).open()
+    tried.opening("by a manifest with fake nodes", driven, name in driven.survivors)
     return tried
 
 
 def fake_nodes(stage: Staged) -> Tried | None:
-    """Let the first node's owner pin nodes of the coordinator's own making, and open its part among them."""
+    """Let the first node's owner list fake nodes of the coordinator, and open its part among them."""
     if not stage.secure:
         return None
     fakes, name = _fakes(stage), stage.names[0]
-    bound = "whom the owner pins as policy.parties in node.toml is all that bounds it"
-    liar, tried = Liar(stage, fakes), Tried("parts of one node alone, among fakes", bound)
+    bound = "only the keys in policy.parties of node.toml limit this; list keys of real owners only"
+    liar, tried = Liar(stage, fakes), Tried("parts of a single node, among fake nodes", bound)
     company = [stage.keys[name], *fakes]
     liar.need({name: liar.offer(name, parties=company)})
     call = liar.round(0, parties=company)
-    said = liar.need({name: liar.call(name, call, standing={key.name: -1 for key in company})})
-    driven = _WithFakes(liar, call, said, fakes).open()
+    replies = liar.need({name: liar.call(name, call, standing={key.name: -1 for key in company})})
+    driven = _WithFakes(liar, call, replies, fakes).open()
     if driven.total is None:
         tried.opening("", driven)
     else:
-        words = f"{name}'s part, {'with its own share of noise only' if stage.hidden else 'exactly'}"
+        words = f"{name}'s part, {'with its own share of noise only' if stage.hidden else 'exact'}"
         _compared(tried, words, liar.part(name, call), driven.total)
     return tried
 
 
 def crafted_model(stage: Staged) -> Tried | None:
-    """Show all nodes a model of the right shape in which every item has a direction of its own."""
+    """Send all nodes a model of the right shape in which every item has its own direction."""
     shared = stage.models[stage.last]
     crafted = {
         name: np.eye(*array.shape, dtype=array.dtype) if array.ndim == 2 and array.dtype.kind == "f" else array
@@ -185,9 +185,9 @@ def crafted_model(stage: Staged) -> Tried | None:
     if all(crafted[name] is shared[name] for name in shared):
         return None
     bound = (
-        "privacy's clip and noise, or clip in the plan's release, bound what one user adds"
+        "privacy in the plan, or clip in its release, would limit what a user adds"
         if (stage.plan.privacy is None)
-        else "the clip and the noise of the plan bound what it says of one user"
+        else "the clip and the noise of the plan limit what the answers reveal about a user"
     )
     liar, tried = Liar(stage), Tried("answers to a crafted model", bound)
     liar.begin()
@@ -198,11 +198,11 @@ def crafted_model(stage: Staged) -> Tried | None:
 
 
 class _WithFakes(Driven):
-    """A secure sum among nodes and fakes, which the coordinator plays."""
+    """Secure aggregation among real nodes and fake nodes, which the coordinator runs."""
 
-    def __init__(self, liar: Liar, call: RoundCall, said: Mapping[str, Reply], fakes: Sequence[SigningKey]) -> None:
-        reply = next(iter(said.values()))
-        super().__init__(liar, call, {**said, **{key.name: reply for key in fakes}})
+    def __init__(self, liar: Liar, call: RoundCall, replies: Mapping[str, Reply], fakes: Sequence[SigningKey]) -> None:
+        reply = next(iter(replies.values()))
+        super().__init__(liar, call, {**replies, **{key.name: reply for key in fakes}})
         self._fakes = {key.name: key for key in fakes}
         pinned = frozenset(self.key(name).public().key for name in self.replies)
         floors = Floors(liar.stage.coordinator.public().key, pinned, clients=0)
@@ -212,16 +212,16 @@ class _WithFakes(Driven):
     def key(self, name: str) -> SigningKey:
         return self._fakes.get(name) or super().key(name)
 
-    def said(self, name: str, frames: Sequence[bytes], first: bool) -> Sequence[bytes]:
+    def answers(self, name: str, frames: Sequence[bytes], first: bool) -> Sequence[bytes]:
         if name not in self._fakes:
-            return super().said(name, frames, first)
-        client, found = self._clients[name], list[bytes]()
+            return super().answers(name, frames, first)
+        client, frames_out = self._clients[name], list[bytes]()
         for frame in frames:
-            found += client.receive(frame)
+            frames_out += client.receive(frame)
             if client.wants_values:
                 nothing = vectors_of(Sum.zeros(self.call.spec, self.call.round), self.rows)
-                found += [bytes(part) for part in client.upload(nothing)]
-        return found
+                frames_out += [bytes(part) for part in client.upload(nothing)]
+        return frames_out
 
 
 def _fakes(stage: Staged) -> list[SigningKey]:
@@ -229,15 +229,15 @@ def _fakes(stage: Staged) -> list[SigningKey]:
 
 
 def _compared(tried: Tried, words: str, part: Sum, total: Sum, without: Sum | None = None) -> None:
-    """Take in whether a part is what was found, number by number."""
+    """Record whether a part was recovered, number by number."""
     same, count = 0, 0
     for array in part.spec.arrays:
-        due, found = part.value(array.name), total.value(array.name)
-        found = found if without is None else found - without.value(array.name)
-        there = due != 0
-        same += int(np.count_nonzero(np.isclose(found, due, rtol=0.0, atol=0.5 / array.unit)[there]))
-        count += int(np.count_nonzero(there))
+        true, recovered = part.value(array.name), total.value(array.name)
+        recovered = recovered if without is None else recovered - without.value(array.name)
+        nonzero = true != 0
+        same += int(np.count_nonzero(np.isclose(recovered, true, rtol=0.0, atol=0.5 / array.unit)[nonzero]))
+        count += int(np.count_nonzero(nonzero))
     if count and same / count > _EXACT:
         tried.got.append(words)
     else:
-        tried.refused.append(f"{same / max(count, 1):.0%} of its numbers come out")
+        tried.refused.append(f"{same / max(count, 1):.0%} of its numbers are recovered")

@@ -1,7 +1,7 @@
-"""What one client's update gives away to whoever sees it alone: a coordinator of devices without a secure sum.
+"""Attacks on the update of a single client, as the coordinator of devices sees it without secure aggregation.
 
-`touched`: all rows that changed are called positive. `row-sign`: rows of a factor model change along ±u, positives one
-way and negatives the other, so the leading direction splits them. `imia` (Yuan et al. 2023, "Interaction-level
+`touched`: all rows that changed are taken as positive. `row-sign`: rows of a factor model change along ±u, positives
+one way and negatives the other, so the leading direction splits them. `imia` (Yuan et al. 2023, "Interaction-level
 membership inference attack against federated recommender systems"): a shadow user is trained on a guess of the labels,
 rows whose shadow update is nearer under the other label are relabelled, and again.
 """
@@ -40,7 +40,7 @@ def row_sign(updates: np.ndarray, table: np.ndarray, share: float) -> np.ndarray
 
 
 def imia(updates: np.ndarray, table: np.ndarray, share: float) -> np.ndarray:
-    """Labels under which a shadow user's updates are nearest to the ones seen."""
+    """Labels with which a shadow user's updates are nearest to the observed updates."""
     rng = np.random.Generator(np.random.Philox(3))
     labels = rng.random(len(updates)) < share
     for _ in range(_ROUNDS):
@@ -59,7 +59,7 @@ ATTACKS: dict[str, Guess] = {"touched": touched, "row-sign": row_sign, "imia": i
 
 
 def single_updates(observed: Observed, name: str, users: int = 20) -> Finding:
-    """An attack on the update of one client, seen alone, of a model that sums changes of item rows."""
+    """An attack on the updates of single clients, for a model that sums changes of item rows."""
     shard, seen = observed.engine.shards[0], observed.rounds[0]
     rng = np.random.Generator(np.random.Philox(11))
     victims = np.sort(rng.choice(shard.active, min(users, len(shard.active)), replace=False))
@@ -67,36 +67,46 @@ def single_updates(observed: Observed, name: str, users: int = 20) -> Finding:
     updates = contributions.arrays.get("items")
     if not isinstance(updates, RowUpdates):
         return Finding(
-            name, "server", "F1 of a client's items from its update", 1.0, None, _verdict(observed, 1.0, 0.0),
-            "what a client adds to this model is a function of its items, in the clear; alone it shows all of them",
-        )  # fmt: skip
+            name,
+            "server",
+            "F1 of a client's items from its update",
+            1.0,
+            None,
+            _verdict(observed, 1.0, 0.0),
+            "the contribution of a client to this model follows from its items, and shows them all if it is seen alone",
+        )
     scores = []
     for client, victim in enumerate(victims):
         rows = slice(updates.indptr[client], updates.indptr[client + 1])
         values = updates.values[rows].astype(np.float64)
-        mine = shard.clients.take(np.array([victim])).items
+        own_items = shard.clients.take(np.array([victim])).items
         items = updates.rows[rows]
         changed = np.linalg.norm(values, axis=1) > 0
         values, items = values[changed], items[changed]
-        truth = np.isin(items, mine)
+        truth = np.isin(items, own_items)
         table = seen.call.shared["items"][items].astype(np.float64)
         guess = ATTACKS[name](values, table, float(truth.mean()))
         scores.append(2 * (guess & truth).sum() / max(guess.sum() + truth.sum(), 1))
-    found = float(np.mean(scores))
+    score = float(np.mean(scores))
     return Finding(
-        name, "server", "F1 of a client's items from its update", found, None, _verdict(observed, found, 0.5),
-        f"seen alone, one client's update shows its items with F1 {found:.3f}. " + _exposure(observed),
-    )  # fmt: skip
+        name,
+        "server",
+        "F1 of a client's items from its update",
+        score,
+        None,
+        _verdict(observed, score, 0.5),
+        f"the update of a single client shows its items with F1 {score:.3f}. " + _exposure(observed),
+    )
 
 
-def _verdict(observed: Observed, found: float, weak: float) -> Verdict:
-    return "out of scope" if observed.private else ("fail" if found > weak else "pass")
+def _verdict(observed: Observed, score: float, weak: float) -> Verdict:
+    return "out of scope" if observed.private else ("fail" if score > weak else "pass")
 
 
 def _exposure(observed: Observed) -> str:
     least = observed.plan.min_clients
-    silo = f"A node lets out sums over {least} clients or more, so this takes a node of fewer, masked by nothing"
-    return f"{silo}; noise is central, so nothing is promised against the coordinator" if observed.private else silo
+    silo = f"Nodes send sums over at least {least} clients; this attack needs fewer clients and unmasked sums"
+    return f"{silo}; with central noise the plan promises nothing against the coordinator" if observed.private else silo
 
 
 def _shadow(table: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

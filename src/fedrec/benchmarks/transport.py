@@ -28,7 +28,7 @@ from fedrec.runs.federated import Members
 __all__ = ["NODES", "round_trips", "transport_times"]
 
 NODES = 3
-_WAITING = Waiting(deadline=60.0, least=1.0)
+_WAITING = Waiting(deadline=60.0, min_fraction=1.0)
 
 
 def transport_times(source: LoadedSource, plan: Plan, warmup: int, repeats: int) -> dict[str, Any]:

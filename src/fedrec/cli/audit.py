@@ -1,4 +1,4 @@
-"""The audit command: attacks on our own runs."""
+"""The audit command, which attacks one's own runs."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ def audit(
         list[str] | None,
         typer.Option(
             "--attack",
-            help="Attack to run: name of one attack, poisoning (all poisoning attacks), or coordinator (all attacks by "
-            "a lying coordinator). Repeat the option for several attacks.",
+            help="Name of an attack; poisoning for all poisoning attacks; coordinator for all attacks by a lying "
+            "coordinator. Repeat the option for several.",
         ),
     ] = None,
     malicious: Annotated[
-        float, typer.Option("--malicious", help="Malicious clients as a fraction of the users, for poisoning attacks.")
+        float, typer.Option("--malicious", help="Malicious clients per honest user, for poisoning attacks.")
     ] = 0.01,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Plot the findings to this PNG file.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="PNG file for a chart of the findings.")] = None,
     data: Named = None,
     threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a plan again in memory and attack everything it releases. Exit code 1 if an attack exceeds a privacy limit.
+    """Repeat a training in memory and attack everything that it releases; exit code 1 if an attack breaks a promise.
 
-    With --attack coordinator, a malicious coordinator that holds the real key sends false messages to nodes in this
-    process.
+    With --attack coordinator, a coordinator with the real key lies to nodes in this process.
     """
     output = Output(json_, quiet)
     output.begin("audit", threads)

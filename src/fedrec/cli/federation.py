@@ -1,4 +1,4 @@
-"""Commands of a coordinator: begin a federation, invite nodes, run its server, see who is up, try it all out."""
+"""Commands of a coordinator: make a federation, invite nodes, run the server, show the nodes, run a demonstration."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fedrec.cli.options import (
+    RENAMED_OPTIONS,
     Json,
     Metrics,
     OnError,
@@ -28,46 +29,46 @@ from fedrec.errors import InputError
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Coordinator of a federation of nodes on several machines.", no_args_is_help=True)
+app = typer.Typer(
+    help="Set up and run a federation of nodes on several machines, for its coordinator.", no_args_is_help=True
+)
 
-Folder = Annotated[Path, typer.Argument(metavar="FEDERATION", help="The coordinator's folder of the federation.")]
+Folder = Annotated[Path, typer.Argument(metavar="FEDERATION", help="Folder of the federation.")]
 
 
-@app.command("init")
+@app.command("init", context_settings=RENAMED_OPTIONS)
 def init(
     folder: Folder,
-    catalog: Annotated[Path, typer.Option("--catalog", help="The agreed catalog: a file with a column item_id.")],
-    most_clients: Annotated[
+    catalog: Annotated[Path, typer.Option("--catalog", help="File of the agreed items, with a column item_id.")],
+    max_clients: Annotated[
         int,
-        typer.Option(
-            "--most-clients", min=1, help="Maximum number of users of all nodes together. This number is public."
-        ),
+        typer.Option("--max-clients", min=1, help="Agreed maximum number of users of all nodes together; public."),
     ],
-    host: Annotated[str, typer.Option("--host", help="Host name or address of this machine, as nodes reach it.")],
+    host: Annotated[str, typer.Option("--host", help="Name or address at which nodes reach this machine.")],
     port: Annotated[
-        int, typer.Option("--port", min=1, max=65535, help="Port of the server; it must be open on this machine.")
+        int, typer.Option("--port", min=1, max=65535, help="Port of the server; nodes must be able to reach it.")
     ] = 8002,
     name: Annotated[
-        str | None, typer.Option("--name", help="Name of the federation. Default: the name of the folder.")
+        str | None, typer.Option("--name", help="Name of the federation; name of the folder by default.")
     ] = None,
     on_error: OnError = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Create a federation: its folder, the agreed catalog, and the coordinator's key."""
+    """Make a federation: a folder with its settings, the agreed catalog and the coordinator's key."""
     from fedrec.deploy.folder import FederationFolder
 
     output = Output(json_, quiet)
     items = agreed_items(catalog, on_error, output.warn)
-    made = FederationFolder.create(folder, name or folder.resolve().name, host, port, most_clients, items)
+    made = FederationFolder.create(folder, name or folder.resolve().name, host, port, max_clients, items)
     public = str(made.key.public())
     answer = {"federation": str(folder), "name": made.name, "items": len(items), "public_key": public}
     Output(json_, quiet).answer(
         answer,
-        f"{folder} is ready: {made.name}, {len(items):,} items. Tell every owner this public key of the coordinator "
-        "yourself; it belongs into policy.coordinator of node.toml:",
+        f"Made federation {made.name} in {folder}, with {len(items):,} items. Public key of the coordinator, for "
+        "policy.coordinator in every node.toml; give it to the owners in person or by telephone:",
         public,
-        f"Next: 'fedrec federation invite {folder} NAME --key KEY' for every node.",
+        f"Next: run 'fedrec federation invite {folder} NAME --key KEY' for every node.",
     )
 
 
@@ -77,21 +78,19 @@ def invite(
     names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Names of nodes, such as shop-a.")],
     key: Annotated[
         list[str] | None,
-        typer.Option("--key", help="Public key of a node, as 'fedrec node init' prints it. Repeat for several nodes."),
+        typer.Option("--key", help="Public key of a node, which 'fedrec node init' printed; repeat it for each node."),
     ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Invite nodes and create their startup kits. Run it again with --key once the owners have sent their keys."""
+    """Invite nodes and make their startup kits; run it again with --key to add keys that were missing."""
     from fedrec.deploy.folder import FederationFolder
     from fedrec.record.keys import PublicKey
 
     keys = {PublicKey.parse(text).name: text for text in key or []}
     strangers = sorted(set(keys) - set(names))
     if strangers:
-        raise InputError(
-            f"--key: {', '.join(strangers)} is not among the named nodes; name the node, or remove its key"
-        )
+        raise InputError(f"--key: {', '.join(strangers)} is not among the NAMEs of this command; add the name")
     grown = FederationFolder.open(folder).invite({node: keys.get(node, "") for node in names})
     ends = grown.valid_until()
     table = rows_table(f"{grown.name}: {len(grown.nodes)} nodes", "node", "key", "startup kit", "valid until")
@@ -110,7 +109,7 @@ def invite(
     output.answer(
         answer,
         table,
-        "A kit holds a private key. Give it only to the owner of the node, and as securely as a password.",
+        "A startup kit contains a secret key. Give it to the owner of its node only, as you would a password.",
         f"Public key of the coordinator, for policy.coordinator in every node.toml: {public}",
     )
     grown.check_own_kits(output.warn)
@@ -124,19 +123,19 @@ def remove(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Remove a node: later runs do not use it."""
+    """Remove a node from the federation; later runs do not include it."""
     from fedrec.deploy.folder import FederationFolder
 
     left = FederationFolder.open(folder).remove(name)
     Output(json_, quiet).answer(
         {"federation": str(folder), "nodes": sorted(left.nodes)},
-        f"{name} is removed; {len(left.nodes)} nodes are left.",
+        f"Removed {name}; the federation has {len(left.nodes)} nodes.",
     )
 
 
 @app.command("start")
 def start(folder: Folder, quiet: Quiet = False) -> None:
-    """Run the server of the federation until it is stopped (Ctrl-C)."""
+    """Run the federation's server until you stop it with Ctrl-C or a signal."""
     from fedrec.deploy.folder import FederationFolder
     from fedrec.deploy.processes import until_stopped
     from fedrec.deploy.server_process import ServerProcess
@@ -145,15 +144,15 @@ def start(folder: Folder, quiet: Quiet = False) -> None:
     federation = FederationFolder.open(folder)
     server = ServerProcess(federation, output.warn)
     output.remark(
-        f"{federation.name}: the server listens on port {federation.port}; its certificate is valid until "
-        f"{server.expires:%Y-%m-%d}; NVFlare's log is {server.log}"
+        f"{federation.name}: the server listens on port {federation.port}. Its certificate is valid until "
+        f"{server.expires:%Y-%m-%d}. NVFlare's log is {server.log}"
     )
     until_stopped(server.close)
 
 
 @app.command("status")
 def status(folder: Folder, json_: Json = False, quiet: Quiet = False) -> None:
-    """Show which nodes are connected."""
+    """Show which nodes are connected to the server."""
     from fedrec.deploy.folder import FederationFolder
     from fedrec.network.nvflare.admin import who_is_up
 
@@ -181,19 +180,17 @@ def _day(end: datetime | None) -> str:
 @app.command("demo")
 def demo(
     nodes: Annotated[int, typer.Option("--nodes", min=1, max=20, help="Number of nodes.")] = 3,
-    data: Annotated[
-        str, typer.Option("--data", help="The data to distribute over the nodes.")
-    ] = "synthetic:users=2000",
+    data: Annotated[str, typer.Option("--data", help="Data to spread over the nodes.")] = "synthetic:users=2000",
     model: Annotated[
-        str, typer.Option("--model", callback=named_model, help="Name of the model; see 'fedrec models'.")
+        str, typer.Option("--model", callback=named_model, help="Name of the model; 'fedrec models' lists them.")
     ] = "ease",
     set_: Set = None,
     split: Split = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of all random draws.")] = None,
-    secure: Annotated[bool, typer.Option("--secure", help="Secure aggregation: nodes mask their sums.")] = False,
+    secure: Annotated[bool, typer.Option("--secure", help="Use secure aggregation; needs at least 3 nodes.")] = False,
     protocol: Protocol = None,
     metrics: Metrics = None,
-    keep: Annotated[Path | None, typer.Option("--keep", help="Keep all files in this new folder.")] = None,
+    keep: Annotated[Path | None, typer.Option("--keep", help="New folder in which all files are kept.")] = None,
     threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -221,13 +218,14 @@ def demo(
     for node, rows in report["recommended"].items():
         first = rows[0] if rows else None
         if first is not None:
-            shown.append(
-                f"{node} recommends to its user {first['user_id']}: {', '.join(str(r['item_id']) for r in rows)}"
-            )
+            shown.append(f"{node} recommends to user {first['user_id']}: {', '.join(str(r['item_id']) for r in rows)}")
     noised = plan.privacy is not None and plan.privacy.distributed
     shown.append(read_in_words(report["federation"]["read"], noised))
     if report["same_as_local"] is not None:
         same = "equal, byte for byte, to" if report["same_as_local"] else "NOT equal to"
         shown.append(f"The model is {same} the model that a single process trains from the same plan.")
-    shown.append(f"run: {seconds_in_words(report)}; with starting server and nodes: {report['seconds_in_all']:.1f} s")
+    shown.append(
+        f"The run took {seconds_in_words(report)}; with starting and stopping all processes it took "
+        f"{report['seconds_in_all']:.1f} s."
+    )
     output.answer(report, *shown)

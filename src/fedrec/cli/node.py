@@ -1,4 +1,4 @@
-"""Commands of an owner: make a node's identity and configuration, and say in words what it would allow."""
+"""Commands of a node's owner: make its key and configuration, explain what it allows, and run it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedrec.cli.options import (
+    RENAMED_OPTIONS,
     Columns,
     Decimal,
     Encoding,
@@ -39,45 +40,43 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    help="Node of a data owner: create its configuration, check it, and run the node.", no_args_is_help=True
-)
+app = typer.Typer(help="Set up, check and run a node, for the owner of the data.", no_args_is_help=True)
 
 _EXAMPLES = 5
 
 Config = Annotated[Path, typer.Option("--config", help="The owner's node.toml.")]
 
 
-@app.command("init")
+@app.command("init", context_settings=RENAMED_OPTIONS)
 def init(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of this node in the federation, such as shop-a.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of this node, such as shop-a.")],
     data: Annotated[
-        str, typer.Option("--data", help="The node's data: a file, a folder of Parquet files, or a database URL.")
+        str, typer.Option("--data", help="Data of this node: a file, a folder of Parquet files, or a database URL.")
     ],
     home: Annotated[
-        Path | None, typer.Option("--home", help="Folder for the node's key, runs and budget. Default: NAME-home.")
+        Path | None,
+        typer.Option("--home", help="Folder for the node's key, runs and privacy budget; NAME-home by default."),
     ] = None,
     config: Config = Path("node.toml"),
-    coordinator: Annotated[str | None, typer.Option("--coordinator", help="The coordinator's public key.")] = None,
+    coordinator: Annotated[str | None, typer.Option("--coordinator", help="Public key of the coordinator.")] = None,
     party: Annotated[
         list[str] | None,
-        typer.Option("--party", help="Public key of another node. Repeat the option for several nodes."),
+        typer.Option("--party", help="Public key of another node; repeat the option for several nodes."),
     ] = None,
     catalog: Annotated[
         Path | None,
         typer.Option(
-            "--catalog", help="The agreed catalog, a file with a column item_id. The node accepts no other catalog."
+            "--catalog", help="File of the agreed items, with a column item_id; plans with other items are refused."
         ),
     ] = None,
-    most_clients: Annotated[
-        int | None,
-        typer.Option("--most-clients", help="The agreed maximum number of users of all nodes together.", min=1),
+    max_clients: Annotated[
+        int | None, typer.Option("--max-clients", help="Agreed maximum number of users of all nodes together.", min=1)
     ] = None,
     without_privacy: Annotated[
         bool,
         typer.Option(
             "--allow-without-privacy",
-            help="Also allow plans without differential privacy. Their exact sums can reveal what single users did.",
+            help="Also allow plans without privacy; their exact sums can reveal what single users did.",
         ),
     ] = False,
     columns: Columns = None,
@@ -92,114 +91,110 @@ def init(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a node.toml with safe defaults, create the node's key, and print the public key for the others."""
+    """Write a node.toml with safe defaults, make the node's key, and print the public key for the other owners."""
     from fedrec.federation.data_plan import DataPlan
     from fedrec.owner.new_node import make_node
 
-    place = home or Path(f"{name}-home")
+    folder = home or Path(f"{name}-home")
     settings = data_settings(
         data, columns, format, encoding, on_error, None, header, time_format, decimal, where, kinds
     )
     reading = DataPlan.make(settings)
     items = None if catalog is None else agreed_items(catalog, on_error, Output(json_, quiet).warn).digest
     public = str(
-        make_node(name, config, place, reading, coordinator, party or (), items, most_clients, not without_privacy)
+        make_node(name, config, folder, reading, coordinator, party or (), items, max_clients, not without_privacy)
     )
-    answer = {"node": name, "config": str(config), "home": str(place), "public_key": public}
+    answer = {"node": name, "config": str(config), "home": str(folder), "public_key": public}
     Output(json_, quiet).answer(
         answer,
-        f"{config} is written. Read it; 'fedrec node check --config {config}' explains what it allows.",
+        f"Wrote {config}. Read it, then run 'fedrec node check --config {config}', which explains what it allows.",
         "Public key of this node, for policy.parties in node.toml of the other owners:",
         public,
-        "Tell the key to the other owners yourself (in person, by telephone, in a signed letter), not through the "
-        "coordinator: whoever forwards a key could replace it.",
-        "Plans without differential privacy are allowed: their sums are exact."
+        "Give this key to the other owners yourself, in person, by telephone or in a signed letter. Do not send the "
+        "key through the coordinator, who could replace it by another.",
+        "Plans without privacy are allowed; their sums are exact."
         if without_privacy
-        else "Only plans with differential privacy are allowed; privacy.required = false would allow exact sums.",
+        else "Only plans with privacy are allowed. To allow exact sums too, set privacy.required = false in the file.",
     )
 
 
 @app.command("check")
 def check(
     config: Config = Path("node.toml"),
-    plan: Annotated[
-        Path | None, typer.Option("--plan", help="Check whether the node would accept this plan (YAML).")
-    ] = None,
+    plan: Annotated[Path | None, typer.Option("--plan", help="Plan (YAML) to check against node.toml.")] = None,
     secure: Annotated[
         bool | None,
-        typer.Option(
-            "--secure/--plain", help="Check the plan with masked sums (secure aggregation) or with plain sums."
-        ),
+        typer.Option("--secure/--plain", help="Check the plan with secure aggregation, or with unmasked sums."),
     ] = None,
-    data: Annotated[bool, typer.Option("--data/--no-data", help="Read the data and show its content.")] = True,
+    data: Annotated[bool, typer.Option("--data/--no-data", help="Read the data and describe it.")] = True,
     catalog: Annotated[
-        Path | None, typer.Option("--catalog", help="The agreed catalog; count the rows with other items.")
+        Path | None, typer.Option("--catalog", help="File of the agreed items; counts the rows about other items.")
     ] = None,
     kit: Annotated[
-        Path | None, typer.Option("--kit", help="The startup kit; show until when its certificate is valid.")
+        Path | None, typer.Option("--kit", help="Startup kit of this node; prints until when its certificate is valid.")
     ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Explain in plain words what this node allows, and whether it would accept a plan.
+    """Explain what this node allows, and whether it would accept a plan.
 
-    Exit code 2 if the data cannot be read or the plan would be refused.
+    The exit code is 2 if the data cannot be read or the plan would be refused.
     """
     from fedrec.federation.plan import Plan
     from fedrec.owner.config import NodeConfig
     from fedrec.owner.policy_words import cautions, explain_policy, own_key, run_losses
 
     owned = NodeConfig.read(config)
-    proposed = None if plan is None else Plan.read(plan)
+    requested = None if plan is None else Plan.read(plan)
     budget = owned.read_budget()
     agreed = None if catalog is None else agreed_items(catalog, None, Output(json_, quiet).warn)
-    content, failed = _data(owned, agreed) if data else ({}, False)
+    facts, failed = _data(owned, agreed) if data else ({}, False)
     words, losses, key = explain_policy(owned, budget), run_losses(owned), own_key(owned)
-    care = cautions(owned, content.get("users"))
+    warnings = cautions(owned, facts.get("users"))
     if agreed is not None and owned.policy.catalogs and agreed.digest not in owned.policy.catalogs:
-        care.append(f"policy.catalogs in node.toml does not allow {catalog}, whose digest is {agreed.digest}")
+        warnings.append(
+            f"policy.catalogs in node.toml does not list {catalog}, whose digest is {agreed.digest}; add the digest if "
+            "the owners agreed on these items"
+        )
     answer: dict[str, Any] = {
         "node": owned.name,
         "config": str(config),
         "public_key": None if key is None else str(key),
         "words": words,
-        "cautions": care,
-        "data": content or None,
+        "cautions": warnings,
+        "data": facts or None,
         "budget": {
             "limits": None if budget.limits is None else vars(budget.limits),
             "spent": budget.epsilon(owned.name),
             "runs": [loss.to_json() for loss in losses],
         },
     }
-    shown: list[Any] = [f"{owned.name}, by {config}\n", *words]
+    shown: list[Any] = [f"What node {owned.name} allows, from {config}\n", *words]
     if kit is not None:
         from fedrec.network.nvflare.kits import check_kit, ends_soon
 
         expires = check_kit(kit, "client.crt")
         answer["kit"] = {"folder": str(kit), "valid_until": expires.isoformat()}
-        shown.append(f"The certificate of {kit} is valid until {expires:%Y-%m-%d}.")
+        shown.append(f"The certificate in {kit} is valid until {expires:%Y-%m-%d}.")
         caution = ends_soon(expires, str(kit), "ask the coordinator for a new kit")
         if caution is not None:
-            care.append(caution)
+            warnings.append(caution)
     if losses:
-        table = rows_table("\nruns with differential privacy so far", "run", "epsilon reserved", "rounds answered")
+        table = rows_table("\nruns with privacy so far", "run", "epsilon reserved", "rounds answered")
         for loss in losses:
-            table.add_row(
-                loss.run[:16],
-                "-" if loss.epsilon is None else f"{loss.epsilon:.4g}",
-                f"{loss.answered} of {loss.rounds or '?'}",
-            )
+            epsilon = "-" if loss.epsilon is None else f"{loss.epsilon:.4g}"
+            table.add_row(loss.run[:16], epsilon, f"{loss.answered} of {loss.rounds or '?'}")
         shown.append(table)
-    if content:
-        table = rows_table(f"\n{content['source']}", "fact", "value")
-        for fact, value in content.items():
+    if facts:
+        table = rows_table(f"\n{facts['source']}", "fact", "value")
+        for fact, value in facts.items():
             if fact != "source":
                 table.add_row(fact.replace("_", " "), _shown(value))
         shown.append(table)
-    if care:
-        shown += ["\nWarnings:", *(f"- {text[0].upper()}{text[1:]}." for text in care)]
-    if proposed is not None:
-        verdict = _verdict(owned, proposed, secure, content)
+    if warnings:
+        shown += ["\nWarnings:", *(f"- {text}." for text in warnings)]
+    if requested is not None:
+        verdict = _verdict(owned, requested, secure, facts)
         answer["plan"] = {"file": str(plan), **verdict}
         shown += _judged(plan, verdict)
         failed = failed or not verdict["allowed"]
@@ -209,8 +204,7 @@ def check(
 
 
 def _data(config: NodeConfig, agreed: Catalog | None) -> tuple[dict[str, Any], bool]:
-    """What is in the data, how much of it is about other items than the agreed ones, and whether it could not be used
-    as it is."""
+    """Facts about the data, including rows about items outside the agreed catalog, and whether training would stop."""
     from fedrec.data.description import describe_data
     from fedrec.data.judging import remark_on_values
     from fedrec.data.sources import load_source
@@ -223,39 +217,39 @@ def _data(config: NodeConfig, agreed: Catalog | None) -> tuple[dict[str, Any], b
     try:
         with config.limits.held():
             loaded = load_source(config.data.source, cleaning=config.data.cleaning, **options)
-            facts = describe_data(loaded.interactions)
+            described = describe_data(loaded.interactions)
     except (FedrecError, OSError) as error:
         return {"source": source, "cannot_be_read": redacted(str(error))}, True
     kept = ("users", "items", "interactions", "per_user", "from", "to", "times", "user_columns")
     malformed = loaded.report.left_out.height
-    content = {
+    facts = {
         "source": source,
-        **{fact: facts[fact] for fact in kept if fact in facts},
+        **{fact: described[fact] for fact in kept if fact in described},
         "malformed_rows": malformed,
         "left_out": loaded.left_out_counts,
         "digest": loaded.digest,
     }
     if (remark := remark_on_values(loaded.interactions)) is not None:
-        content["values"] = remark
+        facts["values"] = remark
     if agreed is not None:
-        content["outside_the_catalog"] = _outside(loaded.interactions, agreed)
+        facts["outside_the_catalog"] = _outside(loaded.interactions, agreed)
     else:
-        content["outside_the_catalog"] = "not counted; give the agreed catalog with --catalog"
+        facts["outside_the_catalog"] = "not counted; give the agreed items with --catalog"
     stops = []
     if config.data.digest not in (None, loaded.digest):
         stops.append(
-            f"would stop: data.digest in node.toml is {config.data.digest}, which is not the digest of this data; "
-            "restore the data, or remove data.digest"
+            f"would stop: the data does not have the digest in node.toml, {config.data.digest}; restore that data, or "
+            "remove data.digest"
         )
     if malformed > 0 and config.data.on_error == "raise":
-        stops.append('would stop at the first malformed row; data.on_error = "skip" leaves out such rows')
+        stops.append('would stop at the first malformed row; set data.on_error = "skip" to leave out malformed rows')
     if stops:
-        content["training"] = "; ".join(stops)
-    return content, bool(stops)
+        facts["training"] = "; ".join(stops)
+    return facts, bool(stops)
 
 
 def _outside(data: Interactions, agreed: Catalog) -> dict[str, Any]:
-    """How many rows are about items outside the agreed catalog, which the node leaves out, and about how many items."""
+    """Number of rows about items outside the agreed catalog, which the node leaves out, and of these items."""
     import numpy as np
 
     unknown = agreed.items.look_up(data.catalog.items.series) < 0
@@ -289,16 +283,16 @@ def _verdict(config: NodeConfig, plan: Plan, secure: bool | None, data: dict[str
     method = SplitMethod.parse(plan.split)
     if str(data.get("times", "")).startswith("none") and method.needs_order and not method.by_rows:
         reasons.append(
-            f"split {plan.split} needs the order of interactions, but the data has no times; name a column of times in "
-            "data.columns of node.toml, or agree on a split such as ratio:0.8"
+            f"split: {plan.split} needs the time of each interaction, and the data has no times. Name a column of "
+            "times in data.columns of node.toml, or agree on a split such as ratio:0.8"
         )
     return {"digest": plan.digest, "secure": masked, "allowed": not reasons, "refusals": reasons, "open": _open(plan)}
 
 
 def _open(plan: Plan) -> list[str]:
-    """What a plan leaves open, which gives it another digest once it is filled in."""
+    """Keys that the plan does not set; filling them in changes the digest of the plan."""
     left = {
-        "n_max, the maximum number of clients of a sum": plan.n_max is None,
+        "n_max, the maximum number of clients": plan.n_max is None,
         "catalog, the digest of the agreed items": plan.catalog is None,
         "privacy.users, the public number of users": plan.privacy is not None and plan.privacy.users is None,
         "privacy.noise_multiplier": plan.privacy is not None and plan.privacy.noise_multiplier is None,
@@ -307,18 +301,16 @@ def _open(plan: Plan) -> list[str]:
 
 
 def _judged(plan: Path | None, verdict: dict[str, Any]) -> list[str]:
-    how = "with secure aggregation" if verdict["secure"] else "with plain sums"
+    how = "with secure aggregation" if verdict["secure"] else "with unmasked sums"
     reasons = verdict["refusals"]
     lines = [f"\n{plan}, {how}, digest {verdict['digest']}"]
     if reasons:
-        lines.append(f"This node would refuse the plan, for {len(reasons)} reason{'s' if len(reasons) != 1 else ''}:")
+        lines.append(f"This node would refuse the plan for {len(reasons)} reason{'s' if len(reasons) != 1 else ''}:")
         lines += [f"- {text}." for text in reasons]
     else:
-        lines.append("This node would accept exactly this plan from its own coordinator.")
+        lines.append("This node would accept this plan from its coordinator.")
     if verdict["open"]:
-        lines.append(
-            f"The plan does not set: {'; '.join(verdict['open'])}. Setting them changes the digest of the plan."
-        )
+        lines.append(f"The plan does not set {'; '.join(verdict['open'])}. Setting them changes the digest.")
     return lines
 
 
@@ -334,12 +326,12 @@ def _shown(value: Any) -> str:
 
 @app.command("start")
 def start(
-    kit: Annotated[Path, typer.Option("--kit", help="The startup kit that the coordinator created for this node.")],
+    kit: Annotated[Path, typer.Option("--kit", help="Startup kit that the coordinator made for this node.")],
     config: Config = Path("node.toml"),
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run this node until it is stopped (Ctrl-C)."""
+    """Run this node until you stop it with Ctrl-C or a signal."""
     from fedrec.owner.config import NodeConfig
 
     chosen = NodeConfig.read(config)
@@ -361,18 +353,18 @@ def start(
 
 
 def _fewer_threads(limits: ResourceLimits, threads: int) -> ResourceLimits:
-    """The limits with as many threads as the option says, which are not more than node.toml allows."""
+    """The limits with the number of threads of the option, which cannot exceed node.toml."""
     from fedrec.threads import check_threads
 
     if limits.threads is not None and threads > limits.threads:
         raise InputError(
-            f"--threads {threads}: limits.threads in node.toml allows at most {limits.threads}; raise the limit there"
+            f"--threads {threads}: limits.threads in node.toml allows {limits.threads}; raise limits.threads there"
         )
     return limits.model_copy(update={"threads": check_threads(threads, "--threads")})
 
 
 def _with_environment(wanted: dict[str, str]) -> None:
-    """Begin anew with these variables where they are not set: libraries count their threads when they are loaded."""
+    """Restart this process if a variable is not set: libraries read the number of threads when they are loaded."""
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, [sys.executable, "-m", "fedrec", *sys.argv[1:]], {**os.environ, **wanted})
 

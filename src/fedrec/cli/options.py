@@ -15,8 +15,19 @@ if TYPE_CHECKING:
     from fedrec.data.catalog import Catalog
     from fedrec.federation.plan import Plan
 
-__all__ = ["agreed_items", "assign", "assign_settings", "build_plan", "data_settings", "given", "split_list"]
+__all__ = [
+    "RENAMED_OPTIONS",
+    "agreed_items",
+    "assign",
+    "assign_settings",
+    "build_plan",
+    "data_settings",
+    "given",
+    "split_list",
+]
 
+RENAMED_OPTIONS = {"token_normalize_func": lambda name: {"most-clients": "max-clients"}.get(name, name)}
+"""Settings of a command whose options may also have the names that older versions had."""
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar and no remarks.")]
 Data = Annotated[

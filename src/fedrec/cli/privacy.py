@@ -1,4 +1,4 @@
-"""Commands about privacy: what a run promises, what noise costs, and an owner's budget."""
+"""Commands about privacy: the promise of a run, the relation of noise and epsilon, and an owner's budget."""
 
 from __future__ import annotations
 
@@ -14,15 +14,11 @@ from fedrec.errors import DamagedError, InputError, RunError
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Differential privacy: the promise of a run, the noise that an epsilon needs, an owner's budget.",
-    no_args_is_help=True,
+    help="Show the privacy of a run, plan noise and epsilon, and keep an owner's budget.", no_args_is_help=True
 )
 
 Delta = Annotated[
-    float,
-    typer.Option(
-        "--delta", help="Probability that the privacy loss exceeds epsilon. Use a value well below 1 / users."
-    ),
+    float, typer.Option("--delta", help="Probability of a larger loss than epsilon; well below 1 / users.")
 ]
 
 
@@ -32,7 +28,7 @@ def show(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Explain in words what a run promises to users, recomputed from its ledger."""
+    """Explain which privacy a run promises to users, recomputed from its ledger."""
     from fedrec.federation.run import read_plan
     from fedrec.privacy.accounting import Charge
     from fedrec.privacy.words import explain
@@ -41,17 +37,17 @@ def show(
     plan = read_plan(run)
     if plan.privacy is None:
         raise RunError(
-            f"{run} makes no privacy promise: its plan has no privacy, so all its sums are exact. Train with "
-            f"--epsilon and --delta"
+            f"{run} promises no privacy: its plan has no privacy, so all its sums are exact. Train with --epsilon and "
+            "--delta"
         )
     ledger = Ledger(run / "ledger.jsonl")
     charges = [Charge.from_json(line.get("charge")) for line in ledger.of_kind("round")]
     if not charges:
-        raise RunError(f"{run} has released no sum yet: no round is committed. Wait for the first round")
+        raise RunError(f"{run} has no committed round, so it has released nothing yet; continue it with --resume")
     cost = plan.privacy.cost(charges)
     started = ledger.of_kind("start")
     if not started:
-        raise DamagedError(f"{run / 'ledger.jsonl'} has no start line; the ledger was changed. Restore it from a copy")
+        raise DamagedError(f"{run / 'ledger.jsonl'} has no start line; the run was changed")
     secret = bool(started[0].get("noise_is_secret"))
     words = explain(plan.privacy, cost, charges, plan.share(), secret)
     answer = {
@@ -67,15 +63,17 @@ def show(
 
 @app.command("plan")
 def plan(
-    epsilon: Annotated[float | None, typer.Option("--epsilon", help="Compute the noise for this epsilon.")] = None,
+    epsilon: Annotated[
+        float | None, typer.Option("--epsilon", help="Compute the noise multiplier for this epsilon.")
+    ] = None,
     noise: Annotated[
         float | None, typer.Option("--noise", help="Compute the epsilon of this noise multiplier.")
     ] = None,
     delta: Delta = 1e-6,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Number of rounds of the training.")] = 1,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Number of rounds.")] = 1,
     sampling: Annotated[
         float | None,
-        typer.Option("--sampling", help="Probability that a user is sampled for a round, if the sample stays secret."),
+        typer.Option("--sampling", help="Probability that a user is drawn for a round, if the draw is secret."),
     ] = None,
     participations: Annotated[
         int | None,
@@ -84,10 +82,10 @@ def plan(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compute the noise that an epsilon needs, or the epsilon that a noise gives. Reads no data.
+    """Compute the noise for an epsilon, or the epsilon of a noise. Reads no data.
 
-    The noise multiplier is the standard deviation of the noise divided by the clip. Over several rounds without
-    sampling it describes the whole run; each of R equal rounds then gets √R times as much noise.
+    The noise multiplier is the standard deviation of the noise as a multiple of the clip. For several rounds without
+    sampling it belongs to the budget of the whole run, and each of R equal rounds gets √R times as much noise.
     """
     from fedrec.privacy.accounting import epsilon_of, noise_for
 
@@ -118,17 +116,17 @@ def plan(
 
 @app.command("budget")
 def budget(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="The owner's budget file. Created if it does not exist.")
-    ],
-    epsilon: Annotated[float | None, typer.Option("--epsilon", help="Maximum epsilon over all runs.")] = None,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The owner's journal; --epsilon makes a new file.")],
+    epsilon: Annotated[
+        float | None, typer.Option("--epsilon", help="Maximum epsilon over all runs, for a new file.")
+    ] = None,
     delta: Delta = 1e-6,
     min_noise: Annotated[float | None, typer.Option("--min-noise", help="Minimum noise multiplier of a round.")] = None,
     max_clip: Annotated[float | None, typer.Option("--max-clip", help="Maximum clip of a plan.")] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Create an owner's privacy budget, or show how much is left. Use it with `fedrec train --budget FILE`."""
+    """Make an owner's privacy budget, or show how much is left. Use it with `fedrec train --budget FILE`."""
     from fedrec.privacy.budget import Budget, Limits
 
     opened = Budget(file, Limits(epsilon, delta, min_noise, max_clip)) if epsilon is not None else Budget.open(file)

@@ -1,5 +1,5 @@
-"""A whole federation on one machine: server and nodes as real processes with real certificates, from nothing to
-recommendations at each node, and nothing left running."""
+"""A demonstration of a whole federation on one machine, with a real server, nodes and certificates, from the first
+command to recommendations at each node. All processes are stopped at the end."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ from fedrec.runs.training import Placement, train_run
 
 __all__ = ["Stage", "free_port", "owners_table", "play", "staged"]
 
-_UP, _UP_EACH = 60.0, 10.0  # seconds to connect: in all, and more for each node, as they all start on the same cores
+_UP, _UP_EACH = 60.0, 10.0  # seconds to connect: for all nodes, and for each node in addition, as they share the cores
 _STOP = 15.0
 _SHOWN = 5
 
 
 class Stage:
-    """Processes of a federation on this machine, which end with this one however it ends.
+    """The processes of a federation on this machine, which end when this process ends.
 
     Args:
-        folder: of everything.
-        federation: with all nodes invited.
-        threads: of each process; `NUMBA_NUM_THREADS`, or all cores, where `None`.
+        folder: folder of all files.
+        federation: the federation, with all nodes invited.
+        threads: number of threads of each process; with `None`, `NUMBA_NUM_THREADS` or all cores.
     """
 
     def __init__(self, folder: Path, federation: FederationFolder, threads: int | None = None) -> None:
@@ -71,26 +71,26 @@ class Stage:
         self._start(name, "node", "start", "--kit", str(kit), "--config", str(config))
 
     def wait(self, names: Sequence[str], seconds: float | None = None) -> None:
-        """Wait until nodes are connected; by default a minute, and ten seconds more for each of them.
+        """Wait until nodes are connected, by default for a minute plus ten seconds for each node.
 
         Raises:
-            RunError: if they are not in time, or a process ended.
+            RunError: if a node is not connected in time, or a process ended.
         """
         seconds = _UP + _UP_EACH * len(names) if seconds is None else seconds
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             for name, process in self.processes.items():
                 if process.poll() is not None:
-                    said = (self.folder / f"{name}.txt").read_text(errors="replace").strip().splitlines()
-                    raise RunError(f"the process of {name} ended: {said[-1] if said else process.returncode}")
+                    lines = (self.folder / f"{name}.txt").read_text(errors="replace").strip().splitlines()
+                    raise RunError(f"the process of {name} ended: {lines[-1] if lines else process.returncode}")
             with contextlib.suppress(RunError):
                 if set(names) <= set(who_is_up(self.federation.admin_kit)):
                     return
             time.sleep(1.0)
-        raise RunError(f"{', '.join(names)} were not all connected within {seconds:g} s; see {self.folder}")
+        raise RunError(f"{', '.join(names)} did not all connect within {seconds:g} s; the logs are in {self.folder}")
 
     def stop(self) -> None:
-        """Stop everything: asked first, then made to."""
+        """Stop all processes: first ask them to stop, then kill them."""
         for process in self.processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
@@ -118,7 +118,7 @@ class Stage:
 
 
 def owners_table(data: Interactions) -> pl.DataFrame:
-    """What an owner has of the data as a table; lists, which are in order and have no times, get numbers for times.
+    """The data of an owner as a table. Ordered lists without times get their positions as times.
 
     Example:
         >>> import fedrec as fr
@@ -141,15 +141,15 @@ def staged(
     secure: bool = False,
     threads: int | None = None,
 ) -> Iterator[Stage]:
-    """A federation of this machine with users spread over its nodes; its processes are stopped at the end.
+    """A federation on this machine with users spread over its nodes; its processes are stopped at the end.
 
     Args:
-        folder: of everything.
+        folder: folder of all files.
         data: all users.
         places: number of the node of each user [users].
-        n_max: most clients.
-        secure: whether the owners insist on masked sums.
-        threads: of each process; all cores where `None`.
+        n_max: agreed maximum number of clients.
+        secure: let sums leave nodes masked only.
+        threads: number of threads of each process; all cores if `None`.
     """
     names = [f"node-{place}" for place in np.unique(places)]
     federation = FederationFolder.create(folder / "federation", "demo", "localhost", free_port(), n_max, data.catalog)
@@ -188,12 +188,12 @@ def play(
     say: Callable[[str], None] = lambda _: None,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Spread a data set over nodes, train, measure, recommend at each node, and compare with one process.
+    """Spread a data set over nodes, train, compute metrics, recommend at each node, and compare with one process.
 
     Returns:
-        The report of the run, whose seconds begin when the nodes are up, with `recommended` by node, `same_as_local`
-        (`None` where the plan does not promise it: asynchronous, or not reproducible) and `seconds_in_all`, from the
-        start of the first process to the last comparison.
+        The report of the run, whose seconds start when the nodes are connected, with `recommended` by node,
+        `same_as_local` (`None` if the plan does not promise equality: asynchronous or not reproducible) and
+        `seconds_in_all`, from the start of the first process to the comparison.
     """
     began = time.perf_counter()
     folder = Path(tempfile.mkdtemp(prefix="fedrec-")) if keep is None else keep
@@ -208,9 +208,9 @@ def play(
         doing("starting the server and the nodes")
         with staged(folder, data, places, plan.n_max, secure, threads) as stage:
             names = [name for name in stage.processes if name != "server"]
-            say(f"{len(names)} nodes and a server are up in {folder} after {time.perf_counter() - began:.0f} s")
+            say(f"server and {len(names)} nodes started in {folder} after {time.perf_counter() - began:.0f} s")
             if plan.privacy is None:
-                say("these nodes allow plans without privacy; those of 'fedrec node init' do not unless you say so")
+                say("these nodes allow plans without privacy; nodes from 'fedrec node init' do not by default")
             post = NvflarePost(stage.federation.path, stage.federation.admin_kit, tell=say)
             try:
                 report = train_federated(
@@ -218,9 +218,9 @@ def play(
                 )
             finally:
                 post.close()
-            doing("recommending at each node, and stopping all")
+            doing("recommending at each node, and stopping all processes")
             report["recommended"] = {name: _recommended(folder / name / "home" / "models" / "latest") for name in names}
-        report["same_as_local"] = None  # asynchronous, what arrives first decides the model
+        report["same_as_local"] = None  # in an asynchronous run the order of arrival decides the model
         if plan.asynchronous is None and plan.reproducible:
             local = train_run(plan, folder / "local", Placement(nodes, "hash"), source=source)
             pairs = [(folder / "run" / "model" / file, folder / "local" / "model" / file) for file in _FILES]
@@ -237,14 +237,14 @@ _FILES = ("model.json", "shared.safetensors", "catalog.jsonl")
 
 
 def free_port() -> int:
-    """A port of this machine that nobody uses now."""
+    """A free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def _recommended(run: Path) -> list[dict[str, Any]]:
-    """What a node recommends to the first of its users, by the ordinary command."""
+    """Recommendations of a node for its first user."""
     import fedrec as fr
 
     model = fr.load_model(run)
@@ -255,7 +255,7 @@ def _recommended(run: Path) -> list[dict[str, Any]]:
 
 
 def _agree(path: Path, keys: Sequence[str], secure: bool) -> None:
-    """Put the keys of all nodes into a node.toml, and whether sums leave masked only, as its owner would."""
+    """Edit node.toml as its owner would: add the keys of all nodes, and set whether sums leave masked only."""
     text = path.read_text(encoding="utf-8")
     start = text.index("parties = [")
     end = text.index("]", start) + 1

@@ -1,4 +1,4 @@
-"""The owner's process of a node: holds data, private state and keys, answers the coordinator through a mail slot."""
+"""The process of a node, which holds data, private state and keys and answers the coordinator."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ class NodeProcess:
     """A running node.
 
     Args:
-        config: the owner's.
+        config: the owner's configuration.
         kit: the startup kit that the coordinator made for this node.
 
     Raises:
-        InputError: if the kit is damaged, expired, or another node's.
-        RunError: if the node runs already.
+        InputError: if the kit is damaged, expired, or belongs to another node.
+        RunError: if the node is running already.
     """
 
     def __init__(self, config: NodeConfig, kit: Path) -> None:
         who = identity_of(kit)
         if who["name"] != config.name:
-            raise PlanError(f"the kit {kit} is for node {who['name']!r}, and node.toml is of {config.name!r}")
+            raise PlanError(f"the startup kit {kit} is for node {who['name']!r}, and node.toml is for {config.name!r}")
         self.expires: datetime = check_kit(kit, "client.crt")
         config.home.mkdir(parents=True, exist_ok=True)
         config.home.chmod(0o700)
-        self._lock = hold(config.home / ".running", f"a node runs in {config.home} already")
+        self._lock = hold(config.home / ".running", f"a node is running in {config.home} already; stop it first")
         self._listener: Listener | None = None
         self._child: Child | None = None
         try:
@@ -63,10 +63,10 @@ class NodeProcess:
             raise
         self._next_caution = datetime.now(UTC)
         self._caution()
-        _LOG.info("node %s is up; its certificate is valid until %s", config.name, f"{self.expires:%Y-%m-%d}")
+        _LOG.info("node %s is running; its certificate is valid until %s", config.name, f"{self.expires:%Y-%m-%d}")
 
     def close(self) -> None:
-        """Stop everything."""
+        """Stop the node."""
         if self._child is not None:
             self._child.stop()
         if self._listener is not None:
@@ -74,7 +74,7 @@ class NodeProcess:
         os.close(self._lock)
 
     def _caution(self) -> None:
-        """Warn in the log, once a day, of a certificate that ends soon."""
+        """Warn in the log, once a day, if the certificate expires soon."""
         now = datetime.now(UTC)
         if now < self._next_caution:
             return
@@ -87,7 +87,7 @@ class NodeProcess:
         while (message := connection.receive()) is not None:
             refused = message[0].get("refused")
             if refused is not None:
-                _LOG.warning("the mail slot refused what it was sent: %s", printable(str(refused)))
+                _LOG.warning("the mail slot refused a message: %s", printable(str(refused)))
                 continue
             self._caution()
             try:

@@ -1,4 +1,4 @@
-"""NVFlare's programs as children that are started again when they end, and never outlive their parent."""
+"""NVFlare's programs as child processes, which are restarted when they end and stopped with their parent."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Child:
     """NVFlare's parent process of a server or a client.
 
     Args:
-        workspace: laid out.
-        server: which of the two.
-        settings: for NVFlare's command line.
-        environment: variables besides this process's own.
-        tell: told when the process ends by itself and is started again.
+        workspace: folder with the unpacked startup kit.
+        server: whether the process is a server or a client.
+        settings: settings for NVFlare's command line.
+        environment: environment variables in addition to those of this process.
+        tell: receives a warning when the process ended by itself and is restarted.
     """
 
     def __init__(
@@ -45,11 +45,19 @@ class Child:
         role = "server" if server else "client"
         words = ["secure_train=true", *(f"{key}={value}" for key, value in settings.items()), "config_folder=config"]
         self._command = [
-            sys.executable, "-u", "-m", "fedrec.network.nvflare.supervised",
+            sys.executable,
+            "-u",
+            "-m",
+            "fedrec.network.nvflare.supervised",
             f"nvflare.private.fed.app.{role}.{role}_train",
-            "-m", str(workspace), "-s", config_name(server), "--set", *words,
-        ]  # fmt: skip
-        # NVFlare logs every call; its files are beside the owner's, and standard output is theirs too.
+            "-m",
+            str(workspace),
+            "-s",
+            config_name(server),
+            "--set",
+            *words,
+        ]
+        # NVFlare logs every call to files of its own; its standard output goes to a file too.
         self._environment = {**os.environ, "MALLOC_ARENA_MAX": "2", **environment}
         self._workspace = workspace
         self._tell = tell
@@ -60,12 +68,12 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that runs now."""
+        """Process number of the running process; `None` if there is none."""
         return None if self._process is None else self._process.pid
 
     @property
     def log(self) -> Path:
-        """NVFlare's own log."""
+        """Path of NVFlare's log."""
         return self._workspace / "log.txt"
 
     def stop(self) -> None:
@@ -103,12 +111,12 @@ class Child:
             if self._stopping.is_set():
                 return
             wait = 1.0 if time.monotonic() - began > _MOST_WAIT else min(2 * wait, _MOST_WAIT)
-            self._tell(f"NVFlare ended with code {code} (see {self.log}); it is started again in {wait:g} s")
+            self._tell(f"NVFlare ended with code {code} (see {self.log}); restarting in {wait:g} s")
             if not self._stopping.wait(wait):
                 self._start()
 
     def _wait(self) -> int | None:
-        """Glances instead of a blocking wait: children must be started by a thread that lives as long as they."""
+        """The exit code, by polling: a child must be started by a thread that lives as long as the child."""
         assert self._process is not None
         while not self._stopping.is_set():
             code = self._process.poll()
@@ -119,25 +127,25 @@ class Child:
 
 
 def until_stopped(stop: Callable[[], None]) -> None:
-    """Wait for SIGTERM or SIGINT, or for the end of the process that the environment names as parent, then stop."""
-    asked = threading.Event()
+    """Wait for SIGTERM, SIGINT or the end of the parent process named in the environment, then call `stop`."""
+    stopping = threading.Event()
 
     def ask(signum: int, frame: FrameType | None) -> None:
-        asked.set()
+        stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)
     parent = os.environ.get(PARENT)
-    while not asked.wait(1.0) and parent in (None, str(os.getppid())):
+    while not stopping.wait(1.0) and parent in (None, str(os.getppid())):
         pass
     stop()
 
 
 @contextlib.contextmanager
 def unwound() -> Iterator[None]:
-    """SIGTERM ends what is inside as an error would, so that whatever was opened is closed; a second one waits for it.
+    """Let SIGTERM end the block like an error, so that open resources are closed; further SIGTERMs are ignored.
 
-    Only in the main thread, the one that hears signals.
+    Has an effect in the main thread only, which receives the signals.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is _unwind:
         yield

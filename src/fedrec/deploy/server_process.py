@@ -1,4 +1,4 @@
-"""The federation's server: NVFlare's, with rights and classes as fedrec wants them."""
+"""The federation's server: NVFlare's server with fedrec's authorisation rules and components."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class ServerProcess:
     """A running server of a federation.
 
     Args:
-        federation: with startup kits.
-        tell: told when NVFlare ends by itself, or a certificate ends soon.
+        federation: the federation, with startup kits.
+        tell: receives a warning when NVFlare ends by itself or a certificate expires soon.
 
     Raises:
-        RunError: if nobody is invited yet, the server runs already, or its port is in use.
+        RunError: if no node is invited yet, the server is running already, or its port is in use.
         InputError: if a certificate has expired.
     """
 
     def __init__(self, federation: FederationFolder, tell: Callable[[str], None] = lambda _: None) -> None:
         self.expires = federation.check_own_kits(tell)
-        self._lock = hold(federation.path / ".running", f"the server of {federation.path} runs already")
+        self._lock = hold(federation.path / ".running", f"the server of {federation.path} is running already")
         try:
             _check_port(federation)
-            workspace = federation.path.absolute() / "nvflare"  # NVFlare looks for files from elsewhere
+            workspace = federation.path.absolute() / "nvflare"  # NVFlare opens files from another working folder
             lay_out(federation.server_kit, workspace, server=True)
             environment = {POST_SOCKET: str(socket_path(federation.path, POST))}
             self._child = Child(workspace, True, {"org": "coordinator"}, environment, tell)
@@ -46,23 +46,23 @@ class ServerProcess:
 
     @property
     def log(self) -> Path:
-        """NVFlare's own log."""
+        """Path of NVFlare's log."""
         return self._child.log
 
     def close(self) -> None:
-        """Stop it."""
+        """Stop the server."""
         self._child.stop()
         os.close(self._lock)
 
 
 def _check_port(federation: FederationFolder) -> None:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as left by a server that ended just now
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that ended just now blocks the port
         try:
             probe.bind(("", federation.port))
         except OSError as error:
             raise RunError(
-                f"port {federation.port} of this machine cannot be had ({error.strerror}); stop what uses it, which "
-                f"'ss -ltnp' names, or put another port into {federation.path / 'federation.toml'}, invite a node "
-                "again and hand out the new kits"
+                f"port {federation.port} of this machine cannot be used ({error.strerror}). Stop the program that uses "
+                f"it, which 'ss -ltnp' shows; or set another port in {federation.path / 'federation.toml'}, invite a "
+                "node again and give the new startup kits to the owners"
             ) from None

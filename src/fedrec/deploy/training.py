@@ -1,4 +1,4 @@
-"""A training over the nodes of a real federation: the same for the command and for Python."""
+"""Training over the nodes of a real federation, for the command line and for Python."""
 
 from __future__ import annotations
 
@@ -24,7 +24,17 @@ def train_over(
     tell: Callable[[str], None] = lambda _: None,
     clock: Stopwatch | None = None,
 ) -> dict[str, Any]:
-    """Train a plan over the nodes of the federation in a folder; `tell` is told what goes wrong with nodes meanwhile.
+    """Train a plan over the nodes of a federation.
+
+    Args:
+        federation: folder of the federation.
+        plan: the plan.
+        out: folder of the run.
+        secure: use secure aggregation.
+        resume: continue an interrupted run in `out`.
+        watch: receives the progress.
+        tell: receives warnings about nodes.
+        clock: measures the time.
 
     Returns:
         The report; see `fedrec.runs.federated.train_federated`.

@@ -28,7 +28,7 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.reading.files import STANDARD_INPUT
 from fedrec.data.splits import SplitMethod
 from fedrec.data.weights import Weights
-from fedrec.documents import MOST_SETTINGS, parse_yaml, read_file
+from fedrec.documents import MOST_SETTINGS, parse_yaml, read_file, renamed_keys
 from fedrec.errors import InputError, PlanError
 from fedrec.evaluation.metrics import DEFAULT_METRICS, check_metrics, default_metrics, parse_metrics
 from fedrec.federation.compatibility import check_together
@@ -90,7 +90,7 @@ class Plan(_Part):
         seed: of every draw in reproducible mode.
         reproducible: the same bits on any number of threads; `false` lets the coordinator solve on all of them, for
             the same model to rounding: faster for many items where cores are free.
-        n_max: most clients a sum may hold; filled in by the first run.
+        n_max: maximum number of clients of a sum; filled in by the first run. May be given as `max_clients`.
         catalog: digest of the catalog's items; filled in by the first run.
         features: digest of what the catalog says of the items; filled in by the first run of a model that learns from
             it.
@@ -137,6 +137,11 @@ class Plan(_Part):
         if isinstance(value, float) and value > 1 and not value.is_integer():
             raise ValueError("must be a share up to 1.0, or a whole number of clients")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return renamed_keys(value, {"max_clients": "n_max"}, "plan: ")
 
     @model_validator(mode="before")
     @classmethod

@@ -1,1 +1,1 @@
-"""Nodes elsewhere, as the coordinator sees them over any post. Imports node and below, and no engine."""
+"""The coordinator's side of nodes that it reaches over a network. Imports node and below, and no engine."""

@@ -1,4 +1,4 @@
-"""Nodes somewhere else that work at their own pace: sums as they arrive, for asynchronous training."""
+"""Sums of nodes over a network in their order of arrival, for asynchronous training."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ __all__ = ["NetworkArrivals"]
 
 @dataclass(frozen=True, eq=False)
 class _Refused:
-    """An owner's word, or another end of the training."""
+    """A refusal by an owner, or another error that ends the training."""
 
     error: FedrecError
 
 
 class NetworkArrivals:
-    """One thread per node waits for its answer, and asks again after a failure, for as long as anybody answers.
+    """Waits for each node in a thread of its own, and repeats a failed request as long as any node answers.
 
     Args:
-        links: to the nodes.
-        keeping: knows who must keep private rows first.
-        witnessing: knows what each node is told of the record.
-        decode: a node's sum from its reply.
-        waiting: seconds for one answer, and before a node that failed is asked again; training stops after as many
-            deadlines without any arrival as there are tries.
-        tell: told what goes wrong.
+        links: sends requests to the nodes.
+        keeping: knows which nodes must keep private rows first.
+        witnessing: knows which entries of the record each node needs.
+        decode: reads a node's sum from its reply.
+        waiting: seconds for one answer, and before a failed request is repeated; training stops after `attempts`
+            deadlines without any arrival.
+        tell: receives warnings.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class NetworkArrivals:
         tell: Callable[[str], None],
     ) -> None:
         self._links, self._keeping, self._witnessing, self._decode = links, keeping, witnessing, decode
-        self._deadline, self._pause, self._tries, self._tell = waiting.deadline, waiting.pause, waiting.tries, tell
+        self._deadline, self._pause, self._tries, self._tell = waiting.deadline, waiting.pause, waiting.attempts, tell
         self._arrived: queue.Queue[Arrival | _Refused] = queue.Queue()
         self._calls: dict[str, RoundCall] = {}
         self._began: float | None = None
@@ -67,11 +67,11 @@ class NetworkArrivals:
 
     @property
     def says(self) -> str:
-        """What decides the order."""
+        """What decides the order of arrival."""
         return f"network of {len(self.names)} nodes"
 
     def start(self, node: str, call: RoundCall, since: float) -> None:
-        """Let a node work on a call, instead of what it works on."""
+        """Let a node work on a call instead of its present one."""
         if self._began is None:
             self._began = time.monotonic()
         self._before = max(self._before, since - (time.monotonic() - self._began))
@@ -82,30 +82,30 @@ class NetworkArrivals:
         """The next sum that arrives.
 
         Raises:
-            PlanError: if an owner refuses.
-            RunError: if nobody answers for a long time.
+            PlanError: if an owner refuses the plan.
+            RunError: if no node answers within all deadlines.
         """
         while True:
             try:
-                found = self._arrived.get(timeout=self._deadline * self._tries)
+                arrival = self._arrived.get(timeout=self._deadline * self._tries)
             except queue.Empty:
                 raise RunError(
-                    f"asynchronous: no node answered for {self._deadline * self._tries:g} s; what was committed is "
-                    "kept: go on with --resume when the nodes are back"
+                    f"asynchronous: no node answered for {self._deadline * self._tries:g} s. Committed versions "
+                    "are kept; continue with --resume when the nodes are connected again"
                 ) from None
-            if isinstance(found, _Refused):
-                raise found.error
-            version = self._keeping.lacking([found.node]).get(found.node)
+            if isinstance(arrival, _Refused):
+                raise arrival.error
+            version = self._keeping.lacking([arrival.node]).get(arrival.node)
             if version is None:
-                return found
-            self._begin(self._keep_first, found, self._calls[found.node], version)
+                return arrival
+            self._begin(self._keep_first, arrival, self._calls[arrival.node], version)
 
     def close(self) -> None:
-        """Ask nobody for a sum any longer; threads end once nodes have answered what they were asked."""
+        """Request no further sums; the threads end when the nodes have answered."""
         self._calls.clear()
 
-    def _begin(self, work: Callable[..., None], *said: Any) -> None:
-        threading.Thread(target=work, args=said, daemon=True, name="fedrec-arrivals").start()
+    def _begin(self, work: Callable[..., None], *arguments: Any) -> None:
+        threading.Thread(target=work, args=arguments, daemon=True, name="fedrec-arrivals").start()
 
     def _wait(self, node: str, call: RoundCall) -> None:
         """Wait for a node's sum."""
@@ -113,12 +113,14 @@ class NetworkArrivals:
         def fields() -> dict[str, Any]:
             return {**call_fields(call), "standing": {node: call.committed}, **self._witnessing.record(node)}
 
-        while (answer := self._asked("contribute", node, call, fields)) is not None:
+        while (answer := self._answer_of("contribute", node, call, fields)) is not None:
             self._witnessing.has_seen(node, answer.fields)
             try:
                 total = self._decode(answer, call.spec, call.round)
             except FedrecError as error:
-                self._tell(f"{node} answered version {call.round} with something else than its sum: {error}")
+                self._tell(
+                    f"{node} did not answer version {call.round} with a valid sum: {error}; the request is repeated"
+                )
                 time.sleep(self._pause)
                 continue
             assert self._began is not None
@@ -126,14 +128,14 @@ class NetworkArrivals:
             return
 
     def _keep_first(self, arrival: Arrival, call: RoundCall, version: int) -> None:
-        """Let a sum arrive once its node keeps its private rows of an earlier version, which it then goes on from."""
-        if self._asked("keep", arrival.node, call, lambda: {"committed": version}) is not None:
+        """Accept a sum once its node has kept its private rows of an earlier version, from which it continues."""
+        if self._answer_of("keep", arrival.node, call, lambda: {"committed": version}) is not None:
             self._keeping.has_kept(arrival.node, version)
             self._arrived.put(arrival)
 
-    def _asked(self, kind: str, node: str, call: RoundCall, fields: Callable[[], dict[str, Any]]) -> Reply | None:
-        """A node's answer, asked for until there is one; `None` if its owner refuses, or another call took this one's
-        place."""
+    def _answer_of(self, kind: str, node: str, call: RoundCall, fields: Callable[[], dict[str, Any]]) -> Reply | None:
+        """A node's answer; failed requests are repeated. `None` if the owner refuses, or another call replaced this
+        one."""
 
         def wanted() -> bool:
             return self._calls.get(node) is call
@@ -147,6 +149,6 @@ class NetworkArrivals:
             if answer.kind == "refused":
                 self._arrived.put(_Refused(PlanError(f"{node}: {answer}")))
                 return None
-            self._tell(f"{node} did not answer {kind!r} of version {call.round}: {answer}; it is asked again")
+            self._tell(f"{node} did not answer {kind!r} of version {call.round}: {answer}; the request is repeated")
             time.sleep(self._pause)
         return None

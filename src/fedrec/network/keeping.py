@@ -1,4 +1,4 @@
-"""Which private rows nodes keep: those of the best round so far, and those that they end with."""
+"""Which private rows nodes keep: those of the best round so far, and those of the end."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from fedrec.record.ledger import Ledger
 __all__ = ["Keeping"]
 
 _FINISHES = 2
-"""How often nodes are told the end: those that miss it once are mostly back a moment later."""
+"""How often the end is sent to nodes: a node that misses it once is usually connected again a moment later."""
 
 
 class Keeping:
-    """Tells nodes which private rows to keep, again where a node may have missed it.
+    """Tells nodes which private rows to keep, and repeats that for nodes that may have missed it.
 
     Args:
-        links: to the nodes.
-        plan: of the run.
-        ledger: of the run; says which round is the best, and which counts for each node.
+        links: sends requests to the nodes.
+        plan: plan of the run.
+        ledger: ledger of the run, with the best round and the last round of each node.
         waiting: how long nodes have to answer.
-        tell: told in words what goes wrong with nodes.
+        tell: receives warnings about nodes.
     """
 
     def __init__(self, links: Links, plan: Plan, ledger: Ledger, waiting: Waiting, tell: Callable[[str], None]) -> None:
@@ -36,12 +36,12 @@ class Keeping:
         self.unreached: tuple[str, ...] = ()
 
     def keep(self, shared: Arrays, rounds: OwnRounds, names: Sequence[str] | None = None) -> None:
-        """Let nodes remember private rows as they are after the round that counts for each.
+        """Let nodes keep the private rows of the last round that each took part in.
 
         Args:
-            shared: arrays after the round.
-            rounds: by node.
-            names: the nodes; all that are up by default.
+            shared: shared arrays after the round.
+            rounds: rounds by node.
+            names: names of the nodes; all connected nodes by default.
         """
         names = self._links.present(self._waiting.sign) if names is None else names
         fields = {name: {"committed": rounds[name]} for name in names}
@@ -50,14 +50,14 @@ class Keeping:
                 self.has_kept(name, rounds[name])
 
     def has_kept(self, name: str, round: int) -> None:
-        """Take in that a node keeps its private rows of a round."""
+        """Note that a node has kept its private rows of a round."""
         self._kept.add((name, round))
 
     def lacking(self, names: Sequence[str]) -> dict[str, int]:
-        """The nodes that must keep private rows before another sum of theirs is used, and of which round.
+        """The nodes that must keep private rows before their next sum is used, and the round of these rows.
 
-        It is the round that counts for the node in the best round so far. The node has its rows until it goes on from
-        a later one of its own: until then, a node that missed its turn to keep them, or may have, can be told again.
+        It is the node's last round in the best round so far. A node has these rows until it continues from a later
+        round of its own; until then, a node that may have missed the request can get it again.
         """
         if self._plan.evaluation.keep != "best" or not self._ledger.of_kind("validation"):
             return {}
@@ -68,8 +68,8 @@ class Keeping:
         return {name: best[name] for name in names if best[name] == last[name] and (name, best[name]) not in self._kept}
 
     def that_kept(self, names: Sequence[str], shared: Arrays) -> Sequence[str]:
-        """Nodes without those that another round would make forget their private rows of the best round so far; they
-        are told once more to keep them."""
+        """The nodes that have kept their private rows of the best round so far. The others get the request once more,
+        as another round would make them lose these rows."""
         lacking = self.lacking(names)
         if not lacking:
             return names
@@ -77,8 +77,8 @@ class Keeping:
         return [name for name in names if name not in lacking or (name, lacking[name]) in self._kept]
 
     def finish(self, shared: Arrays, committed: OwnRounds, kept: OwnRounds) -> None:
-        """End with each node's private rows of the round `kept`; who cannot be reached gets the model when the run is
-        resumed."""
+        """End with each node's private rows of the round `kept`. Nodes that cannot be reached get the model when the
+        run is resumed."""
         answers: Answers = {}
         for _ in range(_FINISHES):
             fields = {
@@ -90,5 +90,5 @@ class Keeping:
         self.unreached = tuple(name for name in self._links.names if not isinstance(answers.get(name), Reply))
         for name in self.unreached:
             self._tell(
-                f"{name} did not get the finished model ({answers.get(name, 'it is not up')}); --resume tries again"
+                f"{name} did not get the finished model ({answers.get(name, 'not connected')}); --resume sends it again"
             )

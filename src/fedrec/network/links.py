@@ -1,4 +1,4 @@
-"""A coordinator's talk with its nodes: signed requests out, checked replies in, and what each node has at hand."""
+"""Requests of a coordinator to its nodes: signs requests, checks replies, and tracks what each node already has."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Answers = dict[str, Reply | Failure]
 
 @dataclass(eq=False)
 class _Link:
-    """What the coordinator knows of a node."""
+    """The state of a node, as the coordinator knows it."""
 
     key: PublicKey
     session: str = ""
@@ -39,16 +39,16 @@ class _Link:
 
 
 class Links:
-    """Asks nodes, offers them the run when they do not know it, and sends shared arrays only to those that lack them.
+    """Sends requests to nodes, opens the run at nodes that do not know it, and sends shared arrays only where missing.
 
     Args:
         post: carries the frames.
-        key: the coordinator's.
-        nodes: public keys by name.
-        run: its number.
+        key: the coordinator's key.
+        nodes: public keys by name of the node.
+        run: identifier of the run.
         offer: fields and parts of the request that opens the run.
-        opened: told of every node that opened the run, with what it said; raises `DamagedError` for what no node can
-            mean, which leaves the node out.
+        opened: called with the name and reply of every node that opened the run; raises `DamagedError` if the reply
+            cannot be right, which leaves the node out.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class Links:
         self._post, self._key, self._run, self._offer, self._opened = post, key, run, offer, opened
         self._links = {name: _Link(key) for name, key in sorted(nodes.items())}
         self._number = 0
-        self._changing = threading.RLock()  # several threads may ask, each its own nodes
+        self._changing = threading.RLock()  # several threads may send requests, each to nodes of its own
         self._packed: tuple[Arrays, bytes, bytes] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All nodes of the federation, in order of name."""
+        """Names of all nodes of the federation, sorted."""
         return tuple(self._links)
 
     def traffic(self) -> dict[str, dict[str, int]]:
@@ -76,18 +76,18 @@ class Links:
         return {name: {"up": link.received, "down": link.sent} for name, link in self._links.items()}
 
     def failures(self) -> dict[str, str]:
-        """Why nodes that did not answer last time did not."""
+        """Reasons of the nodes that did not answer the last request, by name."""
         return {name: link.why for name, link in self._links.items() if link.suspect}
 
     def present(self, seconds: float) -> list[str]:
-        """Nodes that answer: those that did last time are not asked, the others are, for so many seconds."""
+        """Names of the nodes that answer. Nodes that did not answer the last request get a new one, for `seconds`."""
         suspects = [name for name, link in self._links.items() if link.suspect]
         if suspects:
             self._round_trip({name: self._request("hello", name) for name in suspects}, seconds, None)
         return [name for name, link in self._links.items() if not link.suspect]
 
     def open(self, seconds: float) -> Answers:
-        """Offer the run to all nodes."""
+        """Open the run at all nodes."""
         answers = self._round_trip({name: self._opening(name) for name in self.names}, seconds, None)
         return self._took_openings(answers)
 
@@ -101,19 +101,22 @@ class Links:
         enough: int | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Answers:
-        """Ask some nodes one thing each; those that do not know the run are offered it while the others are asked.
+        """Send one request to each of some nodes; nodes that do not know the run open it first.
 
-        Threads may ask a node side by side, and a node refuses the request that a later one overtook. It is made again,
-        as taking turns would let one node that is long at work use up the deadline of a question to all.
+        Several threads may send requests to one node. A node refuses a request that a later one overtook; the request
+        is then sent again. Threads do not wait for each other, as one slow node would use up the deadline of all.
 
         Args:
-            kind: which question.
-            fields: by node.
-            seconds: for all of it.
-            shared: arrays that the question is about.
-            parts: by node.
-            enough: go on as soon as so many have answered.
-            wanted: once it says no, nobody is asked any more: what is asked after that has the higher number.
+            kind: kind of the request.
+            fields: fields of the request, by node.
+            seconds: deadline of all answers together.
+            shared: arrays that the request is about.
+            parts: further parts of the request, by node.
+            enough: number of answers after which to stop waiting.
+            wanted: returns false when the answers are no longer needed; then no further request is sent.
+
+        Returns:
+            A reply or failure for every node.
         """
         until = time.monotonic() + seconds
         answers: Answers = {}
@@ -121,28 +124,28 @@ class Links:
         while waiting and (enough is None or _replies(answers) < enough):
             with self._changing:
                 if not wanted():
-                    return dict.fromkeys(fields, Failure("late", "nobody waits for an answer any more")) | answers
+                    return dict.fromkeys(fields, Failure("late", "the answer is no longer needed")) | answers
                 closed = {name for name in waiting if not self._links[name].opened}
                 requests = {
                     name: self._opening(name)
                     if name in closed
-                    else self._about(kind, name, said, shared, () if parts is None else parts[name])
-                    for name, said in waiting.items()
+                    else self._about(kind, name, own, shared, () if parts is None else parts[name])
+                    for name, own in waiting.items()
                 }
                 numbers = {name: self._links[name].number for name in waiting}
             left = max(0.0, until - time.monotonic())
             if len(closed) == len(waiting):
-                left /= 2  # those that open are asked after, and one may never open
+                left /= 2  # nodes that open the run get the request afterwards, and a node may never open
             due = None if enough is None else enough - _replies(answers) + len(closed)
-            found = self._round_trip(requests, left, due)
-            found |= self._took_openings({name: found[name] for name in closed})
+            arrived = self._round_trip(requests, left, due)
+            arrived |= self._took_openings({name: arrived[name] for name in closed})
             again = {}
-            for name, answer in found.items():
+            for name, answer in arrived.items():
                 if name in closed and isinstance(answer, Reply):
-                    answers[name], again[name] = Failure("late", "others were quicker"), waiting[name]
+                    answers[name], again[name] = Failure("late", "enough other nodes answered first"), waiting[name]
                     continue
                 if is_failure(answer, "repeated") and self._links[name].number > numbers[name]:
-                    answer = Failure("overtaken", "a later request came before it")
+                    answer = Failure("overtaken", "a later request overtook this one")
                 answers[name] = answer
                 tries[name] -= 1
                 if tries[name] and is_failure(answer, "not-open", "unknown-model", "overtaken"):
@@ -154,7 +157,7 @@ class Links:
         return self._request("open", name, *self._offer)
 
     def _took_openings(self, answers: Answers) -> Answers:
-        """Answers to offers, with a failure where what was said cannot be meant."""
+        """Answers to requests to open the run, with a failure for each reply that cannot be right."""
         for name, answer in answers.items():
             if isinstance(answer, Reply):
                 try:
@@ -168,7 +171,7 @@ class Links:
     def _about(
         self, kind: str, name: str, fields: Mapping[str, Any], shared: Arrays | None, parts: Sequence[bytes]
     ) -> Frame:
-        """A request about shared arrays, which travel along where the node has not got them."""
+        """A request about shared arrays, which contains the arrays if the node does not have them."""
         if shared is None:
             return self._request(kind, name, fields, parts)
         with self._changing:
@@ -177,10 +180,10 @@ class Links:
                 self._packed = shared, packed, hashlib.sha256(packed).digest()
             _, packed, digest = self._packed
             link = self._links[name]
-            known = link.shared == digest.hex()
+            has_arrays = link.shared == digest.hex()
             link.shared = digest.hex()
         fields = {**fields, "shared": digest.hex()}
-        return self._request(kind, name, fields) if known else self._request(kind, name, fields, (packed,), digest)
+        return self._request(kind, name, fields) if has_arrays else self._request(kind, name, fields, (packed,), digest)
 
     def _request(
         self,
@@ -195,14 +198,16 @@ class Links:
         return Request(kind, self._run, name, number, fields or {}, parts).sign(self._key, digest)
 
     def _round_trip(self, requests: Mapping[str, Frame], seconds: float, enough: int | None) -> Answers:
-        """Send and check; whoever does not answer is a suspect, and whoever began anew has nothing at hand."""
+        """Send requests and check replies; note which nodes failed, and which restarted without arrays."""
         if not requests:
             return {}
         answers: Answers = {}
         frames = self._post.ask(requests, seconds, enough)
         for name, request in requests.items():
             link = self._links[name]
-            answer = self._checked(name, frames.pop(name), request.digest)  # replies may be large: one copy of each
+            answer = self._checked(
+                name, frames.pop(name), request.digest
+            )  # replies may be large: keep one copy of each
             answers[name] = answer
             link.sent += 0 if is_failure(answer, "gone") else request.size
             link.suspect = is_failure(answer, "timeout", "gone", "damaged")
@@ -229,10 +234,10 @@ class Links:
 
 
 def _replies(answers: Answers) -> int:
-    """How many there are that are no failures."""
+    """Number of answers that are not failures."""
     return sum(isinstance(answer, Reply) for answer in answers.values())
 
 
 def is_failure(answer: Reply | Failure, *kinds: str) -> bool:
-    """Whether there is no answer, for one of some reasons."""
+    """Whether an answer is a failure of one of some kinds."""
     return isinstance(answer, Failure) and answer.kind in kinds

@@ -1,4 +1,4 @@
-"""Sums of single nodes in the clear, as they are read from replies."""
+"""Unmasked sums of single nodes, read from replies."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ __all__ = ["PlainSums"]
 
 
 class PlainSums:
-    """Reads sums, and counts those that it read.
+    """Reads unmasked sums from replies, and counts them.
 
     Args:
-        tell: told in words what is no sum.
-        read: counts every sum that was readable.
+        tell: receives warnings about invalid sums.
+        read: counts every sum that the coordinator could read.
     """
 
     def __init__(self, tell: Callable[[str], None], read: ReadSums) -> None:
         self._tell, self._read = tell, read
 
     def run(self, replies: dict[str, Reply], spec: SumSpec, round: int) -> tuple[list[Sum], list[str]]:
-        """The sums in replies, which are let go one by one, and whose they are; who sent something else is not in it.
+        """The valid sums in replies, which are released one by one, and the names of their nodes.
 
         Raises:
-            AbandonedError: if they claim more clients than the federation has.
+            AbandonedError: if the sums claim more clients than `n_max`.
         """
         sums, names = [], []
         for name in list(replies):
             try:
                 sums.append(self.decoded(replies.pop(name), spec, round))
             except DamagedError as error:
-                self._tell(f"{name} answered round {round} with something else than its sum: {error}")
+                self._tell(f"{name} is left out of round {round}, as it sent no valid sum: {error}")
                 continue
             names.append(name)
         if sum(part.clients for part in sums) > spec.n_max:
             claims = ", ".join(f"{name} {part.clients}" for name, part in zip(names, sums, strict=True))
-            raise AbandonedError(f"not all of these are true, as n_max is {spec.n_max}: clients of {claims}")
+            raise AbandonedError(f"the nodes claim more clients than n_max = {spec.n_max}: {claims}")
         return sums, names
 
     def decoded(self, reply: Reply, spec: SumSpec, round: int) -> Sum:
-        """A node's sum from its reply, which is counted as read even if it is of no use.
+        """A node's sum from its reply; also an unusable sum counts as read.
 
         Raises:
-            DamagedError: if it is not a sum, is of another round, or the commitment beside it is malformed.
+            DamagedError: if the reply has no sum, a sum of another round, or a malformed commitment.
         """
         self._read.single()
         total = decode_sum(reply.parts[0] if reply.parts else b"", spec)
         if total.round != round:
-            raise DamagedError(f"a sum of round {total.round}")
+            raise DamagedError(f"the sum is of round {total.round}")
         total.commitments = commitments_in(reply)
         return total

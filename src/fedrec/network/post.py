@@ -1,4 +1,4 @@
-"""How frames reach nodes, seen from the coordinator; and the post within one process."""
+"""How frames travel from the coordinator to nodes and back, and a version for nodes in the same process."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _MOST_LETTERS = 500
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no answer of a node.
+    """Why a node did not answer.
 
     Args:
-        kind: `timeout`, `gone`, `late` (others were quick enough), or the problem that the node named.
-        text: in words; a node's may be anything.
+        kind: `timeout`, `gone`, `late` (enough other nodes answered first), or the problem that the node reported.
+        text: the reason; a text from a node may contain anything.
     """
 
     kind: str
@@ -35,8 +35,8 @@ class Failure:
         return printable(self.text or self.kind)
 
 
-def by_reason(said: Mapping[str, object]) -> str:
-    """What nodes said, each reason once and every node with its reason, whatever it may have said.
+def by_reason(reasons: Mapping[str, object]) -> str:
+    """Reasons of nodes in one text, each reason once with the names of its nodes.
 
     >>> by_reason({"shop-a": "node shop-a: no", "shop-b": "gone", "shop-c": "node shop-c: no"})
     'shop-a and shop-c: no; shop-b: gone'
@@ -44,20 +44,20 @@ def by_reason(said: Mapping[str, object]) -> str:
     'a, b and c: full'
     """
     names: dict[str, list[str]] = {}
-    for name, reason in said.items():
+    for name, reason in reasons.items():
         same = str(reason).removeprefix(f"node {name}: ").replace(f"node {name} ", "each ")
         names.setdefault(same, []).append(name)
     parts = []
     for same, some in names.items():
         if len(some) == 1:
-            parts.append(f"{some[0]}: {said[some[0]]}")
+            parts.append(f"{some[0]}: {reasons[some[0]]}")
         else:
             parts.append(f"{', '.join(some[:-1])} and {some[-1]}: {same}")
     return "; ".join(parts)
 
 
 def printable(text: str) -> str:
-    """What a node said, as it can be shown: no more than 500 letters, and blanks for what is not printed.
+    """A text from a node that is safe to print: at most 500 characters, and blanks for unprintable ones.
 
     >>> printable("gone\\x1b[2J")
     'gone [2J'
@@ -69,31 +69,31 @@ class Post(Protocol):
     """Carries frames to nodes and their answers back."""
 
     def ask(self, frames: Mapping[str, Frame], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
-        """Hand one frame to each of some nodes, all at the same time.
+        """Send one frame to each of some nodes, all at the same time.
 
         Args:
-            frames: by name of the node.
-            seconds: after which nobody is waited for any longer.
-            enough: go on as soon as so many have answered.
+            frames: frames by name of the node.
+            seconds: deadline of all answers.
+            enough: number of answers after which to stop waiting.
 
         Returns:
             An answer or a failure for every node.
         """
 
     def close(self) -> None:
-        """Let go of what the post holds."""
+        """Release the resources of the post."""
 
 
 Interference = Callable[[str, bytes, Callable[[bytes], bytes]], bytes | Failure]
 
 
 class LocalPost:
-    """Nodes of this process, asked one after the other.
+    """Nodes in this process, which answer one after the other.
 
     Args:
-        hosts: by name.
-        interfere: given a node's name, the frame and the host's `answer`, decides what becomes of the frame: a test
-            bed for nodes that fail, lie or dawdle. By default it is answered.
+        hosts: nodes by name.
+        interfere: takes a node's name, the frame and the host's `answer`, and returns the answer; used to test nodes
+            that fail, lie or are slow. By default the host answers.
     """
 
     def __init__(self, hosts: Mapping[str, NodeHost], interfere: Interference | None = None) -> None:
@@ -102,15 +102,15 @@ class LocalPost:
         self._turn = threading.Lock()
 
     def ask(self, frames: Mapping[str, Frame], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
-        """Hand the frames over; nobody is late here unless `interfere` says so."""
+        """Send the frames; answers are late only if `interfere` makes them late."""
         answers: dict[str, bytes | Failure] = {}
         good = 0
         with counting(len(frames), "nodes have answered") as reached:
             for name, frame in frames.items():
                 if enough is not None and good >= enough:
-                    answers[name] = Failure("late", "others were quicker")
+                    answers[name] = Failure("late", "enough other nodes answered first")
                 elif name not in self.hosts:
-                    answers[name] = Failure("gone", "it is not up")
+                    answers[name] = Failure("gone", "not connected")
                 elif self.interfere is None:
                     answers[name] = self._answer(name, frame.whole())
                 else:
@@ -120,9 +120,9 @@ class LocalPost:
         return answers
 
     def _answer(self, name: str, frame: bytes) -> bytes:
-        """One at a time: threads of one process take turns at the kernels."""
+        """The answer of a host; threads take turns, as the kernels allow one thread at a time."""
         with self._turn:
             return self.hosts[name].answer(frame)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""

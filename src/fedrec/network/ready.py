@@ -1,6 +1,6 @@
-"""Nodes that wait to mask their parts of a sum, and who of them can be summed with whom.
+"""Nodes that are ready to mask their parts of a sum, and which of them can be in one sum.
 
-What a node says of itself is held against what the others say, so that none alone decides who else is in a sum.
+Claims of a node are compared with those of the others, so that no single node decides which others are in a sum.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Ready:
-    """A node that holds its part of a sum and waits to mask it.
+    """A node that has its part of a sum and is ready to mask it.
 
     Args:
-        name: of the node.
+        name: name of the node.
         key: its public key.
-        call: digest of the transcript of what was asked.
-        commitments: to its receipt.
-        among: keys of those among whom the part was opened before, and only may be again; `None` where it was not.
+        call: digest of the transcript of the request.
+        commitments: commitments to its receipt.
+        among: keys of the nodes with which the part was opened before, and with which alone it may be opened again;
+            `None` if the part was not opened.
     """
 
     name: str
@@ -41,57 +42,57 @@ class Ready:
 
     @classmethod
     def of(cls, name: str, reply: Reply, nodes: Mapping[str, PublicKey]) -> Ready:
-        """From what a node said.
+        """From the reply of a node.
 
         Raises:
-            DamagedError: if no honest node says that.
+            DamagedError: if no honest node sends such a reply.
         """
-        own, said, among = nodes[name].key, reply.fields.get("among"), None
+        own, claimed, among = nodes[name].key, reply.fields.get("among"), None
         call = reply.fields.get("call")
         if not isinstance(call, str) or not _DIGEST.fullmatch(call):
-            raise DamagedError("it does not say which transcript it answers, in 64 hexadecimal digits")
-        if said is not None:
-            known = {public.key.hex(): public.key for public in nodes.values()}
-            keys = said if isinstance(said, list) else []
-            among = frozenset(known[text] for text in keys if isinstance(text, str) and text in known)
+            raise DamagedError("its reply has no digest of the transcript, which has 64 hexadecimal digits")
+        if claimed is not None:
+            members = {public.key.hex(): public.key for public in nodes.values()}
+            keys = claimed if isinstance(claimed, list) else []
+            among = frozenset(members[text] for text in keys if isinstance(text, str) and text in members)
             if len(among) != len(keys) or len(among) < FEWEST_PARTIES or own not in among:
-                raise DamagedError("it says that its part was opened among nodes that no secure sum can have been over")
+                raise DamagedError("it claims that its part was opened among nodes that cannot have been in one sum")
         return cls(name, own, call, commitments_in(reply), among)
 
 
 def of_one_call(ready: Sequence[Ready]) -> tuple[list[Ready], list[Ready]]:
-    """Those who hold a part of the call that most hold one of (of several such calls, the first node's by name), and
-    the others."""
+    """The nodes whose part belongs to the call of most nodes (among equals, that of the first node by name), and the
+    other nodes."""
     ordered = sorted(ready, key=lambda one: one.name)
     most = [call for call, _ in Counter(one.call for one in ordered).most_common(1)]
     return [one for one in ordered if one.call in most], [one for one in ordered if one.call not in most]
 
 
 def companies(ready: Sequence[Ready], groups: int, names: Mapping[bytes, str]) -> tuple[list[list[Ready]], list[str]]:
-    """Who is summed with whom in so many groups, every n-th node by name; and why others are in none.
+    """The nodes of each group, every n-th node by name, and the reasons why other nodes are in no group.
 
-    An attempt may have come so far that nodes opened their parts, and then have failed. Such a part may be summed again
-    among the very same nodes only, as the difference of two sums would show single parts; those who opened theirs
-    refuse any others. Who was cut off before knows nothing of it, and who lies may name whom it likes. So nodes that
-    are all there are summed again if half of them say so, or if they are everybody; unless more nodes can be summed
-    when all who say that they opened their parts are left out, which is always safe.
+    An earlier attempt may have failed after nodes opened their parts. Such a part may be summed again with the same
+    nodes only, as the difference of two sums would reveal single parts; nodes that opened their parts refuse any other
+    nodes. A node that was disconnected before does not know of the opening, and a lying node may claim any nodes. So a
+    claimed set of nodes is summed again if all its nodes are ready and half of them claim it, or if it is all ready
+    nodes; unless more nodes can be summed without any node that claims an opening, which is always safe.
 
     Args:
-        ready: of one call.
-        groups: how many.
-        names: of all nodes by key.
+        ready: nodes that are ready for one call.
+        groups: number of groups.
+        names: names of all nodes by key.
 
     Returns:
-        The groups; none where there are too few nodes. Then, in words, why nodes that are ready are not in them.
+        The groups, empty if there are too few nodes; and a reason for each ready node that is in no group.
     """
     ordered = sorted(ready, key=lambda one: one.name)
-    there = frozenset(one.key for one in ordered)
+    present = frozenset(one.key for one in ordered)
     free = [one for one in ordered if one.among is None]
     again: list[frozenset[bytes]] = []
-    said = Counter(one.among for one in ordered if one.among is not None)
-    for among in sorted(said, key=lambda among: (-said[among], sorted(among))):
-        borne_out = 2 * said[among] >= len(among) or (groups == 1 and among == there)
-        if borne_out and among <= there and len(again) < groups and not any(among & other for other in again):
+    claims = Counter(one.among for one in ordered if one.among is not None)
+    for among in sorted(claims, key=lambda among: (-claims[among], sorted(among))):
+        confirmed = 2 * claims[among] >= len(among) or (groups == 1 and among == present)
+        if confirmed and among <= present and len(again) < groups and not any(among & other for other in again):
             again.append(among)
     bound = [[one for one in ordered if one.key in among] for among in again]
     others = [one for one in free if not any(one.key in among for among in again)]
@@ -99,30 +100,30 @@ def companies(ready: Sequence[Ready], groups: int, names: Mapping[bytes, str]) -
     possible = [way for way in ways if way and all(len(group) >= FEWEST_PARTIES for group in way)]
     best = max(possible, key=lambda way: sum(map(len, way)), default=[])
     summed = {one.name for group in best for one in group}
-    return best, [f"{one.name}: {_why(one, there, names)}" for one in ordered if one.name not in summed]
+    return best, [f"{one.name}: {_why(one, present, names)}" for one in ordered if one.name not in summed]
 
 
 def _dealt(ready: Sequence[Ready], groups: int) -> list[list[Ready]]:
     return [list(ready[group::groups]) for group in range(groups)]
 
 
-def _why(one: Ready, there: frozenset[bytes], names: Mapping[bytes, str]) -> str:
+def _why(one: Ready, present: frozenset[bytes], names: Mapping[bytes, str]) -> str:
     if one.among is None:
-        return "parts of this sum were opened without it, and are summed again among the same nodes"
-    if missing := sorted(names[key] for key in one.among - there):
-        return f"its part of this sum was opened together with {', '.join(missing)}; it takes the same nodes again"
+        return "other nodes opened their parts of this sum without this node, and must be summed again without it"
+    if missing := sorted(names[key] for key in one.among - present):
+        return f"its part of this sum was opened together with {', '.join(missing)}, and these nodes are missing now"
     company = ", ".join(sorted(names[key] for key in one.among))
-    return f"it says that its part of this sum was opened among {company}; more nodes can be summed without it"
+    return f"it claims that its part was opened among {company}; more nodes can be summed without this node"
 
 
 def commitments_in(reply: Reply) -> tuple[str, ...]:
-    """What a node commits to in its receipt of a sum; of some sums it keeps none.
+    """The commitment to a node's receipt of a sum; empty for sums without receipts.
 
     Raises:
-        DamagedError: if it is anything but a list of one commitment, or of none.
+        DamagedError: if the field is not a list of at most one commitment.
     """
-    said = reply.fields.get("commitments", [])
-    texts = said if isinstance(said, list) else [None]
+    field = reply.fields.get("commitments", [])
+    texts = field if isinstance(field, list) else [None]
     if len(texts) > 1 or not all(isinstance(text, str) and _DIGEST.fullmatch(text) for text in texts):
-        raise DamagedError("its commitment to the sum is not one of 64 hexadecimal digits")
+        raise DamagedError("its commitment to the sum does not have 64 hexadecimal digits")
     return tuple(texts)

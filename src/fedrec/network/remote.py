@@ -1,4 +1,4 @@
-"""Nodes somewhere else: the coordinator's calls go out as signed messages, and sums come back, plain or masked."""
+"""Nodes over a network: requests go out as signed messages, and sums come back, unmasked or masked."""
 
 from __future__ import annotations
 
@@ -40,21 +40,22 @@ __all__ = ["RemoteEngine"]
 
 
 class RemoteEngine:
-    """The nodes of a federation, behind a post.
+    """The nodes of a federation, reached through a post.
 
-    Every call goes to the nodes that are up. A node that is late, silent, damaged or back again only changes who is in
-    the sum, which the ledger says; a round with too few nodes is tried again, and then the run stops, to be resumed.
+    Every request goes to the connected nodes. A node that is late, silent, damaged or connected again changes only
+    which nodes are in the sum, and the ledger records them. A round with too few nodes is repeated; if it keeps
+    failing, the run stops and can be resumed.
 
     Args:
-        post: carries frames.
-        key: the coordinator's.
+        post: carries the frames.
+        key: the coordinator's key.
         nodes: public keys of all nodes by name.
-        run: number of the run, in hexadecimal.
+        run: identifier of the run, in hexadecimal.
         agreement: the plan and its catalog.
-        ledger: of the run; it says who took part in what.
+        ledger: ledger of the run, which records the nodes of every round.
         secure: whether sums are masked.
-        waiting: how long, for whom, how often.
-        tell: told in words what goes wrong with nodes.
+        waiting: how long and how often to wait for nodes.
+        tell: receives warnings about nodes.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class RemoteEngine:
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         if secure and len(nodes) < FEWEST_PARTIES:
-            raise PlanError(f"the secure sum takes {FEWEST_PARTIES} nodes or more; the federation has {len(nodes)}")
+            raise PlanError(
+                f"secure aggregation needs {FEWEST_PARTIES} nodes or more, and the federation has {len(nodes)}"
+            )
         plan, catalog = agreement.plan, agreement.catalog
         parties = [str(public) for _, public in sorted(nodes.items())] if secure else []
         offer = {
@@ -95,44 +98,44 @@ class RemoteEngine:
             n_max = agreement.n_max
             self._sums = NetworkSums(self._links, key, nodes, run, n_max, waiting.deadline, tell, self.read)
         self._took_part: tuple[str, ...] = ()
-        self._said: dict[str, Mapping[str, Any]] = {}
+        self._opened: dict[str, Mapping[str, Any]] = {}
 
     def open(self) -> None:
-        """Offer the run to all nodes.
+        """Open the run at all nodes.
 
         Raises:
-            PlanError: if a node refuses it; says which and why.
-            RunError: if too few are up.
+            PlanError: if a node refuses the plan; the text names the node and the reason.
+            RunError: if too few nodes are connected.
         """
         self._retrying.open()
 
     def close(self) -> None:
-        """Let nodes be."""
+        """Stop sending requests to nodes."""
         self.arrivals.close()
 
     @property
     def run(self) -> str:
-        """The number under which nodes know the run."""
+        """Identifier of the run, as nodes know it."""
         return self._run
 
     @property
     def has_valid(self) -> bool:
-        """Whether any node that is up holds out interactions for validation."""
-        return any(said.get("valid") for said in tuple(self._said.values()))
+        """Whether any connected node holds out interactions for validation."""
+        return any(fields.get("valid") for fields in tuple(self._opened.values()))
 
     @property
     def has_test(self) -> bool:
-        """Whether any node that is up holds out interactions for the test."""
-        return any(said.get("test") for said in tuple(self._said.values()))
+        """Whether any connected node holds out interactions for the test."""
+        return any(fields.get("test") for fields in tuple(self._opened.values()))
 
     @property
     def parties(self) -> tuple[int, int, str] | None:
-        """Of a secure run: its nodes, how many are honest and left at least, and a digest of who they are."""
+        """For secure aggregation: number of nodes, minimum number of honest nodes left, and a digest of the nodes."""
         return self._parties
 
     @property
     def took_part(self) -> tuple[str, ...]:
-        """The nodes that the last sum is over."""
+        """The nodes in the last sum."""
         return self._took_part
 
     @property
@@ -145,14 +148,14 @@ class RemoteEngine:
         return self._links.traffic()
 
     def contribute(self, call: RoundCall) -> list[Sum]:
-        """The sums of nodes for a round, or the one of all that took part where sums are masked."""
+        """The sums of nodes for a round; with masked sums, the one sum of all nodes that took part."""
         noise = 0.0 if call.privacy is None or call.privacy.parties is None else call.privacy.noise_multiplier
         what = f"round {call.round}"
         return self._summed("contribute", call, call.spec, what, call.shared, call.round, call.rows, noise, call.groups)
 
     def count_items(self, call: CountCall) -> list[Sum]:
         """Counts of items."""
-        return self._summed("count", call, call.spec, "the counting of items", None)
+        return self._summed("count", call, call.spec, "counting items", None)
 
     def evaluate(self, call: EvaluationCall) -> list[Sum]:
         """Sums of metrics."""
@@ -161,23 +164,23 @@ class RemoteEngine:
 
     @cached_property
     def arrivals(self) -> NetworkArrivals:
-        """The nodes as they answer in their own time."""
+        """The nodes in the order in which they answer."""
         return NetworkArrivals(
             self._links, self._keeping, self.witnessing, self._plain.decoded, self._waiting, self._tell
         )
 
     def keep(self, shared: Arrays, committed: OwnRounds) -> None:
-        """Let the nodes that are up remember private rows as they are after the round that counts for each."""
+        """Let connected nodes keep the private rows of the last round that each took part in."""
         self._keeping.keep(shared, committed)
 
     def finish(self, shared: Arrays, committed: OwnRounds, kept: OwnRounds) -> None:
-        """End with each node's private rows of the round `kept`; who cannot be reached gets the model when the run is
-        resumed. Nobody is asked for a sum any longer."""
+        """End with each node's private rows of the round `kept`. Nodes that cannot be reached get the model when the
+        run is resumed. No further sums are requested."""
         self.arrivals.close()
         self._keeping.finish(shared, committed, kept)
 
     def cosign(self, folder: Path) -> tuple[str, ...]:
-        """Let the nodes that are up sign the record of a finished run, after the coordinator; returns who did."""
+        """Let connected nodes sign the record of a finished run, after the coordinator; returns their names."""
         return self.witnessing.cosign(folder)
 
     def _summed(
@@ -192,7 +195,7 @@ class RemoteEngine:
         noise: float = 0.0,
         groups: int = 1,
     ) -> list[Sum]:
-        """Ask until enough nodes have answered, and mask where sums are masked."""
+        """Repeat a request until enough nodes have answered, and open masked sums."""
 
         def ask(names: Sequence[str]) -> Answers:
             if isinstance(call, RoundCall):
@@ -214,41 +217,41 @@ class RemoteEngine:
         return sums
 
     def _fields(self, call: Call, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """What each of some nodes is asked.
+        """Fields of a request, for each of some nodes.
 
-        Nodes are told which round counts for each of all nodes, so that they can agree; where sums arrive in their own
-        time, each is told of itself alone. In a round, each is told what it has not seen of the record.
+        They contain the last round of every node, so that the nodes can compare them; in an asynchronous run each node
+        gets its own last round only. In a round, each node gets the entries of the record that it has not seen.
         """
-        said = call_fields(call)
+        fields = call_fields(call)
         if isinstance(call, CountCall):
-            return dict.fromkeys(names, said)
-        everybody = (call.own or OwnRounds(call.committed)).of(self._links.names)
-        said |= self._past(set(everybody.values()))
+            return dict.fromkeys(names, fields)
+        last_rounds = (call.own or OwnRounds(call.committed)).of(self._links.names)
+        fields |= self._past(set(last_rounds.values()))
         alone = self._agreement.plan.asynchronous is not None
         return {
             name: {
-                **said,
-                "standing": {name: everybody[name]} if alone else everybody,
-                "committed": everybody[name],
+                **fields,
+                "standing": {name: last_rounds[name]} if alone else last_rounds,
+                "committed": last_rounds[name],
                 **(self.witnessing.record(name) if isinstance(call, RoundCall) else {}),
             }
             for name in names
         }
 
     def _past(self, rounds: set[int]) -> dict[str, Any]:
-        """Under which transcripts rounds were summed; of secure sums."""
+        """Transcripts of rounds, for secure aggregation."""
         if self._sums is None:
             return {}
         lines = [line for line in self._ledger.of_kind("round") if line["round"] in rounds]
         return {"past": {str(line["round"]): text for line in lines for text in line.get("transcript", ())}}
 
-    def _on_opened(self, name: str, said: Mapping[str, Any]) -> None:
+    def _on_opened(self, name: str, fields: Mapping[str, Any]) -> None:
         if self._sums is not None:
-            self._sums.opened(name, said)
-        self._said[name] = said
-        self.witnessing.opened(name, said)
+            self._sums.opened(name, fields)
+        self._opened[name] = fields
+        self.witnessing.opened(name, fields)
 
 
 def _model(call: Call) -> bytes:
-    """Digest of what parts are computed from."""
+    """Digest of the arrays from which parts are computed."""
     return bytes(32) if isinstance(call, CountCall) else bytes.fromhex(call.model)

@@ -1,4 +1,4 @@
-"""Asking nodes again until enough of them have answered: who is too few, how long to wait, and when to stop."""
+"""Repeats a request until enough nodes have answered: how many are enough, how long to wait, and when to stop."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _Outcome = TypeVar("_Outcome")
 
 
 class AbandonedError(FedrecError):
-    """A sum that came to nothing this time."""
+    """An attempt at a sum that failed and may be repeated."""
 
 
 class Retrying:
-    """Asks the nodes that are up, and again where too few answer.
+    """Sends requests to the connected nodes, and repeats them if too few nodes answer.
 
     Args:
-        links: to the nodes.
-        waiting: how long, for whom, how often.
+        links: sends requests to the nodes.
+        waiting: how long and how often to wait for nodes.
         secure: whether sums are masked.
-        tell: told in words what goes wrong with nodes.
+        tell: receives warnings about nodes.
     """
 
     def __init__(self, links: Links, waiting: Waiting, secure: bool, tell: Callable[[str], None]) -> None:
@@ -39,28 +39,28 @@ class Retrying:
 
     @property
     def least(self) -> int:
-        """Nodes without which a round is abandoned."""
-        return max(math.ceil(self._waiting.least * len(self._links.names)), self._fewest)
+        """Minimum number of nodes of a round."""
+        return max(math.ceil(self._waiting.min_fraction * len(self._links.names)), self._fewest)
 
     @property
     def enough(self) -> int:
-        """Nodes after whose answers no others are waited for."""
-        return math.ceil(self._waiting.enough * len(self._links.names))
+        """Number of answers after which a round does not wait for more."""
+        return math.ceil(self._waiting.target_fraction * len(self._links.names))
 
     def open(self) -> None:
-        """Offer the run to all nodes.
+        """Open the run at all nodes.
 
         Raises:
-            PlanError: if a node refuses it; says which and why.
-            RunError: if too few are up.
+            PlanError: if a node refuses the plan; the text names the node and the reason.
+            RunError: if too few nodes are connected.
         """
-        for attempt in range(self._waiting.tries):
+        for attempt in range(self._waiting.attempts):
             answers = self._links.open(self._waiting.deadline)
             _refused(answers)
             if sum(isinstance(answer, Reply) for answer in answers.values()) >= self.least:
                 return
             self._pause(attempt, answers, "the opening")
-        raise RunError(f"too few nodes are up to begin: {self._reasons(answers)}")
+        raise RunError(f"too few nodes are connected to begin; {self.least} are needed. {self._reasons(answers)}")
 
     def until_enough(
         self,
@@ -68,25 +68,25 @@ class Retrying:
         ask: Callable[[Sequence[str]], Answers],
         use: Callable[[dict[str, Reply]], tuple[_Outcome, Sequence[str]]],
     ) -> tuple[_Outcome, Sequence[str]]:
-        """What comes of the answers of enough nodes, and the nodes whose answers are in it.
+        """The result from the answers of enough nodes, and the names of the nodes in it.
 
         Args:
-            what: is asked for, in words.
-            ask: asks the nodes of these names.
-            use: makes something of their replies, which it may let go one by one; raises `AbandonedError` where
-                nothing comes of them.
+            what: description of the request, for messages.
+            ask: sends the request to the nodes with the given names.
+            use: computes the result from the replies, which it may release one by one; raises `AbandonedError` if
+                there is no result.
 
         Raises:
-            PlanError: if too few nodes answer, and one of the others refuses; says which and why.
-            RunError: if too few answer in every try.
+            PlanError: if too few nodes answer and another node refuses; the text names the node and the reason.
+            RunError: if too few nodes answer in every attempt.
         """
         failed: dict[str, Failure] = {}
         reason = ""
-        for attempt in range(self._waiting.tries):
+        for attempt in range(self._waiting.attempts):
             answers = ask(self._links.present(self._waiting.sign))
             good = {name: answer for name, answer in answers.items() if isinstance(answer, Reply)}
             failed = {name: answer for name, answer in answers.items() if isinstance(answer, Failure)}
-            answers.clear()  # replies hold whole sums
+            answers.clear()  # replies contain whole sums
             self._mention(failed, what)
             try:
                 if len(good) < self.least:
@@ -102,8 +102,8 @@ class Retrying:
                 continue
             return outcome, names
         raise RunError(
-            f"{what} was tried {self._waiting.tries} times and abandoned: {reason}; {self.least} are needed. "
-            f"{self._reasons(failed)}. What was committed is kept: go on with --resume when the nodes are back"
+            f"{what} failed in {self._waiting.attempts} attempts: {reason}; {self.least} are needed. "
+            f"{self._reasons(failed)}. Committed rounds are kept: continue with --resume when the nodes are connected"
         )
 
     def _mention(self, failed: Mapping[str, Failure], what: str) -> None:
@@ -114,24 +114,24 @@ class Retrying:
     def _reasons(self, answers: Mapping[str, Reply | Failure]) -> str:
         failed = {name: str(answer) for name, answer in answers.items() if isinstance(answer, Failure)}
         failed |= {name: why for name, why in self._links.failures().items() if name not in failed}
-        return by_reason(dict(sorted(failed.items()))) or "all others answered"
+        return by_reason(dict(sorted(failed.items()))) or "all other nodes answered"
 
     def _pause(self, attempt: int, answers: Mapping[str, Reply | Failure], what: str) -> None:
-        """Wait before another try: at least a moment, and while too few nodes are up."""
+        """Wait before the next attempt: a pause, and then until enough nodes are connected or the time is up."""
         wait = self._waiting
-        if attempt + 1 == wait.tries:
+        if attempt + 1 == wait.attempts:
             return
-        self._tell(f"{what} is tried again in {wait.pause:g} s: {self._reasons(answers)}")
+        self._tell(f"{what} is repeated in {wait.pause:g} s: {self._reasons(answers)}")
         time.sleep(wait.pause)
-        until = time.monotonic() + wait.patience
+        until = time.monotonic() + wait.reconnect_timeout
         while (up := len(self._links.present(wait.sign))) < self.least and time.monotonic() < until:
             left = max(0.0, until - time.monotonic())
-            self._tell(f"{up} of {len(self._links.names)} nodes are up; others have {left:.0f} s to be back")
+            self._tell(f"{up} of {len(self._links.names)} nodes are connected; waiting {left:.0f} s for more")
             time.sleep(min(left, max(wait.pause, 1.0)))
 
 
 def _refused(answers: Mapping[str, Reply | Failure]) -> None:
-    """A refusal is an owner's word: waiting does not change it."""
+    """Raise if an owner refuses, as waiting does not change a refusal."""
     reasons = {name: answer for name, answer in answers.items() if is_failure(answer, "refused")}
     if reasons:
         raise PlanError(by_reason(reasons))

@@ -1,4 +1,4 @@
-"""Secure sums among nodes over a network: the coordinator's side."""
+"""Secure aggregation among nodes over a network: the coordinator's side."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ __all__ = ["NetworkSums"]
 
 
 class _TooFewClientsError(AbandonedError):
-    """The nodes of a sum vouch for fewer clients than one of them insists on."""
+    """The nodes of a sum declare fewer clients in all than one of them requires."""
 
 
 class NetworkSums:
-    """Runs secure sums among those nodes that are ready.
+    """Runs secure aggregation among the nodes that are ready.
 
     Args:
-        links: to the nodes.
-        key: the coordinator's; it signs manifests too, under a label of its own.
-        nodes: public keys by name.
-        run: number of the run.
-        n_max: most clients that a sum may hold.
+        links: sends requests to the nodes.
+        key: the coordinator's key, which also signs manifests, under a separate label.
+        nodes: public keys by name of the node.
+        run: identifier of the run.
+        n_max: maximum number of clients of a sum.
         deadline: seconds for a node to answer in one stage.
-        tell: told which nodes are left out, and why.
+        tell: receives a text about each node that is left out, with the reason.
+        read: counts which sums the coordinator can read.
     """
 
     def __init__(
@@ -64,15 +65,17 @@ class NetworkSums:
         self._number = 0
         self._insist: dict[str, int] = {}
 
-    def opened(self, name: str, said: Mapping[str, Any]) -> None:
-        """Learn from a node how many clients it insists on.
+    def opened(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Store the minimum number of clients that a node requires, from the fields of its reply.
 
         Raises:
-            DamagedError: if no sum can hold so many.
+            DamagedError: if the number is not a whole number from 0 to `n_max`.
         """
-        least = said.get("min_clients")
+        least = fields.get("min_clients")
         if type(least) is not int or not 0 <= least <= self._n_max:
-            raise DamagedError(f"it insists on {least!r:.40} clients in a secure sum, where n_max = {self._n_max}")
+            raise DamagedError(
+                f"the node requires {least!r:.40} clients in a sum; only 0 to n_max = {self._n_max} are possible"
+            )
         self._insist[name] = least
 
     def run(
@@ -85,45 +88,47 @@ class NetworkSums:
         groups: int,
         model: bytes,
     ) -> tuple[list[Sum], list[str]]:
-        """The sum of the nodes that are ready, or of each of some groups of them; and whose parts are in.
+        """The sums of one or more groups of nodes that are ready, and the names of the nodes in them.
 
         Args:
-            replies: of those that are ready.
-            spec, round, rows: what is summed.
-            noise: least noise multiplier.
-            groups: how many sums.
-            model: digest of what parts are computed from.
+            replies: replies of the nodes that are ready.
+            spec: layout of the sum.
+            round: number of the round.
+            rows: item rows of the sum; `None` for all.
+            noise: minimum noise multiplier of the sum.
+            groups: number of sums.
+            model: digest of the arrays from which the nodes computed their parts.
 
         Raises:
-            AbandonedError: if there is none; says why.
+            AbandonedError: if there is no sum; the text says why.
         """
         ready = self._ready(replies)
         together, left_out = companies(ready, groups, {public.key: name for name, public in self._nodes.items()})
         if not together:
-            few = f"{len(ready)} nodes are ready, and {groups} secure sums take {FEWEST_PARTIES * groups}"
+            few = f"{len(ready)} nodes are ready, and secure aggregation needs {FEWEST_PARTIES * groups}"
             raise AbandonedError("; ".join([few, *left_out]))
         for words in left_out:
             self._tell(words)
-        found = [self._enough(group, partial(self._one, spec, round, rows, noise, model)) for group in together]
-        return [total for total, _ in found], sorted(name for _, names in found for name in names)
+        sums = [self._enough(group, partial(self._one, spec, round, rows, noise, model)) for group in together]
+        return [total for total, _ in sums], sorted(name for _, names in sums for name in names)
 
     def _ready(self, replies: Mapping[str, Reply]) -> list[Ready]:
-        """Nodes that hold parts of one call."""
-        found = []
+        """The nodes that hold a part for the call that most nodes answered."""
+        claimed = []
         for name, reply in replies.items():
             try:
-                found.append(Ready.of(name, reply, self._nodes))
+                claimed.append(Ready.of(name, reply, self._nodes))
             except DamagedError as error:
-                self._tell(f"{name}: {error}; it is left out")
-        ready, others = of_one_call(found)
+                self._tell(f"{name} is left out: {error}")
+        ready, others = of_one_call(claimed)
         for one in others:
-            self._tell(f"{one.name}: it holds its part of another call than most nodes; it is left out")
+            self._tell(f"{one.name} is left out: it answered another request than most nodes")
         return ready
 
     def _enough(
         self, ready: Sequence[Ready], attempt: Callable[[Sequence[Ready]], tuple[Sum, list[str]]]
     ) -> tuple[Sum, list[str]]:
-        """The sum without those nodes that insist on more clients than all vouch for."""
+        """The sum, without the nodes that require more clients than all nodes declare together."""
         while True:
             try:
                 return attempt(ready)
@@ -134,13 +139,13 @@ class NetworkSums:
                     raise
                 for one in ready:
                     if one not in modest:
-                        self._tell(f"{one.name}: it insists on {most} clients in a sum; it is left out, as {error}")
+                        self._tell(f"{one.name} is left out: it requires {most} clients in a sum, and {error}")
                 ready = modest
 
     def _one(
         self, spec: SumSpec, round: int, rows: np.ndarray | None, noise: float, model: bytes, ready: Sequence[Ready]
     ) -> tuple[Sum, list[str]]:
-        self._number = max(self._number + 1, time.time_ns())  # no node has begun it, and none needs to be asked
+        self._number = max(self._number + 1, time.time_ns())  # a number that no node has seen, without asking the nodes
         manifest = invite(
             self._run,
             self._number,
@@ -162,9 +167,9 @@ class NetworkSums:
             by_place: dict[int, list[bytes]] = {}
             for place, frame in frames:
                 by_place.setdefault(place, []).append(bytes(frame))
-            asked = {places[place].name: {"begin": begin, "call": places[place].call} for place in by_place}
+            fields = {places[place].name: {"begin": begin, "call": places[place].call} for place in by_place}
             parts = {places[place].name: some for place, some in by_place.items()}
-            answers = self._links.ask("mask", asked, self._deadline, parts=parts)
+            answers = self._links.ask("mask", fields, self._deadline, parts=parts)
             for place in by_place:
                 name = places[place].name
                 answer = answers[name]
@@ -183,16 +188,16 @@ class NetworkSums:
         if server.result is None:
             reasons = [f"{name}: {text}" for name, text in sorted(why.items())]
             aborted = [] if server.aborted is None else [str(server.aborted)]
-            said = "; ".join([*aborted, *reasons]) or "nobody said why"
+            why_not = "; ".join([*aborted, *reasons]) or "no node gave a reason"
             few = server.aborted is not None and server.aborted.reason is Reason.TOO_FEW_CLIENTS
-            raise (_TooFewClientsError if few else AbandonedError)(f"the secure sum has no outcome ({said})")
+            raise (_TooFewClientsError if few else AbandonedError)(f"secure aggregation failed ({why_not})")
         inside = sorted((places[place] for place in server.survivors), key=lambda one: one.name)
         self._read.total(len(inside), max(sent.values()))
         try:
             total = unmasked(spec, round, rows, server.result)
         except DamagedError as error:
             names = ", ".join(one.name for one in inside)
-            raise AbandonedError(f"one of {names} does not tell the truth: {error}") from None
+            raise AbandonedError(f"one of {names} sent a wrong part: {error}") from None
         total.commitments = tuple(text for one in inside for text in one.commitments)
         total.masked_bytes, total.transcript = max(sent.values()), ready[0].call
         return total, [one.name for one in inside]

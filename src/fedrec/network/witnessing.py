@@ -1,4 +1,4 @@
-"""Nodes as witnesses of the run's record: what each is told of it, and their signatures at the end."""
+"""Nodes as witnesses of the run's record: which entries each node gets, and their signatures at the end."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["Witnessing"]
 
 
 class Witnessing:
-    """Tells each node the entries of the ledger that it has not seen.
+    """Sends each node the entries of the ledger that it has not seen.
 
     Args:
-        links: to the nodes.
-        key: the coordinator's.
-        nodes: public keys by name.
-        ledger: of the run.
+        links: sends requests to the nodes.
+        key: the coordinator's key.
+        nodes: public keys by name of the node.
+        ledger: ledger of the run.
         waiting: how long nodes have to answer.
-        tell: told in words what goes wrong with nodes.
+        tell: receives warnings about nodes.
     """
 
     def __init__(
@@ -43,22 +43,22 @@ class Witnessing:
         self._ledger, self._waiting, self._tell = ledger, waiting, tell
         self._seen: dict[str, Any] = {}
 
-    def opened(self, name: str, said: Mapping[str, Any]) -> None:
-        """Take in how much of the record a node that opened the run says it knows: nothing, if it does not say."""
-        self._seen[name] = said.get("seen")
+    def opened(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Note how many entries a node that opened the run has, from its reply; none if the reply does not say."""
+        self._seen[name] = fields.get("seen")
 
     def has_seen(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Take in how much of the record a node says it knows; what is known of it stays, if it does not say."""
+        """Note how many entries a node has, from its reply; unchanged if the reply does not say."""
         if "seen" in fields:
             self._seen[name] = fields["seen"]
 
     def record(self, name: str) -> dict[str, Any]:
-        """What a node is told of the record with every call of a round: all that it has not seen."""
-        leaves = tuple(self._ledger.leaves)  # it grows while threads read it
+        """Fields of a request with the entries that a node has not seen."""
+        leaves = tuple(self._ledger.leaves)  # other threads append to it
         return {"record": told(leaves, min(self._entries(name), len(leaves)), self._key)} if leaves else {}
 
     def cosign(self, folder: Path) -> tuple[str, ...]:
-        """Let the nodes that are up sign the record of a finished run, after the coordinator; returns who did."""
+        """Let connected nodes sign the record of a finished run, after the coordinator; returns their names."""
         fields = {name: self.record(name) for name in self._links.present(self._waiting.sign)}
         signed = []
         for name, answer in self._links.ask("witness", fields, self._waiting.deadline).items():
@@ -67,14 +67,14 @@ class Witnessing:
                 try:
                     add_cosignature(folder, LEDGER_NOTE, public, answer.parts[0] if answer.parts else b"")
                 except DamagedError as error:
-                    self._tell(f"{name} sent something else than its signature of the record: {error}")
+                    self._tell(f"{name} did not send a valid signature of the record: {error}")
                 else:
                     signed.append(name)
             else:
-                self._tell(f"{name} has not signed the record: {answer}")
+                self._tell(f"{name} did not sign the record: {answer}")
         return tuple(signed)
 
     def _entries(self, name: str) -> int:
-        """Entries of the record that a node knows for sure."""
+        """Number of entries that a node has."""
         seen = self._seen.get(name)
         return seen if type(seen) is int and seen >= 0 else 0

@@ -195,7 +195,7 @@ def open_run_here(
     config.limits.check_model(agreement.model, len(catalog))
     data, digest = _load(config, agreement, folder)
     least = max(config.policy.min_clients, plan.min_clients)
-    check_users(agreement, data.n_users, 0 if offer.secure else least, config.policy.vouch or least)
+    check_users(agreement, data.n_users, 0 if offer.secure else least, config.policy.declared_min_users or least)
     changed = "the node's data changed since the run was opened; restore it, or begin another run"
     _keep(folder / "data", digest.encode(), changed)  # private rows and charges are of those users
     own_items = None if plan.privacy is not None else config.policy.min_item_clients
@@ -206,7 +206,7 @@ def open_run_here(
     cut = node.weighed()["cut"]
     if cut and plan.weights is not None:
         _LOG.warning("%s", plan.weights.remark(cut))
-    guard, vouched = node.guard, config.policy.vouch or least
+    guard, vouched = node.guard, config.policy.declared_min_users or least
     if guard is not None:
         guard.run = run
     shares = guard is not None and guard.terms.distributed

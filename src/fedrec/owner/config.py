@@ -1,4 +1,4 @@
-"""A node's configuration, `node.toml`: what its owner allows, whatever a coordinator asks."""
+"""A node's configuration, `node.toml`: what the node's owner allows, whatever a coordinator requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fedrec.data.cleaning import Cleaning
-from fedrec.documents import MOST_SETTINGS, parse_toml, read_file
+from fedrec.documents import MOST_SETTINGS, parse_toml, read_file, renamed_keys
 from fedrec.errors import DamagedError, InputError, PlanError, suggestion
 from fedrec.federation.data_plan import DataPlan
 from fedrec.models.registry import explain, foremost, model_names
@@ -32,6 +32,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PASSWORD = re.compile(r"(://[^\s/@:]*):.*@")
 _SECRET_SETTING = re.compile(r"((?:password|passwd|pwd|secret|token|key)=)('[^']*'|\"[^\"]*\"|[^&\s]+)", re.IGNORECASE)
 _SECRET_KEY = re.compile(r"\b[0-9a-fA-F]{64}\b")
+_OLD_KEYS = {"most_clients": "max_clients", "vouch": "declared_min_users"}
+"""Present names of keys of `[policy]`, by the names that older files may have."""
 
 
 class _Part(BaseModel):
@@ -39,33 +41,35 @@ class _Part(BaseModel):
 
 
 class Policy(_Part):
-    """Whose orders the node takes, and for what.
+    """Which coordinator the node obeys, with which nodes it works, and which plans it accepts.
 
     Args:
-        coordinator: public key of the one coordinator that is obeyed; `None` obeys nobody.
-        parties: public keys of the nodes that may be in a secure sum with this one, its own included.
-        plans: digests of the plans that are allowed; empty allows every plan that meets the rest.
-        models: names of the models that are allowed; empty allows all.
-        min_clients: fewest clients of a sum that leaves unmasked, and of the total of a secure sum.
-        vouch: clients that the node vouches for in a secure sum, and of whom it says that there are any; `min_clients`
-            by default. A node with fewer users sets a smaller number, which everybody learns. Of sums that hide in
-            noise the node always says this number, as the owner's word; of others if it has as many, and else none.
-        most_clients: users of all nodes together, as was agreed; no plan may say fewer. Without it a coordinator can
-            find out how many users the node has.
-        catalogs: digests of the catalogs that are allowed; empty allows any. Whoever chooses the catalog chooses of
-            which items sums are.
-        cleaning: what a plan may name as its `data.cleaning` besides none at all. Without it a plan with privacy may
-            name none, and any other plan what it likes. The owner's own, in table `data`, is done first.
-        openings_per_day: runs that the coordinator may open within 24 hours, refused ones counted; the same run may be
-            opened again. A run every quarter of an hour is more than training takes, and too few for asking questions
-            by the thousand.
-        secure: let sums out masked only.
-        min_item_clients: of plans without privacy, fewest clients of an item that takes part; `None` for all items. A
-            plain sum is cleared of items of fewer clients of the node; in masked ones the coordinator says which items
-            have as many over all nodes.
-        allow_leaky: take part in plans that tell training about held-out interactions.
-        allow_updates: take part in plans that keep exact sums at the coordinator, or go on from an earlier run by the
-            sum of what changed since.
+        coordinator: public key of the only coordinator that the node obeys; with `None` every plan is refused.
+        parties: public keys of the nodes that may take part in secure aggregation with this node, its own included.
+        plans: digests of the allowed plans; if empty, every plan that meets the other rules is allowed.
+        models: names of the allowed models; if empty, all models are allowed.
+        min_clients: minimum number of clients of a sum that leaves unmasked, and of the total of a secure aggregation.
+        declared_min_users: number of users that the node declares to have in secure aggregation; `min_clients` by
+            default. Everybody in the federation learns this number. A node with fewer users than `min_clients` sets a
+            smaller number. Where noise hides the sums, the node always declares this number; otherwise it declares the
+            number if it has as many users, and 0 if not.
+        max_clients: agreed maximum number of users of all nodes together; plans with a smaller number are refused.
+            Without it a coordinator can find out how many users the node has by trying different numbers.
+        catalogs: digests of the allowed catalogs; if empty, every catalog is allowed. Whoever chooses the catalog
+            chooses which items the sums are about.
+        cleaning: the cleaning that a plan may request as `data.cleaning`. Without it, a plan with privacy may request
+            no cleaning, and a plan without privacy may request any. The owner's own cleaning, in table `data`, is
+            applied first.
+        openings_per_day: maximum number of runs that the coordinator may open within 24 hours, including refused
+            ones; opening the same run again does not count. The default allows a run every quarter of an hour, which
+            is more than training needs and too few to ask thousands of questions.
+        secure: sums leave the node masked only.
+        min_item_clients: for plans without privacy, minimum number of clients of an item that takes part; `None`
+            allows all items. In unmasked sums the node removes items with fewer of its own clients; in masked sums the
+            coordinator says which items have as many clients over all nodes.
+        allow_leaky: accept plans that let training see held-out interactions.
+        allow_updates: accept plans that keep exact sums at the coordinator, or that continue an earlier run from the
+            sum of what changed.
     """
 
     coordinator: str | None = None
@@ -73,8 +77,8 @@ class Policy(_Part):
     plans: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     min_clients: int = Field(default=32, ge=2)
-    vouch: int | None = Field(default=None, ge=1)
-    most_clients: int | None = Field(default=None, ge=1)
+    declared_min_users: int | None = Field(default=None, ge=1)
+    max_clients: int | None = Field(default=None, ge=1)
     catalogs: tuple[str, ...] = ()
     cleaning: Cleaning | None = None
     openings_per_day: int = Field(default=100, ge=1)
@@ -82,6 +86,11 @@ class Policy(_Part):
     min_item_clients: int | None = Field(default=None, ge=2)
     allow_leaky: bool = False
     allow_updates: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, value: Any) -> Any:
+        return renamed_keys(value, _OLD_KEYS, "policy.")
 
     @field_validator("coordinator")
     @classmethod
@@ -96,7 +105,8 @@ class Policy(_Part):
             for other in keys[:number]:
                 if other.key == key.key or other.name == key.name:
                     same = "key" if other.key == key.key else "name"
-                    raise PlanError(f"policy.parties: {other.name} and {key.name} have the same {same}; list each once")
+                    names = f"{other.name} and {key.name}"
+                    raise PlanError(f"policy.parties: {names} have the same {same}; list each node once")
         return tuple(map(str, keys))
 
     @field_validator("plans", "catalogs")
@@ -104,19 +114,19 @@ class Policy(_Part):
     def _digests(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for number, text in enumerate(value, 1):
             if not _DIGEST.fullmatch(text):
-                how = "check --plan' prints" if info.field_name == "plans" else "init --catalog' writes"
+                command = "check --plan' prints" if info.field_name == "plans" else "init --catalog' writes"
                 raise PlanError(
-                    f"policy.{info.field_name}, number {number}: a digest has 64 hexadecimal digits in lower case; "
-                    f"'fedrec node {how} it"
+                    f"policy.{info.field_name}, number {number}: a digest has 64 hexadecimal digits in lower "
+                    f"case; 'fedrec node {command} the digest"
                 )
         return value
 
     @field_validator("models")
     @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _registered(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if name not in (names := model_names()):
-                raise PlanError(f"policy.models: model {name!r} is not known{suggestion(name, names)}")
+                raise PlanError(f"policy.models: there is no model {name!r}{suggestion(name, names)}")
         return value
 
     @model_validator(mode="after")
@@ -125,21 +135,23 @@ class Policy(_Part):
             coordinator = PublicKey.parse(self.coordinator)
             if any(PublicKey.parse(text).key == coordinator.key for text in self.parties):
                 raise PlanError(
-                    "policy.parties: the coordinator's key is among them; a coordinator that is also a party would "
-                    "count as one of those who hide a node from it"
+                    "policy.parties: contains the coordinator's key. Remove it: the parties hide this node's sums from "
+                    "the coordinator, so the coordinator cannot be one of them"
                 )
         return self
 
 
 class NodeConfig(_Part):
-    """All that an owner decides for a node.
+    """Everything that an owner decides for a node.
 
     Args:
-        name: of the node, as the others know it.
-        home: the owner's folder for identity, runs, journal and budget; absolute.
-        data: what is read. A plan never says where; a source that is a path is absolute. A `digest`, which
-            'fedrec node check' prints, holds every run to this very data.
-        policy, privacy, limits: what is allowed.
+        name: name of the node, as the coordinator and the other nodes know it.
+        home: absolute path of the owner's folder for the node's key, runs, journal and budget.
+        data: the data that the node reads; a plan cannot choose other data. A path is absolute. With a `digest`, which
+            'fedrec node check' prints, the node refuses to run on any other data.
+        policy: which coordinator, nodes and plans are allowed.
+        privacy: minimum privacy of users.
+        limits: threads, memory and rounds.
 
     Example:
         >>> config = NodeConfig.make(
@@ -168,51 +180,51 @@ class NodeConfig(_Part):
     @classmethod
     def _placed(cls, value: Path) -> Path:
         if "\0" in str(value):
-            raise PlanError("home: a path holds no zero bytes")
+            raise PlanError("home: a path cannot contain a zero byte")
         return value
 
     @field_validator("data")
     @classmethod
     def _readable(cls, value: DataPlan) -> DataPlan:
         if value.source in ("", "-", "memory") or "\0" in value.source:
-            raise PlanError(f"data.source: {value.source!r} is nothing to read; name a file, a folder or a URL")
+            raise PlanError(f"data.source: {value.source!r} cannot be read; name a file, a folder or a URL")
         return value
 
     @property
     def identity_path(self) -> Path:
-        """Where the node's signing key is."""
+        """Path of the node's signing key."""
         return self.home / "identity.key"
 
     @property
     def budget_path(self) -> Path:
-        """Where the journal of privacy charges is."""
+        """Path of the journal of privacy charges."""
         return self.home / "budget.jsonl"
 
     @property
     def openings_path(self) -> Path:
-        """Where the journal of opened runs is."""
+        """Path of the journal of opened runs."""
         return self.home / "openings.jsonl"
 
     @property
     def pinned(self) -> frozenset[bytes]:
-        """The 32 bytes of every party's key."""
+        """The public key of every party, 32 bytes each."""
         return frozenset(PublicKey.parse(text).key for text in self.policy.parties)
 
     def open_budget(self) -> Budget:
-        """The journal of what the node's users have lost, under the limits of this configuration; made if need be.
+        """The journal of the privacy loss of the node's users, under the limits of this configuration.
 
-        All of it counts for the node, whatever name it had at the time.
+        Creates the journal if there is no file. Every entry counts, also those from before the node was renamed.
 
         Raises:
-            PlanError: if the journal was begun under other limits.
-            DamagedError: if it was changed.
+            PlanError: if the journal was created with other limits.
+            DamagedError: if the journal was changed.
         """
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _turn(self.home):
             return self._budget(self.budget_path)
 
     def read_budget(self) -> Budget:
-        """The same to look at only: nothing is made or written; raises as `open_budget` does."""
+        """The same journal, read without creating or writing a file; raises the errors of `open_budget`."""
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / self.budget_path.name
             if self.budget_path.exists():
@@ -223,16 +235,16 @@ class NodeConfig(_Part):
                 raise DamagedError(str(error).replace(str(copy), str(self.budget_path))) from None
 
     def _budget(self, path: Path) -> Budget:
-        limits, found = self.privacy.limits, Budget(path, sole=True)
-        if found.limits is None:
+        limits, budget = self.privacy.limits, Budget(path, sole=True)
+        if budget.limits is None:
             return Budget(path, limits, sole=True)
-        if found.limits == limits:
-            return found
-        began, now = vars(found.limits), {} if limits is None else vars(limits)
+        if budget.limits == limits:
+            return budget
+        began, now = vars(budget.limits), {} if limits is None else vars(limits)
         differ = ", ".join(f"{key} {began[key]}, now {now.get(key)}" for key in began if began[key] != now.get(key))
         raise PlanError(
-            f"the budget {self.budget_path} was begun with other limits than node.toml has now: {differ}. "
-            "Set node.toml back; or, to change what users were promised, edit the first line of the budget too"
+            f"the limits in node.toml differ from those in the first line of the budget {self.budget_path}: {differ}. "
+            "Restore node.toml; or, to change what users were promised, edit the first line of the budget too"
         )
 
     @classmethod
@@ -240,7 +252,7 @@ class NodeConfig(_Part):
         """A configuration from settings; paths are relative to `folder`.
 
         Raises:
-            PlanError: naming the key that is wrong and what to do.
+            PlanError: if a key is wrong; the text names the key and says what to do.
         """
         try:
             config = cls.model_validate(settings)
@@ -257,14 +269,14 @@ class NodeConfig(_Part):
         """Read `node.toml`.
 
         Raises:
-            PlanError: if it is missing, is not TOML, or a key is wrong; says which table and key.
+            PlanError: if the file is missing or is not TOML, or if a key is wrong; the text names table and key.
         """
         try:
             data = read_file(path, MOST_SETTINGS)
         except OSError as error:
-            raise PlanError(f"{path} cannot be read ({error.strerror}); 'fedrec node init NAME' writes one") from None
+            raise PlanError(f"{path} cannot be read ({error.strerror}); 'fedrec node init NAME' makes one") from None
         except ValueError as error:
-            raise PlanError(f"{path} is no node.toml: {error}") from None
+            raise PlanError(f"{path} cannot be a node.toml: {error}") from None
         try:
             settings = parse_toml(data.decode("utf-8"))
         except ValueError as error:
@@ -273,22 +285,22 @@ class NodeConfig(_Part):
 
 
 def public_key(text: str, where: str) -> PublicKey:
-    """A public key, or an error that does not show the text: somebody may have pasted a secret one.
+    """The public key in a text. An error does not show the text, as somebody may have pasted a secret key.
 
     Raises:
-        PlanError: if it is none.
+        PlanError: if the text is not a public key.
     """
     try:
         return PublicKey.parse(text)
     except InputError:
-        secret = ". It looks like a secret key: keep it to yourself" if _SECRET_KEY.search(text) else ""
+        secret = ". The text looks like a secret key: show it to nobody" if _SECRET_KEY.search(text) else ""
         raise PlanError(
-            f"{where}: not a public key; one looks like name+hash+base64, as 'fedrec node init' prints it{secret}"
+            f"{where}: not a public key. A public key looks like name+hash+base64; 'fedrec node init' prints it{secret}"
         ) from None
 
 
 def redacted(text: str) -> str:
-    """The text without passwords in URLs and settings, and without what may be a secret key.
+    """The text without passwords in URLs and settings, and without anything that may be a secret key.
 
     >>> redacted("postgresql://reader:swordfish@db.example/shop?sslpassword=pike")
     'postgresql://reader:…@db.example/shop?sslpassword=…'
@@ -298,7 +310,7 @@ def redacted(text: str) -> str:
 
 @contextmanager
 def _turn(home: Path) -> Iterator[None]:
-    """Nobody writes to the budget meanwhile: it is locked by its folder."""
+    """Lock the folder of the budget, so that no other process writes to the budget meanwhile."""
     folder = os.open(home, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -309,8 +321,11 @@ def _turn(home: Path) -> Iterator[None]:
 
 def _keys(error: ValidationError) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
-        "data": DataPlan, "policy": Policy, "privacy": PrivacyFloors, "limits": ResourceLimits,
-    }  # fmt: skip
+        "data": DataPlan,
+        "policy": Policy,
+        "privacy": PrivacyFloors,
+        "limits": ResourceLimits,
+    }
     place = foremost(error)["loc"]
     table = tables.get(str(place[0])) if len(place) > 1 else NodeConfig
     return list((table or NodeConfig).model_fields)

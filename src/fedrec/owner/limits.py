@@ -1,4 +1,4 @@
-"""What a node may take of its machine: threads and memory."""
+"""Which threads and memory of its machine a node may use."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _POOLS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_N
 
 
 class ResourceLimits(BaseModel):
-    """What the owner lets a node take of the machine; the system's own limits (cgroups, systemd) hold besides.
+    """What a node may use of its machine. Limits of the operating system (cgroups, systemd) hold in addition.
 
     Args:
-        threads: most threads that compute at once; `None` for all cores.
-        memory_gb: most memory of the process in GiB, without files that are mapped; `None` for no limit.
-        rounds: most rounds of a plan: what a node keeps of a run and works out for it grows with them.
+        threads: maximum number of threads that compute at once; `None` for all cores.
+        memory_gb: maximum memory of the process in GiB, without mapped files; `None` for no limit.
+        rounds: maximum number of rounds of a plan; disk space and time of a run grow with the rounds.
 
     Example:
         >>> ResourceLimits(threads=2).environment()["POLARS_MAX_THREADS"]
@@ -38,25 +38,25 @@ class ResourceLimits(BaseModel):
     rounds: int = Field(default=10_000, ge=1)
 
     def environment(self) -> dict[str, str]:
-        """Variables for a process that is about to be started: some libraries count their threads only once."""
+        """Environment variables for a new process, as some libraries read the number of threads only at their start."""
         return {} if self.threads is None else dict.fromkeys(_POOLS, str(self.threads))
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the calling thread to the number of threads inside the block, see `fedrec.threads.held_threads`."""
+        """Limit the threads of the calling thread inside the block, see `fedrec.threads.held_threads`."""
         from fedrec.threads import held_threads
 
         with held_threads(self.threads):
             yield
 
     def limit_memory(self) -> bool:
-        """Let this process have no more memory than the limit: what asks for more gets a `MemoryError`.
+        """Limit the memory of this process; an allocation beyond the limit raises `MemoryError`.
 
-        The limit is on data (`RLIMIT_DATA`), not on address space: files that are mapped for reading do not count.
-        Libraries that cannot bear a failed allocation end the process instead.
+        The limit is on data (`RLIMIT_DATA`), not on address space, so files mapped for reading do not count. Libraries
+        that do not handle a failed allocation end the process instead.
 
         Returns:
-            Whether there is a limit now; systems other than Linux do not hold a process to one.
+            Whether a limit is in force; only Linux supports one.
         """
         if self.memory_gb is None or not sys.platform.startswith("linux"):
             return False
@@ -68,15 +68,15 @@ class ResourceLimits(BaseModel):
         return True
 
     def check_model(self, model: Recommender, n_items: int) -> None:
-        """Check that a model of so many items fits in the memory that the node may have.
+        """Check that a model for `n_items` items fits in the memory that the node may use.
 
         Raises:
-            PlanError: if it does not.
+            PlanError: if the model needs more memory.
         """
         needed = model.cost(n_items).memory
         if self.memory_gb is not None and needed > self.memory_gb * _GIB:
             raise PlanError(
                 f"limits.memory_gb: {model.name} needs about {needed / _GIB:.1f} GiB for "
-                f"{n_items:,} items, and the node may have {self.memory_gb:g}. Ask for a model whose memory does not "
+                f"{n_items:,} items, and the node may use {self.memory_gb:g} GiB. Use a model whose memory does not "
                 "grow with items², or the owner raises limits.memory_gb"
             )

@@ -1,4 +1,4 @@
-"""A new node: its key, and the first `node.toml` of its owner."""
+"""A new node: its key and its first `node.toml`."""
 
 from __future__ import annotations
 
@@ -26,28 +26,30 @@ def make_node(
     coordinator: str | None = None,
     parties: Sequence[str] = (),
     catalog: str | None = None,
-    most_clients: int | None = None,
+    max_clients: int | None = None,
     required: bool = True,
 ) -> PublicKey:
-    """Make a node's key in `home`, or take the one that is there, and write its `node.toml`.
+    """Make a node's key in `home`, or keep the key that `home` has, and write its `node.toml`.
 
     Args:
-        name: of the node.
-        config: the file to write, which only its owner may read: it may hold the password of a database.
-        home: folder of the owner's, made where it is not there.
-        data: what is read; a path is relative to the working folder.
-        coordinator, parties: public keys, where they are known.
-        catalog, most_clients: what was agreed on: the digest of the items, and users of all nodes together.
-        required: only plans with privacy are allowed.
+        name: name of the node.
+        config: the file to write. Only its owner may read it, as it may contain the password of a database.
+        home: the owner's folder; created if there is none.
+        data: the data that the node reads; a path is relative to the working folder.
+        coordinator: public key of the coordinator; `None` if it is not known yet.
+        parties: public keys of other nodes.
+        catalog: digest of the agreed items; `None` if nothing was agreed.
+        max_clients: agreed maximum number of users of all nodes together; `None` if nothing was agreed.
+        required: allow plans with privacy only.
 
     Returns:
         The node's public key.
 
     Raises:
-        InputError: if there is such a file already, or a name, a key or a place is wrong. Nothing is made then.
+        InputError: if `config` exists, or a name, key or path is wrong. No file is written then.
     """
     if config.exists():
-        raise InputError(f"{config} exists already; a configuration is never written over")
+        raise InputError(f"{config} exists already and is not overwritten; choose another file with --config")
     folder = config.absolute().parent
     if is_path(data.source):
         source = place_from(folder, Path(data.source))
@@ -57,19 +59,19 @@ def make_node(
     place = place_from(folder, home)
 
     def text(keys: Sequence[str]) -> str:
-        return first_config(name, place, settings, coordinator, keys, catalog, most_clients, required)
+        return first_config(name, place, settings, coordinator, keys, catalog, max_clients, required)
 
     made = NodeConfig.make(parse_toml(text(parties)), folder, str(config))
     try:
         made.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        there = made.identity_path.exists()
-        key = (SigningKey.load if there else SigningKey.make)(name, made.identity_path).public()
+        has_key = made.identity_path.exists()
+        key = (SigningKey.load if has_key else SigningKey.make)(name, made.identity_path).public()
         others = [other for other in made.policy.parties if PublicKey.parse(other).key != key.key]
         whole = text([str(key), *others])
         NodeConfig.make(parse_toml(whole), folder, str(config))
         handle = os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        raise InputError(f"{error.filename} cannot be made ({error.strerror}); choose another place") from None
+        raise InputError(f"{error.filename} cannot be created ({error.strerror}); choose another folder") from None
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(whole)
         file.flush()
@@ -84,78 +86,141 @@ def first_config(
     coordinator: str | None = None,
     parties: Sequence[str] = (),
     catalog: str | None = None,
-    most_clients: int | None = None,
+    max_clients: int | None = None,
     required: bool = True,
 ) -> str:
     """The text of a `node.toml`.
 
     Args:
-        name: of the node.
-        home: folder of the owner's.
+        name: name of the node.
+        home: the owner's folder.
         data: table `data`: `source`, and how to read it.
-        coordinator: its public key; a place to put it where it is not known yet.
-        parties: public keys of the nodes of secure sums, the node's own first.
-        catalog: digest of the agreed items; without it any are taken.
-        most_clients: agreed users of all nodes together; without it any number is taken.
-        required: only plans with privacy are allowed.
+        coordinator: public key of the coordinator; with `None` the text has a comment in its place.
+        parties: public keys of the nodes of secure aggregation, the node's own first.
+        catalog: digest of the agreed items; with `None` every catalog is allowed.
+        max_clients: agreed maximum number of users of all nodes together; with `None` any number is allowed.
+        required: allow plans with privacy only.
 
     Example:
-        >>> print(first_config("shop-a", "home", {"source": "clicks.csv"}).splitlines()[3])
+        >>> print(first_config("shop-a", "home", {"source": "clicks.csv"}).splitlines()[10])
         name = "shop-a"
     """
     pinned = f"coordinator = {_toml(coordinator)}" if coordinator else '# coordinator = "name+hash+base64"'
     items = f"catalogs = [{_toml(catalog)}]" if catalog else '# catalogs = ["64 hexadecimal digits"]'
-    most = f"most_clients = {most_clients}" if most_clients else "# most_clients = 100000"
+    most = f"max_clients = {max_clients}" if max_clients else "# max_clients = 100000"
     listed = "".join(f"\n    {_toml(text)}," for text in parties)
     source = "\n".join(f"{key} = {_toml(value)}" for key, value in data.items())
-    return f"""# What this node may do, whatever a coordinator asks. Only its owner writes this file.
-# 'fedrec node check --config FILE' says in plain words what it allows.
+    return f"""# The rules of this node. They hold whatever a coordinator requests. Only the owner edits this file.
+#
+# A coordinator trains a model with several nodes. A node, such as this one, holds the data of its users. These data
+# never leave the node; only sums over many users do. A plan describes a training, and the coordinator sends it to the
+# nodes. A run is one training by a plan. It has one or more rounds, and in each round every node sends a sum.
+# "Clients" in the name of a key are users.
+#
+# After every change run 'fedrec node check --config FILE', which explains in plain English what this file allows.
 
+# Name of this node, as the coordinator and the other nodes know it.
 name = {_toml(name)}
-home = {_toml(home)}    # identity, runs, journal and budget; for its owner's eyes only
+# Folder for the node's secret key, its runs and its privacy budget. Only the owner may read this folder.
+home = {_toml(home)}
 
-[data]    # what is read; a plan never says where
+[data]
+# The data that this node reads. A plan cannot choose other data.
 {source}
 
 [policy]
-# Whose orders are taken: one coordinator's public key, compared with its owner by another way than the network.
+# Public key of the only coordinator that this node obeys. Without this key the node refuses every plan.
+# Get the key from the coordinator in person or by telephone, not over the network that it protects.
 {pinned}
-# The nodes that may be in a secure sum with this one, its own key included; keys come from their owners themselves.
+
+# Public keys of the nodes that may take part in secure aggregation with this node, including its own key.
+# In secure aggregation at least three nodes mask their sums, and the coordinator can read their total only.
+# Get each key from the owner of that node, not from the coordinator.
 parties = [{listed}
 ]
-# What all owners agreed on. Whoever chooses the items chooses what sums are about, so take no others.
+
+# Digest of the agreed list of items (the catalog). Plans with other items are refused.
+# Without this key the coordinator chooses the items, and so chooses what the sums are about.
 {items}
-{most}    # users of all nodes together are never more; a coordinator could find out how many this one has without it
-plans = []                # digests of the plans that are allowed; empty: every plan that meets the rest
-models = []               # such as ["ease", "mf"]; empty: all
-min_clients = 32          # fewest users of a sum that may be read
-# vouch = 20              # a node with fewer users than that vouches for so many in secure sums
-# cleaning = {{ rating_at_least = 4 }}    # what plans may name as data.cleaning; without it private plans name none
-openings_per_day = 100    # runs that the coordinator may open in a day
-secure = true             # sums leave masked only
-# min_item_clients = 5    # without noise, items of fewer users stay out of sums
-allow_leaky = false       # plans that tell training about held-out interactions, to reproduce published figures
-allow_updates = false     # plans that keep exact sums, or go on from an earlier run by the sum of what changed
+
+# Agreed maximum number of users of all nodes together. Plans with a smaller number are refused.
+# Without this key the coordinator can try several numbers, and find out how many users this node has.
+{most}
+
+# Digests of the allowed plans. Empty: every plan that meets the other rules is allowed.
+plans = []
+
+# Names of the allowed models, such as ["ease", "mf"]. Empty: all models are allowed.
+models = []
+
+# Minimum number of users of a sum that the coordinator can read.
+min_clients = 32
+
+# Number of users that this node declares to have in secure aggregation; min_clients by default.
+# Set this key if this node has fewer users than min_clients. The coordinator and the other nodes learn this number.
+# declared_min_users = 20
+
+# The data cleaning that plans may request. Without this key, plans with privacy may request no cleaning.
+# cleaning = {{ rating_at_least = 4 }}
+
+# Maximum number of runs that the coordinator may start within 24 hours.
+openings_per_day = 100
+
+# true: sums leave this node masked only, through secure aggregation.
+# false: sums may also leave unmasked, and the coordinator can then read the sums of this node alone.
+secure = true
+
+# Minimum number of users of an item, in plans without privacy: items with fewer users are left out of the sums.
+# Without this key, a sum can show that a single user had a rare item.
+# min_item_clients = 5
+
+# true: allow plans that let the training see the interactions held out for testing. The metrics of such plans are
+# too good; researchers use them to reproduce published figures.
+allow_leaky = false
+
+# true: allow plans that keep exact sums at the coordinator, or update an earlier model with the sum of what changed.
+# The coordinator can then subtract sums of different days from each other.
+allow_updates = false
 
 [privacy]
-required = {_toml(required).ljust(5)}          # only plans with user-level differential privacy; false: exact sums too
-distributed = true        # in private plans the nodes add the noise, so that the coordinator sees no exact sum
-epsilon = 8.0             # the most that users may lose over all private runs,
-delta = 1e-6              # but for this chance; well below 1 / users
-max_run_epsilon = 4.0     # the most in one run
-# min_noise_multiplier = 0.5    # least noise of a round, per unit of clip
-# max_clip = 2.0          # largest bound on what one user adds
-# min_cohort = 100        # fewest clients of a round, by what a plan says
+# true: allow only plans with differential privacy: random noise in the sums hides what any single user did.
+# false: also allow exact sums, from which the data of single users can sometimes be worked out.
+required = {_toml(required)}
+
+# true: in plans with privacy the nodes themselves add the noise, so the coordinator never sees an exact sum.
+# false: the coordinator may add the noise, and sees the exact sums before.
+distributed = true
+
+# Privacy budget: how much all runs together may reveal about a user. A smaller epsilon reveals less.
+epsilon = 8.0
+# Accepted probability that a user loses more than epsilon. Choose a number well below 1 / (number of users).
+delta = 1e-6
+# Maximum epsilon of a single run.
+max_run_epsilon = 4.0
+
+# Minimum noise of a round, as a multiple of the clip. The clip is the most that one user can change a sum.
+# min_noise_multiplier = 0.5
+
+# Maximum clip that a plan may set.
+# max_clip = 2.0
+
+# Minimum number of users that a plan expects in a round, over all nodes; for plans with and without privacy.
+# min_cohort = 100
 
 [limits]
-# threads = 2             # all cores without it
+# Maximum number of threads. Without this key the node uses all processor cores.
+# threads = 2
+
+# Maximum memory in GiB. Without this key the node may use all memory.
 # memory_gb = 4
-# rounds = 10000          # most rounds of a plan
+
+# Maximum number of rounds in a plan.
+# rounds = 10000
 """
 
 
 def _toml(value: Any) -> str:
-    """A text, a truth value, a number, or a table of them, as TOML."""
+    """A text, a Boolean, a number, or a table of them, as TOML."""
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{_toml(str(key))} = {_toml(item)}" for key, item in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

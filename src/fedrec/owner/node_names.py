@@ -1,4 +1,4 @@
-"""What a node may be called: by its owner, by the coordinator that invites it, and in NVFlare's certificates."""
+"""Names that a node may have, in its configuration, at the coordinator and in NVFlare's certificates."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def check_node_name(name: str) -> None:
     """Check the name of a node.
 
     Raises:
-        InputError: if it is none, or the coordinator's side has it in NVFlare.
+        InputError: if the name has other characters, is too long, or is reserved for the coordinator.
     """
     if not _NAME.fullmatch(name):
-        raise InputError(f"node {name!r}: a name has small letters, digits and hyphens, 63 at most")
+        raise InputError(f"node {name!r}: use at most 63 lower-case letters, digits and hyphens")
     if name in _TAKEN:
-        raise InputError(f"node {name!r}: the coordinator's server has this name; choose another")
+        raise InputError(f"node {name!r}: this name is reserved for the coordinator; choose another name")

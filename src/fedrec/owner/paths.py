@@ -16,17 +16,17 @@ _SQLITE = re.compile(r"sqlite:///(?!/)([^?]+)", re.IGNORECASE)
 
 
 def is_path(source: str) -> bool:
-    """Whether a source is a place in the file system, not a registered name, a URL or `synthetic:…`.
+    """Whether a source is a path, and not a registered name, a URL or `synthetic:…`.
 
     >>> is_path("clicks.csv"), is_path("ml-100k"), is_path("postgresql://db/shop"), is_path("synthetic:users=9")
     (True, False, False, False)
     """
-    made = source == "synthetic" or source.startswith("synthetic:")
-    return not (made or source.split("/")[0] in DATASETS or _URL.match(source))
+    synthetic = source == "synthetic" or source.startswith("synthetic:")
+    return not (synthetic or source.split("/")[0] in DATASETS or _URL.match(source))
 
 
 def place_at(folder: Path, path: str | os.PathLike[str]) -> Path:
-    """A path, relative to `folder`, as an absolute one; `~` is the home of whoever runs this.
+    """The absolute path of a path relative to `folder`; `~` is the home folder of the current user.
 
     >>> str(place_at(Path("/srv/shop"), "../data/clicks.csv"))
     '/srv/data/clicks.csv'
@@ -35,17 +35,17 @@ def place_at(folder: Path, path: str | os.PathLike[str]) -> Path:
 
 
 def place_from(folder: Path, path: Path) -> str:
-    """A path, relative to the working folder, as `folder` says it: relative where it lies inside."""
+    """A path relative to the working folder, as a path relative to `folder` if it is inside, else absolute."""
     place = place_at(Path(), path)
     return str(place.relative_to(folder)) if place.is_relative_to(folder) else str(place)
 
 
 def source_at(folder: Path, source: str) -> str:
-    """A source with its path, or that of a SQLite file, absolute; names, other URLs and synthetic data as they are.
+    """A source with an absolute path, also in a SQLite URL; other sources stay as they are.
 
     >>> source_at(Path("/srv/shop"), "clicks.csv"), source_at(Path("/srv/shop"), "sqlite:///shop.db?table=clicks")
     ('/srv/shop/clicks.csv', 'sqlite:////srv/shop/shop.db?table=clicks')
     """
     if is_path(source):
         return str(place_at(folder, source))
-    return _SQLITE.sub(lambda found: f"sqlite:///{quote(str(place_at(folder, unquote(found[1]))))}", source, count=1)
+    return _SQLITE.sub(lambda match: f"sqlite:///{quote(str(place_at(folder, unquote(match[1]))))}", source, count=1)

@@ -1,4 +1,4 @@
-"""What a node refuses: every reason why a plan may not run on its owner's data."""
+"""Which plans a node refuses, with every reason."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def admit(
     users: int | None = None,
     items: int | None = None,
 ) -> None:
-    """Check that the owner allows a plan; arguments as of `refusals`.
+    """Check that the owner allows a plan; the arguments are those of `refusals`.
 
     Raises:
-        PlanError: with every reason why not.
+        PlanError: if the owner does not allow the plan; the text has every reason.
     """
     reasons = refusals(
         config, plan, coordinator=coordinator, parties=parties, secure=secure, budget=budget, users=users, items=items
@@ -55,23 +55,24 @@ def refusals(
     users: int | None = None,
     items: int | None = None,
 ) -> list[str]:
-    """Every reason why the owner does not allow a plan: which floor, what is asked, and what could be changed.
+    """Every reason why the owner does not allow a plan: the key of node.toml, what the plan requests, what to change.
 
-    Reads no data, and says nothing of it: reasons may be sent to the coordinator.
+    Reads no data and reveals no data, as the reasons may be sent to the coordinator.
 
     Args:
-        config: the owner's.
-        plan: as the coordinator signed it.
-        coordinator: its public key.
-        parties: public keys of the nodes of the secure sum, this one included.
+        config: the owner's configuration.
+        plan: the plan that the coordinator signed.
+        coordinator: public key of the coordinator.
+        parties: public keys of the nodes of secure aggregation, this node included.
         secure: whether sums leave masked.
-        budget: the owner's journal; `None` for a run that has its reservation in it already.
-        users, items: of the node's data and of the catalog, once they are known.
+        budget: the owner's journal; `None` for a run whose reservation is in the journal already.
+        users: number of users in the node's data; `None` if not known yet.
+        items: number of items in the catalog; `None` if not known yet.
     """
-    asked = plan.model.get("rounds")
-    if isinstance(asked, int) and asked > config.limits.rounds:  # all that follows takes time that grows with them
-        words = f"the plan has {asked:,} rounds, and this node takes part in {config.limits.rounds:,} at most"
-        return [f"limits.rounds: {words}. Ask for fewer, or the owner raises limits.rounds"]
+    rounds = plan.model.get("rounds")
+    if isinstance(rounds, int) and rounds > config.limits.rounds:  # the time of all further checks grows with rounds
+        words = f"the plan has {rounds:,} rounds, and this node accepts at most {config.limits.rounds:,}"
+        return [f"limits.rounds: {words}. Use fewer rounds, or the owner raises limits.rounds"]
     return [
         *_who(config, coordinator, parties, secure),
         *_company(config, plan, parties, secure),
@@ -84,208 +85,212 @@ def refusals(
 
 
 def secure_floors(config: NodeConfig, plan: Plan) -> SecureFloors:
-    """What the node insists on in the secure sums of a plan, as a party.
+    """What the node requires of secure aggregation in a plan.
 
     Raises:
-        PlanError: if no coordinator is pinned.
+        PlanError: if `policy.coordinator` has no key.
     """
     if config.policy.coordinator is None:
-        raise PlanError("policy.coordinator: none is pinned, so there is nobody whose sums could be joined")
+        raise PlanError("policy.coordinator: set the coordinator's public key; without it the node joins no sum")
     coordinator = PublicKey.parse(config.policy.coordinator).key
     clients = max(config.policy.min_clients, plan.min_clients)
     return SecureFloors(coordinator, config.pinned, clients=clients)
 
 
 def _who(config: NodeConfig, coordinator: str, parties: Sequence[str], secure: bool) -> list[str]:
-    """Whose orders, and in whose company."""
+    """Reasons against the coordinator and the other nodes."""
     policy = config.policy
-    found: list[str] = []
+    reasons: list[str] = []
     if policy.coordinator is None:
-        found.append(
-            "policy.coordinator: none is pinned, so nobody's orders are taken. The owner pins the coordinator's key, "
-            "after checking it by another way"
+        reasons.append(
+            "policy.coordinator: no key is set, so the node refuses every plan. The owner adds the coordinator's "
+            "public key, after checking it by telephone or in person"
         )
-        return found
+        return reasons
     try:
         asking = public_key(coordinator, "coordinator")
         keys = [public_key(text, f"party {number}") for number, text in enumerate(parties, 1)]
     except PlanError as error:
         return [str(error)]
     if PublicKey.parse(policy.coordinator).key != asking.key:
-        found.append(
-            f"policy.coordinator: {asking.name} ({asking.hash.hex()}) is not the pinned coordinator, "
-            f"{_shown(policy.coordinator)}. Ask with that key, or the owner pins this one"
+        reasons.append(
+            f"policy.coordinator: the plan comes from {asking.name} ({asking.hash.hex()}), and the node obeys "
+            f"{_shown(policy.coordinator)} only. Use that key, or the owner changes policy.coordinator"
         )
     if not secure:
-        return found
+        return reasons
     strangers = [f"{key.name} ({key.hash.hex()})" for key in keys if key.key not in config.pinned]
     if strangers:
-        found.append(
-            f"policy.parties: {', '.join(strangers)} {'is' if len(strangers) == 1 else 'are'} not pinned, and may be "
-            "the coordinator under another name. Leave them out, or the owner pins their keys, after checking them by "
-            "another way"
+        reasons.append(
+            f"policy.parties: the keys of {', '.join(strangers)} are not listed, and may belong to the coordinator. "
+            "Leave these nodes out, or the owner adds their keys, after checking them by telephone or in person"
         )
     if len({key.key for key in keys}) < FEWEST_PARTIES:
-        found.append(
-            f"parties: a secure sum hides a node among others and takes {FEWEST_PARTIES} different ones; the plan has "
-            f"{len({key.key for key in keys})}"
+        reasons.append(
+            f"parties: secure aggregation needs at least {FEWEST_PARTIES} different nodes, and the plan has "
+            f"{len({key.key for key in keys})}. Invite more nodes"
         )
     own = {PublicKey.parse(text).key for text in policy.parties if PublicKey.parse(text).name == config.name}
     if not own:
-        found.append(f"policy.parties: the node's own key, {config.name}+…, is not among them; the owner adds it")
+        reasons.append(f"policy.parties: the node's own key, {config.name}+…, is missing; the owner adds this key")
     elif not own & {key.key for key in keys}:
-        found.append(f"parties: {config.name} itself, by its pinned key, is not among those of the secure sum")
-    return found
+        reasons.append(
+            f"parties: the key of {config.name} in policy.parties is not among the keys of secure aggregation. Use the "
+            "key that the owner of this node gave"
+        )
+    return reasons
 
 
 def _company(config: NodeConfig, plan: Plan, parties: Sequence[str], secure: bool) -> list[str]:
-    """Whether a sum hides the node even if a tenth of the pinned nodes are the coordinator's, and all of them in it."""
+    """Whether a sum hides the node even if a tenth of the parties collude with the coordinator and are all in it."""
     colluders = floor_of(COLLUDING, len(config.pinned))
     groups = 1 if plan.robust is None else plan.robust.groups or 1
-    least = len(set(parties)) // groups
-    if not secure or least < FEWEST_PARTIES:
+    smallest = len(set(parties)) // groups
+    if not secure or smallest < FEWEST_PARTIES:
         return []
     noise = plan.privacy is not None and plan.privacy.distributed
-    if least >= colluders + 2 and not (noise and topology(least).colluders < colluders):
+    if smallest >= colluders + 2 and not (noise and topology(smallest).colluders < colluders):
         return []
-    words = f"{colluders} of the {len(config.pinned)} pinned nodes may be the coordinator's, and a sum of {least}"
-    return [f"parties: {words} does not hide a node from so many. Ask for sums of more nodes"]
+    words = f"a sum of {smallest} nodes does not hide this node if {colluders} of the {len(config.pinned)} nodes in"
+    return [f"parties: {words} policy.parties collude with the coordinator. Use sums of more nodes"]
 
 
 def _what(config: NodeConfig, plan: Plan) -> list[str]:
-    """What is computed."""
+    """Reasons against what the plan computes."""
     policy = config.policy
-    found: list[str] = []
+    reasons: list[str] = []
     if policy.catalogs and plan.catalog not in policy.catalogs:
-        found.append(
-            f"policy.catalogs: the plan's catalog {(plan.catalog or 'none')[:12]} is none of the "
-            f"{len(policy.catalogs)} that are allowed. Ask with the catalog that was agreed on"
+        catalog = "no catalog" if plan.catalog is None else f"catalog {plan.catalog[:12]}…"
+        reasons.append(
+            f"policy.catalogs: the plan has {catalog}, which the owner does not allow. Use the agreed catalog, or the "
+            "owner adds the digest of this catalog"
         )
     if policy.catalogs and plan.features is not None and plan.features not in policy.catalogs:
-        found.append(
-            "policy.catalogs: the plan's model learns from what the catalog says of the items, and the digest of that, "
-            f"{plan.features}, is not allowed. Read what the catalog says, then add the digest"
+        reasons.append(
+            "policy.catalogs: the plan's model learns from the features of the catalog, and their digest "
+            f"{plan.features} is not listed. The owner may add the digest after reading the features"
         )
-    if policy.most_clients is not None and (plan.n_max or 0) < policy.most_clients:
-        found.append(
-            f"policy.most_clients: the plan says that there are {plan.n_max} clients at most over all nodes; "
-            f"{policy.most_clients} was agreed on"
+    if policy.max_clients is not None and (plan.n_max or 0) < policy.max_clients:
+        most = "no n_max" if plan.n_max is None else f"n_max = {plan.n_max}"
+        reasons.append(
+            f"policy.max_clients: the plan has {most}, and the nodes agreed on {policy.max_clients} clients of all "
+            f"nodes together. Set n_max to {policy.max_clients}, or the owner changes policy.max_clients"
         )
     if policy.plans and plan.digest not in policy.plans:
-        found.append(
-            f"policy.plans: the plan's digest {plan.digest} is not among the {len(policy.plans)} that are allowed. The "
-            "owner may add it after reading the plan"
+        reasons.append(
+            f"policy.plans: the plan's digest {plan.digest} is not listed. The owner may add the digest after reading "
+            "the plan"
         )
     name = str(plan.model["name"])
     if policy.models and name not in policy.models:
-        found.append(
-            f"policy.models: model {name} is not allowed, {', '.join(policy.models)} "
-            f"{'is' if len(policy.models) == 1 else 'are'}. Ask for one of these, or the owner adds it"
+        reasons.append(
+            f"policy.models: model {name} is not listed. Use {' or '.join(policy.models)}, or the owner adds {name}"
         )
     if plan.leaky and not policy.allow_leaky:
-        found.append(
-            "policy.allow_leaky: negatives: paper-leaky tells training about held-out interactions, so that its "
-            "figures mean nothing. Ask for negatives: clean, or the owner sets policy.allow_leaky = true"
+        reasons.append(
+            "policy.allow_leaky: negatives: paper-leaky lets training see held-out interactions, so its metrics are "
+            "not valid. Use negatives: clean, or the owner sets policy.allow_leaky = true"
         )
     split = SplitMethod.parse(plan.split)
     if split.name == "temporal" and split.cuts is None:
-        found.append(
-            f"split: {plan.split} cuts at a time that only somebody who sees everybody's data could compute. Ask for "
-            "temporal@T1,T2, two times in seconds"
+        reasons.append(
+            f"split: {plan.split} splits at times that depend on the data of all nodes, which nobody sees. Use "
+            "temporal@T1,T2 with two times in seconds"
         )
     if plan.warm_start is not None and plan.warm_start.digest is None:
-        found.append(
-            "warm_start: the plan names a folder of the coordinator's and no digest, so the node cannot know which run "
-            "it goes on from. Ask with the digest"
+        reasons.append(
+            "warm_start: the plan has no digest of the earlier run, so the node cannot check which run continues. Set "
+            "warm_start.digest"
         )
     if (plan.warm_start is not None or plan.keep_sums) and not policy.allow_updates:
-        asked = " and ".join(
-            text
-            for text, asks in (
-                ("keep_sums keeps exact sums over users at the coordinator, to be compared with later ones",
-                 plan.keep_sums),
-                ("warm_start may ask for the sum over those users alone whose history changed",
-                 plan.warm_start is not None),
-            )
-            if asks
-        )  # fmt: skip
-        found.append(f"policy.allow_updates: {asked}. Leave it out, or the owner sets policy.allow_updates = true")
-    return found
+        uses: list[str] = []
+        if plan.keep_sums:
+            uses.append("keep_sums keeps exact sums at the coordinator, which can compare them with later sums")
+        if plan.warm_start is not None:
+            uses.append("warm_start may request the sum over those users only whose history changed")
+        reasons.append(
+            f"policy.allow_updates: {' and '.join(uses)}. Remove {'these keys' if len(uses) > 1 else 'this key'} from "
+            "the plan, or the owner sets policy.allow_updates = true"
+        )
+    return reasons
 
 
 def _sums(config: NodeConfig, plan: Plan, secure: bool, users: int | None) -> list[str]:
-    """Over how many clients what leaves the node is, and who may read it."""
+    """Reasons about the number of clients of a sum, and about who can read the sum."""
     policy, floor = config.policy, config.policy.min_clients
-    found: list[str] = []
+    reasons: list[str] = []
     if policy.secure and not secure:
-        found.append(
-            "policy.secure: sums leave this node masked only, and the run is not a secure one. Ask for the secure sum, "
-            "or the owner sets policy.secure = false"
+        reasons.append(
+            "policy.secure: sums leave this node masked only, and the run has no secure aggregation. Start the run "
+            "with --secure, or the owner sets policy.secure = false"
         )
     if plan.n_max is not None and plan.n_max < max(floor, plan.min_clients):
-        found.append(
-            f"policy.min_clients: the plan says that there are {plan.n_max} clients at most over all nodes, and no sum "
-            f"is over fewer than {max(floor, plan.min_clients)}. Ask with the number that was agreed on"
+        reasons.append(
+            f"policy.min_clients: the plan has n_max = {plan.n_max}, and every sum needs at least "
+            f"{max(floor, plan.min_clients)} clients. Set n_max to the agreed maximum number of clients"
         )
     if plan.privacy is not None and (plan.privacy.users or 0) > (plan.n_max or 0):
-        found.append(
-            f"privacy.users: the plan speaks of {plan.privacy.users} users, and of {plan.n_max} clients at most over "
-            "all nodes. Ask with n_max at least as large"
+        reasons.append(
+            f"privacy.users: {plan.privacy.users} users are more than the plan's n_max ({plan.n_max or 'not set'}). "
+            "Set n_max to at least privacy.users"
         )
     if plan.min_clients < floor:
-        found.append(
-            f"policy.min_clients: the plan lets out sums over {plan.min_clients} clients; the floor is {floor}. Raise "
-            "the plan's min_clients, or the owner lowers policy.min_clients"
+        reasons.append(
+            f"policy.min_clients: the plan allows sums over {plan.min_clients} clients, and this node needs at least "
+            f"{floor}. Raise the plan's min_clients, or the owner lowers policy.min_clients"
         )
     if plan.privacy is None and policy.min_item_clients is not None:
         least = None if plan.items is None else plan.items.least
         if least is None or least < policy.min_item_clients:
-            asked = "lets every item take part" if least is None else f"lets items of {least} clients take part"
-            found.append(
-                f"policy.min_item_clients: the plan {asked}, so a sum may show that one user had a rare item; the "
-                f"floor is {policy.min_item_clients}. Set items: {{least: {policy.min_item_clients}}} or privacy in "
-                "the plan, or the owner lowers policy.min_item_clients"
+            uses = "all items" if least is None else f"items with {least} clients"
+            reasons.append(
+                f"policy.min_item_clients: the plan uses {uses}, and this node needs {policy.min_item_clients} clients "
+                "for each item, as a sum can show that one user had a rare item. Set items: "
+                f"{{least: {policy.min_item_clients}}} or privacy in the plan, or the owner lowers "
+                "policy.min_item_clients"
             )
-    found += broken_rules(plan.case, place_of(secure))
+    reasons += broken_rules(plan.case, place_of(secure))
     if not secure and _drawn(plan, users) < floor:
-        found.append(
-            f"policy.min_clients: a round draws fewer than {floor} of this node's users as a rule, so its sums could "
-            "not leave unmasked. Ask for the secure sum or a larger cohort, or the owner lowers policy.min_clients"
+        reasons.append(
+            f"policy.min_clients: most rounds draw fewer than {floor} of this node's users, so its sums cannot leave "
+            "unmasked. Use secure aggregation or a larger cohort, or the owner lowers policy.min_clients"
         )
     expected = expected_clients(plan)
     if secure and expected is not None and expected < floor:
-        found.append(
-            f"policy.min_clients: a round of all nodes expects {expected:g} clients, and the floor is {floor}. Ask for "
-            "a larger cohort, or the owner lowers policy.min_clients"
+        reasons.append(
+            f"policy.min_clients: a round of all nodes has about {expected:g} clients, and this node needs at least "
+            f"{floor}. Use a larger cohort, or the owner lowers policy.min_clients"
         )
     measured = _measured(plan, users, secure)
     if measured is not None and measured < floor:
-        found.append(
-            f"policy.min_clients: {plan.split} measures on fewer than {floor} users, so metrics would be sums over too "
-            "few. Hold out more users or split otherwise, or the owner lowers policy.min_clients"
+        reasons.append(
+            f"policy.min_clients: split {plan.split} computes metrics on fewer than {floor} users. Hold out more "
+            "users, use another split, or the owner lowers policy.min_clients"
         )
-    return found
+    return reasons
 
 
 def _drawn(plan: Plan, users: int | None) -> float:
-    """Clients of this node that a round draws, at most, as far as is known."""
-    most = None if plan.privacy is None else plan.privacy.max_cohort
-    known = [plan.n_max * plan.share() if plan.n_max is not None else None, most,
-             None if users is None else users * plan.share()]  # fmt: skip
-    return min((number for number in known if number is not None), default=float("inf"))
+    """Upper bound of the number of this node's clients in a round; infinite if nothing bounds the number."""
+    bounds = [
+        None if plan.n_max is None else plan.n_max * plan.share(),
+        None if plan.privacy is None else plan.privacy.max_cohort,
+        None if users is None else users * plan.share(),
+    ]
+    return min((bound for bound in bounds if bound is not None), default=float("inf"))
 
 
 def _measured(plan: Plan, users: int | None, secure: bool) -> float | None:
-    """Users that metrics are summed over, at most, as far as is known."""
+    """Upper bound of the number of users in a sum of metrics; `None` if nothing bounds the number."""
     split = SplitMethod.parse(plan.split)
-    there = plan.n_max if users is None or secure else users
-    if there is None or split.name != "new-users" or split.share is None:
+    most = plan.n_max if users is None or secure else users
+    if most is None or split.name != "new-users" or split.share is None:
         return None
-    return there * split.share
+    return most * split.share
 
 
 def _resources(config: NodeConfig, plan: Plan, items: int | None) -> list[str]:
-    """What of the machine it would take."""
+    """Reasons about the memory that the plan needs."""
     if items is None:
         return []
     try:

@@ -1,1 +1,1 @@
-"""Differential privacy: what it costs, noise, the owner's budget, and the promise in words."""
+"""Differential privacy: accounting, noise, the owner's budget, and a description of the promise in sentences."""

@@ -1,4 +1,4 @@
-"""What a run costs: privacy-loss distributions through dp-accounting, exact composition where nothing is sampled.
+"""The privacy cost of a run, by privacy-loss distributions of dp-accounting, or exactly if nothing is sampled.
 
 Neighbours are data sets that differ by all interactions of one user (add or remove one).
 """
@@ -31,12 +31,12 @@ _LARGEST = 1e6
 
 @dataclass(frozen=True)
 class Charge:
-    """What one round costs: one Gaussian over all that the round releases.
+    """The privacy cost of one round, which is one Gaussian mechanism over everything that the round releases.
 
     Args:
-        round: its number.
-        noise_multiplier: deviation of the noise per unit of what one client can add.
-        sampling: probability of a draw that nobody learns of; `None` where no such claim is made.
+        round: number of the round.
+        noise_multiplier: standard deviation of the noise, as a multiple of the most that one client can add.
+        sampling: probability of a secret draw for the round; `None` if the draw is not claimed to be secret.
         truncated: (users, largest cohort) of a truncated Poisson cohort.
     """
 
@@ -46,7 +46,7 @@ class Charge:
     truncated: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """For the ledger."""
+        """The charge as a field of a ledger line."""
         return {
             "mechanism": "gaussian",
             "round": self.round,
@@ -57,13 +57,13 @@ class Charge:
 
     @classmethod
     def from_json(cls, line: Any) -> Charge:
-        """From the ledger.
+        """From a field of a ledger line.
 
         Raises:
-            DamagedError: naming the field that is missing or wrong.
+            DamagedError: if a field is missing or wrong; the text names the field.
         """
         if not isinstance(line, dict) or line.get("mechanism") != "gaussian":
-            raise DamagedError("a private round has no charge for a Gaussian; the ledger was changed")
+            raise DamagedError("a round with privacy has no charge of a Gaussian mechanism; the ledger was changed")
         round, noise, sampling, truncated = (
             line.get(key) for key in ("round", "noise_multiplier", "sampling", "truncated")
         )
@@ -75,19 +75,19 @@ class Charge:
         }
         for field, bad in wrong.items():
             if bad:
-                raise DamagedError(f"charge: {field} is {line.get(field)!r}; the ledger was changed")
+                raise DamagedError(f"charge: {field} cannot be {line.get(field)!r}; the ledger was changed")
         assert isinstance(round, int)
         assert noise is not None
         return cls(round, float(noise), sampling, None if truncated is None else (truncated[0], truncated[1]))
 
     @property
     def effective(self) -> float:
-        """Noise multiplier as far as it protects: half of it in a truncated cohort, where a user who is drawn may push
-        another one out, and so move the sum by twice the clip."""
+        """Effective noise multiplier: half of it in a truncated cohort, where a drawn user may displace another one
+        and so change the sum by twice the clip."""
         return self.noise_multiplier / (1.0 if self.truncated is None else 2.0)
 
     def event(self) -> DpEvent:
-        """What dp-accounting composes."""
+        """The charge as an event of dp-accounting."""
         dpa = _library()
         gaussian = dpa.GaussianDpEvent(self.effective)
         if self.sampling is None or self.sampling >= 1:
@@ -97,12 +97,12 @@ class Charge:
 
 @dataclass(frozen=True)
 class Epsilons:
-    """ε at δ, by who looks.
+    """ε at δ, for three observers.
 
     Args:
-        release: who sees released models only.
-        cohort: who also knows the cohorts and sees every noised sum.
-        server: the coordinator; infinite where it adds the noise itself, that of `cohort` where nodes do.
+        release: for somebody who sees released models only.
+        cohort: for somebody who also knows the cohorts and sees every sum with noise.
+        server: for the coordinator; infinite if the coordinator adds the noise, equal to `cohort` if nodes do.
         delta: δ.
     """
 
@@ -121,14 +121,14 @@ def epsilons(
 ) -> Epsilons:
     """The three epsilons of some rounds.
 
-    Amplification by sampling is counted for `release` only, and only where no cap on participations ties the draws of a
-    client's rounds together.
+    Amplification by sampling counts for `release` only, and only without a limit on participations, which would make
+    the draws of a client depend on each other.
 
     Args:
-        charges: of the rounds.
+        charges: charges of the rounds.
         delta: δ.
-        participations: most rounds that one client takes part in; `None` for all.
-        distributed: nodes add the noise, under a secure sum.
+        participations: maximum number of rounds that one client takes part in; `None` for all.
+        distributed: nodes add the noise, under secure aggregation.
     """
     cohort = cohort_epsilon(charges, delta, participations)
     release = cohort
@@ -138,7 +138,7 @@ def epsilons(
 
 
 def cohort_epsilon(charges: Sequence[Charge], delta: float, participations: int | None = None) -> float:
-    """ε of the dearest rounds that one client may take part in, without sampling: Gaussians compose exactly."""
+    """ε of the most costly rounds that one client may take part in, without sampling: Gaussians compose exactly."""
     noise = sorted(charge.effective for charge in charges)[:participations]
     return _gaussian_epsilon(1.0 / math.sqrt(sum(z**-2 for z in noise)), delta) if noise else 0.0
 
@@ -160,7 +160,7 @@ def epsilon_of(
     """
     _check(delta, rounds, sampling, participations)
     if not _positive(noise_multiplier):
-        raise PlanError(f"privacy: a noise multiplier must be above 0, not {noise_multiplier}")
+        raise PlanError(f"privacy: the noise multiplier must be above 0, not {noise_multiplier}")
     if sampling is not None and sampling < 1 and participations is None:
         return epsilon_of_event(_sampled(noise_multiplier, rounds, sampling, truncated), delta, step=_step(rounds))
     effective = Charge(0, noise_multiplier, sampling, truncated).effective
@@ -177,20 +177,22 @@ def noise_for(
     participations: int | None = None,
     shares: Sequence[float] | None = None,
 ) -> float:
-    """The noise multiplier z that keeps ε.
+    """The smallest noise multiplier z that keeps ε.
 
-    Without sampling, z is of the whole run's budget: round t has z / √(its share). With sampling, z is of every round.
+    Without sampling, z belongs to the budget of the whole run: round t has z / √(its share). With sampling, z belongs
+    to every round.
 
     Args:
-        epsilon, delta: ε and δ.
-        rounds: how many.
-        sampling: probability of a draw that nobody learns of.
+        epsilon: ε.
+        delta: δ.
+        rounds: number of rounds.
+        sampling: probability of a secret draw for a round.
         truncated: (users, largest cohort) of truncated Poisson cohorts.
-        participations: most rounds that one client takes part in.
-        shares: of the budget by round, adding up to 1; equal ones by default.
+        participations: maximum number of rounds that one client takes part in.
+        shares: share of the budget of each round, which add up to 1; equal by default.
 
     Raises:
-        PlanError: for values that have no meaning, naming the key.
+        PlanError: if a value is out of range; the text names the key.
 
     Example:
         >>> round(noise_for(1.0, 1e-5, 1), 5)
@@ -216,11 +218,11 @@ def epsilon_of_event(
     """ε of any event of dp-accounting.
 
     Args:
-        event: what to account for.
+        event: the event.
         delta: δ.
-        accountant: privacy-loss distributions, or Rényi divergences, which give more.
-        relation: of neighbouring data sets.
-        step: of the discretised losses; a larger one is quicker and gives a little more.
+        accountant: privacy-loss distributions (`pld`), or Rényi divergences (`rdp`), which give a larger ε.
+        relation: relation of neighbouring data sets.
+        step: step of the discretised losses; a larger step is faster and gives a slightly larger ε.
     """
     dpa = _library()
     relations = dpa.NeighboringRelation
@@ -239,7 +241,7 @@ def epsilon_of_event(
 
 
 def _calibrated(epsilon: float, delta: float, rounds: int, sampling: float, truncated: tuple[int, int] | None) -> float:
-    """Bisection between bounds that Rényi accounting brackets, on privacy-loss distributions."""
+    """Bisection with privacy-loss distributions, between bounds from Rényi accounting."""
 
     def cost(noise: float, accountant: Literal["pld", "rdp"]) -> float:
         return epsilon_of_event(_sampled(noise, rounds, sampling, truncated), delta, accountant, step=_COARSE)
@@ -269,7 +271,7 @@ def _smallest(cost: Callable[[float], float], target: float, low: float, high: f
 
 
 def _gaussian_epsilon(noise_multiplier: float, delta: float) -> float:
-    with np.errstate(divide="ignore"):  # log(1 - 1) = -inf at the ends of its bracket is what it takes
+    with np.errstate(divide="ignore"):  # its bracket ends at log(1 - 1) = -inf
         return float(_library().get_epsilon_gaussian(noise_multiplier, delta))
 
 
@@ -285,7 +287,7 @@ def _composed(events: list[DpEvent]) -> DpEvent:
 
 
 def _worst(rounds: int, participations: int | None, shares: Sequence[float] | None) -> float:
-    """The largest share of the budget that one client can take part in."""
+    """The largest total share of the budget over the rounds that one client takes part in."""
     parts = [1.0 / rounds] * rounds if shares is None else sorted(shares, reverse=True)
     return min(1.0, math.fsum(parts[:participations]))
 
@@ -296,11 +298,11 @@ def _step(rounds: int) -> float:
 
 def _check(delta: float, rounds: int, sampling: float | None, participations: int | None) -> None:
     if not 0 < delta < 1:
-        raise PlanError(f"privacy: delta must lie between 0 and 1, not {delta}")
+        raise PlanError(f"privacy: delta must be between 0 and 1, not {delta}")
     if rounds < 1:
         raise PlanError(f"privacy: rounds must be at least 1, not {rounds}")
     if sampling is not None and not 0 < sampling <= 1:
-        raise PlanError(f"privacy: sampling must be a probability above 0, not {sampling}")
+        raise PlanError(f"privacy: sampling must be a probability above 0 and at most 1, not {sampling}")
     if participations is not None and participations < 1:
         raise PlanError(f"privacy: participations must be at least 1, not {participations}")
 
@@ -315,7 +317,7 @@ def _positive(value: Any) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No remarks on orders and tails that are left out: leaving them out makes ε larger, not smaller."""
+    """Silence warnings about omitted orders and tails: omitting them makes ε larger, not smaller."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -332,5 +334,5 @@ def _library() -> Any:
         import dp_accounting
         from dp_accounting import pld, rdp  # noqa: F401  (both become attributes)
     except ImportError:
-        raise InputError("accounting for privacy needs dp-accounting; pip install 'fedrec[privacy]'") from None
+        raise InputError("privacy accounting needs dp-accounting; pip install 'fedrec[privacy]'") from None
     return dp_accounting

@@ -1,4 +1,4 @@
-"""Where secrets and noise come from: the operating system, or, for tests and rehearsals, a seed."""
+"""The source of secrets and noise: the operating system or, for tests and rehearsals, a seed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["SYSTEM", "Chance", "SeededChance", "SystemChance", "blinded", "has_s
 
 
 class Chance(Protocol):
-    """Randomness that privacy rests on."""
+    """A source of random numbers on which privacy depends."""
 
     secure: bool
-    """Whether nobody can know or repeat it."""
+    """Whether nobody can predict or repeat the random numbers."""
 
     def secret(self, purpose: str) -> KeyedSource:
         """A fresh key."""
@@ -31,21 +31,21 @@ class Chance(Protocol):
 
 
 class SystemChance:
-    """The operating system's generator."""
+    """The operating system's random generator."""
 
     secure = True
 
     def secret(self, purpose: str) -> KeyedSource:
-        """A key that nobody else can have."""
+        """A fresh random key."""
         return KeyedSource.from_system()
 
     def words(self, count: int, round: int, part: int) -> np.ndarray:
-        """Words that nobody can know or repeat."""
+        """Fresh random words."""
         return np.frombuffer(bytearray(os.urandom(8 * count)), dtype=np.uint64)
 
 
 class SeededChance:
-    """The same secrets and noise whenever the seed is the same: it protects nothing, and a run so made says so.
+    """The same secrets and noise for the same seed. This protects nobody, and a run with it says so.
 
     Args:
         seed: any whole number.
@@ -57,11 +57,11 @@ class SeededChance:
         self._source = KeyedSource.from_seed(seed).child("rehearsal")
 
     def secret(self, purpose: str) -> KeyedSource:
-        """The key of the seed and the purpose."""
+        """A key from the seed and the purpose."""
         return self._source.child("secret", purpose)
 
     def words(self, count: int, round: int, part: int) -> np.ndarray:
-        """Words of the seed, the round and the part."""
+        """Words from the seed, the round and the part."""
         generator = self._source.child("noise", round, part).generator()
         return generator.integers(0, 2**64, count, dtype=np.uint64)
 
@@ -72,18 +72,18 @@ _MOST_SECRET = 1 << 10
 
 
 def keep_secret(folder: Path, secret: KeyedSource) -> None:
-    """Put a secret in `folder`, for its owner's eyes."""
+    """Save a secret in `folder`, in a file that only its owner may read."""
     path = folder / _FILE
     replace_file(path, secret.key.hex().encode(), secret=True)
 
 
 def has_secret(folder: Path) -> bool:
-    """Whether a secret was put in `folder`."""
+    """Whether `folder` has a secret."""
     return (folder / _FILE).exists()
 
 
 def kept_secret(folder: Path | None, purpose: str, chance: Chance) -> KeyedSource:
-    """The secret in `folder`, made there the first time; a fresh one where there is no folder.
+    """The secret in `folder`, which is made the first time; without a folder a fresh secret.
 
     Raises:
         DamagedError: if the file is not a secret.
@@ -99,10 +99,10 @@ def kept_secret(folder: Path | None, purpose: str, chance: Chance) -> KeyedSourc
     except ValueError:
         key = b""
     if len(key) != 16:
-        raise DamagedError(f"{path} is not a secret; restore it, or train anew in another folder")
+        raise DamagedError(f"{path} is not a secret; restore the file, or start a new training in another folder")
     return KeyedSource(key)
 
 
 def blinded(digest: str, secret: KeyedSource) -> str:
-    """A digest of data that says nothing to who has not the secret: the plain one would tell who guesses the data."""
+    """A digest of data, keyed with a secret, so that nobody without the secret can confirm a guess of the data."""
     return hashlib.sha256(secret.child("digest", digest).key).hexdigest()

@@ -1,4 +1,4 @@
-"""What a node insists on before it takes part in a private round."""
+"""Checks of a node before it takes part in a round with privacy."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = ["Guard", "RoundTerms", "clipped"]
 
 @dataclass(frozen=True)
 class RoundTerms:
-    """What the coordinator says of the privacy of a round that it asks for.
+    """The privacy terms of a round in a coordinator's request.
 
     Args:
-        run: which run.
-        noise_multiplier: deviation of the noise it will add, per unit of clip.
-        clip: the plan's, where it has one.
-        delta: the plan's.
-        honest: how many nodes' shares of noise make up the whole, where nodes add it: those that may be left in the
-            sum, less those that may be in league with the coordinator.
-        parties: digest of who takes part in the secure sum, where nodes add the noise.
+        run: identifier of the run.
+        noise_multiplier: standard deviation of the noise, as a multiple of the clip.
+        clip: clip of the plan; `None` if the plan has no clip.
+        delta: delta of the plan.
+        honest: if nodes add the noise, the number of shares that add up to the whole noise: the minimum number of nodes
+            left in the sum, less those that may collude with the coordinator.
+        parties: if nodes add the noise, digest of the nodes of the secure aggregation.
     """
 
     run: str
@@ -42,18 +42,18 @@ class RoundTerms:
 
 
 class Guard:
-    """Holds a coordinator to the plan that a node agreed to, and keeps the owner's budget.
+    """Checks a coordinator's requests against the agreed plan, and charges the owner's budget.
 
     Args:
-        node: its name, for messages and the journal.
-        terms: of the plan, resolved.
-        model: the plan's, in its private form.
+        node: name of the node, for error texts and the journal.
+        terms: privacy terms of the plan, resolved.
+        model: model of the plan, in its private form.
         share: probability of a client to be drawn.
-        budget: the owner's.
+        budget: the owner's budget.
 
-    Where nodes add the noise, whoever puts the node into a secure sum sets `parties`: a digest of who takes part, and
-    how many of them are honest and left in a sum at least. A node answers for no others. Whoever opened a run under a
-    number sets `run`: what a call says of it is a coordinator's word, and charges stand under it.
+    If nodes add the noise, the caller sets `parties`: a digest of the nodes of the secure aggregation, and the minimum
+    number of honest nodes left in a sum. The node answers requests with these parties only. A caller that opened a run
+    sets `run`, so that requests in the name of another run are refused.
     """
 
     def __init__(self, node: str, terms: Privacy, model: PrivateRecommender, share: float, budget: Budget) -> None:
@@ -76,46 +76,50 @@ class Guard:
         share: float,
         agreed: str,
     ) -> tuple[Query, ...]:
-        """Check a call and charge it; returns how contributions are clipped.
+        """Check a request and charge the budget; returns the queries, which say how contributions are clipped.
 
         Args:
-            terms: what the coordinator promises of the round.
-            round, committed: the round that is asked for, and the last committed one.
-            shared, spec: the model and what is summed.
+            terms: the coordinator's privacy terms of the round.
+            round: the requested round.
+            committed: the last committed round.
+            shared: shared arrays of the model.
+            spec: layout of the sum.
             share: probability of a client to be drawn.
-            agreed: digest of the transcript; a round is charged once and answered under one transcript.
+            agreed: digest of the transcript; a round is charged once and answered under one transcript only.
 
         Raises:
-            PlanError: if the call is not what the plan says, or was answered otherwise, or the budget is used up.
+            PlanError: if the request differs from the plan, the round was answered for another request, or the budget
+                is used up.
         """
         if terms is None:
-            raise PlanError(f"node {self.node}: the plan promises privacy, and round {round} is asked for without it")
-        if self.run is not None and terms.run != self.run:
             raise PlanError(
-                f"node {self.node}: round {round} is asked for in the name of another run than the open one"
+                f"node {self.node}: the plan has privacy, and the request for round {round} has no privacy terms"
             )
+        if self.run is not None and terms.run != self.run:
+            raise PlanError(f"node {self.node}: the request for round {round} names another run than the open one")
         if not 0 <= round < len(self.charges):
-            raise PlanError(f"node {self.node}: round {round} is not among the {len(self.charges)} that were agreed on")
+            raise PlanError(f"node {self.node}: round {round} is not among the {len(self.charges)} agreed rounds")
         if round <= committed:
-            raise PlanError(f"node {self.node}: round {round} was committed already and is not answered again")
+            raise PlanError(f"node {self.node}: round {round} is committed already and is not answered again")
         charge = self.charges[round]
-        for key, asked, due in (
+        for key, requested, agreed_on in (
             ("noise multiplier", terms.noise_multiplier, charge.noise_multiplier),
             ("clip", terms.clip, self.terms.clip),
             ("delta", terms.delta, self.terms.delta),
             ("share of clients", share, self.share),
         ):
-            if asked != due:
-                raise PlanError(f"node {self.node}: round {round} is asked for with {key} {asked}; agreed was {due}")
+            if requested != agreed_on:
+                words = f"the request for round {round} has {key} {requested}, and the plan has {agreed_on}"
+                raise PlanError(f"node {self.node}: {words}")
         if self.terms.distributed and (self.parties is None or (terms.parties, terms.honest) != self.parties):
             raise PlanError(
-                f"node {self.node}: round {round} asks for a share of noise for another secure sum than the one this "
-                "node is in"
+                f"node {self.node}: the request for round {round} names other nodes of the secure aggregation than "
+                "this node agreed to"
             )
         queries = self.model.queries(shared, round)
         if sorted(name for query in queries for name in query.metrics) != sorted(spec.names):
             raise PlanError(
-                f"node {self.node}: round {round} asks for arrays {spec.names}, which clipping does not cover"
+                f"node {self.node}: round {round} sums the arrays {spec.names}, which clipping does not cover"
             )
         for query in queries:
             self.budget.check_clip(self.node, query.clip)
@@ -125,16 +129,16 @@ class Guard:
         return queries
 
     def with_noise(self, total: Sum, queries: tuple[Query, ...], call: RoundTerms | None, key: KeyedSource) -> Sum:
-        """The node's sum as it may be masked: with its share of the noise, and without exact counts.
+        """The node's sum before masking: with its share of the noise, and without exact counts.
 
         Args:
-            total: exact; its arrays are overwritten.
-            queries: of the round.
-            call: what the coordinator said.
-            key: of the node and the transcript.
+            total: the exact sum; its arrays are overwritten.
+            queries: queries of the round.
+            call: the coordinator's privacy terms.
+            key: key of the node and the transcript.
 
-        The share follows from the key *and* the exact sum: the same sum under the same transcript gets the same share,
-        and whatever differs in either gets one that owes nothing to it: no difference of two sums is without noise.
+        The share depends on the key and on the exact sum: the same sum under the same transcript gets the same share,
+        and any change of either gives an independent share. So no difference of two sums is without noise.
         """
         if not self.terms.distributed or call is None or self.parties is None:
             return total

@@ -1,9 +1,9 @@
-"""Noise on a sum: on every coordinate, touched or not, before anything of it is used.
+"""Noise on every coordinate of a sum, before the sum is used.
 
-The sum is integers, and what is added is Gaussian noise rounded to integers: rint(S + g) = S + rint(g), so the released
+The sum is integers, and the noise is Gaussian noise rounded to integers: rint(S + g) = S + rint(g), so the released
 integers are a rounding of the Gaussian mechanism's output, and rounding costs no privacy. The grid is at least 2^8
-steps per deviation and the words behind a draw have 53 bits, so the gaps of floating-point numbers, which betray
-unrounded noise (Mironov 2012), are far below the grid.
+steps per deviation and the words behind a draw have 53 bits, so the gaps between floating-point numbers, which
+reveal unrounded noise (Mironov 2012), are far below the grid.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _BLOCK = 1 << 22
 
 
 def noised(total: Sum, queries: Sequence[Query], noise_multiplier: float, clients: int, chance: Chance) -> Sum:
-    """The sum as it is released.
+    """The sum with noise, for release.
 
     Args:
         total: the exact sum of a round; its arrays are overwritten.
-        queries: of the round.
-        noise_multiplier: of the round.
-        clients: a public number of clients, which stands in for the exact one.
-        chance: where noise comes from.
+        queries: queries of the round.
+        noise_multiplier: noise multiplier of the round.
+        clients: public number of clients, which replaces the exact number.
+        chance: source of the noise.
 
     Returns:
         The sum with noise on every coordinate, its exact counts replaced by public ones.
@@ -47,7 +47,7 @@ def noised(total: Sum, queries: Sequence[Query], noise_multiplier: float, client
                     stop = min(start + _BLOCK, tile.stop)
                     draws = np.empty((stop - start + 1) // 2 * 2)
                     normals(chance.words(len(draws), total.round, part), draws)
-                    mine = sd if len(sd) == 1 else sd[start - tile.start : stop - tile.start]
-                    flat[start:stop] += np.rint(draws[: stop - start] * (mine * spec.unit)).astype(flat.dtype)
+                    part_sd = sd if len(sd) == 1 else sd[start - tile.start : stop - tile.start]
+                    flat[start:stop] += np.rint(draws[: stop - start] * (part_sd * spec.unit)).astype(flat.dtype)
                     part += 1
     return replace(total, clients=clients, left_out=0, saturated=0, noise=scales)

@@ -1,4 +1,4 @@
-"""The coordinator's side of a private run: fine grids, noise before anything is used, and the charge."""
+"""The coordinator's side of a run with privacy: grids, noise before a sum is used, and charges."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Protection:
     """Noise and charges of a run.
 
     Args:
-        terms: of the plan, resolved.
-        model: the plan's, in its private form.
+        terms: privacy terms of the plan, resolved.
+        model: model of the plan, in its private form.
         share: probability of a client to be drawn.
-        n_max: most clients of a sum; public.
-        run: the run's own number.
-        chance: where noise comes from.
-        parties: nodes of a secure sum, how many of them are honest and left in it at least, and a digest of who they
-            are; `None` of a plain sum.
+        n_max: maximum number of clients of a sum; public.
+        run: identifier of the run.
+        chance: source of the noise.
+        parties: number of nodes of the secure aggregation, minimum number of honest nodes left in a sum, and a digest
+            of the nodes; `None` without secure aggregation.
     """
 
     def __init__(
@@ -49,28 +49,28 @@ class Protection:
         self.charges = schedule(terms, model.budget_shares, share)
         self.parties = parties if terms.distributed else None
         self.excess = 1.0 if self.parties is None else math.sqrt(self.parties[0] / self.parties[1])
-        """Deviation of all shares of noise together, over that which is promised."""
+        """Ratio of the deviation of all shares of noise together to the promised deviation."""
 
     def round_terms(self, round: int) -> RoundTerms:
-        """What nodes are told."""
+        """The privacy terms in a request to nodes."""
         charge = self.charges[round]
         _, honest, who = self.parties or (0, None, None)
         return RoundTerms(self.run, charge.noise_multiplier, self.terms.clip, self.terms.delta, honest, who)
 
     def release(self, total: Sum, shared: Arrays) -> Sum:
-        """The sum with noise, which is in it already where nodes add it."""
+        """The sum with noise; unchanged if the nodes have added the noise."""
         if self.terms.distributed:
             return total
         queries = self.model.queries(shared, total.round)
         return noised(total, queries, self.charges[total.round].noise_multiplier, self.clients, self.chance)
 
     def scales(self, shared: Arrays, round: int) -> dict[str, float]:
-        """Deviation of each array's noise in its weighted space: `Sum.noise` of a sum that was noised before."""
+        """Deviation of each array's noise in its weighted space, as in `Sum.noise`."""
         multiplier = self.charges[round].noise_multiplier * self.excess
         queries = self.model.queries(shared, round)
         return {name: query.deviation(multiplier) for query in queries for name in query.metrics}
 
     def line(self, round: int) -> dict[str, Any]:
-        """What the ledger says of the privacy of a round: its charge, and what the run has cost with it."""
+        """Fields of the ledger line of a round: its charge, and the cost of the run so far."""
         cost = cohort_epsilon(self.charges[: round + 1], self.terms.delta, self.terms.participations)
         return {"charge": self.charges[round].to_json(), "epsilon_cohort": cost}

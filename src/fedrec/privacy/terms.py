@@ -1,4 +1,4 @@
-"""What a plan promises about privacy, and what each round may cost."""
+"""The privacy terms of a plan, and the cost of each round."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ _SLACK = 1.0 + 1e-6
 
 
 class Privacy(BaseModel):
-    """User-level differential privacy of a run: adding or removing one user changes the odds of anything that is
-    released by at most a factor e^ε, but for a probability δ.
+    """User-level differential privacy of a run: adding or removing one user changes the odds of any released result
+    by at most a factor e^ε, except with probability δ.
 
     Args:
-        epsilon: ε, a limit for the view named by `view`. Without a `noise_multiplier` the least noise that keeps it is
-            chosen.
+        epsilon: maximum ε for the observer in `view`. Without a `noise_multiplier` the smallest noise that keeps ε is
+            used.
         delta: δ; well below 1 / users.
-        clip: bound on the norm of what one client adds, where the model lets people choose it.
-        unit: what is added or removed: all interactions of one user at one node.
-        sampling: `poisson` claims, for who sees released models only, that nobody knows who took part in a round; needs
-            a `cohort` below 1. `none` claims nothing of the kind.
-        participations: most rounds that one client takes part in; `None` for all.
-        noise: who adds it: `central`, the coordinator, which then sees exact sums, or `distributed`, every node a share
-            before it masks its sum, so that nobody ever sees an exact one; that takes the secure sum.
-        users: a public upper estimate of the number of users; the data's own number is taken to be public without it.
-        max_cohort: most clients of a node in a round; who is beyond it is drawn away at random. Models that keep
-            something of a client between rounds, as `mf` does, take it with `participations: 1` only.
-        view: whose ε is limited: of somebody who sees the `cohort` of every round and all noised sums, or of
-            somebody who sees only what is in a `release`, the model.
-        noise_multiplier: deviation of the noise of the whole run's budget per unit of clip; filled in by the first run.
+        clip: maximum norm of what one client adds to a sum, for models with a free choice of the clip.
+        unit: the protected unit, which is all interactions of one user at one node.
+        sampling: `poisson` claims that an observer of released models does not know which clients took part in a round;
+            needs a `cohort` below 1. `none` makes no such claim.
+        participations: maximum number of rounds that one client takes part in; `None` for all.
+        noise: who adds the noise. `central`: the coordinator, which then sees exact sums. `distributed`: every node
+            adds a share before it masks its sum, so that nobody sees an exact sum; needs secure aggregation.
+        users: public upper estimate of the number of users; without it the number of users in the data counts as
+            public.
+        max_cohort: maximum number of clients of a node in a round; clients beyond it are dropped at random. Models that
+            keep state of a client between rounds, such as `mf`, allow it with `participations: 1` only.
+        view: observer whose ε is limited: `cohort`, who sees which clients took part and all sums with noise, or
+            `release`, who sees the released model only.
+        noise_multiplier: standard deviation of the noise for the budget of the whole run, as a multiple of the clip;
+            filled in by the first run.
 
     Raises:
-        PlanError: for a mix that cannot keep a promise.
+        PlanError: if the terms contradict each other.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -60,16 +62,16 @@ class Privacy(BaseModel):
     def _check(self) -> Privacy:
         if self.users is not None and self.delta * self.users >= 1.0:
             raise PlanError(
-                f"privacy: delta = {self.delta:g} allows for one of {self.users} users to be exposed outright; take at "
-                f"most {0.1 / self.users:.1g}, a tenth of 1 / users"
+                f"privacy.delta: {self.delta:g} is too large for {self.users} users, as one of them may be fully "
+                f"exposed; set at most {0.1 / self.users:.1g}, a tenth of 1 / users"
             )
         if self.max_cohort is not None and (self.users is None or self.sampling == "none"):
-            raise PlanError("privacy: max_cohort truncates Poisson cohorts; it needs sampling: poisson and users")
+            raise PlanError("privacy: max_cohort needs sampling: poisson and users; set both, or remove max_cohort")
         return self
 
     @property
     def distributed(self) -> bool:
-        """Whether nodes add the noise."""
+        """Whether the nodes add the noise."""
         return self.noise == "distributed"
 
     def cost(self, charges: Sequence[Charge]) -> Epsilons:
@@ -84,7 +86,7 @@ class Privacy(BaseModel):
         """The terms with the noise multiplier that keeps `epsilon`.
 
         Args:
-            shares: of the budget, by round.
+            shares: share of the budget of each round.
             share: probability of a client to be drawn.
 
         Raises:
@@ -93,30 +95,33 @@ class Privacy(BaseModel):
         if self.noise_multiplier is None:
             sampling = share if self.sampling == "poisson" and self.view == "release" else None
             noise = noise_for(
-                self.epsilon, self.delta, len(shares), sampling=sampling, truncated=self.truncated(),
+                self.epsilon,
+                self.delta,
+                len(shares),
+                sampling=sampling,
+                truncated=self.truncated(),
                 participations=self.participations,
                 shares=None if sampling is not None and self.participations is None else shares,
-            )  # fmt: skip
+            )
             return self.model_copy(update={"noise_multiplier": noise})
         cost = getattr(total_cost(self, shares, share), self.view)
         if cost > self.epsilon * _SLACK:
             raise PlanError(
-                f"privacy: noise_multiplier {self.noise_multiplier:g} costs epsilon {cost:.4g} over "
-                f"{len(shares)} rounds "
-                f"at delta {self.delta:g}, more than the plan's {self.epsilon:g}. Leave noise_multiplier out, "
-                f"or raise it"
+                f"privacy: noise_multiplier {self.noise_multiplier:g} costs epsilon {cost:.4g} over {len(shares)} "
+                f"rounds at delta {self.delta:g}, more than the plan's {self.epsilon:g}. Remove noise_multiplier, or "
+                "raise it"
             )
         return self
 
 
 def schedule(terms: Privacy, shares: Sequence[float], share: float) -> tuple[Charge, ...]:
-    """What each round costs: a Gaussian with multiplier z / √(share of the budget).
+    """The charge of each round: a Gaussian with noise multiplier z / √(share of the budget).
 
     Raises:
         PlanError: if the terms have no noise multiplier yet.
     """
     if terms.noise_multiplier is None:
-        raise PlanError("privacy: noise_multiplier is missing; a plan that was resolved for its data has it")
+        raise PlanError("privacy: noise_multiplier is missing; resolve the plan for its data first")
     sampling = share if terms.sampling == "poisson" else None
     if sampling is not None and terms.view == "release" and terms.participations is None:
         return tuple(Charge(round, terms.noise_multiplier, sampling, terms.truncated()) for round in range(len(shares)))

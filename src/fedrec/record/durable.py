@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens: written aside, flushed to the disk, then renamed."""
+"""Files that are complete or absent even after a crash: written to a temporary file, flushed, then renamed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedrec.errors import DamagedError, InputError, RunError
 from fedrec.record.layout import arrays_in, pieces_of
 from fedrec.record.mapped import MappedFile
 
-if TYPE_CHECKING:  # processes that only hand messages on load no tables
+if TYPE_CHECKING:  # processes that only pass messages do not load polars
     import polars as pl
 
 __all__ = [
@@ -38,12 +38,12 @@ __all__ = [
 
 
 def replace_file(path: Path, *data: bytes | memoryview, secret: bool = False) -> None:
-    """Put pieces of data at `path`, one after the other: after a crash the file is the old one or the new one whole.
+    """Write pieces of data to `path`. After a crash the file has either its old or its new content, complete.
 
-    A `secret` is for its owner's eyes from the first byte on.
+    A `secret` file is readable by its owner only, from the first byte on.
     """
     aside = path.with_name(f".{path.name}.new")
-    aside.unlink(missing_ok=True)  # what a crash left, or a link to somewhere else
+    aside.unlink(missing_ok=True)  # left by a crash, or a link to another file
     with _whole(aside, path):
         handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o666)
         with open(handle, "wb") as file:
@@ -56,7 +56,7 @@ def replace_file(path: Path, *data: bytes | memoryview, secret: bool = False) ->
 
 
 def replace_table(path: Path, table: pl.DataFrame) -> None:
-    """Put a table at `path` as Parquet, as `replace_file` puts bytes."""
+    """Write a table to `path` as Parquet, in the way of `replace_file`."""
     buffer = io.BytesIO()
     table.write_parquet(buffer)
     replace_file(path, buffer.getvalue())
@@ -64,7 +64,7 @@ def replace_table(path: Path, table: pl.DataFrame) -> None:
 
 @contextmanager
 def named_on_error(path: Path) -> Iterator[Path]:
-    """Name the file in an error of writing to it, as a full disk does not say which one it is."""
+    """Add the file name to an error of writing, as the error of a full disk does not contain it."""
     try:
         yield path
     except OSError as error:
@@ -75,7 +75,7 @@ def named_on_error(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _whole(aside: Path, path: Path) -> Iterator[None]:
-    """Leave nothing of a file that could not be written whole, and name it: a full disk stays no fuller."""
+    """Delete a file that could not be written completely, and name it in the error."""
     with named_on_error(path):
         try:
             yield
@@ -85,39 +85,37 @@ def _whole(aside: Path, path: Path) -> Iterator[None]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a crash left of files that were being written below `folder`."""
+    """Remove incomplete files that a crash left below `folder`."""
     for path in folder.rglob(".*.new"):
         path.unlink()
 
 
 def check_plain(folder: Path, only: str | None = None) -> None:
-    """Check that a folder holds files and folders only: writing there must not write anywhere else.
+    """Check that a folder contains files and folders only, so that writing there cannot write anywhere else.
 
     Args:
-        folder: which may be a link itself.
-        only: the one entry that is looked at; all by default.
+        folder: the folder, which may be a link itself.
+        only: name of the only entry to check; all by default.
 
     Raises:
-        DamagedError: naming a link, a named pipe or a device.
+        DamagedError: if an entry is a link, a named pipe or a device.
     """
     if not folder.is_dir():
         return
     with os.scandir(folder) as entries:
-        found = [entry for entry in entries if only in (None, entry.name)]
-    for entry in found:
+        chosen = [entry for entry in entries if only in (None, entry.name)]
+    for entry in chosen:
         if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
-            raise DamagedError(
-                f"{entry.path} is a link or something else than a file; put the file itself there, as fedrec writes it"
-            )
+            raise DamagedError(f"{entry.path} is a link, a pipe or a device; replace it by the file itself")
         if entry.is_dir():
             check_plain(Path(entry.path))
 
 
 def hold(path: Path, busy: str) -> int:
-    """Hold a lock file for this process, until the descriptor is closed or the process ends.
+    """Lock a file for this process, until the returned descriptor is closed or the process ends.
 
     Raises:
-        RunError: with the words of `busy`, if another process holds it.
+        RunError: with the text `busy`, if another process has the lock.
     """
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
@@ -129,7 +127,7 @@ def hold(path: Path, busy: str) -> int:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line and flush it to the disk; after a crash it is there whole, or its torn end has no newline."""
+    """Append one line and flush it to the disk. After a crash the line is complete, or its rest has no newline."""
     fresh = not path.exists()
     with named_on_error(path):
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -137,7 +135,7 @@ def append_line(path: Path, line: str) -> None:
         before = file.tell()
         try:
             left = memoryview(line.encode() + b"\n")
-            while left:  # on a disk that is all but full, a part may be written without an error
+            while left:  # on an almost full disk a write may be partial without an error
                 left = left[file.write(left) :]
             os.fsync(file.fileno())
         except OSError:
@@ -148,11 +146,11 @@ def append_line(path: Path, line: str) -> None:
 
 
 def whole_lines(path: Path, most: int | None = None) -> bytes:
-    """The lines that `append_line` wrote; what a crash cut short at the end never was one, and is removed.
+    """The lines that `append_line` wrote. An incomplete last line, left by a crash, is removed from the file.
 
     Args:
-        path: of the file.
-        most: bytes; as of `read_file`.
+        path: the file.
+        most: maximum bytes, see `read_file`.
 
     Raises:
         DamagedError: if the file cannot be read.
@@ -181,17 +179,17 @@ def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Load named arrays: large ones stay on the disk until they are looked at, see `mapped.MappedFile`.
+    """Load named arrays; large arrays stay on the disk until they are used, see `mapped.MappedFile`.
 
     Raises:
         InputError: if there is no such file.
-        DamagedError: if the file is not whole, or an array is of a type that fedrec has not.
+        DamagedError: if the file is incomplete, or an array has an unsupported type.
     """
     return arrays_in(map_file(path).data, str(path))
 
 
 def map_file(path: Path) -> MappedFile:
-    """A file to be used where it lies.
+    """A file mapped into memory.
 
     Raises:
         InputError: if there is no such file.

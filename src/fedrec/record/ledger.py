@@ -1,4 +1,4 @@
-"""The ledger: what was committed, one line each, in order. A round counts once its line is on the disk."""
+"""The ledger: one line for each commit, in order. A round is committed once its line is on the disk."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _ROOT_BYTES = len(b',"root":""}') + 64
 
 
 class Ledger:
-    """Lines of JSON, appended and flushed one by one; in memory only where there is no file.
+    """Lines of JSON, appended and flushed one by one; kept in memory only if there is no file.
 
-    A line that a crash cut short was never committed: it is removed when the ledger is opened. With `rooted`, the lines
-    are the entries of an append-only Merkle log: each ends with the root over all lines up to itself, so that a line
-    which was changed, moved, added or taken out between others does not fit; `leaves` are the hashes of the entries.
+    An incomplete last line, left by a crash, was never committed and is removed when the ledger is opened. With
+    `rooted`, the lines are the entries of an append-only Merkle log: each ends with the root over all lines up to
+    itself, so that changed, moved, added or removed lines are detected; `leaves` are the hashes of the entries.
 
     Args:
         path: `ledger.jsonl` of a run, or `None`.
-        rooted: whether the lines are the entries of a log.
+        rooted: whether the lines are the entries of a Merkle log.
 
     Example:
         >>> ledger = Ledger(None, rooted=True)
@@ -69,33 +69,33 @@ class Ledger:
 
 
 def rooted_line(text: str, tree: Tree) -> str:
-    """Add an entry to `tree`, and the root up to it to its line."""
+    """Add an entry to `tree`; returns its line with the root over all entries so far."""
     tree.append(leaf_hash(text.encode()))
     return f'{text[:-1]},"root":"{tree.root().hex()}"}}'
 
 
 def read_lines(data: bytes, name: str, rooted: bool) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """The lines of a ledger without their roots, and, where it is `rooted`, the hashes of the entries.
+    """The lines of a ledger without their roots and, if it is `rooted`, the hashes of the entries.
 
     Args:
-        data: the file.
-        name: of the file, for messages.
-        rooted: whether every line must fit the root that it ends with.
+        data: content of the file.
+        name: name of the file, for error texts.
+        rooted: whether every line ends with a root, which is checked.
 
     Raises:
-        DamagedError: naming the first line that is not whole, or does not fit.
+        DamagedError: if a line is incomplete, malformed or does not match its root; the text names the first such line.
     """
     lines, leaves, tree = [], [], Tree()
     *texts, rest = data.split(b"\n")
     for number, text in enumerate(texts, 1):
         root = None
         if rooted:
-            found = _ROOT.fullmatch(text[-_ROOT_BYTES:])
-            root, text = (found[1].decode(), text[:-_ROOT_BYTES] + b"}") if found else (None, text)
+            match = _ROOT.fullmatch(text[-_ROOT_BYTES:])
+            root, text = (match[1].decode(), text[:-_ROOT_BYTES] + b"}") if match else (None, text)
         try:
             line = parse_json(text)
             if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
-                raise ValueError("it is no mapping with a kind")
+                raise ValueError("the line is not a mapping with a kind")
         except ValueError as error:
             why = f"not a line of a ledger; the file was changed ({error})"
             raise DamagedError(f"{name}, line {number}: {why}") from None
@@ -105,9 +105,9 @@ def read_lines(data: bytes, name: str, rooted: bool) -> tuple[list[dict[str, Any
             tree.append(leaves[-1])
             if root != tree.root().hex():
                 raise DamagedError(
-                    f"{name}, line {number}: the {line['kind']!r} entry does not fit the root it ends with; it was "
-                    "changed, or lines before it were taken out or put in"
+                    f"{name}, line {number}: the {line['kind']!r} entry does not match its root; this line was "
+                    "changed, or lines before it were removed or added"
                 )
     if rest:
-        raise DamagedError(f"{name}, line {len(texts) + 1}: not a whole line; it was cut short")
+        raise DamagedError(f"{name}, line {len(texts) + 1}: the line is incomplete")
     return lines, leaves

@@ -1,4 +1,4 @@
-"""Files that are used where they lie: mapped into memory, not read into it, and hashed meanwhile."""
+"""Files that are mapped into memory instead of being read, and hashed in the background."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from fedrec.documents import open_file
 __all__ = ["MappedFile", "hashed_ahead"]
 
 _SMALL = 1 << 20
-"""Files of fewer bytes are read: that is as quick, and whoever changes them later does not change what was read."""
+"""Smaller files are read: that is as quick, and later changes of the file do not change the data."""
 _BLOCK = 1 << 26
-"""Bytes that are hashed at a time: a thread that hashes waits for those that run Python between two blocks."""
+"""Bytes that are hashed at a time; between two blocks other threads can run Python."""
 _ahead: dict[tuple[int, ...], MappedFile] = {}
 
 
 class MappedFile:
-    """The bytes of a file, which belong to this process: what is written to them reaches no disk.
+    """The bytes of a file in the memory of this process; changes of the bytes are not written to the disk.
 
-    A file of a run is replaced as a whole, so that the bytes stay as they were, whatever comes in its place. A file
-    that is cut in place while it is mapped ends the process (SIGBUS), as it does for every program that maps files.
+    Files of a run are replaced as a whole, so the bytes stay as they were. If another program shortens the file in
+    place, this process ends (SIGBUS), as for every program that maps files.
 
     Args:
-        path: of a regular file; a link to one is one.
+        path: a regular file, or a link to one.
 
     Raises:
         OSError: if there is no such file, or it cannot be read.
@@ -39,18 +39,18 @@ class MappedFile:
         self._thread: Thread | None = None
         self._digest = ""
         with open_file(path) as file:
-            found = os.fstat(file.fileno())
-            self.key = _key(found)
+            status = os.fstat(file.fileno())
+            self.key = _key(status)
             self.data: mmap.mmap | bytearray
-            if found.st_size < _SMALL:
-                self.data = bytearray(file.read(found.st_size))
+            if status.st_size < _SMALL:
+                self.data = bytearray(file.read(status.st_size))
             else:
-                # Private and writable: kernels take arrays that may be written to, and change none of these.
-                self.data = mmap.mmap(file.fileno(), found.st_size, access=mmap.ACCESS_COPY)
+                # Private and writable, as kernels require writable arrays; they do not change them.
+                self.data = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_COPY)
 
     @classmethod
     def of(cls, path: Path) -> MappedFile:
-        """The file, or what is being hashed of it ahead."""
+        """The mapped file; one that `hashed_ahead` has mapped already is used again."""
         try:
             kept = _ahead.get(_key(path.stat()))
         except OSError:
@@ -58,7 +58,7 @@ class MappedFile:
         return kept or cls(path)
 
     def hash_aside(self) -> None:
-        """Begin to hash the file in a thread."""
+        """Start hashing the file in a thread."""
         if self._thread is None:
             self._thread = Thread(target=self._hash, daemon=True)
             self._thread.start()
@@ -72,8 +72,8 @@ class MappedFile:
         return self._digest
 
     def forget(self) -> None:
-        """Give the memory back that looking through the file took; it comes again from the disk, or its cache. For
-        arrays that nobody has written to."""
+        """Free the memory that reading the mapped file used; the bytes are read again from the disk when needed. Only
+        for arrays that were not changed."""
         if isinstance(self.data, mmap.mmap):
             self.data.madvise(mmap.MADV_DONTNEED)
 
@@ -86,8 +86,8 @@ class MappedFile:
 
 @contextmanager
 def hashed_ahead(*paths: Path) -> Iterator[None]:
-    """Hash files while the program that will ask for their digests is still being loaded; what cannot be read is left
-    to who asks for it."""
+    """Hash files while the modules that need the digests are still being imported. Files that cannot be read are
+    skipped; the later reader reports the error."""
     files = []
     for path in paths:
         try:
@@ -104,6 +104,6 @@ def hashed_ahead(*paths: Path) -> Iterator[None]:
             _ahead.pop(file.key, None)
 
 
-def _key(found: os.stat_result) -> tuple[int, ...]:
-    """What tells a file from any other, and from itself as it was before."""
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _key(status: os.stat_result) -> tuple[int, ...]:
+    """An identifier of the file and its present version."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

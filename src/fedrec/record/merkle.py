@@ -1,7 +1,7 @@
 """Merkle trees of RFC 6962: roots, and proofs that an entry is in a log and that a log only grew.
 
-Hashes are SHA-256: a leaf is H(0x00 ‖ entry), a node H(0x01 ‖ left ‖ right), and the tree over no entry has the hash of
-nothing. A proof is a list of 32-byte hashes; checking one takes no more than the roots that one trusts.
+Hashes are SHA-256: a leaf is H(0x00 ‖ entry), a node H(0x01 ‖ left ‖ right), and the tree without entries has the
+hash of the empty text. A proof is a list of 32-byte hashes; checking a proof needs only roots that the checker trusts.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 class Tree:
-    """A tree that grows entry by entry, in log(n) memory: the roots of its full subtrees, largest first.
+    """A tree that grows entry by entry, in log(n) memory: it keeps the roots of its full subtrees, largest first.
 
     Example:
         >>> tree = Tree()
@@ -72,7 +72,7 @@ class Tree:
         return root
 
     def copy(self) -> Tree:
-        """A tree that grows by itself from here."""
+        """An independent copy of the tree."""
         other = Tree()
         other.size, other._full = self.size, list(self._full)
         return other
@@ -106,7 +106,7 @@ def consistency_proof(leaves: Sequence[bytes], old: int) -> list[bytes]:
     """The proof that the tree over `leaves` begins with its first `old` entries (RFC 6962, 2.1.2).
 
     Raises:
-        IndexError: if there were never so many entries.
+        IndexError: if the log has fewer than `old` entries.
     """
     if not 0 <= old <= len(leaves):
         raise IndexError(f"{old} entries of a log of {len(leaves)}")
@@ -117,23 +117,23 @@ def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], 
     """Check that `leaf` is entry `index` of the log of `size` entries with this root (RFC 9162, 2.1.3.2).
 
     Raises:
-        DamagedError: if the proof does not show it.
+        DamagedError: if the proof does not show that.
     """
     wrong = DamagedError(f"the proof does not show that entry {index} is in the log of {size} entries")
     if not 0 <= index < size:
         raise wrong
-    place, last, found = index, size - 1, leaf
+    place, last, node = index, size - 1, leaf
     for part in proof:
         if last == 0 or len(part) != HASH_BYTES:
             raise wrong
         if place & 1 or place == last:
-            found = node_hash(part, found)
+            node = node_hash(part, node)
             while not place & 1 and place:
                 place, last = place >> 1, last >> 1
         else:
-            found = node_hash(found, part)
+            node = node_hash(node, part)
         place, last = place >> 1, last >> 1
-    if last or found != root:
+    if last or node != root:
         raise wrong
 
 
@@ -143,7 +143,7 @@ def check_consistency(old: int, new: int, proof: Sequence[bytes], old_root: byte
     Raises:
         DamagedError: if the proof does not show it.
     """
-    wrong = DamagedError(f"the proof does not show that the log of {new} entries begins with the {old} entries known")
+    wrong = DamagedError(f"the proof does not show that the log of {new} entries begins with its {old} earlier entries")
     if not 0 <= old <= new or any(len(part) != HASH_BYTES for part in proof):
         raise wrong
     if old == 0 or old == new:

@@ -1,8 +1,8 @@
 """Signed notes and checkpoints of a log, in the formats of C2SP (signed-note, tlog-checkpoint, tlog-cosignature).
 
 A note is text, an empty line, and signature lines `— name base64`. A checkpoint's text is three lines: the origin
-(which log), the number of entries, the root in base64. The log's operator signs the text; a witness signs the text with
-a time before it, and does so only after it has checked that the log goes on from the checkpoint that it signed before.
+(which log), the number of entries, the root in base64. The log's operator signs the text; a witness signs a time
+and the text, after it has checked that the log continues from the checkpoint that it signed before.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _LARGEST_NOTE = 1 << 20
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A log at some moment.
+    """The state of a log at one moment.
 
     Args:
-        origin: which log.
-        size: how many entries it had.
-        root: over them, 32 bytes.
+        origin: name of the log.
+        size: number of entries.
+        root: root over the entries, 32 bytes.
 
     Example:
         >>> checkpoint = Checkpoint("example.org/log", 1, bytes(32))
@@ -53,22 +53,22 @@ class Checkpoint:
         """Read the lines of a checkpoint.
 
         Raises:
-            DamagedError: naming the line that is not as it must be.
+            DamagedError: if a line is malformed; the text names the line.
         """
         lines = text.split("\n")
         if len(lines) != 4 or lines[3] or not lines[0] or not lines[0].isprintable():
-            raise DamagedError("a checkpoint has three lines: origin, number of entries, root")
+            raise DamagedError("a checkpoint must have three lines: origin, number of entries, root")
         if not re.fullmatch("0|[1-9][0-9]{0,18}", lines[1]):
-            raise DamagedError(f"a checkpoint's number of entries is {lines[1][:20]!r}")
+            raise DamagedError(f"the number of entries in a checkpoint must be a whole number, not {lines[1][:20]!r}")
         root = from_base64(lines[2])
         if root is None or len(root) != HASH_BYTES:
-            raise DamagedError("a checkpoint's root is not 32 bytes in base64")
+            raise DamagedError("the root in a checkpoint is not 32 bytes in base64")
         return cls(lines[0], int(lines[1]), root)
 
 
 @dataclass(frozen=True)
 class Signature:
-    """One signature line: the key's name, its hash of 4 bytes, and the signature (of a witness: time and signature)."""
+    """One signature line: name and 4-byte hash of the key, and the signature, for a witness after a time."""
 
     name: str
     key_hash: bytes
@@ -76,13 +76,13 @@ class Signature:
 
     @property
     def time(self) -> int:
-        """Seconds since 1970 that a witness gives."""
+        """Time of a witness's signature, in seconds since 1970."""
         return int.from_bytes(self.data[:_TIME], "big")
 
 
 @dataclass(frozen=True)
 class Note:
-    """Text and who signed it.
+    """A text with its signatures.
 
     Example:
         >>> text = "— PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6R"
@@ -102,14 +102,14 @@ class Note:
         """Read a note.
 
         Raises:
-            DamagedError: if it is not one, naming the line.
+            DamagedError: if the bytes are not a note; the text names the line.
         """
         try:
             text, end, lines = data[:_LARGEST_NOTE].decode().rpartition("\n\n")
         except UnicodeDecodeError:
             raise DamagedError("not a signed note: not text") from None
         if not end or not lines.endswith("\n") or len(data) > _LARGEST_NOTE:
-            raise DamagedError("not a signed note: it has text, an empty line, and lines of signatures")
+            raise DamagedError("not a signed note, which has a text, an empty line and lines of signatures")
         signatures = tuple(_signature(line) for line in lines[:-1].split("\n"))
         return cls(text + "\n", signatures)
 
@@ -119,26 +119,26 @@ class Note:
         return (self.text + "\n" + "".join(lines)).encode()
 
     def signed_by(self, keys: Sequence[PublicKey]) -> list[Signature]:
-        """The signatures of known keys, all of them checked. Those of unknown keys say nothing and are passed over.
+        """The signatures of the given keys, which are checked. Signatures of other keys are ignored.
 
         Raises:
-            DamagedError: naming the first known key whose signature does not fit.
+            DamagedError: if a signature of one of the keys is wrong; the text names the first such key.
         """
-        known = {(key.name, key.hash): key for key in keys}
-        found = []
+        by_id = {(key.name, key.hash): key for key in keys}
+        checked = []
         for one in self.signatures:
-            key = known.get((one.name, one.key_hash))
+            key = by_id.get((one.name, one.key_hash))
             if key is not None:
                 cosigned = key.kind == COSIGNATURE
                 message = _cosigned(self.text, one.time) if cosigned else self.text.encode()
                 if len(one.data) != _SIGNATURE + _TIME * cosigned:
-                    raise DamagedError(f"the signature of {one.name} has {len(one.data)} bytes")
+                    raise DamagedError(f"the signature of {one.name} has a wrong length of {len(one.data)} bytes")
                 key.check(message, one.data[_TIME * cosigned :])
-                found.append(one)
-        return found
+                checked.append(one)
+        return checked
 
     def with_signature(self, one: Signature) -> Note:
-        """The note with a signature, in the place of an earlier one of the same key."""
+        """The note with a signature, which replaces an earlier one of the same key."""
         others = (old for old in self.signatures if (old.name, old.key_hash) != (one.name, one.key_hash))
         return Note(self.text, (*others, one))
 
@@ -152,12 +152,13 @@ def cosign(note: Note, key: SigningKey, time: int) -> Note:
     """The note with a witness's signature.
 
     Args:
-        note: of a checkpoint.
-        key: the witness's.
+        note: note of a checkpoint.
+        key: the witness's key.
         time: seconds since 1970.
 
     Raises:
         DamagedError: if the text is not a checkpoint.
+        InputError: if the time is out of range.
     """
     Checkpoint.parse(note.text)
     if not 0 <= time < 1 << 63:
@@ -167,16 +168,16 @@ def cosign(note: Note, key: SigningKey, time: int) -> Note:
 
 
 def witness(
-    known: Checkpoint | None, note: Note, proof: Sequence[bytes], log: PublicKey, key: SigningKey, time: int
+    earlier: Checkpoint | None, note: Note, proof: Sequence[bytes], log: PublicKey, key: SigningKey, time: int
 ) -> Note:
-    """Cosign a new checkpoint, if it is the log's own and goes on from the one that the witness knows.
+    """Cosign a new checkpoint, if the log's operator signed it and it continues from the witness's last checkpoint.
 
     Args:
-        known: the last checkpoint that this witness signed; `None` at first.
+        earlier: the last checkpoint that this witness signed; `None` for the first time.
         note: the new checkpoint, signed by the log's operator.
-        proof: that it goes on from `known` (`fedrec.record.merkle.consistency_proof`).
+        proof: proof that it continues from `earlier` (`fedrec.record.merkle.consistency_proof`).
         log: the operator's key.
-        key: the witness's.
+        key: the witness's key.
         time: seconds since 1970.
 
     Raises:
@@ -185,10 +186,10 @@ def witness(
     new = Checkpoint.parse(note.text)
     if not note.signed_by([log]):
         raise DamagedError(f"the checkpoint of {new.origin} is not signed by {log.name}")
-    if known is not None:
-        if known.origin != new.origin:
-            raise DamagedError(f"the checkpoint is of {new.origin}, the one known of {known.origin}")
-        check_consistency(known.size, new.size, proof, known.root, new.root)
+    if earlier is not None:
+        if earlier.origin != new.origin:
+            raise DamagedError(f"the checkpoint is of log {new.origin}, the earlier checkpoint of log {earlier.origin}")
+        check_consistency(earlier.size, new.size, proof, earlier.root, new.root)
     return cosign(note, key, time)
 
 
@@ -201,5 +202,5 @@ def _signature(line: str) -> Signature:
     sound = len(parts) == 3 and parts[0] == "—" and parts[1] != "" and parts[1].isprintable() and "+" not in parts[1]
     data = from_base64(parts[2]) if sound else None
     if data is None or len(data) <= _HASH:
-        raise DamagedError(f"not a line of a signature: {line[:60]!r}")
+        raise DamagedError(f"not a signature line: {line[:60]!r}")
     return Signature(parts[1], data[:_HASH], data[_HASH:])

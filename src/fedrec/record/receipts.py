@@ -1,8 +1,8 @@
-"""Receipts: what a node writes down of every sum that it lets out, to hold the record to it later.
+"""Receipts that a node keeps of every sum that it sends, to check the coordinator's record later.
 
-A receipt has the round, the digests of the model and of the spec that the node was shown, the digest of the sum, and a
-commitment, SHA-256(salt ‖ digest of the sum), with a salt that only the node knows. The commitment goes with the sum
-and into the ledger line of the round: it says nothing about the sum, and nobody can find another sum for it.
+A receipt has the round, the digests of the model and the spec that the node received, the digest of the sum, and a
+commitment, SHA-256(salt ‖ digest of the sum), with a salt that only the node knows. The commitment is sent with the sum
+and is part of the round's ledger line. It reveals nothing about the sum, and no other sum has the same commitment.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ __all__ = [
 ]
 
 RECEIPTS = "receipts.jsonl"
-"""In the private folder of a node."""
+"""File name in the private folder of a node."""
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a node keeps of one sum.
+    """A node's receipt of one sum.
 
     Args:
-        round: of the training.
-        model: digest of the shared arrays that the node was shown.
-        spec: digest of what was asked for.
+        round: number of the round.
+        model: digest of the shared arrays that the node received.
+        spec: digest of the requested spec.
         sum: digest of the sum that left the node.
-        salt: of the commitment, in hexadecimal; known to the node alone.
+        salt: salt of the commitment, in hexadecimal; only the node knows it.
     """
 
     round: int
@@ -56,7 +56,7 @@ class Receipt:
 
     @property
     def commitment(self) -> str:
-        """What the ledger line of the round holds."""
+        """The commitment in the ledger line of the round."""
         return commitment(bytes.fromhex(self.salt), bytes.fromhex(self.sum))
 
     @classmethod
@@ -64,7 +64,7 @@ class Receipt:
         """From a line of a receipts file.
 
         Raises:
-            DamagedError: if it is not a receipt.
+            DamagedError: if the line is not a receipt.
         """
         texts = [line.get(key) for key in ("model", "spec", "sum", "salt")]
         try:
@@ -79,7 +79,7 @@ class Receipt:
 
 
 class Receipts:
-    """A node's receipts, one line each, on the disk before the sum leaves; in memory only where there is no file.
+    """A node's receipts, one line each, written before the sum leaves; kept in memory only if there is no file.
 
     Example:
         >>> receipts = Receipts(None)
@@ -92,31 +92,31 @@ class Receipts:
 
     def __init__(self, path: Path | None) -> None:
         self._lines = Ledger(path, rooted=True)
-        self._known: dict[int, list[Receipt]] = {}
+        self._by_round: dict[int, list[Receipt]] = {}
         for number, line in enumerate(self._lines.lines, 1):
             receipt = Receipt.from_line(line, f"{path}, line {number}")
-            self._known.setdefault(receipt.round, []).append(receipt)
+            self._by_round.setdefault(receipt.round, []).append(receipt)
 
     def keep(self, receipt: Receipt) -> str:
-        """Write a receipt down, once; returns its commitment."""
+        """Write a receipt, once; returns its commitment."""
         if receipt not in self.of_round(receipt.round):
             self._lines.append("receipt", **vars(receipt))
-            self._known.setdefault(receipt.round, []).append(receipt)
+            self._by_round.setdefault(receipt.round, []).append(receipt)
         return receipt.commitment
 
     def of_round(self, round: int) -> list[Receipt]:
         """The receipts of one round."""
-        return self._known.get(round, [])
+        return self._by_round.get(round, [])
 
 
 @dataclass(frozen=True)
 class ReceiptProof:
-    """That the line of a round is in the log.
+    """A proof that the line of a round is in the log.
 
     Args:
-        index: of the entry, from 0.
-        entry: its bytes, without the root that the line ends with.
-        proof: of its inclusion.
+        index: index of the entry, from 0.
+        entry: bytes of the entry, without the root at the end of its line.
+        proof: inclusion proof of the entry.
     """
 
     index: int
@@ -124,10 +124,10 @@ class ReceiptProof:
     proof: tuple[bytes, ...]
 
     def check(self, receipt: Receipt, checkpoint: Checkpoint) -> None:
-        """Check that the log of a checkpoint, which one trusts, holds the sum of a receipt.
+        """Check that the log of a trusted checkpoint contains the sum of a receipt.
 
         Raises:
-            DamagedError: if it does not.
+            DamagedError: if the log does not contain the sum.
         """
         check_inclusion(leaf_hash(self.entry), self.index, checkpoint.size, self.proof, checkpoint.root)
         try:
@@ -135,18 +135,18 @@ class ReceiptProof:
         except ValueError:
             line = None
         if not isinstance(line, dict):
-            raise DamagedError(f"entry {self.index + 1} of the log is not one")
+            raise DamagedError(f"entry {self.index + 1} of the log is malformed")
         if line.get("kind") != "round" or line.get("round") != receipt.round:
             raise DamagedError(f"entry {self.index + 1} of the log is not of round {receipt.round}")
         if receipt.commitment not in line.get("sums", []):
-            raise DamagedError(f"round {receipt.round} was recorded without the sum of this receipt")
+            raise DamagedError(f"the log has round {receipt.round} without the sum of this receipt")
 
 
 def prove_receipt(ledger: bytes, receipt: Receipt) -> ReceiptProof:
     """The proof for a receipt, from the bytes of `ledger.jsonl`.
 
     Raises:
-        DamagedError: if the ledger does not fit, or has no such round.
+        DamagedError: if the ledger was changed, or has no such round.
     """
     lines, leaves = read_lines(ledger, "ledger.jsonl", rooted=True)
     for index, line in enumerate(lines):
@@ -154,14 +154,14 @@ def prove_receipt(ledger: bytes, receipt: Receipt) -> ReceiptProof:
             text = ledger.split(b"\n")[index]
             entry = text[: text.rindex(b',"root":"')] + b"}"
             return ReceiptProof(index, entry, tuple(inclusion_proof(leaves, index)))
-    raise DamagedError(f"ledger.jsonl: round {receipt.round} is not there, and there is a receipt for it")
+    raise DamagedError(f"ledger.jsonl: round {receipt.round} is missing, and a node has a receipt for it")
 
 
 def read_receipts(path: Path, name: str) -> list[Receipt]:
-    """All receipts in a file, which is not changed.
+    """All receipts in a file.
 
     Raises:
-        DamagedError: naming the line that does not fit.
+        DamagedError: if a line was changed; the text names the line.
     """
     try:
         data = read_file(path, MOST_LINES)
@@ -181,7 +181,7 @@ def sum_digest(spec: str, counts: Sequence[int], arrays: Mapping[str, np.ndarray
 
     Args:
         spec: digest of the spec, which has all shapes.
-        counts: round, clients and whatever else belongs to it.
+        counts: round, number of clients and further counts.
         arrays: integers of any shape.
     """
     digest = hashlib.sha256(f"{spec} {' '.join(map(str, counts))} {' '.join(sorted(arrays))}\n".encode())

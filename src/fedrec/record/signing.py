@@ -33,12 +33,12 @@ KEYS = "record/keys"
 
 @dataclass(frozen=True)
 class Signed:
-    """What a note in a run folder says.
+    """A note in a run folder.
 
     Args:
-        file: which note.
-        checkpoint: how many entries it is over, and their root.
-        by: who signed, as `name+hash`, witnesses with their time.
+        file: name of the note.
+        checkpoint: number of the signed entries, and their root.
+        by: keys that signed, as `name+hash`, for witnesses with the time.
     """
 
     file: str
@@ -51,87 +51,87 @@ def checkpoint_of(leaves: Sequence[bytes], first: bytes, what: str) -> Checkpoin
 
     Args:
         leaves: hashes of all entries.
-        first: hash of the first entry of the ledger (of the list of files, where there is no ledger), which names the
+        first: hash of the first entry of the ledger, or of the list of files if there is no ledger, which names the
             run.
         what: `ledger` or `files`.
     """
     return Checkpoint(f"fedrec/{what}/{first.hex()[:32]}", len(leaves), root_of(leaves))
 
 
-def check_against(name: str, known: Checkpoint, leaves: Sequence[bytes], mine: Checkpoint, what: str) -> None:
-    """Check that a log goes on from a checkpoint that is known.
+def check_against(name: str, earlier: Checkpoint, leaves: Sequence[bytes], present: Checkpoint, what: str) -> None:
+    """Check that a log continues from an earlier checkpoint.
 
     Args:
-        name: of the file with the checkpoint.
-        known: the checkpoint.
-        leaves: hashes of the entries that are there.
-        mine: their checkpoint.
-        what: file with the entries.
+        name: file with the earlier checkpoint.
+        earlier: the earlier checkpoint.
+        leaves: hashes of the present entries.
+        present: checkpoint of the present entries.
+        what: file with the present entries.
 
     Raises:
-        DamagedError: if it is of another run, entries are gone, or were rewritten.
+        DamagedError: if the checkpoint belongs to another run, or entries were removed or changed.
     """
-    if known.origin != mine.origin:
-        raise DamagedError(f"{name}: a checkpoint of {known.origin}, but this is {mine.origin}")
-    if known.size > mine.size:
+    if earlier.origin != present.origin:
+        raise DamagedError(f"{name}: this checkpoint belongs to {earlier.origin}, and the run is {present.origin}")
+    if earlier.size > present.size:
         raise DamagedError(
-            f"{what}, line {mine.size + 1}: missing; {name} knows {known.size} entries, so the last "
-            f"{known.size - mine.size} were taken away"
+            f"{what}, line {present.size + 1}: missing; {name} covers {earlier.size} entries, so the last "
+            f"{earlier.size - present.size} entries were removed"
         )
-    if root_of(leaves[: known.size]) != known.root:
-        raise DamagedError(f"{what}: its first {known.size} entries are not those that {name} knows; it was rewritten")
+    if root_of(leaves[: earlier.size]) != earlier.root:
+        raise DamagedError(f"{what}: the first {earlier.size} entries differ from those in {name}; they were changed")
 
 
 def signed_in(folder: Path, name: str, keys: Sequence[PublicKey], required: Sequence[PublicKey] = ()) -> Signed | None:
-    """Read a note of a run folder and check all its signatures; `None` where there is no note.
+    """Read a note of a run folder and check all its signatures; `None` if there is no note.
 
     Args:
         folder: the run.
-        name: of the note.
-        keys: of everybody who may have signed, most often those in the folder.
-        required: keys of those who must have signed.
+        name: name of the note.
+        keys: keys that may have signed, usually those in the folder.
+        required: keys that must have signed.
 
     Raises:
-        DamagedError: if it is not a note, a signature does not fit or is of nobody known, a required one is missing, or
-            two keys go by one id.
+        DamagedError: if the file is not a note, a signature is wrong or of an unknown key, a required signature is
+            missing, or two keys have the same id.
     """
     path = folder / name
     if not path.exists():
         if required:
             raise DamagedError(f"{name}: missing, and {required[0].name} must have signed it")
         return None
-    known = _by_id(keys, required)
+    by_id = _by_id(keys, required)
     note = _note_in(folder, name)
     try:
         checkpoint = Checkpoint.parse(note.text)
-        found = note.signed_by(list(known.values()))
+        signatures = note.signed_by(list(by_id.values()))
     except DamagedError as error:
         raise DamagedError(f"{name}: {error}") from None
-    hashes = {(one.name, one.key_hash) for one in found}
+    hashes = {(one.name, one.key_hash) for one in signatures}
     for one in note.signatures:
         if (one.name, one.key_hash) not in hashes:
             raise DamagedError(f"{name}: signed by {one.name}+{one.key_hash.hex()}, whose key is not in {KEYS}")
     for key in required:
         if (key.name, key.hash) not in hashes:
             raise DamagedError(f"{name}: not signed by {key.id}")
-    return Signed(name, checkpoint, tuple(_words(one, known[one.name, one.key_hash]) for one in found))
+    return Signed(name, checkpoint, tuple(_words(one, by_id[one.name, one.key_hash]) for one in signatures))
 
 
 def _by_id(keys: Sequence[PublicKey], required: Sequence[PublicKey]) -> dict[tuple[str, bytes], PublicKey]:
-    """Keys by what signatures name them with, which is short enough to be met by a key made for it.
+    """Keys by their ids, which are short enough that somebody could make another key with the same id.
 
     Raises:
         InputError: if two of the `required` keys have one id.
         DamagedError: if another key has the id of one of them.
     """
-    known: dict[tuple[str, bytes], PublicKey] = {}
+    by_id: dict[tuple[str, bytes], PublicKey] = {}
     for key in required:
-        if known.setdefault((key.name, key.hash), key) != key:
-            raise InputError(f"two keys that must have signed go by {key.id}; check with one of them at a time")
+        if by_id.setdefault((key.name, key.hash), key) != key:
+            raise InputError(f"two required keys have the id {key.id}; check with one of them at a time")
     for key in keys:
-        if known.setdefault((key.name, key.hash), key) != key:
-            raise DamagedError(f"{KEYS}: a second key goes by {key.id}; it was made to be taken for the first")
-    return known
+        if by_id.setdefault((key.name, key.hash), key) != key:
+            raise DamagedError(f"{KEYS}: two keys have the id {key.id}; the second was made to look like the first")
+    return by_id
 
 
 def _note_in(folder: Path, name: str) -> Note:
@@ -142,7 +142,7 @@ def _note_in(folder: Path, name: str) -> Note:
 
 
 def keys_in(folder: Path) -> list[PublicKey]:
-    """The public keys in a run folder. They are what the folder says of itself: compare them with what you know.
+    """The public keys in a run folder. Anybody can put keys there: compare them with keys that you trust.
 
     Raises:
         DamagedError: if the file is not a list of keys.
@@ -155,33 +155,35 @@ def keys_in(folder: Path) -> list[PublicKey]:
     except (FedrecError, ValueError, OSError) as error:
         raise DamagedError(f"{KEYS}: {error}") from None
     if data != _keys(keys):
-        raise DamagedError(f"{KEYS}: not written in the one way that keys are")
+        raise DamagedError(f"{KEYS}: the file does not have the format that fedrec writes")
     return keys
 
 
 def sign_notes(folder: Path, checkpoints: dict[str, Checkpoint], key: SigningKey, witness_at: int | None) -> PublicKey:
-    """Write notes of a run folder, or add a signature to those that are there.
+    """Write notes of a run folder, or add a signature to existing notes.
 
     Args:
-        folder: the run, which was verified.
-        checkpoints: what to sign, by the name of the note.
-        key: whose signature.
-        witness_at: seconds since 1970 where a witness signs, who signs no more than what the operator signed.
+        folder: the run, which was verified before.
+        checkpoints: checkpoints to sign, by the name of the note.
+        key: the key that signs.
+        witness_at: time of a witness's signature in seconds since 1970; `None` for the operator.
 
     Raises:
-        InputError: if a witness is to sign what the operator has not signed.
+        InputError: if a witness signs a checkpoint that the operator has not signed.
     """
     public = key.public(LOG if witness_at is None else COSIGNATURE)
     notes = {}
     for name, checkpoint in checkpoints.items():
-        there = _note_in(folder, name) if (folder / name).exists() else Note("")
-        note = there if there.text == checkpoint.text else Note(checkpoint.text)
+        earlier = _note_in(folder, name) if (folder / name).exists() else Note("")
+        note = earlier if earlier.text == checkpoint.text else Note(checkpoint.text)
         if witness_at is None:
             notes[name] = sign(note, key)
         elif note.signatures:
             notes[name] = cosign(note, key, witness_at)
         else:
-            raise InputError(f"{name}: there is no signature of all entries yet; a witness signs after the coordinator")
+            raise InputError(
+                f"{name}: the coordinator has not signed all entries yet; a witness signs after the coordinator"
+            )
     keys = keys_in(folder)
     (folder / KEYS).parent.mkdir(exist_ok=True)
     replace_file(folder / KEYS, _keys(keys if public in keys else [*keys, public]))
@@ -191,25 +193,25 @@ def sign_notes(folder: Path, checkpoints: dict[str, Checkpoint], key: SigningKey
 
 
 def add_cosignature(folder: Path, name: str, public: PublicKey, data: bytes) -> None:
-    """Add the signature that a witness made elsewhere to a note of a run folder.
+    """Add the signature of a remote witness to a note of a run folder.
 
     Args:
         folder: the run.
-        name: of the note.
-        public: the key of the witness, as a witness.
-        data: the whole note as it came back.
+        name: name of the note.
+        public: the public key of the witness, of kind `COSIGNATURE`.
+        data: the whole note that the witness returned.
 
     Raises:
-        DamagedError: if the signature does not fit; nothing is written then.
+        DamagedError: if the signature is wrong or missing; nothing is written then.
     """
     note, keys, other = _note_in(folder, name), keys_in(folder), Note.parse(data)
     if other.text != note.text:
         raise DamagedError(f"{name}: {public.name} signed another checkpoint")
-    found = other.signed_by([public])
-    if not found:
+    signatures = other.signed_by([public])
+    if not signatures:
         raise DamagedError(f"{name}: {public.name} has not signed")
     replace_file(folder / KEYS, _keys(keys if public in keys else [*keys, public]))
-    replace_file(folder / name, note.with_signature(found[0]).encode())
+    replace_file(folder / name, note.with_signature(signatures[0]).encode())
 
 
 def _keys(keys: Sequence[PublicKey]) -> bytes:

@@ -45,14 +45,14 @@ class Members:
         key: the coordinator's.
         nodes: public keys by name.
         catalog: the agreed items.
-        most_clients: users of all nodes together are never more.
+        max_clients: agreed maximum number of users of all nodes together.
     """
 
     name: str
     key: SigningKey
     nodes: Mapping[str, PublicKey]
     catalog: Catalog
-    most_clients: int
+    max_clients: int
 
 
 def train_federated(
@@ -95,7 +95,7 @@ def train_federated(
         secure = masked
     else:
         check_free(folder)
-        plan, number = plan.agree(members.catalog, members.most_clients), secrets.token_hex(16)
+        plan, number = plan.agree(members.catalog, members.max_clients), secrets.token_hex(16)
     check_together(plan.case, place_of(secure))
     agreement = Agreement.of(plan, members.catalog)
     check_memory(agreement.model, len(members.catalog))

@@ -1,1 +1,1 @@
-"""The secure sum: client and server as pure state machines, frames in and out. Imports aggregation and errors only."""
+"""Secure aggregation: client and server as pure state machines. Imports aggregation and errors only."""

@@ -1,4 +1,4 @@
-"""The bodies of messages. Every size follows from the manifest and what was agreed before, and must be met exactly."""
+"""The bodies of messages. Every size follows from the manifest and earlier messages, and must match exactly."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _Bytes = bytes | memoryview
 
 @dataclass(frozen=True)
 class Advert:
-    """What a party publishes for one sum.
+    """The public values of a party for one sum.
 
     Args:
         mask_key: X25519 key from which pairs derive their masks.
-        channel_key: X25519 key under which shares are sealed.
-        commitment: to the seed of its own mask.
-        clients: how many clients it vouches for: a public number, not more than it holds.
-        signature: its Ed25519 signature of all this.
+        channel_key: X25519 key with which shares are sealed.
+        commitment: commitment to the seed of the party's own mask.
+        clients: number of clients that the party declares; public, and not more than it has.
+        signature: Ed25519 signature of the other fields.
     """
 
     mask_key: bytes
@@ -37,33 +37,33 @@ class Advert:
 
     @property
     def body(self) -> bytes:
-        """Its bytes, without the signature."""
+        """The bytes of the advert, without the signature."""
         return _ADVERT.pack(self.mask_key, self.channel_key, self.commitment, self.clients)
 
     def is_signed(self, public: bytes, context: bytes, index: int) -> bool:
-        """Whether the party of this index signed it for the sum of this manifest."""
+        """Whether the party with this index signed the advert for the sum of this manifest."""
         return verify(public, self.signature, header(Stage.ADVERT, index, context, ADVERT_BYTES), self.body)
 
 
 @dataclass(frozen=True)
 class Survivors:
-    """Who sent a masked vector, who sent shares but no vector, and what the vectors were (their roots, by party)."""
+    """Parties that sent a masked vector, parties that sent shares but no vector, and the roots of the vectors."""
 
     alive: tuple[int, ...]
     dead: tuple[int, ...]
     roots: Mapping[int, bytes] = field(repr=False)
 
     def encode(self, parties: int) -> bytes:
-        """Its bytes."""
+        """The bytes of the list."""
         roots = b"".join(self.roots[index] for index in self.alive)
         return encode_set(self.alive, parties) + encode_set(self.dead, parties) + roots
 
     @classmethod
     def decode(cls, body: _Bytes, parties: int) -> Survivors:
-        """Read them.
+        """Read the bytes of a list.
 
         Raises:
-            DamagedError: if the sizes do not fit.
+            DamagedError: if the size is wrong.
         """
         bits = _set_bytes(parties)
         alive, dead = decode_set(body[:bits], parties), decode_set(body[bits : 2 * bits], parties)
@@ -74,13 +74,13 @@ def decode_advert(body: _Bytes, signature: bytes) -> Advert:
     """Read an advert.
 
     Raises:
-        DamagedError: if it has another size, or vouches for an impossible number of clients.
+        DamagedError: if the size is wrong, or the number of clients is impossible.
     """
     if len(body) != _ADVERT.size:
-        raise DamagedError(f"an advert has {len(body)} bytes, not {_ADVERT.size}")
+        raise DamagedError(f"an advert must have {_ADVERT.size} bytes, not {len(body)}")
     mask_key, channel_key, sealed, clients = _ADVERT.unpack(body)
     if clients >= 1 << 63:
-        raise DamagedError("an advert vouches for an impossible number of clients")
+        raise DamagedError("an advert declares an impossible number of clients")
     return Advert(mask_key, channel_key, sealed, clients, signature)
 
 
@@ -97,15 +97,15 @@ def encode_set(indices: Collection[int], parties: int) -> bytes:
 
 
 def decode_set(data: _Bytes, parties: int) -> tuple[int, ...]:
-    """Read a set of parties, ascending.
+    """Read a set of parties, in ascending order.
 
     Raises:
-        DamagedError: if it has another size, or holds somebody beyond the last party.
+        DamagedError: if the size is wrong, or the set contains an index beyond the last party.
     """
     if len(data) != _set_bytes(parties):
-        raise DamagedError("a set of parties was cut")
+        raise DamagedError("a set of parties has a wrong size")
     if int.from_bytes(data, "little") >> parties:
-        raise DamagedError("a set of parties holds somebody beyond the last party")
+        raise DamagedError("a set of parties contains an index beyond the last party")
     return tuple(index for index in range(parties) if data[index >> 3] >> (index & 7) & 1)
 
 
@@ -119,7 +119,7 @@ def decode_roster(body: _Bytes, parties: int) -> dict[int, Advert]:
     """Read all adverts, by party; signatures are not checked here.
 
     Raises:
-        DamagedError: if the sizes do not fit.
+        DamagedError: if a size is wrong.
     """
     bits = _set_bytes(parties)
     listed = decode_set(body[:bits], parties)
@@ -131,19 +131,19 @@ def decode_roster(body: _Bytes, parties: int) -> dict[int, Advert]:
 
 
 def decode_sealed(body: _Bytes, owners: Sequence[int]) -> dict[int, bytes]:
-    """Read one sealed pair of shares for, or from, each of these parties.
+    """Read one sealed pair of shares for, or from, each of some parties.
 
     Raises:
-        DamagedError: if there are more or fewer.
+        DamagedError: if the number of shares is wrong.
     """
     return dict(zip(owners, _pieces(body, len(owners), SEALED_BYTES), strict=True))
 
 
 def decode_delivery(body: _Bytes, parties: int, near: Collection[int]) -> tuple[tuple[int, ...], dict[int, bytes]]:
-    """Read who sent shares, and what the neighbours among them sealed for this party.
+    """Read the parties that sent shares, and the sealed shares of the neighbours among them for this party.
 
     Raises:
-        DamagedError: if the sizes do not fit.
+        DamagedError: if a size is wrong.
     """
     bits = _set_bytes(parties)
     sharing = decode_set(body[:bits], parties)
@@ -154,7 +154,7 @@ def decode_signatures(body: _Bytes, parties: int) -> dict[int, bytes]:
     """Read signatures by party.
 
     Raises:
-        DamagedError: if the sizes do not fit.
+        DamagedError: if a size is wrong.
     """
     bits = _set_bytes(parties)
     signers = decode_set(body[:bits], parties)
@@ -165,13 +165,13 @@ def decode_shares(body: _Bytes, owners: Sequence[int]) -> dict[int, bytes]:
     """Read one revealed share per owner.
 
     Raises:
-        DamagedError: if there are more or fewer.
+        DamagedError: if the number of shares is wrong.
     """
     return dict(zip(owners, _pieces(body, len(owners), SHARE_BYTES), strict=True))
 
 
 def consent_digest(context: bytes, roster: bytes, sharing: _Bytes, survivors: _Bytes) -> bytes:
-    """What survivors sign: the keys, who shared, who survived, and with which masked vectors."""
+    """The digest that survivors sign: of keys, parties that sent shares, survivors, and roots of masked vectors."""
     return digest(b"survivors", context, digest(b"roster", roster), bytes(sharing), bytes(survivors))
 
 
@@ -181,5 +181,5 @@ def _set_bytes(parties: int) -> int:
 
 def _pieces(data: _Bytes, count: int, size: int) -> list[bytes]:
     if len(data) != count * size:
-        raise DamagedError(f"a list of {count} × {size} bytes has {len(data)}")
+        raise DamagedError(f"a list must have {count} × {size} bytes, not {len(data)}")
     return [bytes(data[at : at + size]) for at in range(0, len(data), size)]

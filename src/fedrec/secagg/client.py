@@ -1,8 +1,8 @@
-"""A party of a secure sum, as a state machine: frames in, frames out, no clock, no network, no file.
+"""A party of secure aggregation, as a state machine: frames as input and output, no clock, no network, no file.
 
-It goes through manifest, roster, delivery, its own upload, list of survivors and unmasking, once. A frame that is not
-the coordinator's, or belongs to another sum, is refused and changes nothing. A frame that the coordinator did sign, and
-that breaks a rule, ends the sum for this party.
+It passes the stages manifest, roster, delivery, upload, list of survivors and unmasking, once each. A frame that the
+coordinator did not sign, or that belongs to another sum, is refused and changes nothing. A frame that the coordinator
+signed, and that breaks a rule, ends the sum for this party.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Client:
     """One party in one attempt of one sum.
 
     Args:
-        identity: its lasting key pair.
-        floors: what it insists on.
-        persist: called with the new record of attempts before the party first speaks, and again before it reveals a
-            share. It returns when the record is safe; whatever it raises leaves nothing revealed.
-        attempts: the record as it was last persisted.
-        clients: how many clients it vouches for; a public number.
+        identity: long-term key pair of the party.
+        floors: requirements of the party.
+        persist: called with the new record of attempts before the party sends its first frame, and again before it
+            reveals a share. It must return only when the record is safe; if it raises, nothing is revealed.
+        attempts: the record that was persisted last.
+        clients: number of clients that the party declares; public.
     """
 
     def __init__(
@@ -64,49 +64,49 @@ class Client:
 
     @property
     def public(self) -> bytes:
-        """Its Ed25519 public key."""
+        """The party's Ed25519 public key."""
         return self._identity.public
 
     @property
     def wants_values(self) -> bool:
-        """Whether it is time to call `upload`."""
+        """Whether `upload` can be called now."""
         return self._kept.masks is not None and self.aborted is None
 
     def receive(self, frame: Data) -> list[bytes]:
-        """Take a frame of the coordinator; returns the frames to send back.
+        """Process a frame of the coordinator; returns the frames to send back.
 
-        The same frame again gives the same answer again. After an abort nothing is answered.
+        Repeating a frame repeats its answer. After an abort nothing is answered.
 
         Raises:
-            DamagedError: for a frame that is damaged, forged, of another sum, or out of its turn. Nothing changed.
+            DamagedError: if the frame is damaged, forged, of another sum or of another stage; nothing changes then.
         """
         message = parse(frame, limits(self.manifest), self.manifest.digest if self.manifest else None)
         if self.aborted is not None:
             return []
         manifest = self.manifest or _read_manifest(message)
         if message.sender != COORDINATOR or not signed_by(manifest.coordinator, message):
-            raise DamagedError(f"a message of stage {message.stage.name} does not bear the coordinator's signature")
+            raise DamagedError(f"a message of stage {message.stage.name} is not signed by the coordinator")
         own = message.stage in (Stage.DELIVERY, Stage.UNMASK)
         if message.recipient != (self._index if own else ANYBODY):
-            raise DamagedError(f"a message of stage {message.stage.name} is for another party")
+            raise DamagedError(f"a message of stage {message.stage.name} is addressed to another party")
         try:
             return self._take(manifest, message)
         except AbortError as error:
             return self._abort(manifest, error.abort)
 
     def upload(self, values: Values) -> Iterator[Data]:
-        """Mask this party's values and yield the frames to send, block by block; memory does not grow with them.
+        """Mask the party's values and yield the frames to send, block by block, in constant memory.
 
         Args:
             values: integers in the rings of the layout, by name; or a function from a `Block` to its integers.
 
         Raises:
-            RunError: if it is not the time, or the upload was begun before: a mask covers one vector only.
-            InputError: if the values do not fit the layout.
+            RunError: if this is not the stage for an upload, or the upload began before: a mask covers one vector only.
+            InputError: if the values do not match the layout.
         """
         manifest, masks = self.manifest, self._kept.masks
         if manifest is None or masks is None or self.aborted is not None:
-            raise RunError("a party uploads once, after the delivery of shares and before the list of survivors")
+            raise RunError("upload can be called once, after the delivery of shares and before the list of survivors")
         read = reader(manifest.layout, values)
         self._kept.masks = None
         return self._upload(manifest, masks, read)
@@ -131,7 +131,7 @@ class Client:
         if stage is Stage.ABORT:
             raise AbortError(Reason.CANCELLED)
         if stage is not self._next or (stage is Stage.SURVIVORS and self._kept.root is None):
-            raise DamagedError(f"a message of stage {stage.name} is out of its turn")
+            raise DamagedError(f"a message of stage {stage.name} does not belong to the present stage")
         steps = {
             Stage.MANIFEST: self._on_manifest,
             Stage.ROSTER: self._on_roster,
@@ -167,9 +167,9 @@ class Client:
         if self._index not in adverts:
             raise AbortError(Reason.LEFT_OUT, "the roster")
         if adverts[self._index].body != self._kept.advert:
-            raise AbortError(Reason.KEYS_SWAPPED, f"party {self._index}, which is this one")
+            raise AbortError(Reason.KEYS_SWAPPED, f"party {self._index}, which is this party")
         self._check_cohort(manifest, adverts, adverts)
-        for index, advert in adverts.items():  # of neighbours and of all others, whose clients count as much
+        for index, advert in adverts.items():  # also of parties that are not neighbours, as their clients count too
             if index != self._index and not advert.is_signed(manifest.parties[index], manifest.digest, index):
                 raise AbortError(Reason.KEYS_SWAPPED, f"party {index}")
         shape = manifest.topology
@@ -191,9 +191,9 @@ class Client:
     def _on_delivery(self, manifest: Manifest, body: bytes) -> list[bytes]:
         sharing, sealed = bodies.decode_delivery(body, len(manifest.parties), self._kept.near)
         if not set(sharing) <= set(self._kept.adverts):
-            raise AbortError(Reason.UNKNOWN_SURVIVORS, "among those who sent shares")
+            raise AbortError(Reason.UNKNOWN_SURVIVORS, "in the list of parties that sent shares")
         if self._index not in sharing:
-            raise AbortError(Reason.LEFT_OUT, "those who sent shares")
+            raise AbortError(Reason.LEFT_OUT, "the list of parties that sent shares")
         self._check_cohort(manifest, sharing, self._kept.adverts)
         self._check_neighbours(manifest, sharing)
         own = ExchangeKey(self._kept.secret)
@@ -215,8 +215,8 @@ class Client:
         return []
 
     def _on_survivors(self, manifest: Manifest, body: bytes) -> list[bytes]:
-        said = bodies.Survivors.decode(body, len(manifest.parties))
-        alive, dead, sharing = set(said.alive), set(said.dead), set(self._kept.sharing)
+        survivors = bodies.Survivors.decode(body, len(manifest.parties))
+        alive, dead, sharing = set(survivors.alive), set(survivors.dead), set(self._kept.sharing)
         if alive & dead:
             raise AbortError(Reason.ALIVE_AND_DEAD, f"{len(alive & dead)} parties")
         if self._index in dead:
@@ -225,11 +225,11 @@ class Client:
             raise AbortError(Reason.UNKNOWN_SURVIVORS, f"{len((alive | dead) - sharing)} parties")
         if alive | dead != sharing:
             raise AbortError(Reason.INCOMPLETE_SETS, f"{len(sharing - alive - dead)} parties")
-        self._check_cohort(manifest, said.alive, self._kept.adverts)
+        self._check_cohort(manifest, survivors.alive, self._kept.adverts)
         self._check_neighbours(manifest, alive)
         self.survivors = frozenset(manifest.parties[index] for index in alive)
         self._floors.check_survivors(self.survivors)
-        if said.roots[self._index] != self._kept.root:
+        if survivors.roots[self._index] != self._kept.root:
             raise AbortError(Reason.INPUT_CHANGED)
         self._kept.alive = frozenset(alive)
         self._kept.consent = bodies.consent_digest(
@@ -243,7 +243,7 @@ class Client:
         near = self._kept.alive.intersection(self._kept.holders)
         for index in signatures:
             if index not in near:
-                raise AbortError(Reason.UNKNOWN_SURVIVORS, f"party {index} signed and is no living neighbour")
+                raise AbortError(Reason.UNKNOWN_SURVIVORS, f"party {index} signed and is not a surviving neighbour")
         if len(signatures) < manifest.threshold:
             raise AbortError(Reason.TOO_FEW_SIGNATURES, f"{len(signatures)} of {manifest.threshold}")
         for index, signature in signatures.items():
@@ -267,7 +267,7 @@ class Client:
             raise AbortError(Reason.TOO_FEW_NEIGHBOURS, f"{left} of {manifest.threshold}")
 
     def _channel_to(self, manifest: Manifest, advert: bodies.Advert, source: int, target: int) -> tuple[bytes, bytes]:
-        """Key and context under which `source` seals shares for `target`; this party is one of them."""
+        """Key and context with which `source` seals shares for `target`; this party is one of the two."""
         ends = source.to_bytes(4, "little") + target.to_bytes(4, "little")
         assert self._kept.channel is not None
         shared = self._kept.channel.agree(advert.channel_key)
@@ -291,5 +291,5 @@ class Client:
 def _read_manifest(message: Message) -> Manifest:
     manifest = decode_manifest(bytes(message.body))
     if manifest.digest != message.context:
-        raise DamagedError("a manifest travels under the digest of another one")
+        raise DamagedError("a manifest has the digest of another manifest")
     return manifest

@@ -1,4 +1,4 @@
-"""What a party keeps during a secure sum; most of it is secret, and all of it is dropped at an abort."""
+"""The state of a party during one sum, most of which is secret; an abort deletes all of it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ __all__ = ["Kept"]
 
 @dataclass(repr=False)
 class Kept:
-    """A party's memory of one sum.
+    """The state of a party during one sum.
 
     Args:
-        secret: of the X25519 key from which pairs derive their masks; until the masks are made.
-        seed: of its own mask; as long.
-        channel: the key pair under which shares are sealed; as long.
-        advert, roster, consent: bytes that were sent or agreed to.
-        near: neighbours that advertised.
-        holders: who holds shares of its secrets.
-        sharing: who sent shares.
-        alive: who sent a masked vector.
-        adverts: of all parties.
-        held: shares of others' seeds and keys, by owner; until it has answered.
-        masks: what its upload adds, until the upload begins.
-        root: of its masked vector, from the end of the upload on.
+        secret: secret of the X25519 key from which pairs derive their masks; kept until the masks are made.
+        seed: seed of the party's own mask; kept as long.
+        channel: key pair with which shares are sealed; kept as long.
+        advert: bytes of the party's advert.
+        roster: bytes of the roster.
+        consent: digest of the list of survivors that the party agreed to.
+        near: neighbours that sent adverts.
+        holders: parties that have shares of this party's secrets.
+        sharing: parties that sent shares.
+        alive: parties that sent a masked vector.
+        adverts: adverts of all parties.
+        held: shares of seeds and keys of other parties, by owner; kept until this party reveals shares.
+        masks: masks of the upload; kept until the upload begins.
+        root: root of the masked vector, set at the end of the upload.
     """
 
     secret: bytes = b""

@@ -1,4 +1,4 @@
-"""What a secure sum adds up: named vectors in rings of 2^32 or 2^64, cut into blocks that everybody cuts alike."""
+"""The vectors of secure aggregation: named, in rings of 2^32 or 2^64, and cut into blocks in one fixed way."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Slot:
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger]:
-        """Unsigned and little endian, as wide as the ring."""
+        """The unsigned little-endian type with the width of the ring."""
         return _DTYPES[self.ring]
 
     @property
@@ -58,10 +58,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Layout:
-    """The vectors of a secure sum, in order.
+    """The vectors of secure aggregation, in order.
 
     Raises:
-        InputError: for no vector, a name twice or too long, a vector of no coordinates, or a ring that is not 32 or 64.
+        InputError: for no or too many vectors, duplicate or too long names, an empty vector, or a ring that is not 32
+            or 64.
 
     Example:
         >>> layout = Layout((Slot("counts", 300_000, 32), Slot("gram", 10, 64)))
@@ -73,18 +74,18 @@ class Layout:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.slots) <= MAX_SLOTS:
-            raise InputError(f"a secure sum has 1 to {MAX_SLOTS} vectors, not {len(self.slots)}")
+            raise InputError(f"secure aggregation needs 1 to {MAX_SLOTS} vectors, not {len(self.slots)}")
         for slot in self.slots:
             if not 1 <= len(slot.name.encode()) <= MAX_NAME:
-                raise InputError(f"the name of a vector has 1 to {MAX_NAME} bytes")
+                raise InputError(f"the name of a vector must have 1 to {MAX_NAME} bytes")
             if slot.ring not in _DTYPES:
-                raise InputError(f"vector {slot.name!r}: the ring has 32 or 64 bits, not {slot.ring}")
+                raise InputError(f"vector {slot.name!r}: the ring must have 32 or 64 bits, not {slot.ring}")
             if slot.length < 1:
-                raise InputError(f"vector {slot.name!r} has {slot.length} coordinates; there is nothing to sum")
+                raise InputError(f"vector {slot.name!r} must have at least 1 coordinate, not {slot.length}")
         if len({slot.name for slot in self.slots}) < len(self.slots):
-            raise InputError("two vectors of a secure sum have the same name")
+            raise InputError("two vectors of secure aggregation have the same name")
         if self.nbytes > MAX_BYTES:
-            raise InputError(f"a secure sum of {self.nbytes} bytes is more than {MAX_BYTES}")
+            raise InputError(f"the vectors have {self.nbytes} bytes, more than the maximum of {MAX_BYTES}")
 
     @classmethod
     def of(cls, spec: SumSpec) -> Layout:
@@ -123,11 +124,13 @@ class Layout:
             InputError: if a vector is missing, is not in the layout, or has another size or width.
         """
         if set(arrays) != {slot.name for slot in self.slots}:
-            raise InputError(f"the arrays {sorted(arrays)} are not the vectors {[slot.name for slot in self.slots]}")
+            raise InputError(
+                f"the arrays must have the names {[slot.name for slot in self.slots]}, not {sorted(arrays)}"
+            )
         return {slot.name: _unsigned(arrays[slot.name], slot) for slot in self.slots}
 
     def zeros(self) -> dict[str, np.ndarray]:
-        """The sum of nobody."""
+        """Vectors of zeros, by name."""
         return {slot.name: np.zeros(slot.length, slot.dtype) for slot in self.slots}
 
 
@@ -135,14 +138,14 @@ def _unsigned(array: np.ndarray, slot: Slot) -> np.ndarray:
     fits = array.dtype.kind in "iu" and array.dtype.itemsize == slot.dtype.itemsize and array.size == slot.length
     if not fits or not array.flags.c_contiguous:
         raise InputError(
-            f"vector {slot.name!r} is {slot.length} contiguous integers of {slot.ring} bits, "
+            f"vector {slot.name!r} must have {slot.length} contiguous integers of {slot.ring} bits, "
             f"not {array.size} of {array.dtype}"
         )
     return array.reshape(-1).view(slot.dtype)
 
 
 def add_plainly(layout: Layout, parties: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """What a secure sum must equal: the vectors of all parties added up in their rings, by name, flat and unsigned."""
+    """The plain sum of the vectors of all parties in their rings, by name, flat and unsigned, as a reference."""
     total = layout.zeros()
     for arrays in parties:
         for name, values in layout.flat(arrays).items():

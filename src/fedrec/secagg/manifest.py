@@ -1,4 +1,4 @@
-"""The manifest of a secure sum, and its bytes: who takes part, what is summed, and how much protects it."""
+"""The manifest of secure aggregation and its bytes: the parties, the vectors, and the protection."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ MANIFEST_LIMIT = 1 + _MAX_RUN + _FIXED.size + KEY_BYTES * MAX_PARTIES + (_SLOT.s
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the coordinator signs, and every party checks against its own floors before it does anything.
+    """The terms of a sum, which the coordinator signs and every party compares with its own requirements first.
 
     Args:
         run: name of the run, 1 to 64 bytes.
-        round: number of the sum within the run; a party begins a number once, and never a lower one again.
-        model: SHA-256 of the model that contributions are computed from.
-        transcript: SHA-256 of all that the parties were asked, on which every party insists; so masks of unlike calls
-            never cancel.
-        coordinator: its Ed25519 public key.
-        parties: Ed25519 public keys, ascending; a party's index is its place here.
-        neighbours, threshold, colluders: see `Topology`.
-        min_parties: fewest survivors whose sum may be opened.
-        min_clients: fewest clients that those survivors vouch for together.
-        noise: smallest noise multiplier that the survivors' shares of noise add up to; 0 for none.
+        round: number of the sum in the run; a party begins each number once, in ascending order.
+        model: SHA-256 of the model from which contributions are computed.
+        transcript: SHA-256 of the requests to the parties, which every party checks, so that masks of different
+            requests never cancel.
+        coordinator: Ed25519 public key of the coordinator.
+        parties: Ed25519 public keys of the parties in ascending order; the index of a party is its place here.
+        neighbours: see `Topology`.
+        threshold: see `Topology`.
+        colluders: see `Topology`.
+        min_parties: minimum number of survivors of a sum that may be opened.
+        min_clients: minimum number of clients that the survivors declare together.
+        noise: minimum noise multiplier of the survivors' shares of noise together; 0 for no noise.
         layout: the vectors.
 
     Raises:
-        InputError: for values that no secure sum can have.
+        InputError: if a value is impossible.
     """
 
     run: str
@@ -74,18 +76,18 @@ class Manifest:
         }
         for name, fit in fits.items():
             if not fit:
-                raise InputError(f"the manifest of a secure sum has an impossible {name}")
+                raise InputError(f"the manifest has an impossible value of {name}")
         if any(one >= other for one, other in zip(self.parties, self.parties[1:], strict=False)):
-            raise InputError("the parties of a manifest are not in ascending order, or one is listed twice")
+            raise InputError("the parties of a manifest are not in ascending order, or a party is listed twice")
 
     @property
     def topology(self) -> Topology:
-        """The graph."""
+        """Graph and threshold of the sum."""
         return Topology(len(self.parties), self.neighbours, self.threshold, self.colluders)
 
     @cached_property
     def body(self) -> bytes:
-        """Its bytes, of which there is one version only."""
+        """The canonical bytes of the manifest."""
         run = self.run.encode()
         fixed = _FIXED.pack(
             self.round,
@@ -109,7 +111,7 @@ class Manifest:
 
     @cached_property
     def digest(self) -> bytes:
-        """What every message, key and signature of this sum is bound to."""
+        """The digest of the manifest, to which every message, key and signature of the sum is bound."""
         return digest(b"manifest", self.body)
 
 
@@ -132,16 +134,24 @@ def invite(
 
     Args:
         parties: public keys in any order.
-        min_parties: fewest survivors; by default what `dropping` leaves, and at least the threshold where all are
-            neighbours.
-        colluding, dropping: largest shares of parties that collude with the coordinator, and that drop out.
+        min_parties: minimum number of survivors; by default the number that `dropping` leaves, or the threshold in a
+            complete graph.
+        colluding: maximum share of parties that collude with the coordinator.
+        dropping: maximum share of parties that drop out.
+
+    Other arguments are fields of `Manifest`.
+
+    Raises:
+        PlanError: if `min_parties` is more than the number of parties.
     """
     shape = topology(len(parties), colluding, dropping)
     least = max(3, math.ceil((1 - dropping) * len(parties)) if min_parties is None else min_parties)
     if shape.complete:
         least = shape.threshold if min_parties is None else max(least, shape.threshold)
     if least > len(parties):
-        raise PlanError(f"a secure sum of {len(parties)} parties cannot ask for {least} survivors")
+        raise PlanError(
+            f"secure aggregation of {len(parties)} parties cannot have {least} survivors; lower min_parties"
+        )
     return Manifest(
         run=run,
         round=round,
@@ -163,13 +173,13 @@ def decode_manifest(body: bytes) -> Manifest:
     """Read the bytes of a manifest.
 
     Raises:
-        DamagedError: if they are not exactly the bytes of a possible manifest.
+        DamagedError: if the bytes are not a valid manifest in canonical form.
     """
     if not body or len(body) > MANIFEST_LIMIT:
         raise DamagedError("a manifest is empty or too long")
     place = 1 + body[0]
     if len(body) < place + _FIXED.size:
-        raise DamagedError("a manifest was cut")
+        raise DamagedError("a manifest is incomplete")
     *numbers, n, slots = _FIXED.unpack_from(body, place)
     names = (
         *("round", "model", "transcript", "coordinator", "neighbours", "threshold", "colluders"),
@@ -179,15 +189,17 @@ def decode_manifest(body: bytes) -> Manifest:
     start = place + _FIXED.size
     end = start + KEY_BYTES * n
     if n > MAX_PARTIES or slots > MAX_SLOTS or len(body) < end:
-        raise DamagedError("a manifest lists more than it holds or may hold")
+        raise DamagedError("a manifest lists too many parties or vectors, or is incomplete")
     parties = tuple(body[at : at + KEY_BYTES] for at in range(start, end, KEY_BYTES))
     try:
         run = body[1:place].decode()
         manifest = Manifest(run=run, parties=parties, layout=_read_layout(body[end:], slots), **fields)
     except (InputError, UnicodeDecodeError) as error:
-        raise DamagedError(f"a manifest cannot be: {error if isinstance(error, InputError) else 'no text'}") from None
+        raise DamagedError(
+            f"a manifest is wrong: {error if isinstance(error, InputError) else 'the run is not text'}"
+        ) from None
     if manifest.body != body:
-        raise DamagedError("a manifest is not written in the one way that manifests are")
+        raise DamagedError("a manifest is not in canonical form")
     return manifest
 
 
@@ -195,11 +207,11 @@ def _read_layout(data: bytes, count: int) -> Layout:
     slots, place = [], 0
     for _ in range(count):
         if len(data) < place + _SLOT.size:
-            raise DamagedError("a manifest was cut among its vectors")
+            raise DamagedError("a manifest is incomplete in its list of vectors")
         size, length, ring = _SLOT.unpack_from(data, place)
         place += _SLOT.size
         slots.append(Slot(data[place : place + size].decode(), length, ring))
         place += size
     if place != len(data):
-        raise DamagedError("a manifest goes on after its vectors, or was cut")
+        raise DamagedError("a manifest has bytes after its vectors, or is incomplete")
     return Layout(tuple(slots))

@@ -1,7 +1,7 @@
-"""Masks: streams of AES-256 in counter mode, added up in the ring of the values.
+"""Masks: streams of AES-256 in counter mode, which are added in the ring of the values.
 
-A key masks one vector layout of one sum. Block i starts at counter i · 2^16, so that any block can be masked alone, and
-memory does not grow with the vectors. Values and streams meet in pieces that stay in the cache.
+A key masks one vector layout of one sum. Block i starts at counter i · 2^16, so that any block can be masked
+separately, in constant memory. Values and streams are added in pieces that fit in the cache.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ _ZEROS = bytes(_PIECE)
 
 
 def pair_key(shared: bytes, context: bytes, one: int, other: int) -> bytes:
-    """The key of the mask that two parties share; it is the same from both ends.
+    """The key of the mask that two parties share; both parties compute the same key.
 
     Args:
-        shared: what X25519 gave them.
-        context: digest of the manifest, which holds run and round.
-        one, other: their indices.
+        shared: result of X25519 of the two parties.
+        context: digest of the manifest, which contains run and round.
+        one: index of one party.
+        other: index of the other party.
     """
     low, high = sorted((one, other))
     return derive(shared, b"pair mask", context, low.to_bytes(4, "little"), high.to_bytes(4, "little"))
@@ -40,7 +41,7 @@ def self_key(seed: bytes, context: bytes, index: int) -> bytes:
 
 
 def pair_sign(own: int, other: int) -> int:
-    """The lower index adds the mask of a pair, the higher one subtracts it."""
+    """1 for the party with the lower index, which adds the mask of the pair; -1 for the other, which subtracts it."""
     return 1 if own < other else -1
 
 

@@ -1,4 +1,4 @@
-"""How the coordinator takes the masks off a sum: from shares to seeds and keys, from these to masks."""
+"""How the coordinator removes the masks from a sum: from shares to seeds and keys, and from these to masks."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def masks_left(
     dead: Mapping[int, Collection[int]],
     shares: Mapping[int, Mapping[int, bytes]],
 ) -> tuple[list[tuple[int, bytes]], frozenset[int]]:
-    """What to add to the sum of masked vectors so that only the sum is left, and who revealed false shares.
+    """The masks to add to the sum of masked vectors to get the plain sum, and the parties that revealed false shares.
 
     Args:
-        manifest: of the sum.
-        adverts: of all parties.
-        alive: whose vectors were summed.
-        dead: who masked with somebody alive but sent no vector, and with whom.
-        shares: by owner and holder: of the seed of somebody alive, of the key of somebody dead.
+        manifest: manifest of the sum.
+        adverts: adverts of all parties.
+        alive: parties whose vectors were summed.
+        dead: dropped parties that share masks with surviving parties, and these surviving parties.
+        shares: shares by owner and holder: of the seed of a surviving party, or of the key of a dropped party.
 
     Raises:
-        AbortError: if somebody's secret does not come out.
+        AbortError: if the secret of a party cannot be recovered.
     """
     masks: list[tuple[int, bytes]] = []
     liars: set[int] = set()
@@ -68,7 +68,7 @@ def masks_left(
 
 
 def take_off(manifest: Manifest, total: Mapping[str, np.ndarray], masks: list[tuple[int, bytes]]) -> None:
-    """Take all masks off, in place, block by block; as many blocks at once as there are cores."""
+    """Remove all masks in place, block by block, on all processor cores."""
 
     def clear(block: Block) -> None:
         piece = total[block.slot.name][block.start : block.stop]

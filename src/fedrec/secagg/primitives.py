@@ -1,6 +1,6 @@
-"""The cryptography in use: Ed25519, X25519, HKDF-SHA256 and ChaCha20-Poly1305, each under a label of its own.
+"""The cryptography in use: Ed25519, X25519, HKDF-SHA256 and ChaCha20-Poly1305, each with a label of its own.
 
-All of it comes from the package `cryptography`, which is loaded when the first key is made or read.
+It comes from the package `cryptography`, which is imported when the first key is made or read.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _PROTOCOL = b"fedrec-secagg/v1|"
 
 @functools.cache
 def library() -> Any:
-    """What is used of `cryptography`.
+    """The parts of the package `cryptography` that are used.
 
     Raises:
-        InputError: if it is not installed.
+        InputError: if the package is not installed.
     """
     try:
         from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -35,7 +35,7 @@ def library() -> Any:
         from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
     except ImportError:
-        raise InputError("the secure sum needs the package cryptography; pip install 'fedrec[secure]'") from None
+        raise InputError("secure aggregation needs the package cryptography; pip install 'fedrec[secure]'") from None
     return SimpleNamespace(
         InvalidSignature=InvalidSignature,
         InvalidTag=InvalidTag,
@@ -49,7 +49,7 @@ def library() -> Any:
 
 
 class Identity:
-    """A lasting Ed25519 key pair that signs what a party or the coordinator says.
+    """A long-term Ed25519 key pair, with which a party or the coordinator signs its messages.
 
     >>> one = Identity(bytes(32))
     >>> verify(one.public, one.sign(b"text"), b"text"), verify(one.public, one.sign(b"text"), b"other")
@@ -61,7 +61,7 @@ class Identity:
     __slots__ = ("_key", "public")
 
     def __init__(self, secret: bytes | None = None) -> None:
-        """Make a new pair, or the one that belongs to 32 secret bytes."""
+        """Make a new key pair, or the key pair of 32 secret bytes."""
         kind = library().ed25519.Ed25519PrivateKey
         self._key = kind.generate() if secret is None else kind.from_private_bytes(secret)
         self.public: bytes = self._key.public_key().public_bytes_raw()
@@ -73,7 +73,7 @@ class Identity:
 
     @property
     def fingerprint(self) -> str:
-        """The public key in hexadecimal, to be exchanged by other means and pinned."""
+        """The public key in hexadecimal, which owners compare in person or by telephone."""
         return self.public.hex()
 
     def __repr__(self) -> str:
@@ -81,7 +81,7 @@ class Identity:
 
 
 def verify(public: bytes, signature: bytes, *parts: bytes) -> bool:
-    """Whether the signature belongs to the text and the key; `False` for bytes that are no key."""
+    """Whether the signature matches the text and the key; `False` for malformed keys."""
     try:
         library().ed25519.Ed25519PublicKey.from_public_bytes(public).verify(signature, b"".join(parts))
     except (library().InvalidSignature, ValueError):
@@ -90,7 +90,7 @@ def verify(public: bytes, signature: bytes, *parts: bytes) -> bool:
 
 
 class ExchangeKey:
-    """An X25519 key pair of one sum; its secret is 32 bytes that can be shared and put together again."""
+    """An X25519 key pair of one sum, whose secret of 32 bytes can be split into shares and recovered."""
 
     __slots__ = ("_key", "public")
 
@@ -99,15 +99,15 @@ class ExchangeKey:
         self.public: bytes = self._key.public_key().public_bytes_raw()
 
     def agree(self, other: bytes) -> bytes:
-        """The secret that both ends compute.
+        """The secret that both parties compute.
 
         Raises:
-            DamagedError: if the other key is one of the few that give away the outcome.
+            DamagedError: if the other key is one of the weak keys that make the secret predictable.
         """
         try:
             shared: bytes = self._key.exchange(library().x25519.X25519PublicKey.from_public_bytes(other))
         except ValueError:
-            raise DamagedError("a party's public key is not fit for an exchange") from None
+            raise DamagedError("the public key of a party is too weak for a key exchange") from None
         return shared
 
     def __repr__(self) -> str:
@@ -115,12 +115,12 @@ class ExchangeKey:
 
 
 def fresh_secret() -> bytes:
-    """32 bytes from the operating system."""
+    """32 random bytes from the operating system."""
     return secrets.token_bytes(KEY_BYTES)
 
 
 def derive(secret: bytes, purpose: bytes, *context: bytes) -> bytes:
-    """A key of 32 bytes for one purpose: HKDF-SHA256 with the purpose and the whole context in its info.
+    """A key of 32 bytes for one purpose: HKDF-SHA256 with the purpose and the context in its info.
 
     >>> derive(bytes(32), b"a", b"bc") == derive(bytes(32), b"a", b"b", b"c")
     False
@@ -137,7 +137,7 @@ def digest(purpose: bytes, *parts: bytes) -> bytes:
 
 
 def commitment(secret: bytes, context: bytes, index: int) -> bytes:
-    """What a party publishes of the seed of its own mask: binds it, and tells nothing of 32 random bytes."""
+    """The commitment of a party to the seed of its own mask; it reveals nothing about 32 random bytes."""
     return digest(b"commitment", context, index.to_bytes(4, "little"), secret)
 
 
@@ -148,15 +148,15 @@ def seal(key: bytes, text: bytes, context: bytes) -> bytes:
 
 
 def unseal(key: bytes, sealed: bytes, context: bytes) -> bytes:
-    """Open what `seal` made.
+    """Decrypt a text of `seal`.
 
     Raises:
-        DamagedError: if it was changed, or is under another key or context.
+        DamagedError: if the text was changed, or has another key or context.
     """
     try:
         text: bytes = library().seal(key).decrypt(bytes(12), sealed, context)
     except library().InvalidTag:
-        raise DamagedError("a sealed share was changed on its way, or was not meant for this party") from None
+        raise DamagedError("a sealed share was changed, or is for another party") from None
     return text
 
 

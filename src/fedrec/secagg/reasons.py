@@ -1,4 +1,4 @@
-"""Why a party or the coordinator ends a secure sum without an outcome."""
+"""Reasons for which a party or the coordinator ends secure aggregation without a result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Abort", "Reason"]
 
 
 class Reason(enum.IntEnum):
-    """The reasons, with the numbers they travel under."""
+    """The reasons, with their numbers in messages."""
 
     UNKNOWN_COORDINATOR = 1
     NOT_INVITED = 2
@@ -45,41 +45,41 @@ class Reason(enum.IntEnum):
 
 
 _WORDS = {
-    Reason.UNKNOWN_COORDINATOR: "the manifest is not signed by the pinned coordinator",
+    Reason.UNKNOWN_COORDINATOR: "the manifest is not signed by the coordinator that this party obeys",
     Reason.NOT_INVITED: "this party is not in the manifest",
-    Reason.ROUND_REUSED: "this round, or a later one of the run, was begun before; a round has one attempt",
-    Reason.TOO_FEW_PARTIES: "fewer parties than the floor",
-    Reason.UNPINNED_PARTIES: "too few parties have pinned fingerprints, or there are strangers among them",
-    Reason.TOO_FEW_CLIENTS: "fewer clients than the floor",
+    Reason.ROUND_REUSED: "this round, or a later round of the run, began before; each round has one attempt",
+    Reason.TOO_FEW_PARTIES: "too few parties",
+    Reason.UNPINNED_PARTIES: "too few parties have keys that this party knows, or too many have unknown keys",
+    Reason.TOO_FEW_CLIENTS: "too few clients",
     Reason.LOW_THRESHOLD: "the threshold is too low",
-    Reason.WEAK_GRAPH: "the graph has too few neighbours, or a threshold too low, for the colluders to be borne",
-    Reason.LOW_NOISE: "less noise than the floor",
-    Reason.OTHER_LAYOUT: "other vectors than this party agreed to sum",
-    Reason.LEFT_OUT: "this party was left out of a list that it belongs to",
-    Reason.KEYS_SWAPPED: "a public key is not the one its owner signed",
-    Reason.TOO_FEW_NEIGHBOURS: "fewer neighbours than shares are needed",
-    Reason.BAD_SHARE: "a sealed share was changed or is not for this party",
-    Reason.UNKNOWN_SURVIVORS: "somebody is listed who did not take part before",
-    Reason.ALIVE_AND_DEAD: "somebody is listed both as alive and as dead",
-    Reason.INCOMPLETE_SETS: "somebody who sent shares is listed neither as alive nor as dead",
-    Reason.DECLARED_DEAD: "this party is listed as dead",
-    Reason.INPUT_CHANGED: "the masked vector listed for this party is not the one it sent",
+    Reason.WEAK_GRAPH: "the graph has too few neighbours or too low a threshold for the assumed colluders",
+    Reason.LOW_NOISE: "too little noise",
+    Reason.OTHER_LAYOUT: "the vectors are not those that this party agreed to sum",
+    Reason.LEFT_OUT: "this party is missing in a list",
+    Reason.KEYS_SWAPPED: "a public key is not the key that its owner signed",
+    Reason.TOO_FEW_NEIGHBOURS: "fewer neighbours than needed shares",
+    Reason.BAD_SHARE: "a sealed share was changed, or is for another party",
+    Reason.UNKNOWN_SURVIVORS: "a listed party did not take part before",
+    Reason.ALIVE_AND_DEAD: "a party is listed both as surviving and as dropped",
+    Reason.INCOMPLETE_SETS: "a party that sent shares is listed neither as surviving nor as dropped",
+    Reason.DECLARED_DEAD: "this party is listed as dropped",
+    Reason.INPUT_CHANGED: "the masked vector listed for this party is not the vector that it sent",
     Reason.TOO_FEW_SIGNATURES: "fewer neighbours signed the list of survivors than the threshold",
-    Reason.FORGED_SIGNATURE: "a signature under the list of survivors is not its signer's",
-    Reason.SECOND_UNMASK: "shares were asked for a second time",
-    Reason.TWO_VERSIONS: "the coordinator sent two unlike versions of one message",
+    Reason.FORGED_SIGNATURE: "a signature of the list of survivors is forged",
+    Reason.SECOND_UNMASK: "the coordinator requested shares a second time",
+    Reason.TWO_VERSIONS: "the coordinator sent two different versions of a message",
     Reason.ALREADY_ANSWERED: "shares of this round were revealed before",
-    Reason.MALFORMED: "a signed message does not have the form that it must have",
-    Reason.SECRETS_LOST: "the shares that came do not open a mask",
-    Reason.CANCELLED: "the other side ended the secure sum",
-    Reason.OTHER_SURVIVORS: "the same vector was summed among other survivors before; the sums could be subtracted",
-    Reason.OTHER_TRANSCRIPT: "the manifest is for another call than the one that this party answered",
+    Reason.MALFORMED: "a signed message is malformed",
+    Reason.SECRETS_LOST: "the received shares do not open a mask",
+    Reason.CANCELLED: "the other side ended secure aggregation",
+    Reason.OTHER_SURVIVORS: "the same vector was summed with other survivors before; two such sums reveal parties",
+    Reason.OTHER_TRANSCRIPT: "the manifest is for another request than the request that this party answered",
 }
 
 
 @dataclass(frozen=True)
 class Abort:
-    """An ended secure sum: the reason, and the public figures or parties it is about.
+    """Why secure aggregation ended: the reason, with the numbers or parties concerned.
 
     >>> print(Abort(Reason.LOW_THRESHOLD, "3, where 7 parties need 5"))
     the threshold is too low: 3, where 7 parties need 5
@@ -93,7 +93,7 @@ class Abort:
 
 
 class AbortError(FedrecError):
-    """Raised inside a state machine, and turned into its outcome there."""
+    """Raised inside a state machine, which stores the abort as its result."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
         self.abort = Abort(reason, detail)

@@ -1,4 +1,4 @@
-"""A secure sum between parties in one process: the same frames as over a network, handed over directly."""
+"""Secure aggregation between parties in one process, with the same frames as over a network."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["Outcome", "Party", "run_round", "secure_sum"]
 
 @dataclass(repr=False)
 class Party:
-    """One party of sums in this process, with its record of attempts from sum to sum.
+    """A party in this process, with its record of attempts over several sums.
 
     Args:
-        identity: its lasting key pair.
-        clients: how many clients it vouches for; a public number.
+        identity: long-term key pair of the party.
+        clients: number of clients that the party declares; public.
         attempts: the record of attempts.
-        persist: called with each new record; it returns when the record is safe.
+        persist: called with each new record; must return only when the record is safe.
     """
 
     identity: Identity
@@ -38,7 +38,7 @@ class Party:
     persist: Callable[[Attempts], None] | None = None
 
     def keep(self, attempts: Attempts) -> None:
-        """Take a new record of attempts."""
+        """Store a new record of attempts."""
         if self.persist is not None:
             self.persist(attempts)
         self.attempts = attempts
@@ -46,14 +46,15 @@ class Party:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a secure sum.
+    """The result of secure aggregation.
 
     Args:
         arrays: the sum by name, unsigned and flat; `None` after an abort.
-        aborted: why there is none.
-        survivors: indices of the parties that were summed.
-        left: why parties left on their own account.
-        upload_bytes, download_bytes: of the party that sent, or got, most.
+        aborted: why there is no sum.
+        survivors: indices of the parties whose vectors were summed.
+        left: reasons of the parties that left by themselves.
+        upload_bytes: bytes that the party with the largest upload sent.
+        download_bytes: bytes that the party with the largest download received.
     """
 
     arrays: dict[str, np.ndarray] | None
@@ -77,24 +78,26 @@ def secure_sum(
     dropping: float = 0.1,
     model: bytes = bytes(32),
 ) -> dict[str, np.ndarray]:
-    """Add up the vectors of parties in this process through a whole secure sum.
+    """Add the vectors of parties in this process by secure aggregation.
 
     Args:
-        vectors: per party, contiguous arrays of 32- or 64-bit integers by name, of the same names and shapes.
-        run, round: what the sum is; a party begins a round of a run once.
-        parties: in the order of the vectors; all of them know and pin all others.
-        coordinator: its key pair.
-        min_clients: fewest clients that the parties vouch for together.
-        noise: the noise multiplier that the vectors carry together.
-        colluding, dropping: see `fedrec.secagg.graph.topology`.
-        model: SHA-256 of the model that the vectors were computed from.
+        vectors: for each party, contiguous arrays of 32- or 64-bit integers by name, with equal names and shapes.
+        run: name of the run.
+        round: number of the sum in the run; a party begins each number once.
+        parties: the parties in the order of the vectors; each knows the keys of all others.
+        coordinator: key pair of the coordinator.
+        min_clients: minimum number of clients that the parties declare together.
+        noise: noise multiplier of the sum of all vectors.
+        colluding: see `fedrec.secagg.graph.topology`.
+        dropping: see `fedrec.secagg.graph.topology`.
+        model: SHA-256 of the model from which the vectors were computed.
 
     Returns:
-        The sums modulo 2^32 or 2^64, with the names, shapes and types that were given.
+        The sums modulo 2^32 or 2^64, with the names, shapes and types of the vectors.
 
     Raises:
-        PlanError: for fewer than 3 parties, or not as many vectors as parties.
-        RunError: if the sum ended without an outcome; it says why.
+        PlanError: for fewer than 3 parties, or if the number of vectors is not the number of parties.
+        RunError: if secure aggregation failed; the text says why.
 
     Example:
         >>> parties = [Party(Identity(), clients=20) for _ in range(3)]
@@ -103,7 +106,9 @@ def secure_sum(
         {'x': array([ 3, -3], dtype=int32)}
     """
     if len(vectors) != len(parties) or len(parties) < 3:
-        raise PlanError(f"a secure sum is among 3 or more parties with one vector each, not {len(parties)}")
+        raise PlanError(
+            f"secure aggregation needs 3 or more parties with one vector each, not {len(parties)} with {len(vectors)}"
+        )
     first = vectors[0]
     layout = Layout(tuple(Slot(name, array.size, 8 * array.itemsize) for name, array in first.items()))
     keys = [party.identity.public for party in parties]
@@ -132,17 +137,17 @@ def secure_sum(
     outcome = run_round(Server(manifest, coordinator), clients, vectors)
     if outcome.arrays is None:
         reasons = "; ".join(str(abort) for abort in (outcome.aborted, *outcome.left.values()) if abort is not None)
-        raise RunError(f"the secure sum of round {round} has no outcome: {reasons}")
+        raise RunError(f"secure aggregation of round {round} failed: {reasons}")
     return {name: outcome.arrays[name].view(array.dtype).reshape(array.shape) for name, array in first.items()}
 
 
 def run_round(server: Server, clients: Sequence[Client], values: Sequence[Values]) -> Outcome:
-    """Run one sum among clients of this process; nobody is waited for after having had a turn.
+    """Run one sum among clients in this process; each client has one turn per stage.
 
     Args:
-        server: fresh.
-        clients: fresh, in any order.
-        values: what each one uploads, in the order of the clients.
+        server: a new server.
+        clients: new clients, in any order.
+        values: the values of each client, in the order of the clients.
     """
     at = {server.manifest.parties.index(client.public): place for place, client in enumerate(clients)}
     sent, got = [0] * len(clients), [0] * len(clients)

@@ -1,7 +1,7 @@
-"""The coordinator of a secure sum, as a state machine: frames in, frames out, no clock, no network, no file.
+"""The coordinator of secure aggregation, as a state machine: frames as input and output, no clock, no network, no file.
 
-Each stage gathers frames until whoever drives it calls `close`: when nobody is waited for any more, or when time is up.
-Frames may come twice, late, in any order, or damaged; what cannot be used is refused and changes nothing.
+Each stage collects frames until the caller calls `close`, when all parties have answered or the time is up. Frames may
+arrive twice, late, in any order or damaged; frames that cannot be used are refused and change nothing.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Server:
     """The coordinator in one attempt of one sum.
 
     Args:
-        manifest: what the parties are invited to.
-        identity: the coordinator's key pair; the one that the manifest names.
+        manifest: the manifest of the sum.
+        identity: the coordinator's key pair, whose public key is in the manifest.
         total: unsigned arrays by name for the sum, for instance mapped from a file.
-        spool: keeps blocks of unfinished vectors, by party and block.
+        spool: storage for blocks of incomplete vectors, by party and block.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Server:
         spool: Spool | None = None,
     ) -> None:
         if identity.public != manifest.coordinator:
-            raise InputError("the manifest names another coordinator than the one whose key is given")
+            raise InputError("the coordinator's key in the manifest is not the public key of `identity`")
         self.manifest = manifest
         self.aborted: Abort | None = None
         self.left: dict[int, Abort] = {}
@@ -75,38 +75,38 @@ class Server:
 
     @property
     def stage(self) -> Stage | None:
-        """What it gathers now; `None` when it is done or has aborted."""
+        """The present stage; `None` when the sum is done or aborted."""
         return self._stage
 
     @property
     def waiting(self) -> frozenset[int]:
-        """Parties that have not yet said what this stage gathers, and have not left."""
+        """Parties whose message of the present stage is missing, and that have not left."""
         return self._expected - self._done - set(self.left) - self._uploads.refused if self._stage else frozenset()
 
     def invite(self) -> Frames:
-        """The manifest, for every party."""
+        """Frames with the manifest, one for each party."""
         return self._to(range(len(self.manifest.parties)), Stage.MANIFEST, self.manifest.body)
 
     def receive(self, frame: Data, sender: int | None = None) -> None:
-        """Take a frame of a party, which must not be changed afterwards; a frame that came before is no harm.
+        """Process a frame of a party; the caller must not change the frame afterwards. Repeated frames are ignored.
 
         Args:
-            frame: as it arrived.
-            sender: the party that the connection belongs to, where that is known. Blocks are not signed one by one, so
-                without it anybody who reaches the coordinator can spoil somebody's upload (never the sum).
+            frame: the frame as it arrived.
+            sender: the party of the connection, if known. Blocks have no signatures, so without `sender` anybody who
+                reaches the coordinator can spoil the upload of a party (but never the sum).
 
         Raises:
-            DamagedError: for a frame that is damaged, forged, of another sum, out of its turn, or at odds with one that
-                came before. Nothing changed, except that a vector at odds with its root is refused for good.
+            DamagedError: if the frame is damaged, forged, of another sum or stage, or contradicts an earlier frame.
+                Nothing changes then, except that a vector that does not match its root is refused for good.
         """
         message = parse(frame, self._limits, self.manifest.digest)
         party, stage = message.sender, message.stage
         if sender is not None and party != sender:
-            raise DamagedError(f"a message of stage {stage.name} comes from party {sender} in the name of another")
+            raise DamagedError(f"party {sender} sent a message of stage {stage.name} in the name of another party")
         if party >= len(self.manifest.parties):
-            raise DamagedError(f"a message of stage {stage.name} comes from nobody in the manifest")
+            raise DamagedError(f"a message of stage {stage.name} comes from a party that is not in the manifest")
         if stage is not Stage.BLOCK and not signed_by(self.manifest.parties[party], message):
-            raise DamagedError(f"a message of stage {stage.name} does not bear the signature of party {party}")
+            raise DamagedError(f"a message of stage {stage.name} is not signed by party {party}")
         seen = None if stage is Stage.BLOCK else self._heard.get((party, stage))
         if seen is not None:
             if seen != message.fingerprint:
@@ -120,11 +120,11 @@ class Server:
             self._heard[party, stage] = message.fingerprint
 
     def close(self) -> Frames:
-        """End the stage with what has come, and go on to the next.
+        """End the present stage with the frames that have arrived, and begin the next stage.
 
         Returns:
-            Frames to send, by party. After the last stage `result` is there and nothing is sent; if the sum cannot go
-            on, `aborted` says why and everybody is told.
+            Frames to send, by party; none after the last stage, which sets `result`. If the sum cannot continue,
+            `aborted` is set and the frames tell the parties.
         """
         if self._stage is None:
             return []
@@ -141,25 +141,27 @@ class Server:
             return self.cancel(error.abort)
 
     def cancel(self, abort: Abort) -> Frames:
-        """End the sum without an outcome, and tell everybody who has not left."""
+        """End the sum without a result; returns frames that tell the parties that have not left."""
         self.aborted, self._stage = abort, None
         self._uploads.drop_unfinished()
         self._shares = {}
-        there = [index for index in self._adverts if index not in self.left]
-        return self._to(there, Stage.ABORT, bytes([abort.reason]))
+        present = [index for index in self._adverts if index not in self.left]
+        return self._to(present, Stage.ABORT, bytes([abort.reason]))
 
     def _on_abort(self, party: int, message: Message) -> None:
         try:
             reason = Reason(message.body[0])
         except (ValueError, IndexError):
-            raise DamagedError(f"party {party} left for an unknown reason") from None
+            raise DamagedError(f"party {party} left with an unknown reason") from None
         self.left[party] = Abort(reason, f"party {party}")
 
     def _on_stage(self, party: int, message: Message) -> None:
         stage, body = message.stage, message.body
         gathered = Stage.MASKED if stage is Stage.BLOCK else stage
         if gathered is not self._stage:
-            raise DamagedError(f"a message of stage {stage.name} from party {party} is out of its turn")
+            raise DamagedError(
+                f"a message of stage {stage.name} from party {party} does not belong to the present stage"
+            )
         if party not in self._expected:
             raise DamagedError(f"a message of stage {stage.name} is not expected from party {party}")
         if stage is Stage.BLOCK:
@@ -213,21 +215,21 @@ class Server:
         self._dead = {party: others for party, others in near_alive.items() if others}
         self.survivors = alive
         self._check_openable(alive, Reason.TOO_FEW_NEIGHBOURS)
-        said = bodies.Survivors(alive, gone, self._uploads.roots).encode(len(self.manifest.parties))
+        survivors = bodies.Survivors(alive, gone, self._uploads.roots).encode(len(self.manifest.parties))
         sharing = bodies.encode_set(self._sharing, len(self.manifest.parties))
-        self._consent = bodies.consent_digest(self.manifest.digest, self._roster, sharing, said)
-        return self._go_on(Stage.CONSENT, self._to(alive, Stage.SURVIVORS, said), alive)
+        self._consent = bodies.consent_digest(self.manifest.digest, self._roster, sharing, survivors)
+        return self._go_on(Stage.CONSENT, self._to(alive, Stage.SURVIVORS, survivors), alive)
 
     def _end_consents(self) -> Frames:
         signed = {party: self._signed_near(party) for party in self._consents}
-        asked = {party: near for party, near in signed.items() if len(near) >= self.manifest.threshold}
-        self._check_openable(asked, Reason.TOO_FEW_SIGNATURES)
+        revealing = {party: near for party, near in signed.items() if len(near) >= self.manifest.threshold}
+        self._check_openable(revealing, Reason.TOO_FEW_SIGNATURES)
         frames: Frames = []
-        for party, near in asked.items():
+        for party, near in revealing.items():
             texts = [self._consents[other] for other in near]
             body = bodies.encode_set(near, len(self.manifest.parties)) + b"".join(texts)
             frames.append(self._for(party, Stage.UNMASK, body))
-        return self._go_on(Stage.REVEAL, frames, asked)
+        return self._go_on(Stage.REVEAL, frames, revealing)
 
     def _end_shares_revealed(self) -> Frames:
         masks, self.liars = masks_left(self.manifest, self._adverts, self.survivors, self._dead, self._shares)
@@ -247,13 +249,15 @@ class Server:
         if len(present) < self.manifest.min_parties:
             raise AbortError(Reason.TOO_FEW_PARTIES, f"{len(present)} of {self.manifest.min_parties}")
         claims = sorted(self._adverts[party].clients for party in present)
-        clients = claims[0] + borne_out(claims[1:], len(self.manifest.parties))  # as whoever claims least counts them
+        clients = claims[0] + borne_out(
+            claims[1:], len(self.manifest.parties)
+        )  # as the party with the smallest declaration counts them
         if clients < self.manifest.min_clients:
-            words = f"{clients} of {self.manifest.min_clients}, without the largest claims, which may be false"
+            words = f"{clients} of {self.manifest.min_clients}, without the largest declarations, which may be false"
             raise AbortError(Reason.TOO_FEW_CLIENTS, words)
 
     def _check_openable(self, present: Container[int], reason: Reason) -> None:
-        """Whether those present hold enough shares of every secret that has to be opened."""
+        """Check that the present parties have enough shares of every secret that must be recovered."""
         for owner in (*self.survivors, *self._dead):
             held = sum(other in present for other in holders(self._shape, self._near[owner], owner))
             if held < self.manifest.threshold:
@@ -268,10 +272,10 @@ class Server:
 
 
 def _checked(advert: bodies.Advert) -> bodies.Advert:
-    """An advert whose keys are fit for an exchange.
+    """The advert, checked to have keys that are strong enough for a key exchange.
 
     Raises:
-        DamagedError: if one is not.
+        DamagedError: if a key is too weak.
     """
     probe = ExchangeKey(primitives.fresh_secret())
     probe.agree(advert.mask_key)

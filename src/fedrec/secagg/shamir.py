@@ -1,8 +1,8 @@
 """Shamir's sharing of secrets of 32 bytes over the prime field of 2^521 - 1.
 
-Any t shares give the secret; t - 1 tell nothing, whatever computing power is behind them. Shares are used once, and
-Python's integers do not take constant time: someone who can measure the time of single operations on the party's own
-machine is not kept out.
+Any t shares give the secret; t - 1 shares reveal nothing, even to unlimited computing power. Shares are used once.
+Python's integers do not take constant time, so this does not protect against somebody who can measure the time of
+single operations on the party's machine.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _CHOICES = 512
 
 
 def split(secret: bytes, threshold: int, places: Sequence[int]) -> dict[int, bytes]:
-    """Split a secret into one share per place; any `threshold` of them give it back.
+    """Split a secret into one share per place; any `threshold` shares recover the secret.
 
     Args:
         secret: 32 bytes.
         threshold: t, from 1 to the number of places.
-        places: distinct, at least 0 (the polynomial is taken at place + 1, so that no share is the secret itself).
+        places: distinct numbers of at least 0 (the polynomial is evaluated at place + 1, so no share is the secret).
 
     Example:
         >>> shares = split(bytes(range(32)), 2, [0, 4, 7])
@@ -35,7 +35,7 @@ def split(secret: bytes, threshold: int, places: Sequence[int]) -> dict[int, byt
         True
     """
     if len(secret) != _SECRET_BYTES or not 1 <= threshold <= len(set(places)) or len(set(places)) != len(places):
-        raise ValueError("a secret of 32 bytes is split for at least `threshold` distinct places")
+        raise ValueError("the secret must have 32 bytes, and there must be at least `threshold` distinct places")
     coefficients = [secrets.randbelow(PRIME) for _ in range(threshold - 1)] + [int.from_bytes(secret, "little")]
     shares = {}
     for place in places:
@@ -47,10 +47,10 @@ def split(secret: bytes, threshold: int, places: Sequence[int]) -> dict[int, byt
 
 
 def combine(shares: Mapping[int, bytes]) -> bytes:
-    """The secret of exactly t shares by place.
+    """The secret from exactly t shares by place.
 
     Raises:
-        DamagedError: if the shares do not lie on a polynomial whose value at 0 has 32 bytes.
+        DamagedError: if the value at 0 of the polynomial through the shares has more than 32 bytes.
     """
     value = _value(shares, 0)
     if value >> (8 * _SECRET_BYTES):
@@ -59,15 +59,15 @@ def combine(shares: Mapping[int, bytes]) -> bytes:
 
 
 def recover(shares: Mapping[int, bytes], threshold: int, fits: Callable[[bytes], bool]) -> tuple[bytes, frozenset[int]]:
-    """The secret of t or more shares of which some may be false, and the places found false on the way.
+    """The secret from t or more shares, some of which may be false, and the places of detected false shares.
 
     Args:
-        shares: by place.
+        shares: shares by place.
         threshold: t.
-        fits: whether a candidate is the secret, from what its owner published.
+        fits: whether a candidate matches what the owner of the secret published.
 
     Raises:
-        DamagedError: if there are fewer than t shares, or no t of them give a secret that fits (512 choices are tried).
+        DamagedError: if there are fewer than t shares, or no choice of t shares matches (512 choices are tried).
     """
     places = sorted(shares)
     for trial, chosen in enumerate(_choices(places, threshold)):
@@ -81,11 +81,11 @@ def recover(shares: Mapping[int, bytes], threshold: int, fits: Callable[[bytes],
             return secret, frozenset(
                 place for place in spare if _value(part, place + 1) != _read(shares[place]) % PRIME
             )
-    raise DamagedError(f"{len(shares)} shares, of which {threshold} were needed, do not give the secret of a party")
+    raise DamagedError(f"{len(shares)} shares do not recover the secret of a party; {threshold} true shares are needed")
 
 
 def _choices(places: list[int], threshold: int) -> Iterator[list[int]]:
-    """The first t places, then others in an order that nobody needs to keep secret."""
+    """The first t places, then other choices in a fixed pseudorandom order."""
     if len(places) < threshold:
         return
     yield places[:threshold]
@@ -103,12 +103,12 @@ def _value(shares: Mapping[int, bytes], x: int) -> int:
     """The value at `x` of the polynomial of lowest degree through the shares (Lagrange, with one inversion)."""
     points = [place + 1 for place in shares]
     tops, bottoms = [], []
-    for here in points:
+    for point in points:
         top, bottom = 1, 1
-        for there in points:
-            if there != here:
-                top = top * (x - there) % PRIME
-                bottom = bottom * (here - there) % PRIME
+        for other in points:
+            if other != point:
+                top = top * (x - other) % PRIME
+                bottom = bottom * (point - other) % PRIME
         tops.append(top)
         bottoms.append(bottom)
     total = 0
@@ -118,14 +118,14 @@ def _value(shares: Mapping[int, bytes], x: int) -> int:
 
 
 def _inverses(values: list[int]) -> list[int]:
-    """Inverses of all values by one modular power."""
+    """Inverses of all values, with one modular power."""
     running, product = [], 1
     for value in values:
         running.append(product)
         product = product * value % PRIME
     inverse = pow(product, -1, PRIME)
-    found = [0] * len(values)
+    inverses = [0] * len(values)
     for index in range(len(values) - 1, -1, -1):
-        found[index] = inverse * running[index] % PRIME
+        inverses[index] = inverse * running[index] % PRIME
         inverse = inverse * values[index] % PRIME
-    return found
+    return inverses

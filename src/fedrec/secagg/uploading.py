@@ -22,10 +22,10 @@ PAYLOAD_AT = HEADER_BYTES + 8
 
 
 def reader(layout: Layout, values: Values) -> Callable[[Block], np.ndarray]:
-    """How to get the integers of a block.
+    """A function that returns the integers of a block.
 
     Raises:
-        InputError: if named arrays do not fit the layout.
+        InputError: if named arrays do not match the layout.
     """
     if callable(values):
         return values
@@ -36,10 +36,10 @@ def reader(layout: Layout, values: Values) -> Callable[[Block], np.ndarray]:
 def masked_blocks(
     manifest: Manifest, index: int, masks: Masks, read: Callable[[Block], np.ndarray]
 ) -> Generator[bytearray, None, bytes]:
-    """Yield one frame per block; the root of them all is the generator's return value.
+    """Yield one frame per block; the generator returns the root of all blocks.
 
     Raises:
-        InputError: if a block of values does not have the integers that the layout says.
+        InputError: if a block of values has another number or type of integers than the layout.
     """
     digests = hashlib.sha256()
     for block in manifest.layout:
@@ -49,7 +49,7 @@ def masked_blocks(
         given = read(block)
         if given.shape != masked.shape or given.dtype.kind not in "iu" or given.itemsize != masked.itemsize:
             raise InputError(
-                f"block {block.index} of vector {block.slot.name!r} is {len(masked)} integers of "
+                f"block {block.index} of vector {block.slot.name!r} must have {len(masked)} integers of "
                 f"{block.slot.ring} bits, not {given.shape} of {given.dtype}"
             )
         masked[:] = given.view(masked.dtype)
@@ -60,7 +60,7 @@ def masked_blocks(
 
 
 def root_of(blocks: bytes) -> bytes:
-    """What a party signs of its masked vector: a digest of the SHA-256 of the digests of its blocks."""
+    """The digest that a party signs for its masked vector, from the SHA-256 of the digests of its blocks."""
     return digest(b"masked", blocks)
 
 

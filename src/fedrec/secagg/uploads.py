@@ -1,4 +1,4 @@
-"""Masked vectors as they arrive: blocks in any order, twice or never; a vector counts when all of it fits its root."""
+"""Masked vectors as their blocks arrive, in any order, twice or never; a complete vector must match its root."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Spool = MutableMapping[tuple[int, int], bytes | memoryview]
 
 
 class Uploads:
-    """The sum of all whole masked vectors, and the blocks of those still under way.
+    """The sum of all complete masked vectors, and the blocks of incomplete ones.
 
     Args:
-        layout: of the vectors.
-        total: unsigned arrays by name to add to, for instance mapped from a file; zeros by default.
-        spool: keeps the blocks of unfinished vectors, by party and block; a dictionary by default.
+        layout: layout of the vectors.
+        total: unsigned arrays by name to which vectors are added, for instance mapped from a file; zeros by default.
+        spool: storage for blocks of incomplete vectors, by party and block; a dictionary by default.
     """
 
     def __init__(
@@ -40,18 +40,18 @@ class Uploads:
         self._claims: dict[int, bytes] = {}
 
     def add_block(self, party: int, body: memoryview) -> None:
-        """Take one block; the same block again is no harm.
+        """Add one block; a repeated block is ignored.
 
         Raises:
-            DamagedError: if there is no such block, its size is another, another one came before, or the vector that it
-                completes is not the one whose root was signed.
+            DamagedError: if the block is not in the layout, has a wrong size or differs from an earlier version, or if
+                the completed vector does not match its signed root.
         """
         index = int.from_bytes(body[:8], "little")
         if len(body) < 8 or index >= len(self._layout) or len(body) - 8 != self._layout[index].nbytes:
             raise DamagedError(f"party {party} sent a block that the layout does not have")
         digest = hashlib.sha256(body[8:]).digest()
-        known = self._digests.setdefault(party, {})
-        if known.setdefault(index, digest) != digest:
+        digests = self._digests.setdefault(party, {})
+        if digests.setdefault(index, digest) != digest:
             raise DamagedError(f"party {party} sent two versions of block {index}")
         if party in self.roots or party in self.refused or (party, index) in self._spool:
             return
@@ -59,10 +59,10 @@ class Uploads:
         self._finish(party)
 
     def close_vector(self, party: int, root: bytes) -> None:
-        """Take the signed root that ends a vector; blocks may still be on their way.
+        """Set the signed root of a vector; some of its blocks may arrive later.
 
         Raises:
-            DamagedError: if all blocks are there and do not fit it.
+            DamagedError: if all blocks have arrived and do not match the root, or the vector was refused before.
         """
         if party in self.refused:
             raise DamagedError(f"the masked vector of party {party} was refused before")
@@ -70,18 +70,18 @@ class Uploads:
         self._finish(party)
 
     def drop_unfinished(self) -> None:
-        """Forget the blocks of vectors that never became whole."""
+        """Delete the blocks of incomplete vectors."""
         self._spool.clear()
 
     def _finish(self, party: int) -> None:
-        known = self._digests.get(party, {})
-        if party not in self._claims or len(known) < len(self._layout):
+        digests = self._digests.get(party, {})
+        if party not in self._claims or len(digests) < len(self._layout):
             return
-        root = root_of(hashlib.sha256(b"".join(known[index] for index in range(len(self._layout)))).digest())
+        root = root_of(hashlib.sha256(b"".join(digests[index] for index in range(len(self._layout)))).digest())
         if root != self._claims[party]:
             self._discard(party)
             self.refused.add(party)
-            raise DamagedError(f"the masked vector of party {party} is not the one whose root it signed")
+            raise DamagedError(f"the masked vector of party {party} does not match the root that the party signed")
         for block in self._layout:
             piece = self.total[block.slot.name][block.start : block.stop]
             piece += np.frombuffer(self._spool.pop((party, block.index)), block.slot.dtype)

@@ -1,8 +1,8 @@
-"""The frame that every message of a secure sum travels in: one header, a body of known size, one signature.
+"""The frame of every message of secure aggregation: a header, a body of known size, and a signature.
 
 A frame is a header of 48 bytes (`FRSA`, version, stage, recipient, sender, length, digest of the manifest), the body,
-and the sender's Ed25519 signature of both. Blocks of masked values carry none: the message that ends an upload signs a
-digest of them all. The length is compared with what the stage allows before anything else is read.
+and the sender's Ed25519 signature of both. Blocks of masked values have no signature: the message that ends an
+upload signs a digest of all blocks. The length is compared with the limit of the stage before anything else is read.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ class Stage(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Message:
-    """A frame that was read; only its form is known to be right.
+    """A frame that was read and has the right form; its content is not checked yet.
 
     Args:
-        stage: its kind.
+        stage: kind of the message.
         sender: index of the party, or `COORDINATOR`.
         recipient: index of the party, or `ANYBODY`.
-        context: digest of the manifest that it belongs to.
-        body: without header and signature.
-        signature: of header and body; empty for a block.
+        context: digest of its manifest.
+        body: the bytes between header and signature.
+        signature: signature of header and body; empty for a block.
         signed: header and body; empty for a block.
     """
 
@@ -73,7 +73,7 @@ class Message:
 
     @property
     def fingerprint(self) -> bytes:
-        """Tells one version of a message from another."""
+        """A digest that differs for different versions of a message."""
         return hashlib.sha256(self.signed or self.body).digest()
 
 
@@ -91,12 +91,12 @@ def compose(
 
 
 def signed_by(public: bytes, message: Message) -> bool:
-    """Whether the frame bears the signature of this key."""
+    """Whether this key signed the frame."""
     return verify(public, message.signature, message.signed)
 
 
 def limits(manifest: Manifest | None) -> Mapping[Stage, int]:
-    """Longest body of each stage under a manifest; without one only a manifest is read."""
+    """Maximum length of the body of each stage; without a manifest, only a manifest is allowed."""
     if manifest is None:
         return {Stage.MANIFEST: MANIFEST_LIMIT}
     n, near = len(manifest.parties), manifest.neighbours
@@ -121,35 +121,37 @@ def parse(data: Data, allowed: Mapping[Stage, int], context: bytes | None) -> Me
     """Read a frame.
 
     Args:
-        data: the frame; of a block, the body is not copied.
-        allowed: longest body by stage; other stages are refused.
-        context: digest of the manifest it must belong to; `None` for any.
+        data: the frame; the body of a block is not copied.
+        allowed: maximum length of the body by stage; other stages are refused.
+        context: digest of the manifest to which the frame must belong; `None` for any.
 
     Raises:
-        DamagedError: if it is not a frame of these stages, is longer than allowed, was cut, or belongs elsewhere.
+        DamagedError: if the frame is malformed, too long, incomplete, of another stage or of another manifest.
     """
     if len(data) < HEADER_BYTES:
-        raise DamagedError("these bytes are not a message of a secure sum: too short")
-    magic, version, number, recipient, sender, length, found = _HEADER.unpack_from(data)
+        raise DamagedError("these bytes are not a message of secure aggregation: too short")
+    magic, version, number, recipient, sender, length, own = _HEADER.unpack_from(data)
     if magic != _MAGIC:
-        raise DamagedError("these bytes are not a message of a secure sum")
+        raise DamagedError("these bytes are not a message of secure aggregation")
     if version != _VERSION:
-        raise DamagedError(f"a message of a secure sum has version {version}, this side speaks {_VERSION}")
+        raise DamagedError(
+            f"a message has protocol version {version}, and this side has version {_VERSION}; install the same fedrec"
+        )
     try:
         stage = Stage(number)
     except ValueError:
-        raise DamagedError(f"a message of a secure sum is of an unknown stage {number}") from None
+        raise DamagedError(f"a message has the unknown stage {number}") from None
     if stage not in allowed:
         raise DamagedError(f"a message of stage {stage.name} is not expected here")
     if length > allowed[stage]:
-        raise DamagedError(f"a message of stage {stage.name} claims {length} bytes, {allowed[stage]} are allowed")
+        raise DamagedError(f"a message of stage {stage.name} has {length} bytes, and {allowed[stage]} are allowed")
     tail = 0 if stage is Stage.BLOCK else SIGNATURE_BYTES
     if len(data) != HEADER_BYTES + length + tail:
-        raise DamagedError(f"a message of stage {stage.name} was cut, or goes on after its end")
-    if context is not None and found != context:
-        raise DamagedError(f"a message of stage {stage.name} belongs to another secure sum")
+        raise DamagedError(f"a message of stage {stage.name} is incomplete, or longer than its header says")
+    if context is not None and own != context:
+        raise DamagedError(f"a message of stage {stage.name} belongs to another sum")
     end = HEADER_BYTES + length
     body = memoryview(data)[HEADER_BYTES:end]
     if stage is Stage.BLOCK:
-        return Message(stage, sender, recipient, found, body, b"", b"")
-    return Message(stage, sender, recipient, found, body, bytes(data[end:]), bytes(data[:end]))
+        return Message(stage, sender, recipient, own, body, b"", b"")
+    return Message(stage, sender, recipient, own, body, bytes(data[end:]), bytes(data[:end]))

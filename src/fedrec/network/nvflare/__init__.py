@@ -1,1 +1,1 @@
-"""The only place that knows NVFlare: its post, jobs, startup kits and processes. Imports network and below."""
+"""Everything that uses NVFlare: messages, jobs, startup kits and processes. Imports network and below."""

@@ -24,7 +24,7 @@ def nodes_up(session: Any) -> list[str]:
         return sorted(client.name for client in session.get_system_info().client_info)
     except Exception as error:  # NVFlare raises what it likes
         raise RunError(
-            f"the federation's server does not answer ({error}); is 'fedrec federation start' running?"
+            f"the federation's server does not answer ({error}); start it with 'fedrec federation start'"
         ) from None
 
 
@@ -46,8 +46,8 @@ def admin_session(admin: Path) -> Any:
     """A session with the federation's server.
 
     Raises:
-        InputError: without NVFlare.
-        RunError: if the server is not up.
+        InputError: if NVFlare is not installed.
+        RunError: if the server is not running.
     """
     try:
         from nvflare.fuel.flare_api.flare_api import new_secure_session
@@ -55,15 +55,15 @@ def admin_session(admin: Path) -> Any:
         raise InputError("a federation across machines needs NVFlare; pip install 'fedrec[deploy]'") from None
     logging.getLogger("nvflare").setLevel(logging.CRITICAL)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells everybody that it connects
+        with contextlib.redirect_stdout(io.StringIO()):  # NVFlare prints that it connects
             return new_secure_session(ADMIN, str(admin.absolute()), timeout=10.0)
     except Exception as error:  # NVFlare raises what it likes
         raise RunError(
-            f"the federation's server cannot be reached ({type(error).__name__}: {last_words(str(error))}); is 'fedrec "
-            "federation start' running on this machine?"
+            f"the federation's server cannot be reached ({type(error).__name__}: {last_words(str(error))}); start "
+            "it on this machine with 'fedrec federation start'"
         ) from None
 
 
 def last_words(text: str) -> str:
-    """The end of NVFlare's chains of reasons: what happened."""
+    """The end of NVFlare's long error texts, which says what happened."""
     return " ".join(text.split())[-300:]

@@ -1,4 +1,4 @@
-"""Startup kits: certificates for mutual TLS, made by NVFlare's provisioning, and what a machine's NVFlare may do."""
+"""Startup kits: certificates for mutual TLS from NVFlare's provisioning, and NVFlare's permissions on a machine."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ __all__ = [
 
 ADMIN = "coordinator@fedrec.local"
 SOON = timedelta(days=30)
-"""How long before its end a certificate is warned about."""
+"""How long before its expiry a certificate causes warnings."""
 _ORGANISATION = re.compile(r"[^A-Za-z0-9_]")
 _CLASSES = ("fedrec.network.nvflare.mailslots.", "nvflare.collab.runtime.")
 
 
 def server_name(host: str) -> str:
-    """The name in the server's certificate: the host's own, or a fixed one for an address."""
+    """The name in the server's certificate: the host name, or a fixed name for an IP address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -50,25 +50,26 @@ def server_name(host: str) -> str:
 
 
 def provision(folder: Path, name: str, host: str, port: int, nodes: Sequence[str]) -> Path:
-    """Make the startup kits of a federation; the certificates of those that have one stay as they are.
+    """Make the startup kits of a federation; existing certificates do not change.
 
     Args:
-        folder: where the provisioning keeps its state: the root key, and all kits.
-        name: of the federation.
-        host, port: where nodes find the coordinator.
+        folder: folder for the root key and all kits.
+        name: name of the federation.
+        host: name or address of the server.
+        port: port of the server.
         nodes: names of all nodes.
 
     Returns:
         The folder with one kit per participant.
 
     Raises:
-        InputError: for a name that NVFlare cannot have, or without NVFlare.
+        InputError: if a node's name is not allowed, or NVFlare is not installed.
         RunError: if provisioning fails.
     """
     for node in nodes:
         check_node_name(node)
         if node == server_name(host):
-            raise InputError(f"node {node!r}: the host of the federation's server has this name; choose another")
+            raise InputError(f"node {node!r}: the host of the server has this name; choose another name for the node")
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     server: dict[str, Any] = {"name": server_name(host), "type": "server", "org": "coordinator", "fed_learn_port": port}
@@ -97,103 +98,104 @@ def provision(folder: Path, name: str, host: str, port: int, nodes: Sequence[str
     if done.returncode or not made or not (made[-1] / server["name"]).is_dir():
         if "No module named nvflare" in done.stderr:
             raise InputError("a federation across machines needs NVFlare; pip install 'fedrec[deploy]'")
-        said = (done.stdout + done.stderr).strip().splitlines()
-        raise RunError(f"the startup kits could not be made: {said[-1] if said else 'NVFlare says nothing'}")
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        raise RunError(f"NVFlare could not make the startup kits: {lines[-1] if lines else 'it gave no reason'}")
     return made[-1]
 
 
 def identity_of(kit: Path) -> dict[str, str]:
-    """What a node's kit says: `name` of the node, `organisation`, `federation`.
+    """`name` of the node, `organisation` and `federation` of a node's startup kit.
 
     Raises:
-        InputError: if it is not a kit of a node.
+        InputError: if the folder is not a startup kit of a node.
     """
     try:
         data = parse_json(read_file(kit / "startup" / "fed_client.json", MOST_SETTINGS))
         name, federation = data["client"]["fqsn"], data["servers"][0]["name"]
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         raise InputError(
-            f"{kit} is not a node's startup kit: it has no startup/fed_client.json; the coordinator makes one with "
-            "'fedrec federation invite'"
+            f"{kit} is not the startup kit of a node: startup/fed_client.json is missing. The coordinator makes a kit "
+            "with 'fedrec federation invite'"
         ) from None
     return {"name": str(name), "organisation": _plain(str(name)), "federation": str(federation)}
 
 
 def check_kit(kit: Path, certificate: str, renewal: str = "ask for a new kit") -> datetime:
-    """Check a kit's certificate: in date, and made by the authority that came with it.
+    """Check that a kit's certificate is valid now and was issued by the authority in the kit.
 
     Args:
         kit: the startup kit.
-        certificate: its file in `startup`.
-        renewal: what to do about a certificate that cannot be used; the coordinator makes kits, owners ask for them.
+        certificate: file name of the certificate in `startup`.
+        renewal: what to do if the certificate cannot be used, for error texts.
 
     Returns:
-        When it expires.
+        When the certificate expires.
 
     Raises:
-        InputError: if it has expired, is not valid yet, or is somebody else's.
-        DamagedError: if it is no certificate.
+        InputError: if the certificate has expired, is not valid yet, or was issued by another authority.
+        DamagedError: if the file is not a certificate.
     """
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature
 
     startup = kit / "startup"
     try:
-        mine = x509.load_pem_x509_certificate(read_file(startup / certificate, MOST_SETTINGS))
+        own = x509.load_pem_x509_certificate(read_file(startup / certificate, MOST_SETTINGS))
         root = x509.load_pem_x509_certificate(read_file(startup / "rootCA.pem", MOST_SETTINGS))
     except (OSError, ValueError) as error:
         raise DamagedError(f"{startup}: the certificates cannot be read ({error}); {renewal}") from None
     try:
-        mine.verify_directly_issued_by(root)
+        own.verify_directly_issued_by(root)
     except (InvalidSignature, TypeError, ValueError):
-        raise InputError(f"{startup / certificate} was not made by the authority in rootCA.pem; {renewal}") from None
+        raise InputError(f"{startup / certificate} was not issued by the authority in rootCA.pem; {renewal}") from None
     now = datetime.now(UTC)
-    if now > mine.not_valid_after_utc:
-        raise InputError(f"the certificate of {kit} expired on {mine.not_valid_after_utc:%Y-%m-%d}; {renewal}")
-    if now < mine.not_valid_before_utc:
+    if now > own.not_valid_after_utc:
+        raise InputError(f"the certificate of {kit} expired on {own.not_valid_after_utc:%Y-%m-%d}; {renewal}")
+    if now < own.not_valid_before_utc:
         raise InputError(
-            f"the certificate of {kit} is not valid before {mine.not_valid_before_utc:%Y-%m-%d}; is the clock right?"
+            f"the certificate of {kit} is not valid before {own.not_valid_before_utc:%Y-%m-%d}; check the clock of "
+            "this machine"
         )
-    return mine.not_valid_after_utc
+    return own.not_valid_after_utc
 
 
 def expiry_of(kit: Path, certificate: str) -> datetime:
-    """When a kit's certificate ends, whether it can be used or not.
+    """When a kit's certificate expires, also if it has expired.
 
     Raises:
-        DamagedError: if it is no certificate.
+        DamagedError: if the file is not a certificate.
     """
     from cryptography import x509
 
     try:
-        found = x509.load_pem_x509_certificate(read_file(kit / "startup" / certificate, MOST_SETTINGS))
+        own = x509.load_pem_x509_certificate(read_file(kit / "startup" / certificate, MOST_SETTINGS))
     except (OSError, ValueError) as error:
         raise DamagedError(f"{kit / 'startup' / certificate} cannot be read ({error})") from None
-    return found.not_valid_after_utc
+    return own.not_valid_after_utc
 
 
 def ends_soon(expires: datetime, what: str, renewal: str) -> str | None:
-    """A caution where a certificate ends within `SOON`; `None` where it does not.
+    """A warning if a certificate expires within `SOON`, else `None`.
 
-    >>> ends_soon(datetime.now(UTC) + timedelta(days=3, hours=1), "the kit k", "ask for a new kit")[:44]
-    'the certificate of the kit k ends in 3 days,'
+    >>> ends_soon(datetime.now(UTC) + timedelta(days=3, hours=1), "the kit k", "ask for a new kit")[:47]
+    'the certificate of the kit k expires in 3 days,'
     >>> ends_soon(datetime.now(UTC) + timedelta(days=99), "the kit k", "ask for a new kit")
     """
     left = expires - datetime.now(UTC)
     if left > SOON:
         return None
-    when = "has ended" if left < timedelta(0) else f"ends in {left.days} day{'' if left.days == 1 else 's'}"
+    when = "expired" if left < timedelta(0) else f"expires in {left.days} day{'' if left.days == 1 else 's'}"
     return f"the certificate of {what} {when}, on {expires:%Y-%m-%d}; {renewal}"
 
 
 def lay_out(kit: Path, workspace: Path, server: bool) -> None:
-    """Make NVFlare's workspace from a kit, with rights and classes as this machine's owner wants them: no code that
-    comes with a job, no class but the mail slot, no shell, no logs to others.
+    """Make NVFlare's workspace from a kit, with restricted permissions: no code in jobs, no class except the mail
+    slot, no shell, no logs sent to others.
 
     Args:
-        kit: as it was handed out; it is not changed.
-        workspace: made anew but for its logs.
-        server: whether it is the coordinator's.
+        kit: the startup kit, which is not changed.
+        workspace: folder that is made again, except for its logs.
+        server: whether the workspace is that of the server.
     """
     workspace.mkdir(parents=True, exist_ok=True)
     workspace.chmod(0o700)
@@ -201,8 +203,16 @@ def lay_out(kit: Path, workspace: Path, server: bool) -> None:
         shutil.rmtree(workspace / name, ignore_errors=True)
         shutil.copytree(kit / name, workspace / name)
     (workspace / "transfer").mkdir(exist_ok=True)
-    jobs = {"submit_job": "any", "manage_job": "any", "view": "any", "download_job": "none", "clone_job": "none",
-            "operate": "any" if server else "none", "shell_commands": "none", "byoc": "none"}  # fmt: skip
+    jobs = {
+        "submit_job": "any",
+        "manage_job": "any",
+        "view": "any",
+        "download_job": "none",
+        "clone_job": "none",
+        "operate": "any" if server else "none",
+        "shell_commands": "none",
+        "byoc": "none",
+    }
     rights = {"format_version": "1.0", "permissions": {"project_admin": jobs}}
     replace_file(workspace / "local" / "authorization.json", json.dumps(rights, indent=1).encode())
     resources = _settings(workspace / "local" / "resources.json.default")
@@ -221,10 +231,10 @@ def lay_out(kit: Path, workspace: Path, server: bool) -> None:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """What a kit says in a file.
+    """The settings in a file of a kit.
 
     Raises:
-        DamagedError: if it says nothing that can be read.
+        DamagedError: if the file cannot be read or is not a mapping.
     """
     try:
         settings = parse_json(read_file(path, MOST_SETTINGS))
@@ -236,7 +246,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def config_name(server: bool) -> str:
-    """The file in `startup` that NVFlare's program reads."""
+    """Name of the file in `startup` that NVFlare's program reads."""
     return "fed_server.json" if server else "fed_client.json"
 
 

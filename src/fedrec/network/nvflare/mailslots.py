@@ -1,11 +1,11 @@
-"""What NVFlare's job processes run: mail slots that hand frames on and hold nothing.
+"""The code in NVFlare's job processes: mail slots that pass frames on and store nothing.
 
-At a node, `Mailbox` gives each frame to the node's own process and brings the answer back. At the coordinator, `Relay`
-does the same for the training process. Where each one finds its process is in the environment of the machine, never in
-the job. A slot ends with the process that started it.
+At a node, `Mailbox` passes each frame to the node's own process and returns the answer. At the coordinator, `Relay`
+does the same for the training process. Each finds its process through the environment of the machine, never through
+the job. A mail slot ends with the process that started it.
 
-A frame of more than a mebibyte travels in pieces, to and from a few nodes at a time: NVFlare holds several copies of
-what is on its way, and of twenty nodes' models that would be more than all else together.
+A frame of more than a mebibyte travels in pieces, to and from a few nodes at a time, because NVFlare keeps several
+copies of every message on its way, which for the models of twenty nodes would take most of the memory.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ __all__ = ["Mailbox", "Relay", "Trip"]
 _GLANCE = 1.0
 _SWEPT_BYTES = 1 << 25
 _MOST_ANSWER = min(MOST_BODY, most_bytes())
-"""Bytes of an answer: what the training process reads, if four copies fit in this machine's memory."""
+"""Maximum bytes of an answer: the limit of the training process, if four copies fit in this machine's memory."""
 _LANES = 4
 _KNOCK = 5.0
 _QUIET = 60.0
-"""Seconds between two words to the owner about what was refused."""
+"""Seconds between two messages to the owner about refused frames."""
 _SHARE = 0.25
-"""Of the time that is left, for one piece: a node that hangs keeps a lane from the others no longer."""
+"""Share of the remaining time for one piece, so that a hanging node does not block a lane for long."""
 
 
 class _Sweep:
-    """Frees what NVFlare leaves behind: its calls hold their frames in cycles of references, which Python finds by the
-    number of objects, not by their size."""
+    """Frees frames that NVFlare's calls keep in reference cycles. Python's collector starts by the number of objects,
+    not by their size, so it would start too late."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -52,7 +52,7 @@ class _Sweep:
         self._turn = threading.Lock()
 
     def passed(self, size: int) -> None:
-        """Say that so many bytes were handed on."""
+        """Count bytes that were passed on; collect garbage after every 32 MiB."""
         with self._turn:
             self._passed += size
             if self._passed >= _SWEPT_BYTES:
@@ -61,9 +61,9 @@ class _Sweep:
 
 
 class Mailbox:
-    """At a node: hands frames to the node's process, and holds no more of them than its owner allows.
+    """At a node: passes frames to the node's process, and stores no more of them than the owner allows.
 
-    What it refuses is an error for whoever sent it, and a word to the node's process.
+    A refused frame raises an error at the sender, and the node's process is told.
     """
 
     def __init__(self) -> None:
@@ -74,15 +74,15 @@ class Mailbox:
 
     @collab.publish
     def knock(self) -> bool:
-        """Say that the slot is there, whatever the node's process does."""
+        """Confirm that the mail slot is running, whatever the node's process does."""
         return True
 
     @collab.publish
     def bring(self, parcel: str, piece: bytes) -> bool:
-        """Take the next piece of a frame.
+        """Store the next piece of a frame.
 
         Raises:
-            RuntimeError: if it is longer than what may be held.
+            RuntimeError: if the frame is longer than allowed.
         """
         with self._refusing():
             self._parcels.add(parcel, piece)
@@ -90,14 +90,14 @@ class Mailbox:
 
     @collab.publish
     def deliver(self, parcel: str, frame: bytes) -> bytes | int:
-        """The node's answer to a frame, or to the one that was brought in pieces; the size of an answer that is long.
+        """The node's answer to a frame, or to the frame that arrived in pieces. For a long answer, its size.
 
         Raises:
-            RuntimeError: if the node's process is not there, or frame or answer are longer than what may be held.
+            RuntimeError: if the node's process is not running, or the frame or answer is longer than allowed.
         """
         with self._refusing():
             if type(frame) is not bytes or len(frame) > PIECE:
-                raise ValueError(f"a frame that is delivered at once has {PIECE} bytes at most")
+                raise ValueError(f"a frame in one piece may have at most {PIECE} bytes")
             brought = self._parcels.take(parcel)
         answer = _answered(brought, frame)
         self._sweep.passed(len(brought) + len(frame) + len(answer))
@@ -114,7 +114,7 @@ class Mailbox:
 
     @contextlib.contextmanager
     def _refusing(self) -> Iterator[None]:
-        """Tell both sides what was refused, and why; the owner not more often than once a minute."""
+        """Report a refusal and its reason to both sides, to the owner at most once a minute."""
         try:
             yield
         except ValueError as error:
@@ -125,11 +125,11 @@ class Mailbox:
                     connection = connect(Path(os.environ[NODE_SOCKET]))
                     connection.send({"refused": str(error)})
                     connection.close()
-            raise RuntimeError(f"the node's mail slot refused it: {error}") from None
+            raise RuntimeError(f"the node's mail slot refused the frame: {error}") from None
 
 
 def _answered(*frame: bytes | bytearray) -> bytes:
-    """What the node's own process says to a frame, here in parts."""
+    """The answer of the node's process to a frame, which is given in parts."""
     try:
         connection = connect(Path(os.environ[NODE_SOCKET]))
     except OSError:
@@ -147,10 +147,10 @@ def _answered(*frame: bytes | bytearray) -> bytes:
 
 
 class Relay:
-    """At the coordinator: takes frames of the training process to the nodes, each with a deadline of its own.
+    """At the coordinator: carries frames of the training process to the nodes, each with its own deadline.
 
     Args:
-        job: what the training process calls this job.
+        job: name of this job at the training process.
     """
 
     def __init__(self, job: str) -> None:
@@ -182,7 +182,7 @@ Pieces = tuple[memoryview, ...]
 
 
 def _bundled(head: dict[str, Any], body: bytes) -> list[tuple[int, str, Pieces]]:
-    """Number, site and frame of each trip of a message: heads in a row, and the parts that follow them all."""
+    """Number, site and frame of each trip of a message, which has all heads first and then the common parts."""
     view, place, trips = memoryview(body), 0, []
     for number, site, size in head["trips"]:
         trips.append((number, site, view[place : place + size]))
@@ -191,13 +191,13 @@ def _bundled(head: dict[str, Any], body: bytes) -> list[tuple[int, str, Pieces]]
 
 
 class Trip:
-    """One frame's way to a node and the answer's way back.
+    """Carries one frame to a node and its answer back.
 
     Args:
-        site: NVFlare's stand-in for the node's mailbox.
-        parcel: names the frame, for as long as the job lasts.
-        seconds: for all of it.
-        lanes: how many long frames are on their way at a time.
+        site: NVFlare's proxy of the node's mailbox.
+        parcel: name of the frame, unique in the job.
+        seconds: deadline of the whole trip.
+        lanes: limits the number of long frames that travel at the same time.
     """
 
     def __init__(self, site: Any, parcel: str, seconds: float, lanes: threading.BoundedSemaphore) -> None:
@@ -208,8 +208,8 @@ class Trip:
         """The node's answer to a frame.
 
         Raises:
-            TimeoutError: if time runs out.
-            ValueError: if the answer is not bytes, or not as long as it may be and was said to be.
+            TimeoutError: if the deadline passes.
+            ValueError: if the answer is not bytes, is too long, or has another size than announced.
         """
         if sum(map(len, frame)) > PIECE:
             with self._lane():
@@ -220,7 +220,7 @@ class Trip:
         return self._fetched(answer) if type(answer) is int else _piece(answer, range(PIECE + 1))
 
     def has_slot(self) -> bool:
-        """Whether the mail slot is still there: a node that is slow has one, a node that was started anew has not."""
+        """Whether the mail slot is still running: true for a slow node, false for a node that was restarted."""
         try:
             return bool(self._site(timeout=_KNOCK).knock())
         except Exception:  # NVFlare raises what it likes
@@ -228,7 +228,7 @@ class Trip:
 
     def _fetched(self, size: int) -> bytes:
         if not PIECE < size <= _MOST_ANSWER:
-            raise ValueError(f"a long answer of {size} bytes; more than {PIECE} and at most {_MOST_ANSWER} are taken")
+            raise ValueError(f"a long answer must have from {PIECE + 1} to {_MOST_ANSWER} bytes, not {size}")
         pieces = []
         with self._lane():
             for start in range(0, size, PIECE):
@@ -239,7 +239,7 @@ class Trip:
     @contextlib.contextmanager
     def _lane(self) -> Iterator[None]:
         if not self._lanes.acquire(timeout=self._left()):
-            raise TimeoutError("timed out waiting for others' long frames")
+            raise TimeoutError("timed out while the long frames of other nodes travelled")
         try:
             yield
         finally:
@@ -248,21 +248,21 @@ class Trip:
     def _left(self) -> float:
         left = self._until - time.monotonic()
         if left <= 0:
-            raise TimeoutError("timed out on the way")
+            raise TimeoutError("timed out on the way to the node")
         return left
 
 
 def _piece(piece: Any, sizes: Container[int]) -> bytes:
-    """What came from a node, where it is bytes of one of these sizes."""
+    """The piece, checked to be bytes of one of the given sizes."""
     if not isinstance(piece, bytes):
         raise ValueError("the answer is not bytes")
     if len(piece) not in sizes:
-        raise ValueError(f"a piece of the answer has {len(piece)} bytes, which is not what it was to have")
+        raise ValueError(f"a piece of the answer has an unexpected size of {len(piece)} bytes")
     return piece
 
 
 def _cut(frame: Pieces) -> Iterator[bytes]:
-    """A frame in pieces of the same length, but for the last."""
+    """A frame in pieces of equal length, except for the last."""
     held = bytearray()
     for view in frame:
         place = 0
@@ -277,24 +277,24 @@ def _cut(frame: Pieces) -> Iterator[bytes]:
         yield bytes(held)
 
 
-def _hand_over(connection: Connection, trip: Trip, said: dict[str, Any], frame: Pieces, sweep: _Sweep) -> None:
+def _hand_over(connection: Connection, trip: Trip, head: dict[str, Any], frame: Pieces, sweep: _Sweep) -> None:
     answer = b""
     try:
         answer = trip.go(frame)
-    except Exception as error:  # whatever became of the call, the training process is told
+    except Exception as error:  # the training process learns of every error
         late = isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError) or "timed out" in str(error)
-        said["failure"] = ["timeout" if late else "gone", str(error)[:500]]
+        head["failure"] = ["timeout" if late else "gone", str(error)[:500]]
     try:
-        connection.send(said, answer)
-        if "failure" in said and not trip.has_slot():
-            connection.send({"lost": said["site"]})
+        connection.send(head, answer)
+        if "failure" in head and not trip.has_slot():
+            connection.send({"lost": head["site"]})
     except OSError:
         return
     sweep.passed(sum(map(len, frame)) + len(answer))
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it has ended: nothing is left behind."""
+    """End this process when its parent process ends."""
     parent = int(os.environ[PARENT])
 
     def watch() -> None:

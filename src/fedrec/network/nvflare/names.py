@@ -1,4 +1,4 @@
-"""Variables by which mail slots find the process they belong to; they say nothing of NVFlare, nor need it."""
+"""Names of environment variables with which mail slots find their process; this module does not import NVFlare."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ __all__ = ["NODE_MOST", "NODE_SOCKET", "POST_SOCKET"]
 
 NODE_SOCKET = "FEDREC_NODE_SOCKET"
 NODE_MOST = "FEDREC_NODE_MOST_BYTES"
-"""How many bytes of frames its slot may hold for a node."""
+"""Maximum bytes of frames that the mail slot of a node may store."""
 POST_SOCKET = "FEDREC_POST_SOCKET"

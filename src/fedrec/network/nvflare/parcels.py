@@ -1,6 +1,7 @@
-"""What a node's mail slot holds while a long frame or answer is on its way: never more than the owner allows.
+"""Storage of a node's mail slot for long frames and answers on their way, limited to what the owner allows.
 
-Pieces come before anybody can look at a signature, from whoever NVFlare lets through; so they are counted as they come.
+Pieces arrive before a signature can be checked, from everybody whom NVFlare lets through, so their bytes are counted as
+they arrive.
 """
 
 from __future__ import annotations
@@ -17,31 +18,31 @@ PIECE = 1 << 20
 _MOST_PARCELS = 8
 _LONGEST_NAME = 64
 _FORGOTTEN = 3600.0
-"""Seconds after which a parcel that nobody touched is let go."""
+"""Seconds without use after which a parcel is deleted."""
 _GIB = 1 << 30
 
 
 def most_bytes() -> int:
-    """Bytes of a frame of which four copies fit in this machine's memory."""
+    """Maximum bytes of a frame, so that four copies fit in this machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def held_bytes(memory_gb: float | None = None) -> int:
-    """Bytes that a node's mail slot holds before anybody has looked at a signature.
+    """Maximum bytes that a node's mail slot stores before a signature is checked.
 
     Args:
-        memory_gb: what its owner lets the node have: a frame and the arrays in it must both fit. Where the owner does
-            not say, half a gibibyte, and no more than a quarter of the machine's memory.
+        memory_gb: `limits.memory_gb` of the node, which must be enough for a frame and the arrays in it. With `None`
+            the maximum is half a gibibyte, and at most a quarter of the machine's memory.
     """
     return min(_GIB // 2, most_bytes()) if memory_gb is None else int(memory_gb * _GIB) // 2
 
 
 class Parcels:
-    """Frames and answers by name, of `most` bytes in all; for one new that does not fit, the oldest ones are let go.
+    """Frames and answers by name, of at most `most` bytes together; the oldest are deleted to make room.
 
     Args:
-        most: bytes of all parcels together.
-        clock: seconds, monotonic.
+        most: maximum bytes of all parcels together.
+        clock: monotonic clock in seconds.
     """
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -52,66 +53,66 @@ class Parcels:
 
     @property
     def size(self) -> int:
-        """Bytes that are held now."""
+        """Bytes of all stored parcels."""
         return sum(map(len, self._held.values()))
 
     def add(self, name: str, piece: bytes) -> None:
         """Add the next piece of a parcel.
 
         Raises:
-            ValueError: if it is no piece, or the parcel is longer than what may be held; nothing of it is held then.
+            ValueError: if the piece is malformed or the parcel becomes too long; the parcel is deleted then.
         """
         if type(name) is not str or len(name) > _LONGEST_NAME:
-            raise ValueError(f"a parcel has a name of {_LONGEST_NAME} letters at most")
+            raise ValueError(f"the name of a parcel may have at most {_LONGEST_NAME} letters")
         if type(piece) is not bytes or not 0 < len(piece) <= PIECE:
-            raise ValueError(f"a piece has 1 to {PIECE} bytes")
+            raise ValueError(f"a piece must have from 1 to {PIECE} bytes")
         with self._turn:
-            there = self._held.get(name)
-            # What was fetched from, or was never brought in pieces, is not gone on with.
-            begun = there if isinstance(there, bytearray) else bytearray()
+            stored = self._held.get(name)
+            # A parcel that was stored whole is an answer, which pieces cannot continue.
+            begun = stored if isinstance(stored, bytearray) else bytearray()
             self._make_room(name, len(begun) + len(piece))
             begun += piece
             self._held[name] = begun
 
     def keep(self, name: str, whole: bytes) -> None:
-        """Hold a whole answer until it is fetched.
+        """Store a whole answer until it is fetched.
 
         Raises:
-            ValueError: if it is longer than what may be held.
+            ValueError: if the answer is too long.
         """
         with self._turn:
             self._make_room(name, len(whole))
             self._held[name] = whole
 
     def take(self, name: str) -> bytearray | bytes:
-        """What was brought of a parcel, which is no longer held; nothing where there is none."""
+        """The stored bytes of a parcel, which is deleted; empty if there is no such parcel."""
         with self._turn:
             self._touched.pop(name, None)
             return self._held.pop(name, b"")
 
     def cut(self, name: str, start: int) -> bytes:
-        """A piece of an answer, which goes with its last one.
+        """A piece of an answer; the answer is deleted with its last piece.
 
         Raises:
-            ValueError: if there is no such answer.
+            ValueError: if there is no such answer, or no piece at `start`.
         """
         with self._turn:
             whole = self._held.get(name)
             if not isinstance(whole, bytes) or type(start) is not int or not 0 <= start < len(whole):
-                raise ValueError("there is no such piece of an answer")
+                raise ValueError("the answer has no such piece, or was deleted")
             self._touched[name] = self._clock()
             if start + PIECE >= len(whole):
                 self._forget(name)
             return whole[start : start + PIECE]
 
     def _make_room(self, name: str, size: int) -> None:
-        """Let go of what is old, so that a parcel may have so many bytes."""
+        """Delete old parcels until a parcel of `size` bytes fits."""
         now = self._clock()
         if size > self._most:
             self._forget(name)
             raise ValueError(
-                f"a frame or answer of more than {self._most:,} bytes, which is all that this node takes: half of "
-                "limits.memory_gb in its node.toml, or half a GiB where that is not set. Its owner may set it higher"
+                f"a frame or answer has more than {self._most:,} bytes, the maximum of this node: half of "
+                "limits.memory_gb in its node.toml, or half a GiB by default. The owner may raise limits.memory_gb"
             )
         self._touched.pop(name, None)
         others = [other for other in self._touched if now - self._touched[other] > _FORGOTTEN]

@@ -1,8 +1,8 @@
-"""The post over NVFlare: frames to nodes on other machines, under mutual TLS, through mail slots that hold nothing.
+"""Frames to nodes on other machines over NVFlare, under mutual TLS, through mail slots that store nothing.
 
-An NVFlare job is only the road: its processes hand frames on between this process and the nodes' own. When a job
-fails, as it does when one site's job process dies, or when a node comes back that it does not reach, the next is
-submitted with whoever is up, and the training goes on.
+The processes of an NVFlare job only pass frames between this process and the nodes' own. A job fails when the job
+process of one site ends, and cannot reach a node that connects later. Then a new job is submitted with all connected
+nodes, and the training continues.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ POST = "post.sock"
 _GLANCE = 1.0
 _ASK_AGAIN = 20.0
 _LONGEST_PAUSE = 300.0
-"""Seconds between jobs that are started for a node which each loses again, or while others are at work."""
+"""Maximum seconds between new jobs for a node that every job loses, or while other nodes are busy."""
 _JOB = "fedrec"
 _SLOTS = "fedrec.network.nvflare.mailslots"
 
@@ -44,13 +44,13 @@ class NvflarePost:
     """Carries frames through NVFlare jobs.
 
     Args:
-        folder: of the federation; the server's processes find this one by a socket there.
+        folder: folder of the federation, with the socket through which the server's processes reach this process.
         admin: the coordinator's admin kit.
         start: seconds for a job to start.
-        tell: told in words what becomes of jobs.
+        tell: receives messages about jobs.
 
     Raises:
-        RunError: if another training uses the federation, or its server is not up.
+        RunError: if another training uses the federation, or the server is not running.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class NvflarePost:
         self._pauses: dict[str, float] = {}
         self._building = threading.Lock()
         self._closed = False
-        self._lock = hold(folder / ".training", f"another training uses the federation {folder}; wait for its end")
+        self._lock = hold(folder / ".training", f"another training uses the federation {folder}; wait until it ends")
         self._listener: Listener | None = None
         try:
             self._session = admin_session(admin)
@@ -75,15 +75,15 @@ class NvflarePost:
             raise
 
     def ask(self, frames: Mapping[str, Frame], seconds: float, enough: int | None = None) -> dict[str, bytes | Failure]:
-        """Hand one frame to each of some nodes; starts a job where there is none, or a better one can be had."""
+        """Send one frame to each of some nodes; starts a new job if there is none, or if a node is not in the job."""
         with self._building:
             relay = None if self._closed else self._road(frames)
         if relay is None:
-            return {name: Failure("gone", "it is not up") for name in frames}
+            return {name: Failure("gone", "not connected") for name in frames}
         return relay.ask(frames, seconds, enough)
 
     def close(self) -> None:
-        """End the job and the connection to the server; whoever asks or waits is told that nobody is up."""
+        """End the job and the connection to the server; waiting requests fail."""
         if self._closed:
             return
         self._closed = True
@@ -98,15 +98,15 @@ class NvflarePost:
         os.close(self._lock)
 
     def _road(self, wanted: Collection[str]) -> RelayLink | None:
-        """The job in use, or a new one: after a failure, and when somebody is up whom this one does not reach.
+        """The present job, or a new one after a failure or when a node is connected that the present job lacks.
 
-        A new job ends what others are asked in the old one, so those are waited for, for some minutes; and a node that
-        is lost from job after job gets a new one less and less often.
+        A new job ends requests of the old one, so busy nodes get some minutes first; and a node that is lost from job
+        after job causes new jobs less and less often.
         """
         relay = self._relay
         if relay is None or not relay.alive:
             if relay is not None:
-                self._tell("NVFlare's job ended; a new one is started with the nodes that are up")
+                self._tell("NVFlare's job ended; starting a new job with all connected nodes")
             return self._begin()
         missing, now = set(wanted) - relay.reached, time.monotonic()
         if not missing or now - self._asked_last < _ASK_AGAIN:
@@ -119,11 +119,11 @@ class NvflarePost:
             return relay
         for name in back:
             self._pauses[name] = min(2 * self._pauses.get(name, _ASK_AGAIN / 2), _LONGEST_PAUSE)
-        self._tell(f"{', '.join(back)}: back, but not in NVFlare's job; a new one is started")
+        self._tell(f"{', '.join(back)}: connected again, but not in NVFlare's job; starting a new job")
         return self._begin()
 
     def _begin(self) -> RelayLink | None:
-        """Submit a job, in the place of the one before, and wait until its relay is there."""
+        """Submit a job that replaces the present one, and wait until its relay connects."""
         self._end_job()
         self._asked_last = time.monotonic()
         self._back_since = {}
@@ -148,7 +148,7 @@ class NvflarePost:
                         return relay
                 status = str(self._session.get_job_meta(self._job).get("status", ""))
                 if status.startswith("FINISHED"):
-                    self._tell(f"NVFlare could not start the job: {status}; the logs of server and nodes say more")
+                    self._tell(f"NVFlare could not start the job: {status}; see the logs of the server and the nodes")
                     return None
         except Exception as error:  # NVFlare raises what it likes
             self._tell(f"NVFlare could not start the job: {error}")
@@ -159,7 +159,7 @@ class NvflarePost:
         return None
 
     def _up(self) -> list[str]:
-        """Who is up; nobody while the server is not, which may be back for the next question."""
+        """Names of the connected nodes; empty while the server is not running."""
         for _ in range(2):
             try:
                 return nodes_up(self._session)
@@ -184,22 +184,22 @@ class NvflarePost:
         self._awaited = None
 
     def _welcome(self, connection: Connection) -> None:
-        """A relay connects: its first message says whom it reaches; then it brings answers until it ends."""
+        """Serve a relay that connects: its first message names the nodes it reaches, further ones are answers."""
         first = connection.receive()
         awaited = self._awaited
         if first is None or awaited is None or first[0].get("job") != awaited[0]:
-            return  # of a job that was given up; it ends, as nobody listens to it
+            return  # the relay of an abandoned job, which ends without an answer
         relay = RelayLink(connection, tuple(str(site) for site in first[0].get("sites", ())))
         awaited[1].put(relay)
         relay.listen()
 
 
 def job_files(nodes: list[str], number: str) -> dict[str, str]:
-    """The job, by file name: it names the two mail slots of the installed fedrec and carries no code.
+    """The files of the job by name, which name the two mail slots of the installed fedrec and contain no code.
 
     Args:
-        nodes: that take part.
-        number: by which the relay of this job is known.
+        nodes: names of the nodes that take part.
+        number: identifier of the relay of this job.
     """
     server = {
         "format_version": 2,

@@ -1,4 +1,4 @@
-"""The server's job process, seen from the training process."""
+"""The training process's connection to the server's job process."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["RelayLink"]
 
 _GRACE = 2.0
 _STUCK = 10.0
-"""Seconds in which a relay that is there takes at least something of what it is sent."""
+"""Seconds in which a running relay accepts at least some bytes."""
 
 
 class RelayLink:
-    """Hands frames to the relay and its answers to whoever waits for them.
+    """Passes frames to the relay, and its answers to the threads that wait for them.
 
     Args:
-        connection: to the relay.
-        sites: names of the nodes that its job reaches.
+        connection: connection to the relay.
+        sites: names of the nodes that the job reaches.
     """
 
     def __init__(self, connection: Connection, sites: tuple[str, ...]) -> None:
@@ -43,30 +43,30 @@ class RelayLink:
 
     @property
     def busy(self) -> bool:
-        """Whether somebody waits for an answer."""
+        """Whether a thread waits for an answer."""
         return bool(self._waiting)
 
     def ask(self, frames: Mapping[str, Frame], seconds: float, enough: int | None) -> dict[str, bytes | Failure]:
-        """Hand one frame to each of some nodes; as of `Post.ask`."""
+        """Send one frame to each of some nodes, see `Post.ask`."""
         answers: dict[str, bytes | Failure] = {}
         arrived: queue.Queue[tuple[str, bytes | Failure]] = queue.Queue()
         numbers = []
         bundles: dict[tuple[int, ...], list[tuple[int, str]]] = {}
         for name, frame in frames.items():
             if name not in self.reached:
-                answers[name] = Failure("gone", "it is not up")
+                answers[name] = Failure("gone", "not connected")
                 continue
             number = next(self._numbers)
             with self._changing:
                 self._waiting[number] = name, arrived
             numbers.append(number)
             bundles.setdefault(tuple(map(id, frame.parts)), []).append((number, name))
-        for bundle in bundles.values():  # what several nodes get goes to the relay once
+        for bundle in bundles.values():  # common parts of several frames go to the relay once
             heads = [frames[name].head for _, name in bundle]
             trips = [[number, name, len(head)] for (number, name), head in zip(bundle, heads, strict=True)]
             try:
-                said = {"trips": trips, "seconds": max(seconds, 0.1)}
-                self._connection.send(said, *heads, *frames[bundle[0][1]].parts)
+                request = {"trips": trips, "seconds": max(seconds, 0.1)}
+                self._connection.send(request, *heads, *frames[bundle[0][1]].parts)
             except OSError:
                 self.close()
         until = time.monotonic() + seconds + _GRACE
@@ -82,7 +82,7 @@ class RelayLink:
                 reached(good)
         missing = Failure("timeout", f"no answer in {seconds:.3g} s")
         if enough is not None and good >= enough:
-            missing = Failure("late", "others were quicker")
+            missing = Failure("late", "enough other nodes answered first")
         answers = {name: answers.get(name, missing) for name in frames}
         with self._changing:
             for number in numbers:
@@ -90,13 +90,13 @@ class RelayLink:
         return answers
 
     def listen(self) -> None:
-        """Hand answers to whoever waits for them, until the relay ends."""
+        """Pass answers to the threads that wait for them, until the relay ends."""
         while (message := self._connection.receive()) is not None:
             head, body = message
             number, lost, failure = head.get("id"), head.get("lost"), head.get("failure")
             self.reached -= {str(lost)}
             if not self.reached:
-                break  # the job is over, whether its relay knows or not
+                break  # no node is left, so the job is over
             with self._changing:
                 waiting = self._waiting.pop(number, None) if type(number) is int else None
             if waiting is not None:
@@ -105,7 +105,7 @@ class RelayLink:
         self._ended()
 
     def close(self) -> None:
-        """Let the relay end."""
+        """End the relay."""
         self._connection.close()
         self._ended()
 
@@ -114,10 +114,10 @@ class RelayLink:
         with self._changing:
             waiting, self._waiting = self._waiting, {}
         for name, arrived in waiting.values():
-            arrived.put((name, Failure("gone", "NVFlare's job ended before it answered")))
+            arrived.put((name, Failure("gone", "NVFlare's job ended before the node answered")))
 
 
-def _failure(said: object) -> Failure:
-    """Why there is no answer, as the relay says it."""
-    kind, words = said if isinstance(said, list) and len(said) == 2 else ("gone", said)
+def _failure(reason: object) -> Failure:
+    """The failure that the relay reports."""
+    kind, words = reason if isinstance(reason, list) and len(reason) == 2 else ("gone", reason)
     return Failure(str(kind), last_words(str(words)))

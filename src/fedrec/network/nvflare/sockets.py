@@ -1,4 +1,4 @@
-"""Messages over a Unix socket between processes of one owner: a head in JSON and bytes."""
+"""Messages over a Unix socket between processes of one owner; a message has a JSON head and a body of bytes."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _SIZES = struct.Struct("<IQ")
 _LONGEST_PATH = 100
 _MOST_HEAD = 1 << 20
 _AHEAD = 1 << 20
-"""Bytes that are made room for before they come; from then on, as many as came."""
+"""Bytes allocated before they arrive; later allocations are as large as what has arrived."""
 MOST_BODY = 1 << 34
-"""Bytes beside the head of a message, where nothing smaller is agreed."""
+"""Maximum bytes of a body by default."""
 
 
 class Connection:
     """One end of a socket; several threads may send, one may receive.
 
     Args:
-        link: connected.
-        most: bytes of a body that are taken.
+        link: the connected socket.
+        most: maximum bytes of a body.
     """
 
     def __init__(self, link: socket.socket, most: int = MOST_BODY) -> None:
@@ -43,7 +43,7 @@ class Connection:
         self._sending = threading.Lock()
 
     def limit_sending(self, seconds: float) -> None:
-        """Let a message fail when the other end takes nothing of it for so long; receiving waits for ever."""
+        """Let `send` fail if the other end accepts no bytes for `seconds`; `receive` has no time limit."""
         whole = int(seconds)
         span = struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
         self._link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
@@ -52,7 +52,7 @@ class Connection:
         """Send one message, whose body may come in several parts.
 
         Raises:
-            OSError: if the other end is gone, or took nothing for longer than `limit_sending` allows.
+            OSError: if the other end is closed, or accepted no bytes for longer than `limit_sending` allows.
         """
         text = json.dumps(head).encode()
         with self._sending:
@@ -61,7 +61,7 @@ class Connection:
                 self._link.sendall(part)
 
     def receive(self) -> tuple[dict[str, Any], bytes] | None:
-        """The next message; `None` when the other end is gone, or says what it may not."""
+        """The next message; `None` if the other end is closed or the message is malformed or too long."""
         try:
             sizes = self._exactly(_SIZES.size)
             if sizes is None:
@@ -72,19 +72,19 @@ class Connection:
             head, rest = self._exactly(text), self._exactly(body)
             if head is None or rest is None:
                 return None
-            said = parse_json(head)
-            return (said, bytes(rest)) if isinstance(said, dict) else None
+            fields = parse_json(head)
+            return (fields, bytes(rest)) if isinstance(fields, dict) else None
         except (OSError, ValueError):
             return None
 
     def close(self) -> None:
-        """End the connection; who waits for a message gets `None`."""
+        """Close the connection; a thread in `receive` gets `None`."""
         with contextlib.suppress(OSError):
             self._link.shutdown(socket.SHUT_RDWR)
         self._link.close()
 
     def _exactly(self, size: int) -> bytearray | None:
-        """So many bytes; whoever only says that they will come fills no memory."""
+        """`size` bytes; memory grows with the bytes that arrive, not with the announced size."""
         data, done = bytearray(min(size, _AHEAD)), 0
         while done < size:
             if done == len(data):
@@ -98,12 +98,12 @@ class Connection:
 
 
 class Listener:
-    """Accepts connections at a path that only the owner may use, each handled in a thread of its own.
+    """Accepts connections at a path that only the owner may use, and handles each in a thread of its own.
 
     Args:
-        path: of the socket; a stale one is replaced.
-        handle: called with every connection; it is closed afterwards.
-        most: bytes of a message's body that are taken.
+        path: path of the socket; an old socket is replaced.
+        handle: called with every connection, which is closed afterwards.
+        most: maximum bytes of a message's body.
     """
 
     def __init__(self, path: Path, handle: Callable[[Connection], None], most: int = MOST_BODY) -> None:
@@ -121,7 +121,7 @@ class Listener:
         threading.Thread(target=self._accept, daemon=True, name="fedrec-listener").start()
 
     def close(self) -> None:
-        """Accept nobody any longer."""
+        """Stop accepting connections."""
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
@@ -138,7 +138,7 @@ class Listener:
     def _serve(self, link: socket.socket) -> None:
         connection = Connection(link, self._most)
         try:
-            with contextlib.suppress(OSError):  # the other end went away
+            with contextlib.suppress(OSError):  # the other end closed the connection
                 self._handle(connection)
         finally:
             connection.close()
@@ -148,7 +148,7 @@ def connect(path: Path) -> Connection:
     """Connect to a listener.
 
     Raises:
-        OSError: if there is none.
+        OSError: if no listener is at this path.
     """
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -160,10 +160,10 @@ def connect(path: Path) -> Connection:
 
 
 def socket_path(folder: Path, name: str) -> Path:
-    """Where a socket of `folder` is: inside, or, as such paths must be short, in a temporary folder of the user.
+    """Path of a socket of `folder`: inside the folder or, as such paths must be short, in a temporary folder.
 
     Raises:
-        RunError: if what has the name of that folder may be somebody else's.
+        RunError: if the temporary folder may belong to another user.
     """
     inside = folder.absolute() / name
     if len(str(inside)) <= _LONGEST_PATH:
@@ -171,17 +171,17 @@ def socket_path(folder: Path, name: str) -> Path:
     place = Path(tempfile.gettempdir()) / f"fedrec-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         place.mkdir(mode=0o700)
-    found = place.lstat()
-    mode = stat.S_IMODE(found.st_mode) & 0o777
+    status = place.lstat()
+    mode = stat.S_IMODE(status.st_mode) & 0o777
     reasons = {
-        "it is no folder": not stat.S_ISDIR(found.st_mode),
-        "it is another user's": found.st_uid != os.getuid(),
+        "it is not a folder": not stat.S_ISDIR(status.st_mode),
+        "it belongs to another user": status.st_uid != os.getuid(),
         f"its mode is {mode:o}, not 700": mode != 0o700,
     }
     for reason, holds in reasons.items():
         if holds:
             raise RunError(
-                f"{place} is not used for sockets: {reason}; remove it, or set TMPDIR to a folder of your own, the "
-                "same for every fedrec command"
+                f"{place} cannot be used for sockets: {reason}. Delete it, or set TMPDIR to a folder of your own, the "
+                "same folder for every fedrec command"
             )
     return place / f"{hashlib.sha256(str(inside).encode()).hexdigest()[:16]}.{name}"

@@ -1,4 +1,4 @@
-"""Runs one of NVFlare's programs, and ends with the process that started it.
+"""Runs one of NVFlare's programs, and ends when its parent process ends.
 
 python -m fedrec.network.nvflare.supervised MODULE ARGUMENTS…
 """
@@ -15,7 +15,7 @@ import time
 __all__ = ["PARENT"]
 
 PARENT = "FEDREC_PARENT"
-"""Tells a process, in its environment, with which process it is to end."""
+"""Name of the environment variable with the number of the parent process, with which a process ends."""
 _GLANCE = 0.5
 
 
