@@ -84,9 +84,9 @@ def test_median_and_trimmed_mean_by_hand():
 def test_parts_without_clients_have_no_say_and_too_few_are_refused():
     parts = [part([1.0] * 6) for _ in range(3)] + [part([0.0] * 6, clients=0)]
     assert np.allclose(mean_of(robust_sum(SPEC, parts, 0, Robust(rule="median"))), 1.0)
-    with pytest.raises(PlanError, match="takes 3 nodes; there are 2"):
+    with pytest.raises(PlanError, match="needs 3 nodes with clients; only 2 have clients; add nodes, or lower tolerated"):
         robust_sum(SPEC, parts[:2], 0, Robust(rule="median"))
-    with pytest.raises(PlanError, match="takes 5"):
+    with pytest.raises(PlanError, match="needs 5"):
         robust_sum(SPEC, parts[:3], 0, Robust(rule="krum"))
 
 
@@ -142,7 +142,7 @@ def test_groups_under_the_secure_sum(tmp_path):
     [
         ({"robust": {"rule": "krum"}}, Placement(6, "hash", secure=True), "use over: groups"),
         ({"robust": {"rule": "krum", "over": "groups", "groups": 3}}, Placement(9, "hash"), "give --secure"),
-        ({"robust": {"rule": "median"}}, Placement(2, "hash"), "there are 2"),
+        ({"robust": {"rule": "median"}}, Placement(2, "hash"), "needs 3 nodes with clients; only 2 have clients"),
     ],
 )
 def test_where_robust_means_are_refused(changes, placement, words, tmp_path):

@@ -76,7 +76,7 @@ def robust_sum(spec: SumSpec, parts: Sequence[Sum], round: int, how: Robust) -> 
     if len(present) < needed:
         raise PlanError(
             f"robust: {how.rule} against {hostile} hostile parts needs {needed} {how.over} with clients; only "
-            f"{len(present)} have clients; add {{how.over}}, or lower tolerated"
+            f"{len(present)} have clients; add {how.over}, or lower tolerated"
         )
     means = {
         array.name: np.stack([part.arrays[array.name].reshape(-1) / (array.unit * part.clients) for part in present])
