@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-real test-all lint kernels locked clean
+.PHONY: demo test test-real test-all lint kernels locked docs package smoke clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,5 +49,22 @@ test-all: $(READY)
 	$(MAKE) --jobs 2 lint kernels
 	$(PYTEST) -m ""
 
+# site/: all pages, with docs/reference made anew from the code.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/python deploy/reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean --quiet
+	@echo 'Open site/index.html; its search needs a server: python -m http.server -d site'
+
+# dist/: the source distribution, and the wheel that is built from it.
+package: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[package]'
+	rm -rf dist
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --outdir dist
+
+# Both in fresh environments, with every Python that is here, or with PYTHONS; see deploy/smoke.py.
+smoke:
+	$(BIN)/python deploy/smoke.py dist $(PYTHONS)
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build src/*.egg-info
+	rm -rf $(VENV) dist site .mypy_cache .pytest_cache .ruff_cache build src/*.egg-info

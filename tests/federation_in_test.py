@@ -90,6 +90,7 @@ class Federation:
         self.folder, self.secure = folder, secure
         data = fr.load_data(plan.data.source)
         self.catalog: Catalog = data.catalog
+        self.offered: Catalog | None = None
         self.plan = plan.resolve(data, "0" * 64)
         places = partition(data, "hash", nodes, plan.seed)
         self.names = [f"node-{place}" for place in range(nodes)]
@@ -135,8 +136,9 @@ class Federation:
 
     @property
     def agreement(self) -> Agreement:
-        """The plan, with its model and catalog."""
-        return Agreement.of(self.plan, self.catalog)
+        """The plan, with its model and catalog; a coordinator that lies offers another one."""
+        agreed = Agreement.of(self.plan, self.catalog)
+        return agreed if self.offered is None else replace(agreed, catalog=self.offered)
 
     def engine(self, post: LocalPost, run: Run, waiting: Waiting = WAITING) -> RemoteEngine:
         """The coordinator's view of the nodes behind a post."""

@@ -13,7 +13,7 @@ import polars as pl
 import fedrec as fr
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,9 @@ def write_table(path: Path, names: dict[str, str]) -> None:
 
 def other_files(folder: Path, page: str) -> None:
     """Files that the commands of a page read, with the columns that they name."""
-    source = "synthetic:users=300,items=80" if page == "docs/threat-model.md" else "federation"
-    private = "{epsilon: 4, delta: 1.0e-6}"
+    audited = page == "docs/threat-model.md"
+    source = "synthetic:users=300,items=80" if audited else "federation"
+    private = "{epsilon: 4, delta: 1.0e-6" + ("}" if audited else ", noise: distributed, users: 100000}")
     plan = f"data: {{source: '{source}'}}\nmodel: {{name: ease}}\nprivacy: {private}\n"
     (folder / "plan.yaml").write_text(plan, encoding="utf-8")
     like = {"user_id": "user_id", "item_id": "item_id", "rating": "rating", "timestamp": "timestamp"}

@@ -97,8 +97,8 @@ def test_rounds_that_one_client_may_take_part_in(k, z, expected):
     ("epsilon", "pld", "rdp"),
     [
         (1, 1.41473, 1.51322),
-        (2, 0.95911, 1.02238),
-        (4, 0.73488, 0.77762),
+        pytest.param(2, 0.95911, 1.02238, marks=pytest.mark.exhaustive),
+        pytest.param(4, 0.73488, 0.77762, marks=pytest.mark.exhaustive),
         (8, 0.58635, 0.61595),
     ],
 )
@@ -129,7 +129,7 @@ def test_noise_of_one_release(epsilon, delta, sigma):
     assert epsilon_of(noise_for(epsilon, delta, 1), delta, 1) <= epsilon * (1 + 1e-9)
 
 
-@PROPERTY
+@settings(PROPERTY, max_examples=10)
 @given(NOISE, st.integers(1, 50), st.floats(0.01, 0.5))
 def test_epsilon_grows_with_rounds_and_sampling_and_falls_with_noise(z, rounds, q):
     base = epsilon_of_event(sampled(q, z, rounds), 1e-5, step=1e-3)

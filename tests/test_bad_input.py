@@ -230,7 +230,7 @@ CASES: dict[str, Case] = {
     "cohort is NaN": train("--set cohort=.nan", "cohort", "nan"),
     "negative seed": train("--seed=-1", "seed", "-1"),
     "weight before cap": plan(
-        GOOD + "release: [{step: weight, by: interactions}, {step: cap, items: 5}]\n", "cap", "weight", "before"
+        GOOD + "release: [{step: weight, by: interactions}, {step: cap, items: 5}]\n", "cap", "weight", "order"
     ),
     "unknown step": plan(GOOD + "release: [{step: clap}]\n", "release", "clap"),
     "step without name": plan(GOOD + "release: [{items: 5}]\n", "release", "step"),
@@ -256,7 +256,7 @@ CASES: dict[str, Case] = {
     "a file is in the way": Case("train --data log.csv --model ease --out log.csv", ("log.csv", "exists")),
     "a file above": Case("train --data log.csv --model ease --out log.csv/run", ("log.csv",)),
     "resume what": Case("train --resume", ("--resume", "--out")),
-    "resume with other settings": Case("train --resume --out run --model mf", ("run", "own plan", "--model")),
+    "resume with other settings": Case("train --resume --out run --model mf", ("run", "keeps its plan", "--model")),
     "resume no run": Case("train --resume --out empty", ("empty", "not a run")),
     "no run": Case("evaluate empty", ("empty", "not a run", "plan.yaml")),
     "missing run": Case("evaluate rum", ("rum", "not a run", "did you mean 'run'")),

@@ -213,7 +213,7 @@ def test_titles_and_ids_are_shown_as_they_are(tmp_path: Path, monkeypatch: pytes
     assert fedrec("train", "--data", "log.csv", "--model", "ease", "--split", "none", "--out", "run").code == 0
     said = fedrec("recommend", "run", "--user", "u:0", "--include-seen")
     assert all(name in said.out for name in names)
-    assert "like [rec] 2" in fedrec("similar", "run", "--item", "[rec] 2").out
+    assert "similar to [rec] 2" in fedrec("similar", "run", "--item", "[rec] 2").out
     wanted = answer(fedrec("recommend", "run", "--user", "u:0", "--include-seen", "--only", "007", "--json"))
     assert [row["item_id"] for row in wanted["recommendations"]] == ["007"]
 
@@ -304,7 +304,7 @@ def test_how_data_is_read_and_cleaned_wins_over_the_plan(run: Path, fedrec: Call
     assert (data["source"], data["on_error"], data["encoding"]) == ("log.csv", "skip", "latin-1")
     assert data["cleaning"]["rating_at_least"] == 3
     said = fedrec("train", "--model", "popularity", "--clean", "rating_at_least=3", "--out", "n")
-    assert (said.code, "no data" in said.err) == (2, True)
+    assert (said.code, "the data is missing" in said.err) == (2, True)
 
 
 def test_compare_gives_means_over_seeds_and_each_model_its_settings(run: Path, fedrec: Call) -> None:

@@ -89,8 +89,8 @@ def assert_as_if_never_killed(home: Home, whole: Home) -> None:
 
 @pytest.mark.parametrize(
     ("name", "secure", "together", "stride"),
-    [("mf", False, False, 3), ("best", False, True, 37), ("ease", False, False, 3), ("mf", True, False, 7),
-     ("mf", True, True, 71)],
+    [("mf", False, False, 5), ("best", False, True, 61), ("ease", False, False, 5), ("mf", True, False, 11),
+     ("mf", True, True, 113)],
 )  # fmt: skip
 def test_killed_at_a_write_and_resumed(name: str, secure: bool, together: bool, stride: int, tmp_path: Path) -> None:
     assert_resumes(tmp_path, PLANS[name], secure, together, stride)
@@ -170,13 +170,14 @@ def _killed_after_frame(home: Home, number: int) -> bool:
         NodeHost.answer = plainly  # type: ignore[method-assign]
 
 
+@pytest.mark.parametrize("stride", [7, pytest.param(3, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("together", [False, True], ids=["coordinator", "coordinator and nodes"])
-def test_a_private_run_that_is_killed_is_charged_once(together: bool, tmp_path: Path) -> None:
+def test_a_private_run_that_is_killed_is_charged_once(together: bool, stride: int, tmp_path: Path) -> None:
     whole = Home(tmp_path / "whole", PLANS["private"], secure=False, together=together)
     assert not whole.train()
     due = charges(whole)
     assert len(due) == 1 + 4
-    for write in range(0, 200, 13 if together else 3):
+    for write in range(0, 200, 4 * stride + 1 if together else stride):
         home = Home(tmp_path / "killed", PLANS["private"], secure=False, together=together)
         killed = home.train(write, half=write % 2 == 0)
         assert not killed or not home.train()
@@ -315,8 +316,17 @@ def test_a_model_that_was_damaged_is_saved_anew(what: str, tmp_path: Path) -> No
     assert sorted(path.name for path in served.folder.parent.iterdir()) == [f"{served.folder.name}-2", "latest"]
 
 
-@pytest.mark.parametrize("death", ["at a step", "at a write", "in a write"])
-@pytest.mark.parametrize("name", ["mf", "private"])
+@pytest.mark.parametrize(
+    ("name", "death"),
+    [
+        ("mf", "at a step"),
+        ("mf", "in a write"),
+        ("private", "at a write"),
+        pytest.param("mf", "at a write", marks=pytest.mark.exhaustive),
+        pytest.param("private", "at a step", marks=pytest.mark.exhaustive),
+        pytest.param("private", "in a write", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_the_latest_model_is_whole_wherever_saving_was_killed(
     name: str, death: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,9 +42,19 @@ def assert_resumed_like(folder: Path, whole: Path, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_killed_at_some_writes(model: str, whole: dict[str, Path], tmp_path: Path) -> None:
+    assert_resumes(model, {"ease": 2, "mf": 5}.get(model, 11), whole, tmp_path)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("model", MODELS)
 def test_killed_at_one_write_after_the_other(model: str, whole: dict[str, Path], tmp_path: Path) -> None:
+    assert_resumes(model, 1, whole, tmp_path)
+
+
+def assert_resumes(model: str, stride: int, whole: dict[str, Path], tmp_path: Path) -> None:
+    """Killed at every so manieth write, in turn before it and within it, a run goes on to the same end."""
     tries = 0
-    stride = 1 if model in ("ease", "mf") else 11
     while killed_at(tmp_path / "run", model, tries * stride, half=tries % 2 == 0):
         assert_resumed_like(tmp_path / "run", whole[model], model)
         shutil.rmtree(tmp_path / "run")
@@ -60,7 +70,7 @@ def test_killed_again_and_again(whole: dict[str, Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attempts", [6, pytest.param(20, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("attempts", [3, pytest.param(20, marks=pytest.mark.exhaustive)])
 def test_processes_killed_with_signal_nine(attempts: int, whole: dict[str, Path], tmp_path: Path) -> None:
     draws = random.Random(7)
     died = 0
@@ -71,7 +81,7 @@ def test_processes_killed_with_signal_nine(attempts: int, whole: dict[str, Path]
         died += done.returncode == -9
         assert done.returncode in (0, -9), done.stderr.decode()
         assert_resumed_like(folder, whole["mf"], "mf")
-    assert died >= attempts * 0.7
+    assert died >= attempts * 0.6
 
 
 def test_a_finished_run_says_so_again(whole: dict[str, Path]) -> None:

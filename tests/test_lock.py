@@ -51,6 +51,6 @@ def test_the_image_has_what_the_page_says_and_only_known_bytes() -> None:
     assert all("--require-hashes" in line or line.endswith("--no-deps --no-build-isolation .") for line in installs)
 
 
-@pytest.mark.parametrize("pin", ["pip", "setuptools", "numpy", "nvflare"])
+@pytest.mark.parametrize("pin", ["pip", "setuptools", "numpy", "nvflare", "build", "mkdocs-material"])
 def test_what_builds_is_pinned_too(pin: str) -> None:
     assert re.search(rf"^{pin}==", (TOP / "constraints.txt").read_text(), re.MULTILINE)

@@ -20,8 +20,8 @@ from fedrec.data.databases.urls import database_of
 from fedrec.data.sources import load_data, load_source
 from fedrec.errors import InputError, UnnamedSourceError
 from fedrec.federation.agreement import Agreement
+from fedrec.federation.model_folder import load_shared, save_shared
 from fedrec.federation.plan import Plan
-from fedrec.federation.run import load_shared, save_shared
 from fedrec.runs.training import train_run
 
 CLEAR, MD5 = 3, 5

@@ -262,7 +262,7 @@ def test_the_digest_is_said_and_held_to_the_one_that_the_owner_named(owner, fedr
     assert said.code == 2
     assert f"data.digest in node.toml is {digest}" in found["training"]
     assert "stop at the first malformed row" in found["training"]
-    assert "names another source" in flat(fedrec("node", "check"))
+    assert "not the digest of this data" in flat(fedrec("node", "check"))
 
 
 def test_private_runs_and_what_they_cost_are_listed(owner, fedrec):

@@ -99,7 +99,7 @@ def test_a_node_refuses_features_that_the_plan_does_not_pin(plan: Callable[..., 
     federation = Federation(tmp_path / "other", plan(), nodes=3)
     features = federation.catalog.features
     assert features is not None
-    federation.catalog = Catalog(federation.catalog.items, features.with_columns(genres=pl.lit(["war"])))
+    federation.offered = Catalog(federation.catalog.items, features.with_columns(genres=pl.lit(["war"])))
     outcome = federation.train(LocalPost(federation.hosts()))
     assert "features of the catalog" in str(outcome.error)
     digest = federation.plan.catalog

@@ -392,7 +392,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("archive.bin", b"PK\x03\x04zip", "is a zip archive. Unpack the archive"),
         ("latin.csv", "user,item\n1,2\n1,caf\xe9\n".encode("latin-1"), r"line 3: byte 0xE9 .* encoding='latin-1'"),
         ("wide.csv", "user,item\n1,2\n".encode("utf-16"), "encoding='utf-16'"),
-        ("torn.csv.gz", gzip.compress(os.urandom(50).hex().encode() * 99)[:80], "breaks off"),
+        ("torn.csv.gz", gzip.compress(os.urandom(50).hex().encode() * 99)[:80], "is cut off"),
         ("torn.csv.zst", zstd(b"user,item\n" + b"1,2\n" * 99)[:20], "cannot be"),
         ("words.txt", b"hello\nworld\n", "format of the file is not recognised"),
     ):
@@ -409,7 +409,7 @@ def test_no_permission_is_said(tmp_path: Path) -> None:
     path = tmp_path / "secret.csv"
     path.write_text("user,item\n1,2\n")
     path.chmod(0)
-    with pytest.raises(InputError, match="no permission to read it"):
+    with pytest.raises(InputError, match="no permission to read the file"):
         read_interactions(path)
 
 
@@ -417,7 +417,7 @@ def test_no_permission_is_said_for_any_user(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "secret.csv"
     path.write_text("user,item\n1,2\n")
     monkeypatch.setattr(os, "access", lambda place, mode: False)
-    with pytest.raises(InputError, match=r"secret.csv: no permission to read it"):
+    with pytest.raises(InputError, match=r"secret.csv: no permission to read the file"):
         read_interactions(path)
 
 

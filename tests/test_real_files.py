@@ -239,7 +239,7 @@ def test_files_of_another_schema_are_refused_by_name(tmp_path: Path) -> None:
             {"user_id": [1], "item_id": [2], "rating": [3]},
             "has column 'rating' for rating, but a.parquet has no column",
         ),
-        ({"uid": [1], "item_id": [2]}, "has column 'uid' for user_id, and a.parquet has column 'user_id'"),
+        ({"uid": [1], "item_id": [2]}, "has column 'uid' for user_id, but a.parquet has column 'user_id'"),
     ):
         pl.DataFrame(table).write_parquet(tmp_path / "b.parquet")
         with pytest.raises(InputError, match=f"b.parquet: {message}"):

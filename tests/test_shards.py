@@ -18,9 +18,11 @@ from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.item_floor import ItemFloor, floor_spec
+from fedrec.federation.own_rounds import OwnRounds
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.warm_start import Changed
+from fedrec.models.base import Arrays
 from fedrec.models.outline import keeps_rows
 from fedrec.models.private_state import blank, flattened, placed
 from fedrec.node.founding import found_node
@@ -90,13 +92,13 @@ class Twins(LocalEngine):
             assert_same(total, twin.evaluate(call))
         return [total]
 
-    def keep(self, shared: Any, committed: int) -> None:
+    def keep(self, shared: Arrays, committed: OwnRounds) -> None:
         for node in (*self.nodes, *self.twins):
-            node.keep(shared, committed)
+            node.keep(shared, committed[node.name])
 
-    def finish(self, shared: Any, committed: int, kept: int) -> None:
+    def finish(self, shared: Arrays, committed: OwnRounds, kept: OwnRounds) -> None:
         for node in (*self.nodes, *self.twins):
-            node.finish(shared, committed, kept)
+            node.finish(shared, committed[node.name], kept[node.name])
 
 
 @pytest.mark.parametrize("kept", ["in memory", "on the disk"])

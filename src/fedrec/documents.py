@@ -43,15 +43,15 @@ class DocumentError(ValueError):
 
 
 def read_file(path: Path, most: int | None = None) -> bytes:
-    """The bytes of a regular file, if there are no more than `most`.
+    """Read a regular file of at most `most` bytes.
 
     Args:
         path: of the file; a link to a file is one.
-        most: bytes; `None` for what the file says of its size.
+        most: maximum number of bytes; `None` for the size that the file reports.
 
     Raises:
         OSError: if there is no such file, or it cannot be read.
-        DocumentError: if it is a device, a pipe or a socket, or is too long.
+        DocumentError: if the path is a device, a pipe or a socket, or the file is too long.
     """
     with open_file(path) as file:
         allowed = os.fstat(file.fileno()).st_size if most is None else most
@@ -62,31 +62,31 @@ def read_file(path: Path, most: int | None = None) -> bytes:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """A regular file, open for reading.
+    """Open a regular file for reading.
 
     Args:
         path: of the file; a link to a file is one.
 
     Raises:
         OSError: if there is no such file, or it cannot be read.
-        DocumentError: if it is a device, a pipe or a socket.
+        DocumentError: if the path is a device, a pipe or a socket.
     """
     # A pipe that nobody writes to must not hang whoever looks what it is.
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    found = os.fstat(file.fileno())
-    if stat.S_ISREG(found.st_mode):
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode):
         return file
     file.close()
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(21, os.strerror(21), str(path))
     raise DocumentError("a device, a pipe or a socket, not a regular file")
 
 
 def parse_json(text: str | bytes | bytearray) -> Any:
-    """What a JSON document says.
+    """Parse a JSON document.
 
     Raises:
-        DocumentError: if it is not JSON, says a key twice, or is nested too deep.
+        DocumentError: if the text is not JSON, repeats a key, or is nested too deep.
 
     >>> parse_json('{"a": [1, 2]}')
     {'a': [1, 2]}
@@ -109,10 +109,10 @@ def parse_json(text: str | bytes | bytearray) -> Any:
 
 
 def parse_toml(text: str) -> Any:
-    """What a TOML document says.
+    """Parse a TOML document.
 
     Raises:
-        DocumentError: if it is not TOML, or is nested too deep.
+        DocumentError: if the text is not TOML, or is nested too deep.
     """
     try:
         return _shallow(tomllib.loads(text))
@@ -125,11 +125,11 @@ def parse_toml(text: str) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML document says.
+    """Parse a YAML document.
 
     Raises:
-        DocumentError: naming the line, if it is not YAML, says a key twice, is nested too deep, or has anchors, aliases
-            or tags.
+        DocumentError: if the text is not YAML, repeats a key, is nested too deep, or has anchors, aliases or tags;
+            names the line.
 
     >>> parse_yaml("{a: [1, 2.5, x], b: null}")
     {'a': [1, 2.5, 'x'], 'b': None}

@@ -27,35 +27,35 @@ class FedrecError(Exception):
 
 
 class InputError(FedrecError):
-    """Data, a file, an id or an argument that cannot be used as given."""
+    """Data, a file, an id or an argument is invalid."""
 
 
 class NothingLeftError(InputError):
-    """Data of which reading or cleaning left nothing."""
+    """Reading or cleaning left no interaction."""
 
 
 class PlanError(InputError):
-    """A plan that is malformed, impossible, or cannot keep what it promises."""
+    """A plan is malformed, impossible, or cannot keep its promises."""
 
 
 class DamagedError(FedrecError):
-    """Bytes (a sum, a model, a journal) that are not what they claim to be."""
+    """Bytes (of a sum, a model, a journal) are damaged or were changed."""
 
 
 class RunError(InputError):
-    """A run that cannot go on: the folder is in use, was changed, or does not fit the plan."""
+    """A run cannot continue: its folder is in use, was changed, or does not fit the plan."""
 
 
 class InterruptedRunError(FedrecError):
-    """A training that somebody interrupted; says how it goes on."""
+    """A training was interrupted; the message says how to continue it."""
 
 
 class UnnamedSourceError(InputError):
-    """A database that a plan or a run names and the person who uses it does not.
+    """A plan or run names a database that its user has not named.
 
     Args:
-        source: its URL.
-        where: what names it.
+        source: URL of the database.
+        where: the plan or run that names the database.
     """
 
     def __init__(self, source: str, where: str) -> None:
@@ -68,7 +68,7 @@ class UnnamedSourceError(InputError):
 
 
 def suggestion(name: object, choices: Iterable[object]) -> str:
-    """Say which known name is near, or list them when there are few.
+    """Suggest the choice nearest to a name, or list the choices if no choice is near.
 
     >>> suggestion("eese", ["ease", "mf", "popularity"])
     ". Did you mean 'ease'?"
@@ -77,11 +77,11 @@ def suggestion(name: object, choices: Iterable[object]) -> str:
     >>> suggestion("zzz", [])
     ''
     """
-    known = sorted({str(choice) for choice in choices})
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    names = sorted({str(choice) for choice in choices})
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     if near:
         return f". Did you mean {near[0]!r}?"
-    if not known:
+    if not names:
         return ""
-    shown = ", ".join(known[:20])
-    return f". Choose from: {shown}" + (", …" if len(known) > 20 else "")
+    shown = ", ".join(names[:20])
+    return f". Choose from: {shown}" + (", …" if len(names) > 20 else "")

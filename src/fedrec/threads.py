@@ -1,4 +1,4 @@
-"""How many threads kernels and linear algebra may use, as a person says it."""
+"""Set the number of threads of kernels and linear algebra."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _set: list[threadpool_limits] = []
 
 
 def check_threads(threads: object, name: str = "threads") -> int:
-    """The number of threads that somebody asked for.
+    """Check a number of threads.
 
     Raises:
-        InputError: if it is not from 1 to the number of cores that this process may use.
+        InputError: if the number is not from 1 to the number of cores that this process may use.
 
     Example:
         >>> check_threads(1)
@@ -40,14 +40,14 @@ def check_threads(threads: object, name: str = "threads") -> int:
 
 
 def set_threads(threads: int | None = None) -> None:
-    """Let kernels and linear algebra use so many threads from now on.
+    """Set the number of threads that kernels and linear algebra use from now on.
 
     Kernels keep the number for the calling thread, linear algebra for the whole process. Without this, kernels use all
     cores, or as many as `NUMBA_NUM_THREADS` says; linear algebra goes by `OMP_NUM_THREADS` and the like. No number
     changes a model, but for plans with `reproducible: false`, whose models it may change by rounding.
 
     Args:
-        threads: from 1 to the number of cores; `None` for what it was in the beginning.
+        threads: from 1 to the number of cores; `None` restores the initial number.
 
     Raises:
         InputError: for any other number.
@@ -84,5 +84,5 @@ def held_threads(threads: int | None) -> Iterator[None]:
 
 def blas_threads(libraries: ThreadpoolController) -> int:
     """Threads that linear algebra may use now: as many as kernels, and no more than its own variables allow."""
-    found = [library["num_threads"] for library in libraries.info() if library["user_api"] == "blas"]
-    return min(thread_count(), max(found, default=1))
+    limits = [library["num_threads"] for library in libraries.info() if library["user_api"] == "blas"]
+    return min(thread_count(), max(limits, default=1))

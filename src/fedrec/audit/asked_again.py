@@ -25,7 +25,7 @@ from fedrec.evaluation.protocols import Protocol
 from fedrec.federation.call_fields import Call
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.item_floor import ItemFloor, floor_spec
-from fedrec.models.base import Arrays
+from fedrec.models.base import Arrays, queries_of
 
 __all__ = [
     "again_committed",
@@ -140,7 +140,7 @@ def _noise_between(stage: Staged, call: RoundCall, one: Sum, other: Sum) -> floa
     """Mean square of the difference of two sums of a node, in squares of its share of noise: 2 for unlike draws."""
     assert call.privacy is not None
     squares: list[np.ndarray] = []
-    for query in stage.agreement.model.queries(call.shared, call.round):
+    for query in queries_of(stage.agreement.model, call.shared, call.round):
         share = query.deviation(call.privacy.noise_multiplier) / math.sqrt(call.privacy.honest or 1)
         for name, metric in query.metrics.items():
             between = (one.value(name) - other.value(name)).reshape(-1)

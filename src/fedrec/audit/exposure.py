@@ -18,6 +18,7 @@ from fedrec.federation.calls import RoundCall
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.models.base import queries_of
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.privacy.guard import clipped
 from fedrec.recommending.topk import top_items
@@ -139,7 +140,7 @@ class _WithAttackers(LocalEngine):
         shard = self.shards[0]
         contributions = Contributions(self._arrays(call, rows, direction))
         contributions = shard.release.after(contributions, shard.clients.take(np.zeros(self._count, dtype=np.int64)))
-        queries = () if call.privacy is None else shard.model.queries(call.shared, call.round)
+        queries = queries_of(shard.model, call.shared, call.round)
         total = Sum.zeros(call.spec, call.round)
         total.add(clipped(contributions, queries, call.spec))
         return total

@@ -121,12 +121,13 @@ class Liar:
         agreement = self.stage.agreement if plan is None else Agreement.of(plan, self.stage.catalog)
         plan, shared = agreement.plan, self.stage.models[number] if model is None else model
         terms, excess = None, 1.0
-        if plan.privacy is not None:
+        if (private := plan.private()) is not None:
             texts = self._texts(parties)
             who, honest, _ = honest_of(texts) if self.stage.secure else ("", 1, 0)
             within = (len(texts), honest, who) if self.stage.secure else None
+            promised, trained = private
             protection = Protection(
-                plan.privacy, agreement.model, agreement.share, agreement.n_max, self.run, self.stage.chance, within
+                promised, trained, agreement.share, agreement.n_max, self.run, self.stage.chance, within
             )
             terms, excess = protection.round_terms(number), protection.excess
         spec = agreement.spec(shared, number, excess)

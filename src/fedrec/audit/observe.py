@@ -18,7 +18,7 @@ from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.gathering import Gathered, Gathering, merged
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
-from fedrec.models.base import Arrays, Given, State
+from fedrec.models.base import Arrays, Given, State, queries_of
 from fedrec.privacy.accounting import Charge
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.privacy.guard import clipped
@@ -143,5 +143,5 @@ def contribution_of(observed: Observed, positions: np.ndarray, seen: Seen) -> Co
     rows = None if private is None else {name: array[positions] for name, array in private.items()}
     clients = shard.release.before(shard.clients.take(positions), rng)
     contributions, _ = shard.model.contribute(Given(call.round, call.shared, public, rng), clients, rows)
-    queries = shard.model.queries(call.shared, call.round) if observed.private else ()
+    queries = queries_of(shard.model, call.shared, call.round)
     return clipped(shard.release.after(contributions, clients), queries, call.spec)

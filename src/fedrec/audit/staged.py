@@ -24,7 +24,7 @@ from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
-from fedrec.models.base import Arrays
+from fedrec.models.base import Arrays, queries_of
 from fedrec.network.post import LocalPost
 from fedrec.network.remote import RemoteEngine
 from fedrec.network.waiting import Waiting
@@ -234,9 +234,8 @@ def _rehearsed(bare: Staged) -> Staged:
     model = bare.agreement.model
     coordinator = Coordinator(bare.agreement, engine, run, engine.has_valid, chance=bare.chance)
     trained = coordinator.train(until=_ROUNDS)
-    clips = None
-    if bare.plan.privacy is not None:
-        clips = max(query.clip for round, shared in enumerate(engine.models) for query in model.queries(shared, round))
+    queries = [query for round, shared in enumerate(engine.models) for query in queries_of(model, shared, round)]
+    clips = max((query.clip for query in queries), default=None)
     return Staged(
         bare.folder, bare.mode, bare.plan, bare.catalog, bare.coordinator, bare.keys, bare.data, bare.chance,
         engine.models, trained.state.shared, clips, bare._numbers,

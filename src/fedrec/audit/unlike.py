@@ -20,7 +20,7 @@ from fedrec.errors import FedrecError, RunError
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.item_floor import SERVED
 from fedrec.federation.messages import Reply
-from fedrec.models.base import Arrays
+from fedrec.models.base import Arrays, queries_of
 
 __all__ = [
     "other_survivors",
@@ -215,13 +215,13 @@ def _changed(stage: Staged, shared: Arrays, ways: Sequence[Callable[[np.ndarray]
 def _quieter(stage: Staged, shared: Arrays) -> Arrays | None:
     """A model whose queries get less noise in the same rings; `None` if the noise depends on no shared array."""
     model, liar, real = stage.agreement.model, Liar(stage), Liar(stage).round(stage.last)
-    widest = max(query.clip for query in model.queries(shared, stage.last))
+    widest = max(query.clip for query in queries_of(model, shared, stage.last))
     for name, array in shared.items():
         for factor in (64, 16, 4) if array.dtype.kind == "f" else ():
             other = {**shared, name: array / array.dtype.type(factor)}
             try:
                 with np.errstate(all="raise"):
-                    narrow = max(query.clip for query in model.queries(other, stage.last)) < widest
+                    narrow = max(query.clip for query in queries_of(model, other, stage.last)) < widest
                     rings = [one.ring for one in liar.round(stage.last, model=other).spec.arrays]
             except (FedrecError, ArithmeticError, ValueError):
                 continue

@@ -47,7 +47,7 @@ def audit(
     from fedrec.federation.run import read_plan
 
     plan = Plan.read(target) if target.is_file() else read_plan(target)
-    found = attacked(
+    findings = attacked(
         plan,
         attack,
         told=lambda name: output.remark(f"attack: {name}"),
@@ -61,20 +61,20 @@ def audit(
         else f", epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g}"
     )
     table = rows_table(title, "attack", "by", "measured", "limit", "verdict")
-    for finding in found:
+    for finding in findings:
         allowed = "" if finding.limit is None else f"{finding.limit:.4g}"
         table.add_row(finding.attack, finding.against, f"{finding.value:.4g}", allowed, finding.verdict)
     if plot is not None:
-        draw(found, title, plot)
+        draw(findings, title, plot)
     answer = {
         "target": str(target),
         "model": plan.model["name"],
         "privacy": None if plan.privacy is None else plan.privacy.model_dump(),
         "findings": [
             {key: None if value == float("inf") else value for key, value in finding.to_json().items()}
-            for finding in found
+            for finding in findings
         ],
     }
-    output.answer(answer, table, *(escape(f"{finding.attack}: {finding.says}.") for finding in found))
-    if any(finding.verdict == "fail" and (plan.privacy is not None or finding.of_nodes) for finding in found):
+    output.answer(answer, table, *(escape(f"{finding.attack}: {finding.says}.") for finding in findings))
+    if any(finding.verdict == "fail" and (plan.privacy is not None or finding.of_nodes) for finding in findings):
         raise typer.Exit(1)

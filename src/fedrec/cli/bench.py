@@ -40,9 +40,11 @@ def bench(
     if name is None:
         table = rows_table("fedrec bench NAME", "benchmark", "times")
         table.columns[1].justify = "left"
-        for known, entry in BENCHMARKS.items():
-            table.add_row(known, entry.says)
-        output.answer({"benchmarks": {known: entry.says for known, entry in BENCHMARKS.items()}}, table)
+        for benchmark_name, entry in BENCHMARKS.items():
+            table.add_row(benchmark_name, entry.says)
+        output.answer(
+            {"benchmarks": {benchmark_name: entry.says for benchmark_name, entry in BENCHMARKS.items()}}, table
+        )
         return
     chosen = benchmark(name)
     source, remark = (data, None) if data is not None else default_source(chosen)
@@ -56,9 +58,9 @@ def bench(
     from fedrec.benchmarks.measuring import measure
 
     output.begin("bench", threads, progress=False)  # a bar would take time from what is timed
-    found = measure(name, plan, warmup, rounds, evaluation, output.remark)
-    found["data"]["stand_in"] = remark
-    output.answer(found, _header(found), _table(found))
+    figures = measure(name, plan, warmup, rounds, evaluation, output.remark)
+    figures["data"]["stand_in"] = remark
+    output.answer(figures, _header(figures), _table(figures))
 
 
 def _flat(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
@@ -69,29 +71,29 @@ def _flat(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
     return flat
 
 
-def _header(found: dict[str, Any]) -> str:
+def _header(figures: dict[str, Any]) -> str:
     """Task and machine, for people."""
-    data, place = found["data"], found["machine"]
+    data, place = figures["data"], figures["machine"]
     return (
-        f"{found['benchmark']}: {data['users']:,} users, {data['items']:,} items, {data['interactions']:,} "
-        f"interactions\n{place['processor']}, threads: {found['threads']}, load: {place['load']} to "
-        f"{found['load_after']}, peak memory: {found['peak_rss_mb']:,.0f} MiB\n"
+        f"{figures['benchmark']}: {data['users']:,} users, {data['items']:,} items, {data['interactions']:,} "
+        f"interactions\n{place['processor']}, threads: {figures['threads']}, load: {place['load']} to "
+        f"{figures['load_after']}, peak memory: {figures['peak_rss_mb']:,.0f} MiB\n"
     )
 
 
-def _table(found: dict[str, Any]) -> Any:
+def _table(figures: dict[str, Any]) -> Any:
     """Timings for people, in milliseconds."""
     table = rows_table("", "", "median ms", "min", "25 %", "75 %", "max", "timed")
     table.title = None
-    rows = {"whole": found.get("spread")}
+    rows = {"whole": figures.get("spread")}
     rows |= {
-        part: facts.get("spread", facts) for part, facts in found.items() if isinstance(facts, dict) and _timed(facts)
+        part: facts.get("spread", facts) for part, facts in figures.items() if isinstance(facts, dict) and _timed(facts)
     }
     for part, facts in rows.items():
         if facts is not None and part != "spread":
             cells = (f"{1000 * facts[key]:.2f}" for key in ("median", "min", "q25", "q75", "max"))
             table.add_row(part, *cells, str(facts["timed"]))
-    for metric, value in found.get("metrics", {}).items():
+    for metric, value in figures.get("metrics", {}).items():
         table.add_row(metric, f"{value:.4f}")
     return table
 

@@ -100,8 +100,10 @@ def _size(folder: Path) -> str:
 def _check_blas(facts: dict[str, Any]) -> None:
     from threadpoolctl import threadpool_info
 
-    found = [f"{pool['internal_api']} {pool['version']}" for pool in threadpool_info() if pool["user_api"] == "blas"]
-    facts["blas"] = ", ".join(sorted(set(found))) or "unknown"
+    libraries = [
+        f"{pool['internal_api']} {pool['version']}" for pool in threadpool_info() if pool["user_api"] == "blas"
+    ]
+    facts["blas"] = ", ".join(sorted(set(libraries))) or "unknown"
 
 
 def _check_data(facts: dict[str, Any], problems: list[str]) -> None:

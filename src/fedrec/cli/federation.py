@@ -89,7 +89,9 @@ def invite(
     keys = {PublicKey.parse(text).name: text for text in key or []}
     strangers = sorted(set(keys) - set(names))
     if strangers:
-        raise InputError(f"--key: {', '.join(strangers)} is not among the named nodes; add NAME, or remove the key")
+        raise InputError(
+            f"--key: {', '.join(strangers)} is not among the named nodes; name the node, or remove its key"
+        )
     grown = FederationFolder.open(folder).invite({node: keys.get(node, "") for node in names})
     ends = grown.valid_until()
     table = rows_table(f"{grown.name}: {len(grown.nodes)} nodes", "node", "key", "startup kit", "valid until")
@@ -187,7 +189,7 @@ def demo(
     ] = "ease",
     set_: Set = None,
     split: Split = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of all random draws.")] = None,
     secure: Annotated[bool, typer.Option("--secure", help="Secure aggregation: nodes mask their sums.")] = False,
     protocol: Protocol = None,
     metrics: Metrics = None,

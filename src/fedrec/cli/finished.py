@@ -88,16 +88,16 @@ def evaluate(
     model = opened_for(run, output, data, None, unknown_items, reading)
     from fedrec.federation.calls import HELD_OUT
 
-    chosen = next((known for known in HELD_OUT if known == part), None)
+    chosen = next((name for name in HELD_OUT if name == part), None)
     if chosen is None:
         raise InputError(f"--part {part!r} is not known{suggestion(part, HELD_OUT)}")
     opened = model.opened
     protocol = protocol or opened.plan.evaluation.protocol
-    if opened.origin is not None and (told := opened.warning_of(opened.measured, chosen)):
-        output.warn(told)
-    found = opened.measure(split_list(metrics) or opened.plan.evaluation.metrics, protocol, chosen)
+    if opened.origin is not None and (caution := opened.warning_of(opened.measured, chosen)):
+        output.warn(caution)
+    summaries = opened.measure(split_list(metrics) or opened.plan.evaluation.metrics, protocol, chosen)
     table = rows_table(f"{run}: {part}, {protocol}" + stamp(opened.plan.leaky), "metric", "value", "± s.e.", "users")
-    for name, summary in found.items():
+    for name, summary in summaries.items():
         error = "" if summary.standard_error is None else f"{summary.standard_error:.4f}"
         table.add_row(name, f"{summary.value:.4f}", error, f"{summary.users:,}")
     answer = {
@@ -105,9 +105,9 @@ def evaluate(
         "model": opened.model.name,
         "part": part,
         "protocol": protocol,
-        "metrics": {name: summary.value for name, summary in found.items()},
-        "standard_error": {name: summary.standard_error for name, summary in found.items()},
-        "users": max(summary.users for summary in found.values()),
+        "metrics": {name: summary.value for name, summary in summaries.items()},
+        "standard_error": {name: summary.standard_error for name, summary in summaries.items()},
+        "users": max(summary.users for summary in summaries.values()),
         "leaky": opened.plan.leaky,
         **clock.figures(),
     }
@@ -134,7 +134,7 @@ def recommend(
         Path | None,
         typer.Option(
             "--history",
-            help="File with interactions of new users, whom the model folds in. Default: recommend to all of them.",
+            help="File with interactions of new users, whom the model folds in. Default: all its users.",
         ),
     ] = None,
     unknown_items: UnknownItems = "raise",
@@ -217,13 +217,13 @@ def similar(
     catalog = model.opened.catalog
     wanted = [catalog.items.parse(text) for text in item]
     shown, answers = [], []
-    for one in wanted:
-        table = model.similar(one, n)
-        title = catalog.title(int(catalog.items.find([one])[0]))
+    for item_id in wanted:
+        table = model.similar(item_id, n)
+        title = catalog.title(int(catalog.items.find([item_id])[0]))
         shown.append(rows_table(f"similar to {title}", "item", *table.columns[1:]))
         for row in table.iter_rows():
             shown[-1].add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
-        answers.append({"item": one, "similar": table.to_dicts()})
+        answers.append({"item": item_id, "similar": table.to_dicts()})
     answer = answers[0] if len(answers) == 1 else {"items": answers}
     output.answer({"run": str(run), **answer, **clock.figures()}, *shown)
 

@@ -37,7 +37,7 @@ _DEMO = "synthetic"
 
 
 def compare(
-    data: Annotated[str, typer.Option("--data", help="A named set, a file or folder, or synthetic:…")],
+    data: Annotated[str, typer.Option("--data", help="A named data set, a file or folder, or synthetic:…")],
     models: Annotated[str, typer.Option("--models", help="Names of models, such as popularity,ease,mf.")],
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds to train each model with.")] = 1,
     split: Split = None,
@@ -50,8 +50,12 @@ def compare(
             help="reg=200 for all models that have the hyperparameter, mf.rounds=50 for one model; or a plan key.",
         ),
     ] = None,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many nodes to play; never changes the model.")] = 1,
-    partition: Annotated[str, typer.Option("--partition", help="hash, by:COLUMN or dirichlet:0.5.")] = "hash",
+    nodes: Annotated[
+        int, typer.Option("--nodes", min=1, help="Number of nodes to simulate. Does not change the model.")
+    ] = 1,
+    partition: Annotated[
+        str, typer.Option("--partition", help="How to distribute users over nodes: hash, by:COLUMN or dirichlet:0.5.")
+    ] = "hash",
     columns: Columns = None,
     format: Format = None,
     encoding: Encoding = None,
@@ -237,9 +241,9 @@ def _by_model(models: list[str], assignments: list[str]) -> dict[str, list[str]]
         key = assignment.partition("=")[0].split(".")[0].strip()
         concerned = models if key in Plan.model_fields else [model for model in models if key in settings[model]]
         if not concerned:
-            known = {*Plan.model_fields, *models, *(name for names in settings.values() for name in names)}
+            allowed = {*Plan.model_fields, *models, *(name for names in settings.values() for name in names)}
             raise PlanError(
-                f"--set {assignment}: {key!r} is not a setting of {', '.join(models)} or of a plan{meant(key, known)}"
+                f"--set {assignment}: {key!r} is not a setting of {', '.join(models)} or of a plan{meant(key, allowed)}"
             )
         for model in concerned:
             chosen[model].append(assignment)

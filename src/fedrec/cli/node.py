@@ -77,7 +77,7 @@ def init(
         bool,
         typer.Option(
             "--allow-without-privacy",
-            help="Also allow plans without differential privacy. Exact sums can reveal what single users did.",
+            help="Also allow plans without differential privacy. Their exact sums can reveal what single users did.",
         ),
     ] = False,
     columns: Columns = None,
@@ -150,12 +150,12 @@ def check(
     from fedrec.owner.policy_words import cautions, explain_policy, own_key, run_losses
 
     owned = NodeConfig.read(config)
-    asked = None if plan is None else Plan.read(plan)
+    proposed = None if plan is None else Plan.read(plan)
     budget = owned.read_budget()
     agreed = None if catalog is None else agreed_items(catalog, None, Output(json_, quiet).warn)
-    found, failed = _data(owned, agreed) if data else ({}, False)
+    content, failed = _data(owned, agreed) if data else ({}, False)
     words, losses, key = explain_policy(owned, budget), run_losses(owned), own_key(owned)
-    care = cautions(owned, found.get("users"))
+    care = cautions(owned, content.get("users"))
     if agreed is not None and owned.policy.catalogs and agreed.digest not in owned.policy.catalogs:
         care.append(f"policy.catalogs in node.toml does not allow {catalog}, whose digest is {agreed.digest}")
     answer: dict[str, Any] = {
@@ -164,7 +164,7 @@ def check(
         "public_key": None if key is None else str(key),
         "words": words,
         "cautions": care,
-        "data": found or None,
+        "data": content or None,
         "budget": {
             "limits": None if budget.limits is None else vars(budget.limits),
             "spent": budget.epsilon(owned.name),
@@ -190,16 +190,16 @@ def check(
                 f"{loss.answered} of {loss.rounds or '?'}",
             )
         shown.append(table)
-    if found:
-        table = rows_table(f"\n{found['source']}", "fact", "value")
-        for fact, value in found.items():
+    if content:
+        table = rows_table(f"\n{content['source']}", "fact", "value")
+        for fact, value in content.items():
             if fact != "source":
                 table.add_row(fact.replace("_", " "), _shown(value))
         shown.append(table)
     if care:
         shown += ["\nWarnings:", *(f"- {text[0].upper()}{text[1:]}." for text in care)]
-    if asked is not None:
-        verdict = _verdict(owned, asked, secure, found)
+    if proposed is not None:
+        verdict = _verdict(owned, proposed, secure, content)
         answer["plan"] = {"file": str(plan), **verdict}
         shown += _judged(plan, verdict)
         failed = failed or not verdict["allowed"]
@@ -228,7 +228,7 @@ def _data(config: NodeConfig, agreed: Catalog | None) -> tuple[dict[str, Any], b
         return {"source": source, "cannot_be_read": redacted(str(error))}, True
     kept = ("users", "items", "interactions", "per_user", "from", "to", "times", "user_columns")
     malformed = loaded.report.left_out.height
-    found = {
+    content = {
         "source": source,
         **{fact: facts[fact] for fact in kept if fact in facts},
         "malformed_rows": malformed,
@@ -236,11 +236,11 @@ def _data(config: NodeConfig, agreed: Catalog | None) -> tuple[dict[str, Any], b
         "digest": loaded.digest,
     }
     if (remark := remark_on_values(loaded.interactions)) is not None:
-        found["values"] = remark
+        content["values"] = remark
     if agreed is not None:
-        found["outside_the_catalog"] = _outside(loaded.interactions, agreed)
+        content["outside_the_catalog"] = _outside(loaded.interactions, agreed)
     else:
-        found["outside_the_catalog"] = "not counted; give the agreed catalog with --catalog"
+        content["outside_the_catalog"] = "not counted; give the agreed catalog with --catalog"
     stops = []
     if config.data.digest not in (None, loaded.digest):
         stops.append(
@@ -250,8 +250,8 @@ def _data(config: NodeConfig, agreed: Catalog | None) -> tuple[dict[str, Any], b
     if malformed > 0 and config.data.on_error == "raise":
         stops.append('would stop at the first malformed row; data.on_error = "skip" leaves out such rows')
     if stops:
-        found["training"] = "; ".join(stops)
-    return found, bool(stops)
+        content["training"] = "; ".join(stops)
+    return content, bool(stops)
 
 
 def _outside(data: Interactions, agreed: Catalog) -> dict[str, Any]:
@@ -273,9 +273,9 @@ def _verdict(config: NodeConfig, plan: Plan, secure: bool | None, data: dict[str
     from fedrec.data.splits import SplitMethod
     from fedrec.owner.policy import refusals
 
-    asked = plan.privacy is not None and plan.privacy.distributed
+    distributed = plan.privacy is not None and plan.privacy.distributed
     grouped = plan.robust is not None and plan.robust.over == "groups"
-    masked = secure if secure is not None else config.policy.secure or asked or grouped
+    masked = secure if secure is not None else config.policy.secure or distributed or grouped
     reasons = refusals(
         config,
         plan,
@@ -309,17 +309,17 @@ def _open(plan: Plan) -> list[str]:
 def _judged(plan: Path | None, verdict: dict[str, Any]) -> list[str]:
     how = "with secure aggregation" if verdict["secure"] else "with plain sums"
     reasons = verdict["refusals"]
-    said = [f"\n{plan}, {how}, digest {verdict['digest']}"]
+    lines = [f"\n{plan}, {how}, digest {verdict['digest']}"]
     if reasons:
-        said.append(f"This node would refuse the plan, for {len(reasons)} reason{'s' if len(reasons) != 1 else ''}:")
-        said += [f"- {text}." for text in reasons]
+        lines.append(f"This node would refuse the plan, for {len(reasons)} reason{'s' if len(reasons) != 1 else ''}:")
+        lines += [f"- {text}." for text in reasons]
     else:
-        said.append("This node would accept exactly this plan from its own coordinator.")
+        lines.append("This node would accept exactly this plan from its own coordinator.")
     if verdict["open"]:
-        said.append(
+        lines.append(
             f"The plan does not set: {'; '.join(verdict['open'])}. Setting them changes the digest of the plan."
         )
-    return said
+    return lines
 
 
 def _shown(value: Any) -> str:

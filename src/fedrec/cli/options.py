@@ -129,7 +129,9 @@ Threads = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Set a hyperparameter or plan key: reg=200, rounds=50, cohort=0.1, evaluation.every=5."),
+    typer.Option(
+        "--set", help="Set a hyperparameter or a plan key: reg=200, rounds=50, cohort=0.1, evaluation.every=5."
+    ),
 ]
 
 
@@ -165,7 +167,7 @@ def data_settings(
     kinds: str | None = None,
 ) -> dict[str, Any]:
     """The `data` part of a plan, as far as options say it."""
-    said = {
+    options = {
         "source": source,
         "format": format,
         "encoding": encoding,
@@ -174,7 +176,7 @@ def data_settings(
         "time_format": time_format,
         "decimal": decimal,
     }
-    settings: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
+    settings: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     for column, value in (_pair(part, "--where") for part in where or []):
         settings.setdefault("where", {}).setdefault(column, []).append(value)
     if kinds is not None:
@@ -251,19 +253,19 @@ def assign_settings(settings: dict[str, Any], assignments: list[str]) -> None:
         if path[0] in own and len(path) == 1 and not (path[0] in Plan.model_fields and isinstance(value, str)):
             path = ["model", path[0]]
         elif path[0] not in Plan.model_fields:
-            known = [*own, *Plan.model_fields]
+            allowed = [*own, *Plan.model_fields]
             raise PlanError(
                 f"--set {assignment}: {path[0]!r} is not a setting of {chosen['name']} or of a plan"
-                f"{meant(path[0], known)} ('fedrec models {chosen['name']}' lists all)"
+                f"{meant(path[0], allowed)} ('fedrec models {chosen['name']}' lists all)"
             )
         assign(settings, path, value, assignment)
 
 
-def _is_named_again(there: Any, source: str) -> bool:
+def _is_named_again(earlier: Any, source: str) -> bool:
     """Whether a plan's own database was named, and with it how the plan reads it."""
     from fedrec.data.databases.urls import asks_a_server
 
-    return isinstance(there, dict) and there.get("source") == source and asks_a_server(source)
+    return isinstance(earlier, dict) and earlier.get("source") == source and asks_a_server(source)
 
 
 def _kinds(text: str) -> dict[str, Any]:

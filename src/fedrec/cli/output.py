@@ -108,9 +108,9 @@ def seconds_in_words(figures: dict[str, Any]) -> str:
     >>> seconds_in_words({"seconds": 3.2, "seconds_of": {"read": 1.0, "prepare": 0.01, "train": 2.19}})
     '3.2 s (read 1.0, train 2.2)'
     """
-    told = {part: spent for part, spent in figures["seconds_of"].items() if spent >= 0.05}
-    parts = ", ".join(f"{part} {spent:.1f}" for part, spent in told.items())
-    return f"{figures['seconds']:.1f} s" + (f" ({parts})" if len(told) > 1 else "")
+    long_parts = {part: spent for part, spent in figures["seconds_of"].items() if spent >= 0.05}
+    parts = ", ".join(f"{part} {spent:.1f}" for part, spent in long_parts.items())
+    return f"{figures['seconds']:.1f} s" + (f" ({parts})" if len(long_parts) > 1 else "")
 
 
 def _console(error: bool) -> Console:

@@ -38,8 +38,8 @@ def models(model: Model = None, json_: Json = False, quiet: Quiet = False) -> No
             }
             for name, kind in ((name, model_class(name)) for name in model_names())
         ]
-        for one in about:
-            table.add_row(str(one["name"]), "weights" if one["weights"] else "not used", str(one["about"]))
+        for entry in about:
+            table.add_row(str(entry["name"]), "weights" if entry["weights"] else "not used", str(entry["about"]))
         answer: dict[str, Any] = {"models": about}
         output.answer(answer, table, "", "'fedrec models NAME' lists the hyperparameters of a model")
         return

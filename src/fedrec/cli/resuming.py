@@ -1,4 +1,4 @@
-"""Options of a run that goes on: those that say what it has are taken, those that say something else are refused."""
+"""Options of a resumed run: options that agree with the run are accepted, others are refused."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fedrec.runs.loading import Placement
 __all__ = ["check_resumed", "resumable"]
 
 _FREE = ("out", "resume", "federation", "threads", "budget", "json_", "quiet")
-"""What may differ from time to time; a budget is held to the run's own elsewhere."""
+"""Options that may differ when a run is resumed; the budget is checked elsewhere."""
 _PLACED = ("nodes", "partition", "secure", "clock")
 
 
 @contextmanager
 def resumable(folder: Path, plan: Plan, federation: Path | None = None) -> Iterator[None]:
-    """Say how a run goes on when somebody interrupts it.
+    """Explain how to continue a run if it is interrupted.
 
     Raises:
         InterruptedRunError: instead of `KeyboardInterrupt`.
@@ -46,33 +46,33 @@ def check_resumed(
     folder: Path,
     chosen: Plan,
     placement: Placement | None,
-    said: Mapping[str, str],
-    asked: Mapping[str, Any],
+    options: Mapping[str, str],
+    placed: Mapping[str, Any],
     settings: Mapping[str, Mapping[str, Any]],
     assignments: list[str],
 ) -> None:
-    """Check that a run that goes on is the one that the options describe.
+    """Check that the options agree with the run that is resumed.
 
     Args:
         folder: of the run.
         chosen: its plan.
-        placement: its nodes; `None` over a federation, where they are not played.
-        said: options on the command line, by parameter.
-        asked: values of `nodes`, `partition`, `secure`, `clock` and `plan`.
-        settings: what each other option says of the plan: values by dotted keys.
-        assignments: those of `--set`.
+        placement: its nodes; `None` over a federation, whose nodes are not simulated.
+        options: options on the command line, by parameter.
+        placed: values of `nodes`, `partition`, `secure`, `clock` and `plan`.
+        settings: changes of the plan by each other option: values by dotted keys.
+        assignments: assignments of `--set`.
 
     Raises:
-        InputError: naming the options that say something else.
+        InputError: if options differ from the run; names the options.
     """
     wrong = [
         option
-        for name, option in said.items()
-        if name not in _FREE and not _agrees(name, chosen, placement, asked, settings, assignments)
+        for name, option in options.items()
+        if name not in _FREE and not _agrees(name, chosen, placement, placed, settings, assignments)
     ]
     if wrong:
         raise InputError(
-            f"{folder} a resumed run keeps its plan and its settings, and these options differ from them: "
+            f"{folder}: a resumed run keeps its plan and its settings, and these options differ from them: "
             f"{', '.join(wrong)}. Remove the options, or start a new run with another --out"
         )
 
@@ -81,15 +81,15 @@ def _agrees(
     name: str,
     chosen: Plan,
     placement: Placement | None,
-    asked: Mapping[str, Any],
+    placed: Mapping[str, Any],
     settings: Mapping[str, Mapping[str, Any]],
     assignments: list[str],
 ) -> bool:
     if name in _PLACED:
-        return placement is None or getattr(placement, name) == asked[name]
+        return placement is None or getattr(placement, name) == placed[name]
     try:
         if name == "plan":
-            return _same(Plan.read(asked["plan"]), chosen)
+            return _same(Plan.read(placed["plan"]), chosen)
         changed = chosen.model_dump(mode="json")
         if name == "set_":
             assign_settings(changed, assignments)
@@ -100,9 +100,9 @@ def _agrees(
         return False
 
 
-def _same(asked: Plan, kept: Plan) -> bool:
-    """Whether a plan is the one of the run, which has been filled in where the other is empty."""
-    filled = _filled(asked.model_dump(mode="json"), kept.model_dump(mode="json"))
+def _same(wanted: Plan, kept: Plan) -> bool:
+    """Whether a plan equals the plan of the run, apart from keys that the run has filled in."""
+    filled = _filled(wanted.model_dump(mode="json"), kept.model_dump(mode="json"))
     try:
         full = Plan.make(filled)
     except FedrecError:
@@ -115,15 +115,15 @@ def _same(asked: Plan, kept: Plan) -> bool:
     )
 
 
-def _filled(asked: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+def _filled(wanted: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
     """The settings with what only a run knows: digests, the most clients, the noise."""
-    own: dict[str, Any] = {key: asked.get(key) or kept.get(key) for key in ("n_max", "catalog", "features")}
+    own: dict[str, Any] = {key: wanted.get(key) or kept.get(key) for key in ("n_max", "catalog", "features")}
     for part, key in (
         ("data", "digest"),
         ("warm_start", "digest"),
         ("privacy", "noise_multiplier"),
         ("privacy", "users"),
     ):
-        if asked[part] is not None and kept[part] is not None and asked[part][key] is None:
-            own[part] = own.get(part, asked[part]) | {key: kept[part][key]}
-    return asked | own
+        if wanted[part] is not None and kept[part] is not None and wanted[part][key] is None:
+            own[part] = own.get(part, wanted[part]) | {key: kept[part][key]}
+    return wanted | own

@@ -52,7 +52,7 @@ def train(
     set_: Set = None,
     plan: PlanFile = None,
     split: Split = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of all random draws.")] = None,
     nodes: Annotated[
         int,
         typer.Option(
@@ -61,7 +61,9 @@ def train(
             help="Number of nodes to simulate. Does not change the model, unless training is asynchronous.",
         ),
     ] = 1,
-    partition: Annotated[str, typer.Option("--partition", help="hash, by:COLUMN or dirichlet:0.5.")] = "hash",
+    partition: Annotated[
+        str, typer.Option("--partition", help="How to distribute users over nodes: hash, by:COLUMN or dirichlet:0.5.")
+    ] = "hash",
     secure: Annotated[
         bool,
         typer.Option(
@@ -129,15 +131,15 @@ def train(
 
     if resume and out is None:
         raise InputError("--resume needs --out RUN, the folder of the run to continue")
-    said = given(context)
+    options = given(context)
     if federation is not None:
         _refuse(
-            said,
+            options,
             _READING,
             "with --federation each node reads its own data, as its owner's node.toml describes; remove",
         )
         _refuse(
-            said,
+            options,
             _IN_ONE_PROCESS,
             "these options simulate nodes in one process, or are set in each owner's node.toml; with --federation "
             "remove",
@@ -160,11 +162,11 @@ def train(
     if resume and out is not None and (is_run(out) or not (data or plan)):
         chosen = read_plan(out)
         placement = None if federation is not None else read_placement(out, Placement())
-        asked = {"nodes": nodes, "partition": partition, "secure": secure, "clock": clock, "plan": plan}
-        told = {"data": {"data.source": data}, "model": {"model.name": model}}
-        told |= {name: {f"data.{name}": reading.get(name)} for name in _READING[1:]}
-        told["clean"] = {f"data.cleaning.{key}": value for key, value in reading.get("cleaning", {}).items()}
-        check_resumed(out, chosen, placement, said, asked, {**changes, **told}, set_ or [])
+        placed = {"nodes": nodes, "partition": partition, "secure": secure, "clock": clock, "plan": plan}
+        source_changes = {"data": {"data.source": data}, "model": {"model.name": model}}
+        source_changes |= {name: {f"data.{name}": reading.get(name)} for name in _READING[1:]}
+        source_changes["clean"] = {f"data.cleaning.{key}": value for key, value in reading.get("cleaning", {}).items()}
+        check_resumed(out, chosen, placement, options, placed, {**changes, **source_changes}, set_ or [])
     else:
         merged = {key: value for part in changes.values() for key, value in part.items()}
         chosen = build_plan(plan, reading, model, merged, set_ or [])
@@ -194,11 +196,11 @@ def train(
     output.answer(report, *shown, _closing(report))
 
 
-def _refuse(said: Mapping[str, str], unwanted: Collection[str], words: str) -> None:
+def _refuse(options: Mapping[str, str], unwanted: Collection[str], words: str) -> None:
     """Refuse options that would change nothing, by name."""
-    found = [option for name, option in said.items() if name in unwanted]
-    if found:
-        raise InputError(f"{words} {', '.join(found)}")
+    refused = [option for name, option in options.items() if name in unwanted]
+    if refused:
+        raise InputError(f"{words} {', '.join(refused)}")
 
 
 def _report_table(report: dict[str, Any]) -> Any:
@@ -264,19 +266,19 @@ def _closing(report: dict[str, Any]) -> str:
 
 
 def _virtual(report: dict[str, Any]) -> str:
-    virtual, said = report["virtual"], report.get("asynchronous")
-    told = f"virtual time {virtual['seconds']:,.1f} s on {report['nodes']} nodes"
+    virtual, asynchronous = report["virtual"], report.get("asynchronous")
+    text = f"virtual time {virtual['seconds']:,.1f} s on {report['nodes']} nodes"
     if virtual["clock"]:
-        told += f", {virtual['clock']}"
-    if said is None:
-        return told
-    told += f"; {said['sums']:,} sums, {said['mean_staleness']:.1f} versions old on average"
-    told += f", {said['max_staleness']} at most"
-    if said["late"]:
-        told += f", {said['late']:,} came too late"
-    if said["nodes_without_a_sum"]:
-        told += f"; {len(said['nodes_without_a_sum'])} nodes contributed no sum"
-    return told
+        text += f", {virtual['clock']}"
+    if asynchronous is None:
+        return text
+    text += f"; {asynchronous['sums']:,} sums, {asynchronous['mean_staleness']:.1f} versions old on average"
+    text += f", {asynchronous['max_staleness']} at most"
+    if asynchronous["late"]:
+        text += f", {asynchronous['late']:,} came too late"
+    if asynchronous["nodes_without_a_sum"]:
+        text += f"; {len(asynchronous['nodes_without_a_sum'])} nodes contributed no sum"
+    return text
 
 
 def _short(epsilon: float | str) -> str:

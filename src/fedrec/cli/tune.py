@@ -45,7 +45,9 @@ def tune(
         list[str] | None,
         typer.Option("--grid", help="Values to try: reg=10,100. Several --grid options try all combinations."),
     ] = None,
-    data: Annotated[str | None, typer.Option("--data", help="A named set, a file or folder, or synthetic:…")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="A named data set, a file or folder, or synthetic:…")
+    ] = None,
     strategy: Annotated[
         str,
         typer.Option(
@@ -68,9 +70,13 @@ def tune(
     set_: Set = None,
     plan: PlanFile = None,
     split: Split = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of every draw.")] = None,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many nodes to play; never changes the model.")] = 1,
-    partition: Annotated[str, typer.Option("--partition", help="hash, by:COLUMN or dirichlet:0.5.")] = "hash",
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of all random draws.")] = None,
+    nodes: Annotated[
+        int, typer.Option("--nodes", min=1, help="Number of nodes to simulate. Does not change the model.")
+    ] = 1,
+    partition: Annotated[
+        str, typer.Option("--partition", help="How to distribute users over nodes: hash, by:COLUMN or dirichlet:0.5.")
+    ] = "hash",
     threads: Threads = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the chosen run. Default: runs/MODEL-N.")] = None,
     refit: Annotated[
@@ -102,7 +108,7 @@ def tune(
     from fedrec.runs.training import Placement, load_plan_data, train_run
     from fedrec.runs.tuning import STRATEGIES, choose, refit_plan
 
-    named = next((known for known in STRATEGIES if known == strategy), None)
+    named = next((name for name in STRATEGIES if name == strategy), None)
     if named is None:
         raise InputError(f"--strategy {strategy!r} is not known{suggestion(strategy, STRATEGIES)}")
     base = build_plan(
@@ -223,10 +229,10 @@ def _closing(answer: dict[str, Any]) -> str:
     settings, report = answer["best"], answer["run"]
     test = report["metrics"].get("test", {})
     error = report["standard_error"].get("test", {})
-    found = ", ".join(
+    figures = ", ".join(
         f"{name} {value:.4f}" + ("" if error[name] is None else f" ± {error[name]:.4f}") for name, value in test.items()
     )
     return (
-        f"chosen: {shown(settings)}\ntest: {found or 'the split has no test part'}\nrun: {report['run']}\n"
+        f"chosen: {shown(settings)}\ntest: {figures or 'the split has no test part'}\nrun: {report['run']}\n"
         f"total time: {seconds_in_words(answer)}"
     )

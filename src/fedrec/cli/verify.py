@@ -41,25 +41,26 @@ def verify(
     from fedrec.runs.verifying import verify_run
 
     keys = [PublicKey.parse(text) for text in trust or ()]
-    found = verify_run(run, keys, checkpoint or (), receipts or (), published)
+    verdict = verify_run(run, keys, checkpoint or (), receipts or (), published)
+    rounds = f"{verdict.rounds} round{'s' if verdict.rounds != 1 else ''}"
     words = [
-        f"{run}: {'does NOT match its ledger' if found.wrong else 'matches its ledger'}",
-        *([f"first error: {found.wrong}"] if found.wrong else []),
-        f"ledger: {found.entries} entries, {found.rounds} round{'s' if found.rounds != 1 else ''}, root {found.root}",
-        *([f"files: {found.files}"] if found.files else []),
-        *([f"receipts of nodes: {found.receipts}"] if found.receipts else []),
-        *([f"{_cost(found.epsilons)}, recomputed from the charges"] if found.epsilons else []),
-        *(f"signed: {line}" for line in found.signatures),
-        *(f"trusted: {who} signed the ledger and all files" for who in found.trusted),
-        *(f"{remark[0].upper()}{remark[1:]}." for remark in found.remarks),
+        f"{run}: {'does NOT match its ledger' if verdict.wrong else 'matches its ledger'}",
+        *([f"first error: {verdict.wrong}"] if verdict.wrong else []),
+        f"ledger: {verdict.entries} entries, {rounds}, root {verdict.root}",
+        *([f"files: {verdict.files}"] if verdict.files else []),
+        *([f"receipts of nodes: {verdict.receipts}"] if verdict.receipts else []),
+        *([f"{_cost(verdict.epsilons)}, recomputed from the charges"] if verdict.epsilons else []),
+        *(f"signed: {line}" for line in verdict.signatures),
+        *(f"trusted: {who} signed the ledger and all files" for who in verdict.trusted),
+        *(f"{remark[0].upper()}{remark[1:]}." for remark in verdict.remarks),
     ]
-    Output(json_, quiet).answer({"run": str(run), **found.to_json()}, *words)
-    if found.wrong:
+    Output(json_, quiet).answer({"run": str(run), **verdict.to_json()}, *words)
+    if verdict.wrong:
         raise typer.Exit(1)
 
 
-def _cost(found: Epsilons) -> str:
-    return f"epsilon_cohort {found.cohort:.4g}, epsilon_release {found.release:.4g} at delta {found.delta:g}"
+def _cost(epsilons: Epsilons) -> str:
+    return f"epsilon_cohort {epsilons.cohort:.4g}, epsilon_release {epsilons.release:.4g} at delta {epsilons.delta:g}"
 
 
 def sign(

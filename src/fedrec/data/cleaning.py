@@ -79,9 +79,9 @@ class Cleaning(BaseModel):
             super().__init__(**settings)
         except ValidationError as error:
             first = error.errors()[0]
-            said = first["msg"].removeprefix("Value error, ")
+            reason = first["msg"].removeprefix("Value error, ")
             where = f"{first['loc'][0]} = {first['input']!r}: " if first["loc"] else ""
-            raise InputError(f"cleaning: {where}{said}") from None
+            raise InputError(f"cleaning: {where}{reason}") from None
 
     @model_validator(mode="before")
     @classmethod

@@ -198,7 +198,7 @@ def find_folder(entry: DataSet, layout: Layout | None = None) -> Path:
     """The folder that holds the files of a set: `$FEDREC_DATA/NAME`, else `NAME` in the cache.
 
     Raises:
-        InputError: it is in neither; says how to get it.
+        InputError: if the set is in neither folder; says how to get the set.
     """
     places = [cache_folder() / entry.name]
     given = os.environ.get("FEDREC_DATA")

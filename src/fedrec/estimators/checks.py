@@ -1,4 +1,4 @@
-"""The library's face of checking: several models side by side, a run held against its record, attacks on a plan."""
+"""Checks from Python: compare several models, verify a run against its ledger, attack a plan."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def compare(
 
     Args:
         data: a `Split`, or interactions that are split as `split` says.
-        models: names, estimator classes, or estimators with hyperparameters of their own; not fitted by this.
-        metrics, protocol: what is measured, and how; lists by default, or `rmse` and `mae` where all models predict
-            ratings.
-        seeds: trainings of each model, with its seed and those after it.
-        split: see `fedrec.data.splits.SplitMethod`.
-        told: called with model and seed before each training.
+        models: names, estimator classes, or estimators with their own hyperparameters; the estimators are not fitted.
+        metrics, protocol: the metrics, and how held-out items are ranked. Default: metrics of lists, or `rmse` and
+            `mae` if all models predict ratings.
+        seeds: number of trainings of each model, with the seeds `seed`, `seed + 1`, …
+        split: how to split the data, see `fedrec.data.splits.SplitMethod`.
+        told: function that is called with model and seed before each training.
         progress: show a bar on a terminal or in a notebook, if it takes longer than a second.
 
     Returns:
@@ -71,11 +71,11 @@ def compare(
     whole = data.data if isinstance(data, Split) else as_interactions(data)
     method = "none" if isinstance(data, Split) else split
     plans = []
-    asked = list(_plans(models))
+    compared = list(_plans(models))
     if metrics is None:
-        metrics = default_metrics(all(plan.build_model().traits.reads_ratings for plan in asked))
+        metrics = default_metrics(all(plan.build_model().traits.reads_ratings for plan in compared))
     names = [str(metric) for metric in parse_metrics(metrics)]
-    for plan in asked:
+    for plan in compared:
         settings = plan.model_dump()
         settings["evaluation"] |= {"protocol": protocol, "metrics": names}
         plans.append(Plan.make(settings | {"split": method}, "compare"))
@@ -86,9 +86,9 @@ def compare(
         return LocalEngine.of_split(data, plan) if isinstance(data, Split) else LocalEngine.build(whole, plan)
 
     with bar("compare", progress):
-        found = compare_on(plans, seeds, whole, digest_of(whole), nodes, told)
+        measured = compare_on(plans, seeds, whole, digest_of(whole), nodes, told)
     rows = []
-    for row in found:
+    for row in measured:
         figures: dict[str, Any] = {"model": row["model"]}
         for name in names:
             figures[name] = row["metrics"][name]
@@ -110,17 +110,17 @@ def verify(
     receipts: Sequence[str | Path] = (),
     published: bool = False,
 ) -> Verdict:
-    """Hold a run against its record: hashes, signatures, epsilon, and the chain of models.
+    """Check a run against its ledger: hashes, signatures, epsilon, and the chain of models.
 
     Args:
-        run: its folder.
-        trust: public keys, `name+hash+base64`, that must have signed ledger and files.
+        run: folder of the run.
+        trust: public keys, `name+hash+base64`, that must have signed the ledger and all files.
         checkpoints: earlier signed checkpoints that you kept.
         receipts: receipts that nodes kept outside of the run.
         published: the folder has only plan, ledger, `model/` and signatures.
 
     Returns:
-        What was found; `wrong` is the first thing that is off, and `None` where nothing is.
+        The verdict; its `wrong` is the first error, or `None` if the run matches its ledger.
 
     Example:
         >>> import tempfile
@@ -145,21 +145,21 @@ def audit_run(
     data: str | None = None,
     told: Callable[[str], None] = lambda _: None,
 ) -> pl.DataFrame:
-    """Carry a plan out again in memory and attack all that it releases.
+    """Train a plan again in memory and attack everything that it releases.
 
     Args:
         target: folder of a run, a plan in YAML, or a plan.
-        attacks: by name, see `fedrec.audit.running.ATTACKS`; `poisoning` stands for all that poison.
-        malicious: malicious clients per user, for attacks that poison.
-        data: the plan's source, named again where it is a database server.
-        told: called with each attack's name before it starts.
+        attacks: names of attacks, see `fedrec.audit.running.ATTACKS`; `poisoning` means all poisoning attacks.
+        malicious: number of malicious clients divided by the number of users, for poisoning attacks.
+        data: the plan's source, given again; required if the source is a database server.
+        told: function that is called with the name of each attack before the attack starts.
 
     Returns:
         A row per attack: `attack`, `against`, `measure`, `value`, `limit`, `verdict` and `says`; see
         `fedrec.audit.findings.Finding`.
 
     Raises:
-        InputError: for an attack that there is not, or a plan whose data cannot be loaded again.
+        InputError: if an attack is unknown, or the plan's data cannot be loaded again.
     """
     check_arguments(audit_run, locals())
     folder = Path()
@@ -171,7 +171,7 @@ def audit_run(
     if plan.data.source == "memory":
         raise InputError("audit: the plan's data existed only in memory; save the model and audit its folder")
     chosen = None if attacks is None else list(listed(attacks, "attacks"))
-    found = audit(plan, chosen, told=told, folder=folder, malicious=malicious, named=data)
+    findings = audit(plan, chosen, told=told, folder=folder, malicious=malicious, named=data)
     columns = {
         "attack": pl.String,
         "against": pl.String,
@@ -181,7 +181,7 @@ def audit_run(
         "verdict": pl.String,
         "says": pl.String,
     }
-    return pl.DataFrame([finding.to_json() for finding in found], schema=columns)
+    return pl.DataFrame([finding.to_json() for finding in findings], schema=columns)
 
 
 def _plans(models: Any) -> list[Plan]:

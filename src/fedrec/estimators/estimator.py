@@ -55,7 +55,7 @@ class Estimator:
     """A recommender to fit in this process: one client per user, the same rounds and sums as in a federation.
 
     Args:
-        seed: of every draw.
+        seed: seed of all random draws.
         cohort: share of clients drawn for each round.
         weights: count interactions by their values: `linear`, `log`, `value`, or a mapping of the settings of
             `fedrec.data.weights.Weights`.
@@ -92,12 +92,13 @@ class Estimator:
         self._pandas = False
 
     def __repr__(self) -> str:
-        return repr(self.plan.build_model()) + ("" if self._opened is None else ", fitted")
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.plan.build_model())
+        return f"{type(self).__name__}({settings})" + ("" if self._opened is None else ", fitted")
 
     def _repr_html_(self) -> str:
         model = self.plan.build_model()
         fitted = {} if self._opened is None else {"fitted": repr(self._opened)}
-        return html_table(type(model).__name__, model.model_dump(mode="json") | fitted)
+        return html_table(type(self).__name__, model.model_dump(mode="json") | fitted)
 
     def fit(
         self,
@@ -109,18 +110,18 @@ class Estimator:
         warm_start: Estimator | None = None,
         progress: bool = True,
     ) -> Self:
-        """Train on interactions; everything in them is for training, unless the plan has a `split`.
+        """Train on interactions. Without a `split` in the plan, all interactions are used for training.
 
         Args:
             data: interactions, or a table of them, which are cleaned as the plan's `data.cleaning` says; or a `Split`,
                 whose train part is trained on and whose validation part serves early stopping.
-            nodes, partition: play so many nodes; the model does not depend on it.
-            watch: called after each round.
-            warm_start: a fitted model of the same kind to go on from: known items and users keep what it learned, new
-                ones join. See `fedrec.federation.warm_start.how_to_start` for what must be equal.
+            nodes, partition: number of nodes to simulate, and how users are distributed; neither changes the model.
+            watch: function that is called after each round.
+            warm_start: a fitted model of the same kind to start from: its items and users keep their parameters, new
+                items and users are added. See `fedrec.federation.warm_start.how_to_start` for what must be equal.
             progress: show a bar on a terminal or in a notebook, if it takes longer than a second.
 
-        Warns where values differ and nobody said which count: all are liked alike then. See `fedrec.clean`.
+        Warns if ratings differ and the plan does not say which of them count: all then count alike. See `fedrec.clean`.
         """
         check_arguments(Estimator.fit, locals())
         nodes = whole_number(nodes, "nodes")
@@ -205,22 +206,22 @@ class Estimator:
         """The `n` best items of each user, best first: columns `user_id`, `item_id`, `score`, `rank`.
 
         Args:
-            users: one id, or ids in whose order the answer comes; `None` for everybody.
-            n: length of a list; shorter where fewer items are left.
-            include_seen: whether items the user already has may appear.
-            only, block: item ids that alone may, or may not, appear.
-            unknown: what to do with ids that nobody has.
-            history: interactions of users that were not trained on, or the file that holds them; these users are folded
-                in, and `users` are among them.
+            users: one id, or a list of ids, whose order the result keeps; `None` for all users.
+            n: length of each list; a list is shorter if fewer items are left.
+            include_seen: whether to recommend items that the user already has.
+            only, block: item ids to recommend exclusively, and item ids never to recommend.
+            unknown: what to do with unknown user ids.
+            history: interactions of new users, or a file of them; the model folds these users in. `users` must then be
+                users of `history`.
             unknown_items: what to do with items of `history` that the model does not know; `warn` and `ignore` leave
-                their rows out. Who has nothing left gets no list.
+                their rows out. A user without any row left gets no list.
             progress: show a bar on a terminal or in a notebook, if it takes longer than a second.
 
         Returns:
             A polars table; a pandas one if the model was fitted on pandas, or `history` is pandas.
 
         Raises:
-            InputError: for unknown ids or items, or an `n` that is no whole number above 0.
+            InputError: if an id or item is unknown, or `n` is not a whole number above 0.
         """
         check_arguments(Estimator.recommend, {"progress": progress})
         asked = Lists.of(
@@ -245,10 +246,9 @@ class Estimator:
         Users are known by their ratings, but for those that the model's split holds out for test.
 
         Args:
-            pairs: a table of users and items, or the file that holds them; other columns are not read. The answer has
-                a row for every row, in the same order.
-            unknown: what to do with users of whom nothing is known; `warn` and `ignore` predict for them what the model
-                says of a user without ratings.
+            pairs: a table of users and items, or a file of them; other columns are ignored. The result has the same
+                rows in the same order.
+            unknown: what to do with unknown users; `warn` and `ignore` predict the rating of a user without ratings.
             unknown_items: the same for items that the model does not know.
 
         Returns:
@@ -344,21 +344,21 @@ def evaluate(
     unjudged = remark_on_values(split.data) if split is not None and opened.data.judged else None
     if unjudged is not None:
         warnings.warn(f"the model was fitted on cleaned data, but this split is not cleaned: {unjudged}", stacklevel=2)
-    asked = default_metrics(opened.model.traits.reads_ratings) if metrics is None else metrics
-    names = asked.split(",") if isinstance(asked, str) else list(listed(asked, "metrics"))
+    wanted = default_metrics(opened.model.traits.reads_ratings) if metrics is None else metrics
+    names = wanted.split(",") if isinstance(wanted, str) else list(listed(wanted, "metrics"))
     with bar("evaluate", progress), stage("prepare"):
         engine = opened.measured if split is None else opened.with_split(split)
         if split is not None or opened.origin is not None:
-            told = opened.warning_of(engine, part)
-            if told:
-                warnings.warn(told + ("" if split is None else "; fit it on split.train"), stacklevel=2)
-        found = opened.measure(names, protocol, part, engine)
+            caution = opened.warning_of(engine, part)
+            if caution:
+                warnings.warn(caution + ("" if split is None else "; fit it on split.train"), stacklevel=2)
+        summaries = opened.measure(names, protocol, part, engine)
     table = pl.DataFrame(
         {
-            "metric": list(found),
-            "value": [summary.value for summary in found.values()],
-            "standard_error": [summary.standard_error for summary in found.values()],
-            "users": [summary.users for summary in found.values()],
+            "metric": list(summaries),
+            "value": [summary.value for summary in summaries.values()],
+            "standard_error": [summary.standard_error for summary in summaries.values()],
+            "users": [summary.users for summary in summaries.values()],
         },
         schema={"metric": pl.String, "value": pl.Float64, "standard_error": pl.Float64, "users": pl.Int64},
     )

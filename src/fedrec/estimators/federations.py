@@ -59,19 +59,19 @@ class Federation:
         """Train over the nodes, as `fedrec train --federation` does, and open the run.
 
         Args:
-            plan: what to train: keys of a plan, the path of a plan in YAML, or an estimator that is not fitted, such as
-                `fr.EASE(reg=100, plan={"split": "leave-last-out"})`. The data are the nodes' own.
-            out: folder of the run, which is the coordinator's.
-            secure: whether nodes mask their sums.
-            resume: go on with the run in `out`, with its own plan.
+            plan: plan to train: a mapping of plan keys, the path of a plan in YAML, or an unfitted estimator, such as
+                `fr.EASE(reg=100, plan={"split": "leave-last-out"})`. The nodes use their own data.
+            out: folder of the run on the coordinator's machine.
+            secure: whether to use secure aggregation, in which nodes mask their sums.
+            resume: continue the run in `out` with its own plan.
             progress: show a bar on a terminal or in a notebook, if it takes longer than a second.
 
         Returns:
             The model. `similar`, `shared` and `recommend(history=…)` work; the users are at the nodes.
 
         Raises:
-            PlanError: if the plan cannot be kept, or a node refuses it; says which and why.
-            RunError: if too few nodes are up.
+            PlanError: if the plan is impossible, or a node refuses the plan; names the node and the reason.
+            RunError: if too few nodes are connected.
 
         Example:
             shops = fr.Federation("shops")
@@ -81,13 +81,13 @@ class Federation:
         """
         check_arguments(Federation.train, {"out": out, "secure": secure, "resume": resume, "progress": progress})
         folder = Path(out)
-        asked = read_plan(folder) if resume and is_run(folder) else _plan_of(plan)
+        chosen = read_plan(folder) if resume and is_run(folder) else _plan_of(plan)
 
         def tell(text: str) -> None:
             warnings.warn(text, stacklevel=2)
 
-        with bar(f"training {asked.model['name']}", progress) as watch:
-            self.report = train_over(self.folder, asked, folder, secure, resume, watch, tell)
+        with bar(f"training {chosen.model['name']}", progress) as watch:
+            self.report = train_over(self.folder, chosen, folder, secure, resume, watch, tell)
         return load_model(folder)
 
 
@@ -95,7 +95,7 @@ def _plan_of(plan: object) -> Plan:
     """The plan that somebody means.
 
     Raises:
-        InputError: if it is none of what may be given.
+        InputError: if `plan` has none of the accepted types.
     """
     if isinstance(plan, Estimator):
         data = plan.plan.data.model_dump() | _THEIRS | {"digest": None}

@@ -22,15 +22,15 @@ __all__ = ["Tuning", "tune"]
 
 @dataclass(frozen=True, eq=False)
 class Tuning:
-    """What tuning found.
+    """Result of tuning.
 
     Args:
         table: a row per candidate in the order of the grid: its settings, the deciding metric on validation,
             `standard_error` over users, `sd` over seeds, `rounds`, `seconds`, of them `seconds_train` and
-            `seconds_evaluate`, and whether it is `chosen`; pandas where the data is.
+            `seconds_evaluate`, and whether it is `chosen`; a pandas table if the data is pandas.
         best: the chosen estimator, not fitted.
-        settings: its values of the grid's keys.
-        remark: why another strategy than the wanted one was used; empty otherwise.
+        settings: the chosen values of the keys of the grid.
+        remark: why the requested strategy was replaced by another strategy; empty otherwise.
     """
 
     table: Any
@@ -61,18 +61,18 @@ def tune(
     Args:
         kind: an estimator class, such as `fr.EASE`.
         data: a `Split`, or interactions that are split as `split` says.
-        grid: values by hyperparameter; `cohort` may be among them.
-        metric: that decides, `ndcg@10` by default, or `rmse` for a model that predicts ratings.
-        strategy: `grid` trains every candidate in full; `halving` cuts the worse early, see
+        grid: values to try, by hyperparameter; `cohort` is allowed as well.
+        metric: metric that decides. Default: `ndcg@10`, or `rmse` if the model predicts ratings.
+        strategy: `grid` trains every candidate fully; `halving` stops the worse candidates early, see
             `fedrec.runs.tuning.choose`.
-        seeds: trainings per candidate; their mean counts.
-        split, protocol: how it is held out and measured.
-        seed, cohort, plan, hyperparameters: what all candidates have in common, as in `Estimator`.
-        told: called with settings, rounds and value whenever a candidate was measured.
+        seeds: number of trainings per candidate, with different seeds; their mean decides.
+        split, protocol: how to split the data, and how to rank held-out items.
+        seed, cohort, plan, hyperparameters: settings of all candidates, as in `Estimator`.
+        told: function that is called with settings, rounds and value after each measurement of a candidate.
         progress: show a bar on a terminal or in a notebook, if it takes longer than a second.
 
     Raises:
-        PlanError: if a candidate is impossible, or nothing is held out for validation; before any training.
+        PlanError: if a candidate is impossible, or the split has no validation part. Raised before any training.
 
     Example:
         >>> import fedrec as fr

@@ -19,7 +19,7 @@ from fedrec.evaluation.metrics import Metric, parse_metrics
 from fedrec.evaluation.protocols import Protocol, parse_protocol
 from fedrec.federation.partial_rows import drawn_rows
 from fedrec.federation.plan import Plan
-from fedrec.models.base import Arrays, Recommender, State
+from fedrec.models.base import Arrays, PrivateRecommender, Recommender, State
 from fedrec.privacy.accounting import Charge
 
 __all__ = ["Agreement"]
@@ -66,15 +66,11 @@ class Agreement:
         """Work out what follows from a plan and its catalog.
 
         Raises:
-            PlanError: if the plan is not resolved, or was resolved for another catalog.
+            PlanError: if the plan is not resolved, or was resolved for another catalog or other features of its items.
         """
         if plan.n_max is None:
             raise PlanError("plan: n_max is missing; a plan that was resolved for its data has it")
-        if plan.catalog not in (None, catalog.digest):
-            raise PlanError(
-                f"plan: the catalog is not the one this plan was made for (digest {catalog.digest[:12]}…, expected "
-                f"{str(plan.catalog)[:12]}…)"
-            )
+        plan.check_catalog(catalog)
         return cls(
             plan,
             catalog,
@@ -100,7 +96,7 @@ class Agreement:
     @property
     def rounds(self) -> int:
         """Most rounds of the training."""
-        return self.model.rounds if self.plan.privacy is None else len(self.charges)
+        return len(self.charges) if isinstance(self.model, PrivateRecommender) else self.model.rounds
 
     def spec(self, shared: Arrays, round: int, excess: float = 1.0) -> SumSpec | None:
         """What a round sums: names, shapes, bounds, grids and rings; `None` when the training is finished.
@@ -117,7 +113,7 @@ class Agreement:
         spec = self.model.spec(shared, round)
         if spec is None:
             return None
-        if self.plan.privacy is None:
+        if not isinstance(self.model, PrivateRecommender):
             return self.fitted(spec)
         if round >= len(self.charges):
             raise PlanError(

@@ -13,6 +13,7 @@ from typing import Literal
 
 from fedrec.errors import PlanError
 from fedrec.federation.plan_case import Case
+from fedrec.models.base import PrivateRecommender
 from fedrec.models.outline import first_sum, is_additive, keeps_rows
 from fedrec.models.registry import models_where
 
@@ -82,9 +83,10 @@ def _other_statistics(case: Case) -> str:
 
 
 def _bound_rounds(case: Case) -> tuple[int | None, int]:
-    """Most rounds that a client takes part in, and rounds of a private plan."""
-    privacy = case.privacy
-    return None if privacy is None else privacy.participations, len(case.model.budget_shares)
+    """Most rounds that a client takes part in, of a private plan, and rounds of the training."""
+    privacy, model = case.privacy, case.model
+    rounds = len(model.budget_shares) if isinstance(model, PrivateRecommender) else model.rounds
+    return None if privacy is None else privacy.participations, rounds
 
 
 def _keeps_whom_it_draws_away(case: Case) -> bool:

@@ -181,11 +181,13 @@ def gathering_of(
     plan = agreement.plan
     if plan.asynchronous is not None:
         return Buffered(Buffering(plan.asynchronous, arrivals_of(engine), run, begin))
-    if plan.privacy is not None:
+    private = plan.private()
+    if private is not None:
+        terms, model = private
         started = run.ledger.of_kind("start")
         number = started[0]["run"] if started else engine.run or chance.secret("run").key.hex()
         share, n_max, parties = agreement.share, agreement.n_max, engine.parties
-        return Noised(engine, run, Protection(plan.privacy, agreement.model, share, n_max, number, chance, parties))
+        return Noised(engine, run, Protection(terms, model, share, n_max, number, chance, parties))
     return Plain(engine) if plan.robust is None else Robustly(engine, plan.robust)
 
 

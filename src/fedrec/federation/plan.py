@@ -36,7 +36,7 @@ from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.evaluation_plan import EvaluationPlan
 from fedrec.federation.item_floor import ItemFloor
 from fedrec.federation.plan_case import Case
-from fedrec.models.base import PrivateTerms, Recommender
+from fedrec.models.base import PrivateRecommender, PrivateTerms, Recommender
 from fedrec.models.outline import reads_item_features
 from fedrec.models.registry import build_model, explain, foremost, is_known, model_class
 from fedrec.models.values import weighted
@@ -169,10 +169,10 @@ class Plan(_Part):
         Raises:
             PlanError: if the noise that it names is too little for its epsilon.
         """
-        if self.privacy is None:
+        if (private := self.private()) is None:
             return self
-        terms = self.privacy.resolve(self.build_model().budget_shares, self.share())
-        return self.model_copy(update={"privacy": terms})
+        terms, model = private
+        return self.model_copy(update={"privacy": terms.resolve(model.budget_shares, self.share())})
 
     def charges(self) -> tuple[Charge, ...]:
         """What each round costs; empty without privacy.
@@ -180,22 +180,29 @@ class Plan(_Part):
         Raises:
             PlanError: if the noise is not chosen yet, see `with_noise`.
         """
-        if self.privacy is None:
+        if (private := self.private()) is None:
             return ()
-        return schedule(self.privacy, self.build_model().budget_shares, self.share())
+        terms, model = private
+        return schedule(terms, model.budget_shares, self.share())
+
+    def private(self) -> tuple[Privacy, PrivateRecommender] | None:
+        """What is promised to users, and the model as it is trained under that promise; `None` without privacy."""
+        if self.privacy is None:
+            return None
+        clients = max(1, round(self.share() * (self.privacy.users or self.n_max or 1)))
+        return self.privacy, self._plain_model().privately(PrivateTerms(self.privacy.clip, clients))
 
     def build_model(self) -> Recommender:
-        """The recommender of the plan."""
+        """The recommender of the plan, in its private form where the plan has privacy."""
+        private = self.private()
+        return self._plain_model() if private is None else private[1]
+
+    def _plain_model(self) -> Recommender:
         if "name" not in self.model:
             raise PlanError("plan: model needs a name, as in model: {name: ease}")
         settings = {key: value for key, value in self.model.items() if key != "name"}
         model = build_model(str(self.model["name"]), settings)
-        if self.weights is not None:
-            model = weighted(model, self.weights.most)
-        if self.privacy is None:
-            return model
-        clients = max(1, round(self.share() * (self.privacy.users or self.n_max or 1)))
-        return model.privately(PrivateTerms(self.privacy.clip, clients))
+        return model if self.weights is None else weighted(model, self.weights.most)
 
     @property
     def case(self) -> Case:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from fedrec.aggregation.specs import SumSpec
-from fedrec.data.catalog import Catalog
-from fedrec.documents import MOST_SETTINGS, parse_json, read_file
-from fedrec.errors import DamagedError, InputError, RunError, suggestion
+from fedrec.documents import parse_json
+from fedrec.errors import DamagedError, RunError, suggestion
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.checkpoints import SHARED, checkpoint_path, ended_state, own_arrays_path, packed, unpacked
 from fedrec.federation.fitting import Fitting, check_sum, naming
 from fedrec.federation.ledger_fields import check_fields
+from fedrec.federation.model_folder import save_shared
 from fedrec.federation.plan import Plan
 from fedrec.federation.versions import check_versions
 from fedrec.models.base import Arrays, State
@@ -40,15 +40,12 @@ from fedrec.record.layout import arrays_in
 from fedrec.record.ledger import Ledger
 from fedrec.record.signing import FILES_NOTE
 
-__all__ = ["MOST_ROUNDS", "PUBLIC", "Run", "load_shared", "save_shared"]
+__all__ = ["PUBLIC", "Run"]
 
 PUBLIC = ("plan.yaml", "model/catalog.jsonl", "model/model.json", SHARED)
 """What a finished run publishes besides its ledger, whose last line has the digests."""
 
-_FORMAT = 1
 _REPORT = "report.json"
-MOST_ROUNDS = 1 << 31
-"""No run has as many rounds."""
 _CALL = "call"
 _PARTS = "parts"
 
@@ -326,80 +323,6 @@ def read_plan(folder: Path) -> Plan:
         near = suggestion(folder.name, [path.name for path in there if is_run(path)])
         raise RunError(f"{folder} is not a run: it has no plan.yaml{near}. 'fedrec train --out {folder}' makes one")
     return Plan.read(folder / "plan.yaml")
-
-
-def save_shared(folder: Path, agreement: Agreement, state: State, round: int) -> None:
-    """Write a model folder: `shared.safetensors`, `catalog.jsonl` and, last, `model.json` with their digests."""
-    plan, model, catalog = agreement.plan, agreement.model, agreement.catalog
-    folder.mkdir(parents=True, exist_ok=True)
-    digest = save_arrays(folder / "shared.safetensors", state.shared)
-    replace_file(folder / "catalog.jsonl", catalog.to_json_lines())
-    description = {
-        "format": _FORMAT,
-        "model": {"name": model.name, **model.model_dump(mode="json")},
-        "round": round,
-        "items": len(catalog),
-        "catalog": catalog.digest,
-        "shared": digest,
-        "plan": plan.digest,
-        "leaky": plan.leaky,
-    }
-    replace_file(folder / "model.json", json.dumps(description, indent=1).encode() + b"\n")
-
-
-def load_shared(folder: Path, plan: Plan) -> tuple[Agreement, State, int]:
-    """Read a model folder: the agreement that the model was trained under, its shared arrays, the round.
-
-    Raises:
-        RunError: if there is none.
-        DamagedError: if a file is not what `model.json` says, or `plan` is not the plan of the model.
-    """
-    description = _description(folder / "model.json")
-    if description.get("plan") != plan.digest:
-        raise DamagedError(
-            f"{folder.parent / 'plan.yaml'} is not the plan that this model was trained with. Restore it, or train anew"
-        )
-    try:
-        file = map_file(folder / "shared.safetensors")
-        file.hash_aside()
-        shared = arrays_in(file.data, str(folder / "shared.safetensors"))
-        text = read_file(folder / "catalog.jsonl")
-    except (OSError, ValueError, InputError) as error:
-        raise DamagedError(f"{folder} is not whole: {error}") from None
-    catalog = Catalog.from_json_lines(text, str(folder / "catalog.jsonl"))
-    if catalog.digest != description["catalog"] or len(catalog) != description["items"]:
-        raise DamagedError(f"{folder / 'catalog.jsonl'} is not the catalog that model.json describes")
-    agreement = Agreement.of(plan, catalog)
-    model = agreement.model
-    if description["model"] != {"name": model.name, **model.model_dump(mode="json")}:
-        raise DamagedError(f"{folder / 'model.json'} describes another model than the plan's")
-    try:
-        with naming(folder / "shared.safetensors"):
-            Fitting(agreement).check_finished(shared)
-    finally:
-        if file.digest != description["shared"]:
-            raise DamagedError(f"{folder / 'shared.safetensors'} is not the one that model.json describes") from None
-    file.forget()
-    return agreement, State(shared), description["round"]
-
-
-def _description(path: Path) -> dict[str, Any]:
-    """What a `model.json` says, its fields checked."""
-    try:
-        said = parse_json(read_file(path, MOST_SETTINGS))
-    except FileNotFoundError:
-        raise RunError(f"{path.parent} holds no finished model (no {path.name}); was the training finished?") from None
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{path} is damaged: {error}") from None
-    if isinstance(said, dict) and said.get("format") != _FORMAT:
-        raise DamagedError(f"{path} has format {said.get('format')!r:.40}; this fedrec reads format {_FORMAT}")
-    kinds = {"model": dict, "round": int, "items": int, "catalog": str, "shared": str}
-    for key, kind in kinds.items():
-        if not isinstance(said, dict) or type(said.get(key)) is not kind:
-            raise DamagedError(f"{path} is damaged: {key} is missing or wrong")
-    if not -1 <= said["round"] < MOST_ROUNDS:  # −1 at a node of whose sums none was counted
-        raise DamagedError(f"{path} is damaged: round must be from -1 to {MOST_ROUNDS - 1}")
-    return said
 
 
 def check_free(folder: Path) -> None:

@@ -10,8 +10,9 @@ To write a model, subclass `Recommender` and say
 - how it recommends: `score`, and `fold_in` where clients' arrays have to be made for users that never took part;
 - what it takes: `cost`.
 
-The rest has defaults: `similarity`, `carry` and `privately`. Arrays are NumPy arrays by name. Nothing here has a wire
-format of its own, and nothing is called that is not below.
+The rest has defaults: `similarity`, `carry` and `privately`, which gives the private form of a model that has one: a
+class of its own, derived from `PrivateRecommender` and from the model. Arrays are NumPy arrays by name. Nothing here
+has a wire format of its own, and nothing is called that is not below.
 
 Bits. `contribute` is a pure function of what is given, one client's rows and that client's key, whatever else is in the
 batch (unless `traits.bits` says `node`); so is `score`. `step` is a pure function of state and sum under one BLAS
@@ -82,12 +83,14 @@ __all__ = [
     "Arrays",
     "Given",
     "Private",
+    "PrivateRecommender",
     "PrivateTerms",
     "RatingRecommender",
     "Recommender",
     "State",
     "cosines",
     "of_items",
+    "queries_of",
 ]
 
 Arrays = Mapping[str, np.ndarray]
@@ -148,7 +151,7 @@ class PrivateTerms:
 
 
 class Recommender(BaseModel, ABC):
-    """A recommender trained from sums. Subclasses are the hyperparameters; besides, a private form knows its clip."""
+    """A recommender trained from sums. Subclasses are the hyperparameters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -159,8 +162,6 @@ class Recommender(BaseModel, ABC):
 
     _heaviest: float | None = PrivateAttr(default=None)
     """Largest weight of an interaction; `None` where all weigh 1."""
-    _clip: float | None = PrivateAttr(default=None)
-    """Bound on a client's contribution in the private form; `None` in the plain one."""
 
     if TYPE_CHECKING:  # a hyperparameter of most models, and a property of the others
 
@@ -243,9 +244,8 @@ class Recommender(BaseModel, ABC):
         """
         return earlier
 
-    def privately(self, terms: PrivateTerms) -> Recommender:
-        """The model as it is trained under differential privacy: hyperparameters that were not set take values fit for
-        noise, and every round has `queries`.
+    def privately(self, terms: PrivateTerms) -> PrivateRecommender:
+        """The model as it is trained under differential privacy: a `PrivateRecommender` of the same name.
 
         Raises:
             PlanError: if the model has no private form.
@@ -259,30 +259,55 @@ class Recommender(BaseModel, ABC):
     def cost(self, n_items: int) -> Cost:
         """What training takes for a catalog of `n_items`."""
 
-    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
-        """How each client's contribution to `round` is measured and clipped, and how noise is spread over the arrays.
-
-        Asked of what `privately` returned only. Depends on public things alone: shared arrays and the round.
-        """
-        raise NotImplementedError(f"{self.name} has no private form")
-
-    def _private_form(self, clip: float, **defaults: Any) -> Self:
-        """A copy with a clip, and with `defaults` for hyperparameters that were not set."""
-        unset = {key: value for key, value in defaults.items() if key not in self.model_fields_set}
-        copy = self.model_copy(update=unset)
-        copy._clip = clip
-        return copy
-
-    @property
-    def budget_shares(self) -> tuple[float, ...]:
-        """Share of the privacy budget (of 1 / z²) that each round may use."""
-        return (1.0 / self.rounds,) * self.rounds
-
     def _weighted(self, heaviest: float) -> Self:
         """The model as it is trained on interactions that weigh up to `heaviest`; see `models.weighing`."""
         copy = self.model_copy()
         copy._heaviest = heaviest
         return copy
+
+
+class PrivateRecommender(Recommender):
+    """A model as it is trained under differential privacy; `Recommender.privately` makes it.
+
+    A model that has a private form declares it as a class of its own, derived from this one and from the model: the
+    hyperparameters are those of the model, with defaults that are fit for noise.
+    """
+
+    default_clip: ClassVar[float]
+    """Bound on a client's contribution where the plan names none."""
+
+    _clip: float = PrivateAttr()
+
+    @classmethod
+    def of(cls, model: Recommender, terms: PrivateTerms, **settings: Any) -> Self:
+        """The private form of a model.
+
+        Args:
+            model: its hyperparameters that were set are kept; the others take the defaults of this class.
+            terms: of the plan; a clip of `None` stands for `default_clip`.
+            settings: hyperparameters that this form decides by itself.
+        """
+        form = cls(**{name: getattr(model, name) for name in model.model_fields_set} | settings)
+        form._heaviest = model._heaviest
+        form._clip = cls.default_clip if terms.clip is None else terms.clip
+        return form
+
+    @property
+    def clip(self) -> float:
+        """Bound on a client's contribution; for a model that adapts the bound, the one that it begins with."""
+        return self._clip
+
+    @abstractmethod
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """How each client's contribution to `round` is measured and clipped, and how noise is spread over the arrays.
+
+        Depends on public things alone: shared arrays and the round.
+        """
+
+    @property
+    @abstractmethod
+    def budget_shares(self) -> tuple[float, ...]:
+        """Share of the privacy budget (of 1 / z²) that each round uses, by round; they add up to 1."""
 
 
 class RatingRecommender(Recommender):
@@ -292,6 +317,12 @@ class RatingRecommender(Recommender):
     @abstractmethod
     def rating_scale(self) -> tuple[float, float]:
         """Lowest and highest rating."""
+
+
+def queries_of(model: Recommender, shared: Arrays, round: int) -> tuple[Query, ...]:
+    """The queries of a round of a model in its private form; empty for a plain model, whose contributions are not
+    clipped."""
+    return model.queries(shared, round) if isinstance(model, PrivateRecommender) else ()
 
 
 def cosines(table: np.ndarray, items: np.ndarray) -> np.ndarray:

@@ -44,10 +44,12 @@ def found_node(
     source, guard, hidden = KeyedSource.from_seed(plan.seed), None, None
     if plan.items is not None and not floors.simulated:
         hidden = kept_secret(folder, name, chance)
-    if plan.privacy is not None:
+    private = plan.private()
+    if private is not None:
+        terms, model = private
         source = kept_secret(folder, name, chance)
         journal = budget or Budget(None if folder is None else folder / "budget.jsonl")
-        guard = Guard(name, plan.privacy, agreement.model, agreement.share, journal)
+        guard = Guard(name, terms, model, agreement.share, journal)
     shards = [
         Shard(name, refitted(split) if plan.refit else split, agreement, source, place)
         for split, place in zip(splits, _places(folder, len(splits)), strict=True)

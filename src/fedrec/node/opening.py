@@ -191,7 +191,6 @@ def open_run_here(
     """
     plan = offer.plan
     catalog = Catalog.from_json_lines(offer.catalog, "the offered catalog")
-    plan.check_catalog(catalog)
     agreement = Agreement.of(plan, catalog)
     config.limits.check_model(agreement.model, len(catalog))
     data, digest = _load(config, agreement, folder)

@@ -102,27 +102,28 @@ def privacy_refusals(floors: PrivacyFloors, node: str, plan: Plan, budget: Budge
                 f"privacy.min_cohort: a round must have {floors.min_cohort} clients, and the plan {said}. Set n_max "
                 "and a larger cohort, or the owner lowers privacy.min_cohort"
             )
-    if plan.privacy is None:
+    private = plan.private()
+    if private is None:
         if floors.required:
             found.append(
                 "privacy.required: the plan promises no privacy to users, and its sums are exact. Set privacy.epsilon "
                 "and privacy.delta in the plan, or the owner sets privacy.required = false"
             )
         return found
-    if floors.distributed and not plan.privacy.distributed:
+    terms, model = private
+    if floors.distributed and not terms.distributed:
         found.append(
             "privacy.distributed: with noise: central the coordinator sees sums without noise. Ask for noise: "
             "distributed and the secure sum, or the owner sets privacy.distributed = false"
         )
     try:
-        model, charges = plan.build_model(), plan.with_noise().charges()
+        charges = plan.with_noise().charges()
     except PlanError as error:
         return [*found, str(error)]
-    clip = model._clip if plan.privacy.clip is None else plan.privacy.clip
-    if floors.max_clip is not None and clip is not None and clip > floors.max_clip:
+    if floors.max_clip is not None and model.clip > floors.max_clip:
         found.append(
-            f"privacy.max_clip: the plan lets one user add {clip:g}; the largest is {floors.max_clip:g}. Ask for a "
-            "smaller clip, or the owner raises privacy.max_clip"
+            f"privacy.max_clip: the plan lets one user add {model.clip:g}; the largest is {floors.max_clip:g}. Ask for "
+            "a smaller clip, or the owner raises privacy.max_clip"
         )
     least = min(charge.effective for charge in charges)
     if floors.min_noise_multiplier is not None and least < floors.min_noise_multiplier:
@@ -131,7 +132,7 @@ def privacy_refusals(floors: PrivacyFloors, node: str, plan: Plan, budget: Budge
             f"{floors.min_noise_multiplier:g}. Ask for a smaller epsilon or fewer rounds, or the owner lowers "
             "privacy.min_noise_multiplier"
         )
-    return [*found, *_losses(floors, node, plan.privacy, charges, budget)]
+    return [*found, *_losses(floors, node, terms, charges, budget)]
 
 
 def _losses(

@@ -10,7 +10,7 @@ from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
-from fedrec.models.base import Arrays, Recommender
+from fedrec.models.base import Arrays, PrivateRecommender
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.shares import with_share
 from fedrec.privacy.terms import Privacy, schedule
@@ -56,7 +56,7 @@ class Guard:
     number sets `run`: what a call says of it is a coordinator's word, and charges stand under it.
     """
 
-    def __init__(self, node: str, terms: Privacy, model: Recommender, share: float, budget: Budget) -> None:
+    def __init__(self, node: str, terms: Privacy, model: PrivateRecommender, share: float, budget: Budget) -> None:
         self.node = node
         self.terms = terms
         self.model = model

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from fedrec.aggregation.sums import Sum
-from fedrec.models.base import Arrays, Recommender
+from fedrec.models.base import Arrays, PrivateRecommender
 from fedrec.privacy.accounting import cohort_epsilon
 from fedrec.privacy.chance import Chance
 from fedrec.privacy.guard import RoundTerms
@@ -33,7 +33,7 @@ class Protection:
     def __init__(
         self,
         terms: Privacy,
-        model: Recommender,
+        model: PrivateRecommender,
         share: float,
         n_max: int,
         run: str,

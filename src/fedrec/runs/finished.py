@@ -31,7 +31,8 @@ from fedrec.federation.item_floor import SERVED
 from fedrec.node.founding import refitted
 from fedrec.node.shard import Shard
 from fedrec.federation.plan import Plan
-from fedrec.federation.run import Run, load_shared, read_plan, save_shared
+from fedrec.federation.model_folder import load_shared, save_shared
+from fedrec.federation.run import Run, read_plan
 from fedrec.federation.warm_start import Earlier, Remembered
 from fedrec.kernels.splitting import count_shared
 from fedrec.models.base import Arrays, Given, Private, Recommender, State
@@ -226,11 +227,6 @@ class OpenedRun:
         part = np.full(len(each), HISTORY, dtype=np.int8)
         split = Split(each, part, "history", merged, visitors if merged else None)
         return LocalEngine.of_split(split, self.plan.model_copy(update={"refit": False})).shards[0]
-
-    @cached_property
-    def _public(self) -> Arrays:
-        """What the model makes of the catalog."""
-        return self.model.public(self.catalog)
 
     def similarity(self, items: np.ndarray) -> np.ndarray:
         """How near the items at `items` [n] are to every item: [n, items] float32, −inf for those that take no part.

@@ -133,10 +133,10 @@ class _Session:
             ours: _column(ours, theirs, kinds[schema.names.index(theirs)], database.where)
             for ours, theirs in wanted.items()
         }
-        asked = ", ".join(f"{column.sql} AS c{number}" for number, column in enumerate(columns.values()))
+        selected = ", ".join(f"{column.sql} AS c{number}" for number, column in enumerate(columns.values()))
         try:
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
-            cursor.execute(f"SELECT {asked} FROM {database.relation}")
+            cursor.execute(f"SELECT {selected} FROM {database.relation}")
             batches = cursor.fetch_record_batch()
         except Exception as error:
             raise self._explained(error, connection, cursor) from None
@@ -187,8 +187,8 @@ class _Session:
 
 def _kind(field: Any) -> str:
     """The server's name of a column's type."""
-    told = field.metadata or {}
-    name = told.get(b"POSTGRESQL:type") or told.get(b"ADBC:postgresql:typname") or str(field.type).encode()
+    metadata = field.metadata or {}
+    name = metadata.get(b"POSTGRESQL:type") or metadata.get(b"ADBC:postgresql:typname") or str(field.type).encode()
     return str(name.decode())
 
 
@@ -248,8 +248,8 @@ def _tables(cursor: Any, wanted: str = "") -> str:
 
 def _reason(text: str) -> str:
     """The server's own words, in its language: one line, without the statement."""
-    said = re.sub(r"^[A-Z_]+: (?:\[libpq\] )?", "", text.strip().partition("\n")[0])
-    return re.sub(r"^.*?\b\w+:\s\s+", "", said).rstrip(".")
+    text_of_server = re.sub(r"^[A-Z_]+: (?:\[libpq\] )?", "", text.strip().partition("\n")[0])
+    return re.sub(r"^.*?\b\w+:\s\s+", "", text_of_server).rstrip(".")
 
 
 def _no_connection(database: Database, error: str) -> str:

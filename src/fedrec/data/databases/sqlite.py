@@ -113,10 +113,10 @@ def _rows(
 ) -> Generator[Rows, None, None]:
     if database.table is None and database.query is None:
         raise InputError(f"{database.shown}: name what to read with table= or query={_tables(connection)}")
-    found = [name for name, *_ in connection.execute(f"SELECT * FROM {database.relation} LIMIT 0").description]
-    wanted = choose(found)
-    asked = ", ".join(f"asked.{quoted(theirs)}" for theirs in wanted.values())
-    cursor = connection.execute(f"SELECT {asked} FROM {database.relation}")
+    names = [name for name, *_ in connection.execute(f"SELECT * FROM {database.relation} LIMIT 0").description]
+    wanted = choose(names)
+    selected = ", ".join(f"asked.{quoted(theirs)}" for theirs in wanted.values())
+    cursor = connection.execute(f"SELECT {selected} FROM {database.relation}")
     id_kinds: dict[str, type] = {}
     while columns := _fetched(cursor):
         named = zip(wanted, columns, strict=True)

@@ -133,12 +133,12 @@ def database_of(source: str, table: str | None = None, query: str | None = None)
             f"fedrec cannot read from {scheme}: URLs"
             + (f"; write {_EXAMPLES[_KINDS[plain]]}" if plain in _KINDS else suggestion(plain, _EXAMPLES))
         )
-    place, _, asked = rest.removeprefix("//").partition("?")
+    place, _, settings = rest.removeprefix("//").partition("?")
     if not rest.startswith("//") or "\0" in unquote(rest):
         raise _unreadable(kind)
-    if ":" in place and "@" in asked and "@" not in place:  # the ? may be a part of a password
+    if ":" in place and "@" in settings and "@" not in place:  # the ? may be a part of a password
         raise _unreadable(kind)
-    options = _options(kind, asked)
+    options = _options(kind, settings)
     for name, value in (("table", table), ("query", query)):
         if value is not None and name in options:
             raise InputError(f"the {name} is given twice, in the URL and as an argument; give it once")
@@ -162,13 +162,13 @@ def database_of(source: str, table: str | None = None, query: str | None = None)
 
 def located(source: str, folder: Path) -> str:
     """A SQLite URL whose relative path is looked for here, then in `folder`; other URLs as they are."""
-    place, mark, asked = source.partition("?")
+    place, mark, settings = source.partition("?")
     scheme, _, rest = place.partition(":///")
     path = unquote(rest)
     if scheme.lower() != "sqlite" or not path or path.startswith("/") or Path(path).exists():
         return source
-    there = (folder / path).absolute()
-    return f"sqlite:///{quote(str(there))}{mark}{asked}" if there.exists() else source
+    path_in_folder = (folder / path).absolute()
+    return f"sqlite:///{quote(str(path_in_folder))}{mark}{settings}" if path_in_folder.exists() else source
 
 
 def quoted(name: str) -> str:
@@ -180,21 +180,21 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _options(kind: str, asked: str) -> dict[str, str]:
-    known = (*_OWN, *(_LIBPQ if kind == "postgresql" else ()))
-    found: dict[str, str] = {}
-    for part in filter(None, asked.split("&")):
+def _options(kind: str, settings: str) -> dict[str, str]:
+    allowed = (*_OWN, *(_LIBPQ if kind == "postgresql" else ()))
+    options: dict[str, str] = {}
+    for part in filter(None, settings.split("&")):
         key, equals, value = part.partition("=")
         if key.lower() in _SECRETS:
             raise InputError(_PASSWORD)
         if not key.isidentifier():
             raise _unreadable(kind)
-        if key not in known:
-            raise InputError(f"{key!r} is not an option of a {kind} source{suggestion(key, known)}")
-        if not equals or key in found:
+        if key not in allowed:
+            raise InputError(f"{key!r} is not an option of a {kind} source{suggestion(key, allowed)}")
+        if not equals or key in options:
             raise InputError(f"option {key!r} of the database {'has no value' if not equals else 'is given twice'}")
-        found[key] = unquote(value)
-    return found
+        options[key] = unquote(value)
+    return options
 
 
 def _postgresql(place: str, options: Mapping[str, str]) -> tuple[str, str]:
@@ -205,7 +205,7 @@ def _postgresql(place: str, options: Mapping[str, str]) -> tuple[str, str]:
     sound = all(_HOST.fullmatch(host) for host in hosts.split(","))
     if not sound or re.search(r"[\s/?#@\[\]]", user) or re.search(r"[\s/?#@]", name):
         raise _unreadable("postgresql")
-    told = {
+    parameters = {
         "client_encoding": "UTF8",
         "application_name": "fedrec",
         "connect_timeout": str(max(2, round(_seconds("connect_timeout", options.get("connect_timeout", "10"))))),
@@ -216,7 +216,7 @@ def _postgresql(place: str, options: Mapping[str, str]) -> tuple[str, str]:
         **{key: value for key, value in options.items() if key in _LIBPQ},
     }
     shown = f"postgresql://{authority}/{name}"
-    return f"{shown}?{urlencode(told, quote_via=quote)}", shown
+    return f"{shown}?{urlencode(parameters, quote_via=quote)}", shown
 
 
 def _sqlite(place: str) -> tuple[str, str]:

@@ -194,13 +194,13 @@ def _read(
     return _whole(path, chain([top], found), dialect, shown, on_error)
 
 
-def _whole(path: Path, found: Iterator[Records], dialect: Dialect, names: list[str], on_error: str) -> pl.DataFrame:
+def _whole(path: Path, pieces: Iterator[Records], dialect: Dialect, names: list[str], on_error: str) -> pl.DataFrame:
     """`line` and the columns of all records; those that are broken are an error, or are left out and counted."""
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InputError(f"{path}: two columns are called {repeated[0]!r}; rename one")
     parts, left_out = [], 0
-    for part in found:
+    for part in pieces:
         raw, broken = divide(part, dialect, names, {name: name for name in names})
         if broken.height and on_error == "raise":
             line, value, reason = broken.row(0)

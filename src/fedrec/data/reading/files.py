@@ -72,7 +72,9 @@ def check_path(path: str | os.PathLike[str], *, read_once: bool = False) -> Path
         if place.is_dir():
             next(place.iterdir(), None)
     except PermissionError:
-        raise InputError(f"{place}: no permission to read it. Change its permissions or read it as its owner") from None
+        raise InputError(
+            f"{place}: no permission to read the file. Change its permissions, or read it as its owner"
+        ) from None
     except OSError as error:
         raise InputError(f"{place}: cannot be read ({error.strerror})") from None
     return place
@@ -106,7 +108,9 @@ def compression_of(path: Path) -> Literal["none", "gzip", "zstd"]:
         with path.open("rb") as file:
             start = file.read(4)
     except PermissionError:
-        raise InputError(f"{path}: no permission to read it. Change its permissions or read it as its owner") from None
+        raise InputError(
+            f"{path}: no permission to read the file. Change its permissions, or read it as its owner"
+        ) from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if start[:2] == b"\x1f\x8b":

@@ -41,7 +41,7 @@ def parquet_files(folder: Path) -> list[Path]:
     Raises:
         InputError: the folder holds so much that it cannot be meant, as the root of a disk does.
     """
-    found, seen = [], 0
+    files, seen = [], 0
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name[0] not in "._"]
         seen += len(folders) + len(names)
@@ -51,8 +51,8 @@ def parquet_files(folder: Path) -> list[Path]:
                 "Parquet files"
             )
         paths = (Path(place, name) for name in names if name[0] not in "._")
-        found += [path for path in paths if path.suffix.lower() in (".parquet", ".pq") and path.is_file()]
-    return sorted(found)
+        files += [path for path in paths if path.suffix.lower() in (".parquet", ".pq") and path.is_file()]
+    return sorted(files)
 
 
 def parquet_pieces(
@@ -104,21 +104,27 @@ def _opened(path: Path, root: Path) -> _File:
 
 
 def _check_same(
-    path: Path, first: Path, wanted: dict[str, str], mine: dict[str, str], kinds: dict[str, str], found: dict[str, str]
+    path: Path,
+    first: Path,
+    wanted: dict[str, str],
+    columns_here: dict[str, str],
+    kinds: dict[str, str],
+    kinds_here: dict[str, str],
 ) -> None:
-    if mine != wanted:
-        differ = sorted(name for name in {**wanted, **mine} if wanted.get(name) != mine.get(name))[0]
-        here, there = (
-            f"column {columns[differ]!r}" if differ in columns else "no column" for columns in (mine, wanted)
+    if columns_here != wanted:
+        differ = sorted(name for name in {**wanted, **columns_here} if wanted.get(name) != columns_here.get(name))[0]
+        shown_here, shown_first = (
+            f"column {columns[differ]!r}" if differ in columns else "no column" for columns in (columns_here, wanted)
         )
         raise InputError(
-            f"{path}: has {here} for {differ}, but {first.name} has {there}. Give both files the same columns"
+            f"{path}: has {shown_here} for {differ}, but {first.name} has {shown_first}. Give both files the same "
+            "columns"
         )
-    for ours, kind in found.items():
+    for ours, kind in kinds_here.items():
         if kind != kinds[ours] and "nothing" not in (kind, kinds[ours]):
             raise InputError(
-                f"{path}: column {mine[ours]!r} holds {kind}, but {first.name} holds {kinds[ours]}. Give both files "
-                "the same type"
+                f"{path}: column {columns_here[ours]!r} holds {kind}, but {first.name} holds {kinds[ours]}. Give both "
+                "files the same type"
             )
 
 

@@ -146,8 +146,8 @@ class Picking:
             self.notes.append(f"rows are weighed by {self.kinds.column}: {', '.join(parts)}")
         if not self.where:
             return
-        asked = " and ".join(f"{name} = {' or '.join(values)}" for name, values in self.where.items())
+        conditions = " and ".join(f"{name} = {' or '.join(values)}" for name, values in self.where.items())
         if self._rows and not self._kept:
-            there = "; ".join(f"{name}: {', '.join(sorted(seen)[:20])}" for name, seen in self._seen.items())
-            raise NothingLeftError(f"{self.source}: no row has {asked}. Values in the source: {there}")
-        self.notes.append(f"{self._kept:,} of {self._rows:,} rows have {asked}")
+            values_read = "; ".join(f"{name}: {', '.join(sorted(seen)[:20])}" for name, seen in self._seen.items())
+            raise NothingLeftError(f"{self.source}: no row has {conditions}. Values in the source: {values_read}")
+        self.notes.append(f"{self._kept:,} of {self._rows:,} rows have {conditions}")

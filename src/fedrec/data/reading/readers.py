@@ -263,15 +263,15 @@ def _delimited(
 
 
 def _columns(
-    found: Records, dialect: Dialect, names: list[str] | None, header: bool | None, picking: Picking
+    first_records: Records, dialect: Dialect, names: list[str] | None, header: bool | None, picking: Picking
 ) -> tuple[list[str], bool]:
     """Names of the columns and whether the first record holds them; picks those that are read."""
-    if len(found.texts) == 0:
-        if found.broken.height == 0:
+    if len(first_records.texts) == 0:
+        if first_records.broken.height == 0:
             raise InputError(f"{picking.source}: is empty")
-        line, value, reason = found.broken.row(0)
+        line, value, reason = first_records.broken.row(0)
         raise InputError(f"{picking.source}, line {line}: {value[:80]!r} {reason}. Correct the line")
-    rows = [fields_of(text, dialect) for text in found.texts.head(_SAMPLE).to_list()]
+    rows = [fields_of(text, dialect) for text in first_records.texts.head(_SAMPLE).to_list()]
     if names is not None:
         picking.pick(names, _sample(rows, names))
         return names, False
@@ -304,10 +304,10 @@ def _folder(place: Path, encoding: str, format: str | None, picking: Picking, ru
             f"{place}: is a folder; fedrec reads a folder as Parquet or as lists of items, not as {format!r}. Name a "
             "file"
         )
-    found = {part: _part_file(place, part) for part in _PART_FILES}
-    if format != "parquet" and found["train"] is not None and found["test"] is not None:
+    part_files = {part: _part_file(place, part) for part in _PART_FILES}
+    if format != "parquet" and part_files["train"] is not None and part_files["test"] is not None:
         _check_no_columns(place, picking)
-        return "lists in a folder", _parts(found, encoding, rules)
+        return "lists in a folder", _parts(part_files, encoding, rules)
     files = [] if format == "lists" else parquet_files(place)
     if not files:
         names = sorted(entry.name for entry in place.iterdir())[:20]
@@ -324,8 +324,8 @@ def _part_file(place: Path, part: str) -> Path | None:
     )
 
 
-def _parts(found: Mapping[str, Path | None], encoding: str, rules: RowRules) -> Iterator[tuple[Piece, RowRules]]:
-    for part, path in found.items():
+def _parts(part_files: Mapping[str, Path | None], encoding: str, rules: RowRules) -> Iterator[tuple[Piece, RowRules]]:
+    for part, path in part_files.items():
         if path is None:
             continue
         here = replace(rules, source=str(path), step=f"reading {path.name}")

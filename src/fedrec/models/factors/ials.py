@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from fedrec.aggregation.contributions import Contributions, Dense, RankOne
-from fedrec.aggregation.queries import Query
+from fedrec.aggregation.queries import PLAIN, Metric, Query
 from fedrec.aggregation.specs import ArraySpec, SumSpec, triangle_size
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
@@ -17,22 +17,18 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import FedrecError
 from fedrec.kernels.least_squares import gram_of_rows, outer_rows, solve_items, solve_users
 from fedrec.kernels.scoring import dot_rows
-from fedrec.models.base import Arrays, Given, Private, PrivateTerms, Recommender, State, cosines
-from fedrec.models.factors.private_ials import (
-    COUNTS,
-    DEFAULT_CLIP,
-    bounded,
-    noisy_counts,
-    noisy_factors,
-    round_queries,
-    shares,
-)
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, cosines
+from fedrec.models.factors.noisy_equations import bounded, item_weights, noisy_counts, noisy_factors
 from fedrec.models.linear.counts import count_spec, counted
 from fedrec.models.linear.gram import unpack_triangle
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 
-__all__ = ["IALS"]
+__all__ = ["IALS", "PrivateIALS"]
+
+_COUNT_SHARE = 0.1
+_EVERYONE_SHARE = 0.05
+_COUNTED_IN_FULL = 20
 
 
 class IALS(Recommender):
@@ -94,27 +90,22 @@ class IALS(Recommender):
     )
 
     def shapes(self, n_items: int) -> Shapes:
-        """Item factors Y and YᵀY; noisy counts in the private form."""
+        """Item factors Y and YᵀY."""
         d = self.embedding_size
         shared = {"items": Shape((n_items, d)), "gram": Shape((d, d), "float64")}
-        return Shapes((Form(shared if self._clip is None else shared | {"counts": Shape((n_items,), "float64")}),))
+        return Shapes((Form(shared),))
 
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """Random item factors."""
         shape = (len(catalog), self.embedding_size)
         table = rng.generator().normal(0.0, self.init_sd / np.sqrt(self.embedding_size), shape)
-        state = _state(table.astype(np.float32))
-        if self._clip is None:
-            return state
-        return State({**state.shared, "counts": np.zeros(len(catalog))})
+        return _state(table.astype(np.float32))
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """[Σ vech(u uᵀ), Σ u] and the count of clients that have each item; [Σ vech(u uᵀ), count] of all clients."""
-        n_items = len(shared["items"])
-        if self._clip is not None:
-            return self._private_spec(n_items, round)
         if round >= self.rounds:
             return None
+        n_items = len(shared["items"])
         bound = max(1.0, self.largest_factor(n_items)) if self.bound == "auto" else self.bound
         grid: dict[str, Any] = {"scale_bits": self.scale_bits}
         of_item = bound * max(1.0, self._heaviest or 1.0)
@@ -131,16 +122,8 @@ class IALS(Recommender):
     ) -> tuple[Contributions, Private | None]:
         """The client's factor, as equations of its items and of everyone."""
         right = np.empty((len(clients), self._width))
-        if self._clip is not None and given.round == 0:
-            return Contributions({"counts": counted(clients)}), None
-        users = self._users(given.shared, clients)
-        outer_rows(users if self._clip is None else bounded(users), right)
+        outer_rows(self._users(given.shared, clients), right)
         size = triangle_size(self.embedding_size)
-        if self._clip is not None:
-            ones = np.ones(len(clients))
-            equations = RankOne(clients.indptr, clients.items, ones, clients.n_items, right, clients.values)
-            mine = Dense(right[:, :size].astype(np.float32), ones)
-            return Contributions({"equations": equations, "everyone": mine}), None
         everyone = np.ones((len(clients), size + 1), dtype=np.float32)
         everyone[:, :size] = right[:, :size]
         ones = np.ones(len(clients))
@@ -158,8 +141,6 @@ class IALS(Recommender):
         Raises:
             FedrecError: if an item's equations have no solution, because contributions saturated.
         """
-        if self._clip is not None:
-            return self._private_step(state, total, round)
         everyone = total.value("everyone")
         if everyone[-1] <= 0.0:
             return state
@@ -180,19 +161,9 @@ class IALS(Recommender):
             )
         return _state(table)
 
-    def privately(self, terms: PrivateTerms) -> IALS:
-        """Noisy normal equations (`fedrec.models.factors.private_ials`); small factors and few sweeps, as both cost."""
-        return self._private_form(terms.clip or DEFAULT_CLIP, embedding_size=16, rounds=3, init_sd=1.0)
-
-    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
-        """Counts of items, then normal equations."""
-        assert self._clip is not None
-        return (COUNTS,) if round == 0 else round_queries(shared["counts"], self._clip)
-
-    @property
-    def budget_shares(self) -> tuple[float, ...]:
-        """Of the private form."""
-        return shares(self.rounds)
+    def privately(self, terms: PrivateTerms) -> PrivateRecommender:
+        """Noisy normal equations, see `PrivateIALS`."""
+        return PrivateIALS.of(self, terms)
 
     def carry(self, fresh: State, earlier: State) -> State:
         """YᵀY of the carried factors."""
@@ -230,26 +201,6 @@ class IALS(Recommender):
         """Three sums, and the factors. A client adds one row of equations, in float64 and as integers."""
         return Cost(memory=n_items * (24 * self._width + 16 * self.embedding_size), per_client=4 * self._width)
 
-    def _private_spec(self, n_items: int, round: int) -> SumSpec | None:
-        if round > self.rounds:
-            return None
-        if round == 0:
-            return SumSpec((count_spec(n_items),))
-        size = triangle_size(self.embedding_size)
-        return SumSpec(
-            (
-                ArraySpec("equations", "rank_one", (n_items, self._width), bound=max(1.0, self._heaviest or 1.0)),
-                ArraySpec("everyone", "dense", (size,), bound=1.0),
-            )
-        )
-
-    def _private_step(self, state: State, total: Sum, round: int) -> State:
-        if round == 0:
-            return State({**state.shared, "counts": noisy_counts(total)})
-        counts = state.shared["counts"]
-        table = noisy_factors(total, counts, total.clients, self.unobserved_weight, self.reg, self.nu)
-        return State({**_state(table).shared, "counts": counts})
-
     @property
     def _width(self) -> int:
         return triangle_size(self.embedding_size) + self.embedding_size
@@ -262,6 +213,83 @@ class IALS(Recommender):
         weights, table = clients.weights, shared["items"]
         solve_users(clients.indptr, clients.items, weights, table, base, offset, self.reg, self.nu, users)
         return users
+
+
+class PrivateIALS(PrivateRecommender, IALS):
+    """Noisy normal equations, see `fedrec.models.factors.noisy_equations`: counts of items, then the sweeps.
+
+    The clip is 2 by default, which is two items of weight 1 in full: most clients are scaled down, so all have about
+    the same say. Counts have a clip of their own, √20: a client counts 20 items in full, more of them less each.
+
+    Args:
+        embedding_size: small, as noise grows with the number of equations.
+        rounds: few sweeps, as each takes its share of the budget; the round of the counts comes before them.
+        init_sd: about the length that clients' factors may have, which is 1.
+    """
+
+    embedding_size: PositiveInt = 16
+    rounds: PositiveInt = 3
+    init_sd: PositiveFloat = 1.0
+
+    default_clip: ClassVar[float] = 2.0
+
+    @property
+    def budget_shares(self) -> tuple[float, ...]:
+        """A tenth for the counts, the rest evenly over the sweeps."""
+        return (_COUNT_SHARE, *((1.0 - _COUNT_SHARE) / self.rounds,) * self.rounds)
+
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """Counts of items; then equations of items, clipped in the weighted norm, and those of everyone, whose norm is
+        1 at most."""
+        if round == 0:
+            return (Query({"counts": PLAIN}, _COUNTED_IN_FULL**0.5),)
+        metric = Metric(rows=item_weights(shared["counts"]))
+        equations = Query({"equations": metric}, self.clip, 1.0 - _EVERYONE_SHARE)
+        return equations, Query({"everyone": PLAIN}, 1.0, _EVERYONE_SHARE)
+
+    def shapes(self, n_items: int) -> Shapes:
+        """Item factors, and noisy counts."""
+        (plain,) = super().shapes(n_items).states
+        return Shapes((Form({**plain.shared, "counts": Shape((n_items,), "float64")}),))
+
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
+        """Random item factors, and no counts yet."""
+        return State({**super().start(catalog, public, rng).shared, "counts": np.zeros(len(catalog))})
+
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
+        """The count of clients that have each item; then [Σ vech(u uᵀ), Σ u] of those clients, Σ vech(u uᵀ) of all."""
+        if round > self.rounds:
+            return None
+        n_items = len(shared["items"])
+        if round == 0:
+            return SumSpec((count_spec(n_items),))
+        size = triangle_size(self.embedding_size)
+        return SumSpec(
+            (
+                ArraySpec("equations", "rank_one", (n_items, self._width), bound=max(1.0, self._heaviest or 1.0)),
+                ArraySpec("everyone", "dense", (size,), bound=1.0),
+            )
+        )
+
+    def contribute(
+        self, given: Given, clients: Clients, private: Private | None
+    ) -> tuple[Contributions, Private | None]:
+        """One for every item; then the client's factor, no longer than 1, as equations of its items and of everyone."""
+        if given.round == 0:
+            return Contributions({"counts": counted(clients)}), None
+        right, ones = np.empty((len(clients), self._width)), np.ones(len(clients))
+        outer_rows(bounded(self._users(given.shared, clients)), right)
+        equations = RankOne(clients.indptr, clients.items, ones, clients.n_items, right, clients.values)
+        everyone = Dense(right[:, : triangle_size(self.embedding_size)].astype(np.float32), ones)
+        return Contributions({"equations": equations, "everyone": everyone}), None
+
+    def step(self, state: State, total: Sum, round: int) -> State:
+        """Keep the noisy counts; then solve the noisy equations."""
+        if round == 0:
+            return State({**state.shared, "counts": noisy_counts(total)})
+        counts = state.shared["counts"]
+        table = noisy_factors(total, counts, total.clients, self.unobserved_weight, self.reg, self.nu)
+        return State({**_state(table).shared, "counts": counts})
 
 
 def _state(table: np.ndarray) -> State:

@@ -17,7 +17,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.keyed import normal_rows
 from fedrec.kernels.scoring import dot_rows
-from fedrec.models.base import Arrays, Given, Private, PrivateTerms, Recommender, State, cosines
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, cosines
 from fedrec.models.factors.adaptive_clip import BIT_SHARE, adapted
 from fedrec.models.factors.local_training import LocalOptimiser, LocalTraining, Loss, draw
 from fedrec.models.factors.scaffold import control_rows, first_controls, stored_rows, used_controls
@@ -25,7 +25,7 @@ from fedrec.models.server_optimisers import ServerOptimiser, ServerRule
 from fedrec.models.shapes import Form, Own, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 
-__all__ = ["MF"]
+__all__ = ["MF", "PrivateMF"]
 
 _SCALE_BITS = 20
 _CONTROL_BITS = 30
@@ -124,12 +124,10 @@ class MF(Recommender):
         return self
 
     def shapes(self, n_items: int) -> Shapes:
-        """Item factors; moments, control variates and a clip where there are any. User factors at the nodes."""
+        """Item factors; moments and control variates where there are any. User factors at the nodes."""
         table = Shape((n_items, self.embedding_size + 1))
         shared, server = {"items": table}, self._server.forms((n_items, self.embedding_size + 1))
-        if self._clip is not None:
-            shared["clip"] = Shape((1,), "float64")
-        elif self.scaffold:
+        if self.scaffold:
             shared["control"] = table
             server |= {"control_sum": Shape(table.axes, "float64"), "control_clients": Shape((1,), "float64")}
         rows: dict[str, Shape | Own] = {"users": Shape((self.embedding_size,), finite=False)}
@@ -142,8 +140,6 @@ class MF(Recommender):
         table = rng.generator().normal(0.0, self.init_sd, (len(catalog), self.embedding_size + 1)).astype(np.float32)
         table[:, -1] = 0.0
         server = self._server.start(table)
-        if self._clip is not None:
-            return State({"items": table, "clip": np.array([self._clip])}, server)
         if not self.scaffold:
             return State({"items": table}, server)
         sums = {"control_sum": np.zeros(table.shape), "control_clients": np.zeros(1)}
@@ -158,8 +154,6 @@ class MF(Recommender):
             "items", "rows", shape, self.bound, _SCALE_BITS, denominator=self.denominator, role="change"
         )
         arrays = [changes]
-        if self._clip is not None:
-            return SumSpec((*arrays, ArraySpec("within", "dense", (1,), bound=0.5)))
         if self.denominator == "count":
             arrays.append(ArraySpec("weight", "dense", (1,), bound=1.0, role="count"))
         elif self.denominator == "per_row":
@@ -190,8 +184,6 @@ class MF(Recommender):
         if not self.scaffold:
             drawn = draw(clients, seeds, self.epochs, self.negatives)
             changes, _ = self._local.run(drawn, given.shared["items"], users)
-            if self._clip is not None:
-                return Contributions(self._within(drawn.indptr, drawn.rows, changes, given.shared)), {"users": users}
             return Contributions(self._weighed(drawn.indptr, drawn.rows, changes)), {"users": users}
         stored = stored_rows(private)
         drawn = draw(clients, seeds, self.epochs, self.negatives, stored)
@@ -219,16 +211,11 @@ class MF(Recommender):
             shared["control"] = (server["control_sum"] / server["control_clients"]).astype(np.float32)
         elif self.scaffold:
             return state
-        elif self._clip is not None:
-            shared["clip"] = adapted(state.shared["clip"], total)
         shared["items"], moved = self._server.step(state.shared["items"], change, moments)
         return State(shared, server | moved)
 
-    def privately(self, terms: PrivateTerms) -> MF:
-        """DP-FedAvg with adaptive clipping (McMahan et al. 2018; Andrew et al. 2021): a fixed divisor, and a clip that
-        follows the median norm of what clients add, as told by noisy bits that are paid for.
-
-        `terms.clip` is where the clip starts; 1 by default.
+    def privately(self, terms: PrivateTerms) -> PrivateRecommender:
+        """DP-FedAvg with adaptive clipping, see `PrivateMF`.
 
         Raises:
             PlanError: with settings whose sums have no bound or a divisor that depends on who takes part.
@@ -237,14 +224,7 @@ class MF(Recommender):
             raise PlanError(f"model {self.name}: scaffold sums control variates that no clip bounds; leave it out")
         if self.denominator == "per_row" or ("denominator" in self.model_fields_set and self.denominator == "count"):
             raise PlanError(f"model {self.name}: under privacy the divisor is fixed; leave denominator out")
-        return self._private_form(
-            terms.clip or 1.0, embedding_size=16, rounds=20, denominator="fixed", expected_clients=terms.clients
-        )
-
-    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
-        """The item rows, clipped to the current clip; and a bit about it."""
-        clip = float(shared["clip"][0])
-        return (Query({"items": PLAIN}, clip, 1.0 - BIT_SHARE), Query({"within": PLAIN}, 0.5, BIT_SHARE))
+        return PrivateMF.of(self, terms, expected_clients=self.expected_clients or terms.clients)
 
     def fold_in(self, given: Given, clients: Clients) -> Private | None:
         """A factor from the history alone: training of the user's side with the item table fixed."""
@@ -308,15 +288,6 @@ class MF(Recommender):
             arrays["weight"] = RowUpdates(indptr, rows, np.ones((len(rows), 1), dtype=np.float32), ones)
         return arrays
 
-    def _within(
-        self, indptr: np.ndarray, rows: np.ndarray, changes: np.ndarray, shared: Arrays
-    ) -> dict[str, Contribution]:
-        """The changes of touched rows, and whether they are within the clip."""
-        arrays = self._weighed(indptr, rows, changes)
-        within = np.sqrt(arrays["items"].sq_norms()) <= float(shared["clip"][0])
-        bits = (within[:, None] - 0.5).astype(np.float32)
-        return {**arrays, "within": Dense(bits, np.ones(len(bits)))}
-
     def _average(self, total: Sum) -> np.ndarray:
         change = total.value("items")
         if self.expected_clients is not None:
@@ -339,3 +310,63 @@ class MF(Recommender):
             training.run(drawn, shared["items"], users[start:stop], learn_items=False)
             start = stop
         return users
+
+
+class PrivateMF(PrivateRecommender, MF):
+    """DP-FedAvg with adaptive clipping (McMahan et al. 2018; Andrew et al. 2021): a fixed divisor, and a clip that
+    follows the median norm of what clients add, as told by noisy bits that are paid for.
+
+    The clip begins at 1 by default.
+
+    Args:
+        embedding_size: small, as noise grows with the length of the rows.
+        rounds: few, as each takes its share of the budget.
+        denominator: `fixed`, as who takes part must not decide the divisor.
+        expected_clients: the public number of clients expected in a round, unless it was set.
+    """
+
+    embedding_size: PositiveInt = 16
+    rounds: PositiveInt = 20
+    denominator: Literal["count", "per_row", "fixed"] = "fixed"
+
+    default_clip: ClassVar[float] = 1.0
+
+    @property
+    def budget_shares(self) -> tuple[float, ...]:
+        """Evenly over the rounds."""
+        return (1.0 / self.rounds,) * self.rounds
+
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """The item rows, clipped to the current clip; and a bit about it."""
+        clip = float(shared["clip"][0])
+        return (Query({"items": PLAIN}, clip, 1.0 - BIT_SHARE), Query({"within": PLAIN}, 0.5, BIT_SHARE))
+
+    def shapes(self, n_items: int) -> Shapes:
+        """Those of the plain form, and the clip."""
+        plain = super().shapes(n_items)
+        (form,) = plain.states
+        return Shapes((Form({**form.shared, "clip": Shape((1,), "float64")}, form.server),), plain.rows)
+
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
+        """Random item factors, and the first clip."""
+        state = super().start(catalog, public, rng)
+        return State({**state.shared, "clip": np.array([self.clip])}, state.server)
+
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
+        """Changes of item rows, and how many clients are within the clip, less half of all."""
+        plain = super().spec(shared, round)
+        return None if plain is None else SumSpec((*plain.arrays, ArraySpec("within", "dense", (1,), bound=0.5)))
+
+    def contribute(
+        self, given: Given, clients: Clients, private: Private | None
+    ) -> tuple[Contributions, Private | None]:
+        """Local training, then the change of every touched row, and whether it is within the clip."""
+        contributions, users = super().contribute(given, clients, private)
+        within = np.sqrt(contributions.arrays["items"].sq_norms()) <= float(given.shared["clip"][0])
+        bits = (within[:, None] - 0.5).astype(np.float32)
+        return Contributions({**contributions.arrays, "within": Dense(bits, np.ones(len(bits)))}), users
+
+    def step(self, state: State, total: Sum, round: int) -> State:
+        """A step along the average change, and the next clip."""
+        stepped = super().step(state, total, round)
+        return State({"clip": adapted(state.shared["clip"], total), **stepped.shared}, stepped.server)

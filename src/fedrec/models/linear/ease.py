@@ -9,7 +9,6 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from scipy.linalg import lapack
 
 from fedrec.aggregation.contributions import Contributions, RankOne
-from fedrec.aggregation.queries import Query
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
@@ -17,10 +16,10 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import FedrecError, PlanError
 from fedrec.kernels.scoring import sum_rows
-from fedrec.models.base import Arrays, Given, Private, PrivateTerms, Recommender, State, of_items
-from fedrec.models.linear import private_gram
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, of_items
 from fedrec.models.linear.denoising import ridge_arrays
 from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec
+from fedrec.models.linear.private_gram import Found, PrivateGram
 from fedrec.models.linear.sketch import (
     Sketched,
     basis_table,
@@ -37,7 +36,7 @@ from fedrec.models.linear.sketch import (
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 
-__all__ = ["EASE"]
+__all__ = ["EASE", "PrivateEASE"]
 
 _AUTO = 6.0
 _AUTO_SKETCHED = 8.0
@@ -73,15 +72,11 @@ class EASE(Recommender):
 
     @property
     def rounds(self) -> int:
-        """One, or as many as passes; Gram matrix and pass in the private form."""
-        if self._clip is not None:
-            return len(private_gram.SHARES)
+        """One, or as many as passes."""
         return 1 if self.rank is None else self.passes
 
     def shapes(self, n_items: int) -> Shapes:
-        """Nothing, then the weights; with a rank or noise, a table of directions, then factors."""
-        if self._clip is not None:
-            return Shapes((*private_gram.forms(n_items), low_rank_form(n_items)))
+        """Nothing, then the weights; with a rank, a table of directions, then factors."""
         if self.rank is None:
             return Shapes((Form({"weights": Shape((n_items, 0))}), Form({"weights": Shape((n_items, n_items))})))
         sketch = {"sketch": Shape((n_items, "rank"))}
@@ -89,16 +84,12 @@ class EASE(Recommender):
 
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """No weights yet; random signs for a sketch."""
-        if self._clip is not None:
-            return private_gram.start(len(catalog))
         if self.rank is None:
             return State({"weights": np.zeros((len(catalog), 0), dtype=np.float32)})
         return State({"sketch": draw_signs(rng, len(catalog), self.rank).astype(np.float32)})
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """The Gram matrix, once; or a sketch in every pass, with item counts in the first."""
-        if self._clip is not None:
-            return private_gram.spec(shared, round, self._heaviest)
         if round >= self.rounds:
             return None
         if self.rank is None:
@@ -118,8 +109,6 @@ class EASE(Recommender):
         self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """w_u x_u x_uᵀ, or w_u x_u ⊗ Ωᵀx_u."""
-        if self._clip is not None:
-            return private_gram.contribute(given.shared, clients, given.round), None
         if self.rank is None:
             return gram_contributions(clients, self.alpha), None
         sketch = sketch_contribution(clients, given.shared["sketch"], self.alpha)
@@ -132,8 +121,6 @@ class EASE(Recommender):
 
     def step(self, state: State, total: Sum, round: int) -> State:
         """Solve for B by Cholesky in float64; or sharpen the basis, and at last solve in it."""
-        if self._clip is not None:
-            return self._private_step(state, total, round)
         if self.rank is not None:
             return self._sketched(state, total, round)
         gram = gram_matrix(total, len(state.shared["weights"]))
@@ -149,11 +136,8 @@ class EASE(Recommender):
         check_alpha(self.name, self.alpha)
         return super()._weighted(heaviest)
 
-    def privately(self, terms: PrivateTerms) -> EASE:
-        """A noisy Gram matrix, then a pass over what stands out of it, see `fedrec.models.linear.private_gram`.
-
-        `terms.clip` is the norm of a client's part, 1 by default, which is what everybody has. `reg` is λ; `auto` is 4
-        times the mean diagonal entry.
+    def privately(self, terms: PrivateTerms) -> PrivateRecommender:
+        """A noisy Gram matrix, then a pass over what stands out of it, see `PrivateEASE`.
 
         Raises:
             PlanError: with settings that have no meaning there.
@@ -164,17 +148,7 @@ class EASE(Recommender):
                 "ease under privacy finds its rank by itself, in one pass, and users weigh 1 / n_u: leave out rank, "
                 "passes and alpha; spectral has passes"
             )
-        return self._private_form(terms.clip or 1.0, alpha=1.0)
-
-    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
-        """The Gram matrix, then the pass."""
-        assert self._clip is not None
-        return private_gram.queries(round, self._clip)
-
-    @property
-    def budget_shares(self) -> tuple[float, ...]:
-        """Of the private form."""
-        return private_gram.SHARES
+        return PrivateEASE.of(self, terms)
 
     def score(
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
@@ -196,13 +170,6 @@ class EASE(Recommender):
         memory = 20 * n_items * n_items if self.rank is None else sketch_memory(n_items, self.rank)
         return Cost(memory=memory, per_interaction=max(2, self.rank or 0))
 
-    def _private_step(self, state: State, total: Sum, round: int) -> State:
-        found = private_gram.step(state, total, round)
-        if isinstance(found, State):
-            return found
-        reg = _AUTO_PRIVATE * found.mean if self.reg == "auto" else float(self.reg)
-        return State(ridge_arrays(found.factors, reg))
-
     def _sketched(self, state: State, total: Sum, round: int) -> State:
         mean = np.array([total.value("counts").mean()]) if round == 0 else state.server["mean"]
         sketched = Sketched.of(state.shared["sketch"], total)
@@ -210,6 +177,26 @@ class EASE(Recommender):
             return State({"sketch": basis_table(sketched)}, {"mean": mean})
         reg = _AUTO_SKETCHED * max(float(mean[0]), 1e-12) if self.reg == "auto" else self.reg
         return State(low_rank_arrays(leading_spectrum(sketched), float(reg)))
+
+
+class PrivateEASE(PrivateGram, EASE):
+    """B of the cleaned Gram matrix, as factors; see `fedrec.models.linear.private_gram`.
+
+    Args:
+        reg: λ; `auto` is 4 times the mean diagonal entry of G.
+        alpha: 1, as users weigh 1 / n_u.
+    """
+
+    alpha: float = Field(default=1.0, ge=0.0, le=2.0)
+
+    def last_form(self, n_items: int) -> Form:
+        """Factors of B."""
+        return low_rank_form(n_items)
+
+    def solved(self, found: Found) -> State:
+        """The ridge solution of the factors of G."""
+        reg = _AUTO_PRIVATE * found.mean if self.reg == "auto" else float(self.reg)
+        return State(ridge_arrays(found.factors, reg))
 
 
 def solve(gram: np.ndarray, reg: float) -> np.ndarray:

@@ -8,7 +8,6 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from fedrec.aggregation.contributions import Contributions
-from fedrec.aggregation.queries import Query
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
@@ -16,13 +15,13 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.scoring import sum_neighbours
-from fedrec.models.base import Arrays, Given, Private, PrivateTerms, Recommender, State, of_items
-from fedrec.models.linear import private_gram
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, of_items
 from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec
+from fedrec.models.linear.private_gram import Found, PrivateGram
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 
-__all__ = ["ItemKNN"]
+__all__ = ["ItemKNN", "PrivateItemKNN"]
 
 
 class ItemKNN(Recommender):
@@ -53,39 +52,29 @@ class ItemKNN(Recommender):
 
     @property
     def rounds(self) -> int:
-        """One; Gram matrix and pass in the private form."""
-        return 1 if self._clip is None else len(private_gram.SHARES)
+        """One."""
+        return 1
 
     def shapes(self, n_items: int) -> Shapes:
-        """Neighbours, none at first; before them a table of directions in the private form."""
-        nearest = Shape((n_items, "nearest"), "int32", -1, n_items)
-        near = Form({"neighbours": nearest, "similarities": Shape((n_items, "nearest"))})
-        return Shapes((near,) if self._clip is None else (*private_gram.forms(n_items), near))
+        """Neighbours, none at first."""
+        return Shapes((_form(n_items),))
 
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """No neighbours yet."""
-        if self._clip is not None:
-            return private_gram.start(len(catalog))
         return State(_neighbours(np.zeros((len(catalog), 0)), 0))
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
-        """The Gram matrix, once; a pass after it in the private form."""
-        if self._clip is not None:
-            return private_gram.spec(shared, round, self._heaviest)
+        """The Gram matrix, once."""
         return gram_spec(len(shared["neighbours"]), self.alpha, self._heaviest) if round == 0 else None
 
     def contribute(
         self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """w_u x_u x_uᵀ."""
-        if self._clip is not None:
-            return private_gram.contribute(given.shared, clients, given.round), None
         return gram_contributions(clients, self.alpha), None
 
     def step(self, state: State, total: Sum, round: int) -> State:
         """Keep each item's nearest neighbours."""
-        if self._clip is not None:
-            return self._private_step(state, total, round)
         similarity = cosine(gram_matrix(total, len(state.shared["neighbours"])), self.shrink)
         return State(_neighbours(similarity, self.neighbours))
 
@@ -98,26 +87,15 @@ class ItemKNN(Recommender):
         check_alpha(self.name, self.alpha)
         return super()._weighted(heaviest)
 
-    def privately(self, terms: PrivateTerms) -> ItemKNN:
-        """Cosines of the cleaned Gram matrix that `ease` has under privacy; `shrink` counts in
-        mean diagonal entries of that matrix.
+    def privately(self, terms: PrivateTerms) -> PrivateRecommender:
+        """Cosines of the cleaned Gram matrix that `ease` has under privacy, see `PrivateItemKNN`.
 
         Raises:
             PlanError: with weights of users other than 1 / n_u.
         """
         if "alpha" in self.model_fields_set and self.alpha != 1.0:
             raise PlanError("itemknn under privacy: users weigh 1 / n_u; leave out alpha")
-        return self._private_form(terms.clip or 1.0, alpha=1.0, shrink=0.3, neighbours=200)
-
-    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
-        """The Gram matrix, then the pass."""
-        assert self._clip is not None
-        return private_gram.queries(round, self._clip)
-
-    @property
-    def budget_shares(self) -> tuple[float, ...]:
-        """Of the private form."""
-        return private_gram.SHARES
+        return PrivateItemKNN.of(self, terms)
 
     def score(
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
@@ -135,15 +113,31 @@ class ItemKNN(Recommender):
         out[np.nonzero(kept)[0], given.shared["neighbours"][items][kept]] = given.shared["similarities"][items][kept]
         return out
 
-    def _private_step(self, state: State, total: Sum, round: int) -> State:
-        found = private_gram.step(state, total, round)
-        if isinstance(found, State):
-            return found
-        return State(_neighbours(cosine(found.factors @ found.factors.T, self.shrink * found.mean), self.neighbours))
-
     def cost(self, n_items: int) -> Cost:
         """Triangle and float64 matrix."""
         return Cost(memory=16 * n_items * n_items)
+
+
+class PrivateItemKNN(PrivateGram, ItemKNN):
+    """Cosines of the cleaned Gram matrix G, see `fedrec.models.linear.private_gram`.
+
+    Args:
+        neighbours: most similar items kept per item.
+        shrink: in mean diagonal entries of G.
+        alpha: 1, as users weigh 1 / n_u.
+    """
+
+    neighbours: PositiveInt = 200
+    shrink: NonNegativeFloat = 0.3
+    alpha: float = Field(default=1.0, ge=0.0, le=2.0)
+
+    def last_form(self, n_items: int) -> Form:
+        """Neighbours."""
+        return _form(n_items)
+
+    def solved(self, found: Found) -> State:
+        """Each item's nearest neighbours."""
+        return State(_neighbours(cosine(found.factors @ found.factors.T, self.shrink * found.mean), self.neighbours))
 
 
 def cosine(gram: np.ndarray, shrink: float) -> np.ndarray:
@@ -154,6 +148,11 @@ def cosine(gram: np.ndarray, shrink: float) -> np.ndarray:
         np.divide(gram[row], lengths, out=gram[row], where=lengths > 0)
     gram[np.diag_indices(len(gram))] = 0.0
     return gram
+
+
+def _form(n_items: int) -> Form:
+    nearest = Shape((n_items, "nearest"), "int32", -1, n_items)
+    return Form({"neighbours": nearest, "similarities": Shape((n_items, "nearest"))})
 
 
 def _neighbours(similarity: np.ndarray, count: int) -> dict[str, np.ndarray]:

@@ -13,12 +13,12 @@ from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
-from fedrec.models.base import Arrays, Given, Private, PrivateTerms, Recommender, State
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State
 from fedrec.models.linear.counts import count_spec, counted
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 
-__all__ = ["Popularity"]
+__all__ = ["Popularity", "PrivatePopularity"]
 
 
 class Popularity(Recommender):
@@ -60,14 +60,9 @@ class Popularity(Recommender):
         """Keep the counts."""
         return State({"counts": total.value("counts")[:, 0].astype(np.float32)})
 
-    def privately(self, terms: PrivateTerms) -> Popularity:
-        """Counts of clients, each of whom is scaled down to a norm of `clip`, √20 by default: 20 items in full."""
-        return self._private_form(terms.clip or 20.0**0.5)
-
-    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
-        """One count per item, clipped together."""
-        assert self._clip is not None
-        return (Query({"counts": PLAIN}, self._clip),)
+    def privately(self, terms: PrivateTerms) -> PrivateRecommender:
+        """Noisy counts, see `PrivatePopularity`."""
+        return PrivatePopularity.of(self, terms)
 
     def score(
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
@@ -79,3 +74,18 @@ class Popularity(Recommender):
     def cost(self, n_items: int) -> Cost:
         """The sum and the counts."""
         return Cost(memory=64 * n_items)
+
+
+class PrivatePopularity(PrivateRecommender, Popularity):
+    """Noisy counts of clients, each of whom is scaled down to the norm of the clip: √20 counts 20 items in full."""
+
+    default_clip: ClassVar[float] = 20.0**0.5
+
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """One count per item, clipped together."""
+        return (Query({"counts": PLAIN}, self.clip),)
+
+    @property
+    def budget_shares(self) -> tuple[float, ...]:
+        """All of the budget for the one round."""
+        return (1.0,)

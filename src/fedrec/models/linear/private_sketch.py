@@ -9,27 +9,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedrec.aggregation.contributions import Contributions
-from fedrec.aggregation.queries import PLAIN, Query
 from fedrec.aggregation.sums import Sum
-from fedrec.data.clients import Clients
 from fedrec.models.base import Arrays, State
 from fedrec.models.linear.denoising import Factors, Pass, denoised, from_sketch, next_table, unclipped
-from fedrec.models.linear.private_gram import Found, pass_query, passed
-from fedrec.models.linear.sketch import sketch_contribution
+from fedrec.models.linear.private_gram import Found, passed
 from fedrec.models.shapes import Form, Shape
 
-__all__ = ["contribute", "forms", "queries", "shares", "start", "step"]
-
-_FIRST_SHARE = 0.4
+__all__ = ["pass_forms", "sharpened"]
 
 
-def shares(passes: int) -> tuple[float, ...]:
-    """Of the budget: two fifths for the first sketch of two, evenly otherwise."""
-    return (_FIRST_SHARE, 1.0 - _FIRST_SHARE) if passes == 2 else (1.0 / passes,) * passes
-
-
-def forms(n_items: int, passes: int) -> tuple[Form, ...]:
+def pass_forms(n_items: int, passes: int) -> tuple[Form, ...]:
     """Random signs, then directions; of every pass so far the coordinator keeps what it read."""
     doubles, table = "float64", {"table": Shape((n_items, "directions"))}
     found = {"factors": Shape((n_items, "rank"), doubles), "scales": Shape((n_items,), doubles)}
@@ -43,22 +32,7 @@ def forms(n_items: int, passes: int) -> tuple[Form, ...]:
     return tuple(out)
 
 
-def start(signs: np.ndarray) -> State:
-    """Random signs over √rank."""
-    return State({"table": (signs / np.sqrt(signs.shape[1])).astype(np.float32)})
-
-
-def queries(round: int, clip: float) -> tuple[Query, ...]:
-    """The first sketch, then passes."""
-    return (Query({"sketch": PLAIN}, clip) if round == 0 else pass_query(clip),)
-
-
-def contribute(shared: Arrays, clients: Clients) -> Contributions:
-    """x ⊗ Tᵀx / n."""
-    return Contributions({"sketch": sketch_contribution(clients, shared["table"], 1.0)})
-
-
-def step(state: State, total: Sum, round: int, passes: int) -> State | Found:
+def sharpened(state: State, total: Sum, round: int, passes: int) -> State | Found:
     """The directions of the next pass, or what was found after the last."""
     kept, seen = dict(state.server), passed(state.shared["table"], total)
     if round == 0:

@@ -9,17 +9,18 @@ import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from fedrec.aggregation.contributions import Contributions
-from fedrec.aggregation.queries import Query
+from fedrec.aggregation.queries import PLAIN, Query
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
-from fedrec.models.base import Arrays, Given, Private, PrivateTerms, Recommender, State, of_items
-from fedrec.models.linear import private_gram, private_sketch
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, of_items
 from fedrec.models.linear.counts import count_spec, counted
 from fedrec.models.linear.denoising import ridge_arrays
+from fedrec.models.linear.private_gram import Found, pass_query, pass_spec
+from fedrec.models.linear.private_sketch import pass_forms, sharpened
 from fedrec.models.linear.sketch import (
     Sketched,
     basis_table,
@@ -36,7 +37,7 @@ from fedrec.models.linear.sketch import (
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost
 
-__all__ = ["Spectral"]
+__all__ = ["PrivateSpectral", "Spectral"]
 
 
 class Spectral(Recommender):
@@ -68,13 +69,11 @@ class Spectral(Recommender):
 
     @property
     def rounds(self) -> int:
-        """Item counts, then the passes; the passes alone in the private form."""
-        return self.passes + (self._clip is None)
+        """Item counts, then the passes."""
+        return self.passes + 1
 
     def shapes(self, n_items: int) -> Shapes:
-        """Counts, then a sketch, at last factors; sketches alone before them in the private form."""
-        if self._clip is not None:
-            return Shapes((*private_sketch.forms(n_items, self.passes), low_rank_form(n_items)))
+        """Counts, then a sketch, at last factors."""
         counts = Shape((n_items,), "float64")
         signs = Shape((n_items, min(self.rank, n_items)), "int8", -1, 2)
         sketch = Form({"sketch": Shape((n_items, "rank"))}, {"counts": counts})
@@ -83,16 +82,12 @@ class Spectral(Recommender):
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """Random signs, kept back until the counts are known."""
         n_items = len(catalog)
-        if self._clip is not None:
-            return private_sketch.start(draw_signs(rng, n_items, self.rank))
         return State({"counts": np.zeros(n_items)}, {"signs": draw_signs(rng, n_items, self.rank)})
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Counts, then sketches."""
         if round >= self.rounds:
             return None
-        if self._clip is not None:
-            return private_gram.pass_spec(shared["table"])
         if round == 0:
             return SumSpec((count_spec(len(shared["counts"])),))
         whole = self.alpha == 0 and self.beta == 0 and round == 1
@@ -102,16 +97,12 @@ class Spectral(Recommender):
         self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """One for every item; then x_u ⊗ n_u^−2α Tᵀx_u."""
-        if self._clip is not None:
-            return private_sketch.contribute(given.shared, clients), None
         if given.round == 0:
             return Contributions({"counts": counted(clients)}), None
         return Contributions({"sketch": sketch_contribution(clients, given.shared["sketch"], 2 * self.alpha)}), None
 
     def step(self, state: State, total: Sum, round: int) -> State:
         """Weigh the signs by item counts, then sharpen the basis, at last filter the spectrum."""
-        if self._clip is not None:
-            return self._private_step(state, total, round)
         if round == 0:
             counts = total.value("counts")[:, 0]
             weights = _weights(counts, self.beta)
@@ -123,11 +114,8 @@ class Spectral(Recommender):
             return State({"sketch": basis_table(sketched)}, {"counts": counts})
         return State(low_rank_arrays(leading_spectrum(sketched), self.reg if self.filter == "ridge" else None))
 
-    def privately(self, terms: PrivateTerms) -> Spectral:
-        """Noise in every pass, see `fedrec.models.linear.private_sketch`; a small rank, because noise grows with it.
-
-        `clip` multiplies the norm that a client is expected to have, 1 by default; `reg` counts in mean
-        diagonal entries of the Gram matrix.
+    def privately(self, terms: PrivateTerms) -> PrivateRecommender:
+        """Noise in every pass, see `PrivateSpectral`.
 
         Raises:
             PlanError: with settings that have no meaning there.
@@ -139,17 +127,7 @@ class Spectral(Recommender):
                 "spectral under privacy: users weigh 1 / n_u, which is alpha = 0.5, items weigh 1, which is beta = 0, "
                 f"and the filter is ridge; leave out {', '.join(odd)}"
             )
-        return self._private_form(terms.clip or 1.0, alpha=0.5, beta=0.0, rank=128, reg=4.0)
-
-    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
-        """The sketch, then passes."""
-        assert self._clip is not None
-        return private_sketch.queries(round, self._clip)
-
-    @property
-    def budget_shares(self) -> tuple[float, ...]:
-        """Of the private form."""
-        return private_sketch.shares(self.passes)
+        return PrivateSpectral.of(self, terms)
 
     def score(
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
@@ -161,14 +139,71 @@ class Spectral(Recommender):
         """How much an item adds to every other item's score."""
         return low_rank_similarity(given.shared, items)
 
-    def _private_step(self, state: State, total: Sum, round: int) -> State:
-        found = private_sketch.step(state, total, round, self.passes)
-        return found if isinstance(found, State) else State(ridge_arrays(found.factors, self.reg * found.mean))
-
     def cost(self, n_items: int) -> Cost:
         """Sums, tables and the small matrices of the solver. A client has at least one interaction and a right factor
         of `rank` floats."""
         return Cost(memory=sketch_memory(n_items, self.rank), per_interaction=max(2, self.rank))
+
+
+class PrivateSpectral(PrivateRecommender, Spectral):
+    """The spectrum of noisy passes, see `fedrec.models.linear.private_sketch`.
+
+    The clip multiplies the norm that a client is expected to have, 1 by default.
+
+    Args:
+        rank: width of the first sketch; small, because noise grows with it.
+        passes: rounds; there are no counts of items.
+        alpha: 0.5, as users weigh 1 / n_u.
+        beta: 0, as items weigh 1.
+        filter: `ridge`.
+        reg: λ of the ridge filter, in mean diagonal entries of G.
+    """
+
+    rank: PositiveInt = 128
+    alpha: float = Field(default=0.5, ge=0.0, le=2.0)
+    beta: float = Field(default=0.0, ge=0.0, le=2.0)
+    reg: PositiveFloat = 4.0
+
+    default_clip: ClassVar[float] = 1.0
+
+    @property
+    def rounds(self) -> int:
+        """The passes."""
+        return self.passes
+
+    @property
+    def budget_shares(self) -> tuple[float, ...]:
+        """Two fifths for the first sketch of two, evenly otherwise."""
+        first = 0.4
+        return (first, 1.0 - first) if self.passes == 2 else (1.0 / self.passes,) * self.passes
+
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """The first sketch, then passes."""
+        return (Query({"sketch": PLAIN}, self.clip) if round == 0 else pass_query(self.clip),)
+
+    def shapes(self, n_items: int) -> Shapes:
+        """Sketches, at last factors."""
+        return Shapes((*pass_forms(n_items, self.passes), low_rank_form(n_items)))
+
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
+        """Random signs over √rank."""
+        signs = draw_signs(rng, len(catalog), self.rank)
+        return State({"table": (signs / np.sqrt(signs.shape[1])).astype(np.float32)})
+
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
+        """A sketch in every pass."""
+        return pass_spec(shared["table"]) if round < self.rounds else None
+
+    def contribute(
+        self, given: Given, clients: Clients, private: Private | None
+    ) -> tuple[Contributions, Private | None]:
+        """x ⊗ Tᵀx / n."""
+        return Contributions({"sketch": sketch_contribution(clients, given.shared["table"], 1.0)}), None
+
+    def step(self, state: State, total: Sum, round: int) -> State:
+        """The directions of the next pass, or the filtered spectrum after the last."""
+        found = sharpened(state, total, round, self.passes)
+        return State(ridge_arrays(found.factors, self.reg * found.mean)) if isinstance(found, Found) else found
 
 
 def _weights(counts: np.ndarray, beta: float) -> np.ndarray:

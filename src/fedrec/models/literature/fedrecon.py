@@ -13,7 +13,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.draws import draw_halves
-from fedrec.models.base import Arrays, Given, Private, PrivateTerms
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms
 from fedrec.models.factors.local_training import LocalTraining, draw
 from fedrec.models.factors.mf import MF
 from fedrec.models.shapes import Shapes
@@ -57,7 +57,7 @@ class FedRecon(MF):
         """Nothing is kept."""
         return None
 
-    def privately(self, terms: PrivateTerms) -> FedRecon:
+    def privately(self, terms: PrivateTerms) -> PrivateRecommender:
         """It has no private form.
 
         Raises:

@@ -10,33 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedrec.aggregation.queries import PLAIN, Metric, Query
 from fedrec.aggregation.sums import Sum
 from fedrec.models.linear.gram import unpack_triangle
 
-__all__ = [
-    "COUNTS",
-    "DEFAULT_CLIP",
-    "bounded",
-    "item_weights",
-    "noisy_counts",
-    "noisy_factors",
-    "round_queries",
-    "shares",
-]
+__all__ = ["bounded", "item_weights", "noisy_counts", "noisy_factors"]
 
-COUNTS = Query({"counts": PLAIN}, 20.0**0.5)
-"""A client counts 20 items in full, more of them less each."""
-DEFAULT_CLIP = 2.0
-"""Two items of weight 1 in full: most clients are scaled down, so all have about the same say."""
-_COUNT_SHARE = 0.1
-_EVERYONE_SHARE = 0.05
 _MU = 1.0 / 3.0
-
-
-def shares(rounds: int) -> tuple[float, ...]:
-    """Of the budget: a tenth for the counts, the rest evenly over the sweeps."""
-    return (_COUNT_SHARE, *((1.0 - _COUNT_SHARE) / rounds,) * rounds)
 
 
 def noisy_counts(total: Sum) -> np.ndarray:
@@ -47,12 +26,6 @@ def noisy_counts(total: Sum) -> np.ndarray:
 def item_weights(counts: np.ndarray) -> np.ndarray:
     """d [items] float64."""
     return (counts / counts.mean()) ** -_MU
-
-
-def round_queries(counts: np.ndarray, clip: float) -> tuple[Query, ...]:
-    """A sweep: equations of items, clipped in the weighted norm, and those of everyone, whose norm is 1 at most."""
-    equations = Query({"equations": Metric(rows=item_weights(counts))}, clip, 1.0 - _EVERYONE_SHARE)
-    return equations, Query({"everyone": PLAIN}, 1.0, _EVERYONE_SHARE)
 
 
 def bounded(users: np.ndarray) -> np.ndarray:
