@@ -44,6 +44,7 @@ __all__ = ["HELD", "ITEMS", "USERS", "RecommenderContract", "checkerboard"]
 
 USERS, ITEMS, HELD = 80, 24, 9
 """Users, items, and how many items each user has, of the twelve of its group."""
+_FITTED: dict[type, Estimator] = {}
 
 
 @cache
@@ -210,7 +211,7 @@ class RecommenderContract:
         if self.model.traits.bits == "node":
             return
         fitted = _fitted(type(self))
-        other = estimator(self.model)(**self.settings, plan={"min_clients": 1}).fit(checkerboard(), nodes=3)
+        other = _unfitted(type(self)).fit(checkerboard(), nodes=3, progress=False)
         assert _bytes(other.shared) == _bytes(fitted.shared), "three nodes make another model than one"
         wanted = [41, 2, 2, 77, 0]
         assert other.recommend(wanted, n=4).equals(fitted.recommend(wanted, n=4)), (
@@ -234,10 +235,16 @@ class RecommenderContract:
         assert model.cost(1000).per_interaction >= 1, "an interaction adds at least one number"
 
 
-@cache
-def _fitted(contract: Any) -> Estimator:
-    kind = estimator(contract.model)
-    return kind(**contract.settings, plan={"min_clients": 1}).fit(checkerboard(), progress=False)
+def _fitted(contract: type[RecommenderContract]) -> Estimator:
+    """The model of a contract, fitted to the checkerboard; once for all of its tests."""
+    if contract not in _FITTED:
+        _FITTED[contract] = _unfitted(contract).fit(checkerboard(), progress=False)
+    return _FITTED[contract]
+
+
+def _unfitted(contract: type[RecommenderContract]) -> Estimator:
+    every = {"source": "memory", "cleaning": {"rating_at_least": "none"}}  # low ratings count as high ones do
+    return estimator(contract.model)(**contract.settings, plan={"min_clients": 1, "data": every})
 
 
 def _parts(contract: type[RecommenderContract]) -> tuple[Recommender, Given, Clients, Private | None]:
