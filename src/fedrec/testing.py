@@ -237,6 +237,7 @@ class RecommenderContract:
 
 def _fitted(contract: type[RecommenderContract]) -> Estimator:
     """The model of a contract, fitted to the checkerboard; once for all of its tests."""
+    estimator(contract.model)  # makes the name known
     if contract not in _FITTED:
         _FITTED[contract] = _unfitted(contract).fit(checkerboard(), progress=False)
     return _FITTED[contract]
