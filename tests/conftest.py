@@ -51,7 +51,8 @@ def real() -> Callable[[str], Path]:
 
 @pytest.fixture
 def fedrec(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """Run the `fedrec` command in this process."""
+    """Run the `fedrec` command in this process; models of a test's own files are forgotten after it."""
+    monkeypatch.setenv("FEDREC_MODELS", os.environ.get("FEDREC_MODELS", ""))
 
     def call(*arguments: object) -> Said:
         monkeypatch.setattr("sys.argv", ["fedrec", *map(str, arguments)])

@@ -114,6 +114,14 @@ def write_table(path: Path, names: dict[str, str]) -> None:
     table.write_parquet(path) if path.suffix == ".parquet" else table.write_csv(path)
 
 
+def code_after(page: str, words: str) -> str:
+    """The first block of code after some words of a page."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    block = re.search(r"(?ms)^```[^\n]*\n(.*?)^```$", text[text.index(words) :])
+    assert block is not None, f"{page} has no code after {words!r}"
+    return block[1]
+
+
 def other_files(folder: Path, page: str) -> None:
     """Files that the commands of a page read, with the columns that they name."""
     audited = page == "docs/threat-model.md"
@@ -129,6 +137,8 @@ def other_files(folder: Path, page: str) -> None:
     tables["clicks.csv"] = like if page == "docs/recommending.md" else of_shops
     for name, columns in tables.items():
         write_table(folder / name, columns)
+    if page == "docs/own-model.md":
+        (folder / "mine.py").write_text(code_after(page, "`mine.py`:"), encoding="utf-8")
     table = small_table()
     table.select("user_id", "item_id").head(20).write_csv(folder / "pairs.csv")
     table.select("item_id").unique("item_id").sort("item_id").write_csv(folder / "items.csv")

@@ -104,6 +104,7 @@ def fresh(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FEDREC_CACHE", str(small / "sets"))
     monkeypatch.delenv("FEDREC_DATA", raising=False)
+    monkeypatch.setenv("FEDREC_MODELS", "")
     shutil.copytree(small / "RUN", "RUN")
     return tmp_path
 
@@ -164,7 +165,8 @@ def options_of(words: list[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("command", [command for command in _blocks() if not by_default(command)], ids=str)
-def test_names_options_and_keys_of_other_commands_are_known(command: Command) -> None:
+def test_names_options_and_keys_of_other_commands_are_known(command: Command, fresh: Path) -> None:
+    other_files(fresh, command.page)
     said = parse(list(command.words))
     if command.words[0] == "bench":
         assert benchmark(said["name"])

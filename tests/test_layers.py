@@ -33,7 +33,7 @@ STOREYS = [
     {"errors"},
 ]
 """From the top down; rooms of one storey do not import each other."""
-ROOM_OF = {"rating": "estimators"}
+ROOM_OF = {"rating": "estimators", "testing": "estimators"}
 """Modules that stand outside the room they belong to, under a name for users."""
 HOMES = {
     "nvflare": ["network.nvflare"],
