@@ -13,8 +13,8 @@ from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
-from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_items
-from fedrec.models.linear.popularity import Popularity
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, of_items
+from fedrec.models.linear.popularity import Popularity, PrivatePopularity
 from fedrec.models.registry import MODELS
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
@@ -29,6 +29,14 @@ class PooledPopularity(Popularity):
         """Item counts, pooled."""
         shape = (len(shared["counts"]), 1)
         return None if round else SumSpec((ArraySpec("counts", "rank_one", shape, bound=1.0, pooled=True),))
+
+    def privately(self, terms: PrivateTerms) -> PrivateRecommender:
+        """Noisy counts, pooled."""
+        return PrivatePooledPopularity.of(self, terms)
+
+
+class PrivatePooledPopularity(PrivatePopularity, PooledPopularity):
+    """Noisy counts in which no client can be told from the others."""
 
 
 class RowCount(Popularity):
