@@ -13,16 +13,7 @@ from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
-from fedrec.models.base import (
-    Arrays,
-    Given,
-    Private,
-    PrivateRecommender,
-    PrivateTerms,
-    Recommender,
-    State,
-    of_items,
-)
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, of_items
 from fedrec.models.linear.popularity import Popularity, PrivatePopularity
 from fedrec.models.registry import MODELS
 from fedrec.models.shapes import Form, Shape, Shapes
@@ -40,12 +31,12 @@ class PooledPopularity(Popularity):
         return None if round else SumSpec((ArraySpec("counts", "rank_one", shape, bound=1.0, pooled=True),))
 
     def privately(self, terms: PrivateTerms) -> PrivateRecommender:
-        """A private form that pools too."""
+        """Noisy counts, pooled."""
         return PrivatePooledPopularity.of(self, terms)
 
 
-class PrivatePooledPopularity(PooledPopularity, PrivatePopularity):
-    """A private form whose clients cannot be clipped."""
+class PrivatePooledPopularity(PrivatePopularity, PooledPopularity):
+    """Noisy counts in which no client can be told from the others."""
 
 
 class RowCount(Popularity):

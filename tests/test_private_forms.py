@@ -16,6 +16,7 @@ from fedrec.models.base import Arrays, PrivateRecommender, PrivateTerms, queries
 from fedrec.models.linear.popularity import Popularity, PrivatePopularity
 from fedrec.models.registry import MODELS, build_model, model_class
 from fedrec.models.values import weighted
+from models_in_test import PooledPopularity, PrivatePooledPopularity
 
 ITEMS = 12
 PRIVATE = ["ease", "ials", "itemknn", "mf", "popularity", "spectral"]
@@ -113,6 +114,15 @@ def test_a_private_form_without_queries_or_shares_cannot_be_made():
 
     with pytest.raises(TypeError, match=r"abstract class Forgetful .*budget_shares'?, '?queries"):
         Forgetful.of(Popularity(), PrivateTerms(None, 50))
+
+
+def test_a_model_derived_from_another_is_not_trained_as_the_private_form_of_that_one():
+    class Louder(Popularity):
+        name: ClassVar[str] = "louder"
+
+    with pytest.raises(PlanError, match="model 'louder' has no form under differential privacy: PrivatePopularity is"):
+        Louder().privately(PrivateTerms(None, 50))
+    assert type(PooledPopularity().privately(PrivateTerms(None, 50))) is PrivatePooledPopularity
 
 
 def test_a_plain_model_has_no_queries_and_a_private_one_its_own():

@@ -286,7 +286,16 @@ class PrivateRecommender(Recommender):
             model: its hyperparameters that were set are kept; the others take the defaults of this class.
             terms: of the plan; a clip of `None` stands for `default_clip`.
             settings: hyperparameters that this form decides by itself.
+
+        Raises:
+            PlanError: if the model is derived from the one that this is the private form of, and is another.
         """
+        if not issubclass(cls, type(model)):
+            raise PlanError(
+                f"model {model.name!r} has no form under differential privacy: {cls.__name__} is that of {cls.name!r}, "
+                f"and {type(model).__name__} computes something else. Derive a class from both, and return it from "
+                f"{type(model).__name__}.privately"
+            )
         form = cls(**{name: getattr(model, name) for name in model.model_fields_set} | settings)
         form._heaviest = model._heaviest
         form._clip = cls.default_clip if terms.clip is None else terms.clip
