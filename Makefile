@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Packages are compiled by the first process that imports them, and kept: most of them are never imported.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo test test-real test-all lint kernels locked docs package smoke clean
 
 $(READY): pyproject.toml constraints.txt

@@ -27,6 +27,20 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
 
 
+_LONGEST_FIRST = (
+    "test_federation_processes", "test_deploy", "test_federation_kills", "test_federation_faults", "test_federation",
+    "test_accounting", "test_bad_input", "test_databases_postgresql", "test_cli", "test_library", "test_kills",
+    "test_asynchronous_kills", "test_private_runs", "test_audit_coordinator", "test_federation_jobs",
+)  # fmt: skip
+"""Files that begin before all others, so that no worker is left alone with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the files that take longest first; others stay in their order."""
+    places = {name: place for place, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @dataclass(frozen=True)
 class Said:
     """What a command left: exit code, standard output and standard error."""
