@@ -142,6 +142,8 @@ def other_files(folder: Path, page: str) -> None:
     table = small_table()
     table.select("user_id", "item_id").head(20).write_csv(folder / "pairs.csv")
     table.select("item_id").unique("item_id").sort("item_id").write_csv(folder / "items.csv")
+    day = pl.from_epoch(pl.col("timestamp").cast(pl.Int64)).dt.strftime("%d/%m/%Y %H:%M")
+    table.with_columns(timestamp=day).write_csv(folder / "days.csv")
     half = pl.col("timestamp") < table["timestamp"].median()
     table.filter(half).write_csv(folder / "january.csv")
     table.filter(~half | (pl.col("user_id") < 5)).write_csv(folder / "february.csv")
