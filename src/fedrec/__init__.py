@@ -43,6 +43,7 @@ _HOMES = {
     "audit_run": "fedrec.estimators.checks",
     "compare": "fedrec.estimators.checks",
     "verify": "fedrec.estimators.checks",
+    "Estimator": "fedrec.estimators.estimator",
     "estimator": "fedrec.estimators.estimator",
     "evaluate": "fedrec.estimators.estimator",
     "Federation": "fedrec.estimators.federations",

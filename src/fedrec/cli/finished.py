@@ -35,6 +35,7 @@ from fedrec.record.mapped import hashed_ahead
 if TYPE_CHECKING:
     from fedrec.data.identifiers import Identifiers
     from fedrec.estimators.estimator import Estimator
+    from fedrec.runs.visitors import Unknown
 
 __all__ = ["Histories", "RunFolder", "check_policy", "evaluate", "opened_for", "recommend", "similar"]
 
@@ -85,7 +86,8 @@ def evaluate(
     output = Output(json_, quiet)
     clock, _ = output.begin("evaluate", threads, "read", "prepare", "evaluate")
     reading = data_settings(None, columns, format, encoding, on_error, None, header, time_format, decimal, where, kinds)
-    model = opened_for(run, output, data, None, unknown_items, reading)
+    of_items = check_policy("--unknown-items", unknown_items)
+    model = opened_for(run, output, data, None, of_items, reading)
     from fedrec.federation.calls import HELD_OUT
 
     chosen = next((name for name in HELD_OUT if name == part), None)
@@ -158,7 +160,7 @@ def recommend(
     """
     output = Output(json_, quiet)
     clock, _ = output.begin("recommend", threads, "read", "prepare", "recommend")
-    check_policy("--unknown", unknown)
+    of_users, of_items = check_policy("--unknown", unknown), check_policy("--unknown-items", unknown_items)
     if user and all_users:
         raise InputError("--user and --all-users cannot be used together; remove one of them")
     if not user and not all_users and history is None:
@@ -168,7 +170,7 @@ def recommend(
     if all_users and to is None and history is None:
         raise InputError("--all-users needs --to FILE, such as --to recs.parquet")
     reading = data_settings(None, columns, format, encoding, on_error, None, header, time_format, decimal, where, kinds)
-    model = opened_for(run, output, data, history, unknown_items, reading)
+    model = opened_for(run, output, data, history, of_items, reading)
     from fedrec.runs.visitors import Visitors
 
     catalog = model.opened.catalog
@@ -177,12 +179,12 @@ def recommend(
         "include_seen": include_seen,
         "only": _ids(only, catalog.items, "--only"),
         "block": _ids(block, catalog.items, "--block"),
-        "unknown": unknown,
+        "unknown": of_users,
     }
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if history is not None:
-            options["history"] = Visitors.read(history, catalog, unknown_items, **reading)  # type: ignore[arg-type]
+            options["history"] = Visitors.read(history, catalog, of_items, **reading)
         if to is not None:
             rows = model.save_recommendations(to, user, **options)
             answer = {"run": str(run), "rows": rows, "file": str(to), **clock.figures()}
@@ -233,11 +235,10 @@ def opened_for(
     output: Output,
     data: str | None = None,
     history: Path | None = None,
-    unknown_items: str = "raise",
+    unknown_items: Unknown = "raise",
     reading: dict[str, Any] | None = None,
 ) -> Estimator:
     """Open a run, whose model is hashed while the program is still being loaded; a history is left to who asks."""
-    check_policy("--unknown-items", unknown_items)
     if data is not None and history is not None:
         raise InputError("--data and --history cannot be used together; remove one of them")
     if data is None and history is None and reading:
@@ -258,14 +259,16 @@ def opened_for(
     return model
 
 
-def check_policy(option: str, policy: str) -> None:
-    """Check a word of a policy for what is unknown.
+def check_policy(option: str, policy: str) -> Unknown:
+    """The policy for unknown users or items that an option names.
 
     Raises:
         InputError: naming the option, if there is no such policy.
     """
-    if policy not in ("raise", "warn", "ignore"):
-        raise InputError(f"{option} {policy!r} is not known{suggestion(policy, ['raise', 'warn', 'ignore'])}")
+    policies: dict[str, Unknown] = {"raise": "raise", "warn": "warn", "ignore": "ignore"}
+    if policy not in policies:
+        raise InputError(f"{option} {policy!r} is not known{suggestion(policy, policies)}")
+    return policies[policy]
 
 
 def _ids(text: str | None, items: Identifiers, option: str) -> list[int | str] | None:

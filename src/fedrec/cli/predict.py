@@ -50,15 +50,14 @@ def predict(
     from fedrec.recommending.tables import write_parquet_stream
     from fedrec.runs.predicting import predict_pairs
 
-    check_policy("--unknown", unknown)
-    check_policy("--unknown-items", unknown_items)
+    of_users, of_items = check_policy("--unknown", unknown), check_policy("--unknown-items", unknown_items)
     if to == STANDARD_INPUT and json_:
         raise InputError("--to - and --json both write to standard output; remove one of them")
     named = data_settings(None, columns, None, None, None, None).get("columns")
     opened = opened_for(run, output, data).opened
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        table = predict_pairs(opened, pairs, unknown, unknown_items, named)  # type: ignore[arg-type]
+        table = predict_pairs(opened, pairs, of_users, of_items, named)
     if to == STANDARD_INPUT:
         sys.stdout.write(table.write_csv())
     elif to is not None:
