@@ -195,17 +195,17 @@ def python() -> Iterator[str]:
     yield "`import fedrec as fr` gives these names; they load what they need when they are first used.\n"
     names = [name for name in fedrec.__all__ if name != "__version__"]
     estimators = {name: getattr(fedrec, name).model_name for name in names if is_estimator(getattr(fedrec, name))}
-    others = [name for name in names if name not in estimators and name != "Estimator"]
+    others = [name for name in names if name not in estimators]
     about = {name: first_line(getattr(fedrec, name).__doc__) for name in others}
     yield from table(["name", "what it is"], (
         [f"[`fr.{name}`](#{slug('fr.' + name)})", escaped(about[name])] for name in others
     ))  # fmt: skip
     yield "## Estimators\n"
-    yield "Every model has one. All have the arguments and methods below; hyperparameters are keywords too.\n"
+    methods = f"[`fr.Estimator`](#{slug('fr.Estimator')})"
+    yield f"Every model has one, with the arguments and methods of {methods}; hyperparameters are keywords too.\n"
     yield from table(["estimator", "model"], (
         [f"`fr.{name}`", f"[`{model}`](models.md#{model})"] for name, model in estimators.items()
     ))  # fmt: skip
-    yield from class_page("Estimator", Estimator, "###")
     for name in others:
         value = getattr(fedrec, name)
         yield f"## fr.{name}\n"
