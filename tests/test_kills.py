@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import subprocess
@@ -39,11 +40,23 @@ def assert_resumed_like(folder: Path, whole: Path, model: str) -> None:
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
     files = [sorted(path.name for path in (run / "private").rglob("*")) for run in (folder, whole)]
     assert files[0] == files[1]
+    progress = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
+    expected = [json.loads(line) for line in (whole / "progress.jsonl").read_text().splitlines()]
+    assert [line | {"seconds": 0} for line in progress] == [line | {"seconds": 0} for line in expected]
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_killed_at_some_writes(model: str, whole: dict[str, Path], tmp_path: Path) -> None:
     assert_resumes(model, {"ease": 3, "mf": 5}.get(model, 11), whole, tmp_path)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_the_line_of_a_committed_round_is_never_lost(half: bool, whole: dict[str, Path], tmp_path: Path) -> None:
+    """Killed at every write round the commit of the only round, the line of its progress included."""
+    for write in range(11, 18):
+        assert killed_at(tmp_path / "run", "ease", write, half)
+        assert_resumed_like(tmp_path / "run", whole["ease"], "ease")
+        shutil.rmtree(tmp_path / "run")
 
 
 @pytest.mark.exhaustive

@@ -199,7 +199,9 @@ class Coordinator:
             last = int(lines[-1]["round"])
             state = self.run.state(last)
             self.run.unseal()
-            self._validate(state, last)
+            metrics = self._validate(state, last)
+            known = Progress(last, self.model.rounds, lines[-1]["cohort"], 0.0, metrics)
+            self.run.complete_progress(vars(known) | {"seconds": None})  # of the process that died
             return last + 1, state
         how = self.beginning.how
         if self.plan.warm_start is not None and how is None:

@@ -34,6 +34,7 @@ from fedrec.record.durable import (
     remove_unfinished,
     replace_file,
     save_arrays,
+    whole_lines,
 )
 from fedrec.record.files import FILES, LEDGER, entries_of, file_digest, list_files
 from fedrec.record.layout import arrays_in
@@ -266,6 +267,16 @@ class Run:
         if self.folder is not None:
             with named_on_error(self.folder / "progress.jsonl") as path, path.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
+
+    def complete_progress(self, entry: dict[str, Any]) -> None:
+        """After a crash: take an incomplete last line of `progress.jsonl` away, and append that of the last round if it
+        is missing."""
+        if self.folder is None:
+            return
+        path = self.folder / "progress.jsonl"
+        lines = whole_lines(path).splitlines() if path.exists() else []
+        if not lines or json.loads(lines[-1])["round"] != entry["round"]:
+            self.progress(entry)
 
     def _noised(self, round: int) -> Path:
         assert self.folder is not None
