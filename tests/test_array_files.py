@@ -58,7 +58,7 @@ def test_rows_that_are_not_in_one_piece_are_written_as_they_are_read() -> None:
     table = np.arange(12, dtype=np.float32).reshape(3, 4)
     for array in (table.T, table[:, ::2], table.astype(">f4")):
         assert np.array_equal(arrays_in(b"".join(pieces_of({"x": array})), "here")["x"], array)
-    with pytest.raises(TypeError, match="'x' is of object"):
+    with pytest.raises(TypeError, match="'x' has type object"):
         pieces_of({"x": np.array([None])})
 
 

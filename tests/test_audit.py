@@ -245,7 +245,7 @@ def test_what_the_command_refuses(fedrec, tmp_path):
     said = fedrec("audit", tmp_path / "nothing")
     assert said.code != 0
     assert "nothing" in said.err
-    with pytest.raises(InputError, match="not known"):
+    with pytest.raises(InputError, match="there is no attack 'x'"):
         audit(plan({"name": "popularity"}), ["x"])
 
 

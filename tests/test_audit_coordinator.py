@@ -105,7 +105,7 @@ def test_what_nothing_bounds_is_got_and_said_to_be_out_of_scope(staged: Stages) 
     said = {
         "subtracted-runs": (staged("ease"), "node-3's part"),
         "fake-nodes": (staged("ease"), "policy.parties"),
-        "crafted-model": (staged("ease"), "clip in the plan's release"),
+        "crafted-model": (staged("ease"), "clip in its release"),
         "thresholds": (staged("ease", None, "plain"), "policy.openings_per_day"),
         "plain-sums": (staged("ease", None, "plain"), "policy.secure = true"),
         "private-metrics": (staged("ease", "central", "plain"), "privacy.distributed = true"),

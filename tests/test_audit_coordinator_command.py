@@ -49,7 +49,7 @@ def test_coordinator_stands_for_all_lies(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_plans_that_cannot_be_staged_say_why(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="leave out asynchronous"):
+    with pytest.raises(InputError, match="remove asynchronous"):
         modes_of(small_plan("mf", asynchronous={"buffer": 2}))
     few = small_plan("ease", min_clients=200)
     with pytest.raises(InputError, match=r"fails in its first rounds: .*fewer than 200 users"):

@@ -498,7 +498,7 @@ def test_the_commands_from_nothing_to_kits(fedrec: Fedrec, tmp_path: Path) -> No
         said = fedrec("train", "--federation", folder, "--model", "ease", *words)
         assert said.code == 2
         assert "--federation" in said.err
-        assert f"leave out {words[0]}" in said.err
+        assert f"remove {words[0]}" in said.err
     nowhere = str(tmp_path / "nowhere")
     said = fedrec("train", "--federation", folder, "--model", "ease", "--resume", "--out", nowhere)
     assert said.code == 2

@@ -273,7 +273,7 @@ def test_the_settings_of_nodes_and_federations_are_refused_in_words(text: str, t
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_kit_is_none(kind: str, tmp_path: Path) -> None:
     hostile(tmp_path / "startup" / "fed_client.json", kind)
-    with pytest.raises(InputError, match="is not a node's startup kit"):
+    with pytest.raises(InputError, match="is not the startup kit of a node"):
         identity_of(tmp_path)
 
 

@@ -97,7 +97,7 @@ def _captured(federation: Federation, sums: list[np.ndarray] | None = None) -> l
 
 
 def _measuring(engine: RemoteEngine, call: Any) -> SumSpec:
-    return measuring_spec(call.metrics, len(engine._catalog), call.n_max)
+    return measuring_spec(call.metrics, len(engine._agreement.catalog), call.n_max)
 
 
 def _assert_like_noise(data: bytes) -> None:

@@ -330,7 +330,7 @@ def test_the_number_of_a_secure_sum_is_used_once(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(federation, "engine", forgetful)
     outcome = federation.train(post.post)
     assert isinstance(outcome.error, RunError)
-    assert "round 0, where 0 was begun" in str(outcome.error)
+    assert "began before; each round has one attempt" in str(outcome.error)
     assert len(outcome.rounds) == 1, "the second sum has the number of the first"
     assert_right(federation, outcome)
 

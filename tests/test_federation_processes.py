@@ -122,9 +122,10 @@ def assert_right(scene: Scene, name: str) -> list[list[str]]:
     plan = read_plan(scene.run(name))
     assert [line["round"] for line in rounds] == list(range(12))
     who = [line["nodes"] for line in rounds]
-    twin_run, shown = Run(plan, None), SimpleNamespace(plan=plan, data=scene.data, measured={})
+    agreement = Agreement.of(plan, scene.data["node-0"].catalog)
+    twin_run, shown = Run(plan, None), SimpleNamespace(plan=plan, agreement=agreement, data=scene.data, measured={})
     nodes = Replayed(shown, who)  # type: ignore[arg-type]
-    Coordinator(Agreement.of(plan, scene.data["node-0"].catalog), nodes, twin_run, False).train()
+    Coordinator(agreement, nodes, twin_run, False).train()
     for line, due in zip(rounds, twin_run.ledger.of_kind("round"), strict=True):
         assert (line["model"], line["cohort"]) == (due["model"], due["cohort"]), f"round {line['round']}"
     return who

@@ -214,7 +214,7 @@ def test_nodes_that_claim_more_clients_than_there_can_be_are_named(tmp_path: Pat
     outcome = trained(federation, claim)
     assert outcome.error is None
     assert [line["nodes"] for line in outcome.rounds] == [federation.names] * 2
-    assert any("n_max is 1024" in told and "node-2 1024" in told for told in federation.told), federation.told
+    assert any("n_max = 1024" in told and "node-2 1024" in told for told in federation.told), federation.told
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])

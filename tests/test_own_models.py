@@ -112,6 +112,14 @@ def test_a_class_of_this_process_is_known_by_its_name() -> None:
         with pytest.raises(InputError, match=message):
             fr.estimator(wrong)
 
+    class Ours(Popularity):
+        name: ClassVar[str] = "ease"
+
+    with pytest.raises(PlanError, match=r"fedrec has a model 'ease' of its own; give the class .*Ours another name"):
+        fr.estimator(Ours)
+    assert fr.estimator(Popularity) is fr.estimator("popularity")
+    assert "popularity" not in own.own_models()
+
     class Other(Popularity):
         name: ClassVar[str] = "mine"
 

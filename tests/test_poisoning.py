@@ -97,8 +97,8 @@ def test_poison_by_the_command_and_what_it_refuses(fedrec, tmp_path):
     assert [each["attack"] for each in json.loads(said.out)["findings"]] == list(POISONS)
     said = fedrec("audit", path, "--attack", "a-hum", "--malicious", "1.5")
     assert said.code == 2
-    assert "above 0 and up to 1" in said.err
-    with pytest.raises(InputError, match="fedrecon and mf do"):
+    assert "above 0 and at most 1" in said.err
+    with pytest.raises(InputError, match="such as fedrecon and mf; ease does not"):
         audit(plan(model={"name": "ease"}), ["a-hum"])
 
 

@@ -270,7 +270,7 @@ def test_an_interrupted_training_leaves_the_terminal_as_it_was_and_a_run_that_go
     assert b"rounds/s" in shown
     assert shown.count(b"\x1b[?25l") == shown.count(b"\x1b[?25h") == 1  # the cursor was hidden, and is back
     last = shown.split(b"\x1b[?25h")[1].decode()
-    assert "go on with: fedrec train --resume --out 'my run'" in last
+    assert "Continue with: fedrec train --resume --out 'my run'" in last
     monkeypatch.chdir(tmp_path)
 
     def stop(self: MF, state: Any, total: Any, round: int) -> Any:

@@ -106,6 +106,6 @@ def test_a_node_refuses_features_that_the_plan_does_not_pin(plan: Callable[..., 
     owned = Federation(tmp_path / "owned", plan(), nodes=3, policy={"catalogs": [digest]})
     refused = str(owned.train(LocalPost(owned.hosts())).error)
     assert str(owned.plan.features) in refused
-    assert "learns from what the catalog says" in refused
+    assert "policy.catalogs: the plan's model learns from" in refused
     allowed = Federation(tmp_path / "both", plan(), nodes=3, policy={"catalogs": [digest, owned.plan.features]})
     assert allowed.train(LocalPost(allowed.hosts())).error is None

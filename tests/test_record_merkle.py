@@ -184,7 +184,7 @@ def test_lines_taken_out_put_in_or_moved_are_named(tmp_path):
     filled(path)
     lines = path.read_bytes().splitlines(keepends=True)
     for changed in (lines[:2] + lines[3:], [*lines[:2], lines[1], *lines[2:]], [*lines[:2], lines[3], lines[2]]):
-        with pytest.raises(DamagedError, match="it, line 3: the 'round' entry does not fit the root"):
+        with pytest.raises(DamagedError, match="it, line 3: the 'round' entry does not match its root"):
             read_lines(b"".join(changed), "it", rooted=True)
     with pytest.raises(DamagedError, match="line 1"):
         read_lines(b"".join(lines[1:]), "it", rooted=True)

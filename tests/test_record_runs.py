@@ -187,7 +187,7 @@ def test_a_run_does_not_go_on_from_a_ledger_that_was_changed(copied):
     folder = copied("stopped")
     data = (folder / "ledger.jsonl").read_bytes()
     (folder / "ledger.jsonl").write_bytes(data.replace(b'"cohort":1', b'"cohort":2', 1))
-    with pytest.raises(DamagedError, match=r"ledger.jsonl, line 2: the 'round' entry does not fit the root"):
+    with pytest.raises(DamagedError, match=r"ledger.jsonl, line 2: the 'round' entry does not match its root"):
         train_run(small_plan("mf"), folder, Placement(2), resume=True)
 
 
@@ -203,7 +203,7 @@ def test_killed_at_any_write_the_record_is_that_of_a_run_that_never_was(kind, st
         if (tmp_path / "run" / "plan.yaml").exists():
             wrong = verify_run(tmp_path / "run").wrong
             seen.add(wrong)
-            assert wrong is None or "cut short" in wrong or "the run did not end" in wrong, (write, wrong)
+            assert wrong is None or "is incomplete" in wrong or "the run did not end" in wrong, (write, wrong)
         train_run(plan, tmp_path / "run", Placement(2), resume=True, chance=SeededChance(9))
         assert verify_run(tmp_path / "run").wrong is None
         assert (tmp_path / "run" / "ledger.jsonl").read_bytes() == (made[kind] / "ledger.jsonl").read_bytes()
@@ -304,7 +304,7 @@ def test_entries_taken_from_the_end_are_told_by_the_list_of_files(copied):
     folder = copied("plain")
     data = (folder / "ledger.jsonl").read_bytes()
     (folder / "ledger.jsonl").write_bytes(b"".join(data.splitlines(keepends=True)[:-2]))
-    assert verify_run(folder).wrong.startswith("ledger.jsonl: changed; it is not the file that the list of files knows")
+    assert verify_run(folder).wrong.startswith("ledger.jsonl: was changed")
 
 
 def test_a_record_rewritten_as_a_whole_is_told_only_by_what_others_hold(copied, made):
@@ -319,7 +319,7 @@ def test_a_record_rewritten_as_a_whole_is_told_only_by_what_others_hold(copied, 
     kept.write_bytes((made["signed"] / LEDGER_NOTE).read_bytes())
     found = verify_run(folder, checkpoints=[kept])
     assert found.wrong.startswith("ledger.jsonl: the first 11 entries differ from those in")
-    assert found.wrong.endswith("it was rewritten")
+    assert found.wrong.endswith("they were changed")
 
 
 def test_entries_taken_from_the_end_of_a_run_are_told_by_a_checkpoint_and_by_a_receipt(copied, made):
@@ -337,7 +337,7 @@ def test_entries_taken_from_the_end_of_a_run_are_told_by_a_checkpoint_and_by_a_r
     assert by_note.startswith("record/ledger.note: missing, and coordinator must have signed it")
     by_note = verify_run(folder, (), [kept], published=True).wrong
     assert by_note.startswith("ledger.jsonl, line 8: missing; ")
-    assert "the last 4 were taken away" in by_note
+    assert "the last 4 entries were removed" in by_note
 
 
 def test_a_hidden_sum_is_told_by_its_receipt(copied):
@@ -422,7 +422,7 @@ def test_only_what_verifies_is_signed_and_a_witness_signs_after_the_coordinator(
     with pytest.raises(InputError, match="a witness signs after the coordinator"):
         sign_run(folder, NODE, witness=True)
     (folder / "report.json").write_bytes(b"{}")
-    with pytest.raises(DamagedError, match=r"is not signed: report\.json: changed"):
+    with pytest.raises(DamagedError, match=r"is not signed: report\.json: was changed"):
         sign_run(folder, COORDINATOR)
     assert not (folder / "record" / "ledger.note").exists()
 
@@ -464,7 +464,7 @@ def test_what_is_published_verifies_by_itself(made, tmp_path):
     assert verify_run(copy).wrong.startswith("record/files.jsonl: missing")
     data = (copy / "model" / "shared.safetensors").read_bytes()
     (copy / "model" / "shared.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    assert verify_run(copy, published=True).wrong.startswith("model/shared.safetensors: changed")
+    assert verify_run(copy, published=True).wrong.startswith("model/shared.safetensors: was changed")
 
 
 def test_the_commands(copied, tmp_path, fedrec):

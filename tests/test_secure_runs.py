@@ -73,7 +73,7 @@ def test_fewer_than_three_nodes_are_refused(nodes, tmp_path):
 def test_fewer_clients_than_the_floor_end_the_sum_with_its_reason(tmp_path):
     plan = Plan.make({"data": {"source": "synthetic:users=30,items=40,interactions_per_user=8"},
                       "model": {"name": "popularity"}})  # fmt: skip
-    with pytest.raises(RunError, match="fewer clients than the floor"):
+    with pytest.raises(RunError, match="too few clients"):
         train_run(plan, tmp_path / "run", SECURE)
 
 

@@ -205,8 +205,8 @@ def test_sums_of_another_round_spec_or_too_many_clients_are_not_merged():
     other.add(two)
     for wrong, message in (
         (Sum.zeros(spec, 2), "round 2"),
-        (Sum.zeros(SumSpec((ArraySpec("y", "dense", (1,), 1.0),)).fit(3), 1), "another spec"),
-        (Sum.zeros(SumSpec((ArraySpec("x", "dense", (1,), 1.5),)).fit(3), 1), "another spec"),
+        (Sum.zeros(SumSpec((ArraySpec("y", "dense", (1,), 1.0),)).fit(3), 1), "different spec"),
+        (Sum.zeros(SumSpec((ArraySpec("x", "dense", (1,), 1.5),)).fit(3), 1), "different spec"),
         (other, "4 clients.*n_max = 3"),
     ):
         with pytest.raises(DamagedError, match=message):

@@ -19,7 +19,7 @@ from conftest import Said
 from fedrec.errors import InputError
 from fedrec.federation.plan import Plan
 from fedrec.kernels.threads import thread_count
-from fedrec.models.linear.ease import EASE
+from fedrec.models.linear.ease import EASE, PrivateEASE
 from fedrec.runs.training import train_run
 from fedrec.threads import held_threads
 
@@ -39,15 +39,20 @@ def blas() -> int:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Threads of kernels and of linear algebra in each step of EASE."""
-    found: list[tuple[int, int]] = []
-    step = EASE.step
+    threads: list[tuple[int, int]] = []
 
-    def watched(self: EASE, state: Any, total: Any, round: int) -> Any:
-        found.append((thread_count(), blas()))
-        return step(self, state, total, round)
+    def watch(kind: Any) -> None:
+        step = kind.step
 
-    monkeypatch.setattr(EASE, "step", watched)
-    return found
+        def watched(self: Any, state: Any, total: Any, round: int) -> Any:
+            threads.append((thread_count(), blas()))
+            return step(self, state, total, round)
+
+        monkeypatch.setattr(kind, "step", watched)
+
+    for kind in (EASE, PrivateEASE):
+        watch(kind)
+    return threads
 
 
 @pytest.fixture(autouse=True)

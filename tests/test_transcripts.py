@@ -131,7 +131,7 @@ def test_numbers_of_sums_are_counted_in_one_run(tmp_path: Path) -> None:
     manifest = manifest_of(there.federation, call, transcript_of(replies), call.privacy.noise_multiplier, "another")
     found = secure_sum(there.liars, replies, call.spec, dict.fromkeys(replies, manifest))
     assert found.total is None
-    assert "it names another run" in found.why["node-0"]
+    assert "the manifest names another run" in found.why["node-0"]
     assert not list(tmp_path.glob("*/runs/*/party.json"))
 
 

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from federation_in_test import COORDINATOR, Federation, small_plan
-from fedrec.aggregation.release import Release
 from fedrec.benchmarks.transport import round_trips
-from fedrec.data.keys import KeyedSource
 from fedrec.federation.calls import RoundCall
 from fedrec.network.post import LocalPost
 from fedrec.runs.federated import Members
@@ -18,13 +16,12 @@ from fedrec.runs.federated import Members
 @pytest.mark.parametrize("secure", [False, True])
 def test_nodes_answer_every_round_trip(secure: bool, tmp_path: Path) -> None:
     owners = Federation(tmp_path, small_plan(), nodes=3, secure=secure)
-    plan, model = owners.plan, owners.plan.build_model()
-    state = model.start(owners.catalog, {}, KeyedSource.from_seed(plan.seed).child("start"))
-    spec = model.spec(state.shared, 0)
+    agreement = owners.agreement
+    state = agreement.start()
+    spec = agreement.spec(state.shared, 0)
     assert spec is not None
-    assert plan.n_max is not None
-    call = RoundCall(0, -1, state.shared, Release(plan.release).adjust(spec).fit(plan.n_max), plan.share())
-    members = Members("bench", COORDINATOR, owners.public, owners.catalog, plan.n_max)
-    timing = round_trips(LocalPost(owners.hosts()), members, plan, call, secure, warmup=1, repeats=2)
+    call = RoundCall(0, -1, state.shared, spec, agreement.share)
+    members = Members("bench", COORDINATOR, owners.public, owners.catalog, agreement.n_max)
+    timing = round_trips(LocalPost(owners.hosts()), members, agreement, call, secure, warmup=1, repeats=2)
     assert len(timing.seconds) == 2
     assert min(timing.seconds) > 0

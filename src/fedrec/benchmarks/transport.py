@@ -76,9 +76,8 @@ def round_trips(
 ) -> Timing:
     """Seconds of the same call over a post, from the asking to the sums; the run is opened before and not counted."""
     ledger = Ledger(None, rooted=True)
-    ledger.append(
-        "start", plan=agreement.plan.digest, catalog=members.catalog.digest
-    )  # nodes answer only what is on record
+    # Nodes answer only what is on record.
+    ledger.append("start", plan=agreement.plan.digest, catalog=members.catalog.digest)
     engine = RemoteEngine(post, members.key, members.nodes, secrets.token_hex(16), agreement, ledger, secure, _WAITING)
     engine.open()
     return repeat(lambda: engine.contribute(call), warmup, repeats)

@@ -95,11 +95,12 @@ def pair_round(  # type: ignore[no-untyped-def]
                 place_of[own_items[old + row]] = row
             used, shrink = 0, np.float32(1.0)
             now, now_head = rate_items, rate_head
+            state = seeds[client]
             if samples > 0:
                 mark_items(marks, client, items, start, stop)
                 mark_items(marks, client, excluded_items, excluded_indptr[client], excluded_indptr[client + 1])
                 draws = samples // (stop - start) - 1
-                state = drawn_samples(seeds[client], marks, client, items, start, stop, draws, drawn)
+                state = drawn_samples(state, marks, client, items, start, stop, draws, drawn)
                 for i in range(samples):
                     item = drawn[i] if drawn[i] >= 0 else ~drawn[i]
                     marks[item] = -2

@@ -12,9 +12,9 @@ from pydantic_core import ErrorDetails
 
 from fedrec.errors import PlanError, suggestion
 from fedrec.models.base import Recommender
-from fedrec.models.own import VARIABLE, own_models
+from fedrec.models.own import VARIABLE, own_models, register
 
-__all__ = ["MODELS", "build_model", "is_known", "meant", "model_class", "model_names", "models_where"]
+__all__ = ["MODELS", "build_model", "is_known", "make_known", "meant", "model_class", "model_names", "models_where"]
 
 MODELS = {
     "biased-mf": "fedrec.models.factors.biased_mf:BiasedMF",
@@ -76,6 +76,19 @@ def model_class(name: str) -> type[Recommender]:
     if kind.name != name:
         raise PlanError(f"the model of {models[name].origin} calls itself {kind.name!r}, not {name!r}; make them equal")
     return kind
+
+
+def make_known(kind: type[Recommender]) -> None:
+    """Make a class known to this process under its name, if it is not one of fedrec's own.
+
+    Raises:
+        PlanError: if the class is not a recommender, or another model has its name.
+    """
+    name = getattr(kind, "name", None)
+    if name not in MODELS:
+        register(kind)
+    elif model_class(name) is not kind:
+        raise PlanError(f"fedrec has a model {name!r} of its own; give the class {kind.__qualname__} another name")
 
 
 def is_known(name: object) -> bool:
