@@ -168,7 +168,7 @@ def test_an_owner_hears_beforehand_and_no_error_of_agreed_data_names_columns(
     Path("plan.yaml").write_text("data: {source: x.csv}\nmodel: {name: ease}\n")
     checked = fedrec("node", "check", "--plan", "plan.yaml", "--plain", "--json")  # type: ignore[operator]
     refusals = json.loads(checked.out)["plan"]["refusals"]
-    assert any("needs the order of interactions" in reason for reason in refusals)
+    assert any("leave-last-out needs the time of each interaction" in reason for reason in refusals)
 
 
 def test_plans_that_say_nothing_new_keep_their_digest_and_text() -> None:
