@@ -63,7 +63,7 @@ def test_a_plan_is_read_as_it_was_written(tmp_path, settings_):
         ({"release": [{"step": "weight", "by": "interactions"}]}, "release: weight needs each client's contribution"),
         ({"release": [{"step": "clip", "norm": 1.0}]}, "release: clip needs each client's contribution"),
         ({"release": [{"step": "clip", "row": 1.0}]}, "release: clip needs each client's contribution"),
-        ({"privacy": {"epsilon": 4.0, "delta": 1e-6}}, "a model that pools counts: no client can be clipped"),
+        ({"privacy": {"epsilon": 4.0, "delta": 1e-6}}, "pools counts of clients; single clients cannot be clipped"),
     ],
 )
 def test_what_needs_clients_apart_is_refused_with_a_model_that_pools_them(changes, words, monkeypatch):
