@@ -248,7 +248,7 @@ def test_an_agreed_plan_needs_no_data() -> None:
     plan = small_plan("mf").agree(catalog, 5000)
     assert (plan.n_max, plan.catalog, plan.data.digest) == (5000, catalog.digest, None)
     assert plan.agree(catalog, 1).digest == plan.digest
-    with pytest.raises(PlanError, match="catalog is not the one"):
+    with pytest.raises(PlanError, match="the digest of the catalog is"):
         plan.agree(fr.load_data("synthetic:users=40,items=100,interactions_per_user=10,seed=1").catalog, 5000)
 
 
@@ -383,7 +383,7 @@ def test_a_source_that_is_not_the_one_its_owner_named_is_refused_without_a_word_
     assert owners.train(agreed, tmp_path / "run")["rounds"] == 1
     rows = pl.read_parquet(source)
     rows.head(rows.height - 30).write_parquet(source)
-    with pytest.raises(PlanError, match=f"{name}: .*is not the source that its owner named") as refused:
+    with pytest.raises(PlanError, match=f"{name}: .*does not match data.digest") as refused:
         owners.train(agreed, tmp_path / "other")
     for secret in (named[:12], load_source(source).digest[:12], source.name):
         assert secret not in str(refused.value)

@@ -175,7 +175,7 @@ def test_a_delta_for_more_users_than_there_are_is_refused():
 
 
 def test_more_users_than_the_public_number_are_refused(tmp_path):
-    with pytest.raises(PlanError, match="fewer than there are"):
+    with pytest.raises(PlanError, match="more users than users = 200"):
         train_run(plan("popularity", privacy=TERMS | {"users": 200}), tmp_path / "run")
 
 
