@@ -516,8 +516,8 @@ def test_a_ledger_that_tells_another_order_is_found_out(change: dict[str, Any], 
 @pytest.mark.parametrize(
     ("change", "placement", "words"),
     [
-        ({"model": {"name": "ease"}}, Placement(4), "does not step along changes"),
-        ({"model": {"name": "ials"}}, Placement(4), "does not step along changes"),
+        ({"model": {"name": "ease"}}, Placement(4), "does not sum model changes"),
+        ({"model": {"name": "ials"}}, Placement(4), "does not sum model changes"),
         ({"model": MODELS["mf-scaffold"]}, Placement(4), "also sums controls"),
         ({"privacy": {"epsilon": 4.0, "delta": 1e-5}}, Placement(4), "privacy"),
         ({"robust": {"rule": "median"}}, Placement(4), "robust"),

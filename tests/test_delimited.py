@@ -222,7 +222,7 @@ def test_standard_input_is_read_whole(monkeypatch: pytest.MonkeyPatch, fedrec: o
     with pytest.raises(InputError, match=r"^standard input, line 3: '3' has 1 fields"):
         read_interactions("-")
     said = fedrec("train", "--data", "-", "--model", "ease")  # type: ignore[operator]
-    assert (said.code, "save it to a file first" in said.err) == (2, True)
+    assert (said.code, "save the data to a file first" in said.err) == (2, True)
 
 
 # Which format

@@ -468,7 +468,7 @@ def test_items_that_take_part_are_named_and_stay(tmp_path: Path) -> None:
     assert liar.call("contribute", call, {**call.shared, SERVED: served}).problem is None
     said = liar.call("contribute", call, {**call.shared, SERVED: np.ones_like(served)})
     assert said.problem == "refused"
-    assert "a run keeps its items" in said.fields["text"]
+    assert "a run cannot change its items" in said.fields["text"]
 
 
 def test_a_plain_sum_is_clear_of_items_of_few_clients_of_the_node(tmp_path: Path) -> None:

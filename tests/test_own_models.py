@@ -74,9 +74,9 @@ def test_an_installed_package_brings_models_by_name(tmp_path: Path, monkeypatch:
     [
         ("mine = ours_models:Absent", "mine", r"package ours 1\.2 cannot be loaded: AttributeError.*Absent"),
         ("mine = no_such_module:Mine", "mine", r"package ours 1\.2 cannot be loaded: ModuleNotFoundError"),
-        ("mine = ours_models", "mine", r"'ours_models' names no class; write folder/file\.py:Class"),
+        ("mine = ours_models", "mine", r"'ours_models' does not name a class; write folder/file\.py:Class"),
         ("mine = ours_models:Nameless", "mine", r"package ours 1\.2 is not a class derived from .*Recommender"),
-        ("other = ours_models:Mine", "other", r"package ours 1\.2 calls itself 'mine', not 'other'"),
+        ("other = ours_models:Mine", "other", r"package ours 1\.2 is named 'mine', not 'other'"),
     ],
 )
 def test_a_package_that_brings_no_model_is_named(
@@ -89,12 +89,14 @@ def test_a_package_that_brings_no_model_is_named(
 
 def test_names_are_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     installed(tmp_path / "one", monkeypatch, "ease = ours_models:Mine")
-    with pytest.raises(PlanError, match=r"package ours 1\.2 brings a model 'ease', and fedrec has one of that name"):
+    with pytest.raises(
+        PlanError, match=r"package ours 1\.2 brings a model 'ease', but fedrec has a model of that name"
+    ):
         model_names()
     assert model_class("ease").__module__ == "fedrec.models.linear.ease"
     installed(tmp_path / "two", monkeypatch, "mine = theirs_models:Mine", "theirs")
     monkeypatch.setenv(VARIABLE, f"{file}:Mine")
-    with pytest.raises(PlanError, match=r"called 'mine': one of package theirs 1\.2, one of FEDREC_MODELS"):
+    with pytest.raises(PlanError, match=r"the name 'mine': the model of package theirs 1\.2 and that of FEDREC_MODELS"):
         model_class("mine")
 
 
@@ -123,7 +125,7 @@ def test_a_class_of_this_process_is_known_by_its_name() -> None:
     class Other(Popularity):
         name: ClassVar[str] = "mine"
 
-    with pytest.raises(PlanError, match=r"model 'mine' is .*Mine already; rename this one"):
+    with pytest.raises(PlanError, match=r"Mine already has the model name 'mine'; choose another name"):
         fr.estimator(Other)
 
 
@@ -134,7 +136,7 @@ def test_a_file_is_run_once_and_what_fails_in_it_is_said(file: Path, tmp_path: P
     for home, message in (
         (f"{broken}:Mine", r"broken\.py:Mine cannot be loaded: ModuleNotFoundError: No module named 'no_such_module"),
         (f"{tmp_path / 'absent.py'}:Mine", r"absent\.py:Mine cannot be loaded: FileNotFoundError"),
-        (f"{file}:", "names no class"),
+        (f"{file}:", "does not name a class"),
     ):
         with pytest.raises(PlanError, match=message):
             class_from(home)

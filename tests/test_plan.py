@@ -63,7 +63,7 @@ def test_a_plan_is_read_as_it_was_written(tmp_path, settings_):
         ({"release": [{"step": "weight", "by": "interactions"}]}, "release: weight needs each client's contribution"),
         ({"release": [{"step": "clip", "norm": 1.0}]}, "release: clip needs each client's contribution"),
         ({"release": [{"step": "clip", "row": 1.0}]}, "release: clip needs each client's contribution"),
-        ({"privacy": {"epsilon": 4.0, "delta": 1e-6}}, "a model that pools counts: no client can be clipped"),
+        ({"privacy": {"epsilon": 4.0, "delta": 1e-6}}, "pools counts of clients; single clients cannot be clipped"),
     ],
 )
 def test_what_needs_clients_apart_is_refused_with_a_model_that_pools_them(changes, words, monkeypatch):
@@ -170,8 +170,8 @@ def with_(path, value):
         ({"model": {"name": "ease"}}, "data: field required"),
         ({"data": {}, "model": {"name": "ease"}}, "data.source: field required"),
         (BASE | {1: 2}, "1: .*string"),
-        ([1], "a plan is a mapping"),
-        (None, "a plan is a mapping"),
+        ([1], "a plan must be a mapping"),
+        (None, "a plan must be a mapping"),
     ],
 )  # fmt: skip
 def test_every_wrong_key_is_a_plan_error_that_names_it(settings_, message):
@@ -222,9 +222,9 @@ def test_n_max_is_a_power_of_two_that_hides_the_exact_number(users, n_max):
 
 def test_other_data_another_catalog_and_too_many_users_are_refused():
     plan = Plan.make(BASE).resolve(log(), "abc")
-    with pytest.raises(PlanError, match="the data is not the one this plan was made for"):
+    with pytest.raises(PlanError, match="the digest of the data is abd…, but the plan expects abc"):
         plan.resolve(log(), "abd")
-    with pytest.raises(PlanError, match="the catalog is not the one"):
+    with pytest.raises(PlanError, match="the digest of the catalog is"):
         plan.resolve(log(items=13), "abc")
     with pytest.raises(PlanError, match="40 users, more than n_max = 39"):
         Plan.make(BASE | {"n_max": 39}).resolve(log(), "abc")

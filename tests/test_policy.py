@@ -159,7 +159,7 @@ ALWAYS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "groups in the clear": ({"robust": {"rule": "median", "over": "groups", "groups": 3}}, {}, "robust: over: groups"),
     "shares of noise in the clear": ({"privacy": NOISE}, {}, "privacy: noise: distributed"),
     "sums that wait under the secure sum": (
-        {"model": {"name": "mf"}, "asynchronous": {"buffer": 3}}, {"secure": True}, "asynchronous: a sum that waits",
+        {"model": {"name": "mf"}, "asynchronous": {"buffer": 3}}, {"secure": True}, "asynchronous: the coord",
     ),
     "two parties": ({}, {"secure": True, "parties": PARTIES[:2]}, "parties: secure aggregation"),
     "one party thrice": ({}, {"secure": True, "parties": [PARTIES[0]] * 3}, "parties: secure aggregation"),

@@ -139,7 +139,7 @@ def test_what_is_public_has_no_exact_count(tmp_path):
         ({"model": {"name": "ease", "rank": 5}}, "leave out rank"),
         ({"cohort": 50}, "users"),
         ({"privacy": TERMS | {"sampling": "poisson"}}, "cohort below 1"),
-        ({"privacy": TERMS | {"participations": 9}}, "bind nobody"),
+        ({"privacy": TERMS | {"participations": 9}}, "limits no client"),
         ({"privacy": TERMS | {"epsilon": 0}}, "epsilon"),
         ({"privacy": TERMS | {"delta": 0.01, "users": 240}}, "fully exposed"),
         ({"privacy": {"epsilon": 1}}, "delta"),
@@ -151,7 +151,7 @@ def test_what_is_public_has_no_exact_count(tmp_path):
                 "model": MODELS["mf"],
                 "cohort": 0.5,
             },
-            "max_cohort for mf: it keeps something",
+            "max_cohort for mf: the model keeps private rows",
         ),
         ({"data": {"source": DATA, "cleaning": {"k_core": 3}}}, "k_core"),
         ({"data": {"source": DATA, "cleaning": {"min_item_interactions": 3}}}, "other users' histories"),
@@ -175,7 +175,7 @@ def test_a_delta_for_more_users_than_there_are_is_refused():
 
 
 def test_more_users_than_the_public_number_are_refused(tmp_path):
-    with pytest.raises(PlanError, match="fewer than there are"):
+    with pytest.raises(PlanError, match="more users than users = 200"):
         train_run(plan("popularity", privacy=TERMS | {"users": 200}), tmp_path / "run")
 
 
@@ -271,7 +271,7 @@ def test_a_round_is_answered_once_and_for_one_model(tmp_path):
     with pytest.raises(PlanError, match="share of clients"):
         asked.node.contribute(replace(call, share=0.5))
     asked.node.contribute(asked.call(1))
-    with pytest.raises(PlanError, match="a later one was answered"):
+    with pytest.raises(PlanError, match="a later round was answered already"):
         asked.node.guard.budget.charge(call.privacy.run, "node-0", -1, 1.0, "")
 
 

@@ -387,7 +387,7 @@ def test_ratings_outside_the_scale_are_named_with_the_scale_of_the_data() -> Non
 
 def test_a_federation_says_the_scale() -> None:
     settings: dict[str, Any] = {"data": {"source": "x"}, "model": {"name": "biased-mf"}}
-    with pytest.raises(PlanError, match="model: lowest and highest are needed"):
+    with pytest.raises(PlanError, match="model: a federation needs lowest and highest"):
         Plan.make(settings).agree(DATA.catalog, 1024)
     settings["model"] |= {"lowest": 1, "highest": 5}
     assert Plan.make(settings).agree(DATA.catalog, 1024).evaluation.metrics == ("rmse", "mae")

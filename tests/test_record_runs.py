@@ -151,7 +151,7 @@ def test_a_file_put_into_a_run_is_named(copied):
     (folder / "recommendations.csv").write_text("what a person keeps beside a run")
     verdict = verify_run(folder)
     assert verdict.wrong is None
-    assert "not part of the run: recommendations.csv" in verdict.remarks
+    assert "files that are not part of the run: recommendations.csv" in verdict.remarks
     (folder / "checkpoint" / "noised-000000.safetensors").write_bytes(b"")
     assert verify_run(folder).wrong == (
         "checkpoint/noised-000000.safetensors: is not in the list of files; it was added after the run was closed"
@@ -178,7 +178,7 @@ def test_of_a_run_that_was_stopped_all_that_it_goes_on_from_is_covered(made, cop
         state[name] = state[name] + 1
     plan = (folder / "plan.yaml").read_text()
     (folder / "plan.yaml").write_text(plan.replace("seed: 5", "seed: 6"))
-    assert verify_run(folder).wrong == "plan.yaml: changed; it is not the plan that the ledger began with"
+    assert verify_run(folder).wrong == "plan.yaml: changed; the ledger was started with another plan"
     (folder / "plan.yaml").write_text("model: [")
     assert verify_run(folder).wrong.startswith("plan.yaml: ")
 
@@ -262,24 +262,24 @@ def _charge(lines):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_with("round", 2, epsilon_cohort=1.0), "ledger.jsonl, line 4: it says epsilon_cohort 1.0"),
-        (_with("round", 0, epsilon_cohort=None), "ledger.jsonl, line 2: it says epsilon_cohort None"),
+        (_with("round", 2, epsilon_cohort=1.0), "ledger.jsonl, line 4: epsilon_cohort is 1.0, but"),
+        (_with("round", 0, epsilon_cohort=None), "ledger.jsonl, line 2: epsilon_cohort is None, but"),
         (_with("round", 1, charge=None), "ledger.jsonl, line 3: a round with privacy has no charge"),
-        (_charge, "ledger.jsonl, line 3: its charge is not the plan's"),
-        (_with("round", 1, round=7), "ledger.jsonl, line 3: round 7 where round 1 must be"),
-        (_with("round", 5, model="0" * 64), "ledger.jsonl, line 7: its model is not the one in model/"),
+        (_charge, "ledger.jsonl, line 3: the privacy charge is not that of the plan"),
+        (_with("round", 1, round=7), "ledger.jsonl, line 3: the round is 7, but must be 1"),
+        (_with("round", 5, model="0" * 64), "ledger.jsonl, line 7: the model of this round is not the model in model/"),
         (
             _with("round", 5, checkpoint="0" * 64),
-            "model/shared.safetensors: it is not the checkpoint that ledger.jsonl, line 7 committed",
+            "model/shared.safetensors: ledger.jsonl, line 7 committed another checkpoint",
         ),
-        (_with("round", 2, sums=["00"]), "ledger.jsonl, line 4: it was recorded without the sum of the receipt in"),
+        (_with("round", 2, sums=["00"]), "ledger.jsonl, line 4: the line does not have the sum of the receipt in"),
         (_with("round", 2, sums="00"), "ledger.jsonl, line 4: sums is missing or wrong"),
         (_with("start", 0, plan="0" * 64), "plan.yaml: changed"),
-        (_with("end", 0, kept=2), "ledger.jsonl, line 8: round 2 is not the one that the plan keeps"),
-        (_with("end", 0, files={}), "ledger.jsonl, line 8: no digests of plan.yaml"),
+        (_with("end", 0, kept=2), "ledger.jsonl, line 8: round 2 is not the round that the plan keeps"),
+        (_with("end", 0, files={}), "ledger.jsonl, line 8: the digests of plan.yaml"),
         (lambda lines: [*lines, lines[-1]], "ledger.jsonl, line 8: the end must be the last line"),
-        (lambda lines: lines[1:], "ledger.jsonl, line 1: a ledger has one start"),
-        (lambda lines: lines[:3] + lines[4:], "ledger.jsonl, line 4: round 3 where round 2 must be"),
+        (lambda lines: lines[1:], "ledger.jsonl, line 1: a ledger must have one start"),
+        (lambda lines: lines[:3] + lines[4:], "ledger.jsonl, line 4: the round is 3, but must be 2"),
     ],
 )
 def test_a_record_rewritten_with_all_its_hashes_is_still_held_against_plan_and_files(change, message, copied):
@@ -294,7 +294,7 @@ def test_a_report_that_says_another_epsilon_is_named(copied):
     report["privacy"]["epsilons"]["cohort"] = 1.0
     (folder / "report.json").write_text(json.dumps(report))
     list_files(folder)
-    assert verify_run(folder).wrong == "report.json: its epsilons are not what the ledger's charges add up to"
+    assert verify_run(folder).wrong == "report.json: the epsilons are not the total of the charges in the ledger"
 
 
 # --- what signatures, checkpoints and receipts add ------------------------------------------------------------------
@@ -350,7 +350,7 @@ def test_a_hidden_sum_is_told_by_its_receipt(copied):
     rewritten(folder, lambda lines: [{**line, "sums": line["sums"][:1]} if "sums" in line else line for line in lines])
     assert verify_run(folder).wrong is None, "nobody in the folder knows of the sum"
     wrong = verify_run(folder, receipts=[receipts]).wrong
-    assert wrong == f"ledger.jsonl, line 2: it was recorded without the sum of the receipt in {receipts}, line 1"
+    assert wrong == f"ledger.jsonl, line 2: the line does not have the sum of the receipt in {receipts}, line 1"
 
 
 def test_a_receipt_is_proved_from_a_checkpoint_alone(made):
@@ -385,8 +385,8 @@ def test_a_node_that_was_shown_another_model_has_a_receipt_of_it(copied):
         again.append(**{**line, **shown})
     list_files(folder)
     assert verify_run(folder).wrong == (
-        "private/node-0/receipts.jsonl, line 4: the node was shown another model in round 3 than the one recorded "
-        "before it"
+        "private/node-0/receipts.jsonl, line 4: in round 3 the node received another model than the ledger "
+        "recorded before"
     )
 
 
@@ -422,7 +422,7 @@ def test_only_what_verifies_is_signed_and_a_witness_signs_after_the_coordinator(
     with pytest.raises(InputError, match="a witness signs after the coordinator"):
         sign_run(folder, NODE, witness=True)
     (folder / "report.json").write_bytes(b"{}")
-    with pytest.raises(DamagedError, match=r"is not signed: report\.json: was changed"):
+    with pytest.raises(DamagedError, match=r"cannot be signed, as the run does not verify: report\.json: was changed"):
         sign_run(folder, COORDINATOR)
     assert not (folder / "record" / "ledger.note").exists()
 

@@ -124,7 +124,7 @@ def test_a_ledger_cut_to_what_was_signed_of_it_has_not_ended(size: int, run: Pat
     (run / FILES_NOTE).unlink()
     for as_published in (False, True):
         found = verify_run(run, [TRUSTED], published=as_published)
-        assert str(found.wrong).startswith("ledger.jsonl: the run has not ended, or its end was taken away")
+        assert str(found.wrong).startswith("ledger.jsonl: the run has not ended, or the last entry was removed")
 
 
 def test_a_run_that_goes_on_is_signed_so_far_and_not_trusted(tmp_path: Path, run: Path) -> None:
@@ -181,7 +181,7 @@ def test_an_earlier_list_of_files_is_not_the_list(run: Path) -> None:
 
 def test_a_witness_alone_vouches_for_no_file_beside_the_ledger(run: Path) -> None:
     found = verify_run(run, [SEEN_BY])
-    assert str(found.wrong).startswith(f"{FILES_NOTE}: not signed by anybody trusted: {SEEN_BY.id} is a witness")
+    assert str(found.wrong).startswith(f"{FILES_NOTE}: not signed by a trusted key: {SEEN_BY.id} is a witness")
     assert verify_run(run, [SEEN_BY, TRUSTED]).wrong is None
 
 
@@ -190,7 +190,7 @@ def test_a_saved_model_has_no_ledger_and_needs_a_signature_of_its_files(tmp_path
     fr.Popularity().fit(fr.load_data(DATA)).save(saved)
     assert verify_run(saved, [TRUSTED]).wrong == f"{FILES_NOTE}: missing, and coordinator must have signed it"
     assert str(verify_run(saved, [TRUSTED], published=True).wrong).startswith("ledger.jsonl: missing")
-    with pytest.raises(InputError, match="no ledger, and a witness signs nothing else"):
+    with pytest.raises(InputError, match="no ledger, and a witness can sign only a ledger"):
         sign_run(saved, WITNESS, witness=True)
     sign_run(saved, COORDINATOR)
     assert verify_run(saved, [TRUSTED]).trusted == [TRUSTED.id]
@@ -200,7 +200,7 @@ def test_a_run_without_its_ledger_is_no_saved_model(run: Path) -> None:
     (run / "ledger.jsonl").unlink()
     list_files(run)
     (run / FILES_NOTE).unlink()
-    assert str(verify_run(run).wrong) == f"ledger.jsonl: missing, and there is a signature of it in {LEDGER_NOTE}"
+    assert str(verify_run(run).wrong) == f"ledger.jsonl: missing, but {LEDGER_NOTE} has a signature of the ledger"
     (run / LEDGER_NOTE).unlink()
     assert verify_run(run, [TRUSTED]).wrong == f"{FILES_NOTE}: missing, and coordinator must have signed it"
 
@@ -212,8 +212,10 @@ def test_a_published_copy_holds_nothing_else_that_could_pass_as_signed(name: str
     (copy / name).write_text("{}")
     found = verify_run(copy, published=True)
     assert found.wrong is None
-    assert f"not looked at, as no published copy has it: {name}" in found.remarks
-    assert str(verify_run(copy, [TRUSTED], published=True).wrong).startswith(f"{name}: no published copy has it")
+    assert f"not checked, as these files are not part of a published copy: {name}" in found.remarks
+    assert str(verify_run(copy, [TRUSTED], published=True).wrong).startswith(
+        f"{name}: this file is not part of a published copy"
+    )
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------
@@ -305,7 +307,7 @@ def test_what_a_crash_left_of_the_record_is_mentioned(run: Path) -> None:
     (run / "record/.keys.new").write_text("x")
     found = verify_run(run, [TRUSTED])
     assert found.wrong is None
-    assert "not part of the run: record/.keys.new" in found.remarks
+    assert "files that are not part of the run: record/.keys.new" in found.remarks
     sign_run(run, COORDINATOR)
     assert not (run / "record/.keys.new").exists()
 

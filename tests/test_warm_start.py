@@ -190,7 +190,7 @@ def test_a_split_may_not_hold_out_what_was_trained_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "changes", "said"),
     [
-        (MF | {"embedding_size": 8}, {}, "embedding_size=6.*this plan says 8"),
+        (MF | {"embedding_size": 8}, {}, "embedding_size=6.*this plan has 8"),
         (MF | {"loss": "bpr"}, {}, "loss='bce'"),
         ({"name": "ials"}, {}, "run of model 'mf'"),
         (MF, {"warm_start": {"run": "first", "digest": "0" * 64}}, "not the run that this plan was made with"),
@@ -226,14 +226,14 @@ def test_sums_of_another_kind_cannot_be_added_to(changes: dict[str, Any], said: 
 def test_items_of_another_type_are_other_items(tmp_path: Path) -> None:
     trained(written(tmp_path, "all", ALL), tmp_path / "first", MF)
     text = written(tmp_path, "text", ALL.with_columns(pl.col("item_id").cast(pl.String)))
-    with pytest.raises(PlanError, match=r"no item in common .*whole numbers there, text here"):
+    with pytest.raises(PlanError, match=r"no item in common .*whole numbers in the earlier run, text in this data"):
         trained(text, tmp_path / "run", MF, warm_start=str(tmp_path / "first"))
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model": MF, "keep_sums": True}, "keep_sums: mf has no sum"),
+        ({"model": MF, "keep_sums": True}, "keep_sums: with these settings mf has no sum"),
         ({"model": {"name": "ease", "rank": 4}, "keep_sums": True}, "keep_sums"),
         ({"model": SUMS["ease"], "keep_sums": True, "cohort": 0.5}, "cohort"),
         ({"model": MF, "warm_start": {"rum": "x"}}, "rum.*run"),

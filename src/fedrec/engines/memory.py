@@ -21,8 +21,8 @@ def check_memory(model: Recommender, n_items: int) -> None:
     needed, (there, whose) = model.cost(n_items).memory, usable_memory()
     if needed > there:
         raise PlanError(
-            f"model {model.name!r} needs about {needed / 2**30:.1f} GiB for {n_items} items, and {whose} "
-            f"{there / 2**30:.1f} GiB. Use a model whose memory does not grow with items², a smaller "
+            f"model {model.name!r} needs about {needed / 2**30:.1f} GiB for {n_items} items, but {whose} "
+            f"{there / 2**30:.1f} GiB. Use a model whose memory does not grow with items², use a smaller "
             "embedding_size or rank, or drop rare items with cleaning: min_item_interactions"
         )
 

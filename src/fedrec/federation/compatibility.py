@@ -44,7 +44,7 @@ class Rule:
     def text(self, case: Case) -> str:
         """What the error says of a case."""
         why = self.why if isinstance(self.why, str) else self.why(case)
-        return f"{self.what} does not go with {self.beside}: {why}" if self.beside else f"{self.what}: {why}"
+        return f"{self.what} cannot be combined with {self.beside}: {why}" if self.beside else f"{self.what}: {why}"
 
 
 def check_together(case: Case, place: Place = "anywhere") -> None:
@@ -72,7 +72,7 @@ def broken_rules(case: Case, place: Place) -> list[str]:
 
 
 NOT_MASKED = (
-    "a sum that waits in a buffer is open to the coordinator, and the secure sum promises that none is; leave out "
+    "the coordinator can read a sum that waits in a buffer, and secure aggregation hides every node's sum; leave out "
     "--secure or asynchronous"
 )
 """Why sums that are masked cannot wait for others."""
@@ -96,7 +96,7 @@ def _keeps_whom_it_draws_away(case: Case) -> bool:
 
 
 _ROBUST = "a robust mean is not a sum, so"
-_ITEMS = "which items take part changes with the data, so"
+_ITEMS = "the items that take part change with the data, so"
 
 TABLE: tuple[Rule, ...] = (
     Rule(
@@ -120,79 +120,79 @@ TABLE: tuple[Rule, ...] = (
     Rule(
         "keep_sums",
         "cohort",
-        "a kept sum is over all clients; set cohort to 1.0",
+        "a kept sum must cover all clients; set cohort to 1.0",
         lambda case: case.keep_sums and case.cohort != 1,
     ),
     Rule(
         "robust",
         "privacy",
-        f"{_ROBUST} one client's pull on it has no bound that noise could cover",
+        f"{_ROBUST} the influence of one client has no bound that noise could cover; leave out one of the two",
         lambda case: case.robust is not None and case.privacy is not None,
     ),
     Rule(
         "robust",
         "keep_sums",
-        f"{_ROBUST} nothing can be added to it later",
+        f"{_ROBUST} later interactions cannot be added to it; leave out keep_sums",
         lambda case: case.robust is not None and case.keep_sums,
     ),
     Rule(
         "robust",
         "warm_start",
-        f"{_ROBUST} it cannot be added to the sums of an earlier run",
+        f"{_ROBUST} it cannot be added to the sums of an earlier run; leave out one of the two",
         lambda case: case.robust is not None and case.warm_start is not None,
     ),
     Rule(
         "items",
         "keep_sums",
-        f"{_ITEMS} sums of other data do not go on from there",
+        f"{_ITEMS} a later run on other data cannot add to the kept sums; leave out one of the two",
         lambda case: case.items is not None and case.keep_sums,
     ),
     Rule(
         "items",
         "warm_start",
-        f"{_ITEMS} models of other data do not go on from there",
+        f"{_ITEMS} a run cannot continue a model of other data; leave out one of the two",
         lambda case: case.items is not None and case.warm_start is not None,
     ),
     Rule(
         "asynchronous",
         "",
         lambda case: (
-            f"{case.model.name} does not step along changes: its sums of one version say nothing about another; "
-            f"{models_where(lambda model: bool(first_sum(model).changes))} do"
+            f"{case.model.name} does not sum model changes, so a sum for one version of the model is of no use for "
+            f"another; take {models_where(lambda model: bool(first_sum(model).changes))}, or leave out asynchronous"
         ),
         lambda case: case.asynchronous is not None and not case.first.changes,
     ),
     Rule(
         "asynchronous",
         "privacy",
-        "its budget counts on a cohort that chance alone draws from all clients in every round, and here a node's "
-        "speed decides how often its clients count",
+        "the privacy budget assumes that every round draws its cohort at random from all clients, but here a node's "
+        "speed decides how often its clients count; leave out one of the two",
         lambda case: case.asynchronous is not None and case.privacy is not None,
     ),
     Rule(
         "asynchronous",
         "robust",
-        "the fastest nodes fill most buffers, so few hostile ones can be most of one",
+        "the fastest nodes fill most buffers, so a few hostile nodes can be the majority of a buffer",
         lambda case: case.asynchronous is not None and case.robust is not None,
     ),
     Rule(
         "asynchronous",
         "rows",
-        "sums of different versions have different rows, and their counts are of all",
+        "sums for different versions of the model have different rows, but their counts cover all rows",
         lambda case: case.asynchronous is not None and case.rows < 1,
     ),
     Rule(
         "asynchronous",
         "warm_start",
-        "a node that has not answered when a run is resumed would not know what it began with",
+        "a node that has not answered when a run is resumed cannot tell which model the run started from",
         lambda case: case.asynchronous is not None and case.warm_start is not None,
     ),
     Rule(
         "asynchronous",
         "",
         lambda case: (
-            f"{_other_statistics(case)} are right for one version only, and versions mix in a buffer; leave out the "
-            "setting that asks for them"
+            f"{_other_statistics(case)} are valid for one version of the model only, but a buffer mixes versions; "
+            "leave out the setting that asks for them"
         ),
         lambda case: case.asynchronous is not None and bool(case.first.statistics) and bool(case.first.changes),
     ),
@@ -200,95 +200,99 @@ TABLE: tuple[Rule, ...] = (
         "privacy",
         "",
         lambda case: (
-            f"max_cohort for {case.model.name}: it keeps something of each client between rounds, so whom one user "
-            "pushes out of a round adds something else in later ones, and no charge covers that; leave max_cohort out, "
-            "or set participations: 1"
+            f"max_cohort for {case.model.name}: the model keeps private rows of each client between rounds. A client "
+            "that another user pushes out of a round contributes differently in later rounds, and the privacy budget "
+            "does not cover that. Leave out max_cohort, or set participations: 1"
         ),
         _keeps_whom_it_draws_away,
     ),
     Rule(
         "privacy",
         "evaluation.every",
-        "validations are exact figures of users' data, and would decide what is released; train a fixed number of "
-        "rounds",
+        "validations are exact figures of users' data, and would decide which model is released; set "
+        "evaluation.every to 0",
         lambda case: case.privacy is not None and case.evaluation.every > 0,
     ),
     Rule(
         "privacy",
         "keep_sums",
-        "the kept sums are exact",
+        "the kept sums have no noise; leave out keep_sums",
         lambda case: case.privacy is not None and case.keep_sums,
     ),
     Rule(
         "privacy",
         "cleaning",
-        "k_core and min_item_interactions: one user's absence would change other users' histories, and move the sums "
-        "by more than the clip",
+        "k_core and min_item_interactions: without one user, other users' histories would change, and the sums would "
+        "change by more than the clip",
         lambda case: case.privacy is not None and bool(case.data.cleaning.across_users),
     ),
     Rule(
         "privacy",
         "warm_start",
-        "what the earlier run learned is not in this run's budget",
+        "this run's budget does not cover what the earlier run learned; leave out warm_start",
         lambda case: case.privacy is not None and case.warm_start is not None,
     ),
     Rule(
         "privacy",
         "items",
-        "its counts would have to be paid for, and noise lies on every row anyway",
+        "counting items would cost privacy budget, and every row gets noise anyway; leave out items",
         lambda case: case.privacy is not None and case.items is not None,
     ),
     Rule(
         "privacy",
         "rows",
-        "noise lies on every row, and costs the same however few are summed",
+        "every row gets noise, which costs the same however few rows are summed; leave out rows",
         lambda case: case.privacy is not None and case.rows < 1,
     ),
     Rule(
         "privacy",
         "",
-        lambda case: f"a model that pools {' and '.join(case.first.pooled)}: no client can be clipped there",
+        lambda case: (
+            f"{case.model.name} pools {' and '.join(case.first.pooled)} of clients; single clients cannot be clipped"
+        ),
         lambda case: case.privacy is not None and bool(case.first.pooled),
     ),
     Rule(
         "privacy",
         "negatives",
-        "paper-leaky: it reads held-out interactions",
+        "paper-leaky: these negatives depend on held-out interactions",
         lambda case: case.privacy is not None and case.leaky,
     ),
     Rule(
         "privacy",
         "split",
         lambda case: (
-            f"{case.split} is cut at a time that is computed from everybody's data, exactly; use leave-last-out "
-            "or ratio"
+            f"{case.split} is cut at a time that is computed from all users' data without noise; use "
+            "leave-last-out or ratio"
         ),
         lambda case: case.privacy is not None and case.cut_by_data,
     ),
     Rule(
         "privacy",
         "",
-        "a cohort as a number of clients needs privacy.users, the public number of users",
+        "a cohort as a number of clients needs privacy.users, a public upper bound on the number of users",
         lambda case: case.privacy is not None and case.cohort > 1 and case.privacy.users is None,
     ),
     Rule(
         "privacy",
         "",
-        "sampling: poisson needs a cohort below 1.0; everybody takes part in this plan",
+        "sampling: poisson needs a cohort below 1.0; all clients take part in this plan",
         lambda case: case.privacy is not None and case.privacy.sampling == "poisson" and case.share >= 1.0,
     ),
     Rule(
         "privacy",
         "",
-        lambda case: "participations {} of {} rounds bind nobody; leave them out".format(*_bound_rounds(case)),
+        lambda case: "participations: {} limits no client, as there are only {} rounds; leave it out".format(
+            *_bound_rounds(case)
+        ),
         lambda case: (_bound_rounds(case)[0] or 0) > _bound_rounds(case)[1],
     ),
     Rule(
         "rows",
         "",
         lambda case: (
-            f"{case.model.name} does not step along changes of item rows alone; "
-            f"{models_where(lambda model: model.traits.moves_by_rows)} do"
+            f"{case.model.name} does not sum changes of item rows alone; leave out rows, or take "
+            f"{models_where(lambda model: model.traits.moves_by_rows)}"
         ),
         lambda case: case.rows < 1 and not case.model.traits.moves_by_rows,
     ),
@@ -296,8 +300,7 @@ TABLE: tuple[Rule, ...] = (
         "rows",
         "",
         lambda case: (
-            f"{_other_statistics(case)} count on every row that a client touched; leave out the setting that asks for "
-            "them"
+            f"{_other_statistics(case)} need every row that a client changed; leave out the setting that asks for them"
         ),
         lambda case: case.rows < 1 and bool(case.first.statistics),
     ),
@@ -305,15 +308,15 @@ TABLE: tuple[Rule, ...] = (
         "keep_sums",
         "",
         lambda case: (
-            f"{case.model.name} has no sum that later interactions can be added to with these settings; "
-            f"{models_where(is_additive)} have one by default"
+            f"with these settings {case.model.name} has no sum to which later interactions can be added; "
+            f"{models_where(is_additive)} have such a sum by default"
         ),
         lambda case: case.keep_sums and not is_additive(case.model),
     ),
     Rule(
         "refit",
         "evaluation.every",
-        "it trains on the validation part, so nothing can be validated; set evaluation.every to 0",
+        "refit trains on the validation part, so no data is left for validation; set evaluation.every to 0",
         lambda case: case.refit and case.evaluation.every > 0,
     ),
     Rule(
@@ -326,65 +329,68 @@ TABLE: tuple[Rule, ...] = (
     Rule(
         "robust",
         "",
-        "over: nodes takes every node's part in the clear, which the secure sum hides; use over: groups",
+        "over: nodes needs every node's sum in the clear, and secure aggregation hides these; use over: groups",
         lambda case: case.robust is not None and case.robust.over == "nodes",
         "masked",
     ),
     Rule(
         "robust",
         "",
-        "over: groups is of groups of nodes under the secure sum; give --secure, or over: nodes",
+        "over: groups needs secure aggregation; give --secure, or set over: nodes",
         lambda case: case.robust is not None and case.robust.over == "groups",
         "in the clear",
     ),
     Rule(
         "privacy",
         "",
-        "noise: distributed is noise that nodes add before they mask their sums; give --secure and --nodes 3 or more. "
-        "With noise: central the coordinator is trusted with exact sums",
+        "noise: distributed needs secure aggregation, as nodes add the noise before they mask their sums; give "
+        "--secure and --nodes 3 or more. With noise: central the coordinator sees exact sums",
         lambda case: case.privacy is not None and case.privacy.distributed,
         "in the clear",
     ),
     Rule(
-        "in a federation a plan",
         "split",
-        lambda case: f"{case.split} is cut at a time that only all data together could tell; say temporal@T,T",
+        "",
+        lambda case: (
+            f"{case.split} is cut at a time that is computed from all users' data, and no party of a federation has "
+            "that data; use temporal@T,T"
+        ),
         lambda case: case.cut_by_data,
         "federation",
     ),
     Rule(
-        "in a federation a plan",
         "cohort",
-        "no node knows how many clients there are in all; give a share such as 0.1",
+        "",
+        "no party of a federation knows the total number of clients; give a share such as 0.1",
         lambda case: case.cohort > 1 and (case.privacy is None or case.privacy.users is None),
         "federation",
     ),
     Rule(
-        "in a federation a plan",
         "cleaning",
-        "k_core and min_item_interactions look across users, whom nobody sees together; let each owner clean, or use "
-        "items: {least: …}",
+        "",
+        "k_core and min_item_interactions need all users' data, and no party of a federation has that data; let each "
+        "owner clean, or use items: {least: …}",
         lambda case: bool(case.data.cleaning.across_users),
         "federation",
     ),
     Rule(
-        "in a federation a plan",
         "privacy",
-        "users is needed: the public number of users that is not exceeded",
+        "",
+        "a federation needs privacy.users, a public upper bound on the number of users",
         lambda case: case.privacy is not None and case.privacy.users is None,
         "federation",
     ),
     Rule(
-        "in a federation a plan",
         "model",
-        "lowest and highest are needed: the scale of the ratings, outside of which nodes leave them out",
+        "",
+        "a federation needs lowest and highest, the scale of the ratings; nodes leave out ratings outside of it",
         lambda case: case.model.traits.reads_ratings and not {"lowest", "highest"} <= case.settings,
         "federation",
     ),
     Rule(
-        "in a federation a plan",
         "warm_start",
-        "nodes keep no earlier run to go on from; leave it out",
+        "",
+        "the nodes of a federation keep no earlier run to continue; leave out warm_start",
         lambda case: case.warm_start is not None,
         "federation",
     ),

@@ -135,7 +135,7 @@ class Plan(_Part):
         if isinstance(value, int) and not isinstance(value, bool) and value == 1:
             return 1.0
         if isinstance(value, float) and value > 1 and not value.is_integer():
-            raise ValueError("must be a share up to 1.0, or a whole number of clients")
+            raise ValueError("must be a share of at most 1.0, or a whole number of clients")
         return value
 
     @model_validator(mode="before")
@@ -159,8 +159,8 @@ class Plan(_Part):
         check_metrics(parse_metrics(self.evaluation.metrics), model.name, model.traits.reads_ratings)
         if self.data.source == STANDARD_INPUT:
             raise PlanError(
-                "data: a training that was interrupted reads its data again, and standard input can be read only once; "
-                "save it to a file first"
+                "data: a resumed training must read its data again, and standard input can be read only once; save the "
+                "data to a file first"
             )
         SplitMethod.parse(self.split)
         case = self.case
@@ -257,14 +257,12 @@ class Plan(_Part):
         users = data.n_users if self.privacy is None else self.privacy.users or data.n_users
         n_max = self.n_max or 1 << max(10, (users - 1).bit_length())
         if self.privacy is not None and data.n_users > users:
-            raise PlanError(
-                f"privacy: users = {users} is fewer than there are; give a public number that is not exceeded"
-            )
+            raise PlanError(f"privacy: the data has more users than users = {users}; set a public upper bound")
         if data.n_users > n_max:
-            raise PlanError(f"plan: {data.n_users} users, more than n_max = {n_max}")
+            raise PlanError(f"plan: the data has {data.n_users} users, more than n_max = {n_max}; set a larger n_max")
         if self.privacy is not None and self.privacy.delta * users >= 1:
-            raise PlanError(f"privacy: delta = {self.privacy.delta:g} allows for one of {users} users to be exposed "
-                            f"outright; take at most {0.1 / users:.1g}, a tenth of 1 / users")  # fmt: skip
+            raise PlanError(f"privacy: delta = {self.privacy.delta:g} lets one of {users} users be exposed; set delta "
+                            f"to at most {0.1 / users:.1g}, a tenth of 1 / users")  # fmt: skip
         public = self
         if self.privacy is not None:
             public = self.model_copy(update={"privacy": self.privacy.model_copy(update={"users": users})})
@@ -317,7 +315,7 @@ class Plan(_Part):
         pins = self._pins(catalog)
         for key in ("catalog", "features"):
             if getattr(self, key) != pins[key]:
-                raise PlanError(f"plan: {key} is missing; fill in {pins[key]}")
+                raise PlanError(f"plan: {key} is missing; set it to {pins[key]}")
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -344,7 +342,7 @@ class Plan(_Part):
             PlanError: naming the key that is wrong and what to do.
         """
         if not isinstance(settings, dict):
-            raise PlanError(f"{where}: a plan is a mapping of keys to values")
+            raise PlanError(f"{where}: a plan must be a mapping of keys to values")
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
@@ -363,8 +361,8 @@ class Plan(_Part):
 def _check_pin(what: str, pinned: str | None, digest: str | None) -> None:
     if pinned is not None and pinned != digest:
         raise PlanError(
-            f"plan: the {what} is not the one this plan was made for (digest {(digest or 'none')[:12]}…, expected "
-            f"{pinned[:12]}…). Restore it, or remove the digest to start anew"
+            f"plan: the digest of the {what} is {(digest or 'none')[:12]}…, but the plan expects {pinned[:12]}…. "
+            f"Restore the {what}, or remove the digest from the plan and start a new run"
         )
 
 

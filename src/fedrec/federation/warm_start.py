@@ -97,7 +97,7 @@ class Remembered:
             raise PlanError(
                 f"warm_start: the earlier run was trained on {known} interactions that this split holds out for "
                 "validation or test. Hold out later interactions (temporal, or leave-last-out on longer histories), or "
-                "train from the beginning"
+                "train without warm_start"
             )
 
 
@@ -116,8 +116,8 @@ def how_to_start(
     """
     if model.name != earlier.model.name:
         raise PlanError(
-            f"warm_start: {earlier.name} is a run of model {earlier.model.name!r}, and this plan is of {model.name!r}; "
-            f"set model: {{name: {earlier.model.name}}}, or train from the beginning"
+            f"warm_start: {earlier.name} is a run of model {earlier.model.name!r}, but this plan has {model.name!r}; "
+            f"set model: {{name: {earlier.model.name}}}, or train without warm_start"
         )
     if not model.traits.iterative:
         if not (is_additive(model) and is_additive(earlier.model) and earlier.sums):
@@ -131,16 +131,16 @@ def how_to_start(
         ):
             if mine != theirs:
                 raise PlanError(
-                    f"warm_start: {key} is {theirs!r} in the sums that {earlier.name} kept, and {mine!r} in this plan; "
-                    f"set {key} to the former, or train from the beginning"
+                    f"warm_start: {key} is {theirs!r} in the sums that {earlier.name} kept, but {mine!r} in this plan; "
+                    f"set {key} to the value of {earlier.name}, or train without warm_start"
                 )
         return "adds the change"
     for key, mine in model:
         theirs = getattr(earlier.model, key)
         if key not in _FREE and mine != theirs:
             raise PlanError(
-                f"warm_start: {earlier.name} was trained with {key}={theirs!r}, and this plan says {mine!r}; set "
-                f"{key}={theirs!r}, or train from the beginning"
+                f"warm_start: {earlier.name} was trained with {key}={theirs!r}, but this plan has {mine!r}; set "
+                f"{key}={theirs!r}, or train without warm_start"
             )
     return "goes on"
 
@@ -154,7 +154,7 @@ def places_of(old: Catalog, new: Catalog, name: str) -> np.ndarray:
     places = new.items.find(old.items.series)
     if not (places >= 0).any():
         kinds = ["text" if catalog.items.is_text else "whole numbers" for catalog in (old, new)]
-        types = f" (ids are {kinds[0]} there, {kinds[1]} here)" if kinds[0] != kinds[1] else ""
+        types = f" (ids are {kinds[0]} in the earlier run, {kinds[1]} in this data)" if kinds[0] != kinds[1] else ""
         raise PlanError(f"warm_start: {name} and this data have no item in common{types}")
     return places
 
@@ -181,7 +181,7 @@ def carried(fresh: Arrays, old: Arrays, places: np.ndarray, items: tuple[int, in
         elif before.shape == array.shape:
             out[name] = before.astype(array.dtype)
         else:
-            raise PlanError(f"warm_start: {name!r} has shape {before.shape} there and {array.shape} here")
+            raise PlanError(f"warm_start: {name!r} has shape {before.shape} in the earlier run, but {array.shape} here")
     return out
 
 
@@ -198,7 +198,7 @@ def first_rows(joined: Mapping[str, Any], users: Identifiers, catalog: Catalog, 
         if isinstance(mine, OwnRows):
             mine = _renumbered(mine, items)
         if np.shape(getattr(mine, "values", mine))[1:] != np.shape(getattr(rows[name], "values", rows[name]))[1:]:
-            raise PlanError(f"warm_start: private rows {name!r} have another width there than here")
+            raise PlanError(f"warm_start: private rows {name!r} have another width in the earlier run than in this run")
         rows[name] = placed(rows[name].copy(), places[known], mine)
     return rows
 
@@ -280,7 +280,7 @@ class Changed:
             whole = change.arrays[array.name]
             before = sums.get(array.name)
             if before is None or before.shape != _resized(array.shape, len(self.places)):
-                raise DamagedError(f"warm_start: the kept sum {array.name!r} is not of the earlier catalog")
+                raise DamagedError(f"warm_start: the kept sum {array.name!r} does not fit the earlier catalog")
             whole += self._spread(before, whole.shape).astype(whole.dtype)
             total.arrays[array.name] = self._restricted(whole, array.shape)
             if np.count_nonzero(whole) != np.count_nonzero(total.arrays[array.name]):

@@ -233,7 +233,7 @@ class Recommender(BaseModel, ABC):
         Raises:
             InputError: if the model knows no such thing.
         """
-        raise InputError(f"model {self.name!r} does not know similar items; ease, itemknn, ials and mf do")
+        raise InputError(f"model {self.name!r} cannot list similar items; use ease, itemknn, ials or mf")
 
     def carry(self, fresh: State, earlier: State) -> State:
         """The state before round 0 of a training that goes on from another one (`traits.iterative`).
@@ -251,8 +251,8 @@ class Recommender(BaseModel, ABC):
             PlanError: if the model has no private form.
         """
         raise PlanError(
-            f"model {self.name!r} has no form under differential privacy; popularity, ease, itemknn, spectral, ials "
-            "and mf have one"
+            f"model {self.name!r} has no form under differential privacy; use popularity, ease, itemknn, spectral, "
+            "ials or mf"
         )
 
     @abstractmethod
@@ -292,9 +292,9 @@ class PrivateRecommender(Recommender):
         """
         if not issubclass(cls, type(model)):
             raise PlanError(
-                f"model {model.name!r} has no form under differential privacy: {cls.__name__} is that of {cls.name!r}, "
-                f"and {type(model).__name__} computes something else. Derive a class from both, and return it from "
-                f"{type(model).__name__}.privately"
+                f"model {model.name!r} has no form under differential privacy: {cls.__name__} is the private form of "
+                f"{cls.name!r}, and {type(model).__name__} is another model. Derive a class from both, and return it "
+                f"from {type(model).__name__}.privately"
             )
         form = cls(**{name: getattr(model, name) for name in model.model_fields_set} | settings)
         form._heaviest = model._heaviest

@@ -62,8 +62,8 @@ def own_models() -> dict[str, Own]:
 def _put(models: dict[str, Own], name: str, model: Own) -> None:
     if name in models:
         raise PlanError(
-            f"two models are called {name!r}: one of {models[name].origin}, one of {model.origin}. Rename one of them, "
-            "or take one away"
+            f"two models have the name {name!r}: the model of {models[name].origin} and that of {model.origin}. Rename "
+            "or remove one of the two models"
         )
     models[name] = model
 
@@ -77,7 +77,9 @@ def register(kind: type[Recommender]) -> None:
     _check(kind, getattr(kind, "__qualname__", repr(kind)))
     earlier = _registered.setdefault(kind.name, kind)
     if earlier is not kind and (earlier.__module__, earlier.__qualname__) != (kind.__module__, kind.__qualname__):
-        raise PlanError(f"model {kind.name!r} is {earlier.__module__}.{earlier.__qualname__} already; rename this one")
+        raise PlanError(
+            f"{earlier.__module__}.{earlier.__qualname__} already has the model name {kind.name!r}; choose another name"
+        )
     _registered[kind.name] = kind
 
 
@@ -104,7 +106,7 @@ def remember(home: str) -> str:
 def _loaded(home: str, origin: str) -> type[Recommender]:
     place, colon, attribute = home.rpartition(":")
     if not colon or not place or not attribute:
-        raise PlanError(f"{home!r} names no class; write folder/file.py:Class or package.module:Class")
+        raise PlanError(f"{home!r} does not name a class; write folder/file.py:Class or package.module:Class")
     try:
         module = _of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
         kind = getattr(module, attribute)
@@ -135,4 +137,4 @@ def _check(kind: object, origin: str) -> None:
     if not (isinstance(kind, type) and issubclass(kind, Recommender)):
         raise PlanError(f"the model of {origin} is not a class derived from fedrec.models.base.Recommender")
     if not isinstance(getattr(kind, "name", None), str):
-        raise PlanError(f'the model of {origin} has no name; give its class name: ClassVar[str] = "…"')
+        raise PlanError(f'the model of {origin} has no name; set name: ClassVar[str] = "…" in the class')

@@ -69,12 +69,12 @@ def model_class(name: str) -> type[Recommender]:
     models = own_models()
     if name not in models:
         raise PlanError(
-            f"model {name!r} is not known{suggestion(name, [*MODELS, *models])}. A model of your own comes with an "
-            f"installed package, or from a file that {VARIABLE}=file.py:Class names"
+            f"model {name!r} is not known{suggestion(name, [*MODELS, *models])}. To use a model of your "
+            f"own, install its package or set {VARIABLE}=file.py:Class"
         )
     kind = models[name].load()
     if kind.name != name:
-        raise PlanError(f"the model of {models[name].origin} calls itself {kind.name!r}, not {name!r}; make them equal")
+        raise PlanError(f"the model of {models[name].origin} is named {kind.name!r}, not {name!r}; make them equal")
     return kind
 
 
@@ -104,7 +104,9 @@ def model_names() -> list[str]:
     """
     models = own_models()
     for name in models.keys() & MODELS.keys():
-        raise PlanError(f"{models[name].origin} brings a model {name!r}, and fedrec has one of that name; rename it")
+        raise PlanError(
+            f"{models[name].origin} brings a model {name!r}, but fedrec has a model of that name; rename the former"
+        )
     return [*MODELS, *sorted(models)]
 
 

@@ -88,7 +88,7 @@ class NodeHost:
         chance: Chance = SYSTEM,
     ) -> None:
         if config.policy.coordinator is None:
-            raise PlanError("policy.coordinator: none is pinned; a node that takes nobody's orders has nothing to do")
+            raise PlanError("policy.coordinator: the key is missing; add the public key of the coordinator")
         self.config = config
         self.session = secrets.token_hex(8)
         self._coordinator = PublicKey.parse(config.policy.coordinator)
@@ -122,15 +122,15 @@ class NodeHost:
 
     def _check_order(self, request: Request) -> None:
         if request.to != self.config.name:
-            raise PlanError(f"the request is for {request.to!r}, and this is {self.config.name!r}")
+            raise PlanError(f"the request is for node {request.to!r}, but this node is {self.config.name!r}")
         if not _RUN.fullmatch(request.run):
-            raise DamagedError("the number of a run has 16 to 64 hexadecimal digits")
+            raise DamagedError("the number of a run must have 16 to 64 hexadecimal digits")
         last = self._numbers.get(request.run)
         if last is None:
             last = _read_number(self._number_path(request.run))
         if request.number <= last:
             raise _RepeatedError(
-                f"request {request.number} of run {request.run[:8]} was made before; it may be a replay"
+                f"the node has already received request {request.number} of run {request.run[:8]}; this may be a replay"
             )
         if request.kind == "open":
             self._openings.admit(request.run, self._coordinator)  # else every refused run would leave a folder here
@@ -146,7 +146,7 @@ class NodeHost:
             return self._open(request), ()
         opened = self._opened
         if opened is None or opened.run != request.run:
-            raise _NotOpenError("the run is not open here")
+            raise _NotOpenError("the run is not open at this node")
         if request.kind in ("contribute", "count", "evaluate"):
             return self._sum(opened, request)
         if request.kind == "mask":
@@ -155,14 +155,15 @@ class NodeHost:
             return {}, [opened.witness.sign(request.fields.get("record"), int(time.time()))]
         if request.kind in ("keep", "finish"):
             return self._settle(opened, request), ()
-        raise DamagedError(f"{request.kind!r} is nothing that a node can be asked")
+        raise DamagedError(f"a node cannot answer requests of kind {request.kind!r}")
 
     def _open(self, request: Request) -> dict[str, Any]:
         """Agree to a plan, load data and found the node; all that can be refused is refused before data is read."""
         fields = request.fields
         if fields.get("version") != __version__:
             raise PlanError(
-                f"the coordinator runs fedrec {fields.get('version')}, this node {__version__}; both must run the same"
+                f"the coordinator runs fedrec {fields.get('version')}, this node {__version__}; both must run the same "
+                "version"
             )
         offer = Offer.read(fields, request.parts)
         folder = self._folder(request.run)
@@ -193,13 +194,13 @@ class NodeHost:
     def _mask(self, opened: OpenedHere, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
         party = opened.party
         if party is None:
-            raise PlanError("this run has no secure sums")
+            raise PlanError("this run does not use secure aggregation")
         if request.fields.get("begin"):
             party.begin(str(request.fields.get("call")))
         with self.config.limits.held():
             frames = party.receive(request.parts)
         if party.aborted is not None:
-            _LOG.warning("secure sum left: %s", party.aborted)
+            _LOG.warning("left a secure aggregation: %s", party.aborted)
         return {"aborted": party.aborted}, frames
 
     def _settle(self, opened: OpenedHere, request: Request) -> dict[str, Any]:
@@ -215,7 +216,7 @@ class NodeHost:
         opened.node.finish(shared, committed, kept)
         folder = self.config.home / "models" / opened.run
         if opened.data.n_users == 0:
-            _LOG.warning("run %s is finished; no users are here to serve with it", opened.run[:8])
+            _LOG.warning("run %s is finished; this node has no users to serve with the model", opened.run[:8])
             return {}
         self._save(Served(folder, opened.agreement, opened.node, State(shared), kept, opened.data))
         _LOG.info("run %s is finished; the model is in %s", opened.run[:8], folder.with_name("latest"))
@@ -226,9 +227,9 @@ class NodeHost:
         digest = request.fields.get("shared", "")
         if digest != opened.shared[0]:
             if not request.parts:
-                raise _UnknownModelError("these shared arrays never came here")
+                raise _UnknownModelError("the node does not have the shared arrays that the request names")
             if hashlib.sha256(request.parts[0]).hexdigest() != digest:
-                raise DamagedError("the shared arrays are not those that the request names")
+                raise DamagedError("the shared arrays do not have the digest that the request names")
             opened.take(str(digest), unpack_arrays(request.parts[0]))
         return opened.shared[1]
 
@@ -262,8 +263,8 @@ def _problem(error: Exception) -> tuple[str, str]:
         if isinstance(error, kind):
             return word, str(error)
     if isinstance(error, MemoryError):
-        return "failed", "the node has not the memory for it (limits.memory_gb)"
-    return "failed", f"{type(error).__name__}; the node's own log says more"
+        return "failed", "the node does not have enough memory for the request (limits.memory_gb)"
+    return "failed", f"{type(error).__name__}; see the log of the node"
 
 
 def _read_number(path: Path) -> int:
@@ -278,5 +279,5 @@ def _read_number(path: Path) -> int:
 def _whole(fields: Mapping[str, Any], name: str) -> int:
     value = fields.get(name)
     if type(value) is not int:
-        raise DamagedError(f"a request without {name}")
+        raise DamagedError(f"the request must have a whole number {name}")
     return value

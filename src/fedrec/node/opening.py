@@ -79,12 +79,12 @@ class Offer:
         except ValueError:
             settings = None
         if settings is None or not isinstance(secure, bool) or not words or len(parts) != 1:
-            raise DamagedError("the offer of a run is not whole")
+            raise DamagedError("the offer of a run is incomplete or malformed")
         plan = Plan.make(settings, "offered plan")
         if plan.digest != fields.get("digest"):
-            raise PlanError("the offered plan is not the one whose digest was given")
+            raise PlanError("the offered plan does not have the digest that the offer gives")
         if plan.n_max is None or plan.catalog is None:
-            raise PlanError("the offered plan says neither how many clients there may be nor which catalog is meant")
+            raise PlanError("the offered plan must give n_max and the digest of the catalog")
         return cls(plan, secure, tuple(parties or ()), parts[0])
 
 
@@ -134,7 +134,11 @@ class OpenedHere:
         self.fitting.check(shared)
         if SERVED in shared:
             served = hashlib.sha256(shared[SERVED].tobytes()).hexdigest().encode()
-            _keep(self.folder / "served", served, "other items are to take part than before; a run keeps its items")
+            _keep(
+                self.folder / "served",
+                served,
+                "other items take part than before in this run; a run cannot change its items",
+            )
         self.shared = digest, shared
 
     def measures(self, part: Part) -> bool:
@@ -152,7 +156,9 @@ def agree(config: NodeConfig, offer: Offer, run: str, folder: Path, coordinator:
     """
     budget = config.open_budget() if offer.plan.privacy is not None else None
     _keep(
-        folder / "terms.json", _terms(offer), "this run was opened under another plan, or other terms; a run keeps them"
+        folder / "terms.json",
+        _terms(offer),
+        "this run was opened with another plan, aggregation or nodes; a run cannot change these",
     )
     begun = budget is not None and budget.reserved(run, config.name)
     admit(
@@ -196,7 +202,7 @@ def open_run_here(
     data, digest = _load(config, agreement, folder)
     least = max(config.policy.min_clients, plan.min_clients)
     check_users(agreement, data.n_users, 0 if offer.secure else least, config.policy.declared_min_users or least)
-    changed = "the node's data changed since the run was opened; restore it, or begin another run"
+    changed = "the node's data changed since the run was opened; restore the data, or start another run"
     _keep(folder / "data", digest.encode(), changed)  # private rows and charges are of those users
     own_items = None if plan.privacy is not None else config.policy.min_item_clients
     floors = Floors(least, masked=offer.secure, min_item_clients=own_items)
@@ -270,12 +276,12 @@ def _load(config: NodeConfig, agreement: Agreement, folder: Path) -> tuple[Inter
     if own.digest is not None or (hides_sums(plan) and not config.policy.catalogs):
         as_owned = _digest_as_owned(config)
     if own.digest is not None and as_owned != own.digest:
-        raise PlanError("the node's data is not the source that its owner named; 'fedrec node check' tells the owner")
+        raise PlanError("the node's data does not match data.digest; its owner can run 'fedrec node check'")
     try:
         source = load_source(own.source, cleaning=cleaning, catalog=catalog, unknown_items="skip", **reading)
         data, report = clean(source.interactions, asked)
     except NothingLeftError as error:
-        _LOG.warning("%s; the node takes part with nothing", error)
+        _LOG.warning("%s; the node takes part without users", error)
         data = Interactions.nobody(catalog)
         return data, as_owned or digest_of(data)
     if remark := values_remark([plan], data):

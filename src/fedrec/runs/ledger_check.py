@@ -49,27 +49,27 @@ def check_chain(plan: Plan, lines: Lines) -> None:
     """
     start = lines[0]
     if start["kind"] != "start" or len(of_kind(lines, "start")) != 1:
-        raise DamagedError(f"{LEDGER}, line 1: a ledger has one start, in its first line")
+        raise DamagedError(f"{LEDGER}, line 1: a ledger must have one start, in its first line")
     if start["plan"] != plan.digest:
-        raise DamagedError("plan.yaml: changed; it is not the plan that the ledger began with")
+        raise DamagedError("plan.yaml: changed; the ledger was started with another plan")
     if (start["catalog"], start["leaky"]) != (plan.catalog, plan.leaky):
-        raise DamagedError(f"{LEDGER}, line 1: its catalog or stamp is not the plan's")
+        raise DamagedError(f"{LEDGER}, line 1: catalog or leaky is not as in the plan")
     rounds = of_kind(lines, "round")
     for number, (where, line) in enumerate(rounds):
         if line["round"] != number:
-            raise DamagedError(f"{where}: round {line['round']} where round {number} must be")
+            raise DamagedError(f"{where}: the round is {line['round']}, but must be {number}")
     if plan.asynchronous is not None:
         check_versions(plan.asynchronous, rounds)
     for where, line in of_kind(lines, "validation"):
         if not 0 <= line["round"] < len(rounds) or not _are_numbers(line["metrics"]):
-            raise DamagedError(f"{where}: not a validation of a round that was committed")
+            raise DamagedError(f"{where}: the validation is not of a committed round, or its metrics are not numbers")
     for where, line in of_kind(lines, "end")[:1]:
         ledger = Ledger(None)
         ledger.lines = lines
         if lines[-1] is not line:
             raise DamagedError(f"{where}: the end must be the last line")
         if not rounds or line["kept"] != kept_round(plan, ledger):
-            raise DamagedError(f"{where}: round {line['kept']} is not the one that the plan keeps")
+            raise DamagedError(f"{where}: round {line['kept']} is not the round that the plan keeps")
 
 
 def check_checkpoints(folder: Path, lines: Lines, published: bool = False) -> list[str]:
@@ -93,25 +93,25 @@ def check_checkpoints(folder: Path, lines: Lines, published: bool = False) -> li
             there.add(kind)
             continue
         if kind != "round" or not line:
-            remarks.append(f"{name} is of a round that was not committed; nothing covers it")
+            remarks.append(f"{name} is of a round that was not committed; the ledger does not cover it")
             continue
         there |= {kind} if round == kept else set()
         if file_digest(path) != line["checkpoint"]:
-            raise DamagedError(f"{name}: changed; it is not the checkpoint that the ledger committed")
+            raise DamagedError(f"{name}: changed; the ledger committed another checkpoint")
         if arrays_digest(unpacked(load_arrays(path), name).shared) != line["model"]:
-            raise DamagedError(f"{where}: its model is not the one in {name}")
+            raise DamagedError(f"{where}: the model of this round is not the model in {name}")
     if rounds and kept is None:
         newest = f"checkpoint/round-{max(rounds):06d}.safetensors"
         if not (folder / newest).exists():
-            raise DamagedError(f"{newest}: missing; the run cannot go on without it")
+            raise DamagedError(f"{newest}: missing; the run cannot continue without this checkpoint")
     if kept is not None and kept in rounds and ("server" in there or not ("round" in there or published)):
         where, line = rounds[kept]
         name = f"checkpoint/server-{kept:06d}.safetensors" if "server" in there else "model/shared.safetensors"
         state = ended_state(folder, kept)
         if arrays_digest(state.shared) != line["model"]:
-            raise DamagedError(f"{where}: its model is not the one in model/")
+            raise DamagedError(f"{where}: the model of this round is not the model in model/")
         if arrays_digest(packed(state)) != line["checkpoint"]:
-            raise DamagedError(f"{name}: it is not the checkpoint that {where} committed")
+            raise DamagedError(f"{name}: {where} committed another checkpoint")
     return remarks
 
 
@@ -133,16 +133,16 @@ def check_charges(plan: Plan, lines: Lines) -> Epsilons | None:
         except DamagedError as error:
             raise DamagedError(f"{where}: {error}") from None
         if line["round"] >= len(agreed) or charge != agreed[line["round"]]:
-            raise DamagedError(f"{where}: its charge is not the plan's")
+            raise DamagedError(f"{where}: the privacy charge is not that of the plan")
         charges.append(charge)
         cost, said = cohort_epsilon(charges, terms.delta, terms.participations), line.get("epsilon_cohort")
         if not isinstance(said, float) or not math.isclose(said, cost, rel_tol=_CLOSE):
-            raise DamagedError(f"{where}: it says epsilon_cohort {said}; its charges add up to {cost:.6g}")
+            raise DamagedError(f"{where}: epsilon_cohort is {said}, but the charges add up to {cost:.6g}")
     if not charges:
         return None
     whole = terms.cost(charges)
     if getattr(whole, terms.view) > terms.epsilon * _SLACK:
-        raise DamagedError(f"{rounds[-1][0]}: epsilon {getattr(whole, terms.view):.6g} is above the plan's")
+        raise DamagedError(f"{rounds[-1][0]}: epsilon {getattr(whole, terms.view):.6g} is above that of the plan")
     return whole
 
 
@@ -164,7 +164,7 @@ def check_report(folder: Path, cost: Epsilons | None) -> None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         same = False
     if not same:
-        raise DamagedError("report.json: its epsilons are not what the ledger's charges add up to")
+        raise DamagedError("report.json: the epsilons are not the total of the charges in the ledger")
 
 
 def check_model(folder: Path, plan: Plan, lines: Lines) -> None:
@@ -182,7 +182,7 @@ def check_model(folder: Path, plan: Plan, lines: Lines) -> None:
     for where, line in of_kind(lines, "end"):
         committed = of_kind(lines, "round")[line["kept"]][1]
         if (round, arrays_digest(state.shared)) != (line["kept"], committed["model"]):
-            raise DamagedError(f"{where}: model/ is not the model of round {line['kept']}")
+            raise DamagedError(f"{where}: model/ does not hold the model of round {line['kept']}")
 
 
 def _are_numbers(metrics: dict[str, Any]) -> bool:

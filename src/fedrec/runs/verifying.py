@@ -102,7 +102,7 @@ def verify_run(
             is missing.
     """
     if not folder.is_dir() or not (is_run(folder) or (folder / LEDGER).exists() or (folder / FILES).exists()):
-        raise InputError(f"{folder} is not a run: there is neither a plan nor a ledger")
+        raise InputError(f"{folder} is not a run: the folder has neither a plan nor a ledger")
     for path in (*checkpoints, *receipts):
         if not path.is_file():
             raise InputError(f"{path} does not exist")
@@ -138,12 +138,12 @@ def sign_run(folder: Path, key: SigningKey, witness: bool = False) -> PublicKey:
         remove_unfinished((folder / KEYS).parent)
     verdict = verify_run(folder)
     if verdict.wrong is not None:
-        raise DamagedError(f"{folder} is not signed: {verdict.wrong}")
+        raise DamagedError(f"{folder} cannot be signed, as the run does not verify: {verdict.wrong}")
     check = _Check(folder, Verdict())
     check.ledger()
     checkpoints = {LEDGER_NOTE: check.log} if check.leaves else {}
     if witness and not checkpoints:
-        raise InputError(f"{folder} has no ledger, and a witness signs nothing else")
+        raise InputError(f"{folder} has no ledger, and a witness can sign only a ledger")
     if (folder / FILES).exists() and not witness:
         checkpoints[FILES_NOTE] = check.of_files(read_files(folder)[1])
     return sign_notes(folder, checkpoints, key, int(time()) if witness else None)
@@ -184,25 +184,25 @@ class _Check:
         for where, line in of_kind(self.lines, "end"):
             known = line["files"]
             if sorted(known) != sorted(PUBLIC):
-                raise DamagedError(f"{where}: no digests of {', '.join(PUBLIC)}")
+                raise DamagedError(f"{where}: the digests of {', '.join(PUBLIC)} are missing")
             for name in PUBLIC:
                 check_file(self.folder, name, known[name], "the ledger")
         beside = self._beside() if published else []
         if beside:
-            self.verdict.remarks.append(f"not looked at, as no published copy has it: {', '.join(beside)}")
+            self.verdict.remarks.append(f"not checked, as these files are not part of a published copy: {', '.join(beside)}")
         if published or (self.lines and not self.verdict.finished and not (self.folder / FILES).exists()):
             if not self.verdict.finished:
                 self.verdict.remarks.append(
-                    "the run has not ended: private files, reports and progress are covered once it has"
+                    "the run has not ended: private files, reports and progress can be verified only after its end"
                 )
             return
         files, _ = read_files(self.folder)
         strangers = check_files(self.folder, files)
         self.verdict.files = len(files)
         if LEDGER not in files:
-            self.verdict.remarks.append("a saved model without a ledger: nothing is recorded of its training")
+            self.verdict.remarks.append("the folder is a saved model without a ledger: its training cannot be verified")
         if strangers:
-            self.verdict.remarks.append(f"not part of the run: {', '.join(strangers)}")
+            self.verdict.remarks.append(f"files that are not part of the run: {', '.join(strangers)}")
 
     def notes(self, required: Sequence[PublicKey], checkpoints: Sequence[Path], published: bool) -> None:
         """Signatures, and that the ledger goes on from every checkpoint that is known."""
@@ -213,22 +213,22 @@ class _Check:
                 check_against(LEDGER_NOTE, signed.checkpoint, self.leaves, self.log, LEDGER)
                 self.verdict.signatures += [f"{LEDGER}, first {signed.checkpoint.size}: {one}" for one in signed.by]
         elif LEDGER_NOTE in self.names:
-            raise DamagedError(f"{LEDGER}: missing, and there is a signature of it in {LEDGER_NOTE}")
+            raise DamagedError(f"{LEDGER}: missing, but {LEDGER_NOTE} has a signature of the ledger")
         files = None if published else signed_in(self.folder, FILES_NOTE, keys)
         if files is not None:
             leaves = read_files(self.folder)[1]
             if files.checkpoint != self.of_files(leaves):
-                raise DamagedError(f"{FILES_NOTE}: it is of another list of files")
+                raise DamagedError(f"{FILES_NOTE}: the signed list of files is not the list in {FILES}")
             self.verdict.signatures += [f"{FILES}: {one}" for one in files.by]
         for path in checkpoints:
             self._known(path, [*keys, *required])
         if not self.verdict.signatures:
             self.verdict.remarks.append(
-                "not signed: hashes show slips and changes of parts, not a record that was rewritten as a whole"
+                "not signed: hashes detect errors and changes of single files, but not a record that was rewritten as a whole"
             )
         elif not required:
             self.verdict.remarks.append(
-                "keys are those in the folder itself: compare them with what you know, or give --trust"
+                "the keys come from the folder itself: compare them with keys that you trust, or give --trust"
             )
 
     def trust(self, keys: Sequence[PublicKey], published: bool) -> None:
@@ -237,26 +237,26 @@ class _Check:
         if ledger is not None and ledger.checkpoint.size < len(self.leaves):
             raise DamagedError(
                 f"{LEDGER_NOTE}: {who} signed the first {ledger.checkpoint.size} of {len(self.leaves)} entries; "
-                "whoever got that signature can have written the others"
+                "the other entries may be forged"
             )
         if ledger is not None and not self.verdict.finished:
             raise DamagedError(
-                f"{LEDGER}: the run has not ended, or its end was taken away; {who} signed these {len(self.leaves)} "
-                "entries, and nothing of the model, report and files to come"
+                f"{LEDGER}: the run has not ended, or the last entry was removed; {who} signed these {len(self.leaves)} "
+                "entries, but not the model, the report or later files"
             )
         beside = self._beside() if published else []
         if published and not self.leaves:
-            raise DamagedError(f"{LEDGER}: missing; it is all that a signature of a published copy covers")
+            raise DamagedError(f"{LEDGER}: missing; a signature of a published copy covers the ledger only")
         if beside:
             raise DamagedError(
-                f"{beside[0]}: no published copy has it, and no signature of one covers it. Take it away, or verify "
-                "the whole run, without --published"
+                f"{beside[0]}: this file is not part of a published copy, and the signature does not cover it. Remove "
+                "the file, or verify the whole run, without --published"
             )
         operators = [key for key in keys if key.kind == LOG]
         if not published and not operators:
             raise DamagedError(
-                f"{FILES_NOTE}: not signed by anybody trusted: {who} is a witness, who signs the ledger alone, and "
-                "report, progress and private files are not in it. Give the operator's key too, or verify what is "
+                f"{FILES_NOTE}: not signed by a trusted key: {who} is a witness, who signs only the ledger, which does "
+                "not cover report, progress and private files. Give the operator's key too, or verify only what is "
                 "published, with --published"
             )
         if not published:
@@ -276,10 +276,10 @@ class _Check:
         except DamagedError as error:
             raise DamagedError(f"{path}: {error}") from None
         if not self.leaves:
-            raise DamagedError(f"{LEDGER}: missing, and {path} knows {known.size} entries of it")
+            raise DamagedError(f"{LEDGER}: missing, but {path} is a checkpoint of {known.size} of its entries")
         check_against(str(path), known, self.leaves, self.log, LEDGER)
         if not by:
-            self.verdict.remarks.append(f"{path} is not signed by a known key; it was taken as it is")
+            self.verdict.remarks.append(f"{path} is not signed by a known key; its content was used without a signature")
 
     def training(self, published: bool) -> None:
         """The plan, the chain of rounds and models, charges and epsilon."""
@@ -292,7 +292,7 @@ class _Check:
         self.asynchronous = plan.asynchronous is not None
         if not plan.reproducible:
             self.verdict.remarks.append(
-                "reproducible: false: training this plan again gives the same model to rounding, not the same bits"
+                "reproducible: false: training this plan again gives the same model up to rounding errors, not the same bits"
             )
         if self.lines:
             check_chain(plan, self.lines)
@@ -317,14 +317,14 @@ class _Check:
             return  # on its way when the run ended, or as far as the run has come
         if receipt.round >= len(rounds):
             if kept_elsewhere or self.verdict.finished:
-                raise DamagedError(f"{LEDGER}: round {receipt.round} is missing, and there is a receipt in {name}")
+                raise DamagedError(f"{LEDGER}: round {receipt.round} is missing, but {name} has a receipt of it")
             return
         where, line = rounds[receipt.round]
         if receipt.commitment not in line["sums"] and not (self.asynchronous and _used(receipt, rounds)):
-            raise DamagedError(f"{where}: it was recorded without the sum of the receipt in {name}")
+            raise DamagedError(f"{where}: the line does not have the sum of the receipt in {name}")
         if receipt.round and rounds[receipt.round - 1][1]["model"] != receipt.model:
             raise DamagedError(
-                f"{name}: the node was shown another model in round {receipt.round} than the one recorded before it"
+                f"{name}: in round {receipt.round} the node received another model than the ledger recorded before"
             )
 
 
