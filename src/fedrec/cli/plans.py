@@ -35,11 +35,16 @@ def models(model: Model = None, json_: Json = False, quiet: Quiet = False) -> No
                 "about": summary_of(kind),
                 "values": kind.traits.use_of_values,
                 "weights": bool(kind.traits.weights),
+                "ratings": kind.traits.reads_ratings,
             }
             for name, kind in ((name, model_class(name)) for name in model_names())
         ]
         for entry in about:
-            table.add_row(str(entry["name"]), "weights" if entry["weights"] else "not used", str(entry["about"]))
+            table.add_row(
+                str(entry["name"]),
+                "ratings" if entry["ratings"] else "weights" if entry["weights"] else "not used",
+                str(entry["about"]),
+            )
         answer: dict[str, Any] = {"models": about}
         output.answer(answer, table, "", "'fedrec models NAME' lists the hyperparameters of a model")
         return

@@ -46,8 +46,8 @@ class SecureEngine(LocalEngine):
         super().__init__(nodes)
         if len(self.nodes) < FEWEST_PARTIES:
             raise PlanError(
-                f"the secure sum hides a node among others, and takes {FEWEST_PARTIES} nodes that have users; there "
-                f"{'is' if len(self.nodes) == 1 else 'are'} {len(self.nodes)}. Give --nodes {FEWEST_PARTIES} or more"
+                f"secure aggregation needs at least {FEWEST_PARTIES} nodes with users, so that each is hidden among "
+                f"others; this run has {len(self.nodes)}. Give --nodes {FEWEST_PARTIES} or more"
             )
         self._coordinator = Identity()
         # A node vouches for what the floor asks for, and says no more of how many users it has.

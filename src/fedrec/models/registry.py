@@ -68,9 +68,10 @@ def model_class(name: str) -> type[Recommender]:
         return kind
     models = own_models()
     if name not in models:
+        hint = suggestion(name, [*MODELS, *models]).rstrip(".")
         raise PlanError(
-            f"model {name!r} is not known{suggestion(name, [*MODELS, *models])}. To use a model of your "
-            f"own, install its package or set {VARIABLE}=file.py:Class"
+            f"model {name!r} is not known{hint}{'' if hint.endswith('?') else '.'} To use a model of your own, install "
+            f"its package or set {VARIABLE}=file.py:Class"
         )
     kind = models[name].load()
     if kind.name != name:

@@ -139,7 +139,8 @@ home = {_toml(home)}
 parties = [{listed}
 ]
 
-# Digest of the agreed list of items (the catalog). Plans with other items are refused.
+# Digest of the agreed list of items (the catalog), as 'fedrec node init --catalog FILE' writes it.
+# Plans with other items are refused.
 # Without this key the coordinator chooses the items, and so chooses what the sums are about.
 {items}
 
@@ -147,7 +148,8 @@ parties = [{listed}
 # Without this key the coordinator can try several numbers, and find out how many users this node has.
 {most}
 
-# Digests of the allowed plans. Empty: every plan that meets the other rules is allowed.
+# Digests of the allowed plans, as 'fedrec node check --plan FILE' prints them.
+# Empty: every plan that meets the other rules is allowed.
 plans = []
 
 # Names of the allowed models, such as ["ease", "mf"]. Empty: all models are allowed.
@@ -156,11 +158,12 @@ models = []
 # Minimum number of users of a sum that the coordinator can read.
 min_clients = 32
 
-# Number of users that this node declares to have in secure aggregation; min_clients by default.
-# Set this key if this node has fewer users than min_clients. The coordinator and the other nodes learn this number.
+# A number that this node tells the others in secure aggregation instead of its true number of users; min_clients by
+# default. The node must always have at least so many users. Set this key if it has fewer users than min_clients.
 # declared_min_users = 20
 
-# The data cleaning that plans may request. Without this key, plans with privacy may request no cleaning.
+# The data cleaning that plans may request, exactly as it is written here. Without this key, plans with privacy may
+# request no cleaning.
 # cleaning = {{ rating_at_least = 4 }}
 
 # Maximum number of runs that the coordinator may start within 24 hours.
@@ -178,7 +181,7 @@ secure = true
 # too good; researchers use them to reproduce published figures.
 allow_leaky = false
 
-# true: allow plans that keep exact sums at the coordinator, or update an earlier model with the sum of what changed.
+# true: allow plans that store exact sums at the coordinator, and plans that add only what changed since an earlier run.
 # The coordinator can then subtract sums of different days from each other.
 allow_updates = false
 
@@ -204,7 +207,7 @@ max_run_epsilon = 4.0
 # Maximum clip that a plan may set.
 # max_clip = 2.0
 
-# Minimum number of users that a plan expects in a round, over all nodes; for plans with and without privacy.
+# Refuse a plan, with or without privacy, that expects fewer users than this in a round, summed over all nodes.
 # min_cohort = 100
 
 [limits]

@@ -230,9 +230,10 @@ def _sums(config: NodeConfig, plan: Plan, secure: bool, users: int | None) -> li
             f"{max(floor, plan.min_clients)} clients. Set n_max to the agreed maximum number of clients"
         )
     if plan.privacy is not None and (plan.privacy.users or 0) > (plan.n_max or 0):
+        most = "no n_max" if plan.n_max is None else f"n_max = {plan.n_max}"
         reasons.append(
-            f"privacy.users: {plan.privacy.users} users are more than the plan's n_max ({plan.n_max or 'not set'}). "
-            "Set n_max to at least privacy.users"
+            f"privacy.users: the plan has privacy.users = {plan.privacy.users} and {most}. Set n_max to at least "
+            "privacy.users"
         )
     if plan.min_clients < floor:
         reasons.append(

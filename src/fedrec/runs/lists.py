@@ -157,7 +157,7 @@ def _positions(
         message = f"{len(missing)} unknown user{'s' if len(missing) > 1 else ''}: {some_of(missing)}"
         if unknown == "raise":
             hints = (ids.explain_unknown(missing[0]) for ids in known)
-            advice = "" if lost is not None else ". Give their interactions as history (--history) to fold them in"
+            advice = "" if lost is not None else ". Check the ids. For users whom the model never met give their interactions as history (--history)"
             raise InputError(f"{message}{advice}{next(filter(None, hints), '')}")
         if unknown == "warn":
             warnings.warn(f"{message}; left out", stacklevel=4)
