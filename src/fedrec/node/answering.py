@@ -146,7 +146,7 @@ def _standing(opened: OpenedHere, call: Call, said: Any) -> dict[str, int]:
         )
     names = {PublicKey.parse(text).name for text in opened.parties}
     if names and names != said.keys():
-        raise PlanError("the standing of nodes is not told of exactly the nodes of the secure sum")
+        raise PlanError("the standing of nodes must name exactly the nodes of the secure aggregation")
     return said
 
 

@@ -223,7 +223,7 @@ class Node:
         if self._is_small(clients):
             raise PlanError(
                 f"node {self.name}: a sum over fewer clients than the owner's floor, {self.floors.min_clients}, may "
-                "not leave unmasked. Use the secure sum, or draw a larger cohort"
+                "not leave unmasked. Use secure aggregation, or draw a larger cohort"
             )
 
     def _held_back(self, total: Sum) -> Sum:

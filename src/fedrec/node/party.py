@@ -125,7 +125,7 @@ class NetworkParty:
         """
         client, held = self._client, self._held
         if client is None or held is None:
-            raise RunError("no secure sum was begun")
+            raise RunError("no secure aggregation was begun")
         said: list[bytes] = []
         for frame in frames:
             said += client.receive(frame)
