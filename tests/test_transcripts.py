@@ -373,7 +373,7 @@ def test_nodes_of_unlike_companies_are_in_no_sum(tmp_path: Path, log: pytest.Log
         ({"standing": None}, "damaged", "without the standing"),
         ({"standing": {"node-0": "x"}}, "damaged", "without the standing"),
         ({"standing": {"node-0": True}}, "damaged", "without the standing"),
-        ({"standing": {"node-0": -1}}, "refused", "exactly the nodes of the secure sum"),
+        ({"standing": {"node-0": -1}}, "refused", "exactly the nodes of the secure aggregation"),
         ({"standing": {}}, "refused", "the table that all nodes are told says None"),
         (
             {"committed": -1, "standing": dict.fromkeys(("node-0", "node-1", "node-2", "node-3"), 0)},
