@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from fedrec.cli import main
+from fedrec.models import own
+
+collect_ignore = ["typed_program.py"]  # for type checkers, see tests/test_public_types.py
 
 _MEMORY = Path("/dev/shm")
 _ROOM = 4 << 30
@@ -48,6 +51,16 @@ class Said:
     code: int
     out: str
     err: str
+
+
+@pytest.fixture(autouse=True)
+def _own_models() -> Iterator[None]:
+    """Models of a test's own classes are known to that test only."""
+    registered = own._registered
+    before = dict(registered)
+    yield
+    registered.clear()
+    registered.update(before)
 
 
 @pytest.fixture(scope="session")
