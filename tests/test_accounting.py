@@ -129,7 +129,7 @@ def test_noise_of_one_release(epsilon, delta, sigma):
     assert epsilon_of(noise_for(epsilon, delta, 1), delta, 1) <= epsilon * (1 + 1e-9)
 
 
-@settings(PROPERTY, max_examples=10)
+@settings(PROPERTY, max_examples=25)
 @given(NOISE, st.integers(1, 50), st.floats(0.01, 0.5))
 def test_epsilon_grows_with_rounds_and_sampling_and_falls_with_noise(z, rounds, q):
     base = epsilon_of_event(sampled(q, z, rounds), 1e-5, step=1e-3)
