@@ -129,6 +129,13 @@ def test_a_class_of_this_process_is_known_by_its_name() -> None:
         fr.estimator(Other)
 
 
+def test_a_file_whose_class_has_the_name_of_a_model_of_fedrec_is_not_taken_for_that(file: Path, fedrec: Any) -> None:
+    file.write_text(MINE.replace('"mine"', '"popularity"'))
+    refused = fedrec("train", "--data", DATA, "--model", f"{file}:Mine")
+    assert refused.code == 2
+    assert "fedrec has a model 'popularity' of its own; give the class Mine another name" in refused.err
+
+
 def test_a_file_is_run_once_and_what_fails_in_it_is_said(file: Path, tmp_path: Path) -> None:
     assert class_from(f"{file}:Mine") is class_from(f"{file}:Mine")
     broken = tmp_path / "broken.py"

@@ -23,6 +23,7 @@ __all__ = [
     "build_plan",
     "data_settings",
     "given",
+    "named_model",
     "split_list",
 ]
 

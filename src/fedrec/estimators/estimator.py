@@ -33,7 +33,8 @@ from fedrec.federation.run import Run
 from fedrec.federation.values import values_remark
 from fedrec.models.base import Recommender
 from fedrec.models.outline import reads_repeats
-from fedrec.models.registry import MODELS, make_known, model_class
+from fedrec.models.own import register
+from fedrec.models.registry import MODELS, model_class
 from fedrec.progress import stage
 from fedrec.recommending.recommend import item_positions, list_length, similar_table
 from fedrec.recommending.tables import write_parquet_stream
@@ -452,7 +453,7 @@ def estimator(model: str | type[Recommender]) -> type[Estimator]:
     check_arguments(estimator, locals())
     if isinstance(model, str):
         return _estimator(model_class(model))
-    make_known(model)
+    register(model)
     return _estimator(model)
 
 

@@ -12,15 +12,15 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from fedrec.errors import PlanError
 from fedrec.models.base import Recommender
+from fedrec.models.builtin import MODELS
 
-__all__ = ["GROUP", "VARIABLE", "class_from", "own_models", "register", "remember"]
+__all__ = ["GROUP", "VARIABLE", "Own", "class_from", "own_models", "register", "remember"]
 
 GROUP = "fedrec.models"
 """Group of entry points by which an installed package brings models: name = module:class."""
@@ -35,11 +35,19 @@ class Own:
 
     Args:
         origin: for messages.
-        load: gives its class.
+        home: its class, or where that is.
     """
 
     origin: str
-    load: Callable[[], type[Recommender]]
+    home: str | type[Recommender]
+
+    def load(self) -> type[Recommender]:
+        """The class.
+
+        Raises:
+            PlanError: if there is no such class, its code fails, or it is not a recommender.
+        """
+        return _loaded(self.home, self.origin) if isinstance(self.home, str) else self.home
 
 
 def own_models() -> dict[str, Own]:
@@ -48,15 +56,20 @@ def own_models() -> dict[str, Own]:
     Raises:
         PlanError: if two of them have one name, or one that `FEDREC_MODELS` names cannot be loaded.
     """
-    models = {name: Own("this process", lambda kind=kind: kind) for name, kind in _registered.items()}  # type: ignore[misc]
+    models = {name: Own("this process", kind) for name, kind in _registered.items()}
     for entry in entry_points(group=GROUP):
         package = f"package {entry.dist.name} {entry.dist.version}" if entry.dist is not None else "a package"
-        _put(models, entry.name, Own(package, lambda value=entry.value, by=package: _loaded(value, by)))  # type: ignore[misc]
-    for home in filter(None, (part.strip() for part in os.environ.get(VARIABLE, "").split(","))):
+        _put(models, entry.name, Own(package, entry.value))
+    for home in _homes():
         kind = class_from(home)
         if _registered.get(kind.name) is not kind:
-            _put(models, kind.name, Own(f"{VARIABLE}={home}", lambda kind=kind: kind))  # type: ignore[misc]
+            _put(models, kind.name, Own(f"{VARIABLE}={home}", kind))
     return models
+
+
+def _homes() -> list[str]:
+    """The places that the environment names."""
+    return [part.strip() for part in os.environ.get(VARIABLE, "").split(",") if part.strip()]
 
 
 def _put(models: dict[str, Own], name: str, model: Own) -> None:
@@ -69,12 +82,14 @@ def _put(models: dict[str, Own], name: str, model: Own) -> None:
 
 
 def register(kind: type[Recommender]) -> None:
-    """Make a class known to this process under its `name`.
+    """Make a class known to this process under its `name`; fedrec's own are known already.
 
     Raises:
         PlanError: if it is not a recommender, or another class has the name.
     """
     _check(kind, getattr(kind, "__qualname__", repr(kind)))
+    if kind.name in MODELS:
+        return
     earlier = _registered.setdefault(kind.name, kind)
     if earlier is not kind and (earlier.__module__, earlier.__qualname__) != (kind.__module__, kind.__qualname__):
         raise PlanError(
@@ -98,8 +113,7 @@ def remember(home: str) -> str:
     place, _, attribute = home.rpartition(":")
     lasting = f"{Path(place).resolve()}:{attribute}" if place.endswith(".py") else home
     kind = class_from(lasting)
-    homes = [part for part in os.environ.get(VARIABLE, "").split(",") if part and part != lasting]
-    os.environ[VARIABLE] = ",".join([*homes, lasting])
+    os.environ[VARIABLE] = ",".join([*(other for other in _homes() if other != lasting), lasting])
     return kind.name
 
 
@@ -138,3 +152,5 @@ def _check(kind: object, origin: str) -> None:
         raise PlanError(f"the model of {origin} is not a class derived from fedrec.models.base.Recommender")
     if not isinstance(getattr(kind, "name", None), str):
         raise PlanError(f'the model of {origin} has no name; set name: ClassVar[str] = "…" in the class')
+    if kind.name in MODELS and MODELS[kind.name] != f"{kind.__module__}:{kind.__qualname__}":
+        raise PlanError(f"fedrec has a model {kind.name!r} of its own; give the class {kind.__qualname__} another name")

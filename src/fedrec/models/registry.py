@@ -12,26 +12,11 @@ from pydantic_core import ErrorDetails
 
 from fedrec.errors import PlanError, suggestion
 from fedrec.models.base import Recommender
-from fedrec.models.own import VARIABLE, own_models, register
+from fedrec.models.builtin import MODELS
+from fedrec.models.own import VARIABLE, own_models
 
-__all__ = ["MODELS", "build_model", "is_known", "make_known", "meant", "model_class", "model_names", "models_where"]
+__all__ = ["MODELS", "build_model", "is_known", "meant", "model_class", "model_names", "models_where"]
 
-MODELS = {
-    "biased-mf": "fedrec.models.factors.biased_mf:BiasedMF",
-    "ease": "fedrec.models.linear.ease:EASE",
-    "fcf": "fedrec.models.literature.fcf:FCF",
-    "fedrecon": "fedrec.models.literature.fedrecon:FedRecon",
-    "fedncf": "fedrec.models.literature.fedncf:FedNCF",
-    "fedrap": "fedrec.models.literature.fedrap:FedRAP",
-    "gpfedrec": "fedrec.models.literature.gpfedrec:GPFedRec",
-    "ials": "fedrec.models.factors.ials:IALS",
-    "itemknn": "fedrec.models.linear.itemknn:ItemKNN",
-    "mf": "fedrec.models.factors.mf:MF",
-    "pfedrec": "fedrec.models.literature.pfedrec:PFedRec",
-    "popularity": "fedrec.models.linear.popularity:Popularity",
-    "spectral": "fedrec.models.linear.spectral:Spectral",
-}
-"""Name → module:class, imported when asked for."""
 _ALIASES = {
     "embedding_size": {"factors", "n_factors", "num_factors", "no_components", "n_components", "dim", "dims", "k", "d",
                        "embedding_dim", "emb_size", "latent_dim", "hidden_dim", "rank", "features"},
@@ -77,19 +62,6 @@ def model_class(name: str) -> type[Recommender]:
     if kind.name != name:
         raise PlanError(f"the model of {models[name].origin} is named {kind.name!r}, not {name!r}; make them equal")
     return kind
-
-
-def make_known(kind: type[Recommender]) -> None:
-    """Make a class known to this process under its name, if it is not one of fedrec's own.
-
-    Raises:
-        PlanError: if the class is not a recommender, or another model has its name.
-    """
-    name = getattr(kind, "name", None)
-    if name not in MODELS:
-        register(kind)
-    elif model_class(name) is not kind:
-        raise PlanError(f"fedrec has a model {name!r} of its own; give the class {kind.__qualname__} another name")
 
 
 def is_known(name: object) -> bool:
