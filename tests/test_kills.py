@@ -59,6 +59,15 @@ def test_the_line_of_a_committed_round_is_never_lost(half: bool, whole: dict[str
         shutil.rmtree(tmp_path / "run")
 
 
+def test_progress_that_somebody_damaged_stops_no_run(whole: dict[str, Path], tmp_path: Path) -> None:
+    """Nothing depends on it: it is for people and plots."""
+    run = tmp_path / "run"
+    assert killed_at(run, "mf", 40, half=False)
+    (run / "progress.jsonl").write_text("not JSON\n")
+    train_run(small_plan("mf"), run, PLACEMENT, resume=True)
+    assert_same(run, whole["mf"])
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("model", MODELS)
 def test_killed_at_one_write_after_the_other(model: str, whole: dict[str, Path], tmp_path: Path) -> None:

@@ -274,8 +274,9 @@ class Run:
         if self.folder is None:
             return
         path = self.folder / "progress.jsonl"
-        lines = whole_lines(path).splitlines() if path.exists() else []
-        if not lines or json.loads(lines[-1])["round"] != entry["round"]:
+        last = whole_lines(path).splitlines()[-1:] if path.exists() else []
+        begins = json.dumps({"round": entry["round"]})[:-1].encode()  # the line may be anybody's: it is not parsed
+        if not last or not last[0].startswith(begins + b","):
             self.progress(entry)
 
     def _noised(self, round: int) -> Path:
