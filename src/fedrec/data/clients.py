@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from fedrec.data.interactions import Interactions, rows_of
+from fedrec.data.interactions import Interactions, offsets, rows_of
 from fedrec.errors import InputError
 from fedrec.kernels.records import Histories
 from fedrec.kernels.splitting import kept_offsets
 
-__all__ = ["Clients", "offsets"]
+__all__ = ["Clients"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,14 +143,3 @@ class Clients:
             excluded_indptr=self.excluded_indptr + other.indptr,
             excluded_items=np.concatenate([self.excluded_items, other.items])[order],
         )
-
-
-def offsets(lengths: np.ndarray) -> np.ndarray:
-    """Where ranges of these lengths [n] begin and end, one after the other: [n + 1] int64.
-
-    >>> offsets(np.array([2, 0, 3])).tolist()
-    [0, 2, 2, 5]
-    """
-    indptr = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=indptr[1:])
-    return indptr

@@ -157,12 +157,10 @@ class Interactions:
         """Only the users at `positions` (ascending), with their rows; the catalog stays as it is."""
         positions = np.asarray(positions, dtype=np.int64)
         rows = rows_of(self.indptr, positions)
-        indptr = np.zeros(len(positions) + 1, dtype=np.int64)
-        np.cumsum(self.lengths[positions], out=indptr[1:])
         return Interactions(
             users=Identifiers(self.users.take(positions)),
             catalog=self.catalog,
-            indptr=indptr,
+            indptr=offsets(self.lengths[positions]),
             items=self.items[rows],
             values=None if self.values is None else self.values[rows],
             times=None if self.times is None else self.times[rows],
@@ -212,6 +210,17 @@ class Interactions:
         return pl.DataFrame(columns)
 
 
+def offsets(lengths: np.ndarray) -> np.ndarray:
+    """Where ranges of these lengths [n] begin and end, one after the other: [n + 1] int64.
+
+    >>> offsets(np.array([2, 0, 3])).tolist()
+    [0, 2, 2, 5]
+    """
+    indptr = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=indptr[1:])
+    return indptr
+
+
 def rows_of(indptr: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Row numbers of the given users one after the other.
 
@@ -220,5 +229,4 @@ def rows_of(indptr: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """
     starts, stops = indptr[positions], indptr[positions + 1]
     lengths = stops - starts
-    offsets = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) + np.repeat(starts - offsets, lengths)
+    return np.arange(lengths.sum()) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)

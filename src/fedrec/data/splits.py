@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedrec.data.arguments import check_arguments, check_fields
-from fedrec.data.interactions import PARTS, Interactions, RowOrder
+from fedrec.data.interactions import PARTS, Interactions, RowOrder, rows_of
 from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.data.merging import Repeats, latest_rows, with_merged_values
 from fedrec.data.showing import html_table
@@ -77,6 +77,12 @@ class Split:
         """What is known of each user when `part` is predicted: train, and for `test` validation too."""
         known = (self.part == TRAIN) | (self.part == HISTORY)
         return self.data.where(known | (self.part == VALID) if part == "test" else known)
+
+    def take_users(self, positions: np.ndarray) -> Split:
+        """Only the users at `positions` (ascending), with their rows, parts and repeats."""
+        every = None if self.every is None else self.every.take_users(positions)
+        part = self.part[rows_of(self.data.indptr, positions)]
+        return replace(self, data=self.data.take_users(positions), part=part, every=every)
 
     def repeated(self, chosen: Interactions) -> Interactions:
         """All rows of the pairs in `chosen`, a part of `data`: repeats in their order, for models that read repeats.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,12 +91,9 @@ class LocalEngine:
         if nodes == 1:
             return cls([_node("node-0", [split], agreement, private, chance, budget)])
         places = partition(split.data, how, nodes, plan.seed)
-        of_rows = places[split.data.rows_of_users()]
         built = []
         for place in np.unique(places):
-            users = np.flatnonzero(places == place)
-            every = None if split.every is None else split.every.take_users(users)
-            part = replace(split, data=split.data.take_users(users), part=split.part[of_rows == place], every=every)
+            part = split.take_users(np.flatnonzero(places == place))
             built.append(_node(f"node-{place}", [part], agreement, private, chance, budget))
         return cls(built)
 

@@ -155,15 +155,14 @@ class Plan(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> Plan:
-        model = self.build_model()
-        check_metrics(parse_metrics(self.evaluation.metrics), model.name, model.traits.reads_ratings)
+        case = self.case
+        check_metrics(parse_metrics(self.evaluation.metrics), case.model.name, case.model.traits.reads_ratings)
         if self.data.source == STANDARD_INPUT:
             raise PlanError(
                 "data: a resumed training must read its data again, and standard input can be read only once; save the "
                 "data to a file first"
             )
         SplitMethod.parse(self.split)
-        case = self.case
         check_together(case)
         Release(self.release).adjust(case.first)
         return self

@@ -17,7 +17,7 @@ from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.identifiers import Identifiers
-from fedrec.data.interactions import Interactions, rows_of
+from fedrec.data.interactions import Interactions, offsets, rows_of
 from fedrec.data.splits import TEST, VALID, Split
 from fedrec.data.weights import Weights
 from fedrec.errors import DamagedError, PlanError
@@ -335,5 +335,5 @@ def _renumbered(rows: OwnRows, items: np.ndarray) -> OwnRows:
     packed = rows.packed()
     places = items[packed.items]
     owner = np.repeat(np.arange(len(packed)), packed.lengths)[places >= 0]
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(packed)))])
+    indptr = offsets(np.bincount(owner, minlength=len(packed)))
     return OwnRows.of(indptr, places[places >= 0], packed.values[places >= 0])

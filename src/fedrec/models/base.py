@@ -260,7 +260,7 @@ class Recommender(BaseModel, ABC):
         """What training takes for a catalog of `n_items`."""
 
     def _weighted(self, heaviest: float) -> Self:
-        """The model as it is trained on interactions that weigh up to `heaviest`; see `models.weighing`."""
+        """The model as it is trained on interactions that weigh up to `heaviest`; see `models.values`."""
         copy = self.model_copy()
         copy._heaviest = heaviest
         return copy

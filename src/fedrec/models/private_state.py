@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fedrec.data.interactions import offsets
 from fedrec.errors import DamagedError
 
 __all__ = ["OwnRows", "blank", "finite_clients", "flattened", "joined", "parts_of", "placed", "restored"]
@@ -77,7 +78,7 @@ class OwnRows:
 
     def packed(self) -> OwnRows:
         """The same rows without gaps, client by client."""
-        indptr = np.concatenate([[0], np.cumsum(self.lengths)])
+        indptr = offsets(self.lengths)
         if indptr[-1] == len(self.items) and np.array_equal(self.starts, indptr[:-1]):
             return self
         rows = np.arange(indptr[-1]) + np.repeat(self.starts - indptr[:-1], self.lengths)
@@ -137,7 +138,7 @@ def joined(parts: Sequence[Any]) -> Any:
     packed = [part.packed() for part in parts]
     lengths = np.concatenate([part.lengths for part in packed])
     return OwnRows.of(
-        np.concatenate([[0], np.cumsum(lengths)]),
+        offsets(lengths),
         np.concatenate([part.items for part in packed]),
         np.concatenate([part.values for part in packed]),
     )
@@ -206,5 +207,5 @@ def restored(arrays: Mapping[str, np.ndarray], own: Iterable[str]) -> dict[str, 
         whole = lengths.min(initial=0) >= 0 and lengths.max(initial=0) <= len(items)
         if not whole or not lengths.sum() == len(items) == len(values):
             raise DamagedError(f"private rows {name!r}: ranges of {lengths.sum()} rows, but the file has {len(items)}")
-        out[name] = OwnRows.of(np.concatenate([[0], np.cumsum(lengths)]), items, values)
+        out[name] = OwnRows.of(offsets(lengths), items, values)
     return out

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fedrec.data.interactions import offsets
 from fedrec.errors import DamagedError
 from fedrec.kernels.splitting import first_repeat
 from fedrec.models.private_state import OwnRows
@@ -188,7 +189,7 @@ def _check_own(name: str, rows: OwnRows, shape: Own, clients: int, n_items: int)
     packed = rows.packed()
     if len(packed.items) and not 0 <= int(packed.items.min()) <= int(packed.items.max()) < n_items:
         raise DamagedError(f"private rows {name!r} name items that are not among the {n_items} of the catalog")
-    if first_repeat(np.concatenate([[0], np.cumsum(packed.lengths)]), packed.items, n_items) >= 0:
+    if first_repeat(offsets(packed.lengths), packed.items, n_items) >= 0:
         raise DamagedError(f"private rows {name!r} have an item of a client twice")
 
 

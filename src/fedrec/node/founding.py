@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fedrec.data.keys import KeyedSource
@@ -61,7 +62,7 @@ def refitted(split: Split) -> Split:
     """The same split with the validation part moved into train."""
     part = split.part.copy()
     part[part == VALID] = TRAIN
-    return Split(split.data, part, f"{split.method}, refitted", split.merged, split.every)
+    return replace(split, part=part, method=f"{split.method}, refitted")
 
 
 def _places(folder: Path | None, shards: int) -> list[Path | None]:

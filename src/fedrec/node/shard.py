@@ -15,7 +15,7 @@ from fedrec.aggregation.queries import Query
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
-from fedrec.data.interactions import Interactions, rows_of
+from fedrec.data.interactions import Interactions, offsets, rows_of
 from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.data.ratings import check_ratings
 from fedrec.data.splits import HISTORY, TRAIN, Split
@@ -390,9 +390,7 @@ class _Scored:
 
 def _lists_of(data: Interactions, positions: np.ndarray) -> ItemLists:
     """The items of some users, one list after the other."""
-    indptr = np.zeros(len(positions) + 1, dtype=np.int64)
-    np.cumsum(data.lengths[positions], out=indptr[1:])
-    return indptr, data.items[rows_of(data.indptr, positions)]
+    return offsets(data.lengths[positions]), data.items[rows_of(data.indptr, positions)]
 
 
 def _chunks(lengths: np.ndarray, cost: Cost) -> Iterator[np.ndarray]:

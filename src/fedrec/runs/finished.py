@@ -13,10 +13,10 @@ import polars as pl
 
 from fedrec.data.catalog import Catalog
 from fedrec.data.digests import digest_of
-from fedrec.data.interactions import Interactions, rows_of
+from fedrec.data.interactions import Interactions, offsets, rows_of
 from fedrec.data.keys import KeyedSource
 from fedrec.models.private_state import blank, placed
-from fedrec.data.splits import HISTORY, TRAIN, Split, SplitMethod, distinct, unsplit
+from fedrec.data.splits import HISTORY, TRAIN, Split, SplitMethod, distinct, given, unsplit
 from fedrec.runs.kept import KEPT, Kept
 from fedrec.runs.loading import Placement, load_again, public_digest, read_placement
 from fedrec.engines.local import LocalEngine
@@ -157,7 +157,7 @@ class OpenedRun:
         order = np.argsort(places)
         indptr = np.zeros(self.data.n_users + 1, dtype=np.int64)
         indptr[places + 1] = lengths
-        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        bounds = offsets(lengths)
         rows = rows_of(bounds, order)
         items = np.concatenate([part.items for part in parts])[rows]
         values = np.concatenate([part.values for part in parts])[rows] if self.data.values is not None else None
@@ -277,8 +277,7 @@ class OpenedRun:
             replace_file(folder / "plan.yaml", plan.to_yaml().encode())
             save_shared(folder / "model", Agreement.of(plan, catalog), self.trained.state, self.trained.round)
             assert data.part is not None
-            split = SplitMethod("given").apply(data, KeyedSource.from_seed(0))
-            (shard,) = LocalEngine.of_split(split, plan, folder / "private").shards
+            (shard,) = LocalEngine.of_split(given(data), plan, folder / "private").shards
             rows = self._rows_of(data)
             if rows is not None:
                 shard.adopt(rows, self.trained.round)

@@ -11,7 +11,7 @@ import polars as pl
 
 from fedrec.data.catalog import Catalog
 from fedrec.data.identifiers import Identifiers
-from fedrec.data.interactions import Interactions, RowOrder
+from fedrec.data.interactions import Interactions, RowOrder, offsets
 from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.data.reading.reports import LEFT_OUT, Loaded, ReadReport, no_rows_left_out
 from fedrec.data.reading.rows import Fault, RowRules, check_rows, integers_if_whole, numbers_in, set_aside
@@ -191,8 +191,7 @@ def _interactions(
     rows = _positions(users, table["user_id"])
     features = _user_features(table, users, rows, user_columns, source) if user_columns else None
     times = table["timestamp"].to_numpy() if "timestamp" in table.columns else None
-    indptr = np.zeros(len(users) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(rows, minlength=len(users)), out=indptr[1:])
+    indptr = offsets(np.bincount(rows, minlength=len(users)))
     order = order_in_time(rows, times, None if ordered else _order_of_values(users, rows, catalog, items, table))
 
     def arranged(name: str, kind: type) -> np.ndarray | None:

@@ -16,9 +16,9 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import FedrecError
 from fedrec.kernels.least_squares import gram_of_rows, outer_rows, solve_items, solve_users
-from fedrec.kernels.scoring import dot_rows
 from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, cosines
 from fedrec.models.factors.noisy_equations import bounded, item_weights, noisy_counts, noisy_factors
+from fedrec.models.factors.scoring import factor_scores
 from fedrec.models.linear.counts import count_spec, counted
 from fedrec.models.linear.gram import unpack_triangle
 from fedrec.models.shapes import Form, Shape, Shapes
@@ -173,13 +173,7 @@ class IALS(Recommender):
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
     ) -> np.ndarray:
         """⟨user, item⟩ with the user's factor solved from its history; zeros without one."""
-        rows = given.shared["items"] if items is None else given.shared["items"][items]
-        table = np.ascontiguousarray(rows.T)
-        scores = np.empty((len(clients), table.shape[1]), dtype=np.float32)
-        dot_rows(
-            self._users(given.shared, clients).astype(np.float32), table, np.zeros(table.shape[1], np.float32), scores
-        )
-        return scores
+        return factor_scores(self._users(given.shared, clients).astype(np.float32), given.shared["items"], items)
 
     def largest_factor(self, n_items: int) -> float:
         """What ‖u‖² of no client can exceed: c n_items / (4 λ (n_items + α₀ n_items)^ν), c the largest weight.

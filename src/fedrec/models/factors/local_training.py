@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from fedrec.data.clients import Clients, offsets
+from fedrec.data.clients import Clients
+from fedrec.data.interactions import offsets
 from fedrec.kernels.factor_batches import ADAGRAD, ADAM, MOMENTUM, SGD, Pace, local_batches
 from fedrec.kernels.factor_draws import Slots, compact_rows, draw_samples
 from fedrec.kernels.factors import BCE, BPR, SOFTMAX, SQUARED, Samples, local_sgd

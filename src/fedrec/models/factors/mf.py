@@ -16,11 +16,11 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.keyed import normal_rows
-from fedrec.kernels.scoring import dot_rows
 from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, cosines
 from fedrec.models.factors.adaptive_clip import BIT_SHARE, adapted
 from fedrec.models.factors.local_training import LocalOptimiser, LocalTraining, Loss, draw
 from fedrec.models.factors.scaffold import control_rows, first_controls, stored_rows, used_controls
+from fedrec.models.factors.scoring import factor_scores
 from fedrec.models.server_optimisers import ServerOptimiser, ServerRule
 from fedrec.models.shapes import Form, Own, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
@@ -235,11 +235,7 @@ class MF(Recommender):
     ) -> np.ndarray:
         """⟨user, item⟩ + bias."""
         assert private is not None
-        rows = given.shared["items"] if items is None else given.shared["items"][items]
-        table = np.ascontiguousarray(rows.T)
-        scores = np.empty((len(clients), table.shape[1]), dtype=np.float32)
-        dot_rows(private["users"], table[:-1], table[-1], scores)
-        return scores
+        return factor_scores(private["users"], given.shared["items"], items)
 
     def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """Cosine of the item factors."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedrec.data.clients import Clients
+from fedrec.data.interactions import offsets
 from fedrec.models.base import Arrays, Private
 from fedrec.models.factors.local_training import Drawn
 from fedrec.models.shapes import Shape
@@ -46,7 +47,7 @@ def stored_rows(private: Private) -> tuple[np.ndarray, np.ndarray]:
     """Rows on which each client's control variate lives: indptr [clients + 1] int64 and items int32."""
     items = private["control_items"]
     held = items >= 0
-    return np.concatenate([[0], np.cumsum(held.sum(axis=1))]), items[held]
+    return offsets(held.sum(axis=1)), items[held]
 
 
 @dataclass(frozen=True, eq=False)

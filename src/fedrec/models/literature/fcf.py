@@ -14,8 +14,8 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.kernels.least_squares import gram_of_rows, item_pulls, outer_rows, solve_users
-from fedrec.kernels.scoring import dot_rows
 from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines
+from fedrec.models.factors.scoring import factor_scores
 from fedrec.models.linear.gram import unpack_triangle
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
@@ -142,13 +142,7 @@ class FCF(Recommender):
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
     ) -> np.ndarray:
         """⟨user, item⟩ with the user's factor solved from its history; zeros without one."""
-        rows = given.shared["items"] if items is None else given.shared["items"][items]
-        table = np.ascontiguousarray(rows.T)
-        scores = np.empty((len(clients), table.shape[1]), dtype=np.float32)
-        dot_rows(
-            self._users(given.shared, clients).astype(np.float32), table, np.zeros(table.shape[1], np.float32), scores
-        )
-        return scores
+        return factor_scores(self._users(given.shared, clients).astype(np.float32), given.shared["items"], items)
 
     def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """Cosine of the item factors."""

@@ -11,7 +11,8 @@ from fedrec.aggregation.contributions import Contributions, Dense, RowUpdates
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
-from fedrec.data.clients import Clients, offsets
+from fedrec.data.clients import Clients
+from fedrec.data.interactions import offsets
 from fedrec.data.keys import KeyedSource
 from fedrec.kernels.fedncf import gmf_round
 from fedrec.kernels.keyed import normal_rows

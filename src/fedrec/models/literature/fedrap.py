@@ -12,7 +12,8 @@ from fedrec.aggregation.contributions import Contributions, Dense, RowUpdates
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
-from fedrec.data.clients import Clients, offsets
+from fedrec.data.clients import Clients
+from fedrec.data.interactions import offsets
 from fedrec.data.keys import KeyedSource
 from fedrec.kernels.fedrap import Ranges, add_own_rows, pair_round
 from fedrec.kernels.lanes import LANES

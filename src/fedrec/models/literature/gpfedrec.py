@@ -12,7 +12,8 @@ from fedrec.aggregation.contributions import Contributions, RowUpdates
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
-from fedrec.data.clients import Clients, offsets
+from fedrec.data.clients import Clients
+from fedrec.data.interactions import offsets
 from fedrec.data.keys import KeyedSource
 from fedrec.kernels.gpfedrec import graph_round, graph_scores, network_size
 from fedrec.kernels.records import Rows
