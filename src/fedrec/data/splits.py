@@ -17,6 +17,7 @@ from fedrec.data.arguments import check_arguments, check_fields
 from fedrec.data.interactions import PARTS, Interactions, RowOrder, rows_of
 from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.data.merging import Repeats, latest_rows, with_merged_values
+from fedrec.data.ordering import check_order, how_to_order
 from fedrec.data.showing import html_table
 from fedrec.errors import InputError, PlanError, suggestion
 from fedrec.kernels import splitting
@@ -140,7 +141,7 @@ class Split:
 @dataclass(frozen=True)
 class SplitMethod:
     """A split by name and share, as plans and commands write it: `leave-last-out`, `leave-last-out@rows`,
-    `temporal:0.8`, `temporal@T,T`, `ratio:0.8`, `given`, `given:0.9`, `new-users:0.1` or `none`.
+    `temporal:0.8`, `temporal@T,T`, `ratio:0.8`, `given`, `given:0.9`, `new-users:0.1`, `none` or `none@rows`.
 
     Args:
         name: of the split.
@@ -170,7 +171,7 @@ class SplitMethod:
         takes_share = {"leave-last-out": False, "temporal": True, "ratio": True, "given": None, "new-users": True}
         if match is None or name not in {*takes_share, "none"}:
             raise InputError(f"split {text!r} is not known{suggestion(name, [*takes_share, 'none'])}")
-        if name == "leave-last-out" and match[3] == "rows" and match[2] is None:
+        if name in ("leave-last-out", "none") and match[3] == "rows" and match[2] is None:
             return cls(name, by_rows=True)
         cuts = None
         if match[3] is not None:
@@ -227,7 +228,7 @@ class SplitMethod:
             return self
         if data.times is None:
             raise PlanError(
-                f"split 'temporal' needs timestamps, and this data has no timestamps. {_how_to_order(data.order)}"
+                f"split 'temporal' needs timestamps, and this data has no timestamps. {how_to_order(data.order)}"
             )
         assert self.share is not None
         if len(data) == 0:
@@ -250,7 +251,9 @@ class SplitMethod:
         if self.name == "temporal" and self.cuts is None:
             return self.resolve(data).apply(data, source)
         if self.name == "leave-last-out":
-            _check_order(data, self.by_rows)
+            check_order(data, self.by_rows, "split 'leave-last-out'")
+        if self.by_rows and data.order.by == "rows":
+            data = replace(data, order=RowOrder("sequence"))
         every = data
         data, merged = distinct(data)
         part = np.zeros(len(data), dtype=np.int8)
@@ -262,7 +265,7 @@ class SplitMethod:
         elif self.name == "temporal":
             if data.times is None:
                 raise PlanError(
-                    f"split 'temporal' needs timestamps, and this data has none. {_how_to_order(data.order)}"
+                    f"split 'temporal' needs timestamps, and this data has none. {how_to_order(data.order)}"
                 )
             assert self.cuts is not None
             part[data.times >= self.cuts[0]] = VALID
@@ -291,41 +294,6 @@ def leave_last_out(data: Any, *, by_rows: bool = False) -> Split:
     """
     check_arguments(leave_last_out, locals())
     return SplitMethod("leave-last-out", by_rows=by_rows).apply(data, KeyedSource.from_seed(0))
-
-
-def _check_order(data: Interactions, by_rows: bool) -> None:
-    if data.order.by in ("time", "sequence") or (by_rows and data.order.by == "rows") or len(data) == 0:
-        return
-    reason = (
-        "rows of a database have no order unless they have times"
-        if data.order.by == "chance"
-        else ("the data has no times, and the order of its rows is not declared")
-    )
-    raise PlanError(
-        f"split 'leave-last-out' needs the order of each user's interactions: {reason}. {_how_to_order(data.order)}"
-    )
-
-
-def _how_to_order(order: RowOrder) -> str:
-    """What to do about data without times: which of its columns could be the time, and which splits need none."""
-    shown = ", ".join(repr(name) for name in order.unread[:20]) + (", …" if len(order.unread) > 20 else "")
-    words = f"Columns that were not read: {shown}. " if order.unread else ""
-    if order.like_times:
-        like, name = ", ".join(map(repr, order.like_times)), order.like_times[0]
-        words += (
-            f"{like} look{'s' if len(order.like_times) == 1 else ''} like times: set columns={{'timestamp': {name!r}}} "
-            f"(--columns timestamp={name}). "
-        )
-    else:
-        words += (
-            "If a column holds times or a serial number, name it: columns={'timestamp': …} (--columns timestamp=…). "
-        )
-    rows = (
-        ""
-        if order.by == "chance"
-        else ("If the rows are in order, oldest first, use leave-last-out@rows (leave_last_out(…, by_rows=True)). ")
-    )
-    return f"{words}{rows}Otherwise use ratio:0.8, which needs no order"
 
 
 def temporal(data: Any, share: float = 0.8) -> Split:

@@ -13,6 +13,7 @@ from fedrec.aggregation.specs import SumSpec
 from fedrec.data.catalog import Catalog
 from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
+from fedrec.data.ordering import check_order
 from fedrec.data.splits import Split, SplitMethod
 from fedrec.errors import PlanError
 from fedrec.evaluation.metrics import Metric, parse_metrics
@@ -20,6 +21,7 @@ from fedrec.evaluation.protocols import Protocol, parse_protocol
 from fedrec.federation.partial_rows import drawn_rows
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, PrivateRecommender, Recommender, State
+from fedrec.models.outline import read_in_order
 from fedrec.privacy.accounting import Charge
 
 __all__ = ["Agreement"]
@@ -131,6 +133,16 @@ class Agreement:
         if self.plan.rows == 1:
             return None
         return drawn_rows(KeyedSource.from_seed(self.plan.seed), round, len(self.catalog), self.plan.rows)
+
+    def check_order(self, data: Interactions) -> None:
+        """Check that the order of interactions is known where it matters to the model.
+
+        Raises:
+            PlanError: if it is not known; says what to do.
+        """
+        if what := read_in_order(self.model):
+            otherwise = "Otherwise leave decay at 1, which needs no order"
+            check_order(data, self.split.by_rows, what, otherwise)
 
     def divided(self, data: Interactions) -> Split:
         """A node's interactions, split as the plan says."""

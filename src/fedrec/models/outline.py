@@ -7,9 +7,10 @@ import numpy as np
 from fedrec.aggregation.specs import SumSpec
 from fedrec.data.cleaning import Cleaning
 from fedrec.models.base import Recommender
+from fedrec.models.linear.recency import Decaying
 from fedrec.models.shapes import Shape
 
-__all__ = ["first_sum", "is_additive", "keeps_rows", "reads_item_features", "reads_repeats"]
+__all__ = ["first_sum", "is_additive", "keeps_rows", "read_in_order", "reads_item_features", "reads_repeats"]
 
 _ITEMS = 8
 
@@ -42,6 +43,18 @@ def is_additive(model: Recommender) -> bool:
 def keeps_rows(model: Recommender) -> bool:
     """Whether nodes keep private arrays of each client from round to round."""
     return bool(model.shapes(_ITEMS).rows)
+
+
+def read_in_order(model: Recommender) -> str:
+    """What makes the order of a client's interactions matter to a model; empty where the order does not matter.
+
+    >>> from fedrec.models.linear.ease import EASE
+    >>> read_in_order(EASE(decay=0.8)), read_in_order(EASE())
+    ("model 'ease' with decay=0.8", '')
+    """
+    if isinstance(model, Decaying) and model.decay < 1.0:
+        return f"model {model.name!r} with decay={model.decay:g}"
+    return ""
 
 
 def reads_item_features(model: Recommender) -> bool:

@@ -91,7 +91,7 @@ def build_model(name: str, settings: Mapping[str, Any]) -> Recommender:
 
     Example:
         >>> build_model("ease", {"reg": 200})
-        EASE(reg=200.0, alpha=0.0, rank=None, passes=2)
+        EASE(reg=200.0, alpha=0.0, rank=None, passes=2, decay=1.0)
     """
     kind = model_class(name)
     try:

@@ -30,6 +30,8 @@ class Traits:
         additive: whether the model follows from counts that depend on nothing but each client's own history, if it is
             trained in one round; changed histories can then be added to a kept sum, and old ones taken out of it.
         sums_by: hyperparameters that decide what one client adds to a sum of an `additive` model.
+        scores_by: hyperparameters that decide how clients are scored and nothing else, so that one training serves all
+            their values.
         moves_by_rows: whether each item's row moves along the changes of that row alone, so that a round may sum some
             rows only.
 
@@ -45,6 +47,7 @@ class Traits:
     iterative: bool = False
     additive: bool = False
     sums_by: frozenset[str] = frozenset()
+    scores_by: frozenset[str] = frozenset()
     moves_by_rows: bool = False
 
     @property

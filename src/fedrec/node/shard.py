@@ -63,6 +63,7 @@ class Shard:
         self.source = source
         self.folder = folder
         self.keys = client_keys(source, split.data.users)
+        agreement.check_order(split.data)
         self._seen = seen = _as_read(split, self.model, self.weights)
         held_out = seen.data.where((seen.part != TRAIN) & (seen.part != HISTORY)) if agreement.plan.leaky else None
         self.clients = Clients.of(seen.repeated(seen.train), self.keys, held_out)

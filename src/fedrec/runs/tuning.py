@@ -183,6 +183,8 @@ def choose(
 ) -> Tuned:
     """Train candidates and compare them on validation.
 
+    Candidates that differ only in how clients are scored (`traits.scores_by`, such as `decay`) are trained once.
+
     Args:
         base: what the candidates have in common.
         grid: see `candidate_plans`.
@@ -221,20 +223,21 @@ def choose(
     for settings, plan in made:
         _check(settings, plan, data)
     (decides,) = parse_metrics(metric)
-    trials = [_Trial(Candidate(settings, plan), decides, data) for settings, plan in made]
+    engines: dict[int, LocalEngine] = {}
     for seed in range(base.seed, base.seed + seeds):
         nodes = engine(base.model_copy(update={"seed": seed}).resolve(data, digest))
         if not nodes.has_valid:
             raise PlanError(f"the split {base.split!r} leaves nothing for validation, so nothing can be chosen on it")
-        for trial in trials:
-            trial.nodes[seed] = nodes
+        engines[seed] = nodes
+    for _, plan in made:
+        Agreement.of(plan, data.catalog).check_order(nodes.shards[0].data)
+    trials = _trials(made, decides, data, engines)
     steps: list[int] = []
     if strategy == "halving":
         steps = rungs(len(trials), base.build_model().rounds)
     alive = list(range(len(trials)))
     for rung, until in enumerate([*steps[:-1], None]):
-        for place in alive:
-            trial = trials[place]
+        for trial in _by_training([trials[place] for place in alive]):
             trial.advance(rung, until)
             told(trial.candidate.settings, trial.candidate.rounds, trial.candidate.value)
             if until is None:
@@ -259,30 +262,74 @@ def refit_plan(chosen: Candidate) -> Plan:
     return Plan.make(plan.model_copy(update={"model": model, "evaluation": evaluation, "refit": True}).model_dump())
 
 
+class _Training:
+    """The trainings of one plan, one per seed, in memory; they can be paused and go on.
+
+    Candidates that only score in other ways have one training.
+
+    Args:
+        plan: resolved.
+        data: all users.
+        engines: the nodes of each seed.
+    """
+
+    def __init__(self, plan: Plan, data: Interactions, engines: Mapping[int, LocalEngine]) -> None:
+        self.plan = plan
+        self.data = data
+        self.engines = engines
+        self.used = 0
+        """Candidates that may still go on with it."""
+        self.trained: list[tuple[Coordinator, Trained]] = []
+        """A coordinator for each seed, and what it has trained."""
+        self._until: int | None = -1
+
+    def advance(self, until: int | None) -> None:
+        """Train up to round `until`, or to the end."""
+        if not self.trained or self._until != until:
+            coordinators = [coordinator for coordinator, _ in self.trained] or self.coordinators(self.plan)
+            self.trained = [(coordinator, coordinator.train(until)) for coordinator in coordinators]
+            self._until = until
+
+    def coordinators(self, plan: Plan) -> list[Coordinator]:
+        """A coordinator of a plan for each seed, with nodes of its own over the same users."""
+        seeded = [(plan.model_copy(update={"seed": seed}), nodes) for seed, nodes in self.engines.items()]
+        agreements = [(Agreement.of(own, self.data.catalog), nodes.under(own)) for own, nodes in seeded]
+        return [Coordinator(own, nodes, Run(own.plan, None), nodes.has_valid) for own, nodes in agreements]
+
+    def release(self) -> None:
+        """Let go of models and private rows once no candidate needs them."""
+        self.used -= 1
+        if self.used == 0:
+            self.trained = []
+
+
 class _Trial:
-    """A candidate with its trainings, one per seed, in memory; they can be paused and go on.
+    """A candidate and its training.
 
     Args:
         candidate: so far.
         metric: that decides.
-        data: all users.
+        training: that it is measured on, maybe beside others.
     """
 
-    def __init__(self, candidate: Candidate, metric: Metric, data: Interactions) -> None:
+    def __init__(self, candidate: Candidate, metric: Metric, training: _Training) -> None:
         self.candidate = candidate
         self.metric = metric
-        self.data = data
-        self.nodes: dict[int, LocalEngine] = {}
-        self._trainings: list[Coordinator] = []
+        self.training = training
+        self.training.used += 1
+        self._scorers: list[Coordinator] = []
 
     def advance(self, rung: int, until: int | None) -> None:
         """Train up to round `until`, or to the end, and measure on validation."""
-        name = str(self.metric)
+        name, own = str(self.metric), self.candidate.plan == self.training.plan
         with Stopwatch("prepare", "train", "evaluate", base="prepare") as clock:
-            if not self._trainings:
-                self._trainings = [self._begin(seed, nodes) for seed, nodes in self.nodes.items()]
-            ends = [training.train(until) for training in self._trainings]
-            measured = [self._measure(training, end) for training, end in zip(self._trainings, ends, strict=True)]
+            self.training.advance(until)
+            trained = self.training.trained
+            if not own and not self._scorers:
+                self._scorers = self.training.coordinators(self.candidate.plan)
+            scorers = [coordinator for coordinator, _ in trained] if own else self._scorers
+            ends = [end for _, end in trained]
+            measured = [self._measure(scorer, end) for scorer, end in zip(scorers, ends, strict=True)]
         values = np.array([found[name][0] for found in measured])
         errors = [error for found in measured if (error := found[name][1]) is not None]
         self.candidate = replace(
@@ -302,18 +349,37 @@ class _Trial:
 
     def release(self) -> None:
         """Let go of models and private rows."""
-        self._trainings = []
+        self._scorers = []
+        self.training.release()
 
-    def _begin(self, seed: int, nodes: LocalEngine) -> Coordinator:
-        plan = self.candidate.plan.model_copy(update={"seed": seed})
-        engine = nodes.under(plan)
-        agreement = Agreement.of(plan, self.data.catalog)
-        return Coordinator(agreement, engine, Run(plan, None), engine.has_valid)
-
-    def _measure(self, training: Coordinator, end: Trained) -> dict[str, tuple[float, float | None]]:
-        asked = training.plan.evaluation
-        found = training.evaluate(end.state, end.round, "valid", asked.metrics, asked.protocol)
+    def _measure(self, scorer: Coordinator, end: Trained) -> dict[str, tuple[float, float | None]]:
+        asked = self.candidate.plan.evaluation
+        found = scorer.evaluate(end.state, end.round, "valid", asked.metrics, asked.protocol)
         return {name: (summary.value, summary.standard_error) for name, summary in found.items()}
+
+
+def _trials(
+    made: Sequence[tuple[dict[str, Any], Plan]], metric: Metric, data: Interactions, engines: Mapping[int, LocalEngine]
+) -> list[_Trial]:
+    """A trial for each candidate; those that differ only in `traits.scores_by` have one training, unless that validates
+    as it goes, which may decide when to stop."""
+    trainings: dict[str, _Training] = {}
+    trials = []
+    for settings, plan in made:
+        key = plan.model_dump_json()
+        if not plan.evaluation.every:
+            scores_by = plan.build_model().traits.scores_by
+            model = {name: value for name, value in plan.model.items() if name not in scores_by}
+            key = plan.model_copy(update={"model": model}).model_dump_json()
+        training = trainings.setdefault(key, _Training(plan, data, engines))
+        trials.append(_Trial(Candidate(settings, plan), metric, training))
+    return trials
+
+
+def _by_training(trials: Sequence[_Trial]) -> list[_Trial]:
+    """The trials, those of one training after the other, so that few trainings are held at a time."""
+    trainings = list(dict.fromkeys(trial.training for trial in trials))
+    return sorted(trials, key=lambda trial: trainings.index(trial.training))
 
 
 def _with(base: Plan, settings: dict[str, Any]) -> Plan:

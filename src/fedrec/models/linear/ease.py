@@ -16,10 +16,11 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import FedrecError, PlanError
 from fedrec.kernels.scoring import sum_rows
-from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, of_items
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items
 from fedrec.models.linear.denoising import ridge_arrays
 from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec
 from fedrec.models.linear.private_gram import Found, PrivateGram
+from fedrec.models.linear.recency import Decay, Decaying
 from fedrec.models.linear.sketch import (
     Sketched,
     basis_table,
@@ -44,7 +45,7 @@ _AUTO_PRIVATE = 4.0
 _WEIGHT_BITS = 24
 
 
-class EASE(Recommender):
+class EASE(Decaying):
     """P = (G + λI)⁻¹, B = −P / diag(P) with a zero diagonal, score = x B. One round, exactly the pooled-data model.
 
     With a `rank`, G is replaced by its leading spectrum, sketched in `passes` rounds of items × rank numbers.
@@ -54,6 +55,7 @@ class EASE(Recommender):
         alpha: users weigh n_u^−alpha in G; 0 counts them equally.
         rank: eigenvectors of G that are kept; `None` keeps all of G.
         passes: rounds of a sketch; the second sharpens the first, more add little. Unused without a rank.
+        decay: in scores, an interaction of the user weighs decay^age; the newest has age 0, the one before it age 1.
 
     Memory at the coordinator: about 20 bytes × items², or 24 bytes × items × rank.
     """
@@ -62,12 +64,14 @@ class EASE(Recommender):
     alpha: float = Field(default=0.0, ge=0.0, le=2.0)
     rank: PositiveInt | None = None
     passes: PositiveInt = 2
+    decay: Decay = 1.0
 
     name: ClassVar[str] = "ease"
     traits: ClassVar[Traits] = Traits(
         weights="a user's row x_u of the interaction matrix holds the weights, in G and in the scores x_u B.",
         additive=True,
         sums_by=frozenset({"alpha"}),
+        scores_by=frozenset({"decay"}),
     )
 
     @property
@@ -154,6 +158,7 @@ class EASE(Recommender):
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
     ) -> np.ndarray:
         """x_u B: the sum of the rows of B at the client's items, times their weights."""
+        clients = self.recent(clients)
         if "factors" in given.shared:
             return of_items(low_rank_scores(given.shared, clients), items)
         scores = np.zeros((len(clients), clients.n_items), dtype=np.float32)

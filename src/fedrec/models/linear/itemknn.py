@@ -15,16 +15,17 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.scoring import sum_neighbours
-from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, of_items
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items
 from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec
 from fedrec.models.linear.private_gram import Found, PrivateGram
+from fedrec.models.linear.recency import Decay, Decaying
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 
 __all__ = ["ItemKNN", "PrivateItemKNN"]
 
 
-class ItemKNN(Recommender):
+class ItemKNN(Decaying):
     """score = Σ of similarities between a candidate and the client's items, from the same sums as `ease`.
 
     similarity(i, j) = G_ij / (√G_ii √G_jj + shrink), of which each item keeps its `neighbours` largest.
@@ -33,6 +34,7 @@ class ItemKNN(Recommender):
         neighbours: most similar items kept per item.
         shrink: pulls similarities that few clients support towards zero.
         alpha: users weigh n_u^−alpha in G.
+        decay: in scores, an interaction of the user weighs decay^age; the newest has age 0, the one before it age 1.
 
     Memory at the coordinator: about 16 bytes × items².
     """
@@ -40,6 +42,7 @@ class ItemKNN(Recommender):
     neighbours: PositiveInt = 50
     shrink: NonNegativeFloat = 10.0
     alpha: float = Field(default=0.0, ge=0.0, le=2.0)
+    decay: Decay = 1.0
 
     name: ClassVar[str] = "itemknn"
     traits: ClassVar[Traits] = Traits(
@@ -48,6 +51,7 @@ class ItemKNN(Recommender):
         ),
         additive=True,
         sums_by=frozenset({"alpha"}),
+        scores_by=frozenset({"decay"}),
     )
 
     @property
@@ -101,6 +105,7 @@ class ItemKNN(Recommender):
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
     ) -> np.ndarray:
         """Similarities to the client's items times their weights, summed."""
+        clients = self.recent(clients)
         scores = np.zeros((len(clients), clients.n_items), dtype=np.float32)
         neighbours, similarities = given.shared["neighbours"], given.shared["similarities"]
         sum_neighbours(clients.indptr, clients.items, clients.weights, neighbours, similarities, scores)

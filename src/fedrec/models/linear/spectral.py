@@ -16,11 +16,12 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
-from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, of_items
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items
 from fedrec.models.linear.counts import count_spec, counted
 from fedrec.models.linear.denoising import ridge_arrays
 from fedrec.models.linear.private_gram import Found, pass_query, pass_spec
 from fedrec.models.linear.private_sketch import pass_forms, sharpened
+from fedrec.models.linear.recency import Decay, Decaying
 from fedrec.models.linear.sketch import (
     Sketched,
     basis_table,
@@ -35,12 +36,12 @@ from fedrec.models.linear.sketch import (
     sketch_spec,
 )
 from fedrec.models.shapes import Form, Shape, Shapes
-from fedrec.models.traits import Cost
+from fedrec.models.traits import Cost, Traits
 
 __all__ = ["PrivateSpectral", "Spectral"]
 
 
-class Spectral(Recommender):
+class Spectral(Decaying):
     """score = ((x ∘ n_i^−β) B) ∘ n_i^β, where B filters the spectrum of G = Σ_u a_u a_uᵀ, a_u = n_u^−α (x_u ∘ n_i^−β).
 
     Round 0 sums item counts n_i; each of the `passes` after it sums items × rank numbers. User lengths n_u stay at
@@ -54,6 +55,7 @@ class Spectral(Recommender):
         filter: `ridge` weighs an eigenvector by Λ / (Λ + λ) and gives B = −P / diag(P), P = (G + λI)⁻¹, a diagonal of
             zero, as EASE does; `low-pass` weighs all that are kept by 1.
         reg: λ of the ridge filter.
+        decay: in scores, an interaction of the user weighs decay^age; the newest has age 0, the one before it age 1.
 
     Memory at the coordinator: about 24 bytes × items × rank.
     """
@@ -64,8 +66,10 @@ class Spectral(Recommender):
     beta: float = Field(default=0.5, ge=0.0, le=2.0)
     filter: Literal["ridge", "low-pass"] = "ridge"
     reg: PositiveFloat = 0.1
+    decay: Decay = 1.0
 
     name: ClassVar[str] = "spectral"
+    traits: ClassVar[Traits] = Traits(scores_by=frozenset({"decay"}))
 
     @property
     def rounds(self) -> int:
@@ -133,7 +137,7 @@ class Spectral(Recommender):
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
     ) -> np.ndarray:
         """The filtered history."""
-        return of_items(low_rank_scores(given.shared, clients), items)
+        return of_items(low_rank_scores(given.shared, self.recent(clients)), items)
 
     def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """How much an item adds to every other item's score."""
