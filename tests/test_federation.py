@@ -95,6 +95,18 @@ def test_model_metrics_and_private_rows_are_those_of_one_process(
             assert rows.tobytes() == private[array][places].tobytes(), array
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
+def test_positions_are_measured_from_decayed_histories_as_in_one_process(secure: bool, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"data": {"source": DATA}, "split": "last:3", "seed": 5}
+    settings |= {"model": MODELS["itemknn"] | {"decay": 0.8}, "evaluation": {"metrics": ["ndcg@10", "coverage@5"]}}
+    report = train_run(Plan.make(settings), tmp_path / "alone", Placement(NODES))
+    plan = Plan.read(tmp_path / "alone" / "plan.yaml")
+    found = Owners(tmp_path, plan, NODES, secure).train(plan, tmp_path / "run")
+    assert model_files(tmp_path / "run") == model_files(tmp_path / "alone")
+    assert found["metrics"] == report["metrics"]
+    assert found["standard_error"] == report["standard_error"]
+
+
 @pytest.mark.parametrize("name", ["ease", "mf", "ials"])
 def test_a_node_recommends_to_its_own_users_what_one_process_would(name: str, local: Any, tmp_path: Path) -> None:
     alone, _ = local(name)

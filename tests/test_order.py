@@ -169,6 +169,12 @@ def test_an_owner_hears_beforehand_and_no_error_of_agreed_data_names_columns(
     checked = fedrec("node", "check", "--plan", "plan.yaml", "--plain", "--json")  # type: ignore[operator]
     refusals = json.loads(checked.out)["plan"]["refusals"]
     assert any("leave-last-out needs the time of each interaction" in reason for reason in refusals)
+    Path("plan.yaml").write_text("data: {source: x.csv}\nsplit: ratio:0.8\nmodel: {name: ease, decay: 0.8}\n")
+    checked = fedrec("node", "check", "--plan", "plan.yaml", "--plain", "--json")  # type: ignore[operator]
+    refusals = json.loads(checked.out)["plan"]["refusals"]
+    assert any("decay=0.8 needs the time of each interaction" in reason for reason in refusals)
+    assert any("agree on decay: 1" in reason for reason in refusals)
+    assert not any(reason.startswith("split") for reason in refusals)
 
 
 def test_plans_that_say_nothing_new_keep_their_digest_and_text() -> None:

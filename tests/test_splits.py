@@ -18,7 +18,8 @@ from fedrec.errors import InputError
 
 TRAIN, VALID, TEST, HISTORY = range(4)
 SOURCE = KeyedSource.from_seed(4)
-METHODS = ["leave-last-out", "temporal@30,60", "ratio:0.8", "ratio:0.5", "given", "given:0.7", "new-users:0.3", "none"]
+METHODS = ["leave-last-out", "last:1", "last:3", "temporal@30,60", "ratio:0.8", "ratio:0.5", "given", "given:0.7",
+           "new-users:0.3", "none"]  # fmt: skip
 PROPERTY = settings(deadline=None, max_examples=60)
 
 
@@ -78,6 +79,10 @@ def twin(method, n, times, given_part, seed):
         return [TRAIN] * n
     if method == "leave-last-out":
         return [[], [TRAIN], [TRAIN, TEST]][n] if n < 3 else [TRAIN] * (n - 2) + [VALID, TEST]
+    if method.startswith("last:"):
+        held = int(method[5:])
+        left = [n - place for place in range(n)]
+        return [TRAIN, *(TEST if own <= held else VALID if own <= 2 * held else TRAIN for own in left[1:])][:n]
     if method == "temporal@30,60":
         return [TEST if time >= 60 else VALID if time >= 30 else TRAIN for time in times]
     if method.startswith("ratio"):
@@ -283,7 +288,7 @@ def test_without_a_split_everything_is_for_training():
     [
         ("leave-last-uot", "did you mean 'leave-last-out'"),
         ("tempral:0.8", "did you mean 'temporal'"),
-        ("xyz", "choose from: given, leave-last-out, new-users, none, ratio, temporal"),
+        ("xyz", "choose from: given, last:5, leave-last-out, new-users, none, ratio, temporal"),
         ("", "choose from"),
         ("ratio", "needs a share, as in 'ratio:0.8'"),
         ("new-users", "needs a share, as in 'new-users:0.1'"),
@@ -313,7 +318,8 @@ def test_wrong_splits_say_what_to_write(text, message):
 @given(st.one_of(
     st.builds("{}:{!r}".format, st.sampled_from(["ratio", "temporal", "given"]), st.floats(1e-9, 1 - 1e-9)),
     st.builds("temporal@{!r},{!r}".format, st.floats(-1e10, 0), st.floats(0, 1e10)),
-    st.sampled_from(["leave-last-out", "given", "none"])))  # fmt: skip
+    st.sampled_from(["leave-last-out", "leave-last-out@rows", "last:7", "last:7@rows", "given", "none", "none@rows"]),
+))  # fmt: skip
 def test_a_method_is_written_as_it_is_read(text):
     method = SplitMethod.parse(text)
     assert SplitMethod.parse(str(method)) == method

@@ -23,6 +23,7 @@ _HOMES = {
     "synthetic": "fedrec.data.synthetic",
     "Split": "fedrec.data.splits",
     "given": "fedrec.data.splits",
+    "last": "fedrec.data.splits",
     "leave_last_out": "fedrec.data.splits",
     "new_users": "fedrec.data.splits",
     "ratio": "fedrec.data.splits",

@@ -13,6 +13,7 @@ from fedrec.data.reading.readers import read_interactions as read_interactions
 from fedrec.data.sources import load_data as load_data
 from fedrec.data.splits import Split as Split
 from fedrec.data.splits import given as given
+from fedrec.data.splits import last as last
 from fedrec.data.splits import leave_last_out as leave_last_out
 from fedrec.data.splits import new_users as new_users
 from fedrec.data.splits import ratio as ratio

@@ -265,6 +265,7 @@ def _outside(data: Interactions, agreed: Catalog) -> dict[str, Any]:
 
 def _verdict(config: NodeConfig, plan: Plan, secure: bool | None, data: dict[str, Any]) -> dict[str, Any]:
     from fedrec.data.splits import SplitMethod
+    from fedrec.models.outline import read_in_order
     from fedrec.owner.policy import refusals
 
     distributed = plan.privacy is not None and plan.privacy.distributed
@@ -281,11 +282,14 @@ def _verdict(config: NodeConfig, plan: Plan, secure: bool | None, data: dict[str
         items=data.get("items"),
     )
     method = SplitMethod.parse(plan.split)
-    if str(data.get("times", "")).startswith("none") and method.needs_order and not method.by_rows:
-        reasons.append(
-            f"split: {plan.split} needs the time of each interaction, and the data has no times. Name a column of "
-            "times in data.columns of node.toml, or agree on a split such as ratio:0.8"
-        )
+    if str(data.get("times", "")).startswith("none") and not method.by_rows:
+        advice = "and the data has no times. Name a column of times in data.columns of node.toml, or agree on"
+        if method.needs_order:
+            reasons.append(
+                f"split: {plan.split} needs the time of each interaction, {advice} a split such as ratio:0.8"
+            )
+        if what := read_in_order(plan.build_model()):
+            reasons.append(f"model: {what} needs the time of each interaction, {advice} decay: 1")
     return {"digest": plan.digest, "secure": masked, "allowed": not reasons, "refusals": reasons, "open": _open(plan)}
 
 

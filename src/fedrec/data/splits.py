@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fedrec.data.arguments import check_arguments, check_fields
+from fedrec.data.cutting import HISTORY, TEST, TRAIN, VALID, given_parts, last_parts, nearest, new_user_parts
 from fedrec.data.interactions import PARTS, Interactions, RowOrder, rows_of
 from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.data.merging import Repeats, latest_rows, with_merged_values
@@ -22,9 +24,10 @@ from fedrec.data.showing import html_table
 from fedrec.errors import InputError, PlanError, suggestion
 from fedrec.kernels import splitting
 
-__all__ = ["Split", "SplitMethod", "distinct", "given", "leave_last_out", "new_users", "ratio", "temporal"]
+__all__ = ["HISTORY", "TEST", "TRAIN", "VALID", "Split", "SplitMethod", "distinct", "given", "last", "leave_last_out",
+           "new_users", "ratio", "temporal"]  # fmt: skip
 
-TRAIN, VALID, TEST, HISTORY = np.arange(4, dtype=np.int8)
+_MOST_POSITIONS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,8 @@ class Split:
         method: how it was made.
         merged: repeats of a (user, item) pair that were merged before (the latest is kept).
         every: the interactions of the same users before repeats were merged; `None` where there were no repeats.
+        positions: most held-out positions of a user in a part, where each held-out interaction is a position of its
+            own, to be found from everything before it; 0 where all of a part are to be found at once.
 
     Example:
         >>> import fedrec as fr
@@ -51,6 +56,7 @@ class Split:
     method: str
     merged: int = 0
     every: Interactions | None = None
+    positions: int = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -78,6 +84,38 @@ class Split:
         """What is known of each user when `part` is predicted: train, and for `test` validation too."""
         known = (self.part == TRAIN) | (self.part == HISTORY)
         return self.data.where(known | (self.part == VALID) if part == "test" else known)
+
+    def steps(self, part: str, wanted: np.ndarray | None = None) -> Iterator[tuple[Interactions, np.ndarray]]:
+        """What is known, and which rows are to be found [interactions] bool, position by position.
+
+        The first pair is about each user's first position in `part`, the next one about the second, and so on. What is
+        known grows along; of users who have no such position it means nothing.
+
+        Args:
+            part: `valid` or `test`.
+            wanted: which rows of the part are positions [interactions] bool; all by default.
+
+        Example:
+            >>> import fedrec as fr
+            >>> split = fr.last({"user_id": [1] * 6, "item_id": [4, 5, 6, 7, 8, 9], "timestamp": range(6)}, 2)
+            >>> for known, now in split.steps("test"):
+            ...     print(known.to_frame()["item_id"].to_list(), split.data.items[now] + 4)
+            [4, 5, 6, 7] [8]
+            [4, 5, 6, 7, 8] [9]
+        """
+        held = self.part == PARTS.index(part)
+        found = held if wanted is None else held & wanted
+        known = (self.part == TRAIN) | (self.part == HISTORY) | ((self.part == VALID) & (part == "test"))
+        users, rows = self.data.rows_of_users(), np.arange(len(self.data))
+        before = np.append(0, np.cumsum(found))
+        places = before[:-1] - before[self.data.indptr[:-1]][users]
+        for place in range(self.positions):
+            now = found & (places == place)
+            if not now.any():
+                return
+            next_row = np.zeros(self.data.n_users, dtype=np.int64)
+            next_row[users[now]] = rows[now]
+            yield self.data.where(known | (held & (rows < next_row[users]))), now
 
     def take_users(self, positions: np.ndarray) -> Split:
         """Only the users at `positions` (ascending), with their rows, parts and repeats."""
@@ -140,37 +178,42 @@ class Split:
 
 @dataclass(frozen=True)
 class SplitMethod:
-    """A split by name and share, as plans and commands write it: `leave-last-out`, `leave-last-out@rows`,
-    `temporal:0.8`, `temporal@T,T`, `ratio:0.8`, `given`, `given:0.9`, `new-users:0.1`, `none` or `none@rows`.
+    """A split by name and share, as plans and commands write it: `leave-last-out`, `last:5`, `temporal:0.8`,
+    `temporal@T,T`, `ratio:0.8`, `given`, `given:0.9`, `new-users:0.1` or `none`; with `@rows` after `leave-last-out`,
+    `last:5` or `none` where the rows of data without times are in order.
 
     Args:
         name: of the split.
         share: of train, or of users.
         cuts: times at which `temporal` cuts.
         by_rows: rows without times count as being in order, oldest first.
+        positions: interactions of each user that `last` holds out for test, and as many for validation.
 
     Example:
         >>> SplitMethod.parse("ratio:0.8")
-        SplitMethod(name='ratio', share=0.8, cuts=None, by_rows=False)
+        SplitMethod(name='ratio', share=0.8, cuts=None, by_rows=False, positions=0)
     """
 
     name: str
     share: float | None = None
     cuts: tuple[float, float] | None = field(default=None)
     by_rows: bool = False
+    positions: int = 0
 
     @classmethod
     def parse(cls, text: str) -> SplitMethod:
         """Read a split's name and share.
 
         Raises:
-            InputError: for an unknown name or a share outside (0, 1).
+            InputError: for an unknown name, a share outside (0, 1), or positions that are not from 1 to 1000.
         """
         match = re.fullmatch(r"([a-z-]+)(?::([^@]*))?(?:@(.+))?", text.strip())
         name = match[1] if match else text
         takes_share = {"leave-last-out": False, "temporal": True, "ratio": True, "given": None, "new-users": True}
-        if match is None or name not in {*takes_share, "none"}:
-            raise InputError(f"split {text!r} is not known{suggestion(name, [*takes_share, 'none'])}")
+        if match is None or name not in {*takes_share, "last", "none"}:
+            raise InputError(f"split {text!r} is not known{suggestion(name, [*takes_share, 'last:5', 'none'])}")
+        if name == "last":
+            return cls(name, by_rows=_says_rows(text, match[3]), positions=_positions(text, match[2]))
         if name in ("leave-last-out", "none") and match[3] == "rows" and match[2] is None:
             return cls(name, by_rows=True)
         cuts = None
@@ -213,11 +256,11 @@ class SplitMethod:
     @property
     def needs_order(self) -> bool:
         """Whether the order of a user's interactions decides."""
-        return self.name in ("leave-last-out", "temporal")
+        return self.name in ("leave-last-out", "last", "temporal")
 
     def __str__(self) -> str:
-        if self.by_rows:
-            return f"{self.name}@rows"
+        if self.by_rows or self.positions:
+            return f"{self.name}{f':{self.positions}' if self.positions else ''}{'@rows' if self.by_rows else ''}"
         if self.cuts is not None:
             return f"{self.name}@{self.cuts[0]!r},{self.cuts[1]!r}"
         return self.name if self.share is None else f"{self.name}:{self.share!r}"
@@ -250,18 +293,16 @@ class SplitMethod:
             data = interactions_from(data)
         if self.name == "temporal" and self.cuts is None:
             return self.resolve(data).apply(data, source)
-        if self.name == "leave-last-out":
-            check_order(data, self.by_rows, "split 'leave-last-out'")
+        if self.name in ("leave-last-out", "last"):
+            check_order(data, self.by_rows, f"split {self.name!r}")
         if self.by_rows and data.order.by == "rows":
             data = replace(data, order=RowOrder("sequence"))
         every = data
         data, merged = distinct(data)
         part = np.zeros(len(data), dtype=np.int8)
         seeds = source.child("split").seeds(client_keys(source, data.users))
-        if self.name == "leave-last-out":
-            lengths = data.lengths
-            part[data.indptr[1:][lengths >= 2] - 1] = TEST
-            part[data.indptr[1:][lengths >= 3] - 2] = VALID
+        if self.name in ("leave-last-out", "last"):
+            part = last_parts(data, self.positions or 1)
         elif self.name == "temporal":
             if data.times is None:
                 raise PlanError(
@@ -272,15 +313,15 @@ class SplitMethod:
             part[data.times >= self.cuts[1]] = TEST
         elif self.name == "ratio":
             assert self.share is not None
-            held = _nearest(data.lengths * (1 - self.share) / 2)
+            held = nearest(data.lengths * (1 - self.share) / 2)
             held = np.minimum(held, np.maximum(data.lengths - 1, 0) // 2)
             splitting.draw_parts(data.indptr, seeds, held, held, VALID, TEST, part)
         elif self.name == "given":
-            part = _given(data, self.share, seeds)
+            part = given_parts(data, self.share, seeds)
         elif self.name == "new-users":
             assert self.share is not None
-            part = _new_users(data, self.share, seeds)
-        return Split(data, part, str(self), merged, every if merged else None)
+            part = new_user_parts(data, self.share, seeds)
+        return Split(data, part, str(self), merged, every if merged else None, self.positions)
 
 
 def leave_last_out(data: Any, *, by_rows: bool = False) -> Split:
@@ -294,6 +335,26 @@ def leave_last_out(data: Any, *, by_rows: bool = False) -> Split:
     """
     check_arguments(leave_last_out, locals())
     return SplitMethod("leave-last-out", by_rows=by_rows).apply(data, KeyedSource.from_seed(0))
+
+
+def last(data: Any, positions: int = 5, *, by_rows: bool = False) -> Split:
+    """Each user's last interactions are test positions, the ones before them validation positions, `positions` of each.
+
+    A held-out interaction is predicted from everything before it, so history grows along. Users with fewer interactions
+    have all but the first held out, first for test, then for validation. With one position, this is `leave_last_out`.
+
+    Raises:
+        InputError: if positions are not a whole number from 1 to 1000.
+        PlanError: the data has no times, and the order of its rows is not declared.
+
+    Example:
+        >>> import fedrec as fr
+        >>> data = fr.interactions_from({"user_id": [1] * 7, "item_id": range(7), "timestamp": range(7)})
+        >>> fr.last(data, 2).counts()
+        {'train': 3, 'valid': 2, 'test': 2, 'history': 0}
+    """
+    check_arguments(last, locals())
+    return SplitMethod.parse(f"last:{positions}{'@rows' if by_rows else ''}").apply(data, KeyedSource.from_seed(0))
 
 
 def temporal(data: Any, share: float = 0.8) -> Split:
@@ -328,9 +389,21 @@ def unsplit(data: Interactions) -> Split:
     return SplitMethod("none").apply(data, KeyedSource.from_seed(0))
 
 
-def _nearest(counts: np.ndarray) -> np.ndarray:
-    """The nearest whole numbers, halves upwards even where 1 − 0.8 is a little less than 0.2."""
-    return np.floor(counts + (0.5 + 1e-9)).astype(np.int64)
+def _positions(text: str, number: str | None) -> int:
+    """How many positions a split holds out."""
+    if number is None or not re.fullmatch(r"[0-9]{1,4}", number) or not 1 <= int(number) <= _MOST_POSITIONS:
+        raise InputError(
+            f"split {text!r}: write how many interactions of each user are held out, from 1 to {_MOST_POSITIONS}, as "
+            "in last:5"
+        )
+    return int(number)
+
+
+def _says_rows(text: str, after: str | None) -> bool:
+    """Whether a split says that rows are in order."""
+    if after not in (None, "rows"):
+        raise InputError(f"split {text!r}: write last:5, or last:5@rows if the rows are in order")
+    return after is not None
 
 
 def distinct(data: Interactions, repeats: Repeats = "latest") -> tuple[Interactions, int]:
@@ -348,40 +421,3 @@ def distinct(data: Interactions, repeats: Repeats = "latest") -> tuple[Interacti
 def _pairs(data: Interactions) -> np.ndarray:
     """A number for the (user, item) pair of each row [interactions] int64."""
     return data.rows_of_users() * data.n_items + data.items
-
-
-def _given(data: Interactions, share: float | None, seeds: np.ndarray) -> np.ndarray:
-    if data.part is None:
-        raise InputError(
-            "split 'given' needs a part for each interaction (a column part, or files train.txt and test.txt), "
-            "and this data has no such parts"
-        )
-    part = data.part.astype(np.int8)
-    if share is not None:
-        train = data.where(part == TRAIN)
-        held = _nearest(train.lengths * (1 - share))
-        drawn = np.zeros(len(train), dtype=np.int8)
-        splitting.draw_parts(
-            train.indptr,
-            seeds,
-            np.minimum(held, np.maximum(train.lengths - 1, 0)),
-            np.zeros_like(held),
-            VALID,
-            VALID,
-            drawn,
-        )
-        part[part == TRAIN] = drawn
-    return part
-
-
-def _new_users(data: Interactions, share: float, seeds: np.ndarray) -> np.ndarray:
-    place = seeds.astype(np.float64) / 2.0**64
-    held = _nearest(data.lengths * 0.2)
-    held = np.minimum(held, np.maximum(data.lengths - 1, 0))
-    part = np.zeros(len(data), dtype=np.int8)
-    none = np.zeros_like(held)
-    for low, code in ((0.0, TEST), (share, VALID)):
-        chosen = (place >= low) & (place < low + share)
-        part[np.repeat(chosen, data.lengths)] = HISTORY
-        splitting.draw_parts(data.indptr, seeds, np.where(chosen, held, 0), none, code, code, part)
-    return part

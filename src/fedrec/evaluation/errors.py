@@ -6,7 +6,7 @@ import numpy as np
 
 from fedrec.errors import InputError
 
-__all__ = ["ERRORS", "SQUARES", "cut", "error_sums", "in_ratings"]
+__all__ = ["ERRORS", "SQUARES", "cut", "error_sums", "in_ratings", "with_squares"]
 
 ERRORS = ("ratings", "rmse", "mae")
 """Per user: n held-out ratings, Σ e², Σ |e|, where e is an error divided by the range of the scale."""
@@ -56,8 +56,14 @@ def error_sums(
     counts = np.diff(indptr).astype(np.float64)
     squared = np.bincount(owners, weights=errors**2, minlength=users)
     absolute = np.bincount(owners, weights=np.abs(errors), minlength=users)
-    columns = (counts, squared, absolute, counts**2, squared**2, counts * squared, absolute**2, counts * absolute)
-    return np.stack(columns, axis=1)
+    return with_squares(np.stack([counts, squared, absolute], axis=1))
+
+
+def with_squares(sums: np.ndarray) -> np.ndarray:
+    """`ERRORS` of each user [users, 3] with their `SQUARES` beside them [users, 8]."""
+    counts, squared, absolute = sums.T
+    columns = (counts**2, squared**2, counts * squared, absolute**2, counts * absolute)
+    return np.column_stack([sums, *columns])
 
 
 def in_ratings(sums: np.ndarray, scale: tuple[float, float]) -> dict[str, float]:

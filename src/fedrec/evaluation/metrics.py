@@ -158,9 +158,10 @@ class MetricSummary:
 
     Args:
         metric: what was measured.
-        value: mean over users; for coverage, the share of the catalog; for errors of ratings, over all ratings.
-        standard_error: sample standard deviation / √users; for errors of ratings that of a ratio of sums over users;
-            `None` for coverage and for fewer than two users.
+        value: mean over users, or over positions; for coverage, the share of the catalog; for errors of ratings, over
+            all ratings.
+        standard_error: sample standard deviation / √users; for positions and errors of ratings that of a ratio of sums
+            over users; `None` for coverage and for fewer than two users.
         users: how many users the value is about: those with at least one held-out item.
     """
 
@@ -175,15 +176,17 @@ def summarise(
     sums: np.ndarray,
     top_counts: np.ndarray | None = None,
     errors: Mapping[str, float] | None = None,
+    by_position: bool = False,
 ) -> tuple[MetricSummary, ...]:
     """Turn sums over users into means and standard errors, in the order of `metrics`.
 
     Args:
         metrics: all that were asked for.
         sums: [1 + 2M] float64 for the M metrics that are not coverage: number of users, Σ value of each metric,
-            Σ value² of each metric: the column sums of `metric_sums`.
+            Σ value² of each metric: the column sums of `metric_sums`. By position, those of `position_sums`.
         top_counts: [coverage metrics, items] int64, how many users' lists hold each item.
         errors: sums of `fedrec.evaluation.errors`, by name, where errors of ratings were asked for.
+        by_position: means are over positions, of which a user has one or several.
 
     Raises:
         InputError: sums of the wrong shape, no user to average over, a coverage without its counts, or errors of
@@ -196,8 +199,9 @@ def summarise(
     """
     columns = sum(metric.per_user for metric in metrics)
     rows = sum(metric.of_lists for metric in metrics)
-    if sums.shape != (1 + 2 * columns,):
-        raise InputError(f"sums have shape {sums.shape}, expected ({1 + 2 * columns},) for {columns} metrics")
+    width = 3 + 3 * columns if by_position else 1 + 2 * columns
+    if sums.shape != (width,):
+        raise InputError(f"sums have shape {sums.shape}, expected ({width},) for {columns} metrics")
     if rows and (top_counts is None or top_counts.ndim != 2 or len(top_counts) != rows):
         raise InputError(f"coverage needs counts of shape ({rows}, items)")
     if errors is None and any(metric.of_ratings for metric in metrics):
@@ -209,13 +213,8 @@ def summarise(
     column = row = 0
     for metric in metrics:
         if metric.per_user:
-            total, squares = float(sums[1 + column]), float(sums[1 + columns + column])
-            mean = total / users
-            error = None
-            if users > 1:
-                variance = max(0.0, squares - total * mean) / (users - 1)
-                error = math.sqrt(variance / users)
-            result.append(MetricSummary(metric, mean, error, users))
+            mean = _mean_of_positions if by_position else _mean_of_users
+            result.append(MetricSummary(metric, *mean(sums, column, columns, users), users))
             column += 1
         elif metric.of_ratings:
             assert errors is not None
@@ -227,16 +226,40 @@ def summarise(
     return tuple(result)
 
 
+def _mean_of_users(sums: np.ndarray, column: int, columns: int, users: int) -> tuple[float, float | None]:
+    """Mean of a metric over users, and its standard error."""
+    total, squares = float(sums[1 + column]), float(sums[1 + columns + column])
+    mean = total / users
+    if users < 2:
+        return mean, None
+    variance = max(0.0, squares - total * mean) / (users - 1)
+    return mean, math.sqrt(variance / users)
+
+
+def _mean_of_positions(sums: np.ndarray, column: int, columns: int, users: int) -> tuple[float, float | None]:
+    """Mean of a metric over the positions of all users, and its standard error."""
+    positions, squared_positions = float(sums[1]), float(sums[2])
+    total, squares, products = (float(sums[3 + part * columns + column]) for part in range(3))
+    return _ratio(total, positions, squares, products, squared_positions, users)
+
+
+def _ratio(
+    total: float, of: float, squares: float, products: float, squares_of: float, users: int
+) -> tuple[float, float | None]:
+    """Σ y / Σ x over users, and its standard error as a ratio of sums (Cochran 1977, "Sampling techniques", equation
+    2.46), from Σ y, Σ x, Σ y², Σ y x and Σ x²."""
+    ratio = total / of
+    deviations = max(0.0, squares - 2.0 * ratio * products + ratio**2 * squares_of)
+    return ratio, None if users < 2 else math.sqrt(users / (users - 1) * deviations) / of
+
+
 def _error(name: str, sums: Mapping[str, float], users: int) -> tuple[float, float | None]:
-    """RMSE or MAE over all ratings, and its standard error: that of a ratio of sums over users (Cochran 1977, "Sampling
-    techniques", equation 2.46); for a root, by the delta method."""
+    """RMSE or MAE over all ratings, and its standard error; for a root, by the delta method."""
     ratings, total = sums["ratings"], sums[name]
     if ratings < 1:
         raise InputError("no user has a held-out rating, so no metric can be computed; check the split")
-    ratio = total / ratings
-    deviations = sums[f"{name} squared"] - 2.0 * ratio * sums[f"{name} times ratings"]
-    deviations = max(0.0, deviations + ratio**2 * sums["ratings squared"])
-    error = None if users < 2 else math.sqrt(users / (users - 1) * deviations) / ratings
+    squares, products = sums[f"{name} squared"], sums[f"{name} times ratings"]
+    ratio, error = _ratio(total, ratings, squares, products, sums["ratings squared"], users)
     if name == "mae":
         return ratio, error
     root = math.sqrt(ratio)

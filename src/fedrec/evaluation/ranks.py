@@ -16,7 +16,7 @@ from fedrec.kernels.rank_metrics import KINDS, full_metrics, sampled_metrics
 from fedrec.kernels.ranking import count_levels
 from fedrec.kernels.topk import best_of_rows
 
-__all__ = ["ItemLists", "UserMetrics", "metric_sums", "score_list", "user_metrics"]
+__all__ = ["ItemLists", "UserMetrics", "metric_sums", "position_sums", "score_list", "user_metrics"]
 
 ItemLists = tuple[np.ndarray, np.ndarray]
 """Items of each user: `indptr` [users + 1] int64 and `items` int32; user `u` owns `items[indptr[u]:indptr[u + 1]]`.
@@ -116,6 +116,25 @@ def metric_sums(result: UserMetrics) -> np.ndarray:
         [[1.0, 0.5, 0.25], [0.0, 0.0, 0.0]]
     """
     return np.hstack([result.valid[:, None].astype(np.float64), result.values, result.values**2])
+
+
+def position_sums(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """What each user adds to the sums that `summarise` reads by position: 1, n, n², and of each metric Σ v, (Σ v)² and
+    n Σ v, over the user's n positions.
+
+    Args:
+        counts: n [users], at least 1.
+        totals: Σ v [users, M] of each metric.
+
+    Returns:
+        [users, 3 + 3M] float64. Sum over users before anything leaves a node.
+
+    Example:
+        >>> position_sums(np.array([2]), np.array([[0.5]])).tolist()
+        [[1.0, 2.0, 4.0, 0.5, 0.25, 1.0]]
+    """
+    n = counts.astype(np.float64)[:, None]
+    return np.hstack([np.ones_like(n), n, n**2, totals, totals**2, n * totals])
 
 
 def score_list(

@@ -159,7 +159,8 @@ class RemoteEngine:
 
     def evaluate(self, call: EvaluationCall) -> list[Sum]:
         """Sums of metrics."""
-        spec = measuring_spec(call.metrics, len(self._agreement.catalog), call.n_max)
+        catalog, split = self._agreement.catalog, self._agreement.split
+        spec = measuring_spec(call.metrics, len(catalog), call.n_max, split.positions)
         return self._summed("evaluate", call, spec, f"the {call.part} measurement", call.shared)
 
     @cached_property

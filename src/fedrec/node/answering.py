@@ -196,5 +196,6 @@ def _hold(opened: OpenedHere, party: NetworkParty, call: Call, transcript: Trans
 
 def _spec(opened: OpenedHere, call: Call) -> SumSpec:
     if isinstance(call, EvaluationCall):
-        return measuring_spec(call.metrics, len(opened.data.catalog), call.n_max)
+        catalog, split = opened.agreement.catalog, opened.agreement.split
+        return measuring_spec(call.metrics, len(catalog), call.n_max, split.positions)
     return call.spec

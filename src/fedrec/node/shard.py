@@ -22,11 +22,11 @@ from fedrec.data.splits import HISTORY, TRAIN, Split
 from fedrec.data.weights import Weights
 from fedrec.errors import FedrecError, InputError
 from fedrec.evaluation.errors import error_sums
-from fedrec.evaluation.ranks import ItemLists, user_metrics
+from fedrec.evaluation.ranks import ItemLists, UserMetrics, user_metrics
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import EvaluationCall, Part, RoundCall
 from fedrec.federation.item_floor import SERVED, count_chunk, only_served
-from fedrec.federation.measuring import add_metrics, measuring_spec
+from fedrec.federation.measuring import Positions, add_metrics, measuring_spec
 from fedrec.federation.warm_start import Changed, Remembered, first_rows
 from fedrec.models.base import Arrays, Given, Private, Recommender
 from fedrec.models.private_state import finite_clients, joined, placed
@@ -175,9 +175,26 @@ class Shard:
 
     def evaluate(self, call: EvaluationCall) -> Sum:
         """Metrics of the users as a sum."""
-        relevant = self._held_out(call.part)
-        history = self._histories(call.part)
-        total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max))
+        if not self._positions:
+            total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max))
+            for _, result, errors in self._measured(call, self._histories(call.part), self._held_out(call.part)):
+                add_metrics(total, result, errors)
+            return total
+        total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max, self._positions))
+        gathered = Positions(total, len(self))
+        steps = self._seen.steps(call.part, self._examples())
+        for history, found in followed(steps, self._positions, lambda _: 1.0):
+            relevant = self.split.data.where(found)
+            for positions, result, errors in self._measured(call, self._seen.repeated(history), relevant):
+                gathered.add(positions, result, errors)
+        gathered.add_users()
+        return total
+
+    def _measured(
+        self, call: EvaluationCall, history: Interactions, relevant: Interactions
+    ) -> Iterator[tuple[np.ndarray, UserMetrics, np.ndarray | None]]:
+        """Metrics of the users who have something to be found, and errors [users, 8] of their ratings where these are
+        measured, chunk by chunk, with the positions of the users."""
         scale = rating_scale(self.model) if any(metric.of_ratings for metric in call.metrics) else None
         if relevant.values is None and len(relevant) and any(metric.graded for metric in call.metrics):
             raise InputError("graded relevance is read from ratings, and the data has none; take ndcg instead")
@@ -192,8 +209,12 @@ class Shard:
                 errors = error_sums(scores, wanted, values, scale)
             self._mask(call.shared, scores)
             result = user_metrics(scores, history_lists, wanted, touched, call.metrics, call.protocol, values)
-            add_metrics(total, result, errors)
-        return total
+            yield positions, result, errors
+
+    @property
+    def _positions(self) -> int:
+        """Most positions of a user that are measured one by one; 0 where all of a part are to be found at once."""
+        return self.split.positions
 
     def holding(self, part: Part) -> int:
         """How many users hold out something of a part."""
@@ -297,6 +318,11 @@ class Shard:
         """What a part holds out, with its values as they are; not what weighs nothing, which is no example."""
         held_out, read = self.split.relevant(part), self._seen.relevant(part)
         return held_out if self.weights is None or read.values is None else held_out.where(read.values > 0)
+
+    def _examples(self) -> np.ndarray | None:
+        """Which interactions are examples [interactions] bool, as those that weigh nothing are not; `None` for all."""
+        values = self._seen.data.values
+        return None if self.weights is None or values is None else values > 0
 
     def fingerprint(self) -> int:
         """The users' share of the split's hash."""

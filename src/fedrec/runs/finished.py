@@ -306,8 +306,9 @@ class OpenedRun:
 
     def _own_plan(self) -> Plan:
         """The plan with which this is saved, not yet resolved: of its own interactions, as they were split."""
-        source = {"source": KEPT}
-        anew = {"data": source, "split": "given", "refit": False, "catalog": None, "features": None}
+        positions = self.engine.shards[0].split.positions
+        anew: dict[str, Any] = {"data": {"source": KEPT}, "catalog": None, "features": None}
+        anew |= {"split": f"last:{positions}"} if positions else {"split": "given", "refit": False}
         return Plan.make(self.plan.model_dump() | anew)
 
     def _history(self) -> pl.DataFrame:
