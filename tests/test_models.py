@@ -41,6 +41,7 @@ def test_what_a_model_says_of_itself_is_so(name: str) -> None:
     assert is_additive(model) == (name in {"ease", "itemknn", "popularity"})
     assert kind.traits.iterative == ("rounds" in kind.model_fields)
     assert kind.traits.sums_by <= set(kind.model_fields)
+    assert kind.traits.scores_by <= set(kind.model_fields) - kind.traits.sums_by
 
 
 @cache

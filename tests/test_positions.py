@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,16 @@ def brute_force(split: Split, part: str, model: fr.EASE, decay: float, metric: s
         if values:
             found.append(values)
     return found
+
+
+def by_hand(model: Any, split: Split, wanted: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, list[int], int]]:
+    """Scores, history and row in `split.data` of every test position, from the scores that the nodes give."""
+    shard = model.opened.with_split(split).shards[0]
+    for known, found in split.steps("test", wanted):
+        users = split.data.rows_of_users()[found]
+        (_, _, scores), *_ = shard.scores(model.shared, model.opened.trained.round, known, users)
+        for user, own, row in zip(users, scores, np.flatnonzero(found), strict=True):
+            yield own, known.items[slice(*known.indptr[user : user + 2])].tolist(), int(row)
 
 
 @pytest.mark.parametrize("protocol", ["full", "sampled:20"])
@@ -142,34 +152,35 @@ def test_ratings_are_predicted_position_by_position_and_all_count() -> None:
     data = fr.synthetic(users=60, items=50, interactions_per_user=9, seed=6, ratings=True)
     split = fr.last(data, 3)
     model = fr.BiasedMF(rounds=3, embedding_size=4, lowest=1, highest=5).fit(split)
-    shard = model.opened.with_split(split).shards[0]
     assert split.data.values is not None
-    errors = []
-    for known, found in split.steps("test"):
-        users = split.data.rows_of_users()[found]
-        (_, _, scores), *_ = shard.scores(model.shared, model.opened.trained.round, known, users)
-        errors.append(np.clip(scores[np.arange(len(users)), split.data.items[found]], 1, 5) - split.data.values[found])
-    of_users = np.stack(errors, axis=1)
+    errors = [
+        np.clip(scores[split.data.items[row]], 1, 5) - split.data.values[row]
+        for scores, _, row in by_hand(model, split)
+    ]
+    of_users = np.reshape(errors, (3, 60)).T  # all users have three positions
     table = fr.evaluate(model, split, ["rmse", "mae"])
     assert table["value"].to_list() == pytest.approx([np.sqrt((of_users**2).mean()), np.abs(of_users).mean()], abs=1e-6)
-    error = np.abs(of_users).mean(axis=1).std(ddof=1) / np.sqrt(60)  # all users have three positions
+    error = np.abs(of_users).mean(axis=1).std(ddof=1) / np.sqrt(60)
     assert table["standard_error"][1] == pytest.approx(error, abs=1e-6)
 
 
 def test_an_interaction_that_weighs_nothing_is_no_position_and_still_seen() -> None:
-    items, times = [*range(6), *range(6)], [*range(6)] * 2
+    items, times = [*range(6), 0, 1, 2, 3, 4, 6], [*range(6)] * 2
     table = {"user": [1] * 6 + [2] * 6, "item": items, "time": times, "weight": [1.0] * 4 + [0.0, 1.0] + [1.0] * 6}
     data = fr.interactions_from(table)
     split = fr.last(data, 2)
     model = fr.EASE(reg=1.0, plan={"weights": "value"}).fit(split)
-    engine = model.opened.with_split(split)
-    shard = engine.shards[0]
-    steps = list(shard._seen.steps("test", shard._examples()))
-    wanted = [split.data.where(found).items.tolist() for _, found in steps]
-    assert wanted == [[5, 4], [5]]  # user 1 has one position, user 2 two
-    known, _ = steps[0]
-    assert known.items[slice(*known.indptr[0:2])].tolist() == [0, 1, 2, 3, 4]
-    assert fr.evaluate(model, split, ["hr@1"])["users"][0] == 2
+    assert split.data.values is not None
+    positions = list(by_hand(model, split, split.data.values > 0))
+    assert [(history, row) for _, history, row in positions] == [
+        ([0, 1, 2, 3, 4], 5), ([0, 1, 2, 3], 10), ([0, 1, 2, 3, 4], 11)
+    ]  # fmt: skip
+    values = [
+        score_list(scores.tolist(), [split.data.items[row]], "mrr@9", history) for scores, history, row in positions
+    ]
+    row = fr.evaluate(model, split, ["mrr@9"]).row(0, named=True)
+    assert row["users"] == 2
+    assert row["value"] == pytest.approx(np.mean(values), abs=1e-6)
 
 
 @pytest.mark.parametrize("refit", [False, True])
@@ -239,14 +250,9 @@ def test_held_out_users_without_a_row_are_folded_in_position_by_position() -> No
     part[strangers & (part < 2)] = HISTORY
     halved = Split(split.data, part, "strangers", positions=2)
     model = fr.IALS(rounds=2, embedding_size=4).fit(halved)
-    shard = model.opened.with_split(halved).shards[0]
-    values = []
-    for known, found in halved.steps("test"):
-        users = np.arange(DATA.n_users)
-        (_, _, scores), *_ = shard.scores(model.shared, model.opened.trained.round, known, users)
-        for user in users:
-            rows = slice(*halved.data.indptr[user : user + 2])
-            target = halved.data.items[rows][found[rows]].tolist()
-            history = known.items[slice(*known.indptr[user : user + 2])].tolist()
-            values.append(score_list(scores[user].tolist(), target, "ndcg@5", history))
+    values = [
+        score_list(scores.tolist(), [int(DATA.items[row])], "ndcg@5", history)
+        for scores, history, row in by_hand(model, halved)
+    ]
+    assert len(values) == 2 * DATA.n_users
     assert fr.evaluate(model, halved, ["ndcg@5"])["value"][0] == pytest.approx(np.mean(values), abs=1e-6)

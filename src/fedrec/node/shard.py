@@ -175,15 +175,15 @@ class Shard:
 
     def evaluate(self, call: EvaluationCall) -> Sum:
         """Metrics of the users as a sum."""
-        if not self._positions:
+        if not self.split.positions:
             total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max))
             for _, result, errors in self._measured(call, self._histories(call.part), self._held_out(call.part)):
                 add_metrics(total, result, errors)
             return total
-        total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max, self._positions))
+        total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max, self.split.positions))
         gathered = Positions(total, len(self))
         steps = self._seen.steps(call.part, self._examples())
-        for history, found in followed(steps, self._positions, lambda _: 1.0):
+        for history, found in followed(steps, self.split.positions, lambda _: 1.0):
             relevant = self.split.data.where(found)
             for positions, result, errors in self._measured(call, self._seen.repeated(history), relevant):
                 gathered.add(positions, result, errors)
@@ -210,11 +210,6 @@ class Shard:
             self._mask(call.shared, scores)
             result = user_metrics(scores, history_lists, wanted, touched, call.metrics, call.protocol, values)
             yield positions, result, errors
-
-    @property
-    def _positions(self) -> int:
-        """Most positions of a user that are measured one by one; 0 where all of a part are to be found at once."""
-        return self.split.positions
 
     def holding(self, part: Part) -> int:
         """How many users hold out something of a part."""
