@@ -289,6 +289,7 @@ def test_the_command_refuses_data_without_order(fedrec: Callable[..., Said], tmp
 
 
 @pytest.mark.real
+@pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
 @pytest.mark.parametrize(
     ("name", "decay", "plain", "least"), [("ml-1m-sequences", 0.75, 0.0510, 0.127), ("ml-100k", 0.9, 0.0740, 0.100)]
 )
