@@ -3,19 +3,21 @@
     python deploy/smoke.py dist                              # with every Python from 3.11 on that the shell finds
     python deploy/smoke.py dist python3.11 /opt/py/bin/python3.13
 
-The wheel is tried with each Python, the source distribution with the first of them. Packages come from where pip takes
-them, with the versions of constraints.txt; the commands run in an empty folder. The kernels are compiled once for each
-Python, into the user's cache, which takes a minute or more.
+Both are tried with each Python. Packages come from where pip takes them, with the versions of constraints.txt; the
+commands run in an empty folder. Kernels are compiled once for each Python, which takes minutes, into a folder that is
+removed at the end: the user's cache is neither read nor filled.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 TOP = Path(__file__).parent.parent
@@ -36,32 +38,39 @@ def pythons() -> list[str]:
     return [path for path in found if path and subprocess.run([path, "-V"], capture_output=True).returncode == 0]
 
 
-def smoke(python: str, package: Path, folder: Path) -> None:
+def smoke(python: str, package: Path, kernels: Path, folder: Path) -> None:
     """Install a package into a fresh environment, and try it.
+
+    Args:
+        python: the interpreter.
+        package: a wheel or a source distribution.
+        kernels: folder of compiled kernels.
+        folder: empty folder for the environment and for what the commands write.
 
     Raises:
         CalledProcessError: if a command fails.
     """
-    run([python, "-m", "venv", str(folder / "venv")], folder)
+    run([python, "-m", "venv", str(folder / "venv")], folder, kernels)
     own = str(folder / "venv" / "bin" / "python")
     constraints = ["-c", str(TOP / "constraints.txt")]
-    run([own, "-m", "pip", "install", "--quiet", *constraints, "--upgrade", "pip"], folder)
-    run([own, "-m", "pip", "install", "--quiet", *constraints, str(package)], folder)
-    run([own, "-m", "pip", "check"], folder)
+    run([own, "-m", "pip", "install", "--quiet", *constraints, "--upgrade", "pip"], folder, kernels)
+    run([own, "-m", "pip", "install", "--quiet", *constraints, str(package)], folder, kernels)
+    run([own, "-m", "pip", "check"], folder, kernels)
     work = folder / "work"
     work.mkdir()
-    run([own, "-c", LIBRARY], work)
+    run([own, "-c", LIBRARY], work, kernels)
     fedrec = str(folder / "venv" / "bin" / "fedrec")
-    names = [model["name"] for model in json.loads(run([fedrec, "models", "--json"], work))["models"]]
+    names = [model["name"] for model in json.loads(run([fedrec, "models", "--json"], work, kernels))["models"]]
     assert {"popularity", "ease", "ials", "mf"} <= set(names), names
-    run([fedrec, "train", "--data", DATA, "--model", "ease", "--nodes", "3", "--out", "run"], work)
-    assert json.loads(run([fedrec, "recommend", "run", "--user", "1", "-n", "3", "--json"], work))
-    run([fedrec, "verify", "run"], work)
+    run([fedrec, "train", "--data", DATA, "--model", "ease", "--nodes", "3", "--out", "run"], work, kernels)
+    assert json.loads(run([fedrec, "recommend", "run", "--user", "1", "-n", "3", "--json"], work, kernels))
+    run([fedrec, "verify", "run"], work, kernels)
 
 
-def run(words: list[str], folder: Path) -> str:
+def run(words: list[str], folder: Path, kernels: Path) -> str:
     """What a command prints; its errors are shown."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables["NUMBA_CACHE_DIR"] = str(kernels)
     return subprocess.run(words, cwd=folder, env=variables, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
@@ -76,11 +85,17 @@ def main() -> None:
     chosen = sys.argv[2:] or pythons()
     if not chosen:
         sys.exit("no Python from 3.11 on was found; name one")
-    for python, package in [*((python, wheels[0]) for python in chosen), (chosen[0], sources[0])]:
-        with tempfile.TemporaryDirectory(prefix="fedrec-smoke-") as folder:
-            smoke(python, package, Path(folder))
-        version = subprocess.run([python, "-V"], capture_output=True, text=True, check=True).stdout.strip()
-        print(f"{package.name} with {version}: installed, imported, trained, recommended, verified")
+    with tempfile.TemporaryDirectory(prefix="fedrec-kernels-") as kernels:
+        for python, package in itertools.product(chosen, (*wheels, *sources)):
+            start = time.monotonic()
+            with tempfile.TemporaryDirectory(prefix="fedrec-smoke-") as folder:
+                smoke(python, package, Path(kernels), Path(folder))
+            version = subprocess.run([python, "-V"], capture_output=True, text=True, check=True).stdout.strip()
+            seconds = f"{time.monotonic() - start:.0f} s"
+            print(
+                f"{package.name} with {version}: installed, imported, trained, recommended, verified ({seconds})",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
