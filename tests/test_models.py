@@ -16,6 +16,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.identifiers import Identifiers
 from fedrec.data.keys import KeyedSource
 from fedrec.engines.local import LocalEngine
+from fedrec.errors import InputError
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.models.base import Given, Private, RatingRecommender, Recommender, State
@@ -42,6 +43,16 @@ def test_what_a_model_says_of_itself_is_so(name: str) -> None:
     assert kind.traits.iterative == ("rounds" in kind.model_fields)
     assert kind.traits.sums_by <= set(kind.model_fields)
     assert kind.traits.scores_by <= set(kind.model_fields) - kind.traits.sums_by
+
+
+SIMILAR = sorted(name for name in MODELS if model_class(name).similarity is not Recommender.similarity)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - set(SIMILAR)))
+def test_a_model_that_knows_no_similar_items_names_all_that_do(name: str) -> None:
+    words = f"^model '{name}' cannot list similar items; use {', '.join(SIMILAR[:-1])} or {SIMILAR[-1]}$"
+    with pytest.raises(InputError, match=words):
+        model_class(name)().similarity(Given(-1, {}), np.array([0]))
 
 
 @cache

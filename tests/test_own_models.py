@@ -16,7 +16,7 @@ from fedrec.errors import InputError, PlanError
 from fedrec.models import own
 from fedrec.models.linear.popularity import Popularity
 from fedrec.models.own import VARIABLE, class_from
-from fedrec.models.registry import build_model, model_class, model_names
+from fedrec.models.registry import build_model, model_class, model_names, models_where
 
 MINE = """
 from typing import ClassVar
@@ -167,3 +167,12 @@ def test_the_command_takes_a_file_and_a_run_is_opened_where_the_file_is_named(
     absent = fedrec("train", "--data", DATA, "--model", f"{file}:Absent")
     assert absent.code == 2
     assert "cannot be loaded: AttributeError" in absent.err
+
+
+def test_a_list_of_models_that_fit_has_those_of_others_and_leaves_out_what_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(tmp_path, monkeypatch, "mine = ours_models:Mine\nbroken = ours_models:Missing")
+    assert models_where(lambda model: isinstance(model, Popularity)) == "popularity and mine"
+    monkeypatch.setenv(VARIABLE, "nowhere.py:Model")
+    assert models_where(lambda model: isinstance(model, Popularity)) == "popularity"

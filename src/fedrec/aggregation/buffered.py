@@ -51,16 +51,18 @@ class Asynchronous(BaseModel):
     """Training without rounds: a step whenever so many nodes' sums are in.
 
     Args:
-        buffer: K, sums of a step. Nodes whose sums are not in work on, from the version that they began with.
-        staleness: the weight s(τ) of changes that were computed τ versions ago: `balanced`, see above; `constant` 1;
-            `polynomial` (1 + τ)^−exponent, as in the paper; `hinge` 1 up to `fresh`, and 1 / (1 + slope · (τ − fresh))
-            beyond (Xie et al. 2019).
-        exponent: of `balanced` and `polynomial`; 0.5 by default.
-        fresh, slope: of `hinge`; 4 and 1 by default.
-        step: η, share of a step that a buffer of fresh sums makes; by default the share of clients that is in it, or 1,
-            see above.
-        max_staleness: a sum that is staler is not used: its node starts anew from the newest version, and its clients
-            keep the private rows they had; all are used by default.
+        buffer: number of sums K that make a step. A larger buffer waits for more nodes. Nodes whose sums are not in it
+            continue from the version that they began with.
+        staleness: how much changes count that were computed τ versions ago. `balanced`: less for fast nodes, so that
+            the users of slow nodes have as much say; `constant`: all the same; `polynomial`: (1 + τ)^−exponent, as in
+            the paper; `hinge`: 1 up to `fresh` versions, and 1 / (1 + slope · (τ − fresh)) beyond (Xie et al. 2019).
+        exponent: of `balanced` and `polynomial`; 0.5 by default. Larger values set fresh and stale sums further apart.
+        fresh: number of versions by which a sum may be late and count in full, with `hinge`; 4 by default.
+        slope: how fast the weight of later sums falls, with `hinge`; 1 by default. Larger values let it fall faster.
+        step: η, share of a full step that a buffer of fresh sums makes. By default the share of all clients that is in
+            the buffer, or 1 for models that divide by the clients of a row or by a fixed number.
+        max_staleness: maximum number of versions by which a sum may be late. A later sum is not used: its node starts
+            again from the newest version, and its clients keep the private rows they had. By default every sum is used.
 
     Raises:
         PlanError: for settings of another rule.

@@ -18,7 +18,12 @@ app = typer.Typer(
 )
 
 Delta = Annotated[
-    float, typer.Option("--delta", help="Probability of a larger loss than epsilon; well below 1 / users.")
+    float,
+    typer.Option(
+        "--delta",
+        help="Probability that the privacy loss of a user is larger than epsilon. A good value is a tenth of 1 / users "
+        "or less.",
+    ),
 ]
 
 
@@ -73,7 +78,10 @@ def plan(
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Number of rounds.")] = 1,
     sampling: Annotated[
         float | None,
-        typer.Option("--sampling", help="Probability that a user is drawn for a round, if the draw is secret."),
+        typer.Option(
+            "--sampling",
+            help="Probability that a user takes part in a round. Only for observers who do not learn who takes part.",
+        ),
     ] = None,
     participations: Annotated[
         int | None,
@@ -82,10 +90,13 @@ def plan(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compute the noise for an epsilon, or the epsilon of a noise. Reads no data.
+    """Compute how much noise a privacy loss epsilon needs, or which epsilon an amount of noise gives.
 
-    The noise multiplier is the standard deviation of the noise as a multiple of the clip. For several rounds without
-    sampling it belongs to the budget of the whole run, and each of R equal rounds gets √R times as much noise.
+    The command reads no data. The noise multiplier is the standard deviation of the noise, divided by the clip, which
+    is the maximum norm of what one user adds to a sum. The table shows the noise multiplier
+    of a plan (privacy.noise_multiplier) and, beside it, that of each round. Without --sampling the first one belongs to
+    the whole run, and each of R equal rounds has √R times as much noise. With --sampling, and without
+    --participations, both are equal.
     """
     from fedrec.privacy.accounting import epsilon_of, noise_for
 

@@ -75,7 +75,10 @@ def train(
         str,
         typer.Option(
             "--clock",
-            help="Simulated speed of nodes: slow:0.5x10, 1000,100, latency:0.1, there:600/300 (see docs/time.md).",
+            help="Simulate how long nodes take, in virtual seconds. slow:0.5x10 makes half of the nodes ten times "
+            "slower; 1000,100 gives each node its interactions per second; latency:0.1 delays each message by "
+            "0.1 s; there:600/300 connects nodes for 600 s and disconnects them for 300 s, on average. Separate parts "
+            "by commas; see docs/asynchronous.md.",
         ),
     ] = "",
     threads: Threads = None,
@@ -86,14 +89,21 @@ def train(
         typer.Option("--from", metavar="RUN", help="Warm start: begin with the model of this finished run."),
     ] = None,
     weights: WeightsForm = None,
-    refit: Annotated[bool | None, typer.Option("--refit", help="Train on train and validation together.")] = None,
+    refit: Annotated[
+        bool | None,
+        typer.Option(
+            "--refit", help="Train on the validation interactions too. The report then has test metrics only."
+        ),
+    ] = None,
     epsilon: Annotated[
         float | None, typer.Option("--epsilon", help="Differential privacy: maximum privacy loss of a user.")
     ] = None,
     delta: Annotated[
         float | None,
         typer.Option(
-            "--delta", help="Delta of differential privacy, with --epsilon. Use a value well below 1 / users."
+            "--delta",
+            help="Probability that the privacy loss of a user is larger than --epsilon. Required with --epsilon; a "
+            "good value is a tenth of 1 / users or less.",
         ),
     ] = None,
     budget: Annotated[

@@ -80,7 +80,8 @@ def tune(
     threads: Threads = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the chosen run. Default: runs/MODEL-N.")] = None,
     refit: Annotated[
-        bool, typer.Option("--refit", help="Train the chosen plan on train and validation together.")
+        bool,
+        typer.Option("--refit", help="Train the chosen plan on the training and the validation interactions."),
     ] = False,
     protocol: Protocol = None,
     metrics: Metrics = None,

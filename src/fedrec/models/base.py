@@ -93,6 +93,10 @@ __all__ = [
     "queries_of",
 ]
 
+_SIMILAR = "biased-mf, ease, fcf, fedncf, fedrecon, ials, itemknn, mf, pfedrec or spectral"
+_PRIVATE = "ease, ials, itemknn, mf, popularity or spectral"
+"""Models that list similar items, and models that have a private form."""
+
 Arrays = Mapping[str, np.ndarray]
 
 _FIXED = KeyedSource(bytes(16))
@@ -233,7 +237,7 @@ class Recommender(BaseModel, ABC):
         Raises:
             InputError: if the model knows no such thing.
         """
-        raise InputError(f"model {self.name!r} cannot list similar items; use ease, itemknn, ials or mf")
+        raise InputError(f"model {self.name!r} cannot list similar items; use {_SIMILAR}")
 
     def carry(self, fresh: State, earlier: State) -> State:
         """The state before round 0 of a training that goes on from another one (`traits.iterative`).
@@ -250,10 +254,7 @@ class Recommender(BaseModel, ABC):
         Raises:
             PlanError: if the model has no private form.
         """
-        raise PlanError(
-            f"model {self.name!r} has no form under differential privacy; use popularity, ease, itemknn, spectral, "
-            "ials or mf"
-        )
+        raise PlanError(f"model {self.name!r} has no form under differential privacy; use {_PRIVATE}")
 
     @abstractmethod
     def cost(self, n_items: int) -> Cost:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -102,13 +103,26 @@ def build_model(name: str, settings: Mapping[str, Any]) -> Recommender:
 
 
 def models_where(fits: Callable[[Recommender], bool]) -> str:
-    """Names of the models that fit as they are by default, as a sentence lists them.
+    """Names of the models that fit as they are by default, as a sentence lists them: fedrec's own, then those of
+    packages, of the environment and of this process.
+
+    A model that is not fedrec's own and that cannot be loaded, made without settings or asked is left out: the sentence
+    is about something else.
 
     >>> models_where(lambda model: model.traits.moves_by_rows)
     'fedncf, fedrecon and mf'
     """
     names = sorted(name for name in MODELS if fits(model_class(name)()))
+    with suppress(PlanError):
+        names += sorted(name for name in own_models() if name not in MODELS and _fits(name, fits))
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def _fits(name: str, fits: Callable[[Recommender], bool]) -> bool:
+    try:
+        return fits(model_class(name)())
+    except Exception:  # whatever the code of others raises
+        return False
 
 
 def meant(name: object, known: Iterable[str]) -> str:

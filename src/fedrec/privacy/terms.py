@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -21,9 +21,9 @@ class Privacy(BaseModel):
     by at most a factor e^ε, except with probability δ.
 
     Args:
-        epsilon: maximum ε for the observer in `view`. Without a `noise_multiplier` the smallest noise that keeps ε is
-            used.
-        delta: δ; well below 1 / users.
+        epsilon: maximum ε for the observer in `view`: smaller values protect users more and need more noise. Without a
+            `noise_multiplier` the smallest noise that keeps ε is used.
+        delta: δ, the probability that a user's privacy loss is larger than `epsilon`; a tenth of 1 / users or less.
         clip: maximum norm of what one client adds to a sum, for models with a free choice of the clip.
         unit: the protected unit, which is all interactions of one user at one node.
         sampling: `poisson` claims that an observer of released models does not know which clients took part in a round;
@@ -57,6 +57,24 @@ class Privacy(BaseModel):
     max_cohort: PositiveInt | None = None
     view: Literal["cohort", "release"] = "cohort"
     noise_multiplier: PositiveFloat | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _both(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or ("epsilon" in value) == ("delta" in value):
+            return value
+        if "epsilon" not in value:
+            raise PlanError(
+                "privacy.epsilon is missing: add --epsilon, or epsilon to the plan's privacy, such as 4: the maximum "
+                "privacy loss of a user"
+            )
+        users = value.get("users")
+        told = isinstance(users, int) and not isinstance(users, bool) and users > 0
+        good = f"{0.1 / users:.1g} for {users} users" if told else "1e-06 for 100,000 users"
+        raise PlanError(
+            "privacy.delta is missing: add --delta, or delta to the plan's privacy: the probability that a user's "
+            f"privacy loss is larger than epsilon. A good value is a tenth of 1 / users or less: {good}"
+        )
 
     @model_validator(mode="after")
     def _check(self) -> Privacy:

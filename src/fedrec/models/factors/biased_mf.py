@@ -43,15 +43,20 @@ class BiasedMF(RatingRecommender):
     model such as `ease` or `ials`.
 
     Args:
-        embedding_size: length d of the factors; 0 leaves biases only.
-        rounds: the first, and sweeps.
-        reg: λ.
-        bias_reg: λ_b.
-        nu: ν.
+        embedding_size: length d of the factors; 0 leaves biases only. Larger factors fit finer differences; they need
+            more ratings.
+        rounds: number of rounds: one that sums ratings, then one sweep each.
+        reg: regularisation λ of the factors. A larger value keeps factors closer to 0, so that predictions stay closer
+            to the biases; a smaller value fits the ratings more closely, and noise in them too.
+        bias_reg: regularisation λ_b of the biases. A larger value keeps users and items with few ratings closer to the
+            mean rating.
+        nu: exponent ν: how regularisation grows with the number of ratings of a user or item. At 0 it is equal for all;
+            at 1 it grows in proportion to the number of ratings.
         init_sd: norm that initial item factors have on average.
         lowest, highest: the scale of the ratings, which is public: it bounds what one client can add to a sum, and
             predictions are cut to it. A rating outside is an error.
-        scale_bits: contributions are rounded to multiples of 2^-scale_bits.
+        scale_bits: contributions are rounded to multiples of 2^-scale_bits. A larger value rounds less; sums may need
+            more bytes.
 
     With w = (d + 1) (d + 2) / 2 + d + 1 numbers per item, a sum has 8 · w · items bytes under the secure sum; unmasked
     it travels in half of that unless sums are large. Down go 4 · (d + 1) · items.

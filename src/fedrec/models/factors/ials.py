@@ -47,15 +47,20 @@ class IALS(Recommender):
     User factors are never stored: they follow from a history, for users that never trained as well.
 
     Args:
-        embedding_size: length d of the factors.
-        rounds: sweeps.
-        unobserved_weight: α₀.
-        reg: λ.
-        nu: ν; at 1 everybody is pulled in proportion to their data, at 0 all equally (Hu et al. 2008).
+        embedding_size: length d of the factors. Larger factors fit finer differences between items; they need more
+            data, memory and bytes.
+        rounds: number of sweeps; each sweep is a round.
+        unobserved_weight: weight α₀ of every pair of a user and an item, observed or not, whose score is pulled to 0. A
+            larger value keeps scores of unseen items lower; a smaller value trusts observed interactions more.
+        reg: regularisation λ. A larger value keeps factors closer to 0; a smaller value fits the interactions more
+            closely, and noise in them too.
+        nu: exponent ν: how regularisation grows with the data of a user or item. At 1 it is proportional to the amount
+            of data; at 0 it is equal for all (Hu et al. 2008).
         init_sd: norm that initial item factors have on average; a coordinate's deviation is init_sd / √d.
         bound: largest |u_k u_l| and |u_k| of one client, beyond which a coordinate saturates; `auto` is a bound that
             no client can reach, see `largest_factor`.
-        scale_bits: contributions are rounded to multiples of 2^-scale_bits.
+        scale_bits: contributions are rounded to multiples of 2^-scale_bits. A larger value rounds less; sums may need
+            more bytes.
 
     With w = d (d + 1) / 2 + d equations per item (560 at d = 32, 2,144 at d = 64), a sum has 8 · w · items bytes under
     the secure sum, 4 · w · items where n_max · bound · 2^scale_bits < 2³¹; unmasked it travels in 4 · w · items unless

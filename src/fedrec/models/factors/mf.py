@@ -41,29 +41,36 @@ class MF(Recommender):
     steps along the average. Every array and what leaves a node is in docs/mf.md.
 
     Args:
-        embedding_size: length d of the factors.
+        embedding_size: length d of the factors. Larger factors fit finer differences between items; they need more
+            data, memory and bytes.
         rounds: rounds of training.
-        learning_rate: of the clients' optimiser.
+        learning_rate: step size of the clients' optimiser. Larger steps learn faster, and diverge when too large.
         epochs: passes over a client's interactions in a round.
-        negatives: drawn per interaction.
+        negatives: number of items without an interaction that are drawn for each interaction.
         loss: `bce` (Rendle et al. 2020), `bpr` (Rendle et al. 2009), `softmax` over a positive and its negatives, or
             `squared`, half the squared error of 1 and 0.
-        reg: L2 pull on every factor of a term.
-        batch_size: terms of a local step, along the mean of their gradients; 1 is plain SGD.
+        reg: L2 regularisation of every factor that a training step touches. A larger value keeps factors closer to 0; a
+            smaller value fits the interactions more closely.
+        batch_size: number of loss terms of a local step, which goes along the mean of their gradients; 1 is plain SGD.
         local_optimiser: `sgd`, `momentum`, `adam` or `adagrad` on the rows that a client touches; nothing of its state
             outlives the round.
-        local_momentum: of `momentum`, and first decay of `adam`.
-        proximal: μ of FedProx (Li et al. 2020): after every step its rows go back towards the shared ones, implicitly,
-            by the factor 1 / (1 + learning_rate · μ).
+        local_momentum: share of the earlier steps' direction that a step of `momentum` keeps; first decay of `adam`.
+            Larger values smooth the steps more.
+        proximal: μ of FedProx (Li et al. 2020). A larger value keeps a client's rows closer to the shared ones: after
+            every step they go back towards them, implicitly, by the factor 1 / (1 + learning_rate · μ). 0 is no such
+            pull.
         scaffold: correct clients' drift by control variates (Karimireddy et al. 2020;
             `fedrec.models.factors.scaffold`).
-        control_rows: rows on which a client keeps its control variate.
+        control_rows: number of rows on which a client keeps its control variate, with `scaffold`.
         server_optimiser: `sgd`, `momentum`, `adam`, `yogi` or `adagrad` (`fedrec.models.server_optimisers`).
-        server_learning_rate: its step on the average change. Over all clients (`count`) an item's average is small
-            where few clients have it, so steps are far above 1; with `per_row` about 1 is right.
-        server_momentum: β₁.
-        server_decay: β₂.
-        server_floor: τ.
+        server_learning_rate: step size of the coordinator on the average change. Over all clients (`count`) an item's
+            average is small where few clients have it, so steps are far above 1; with `per_row` about 1 is right.
+        server_momentum: β₁: share of earlier rounds' direction that the coordinator's step keeps, for every optimiser
+            but `sgd`. Larger values smooth more.
+        server_decay: β₂: share of earlier rounds' squared changes that is kept, for `adam` and `yogi`. Larger values
+            adapt step sizes more slowly.
+        server_floor: τ, which is added to the root of the squared changes in `adam`, `yogi` and `adagrad`. Larger
+            values make small changes count less.
         denominator: average over all clients of the round (`count`), at each row over the clients that touched it
             (`per_row`), or divide by `expected_clients` (`fixed`), so that nothing but the changes is summed.
         expected_clients: the divisor of `fixed`.

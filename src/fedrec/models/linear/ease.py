@@ -51,9 +51,13 @@ class EASE(Decaying):
     With a `rank`, G is replaced by its leading spectrum, sketched in `passes` rounds of items × rank numbers.
 
     Args:
-        reg: λ; `auto` is 6 × the mean item count, trace(G) / items, and 8 × with a rank.
-        alpha: users weigh n_u^−alpha in G; 0 counts them equally.
-        rank: eigenvectors of G that are kept; `None` keeps all of G.
+        reg: regularisation λ. A larger value keeps item weights closer to 0 and favours popular items; a smaller value
+            follows pairs of items that few users share. `auto` is 6 × the mean item count, trace(G) / items, and 8 ×
+            with a rank.
+        alpha: how much less users with long histories count: user u with n_u items weighs n_u^−alpha in G. 0 counts all
+            users equally; at 1 a user with twice the items weighs half.
+        rank: number of eigenvectors of G that are kept. More of them are more accurate and need more memory and bytes;
+            `None` keeps all of G.
         passes: rounds of a sketch; the second sharpens the first, more add little. Unused without a rank.
         decay: in scores, an interaction of the user weighs decay^age; the newest has age 0, the one before it age 1.
 
@@ -188,8 +192,8 @@ class PrivateEASE(PrivateGram, EASE):
     """B of the cleaned Gram matrix, as factors; see `fedrec.models.linear.private_gram`.
 
     Args:
-        reg: λ; `auto` is 4 times the mean diagonal entry of G.
-        alpha: 1, as users weigh 1 / n_u.
+        reg: regularisation λ, see `ease`; `auto` is 4 times the mean diagonal entry of G.
+        alpha: 1 by default: user u with n_u items weighs 1 / n_u.
     """
 
     alpha: float = Field(default=1.0, ge=0.0, le=2.0)

@@ -31,9 +31,11 @@ class ItemKNN(Decaying):
     similarity(i, j) = G_ij / (√G_ii √G_jj + shrink), of which each item keeps its `neighbours` largest.
 
     Args:
-        neighbours: most similar items kept per item.
-        shrink: pulls similarities that few clients support towards zero.
-        alpha: users weigh n_u^−alpha in G.
+        neighbours: number of most similar items that are kept for each item. More neighbours let rarer relations count,
+            and more noise.
+        shrink: how strongly similarities that few clients support are reduced; larger values favour popular items.
+        alpha: how much less users with long histories count: user u with n_u items weighs n_u^−alpha in G. 0 counts all
+            users equally.
         decay: in scores, an interaction of the user weighs decay^age; the newest has age 0, the one before it age 1.
 
     Memory at the coordinator: about 16 bytes × items².
@@ -127,9 +129,9 @@ class PrivateItemKNN(PrivateGram, ItemKNN):
     """Cosines of the cleaned Gram matrix G, see `fedrec.models.linear.private_gram`.
 
     Args:
-        neighbours: most similar items kept per item.
-        shrink: in mean diagonal entries of G.
-        alpha: 1, as users weigh 1 / n_u.
+        neighbours: number of most similar items that are kept for each item.
+        shrink: how strongly similarities that few clients support are reduced, in mean diagonal entries of G.
+        alpha: 1 by default: user u with n_u items weighs 1 / n_u.
     """
 
     neighbours: PositiveInt = 200

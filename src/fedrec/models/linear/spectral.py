@@ -48,13 +48,14 @@ class Spectral(Decaying):
     home. Items that nobody has take no part and score 0.
 
     Args:
-        rank: eigenvectors of G that are kept; more is better on sparse data (Gowalla: 1024 and up).
-        passes: over the data; the second sharpens the first, more add little.
-        alpha: α, how much long histories are weighed down.
-        beta: β, how much popular items are weighed down.
+        rank: number of eigenvectors of G that are kept; more is better on sparse data (Gowalla: 1024 and up).
+        passes: passes over the data, a round each; the second sharpens the first, more add little.
+        alpha: exponent α: how much less users with long histories count. 0 counts all users equally.
+        beta: exponent β: how much less popular items count in G. 0 counts all items as they are.
         filter: `ridge` weighs an eigenvector by Λ / (Λ + λ) and gives B = −P / diag(P), P = (G + λI)⁻¹, a diagonal of
             zero, as EASE does; `low-pass` weighs all that are kept by 1.
-        reg: λ of the ridge filter.
+        reg: regularisation λ of the ridge filter. A larger value lets only the strongest patterns count; a smaller
+            value follows weaker ones too, and noise.
         decay: in scores, an interaction of the user weighs decay^age; the newest has age 0, the one before it age 1.
 
     Memory at the coordinator: about 24 bytes × items × rank.
@@ -157,10 +158,10 @@ class PrivateSpectral(PrivateRecommender, Spectral):
     Args:
         rank: width of the first sketch; small, because noise grows with it.
         passes: rounds; there are no counts of items.
-        alpha: 0.5, as users weigh 1 / n_u.
-        beta: 0, as items weigh 1.
+        alpha: 0.5 by default: user u with n_u items weighs 1 / n_u.
+        beta: 0 by default: all items weigh 1.
         filter: `ridge`.
-        reg: λ of the ridge filter, in mean diagonal entries of G.
+        reg: regularisation λ of the ridge filter, in mean diagonal entries of G.
     """
 
     rank: PositiveInt = 128

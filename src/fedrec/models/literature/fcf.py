@@ -41,12 +41,16 @@ class FCF(Recommender):
     are solved: more numbers a round, far fewer rounds.
 
     Args:
-        embedding_size: length d of the factors.
+        embedding_size: length d of the factors. Larger factors fit finer differences between items; they need more
+            data, memory and bytes.
         rounds: rounds of training.
-        learning_rate: of Adam at the coordinator (with correction of bias).
-        first_decay, second_decay: of Adam.
-        alpha: α, additional confidence in an interaction.
-        reg: λ.
+        learning_rate: step size of Adam at the coordinator (with correction of bias).
+        first_decay, second_decay: shares of earlier rounds' gradients and squared gradients that Adam keeps. Larger
+            values smooth more.
+        alpha: α, additional confidence in an interaction: it counts 1 + α times as much as a missing one. A larger
+            value fits observed interactions more closely.
+        reg: regularisation λ. A larger value keeps factors closer to 0; a smaller value fits the interactions more
+            closely.
         init_sd: standard deviation of initial item factors.
         bound: largest coordinate of one client's rows and of x xᵀ; beyond it saturates.
 

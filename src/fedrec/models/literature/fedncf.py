@@ -38,12 +38,13 @@ class FedNCF(Recommender):
     paper trains with Adam, this is plain SGD, sample by sample.
 
     Args:
-        embedding_size: length d of user vectors and item rows.
+        embedding_size: length d of user vectors and item rows. Larger ones fit finer differences; they need more data
+            and bytes.
         rounds: rounds of training.
-        learning_rate: of the clients' SGD.
+        learning_rate: step size of the clients' SGD.
         epochs: passes over a client's interactions in a round.
-        negatives: drawn per interaction, distinct within it.
-        reg: L2 pull on every touched factor.
+        negatives: number of items drawn for each interaction, distinct within it.
+        reg: L2 regularisation of every touched factor. A larger value keeps factors closer to 0.
         bound: largest change of one coordinate by one client; beyond it saturates.
         init_sd: standard deviation of first user vectors and item rows.
     """

@@ -49,16 +49,17 @@ class FedRAP(Recommender):
     Args:
         embedding_size: length d of rows and heads.
         rounds: rounds of training.
-        learning_rate: SGD on the head.
-        item_rate: SGD on both tables.
-        batch_decay, round_decay: of both rates, after each batch (anew in each round) and after each round.
+        learning_rate: step size of SGD on the head.
+        item_rate: step size of SGD on both tables.
+        batch_decay, round_decay: what both step sizes are multiplied by: the first after each batch (anew in each
+            round), the second after each round.
         epochs: passes over a client's samples in a round; negatives are drawn once per round.
-        negatives: drawn per interaction, distinct within it.
+        negatives: number of items drawn for each interaction, distinct within it.
         batch_size: samples per step; the loss is their mean.
-        apart: λ, how hard own and common rows are driven apart.
-        sparse: μ, the pull of common rows to zero.
-        schedule: λ and μ times tanh(round / 10), or unchanged.
-        weight_decay: of head and tables.
+        apart: λ, how strongly own and common rows are driven apart. 0 is no such force.
+        sparse: μ, how strongly common rows are pulled to zero. Larger values leave less to the common table.
+        schedule: `tanh` multiplies λ and μ by tanh(round / 10), so that they grow from 0; `none` leaves them unchanged.
+        weight_decay: L2 regularisation of head and tables. A larger value keeps them closer to 0.
         bound: largest change of one coordinate by one client; beyond it saturates.
     """
 

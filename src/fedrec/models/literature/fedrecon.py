@@ -33,8 +33,8 @@ class FedRecon(MF):
     a round and 500 rounds, for explicit ratings.
 
     Args:
-        rebuild_epochs: passes over the support when a factor is rebuilt.
-        rebuild_rate: learning rate of that.
+        rebuild_epochs: passes over the support when a user factor is rebuilt. More passes fit the factor more closely.
+        rebuild_rate: learning rate of these passes.
     """
 
     rebuild_epochs: PositiveInt = 5
@@ -63,7 +63,7 @@ class FedRecon(MF):
         Raises:
             PlanError: always.
         """
-        raise PlanError("model 'fedrecon' has no form under differential privacy; mf has one")
+        return super(MF, self).privately(terms)  # not that of mf, whose clients keep their factors
 
     def contribute(
         self, given: Given, clients: Clients, private: Private | None

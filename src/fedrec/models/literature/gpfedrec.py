@@ -46,15 +46,16 @@ class GPFedRec(Recommender):
     Args:
         embedding_size: length d of user vectors and item rows, a multiple of 4; layers are 2d, d, d / 2, d / 4, 1.
         rounds: rounds of training.
-        learning_rate: SGD on the network.
-        item_rate: η; SGD on the user vector is `learning_rate` · (η − 1), on the items
-            `learning_rate` · (items · η − 1).
+        learning_rate: step size of SGD on the network.
+        item_rate: η, which sets the other step sizes: SGD on the user vector is `learning_rate` · (η − 1), on the items
+            `learning_rate` · (items · η − 1). Larger values move both faster.
         epochs: passes over a client's interactions in a round.
-        negatives: drawn per interaction, distinct within it.
+        negatives: number of items drawn for each interaction, distinct within it.
         batch_size: samples per step; the loss is their mean.
-        pull: weight of the mean squared distance to the neighbours' table.
-        groups: how many.
-        neighbours: pull to one's own group, or to all the others.
+        pull: weight of the mean squared distance to the neighbours' table. Larger values keep a client's rows closer to
+            those of its neighbours.
+        groups: number of groups that users fall into.
+        neighbours: `alike` pulls a client to its own group's table, `unlike` to that of all other groups.
         bound: largest change of one coordinate by one client; beyond it saturates.
     """
 

@@ -50,13 +50,15 @@ class PFedRec(Recommender):
     Args:
         embedding_size: length d of item rows and heads.
         rounds: rounds of training.
-        learning_rate: SGD on the head.
-        item_rate: SGD on the items is `learning_rate` · items · `item_rate`.
+        learning_rate: step size of SGD on the head.
+        item_rate: step size of SGD on the items, which is `learning_rate` · items · `item_rate`. Larger values move
+            items faster.
         epochs: passes over a client's interactions in a round.
-        negatives: drawn per interaction, distinct within it.
+        negatives: number of items drawn for each interaction, distinct within it.
         batch_size: samples per step; the loss is their mean.
-        scores_with: the client's own rows where it has some (`personal`), or the shared table alone.
-        ranks_by: the logit, or its sigmoid in single precision.
+        scores_with: `personal` scores with the client's own rows where it has some, `shared` with the shared table
+            alone.
+        ranks_by: what items are ranked by: the `logit`, or its sigmoid in single precision (`probability`).
     """
 
     embedding_size: PositiveInt = 32
