@@ -69,11 +69,11 @@ class Privacy(BaseModel):
                 "privacy loss of a user"
             )
         users = value.get("users")
-        told = isinstance(users, int) and not isinstance(users, bool) and users > 0
-        good = f"{0.1 / users:.1g} for {users} users" if told else "1e-06 for 100,000 users"
+        users = users if type(users) is int and users > 0 else 100_000
         raise PlanError(
             "privacy.delta is missing: add --delta, or delta to the plan's privacy: the probability that a user's "
-            f"privacy loss is larger than epsilon. A good value is a tenth of 1 / users or less: {good}"
+            f"privacy loss is larger than epsilon. A good value is a tenth of 1 / users or less: "
+            f"{0.1 / users:.1g} for {users:,} users"
         )
 
     @model_validator(mode="after")
