@@ -43,7 +43,7 @@ class Traffic:
 
 
 def secure_traffic(layout: Layout, shape: Topology, run: str) -> Traffic:
-    """Bytes of one party in a secure sum that nobody leaves; exact."""
+    """Bytes of one party in a secure aggregation that nobody leaves; exact."""
     n, k = shape.parties, shape.neighbours
     own = k + 1 if shape.complete else k
     bits = len(encode_set([], n))
@@ -179,7 +179,7 @@ def on_paper() -> None:
         taken = math.ceil(1000 / fan ** (tree.depth - 1)) * vector
         seconds = tree.seconds(vector, vector)
         table(fan, tree.relays, tree.depth, gigabytes(taken), gigabytes(tree.relay_bytes(vector)), f"{seconds:.1f}")
-    print("\nThe secure sum on top")
+    print("\nSecure aggregation on top")
     table("parties", "neighbours", "threshold", "up beside V, kB", "down beside S, kB", "a party, s",
           "coordinator, core s", "with a tenth dead")  # fmt: skip
     layout = Layout((Slot("items", items * width, 32), Slot("weight", 1, 32), COUNTS))
@@ -191,8 +191,8 @@ def on_paper() -> None:
               f"{cost.down / 1e3:,.0f}", f"{own:.2f}", f"{all_alive:.2f}",
               f"{coordinator_seconds(vector, shape, n // 10):.1f}")  # fmt: skip
     print("\n10^8 devices, one in 1,000 drawn for a round, 10 Mbit/s up, 40 down; a quarter of the rows is summed")
-    table("devices of a secure sum", "sums", "an aggregator takes in", "its core s, a tenth gone", "device up, MB",
-          "device, network s", "whole round, s")  # fmt: skip
+    table("devices of a secure aggregation", "sums", "an aggregator takes in", "its core s, a tenth gone",
+          "device up, MB", "device, network s", "whole round, s")  # fmt: skip
     part = vector // 4
     layout = Layout((Slot("items", items * width // 4, 32), Slot("weight", 1, 32), COUNTS))
     for group in (100, 300, 1000, 3000):

@@ -60,9 +60,9 @@ PLAN = {
 }
 PHASES = {
     "round": ("contribute", 1),
-    "keys of a secure sum": ("mask", 5),
-    "upload of a secure sum": ("mask", 7),
-    "opening of a secure sum": ("mask", 9),
+    "keys of a secure aggregation": ("mask", 5),
+    "upload of a secure aggregation": ("mask", 7),
+    "opening of a secure aggregation": ("mask", 9),
     "opening": ("open", 0),
     "end": ("finish", 0),
     "measuring": ("evaluate", 0),

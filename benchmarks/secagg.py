@@ -1,4 +1,4 @@
-"""What a secure sum costs, and how it behaves under many schedules and many spoiled bytes.
+"""What a secure aggregation costs, and how it behaves under many schedules and many spoiled bytes.
 
     python benchmarks/secagg.py                         # client and server, both rings, 100 parties, 10 dropped
     python benchmarks/secagg.py --stream 200000000      # memory of a party that streams so many coordinates

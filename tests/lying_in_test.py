@@ -89,7 +89,7 @@ class Liar:
 
 @dataclass(eq=False)
 class Opened:
-    """What came of a secure sum that a liar ran.
+    """What came of a secure aggregation that a liar ran.
 
     Args:
         total: the sum; `None` where there is none.
@@ -110,7 +110,7 @@ def secure_sum(
     run: str = RUN,
     spoil: Callable[[Server, dict[str, list[bytes]]], None] = lambda _, frames: None,
 ) -> Opened:
-    """Run a secure sum in which each node is shown a manifest of its own.
+    """Run a secure aggregation in which each node is shown a manifest of its own.
 
     Args:
         liars: by name of their nodes.
@@ -160,8 +160,8 @@ def manifest_of(
     )  # fmt: skip
 
 
-def vouched(liar: Liar, manifest: Manifest, transcript: str, run: str = RUN) -> int:
-    """For how many clients a node vouches in the secure sum of a manifest."""
+def declared_clients(liar: Liar, manifest: Manifest, transcript: str, run: str = RUN) -> int:
+    """How many clients a node declares in the secure aggregation of a manifest."""
     place = manifest.parties.index(liar.federation.public[liar.name].key)
     invited = Server(manifest, Identity(COORDINATOR.secret)).invite()
     frames = [bytes(frame) for to, frame in invited if to == place]

@@ -1,4 +1,4 @@
-"""Secure sums to play with: a cohort whose stages can be stepped, a network that loses and spoils, and an oracle."""
+"""Secure aggregation to play with: a cohort in single stages, a network that loses and spoils, and an oracle."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ Fedrec = Callable[..., Said]
 CHEAPER = {
     "README.md": {"rank=1536": "rank=16", "--seeds 5": "--seeds 2"},
     "docs/asynchronous.md": {"rounds=200": "rounds=10"},
-    "docs/secure-sum.md": {"--model mf": "--model mf --set rounds=5"},
+    "docs/secure-aggregation.md": {"--model mf": "--model mf --set rounds=5"},
 }
 """What the tests put in the place of words of a page's commands, so that they take a second."""
 ELSEWHERE = {

@@ -38,7 +38,7 @@ from fedrec.owner.config import PrivacyFloors
 from fedrec.privacy.chance import SYSTEM
 from fedrec.privacy.protection import Protection
 from fedrec.privacy.shares import Stream, discrete_gaussian
-from lying_in_test import Liar, manifest_of, vouched
+from lying_in_test import Liar, declared_clients, manifest_of
 from runs_in_test import MODELS
 
 SECURE: dict[str, Any] = {"min_clients": 32, "secure": True}
@@ -255,7 +255,7 @@ def test_what_owners_agreed_on_is_all_that_opens(tmp_path: Path) -> None:
 
 
 class Coming:
-    """A federation with secure sums whose nodes come and go."""
+    """A federation with secure aggregations whose nodes come and go."""
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.federation = Federation(folder, plan, secure=True, policy={"secure": True})
@@ -317,11 +317,11 @@ def test_a_sum_is_not_the_part_of_one_node_with_others_that_have_none(tmp_path: 
     assert "0 of 20, without the largest declarations" in str(outcome.error)
 
 
-@pytest.mark.parametrize(("item_users", "vouch", "said"), [(20, None, 0), (60, None, 32), (20, 15, 15), (10, 15, 0)])
-def test_a_node_vouches_for_a_number_of_its_owners_or_for_none(
-    item_users: int, vouch: int | None, said: int, tmp_path: Path
+@pytest.mark.parametrize(("item_users", "declared", "said"), [(20, None, 0), (60, None, 32), (20, 15, 15), (10, 15, 0)])
+def test_a_node_declares_its_owners_number_or_none(
+    item_users: int, declared: int | None, said: int, tmp_path: Path
 ) -> None:
-    policy = SECURE if vouch is None else {**SECURE, "declared_min_users": vouch}
+    policy = SECURE if declared is None else {**SECURE, "declared_min_users": declared}
     federation = Federation(tmp_path, small_plan({"name": "popularity"}, cohort=1.0, min_clients=32), secure=True,
                             policy=policy)  # fmt: skip
     path = tmp_path / "node-0.parquet"
@@ -333,7 +333,7 @@ def test_a_node_vouches_for_a_number_of_its_owners_or_for_none(
     liar, call = Liar(federation), first_call(federation)
     assert liar.open(federation.plan, federation.catalog).problem is None
     digest = liar.call("contribute", call).fields["call"]
-    assert vouched(liar, manifest_of(federation, call, digest), digest) == said
+    assert declared_clients(liar, manifest_of(federation, call, digest), digest) == said
 
 
 # --- shared arrays --------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from fedrec.node.openings import Openings
 from fedrec.owner.policy import refusals
 from fedrec.privacy.chance import SYSTEM
 from fedrec.privacy.protection import Protection
-from lying_in_test import Liar, manifest_of, vouched
+from lying_in_test import Liar, declared_clients, manifest_of
 from owners_in_test import KEYS, PRIVATE, owned, planned
 
 HIDDEN = {"epsilon": 1.0, "delta": 1e-6, "users": 240, "noise": "distributed"}
@@ -43,8 +43,8 @@ def keep_users(federation: Federation, most: int) -> None:
     frame.filter(frame["user_id"].is_in(users.to_list())).write_parquet(federation.folder / "node-0.parquet")
 
 
-def vouched_first(federation: Federation, run: str = RUN) -> int:
-    """For how many clients node-0 vouches in the first round's secure sum, by its advert."""
+def declared_first(federation: Federation, run: str = RUN) -> int:
+    """How many clients node-0 declares in the first round's secure aggregation, by its advert."""
     liar, plan = Liar(federation), federation.plan
     reply = liar.open(plan, federation.catalog, run)
     assert reply.problem is None, reply.fields
@@ -61,21 +61,22 @@ def vouched_first(federation: Federation, run: str = RUN) -> int:
     assert reply.problem is None, reply.fields
     transcript = reply.fields["call"]
     manifest = manifest_of(federation, call, transcript, protection.charges[0].noise_multiplier, run)
-    return vouched(liar, manifest, transcript, run)
+    return declared_clients(liar, manifest, transcript, run)
 
 
 # --- exact answers --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("users", [31, 32, 50, 5])
-@pytest.mark.parametrize(("vouch", "said"), [(None, 32), (12, 12)])
-def test_where_sums_hide_in_noise_a_node_vouches_for_its_owners_number_whatever_it_has(
-    users: int, vouch: int | None, said: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("declared", "said"), [(None, 32), (12, 12)])
+def test_where_sums_hide_in_noise_a_node_declares_its_owners_number_whatever_it_has(
+    users: int, declared: int | None, said: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    federation = federation_of(tmp_path, hidden_plan(), **({} if vouch is None else {"declared_min_users": vouch}))
+    policy = {} if declared is None else {"declared_min_users": declared}
+    federation = federation_of(tmp_path, hidden_plan(), **policy)
     keep_users(federation, users)
     with caplog.at_level(logging.WARNING, logger="fedrec.node"):
-        assert vouched_first(federation) == said
+        assert declared_first(federation) == said
     assert (f"fewer than the {said} that this node declares" in caplog.text) == (users < said), "only the owner knows"
 
 

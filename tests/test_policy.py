@@ -48,7 +48,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str, dict
     "nobody is pinned": (
         {"policy__coordinator": None}, {}, {}, "policy.coordinator", {"policy__coordinator": KEYS["coordinator"]},
     ),
-    "a stranger in the secure sum": (
+    "a stranger in the secure aggregation": (
         {}, {}, {"secure": True, "parties": [*PARTIES, KEYS["eve"]]}, "policy.parties",
         {"policy__parties": [*PARTIES, KEYS["eve"]]},
     ),
@@ -155,15 +155,15 @@ ALWAYS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     # what no owner can allow
     "a cut that needs everybody's data": ({"split": "temporal:0.8"}, {}, "split: temporal:0.8"),
     "an earlier run without a digest": ({"warm_start": "runs/ease-1"}, {}, "warm_start: the plan has no digest"),
-    "nodes apart under the secure sum": ({"robust": {"rule": "median"}}, {"secure": True}, "robust: over: nodes"),
+    "nodes apart under secure aggregation": ({"robust": {"rule": "median"}}, {"secure": True}, "robust: over: nodes"),
     "groups in the clear": ({"robust": {"rule": "median", "over": "groups", "groups": 3}}, {}, "robust: over: groups"),
     "shares of noise in the clear": ({"privacy": NOISE}, {}, "privacy: noise: distributed"),
-    "sums that wait under the secure sum": (
+    "sums that wait under secure aggregation": (
         {"model": {"name": "mf"}, "asynchronous": {"buffer": 3}}, {"secure": True}, "asynchronous: the coord",
     ),
     "two parties": ({}, {"secure": True, "parties": PARTIES[:2]}, "parties: secure aggregation"),
     "one party thrice": ({}, {"secure": True, "parties": [PARTIES[0]] * 3}, "parties: secure aggregation"),
-    "a secure sum of others": (
+    "a secure aggregation of others": (
         {}, {"secure": True, "parties": [*PARTIES[1:], KEYS["eve"]]}, "parties: the key of shop-a",
     ),
     "no key at all": ({}, {"coordinator": "coordinator"}, "coordinator: not a public key"),
@@ -205,7 +205,7 @@ ALLOWED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "a secure one": ({"policy__secure": True}, {}, {"secure": True}),
     "cuts that are given": ({}, {"split": "temporal@8e8,9e8"}, {}),
     "robust over nodes in the clear": ({}, {"robust": {"rule": "median"}}, {}),
-    "robust over groups under the secure sum": (
+    "robust over groups under secure aggregation": (
         {}, {"robust": {"rule": "median", "over": "groups", "groups": 3}}, {"secure": True},
     ),
     "buffers in the clear": ({}, {"model": {"name": "mf"}, "asynchronous": {"buffer": 2}}, {}),
@@ -358,7 +358,7 @@ def test_how_many_clients_a_plan_expects(changes, expected):
     assert expected_clients(planned(**changes)) == expected
 
 
-# --- floors of the secure sum, and limits -----------------------------------------------------------------------------
+# --- floors of secure aggregation, and limits -------------------------------------------------------------------------
 
 
 def test_floors_of_the_secure_sum_are_those_of_owner_and_plan():

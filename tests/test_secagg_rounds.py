@@ -1,4 +1,4 @@
-"""Whole secure sums: the exact sum of the survivors or a clean abort, whatever the schedule; and nothing leaks."""
+"""Secure aggregation as a whole: the exact sum of the survivors or a clean abort, in any schedule; nothing leaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training and evaluation through the secure sum: the same model, byte for byte, and no node's part in sight."""
+"""Training and evaluation through secure aggregation: the same model, byte for byte, and no node's part in sight."""
 
 import json
 

@@ -35,7 +35,7 @@ FLOORS = PrivacyFloors(required=True, distributed=True, epsilon=4.0, delta=1e-6,
 
 
 class Attack:
-    """All nodes of a federation of secure sums, asked by somebody who has the coordinator's key."""
+    """All nodes of a federation of secure aggregations, asked by somebody who has the coordinator's key."""
 
     def __init__(self, folder: Path, private: bool = True, model: Mapping[str, Any] | None = None) -> None:
         named = {**MF, "rounds": 2} if model is None else model

@@ -33,7 +33,7 @@ class Robust(BaseModel):
         rule: `median` or `trimmed-mean` of every coordinate (Yin et al. 2018), `krum`, the part nearest to its
             neighbours (Blanchard et al. 2017), `geometric-median` (Pillutla et al. 2022), or `norm-filter`, the mean of
             parts that are at most twice as long as the median one.
-        over: `nodes`, in the clear, or `groups` of nodes under the secure sum, which hides single nodes.
+        over: `nodes`, in the clear, or `groups` of nodes under secure aggregation, which hides single nodes.
         groups: how many groups, of three nodes at least.
         tolerated: share of parts that may be hostile; below a half.
 

@@ -103,7 +103,7 @@ class SumSpec:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays, dense, at ring width: what one party of a secure sum sends."""
+        """Bytes of all arrays, dense, at ring width: what one party of a secure aggregation sends."""
         return sum(array.nbytes for array in self.arrays)
 
     @property

@@ -29,8 +29,8 @@ class Sum:
             `fedrec.aggregation.queries`); its other counts are then public ones.
         commitments: of the nodes that keep receipts of their parts (see `fedrec.record.receipts`); they travel beside
             the frame.
-        masked_bytes: what the node that sent most let out of a secure sum; `None` of a plain one.
-        transcript: digest of all that the nodes of a secure sum across machines were asked; empty of any other.
+        masked_bytes: what the node that sent most let out of a secure aggregation; `None` of a plain one.
+        transcript: digest of all that the nodes of a secure aggregation across machines were asked; empty of any other.
 
     Example:
         >>> import numpy as np

@@ -1,1 +1,1 @@
-"""Nodes in this process: plainly, as parties of a secure sum, on a virtual clock. Imports node and below."""
+"""Nodes in this process: plainly, as parties of a secure aggregation, on a virtual clock. Imports node and below."""

@@ -1,4 +1,4 @@
-"""All nodes in this process, as parties of a secure sum: the coordinator gets the total and no node's part."""
+"""All nodes in this process, as parties of a secure aggregation: the coordinator gets the total and no node's part."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ __all__ = ["SecureEngine"]
 class SecureEngine(LocalEngine):
     """Nodes whose sums are masked before they leave them, in training and in evaluation.
 
-    Every call is one attempt of one secure sum with the next number. Keys are made anew in each process, and so are the
-    records of attempts; all nodes know all others' keys, as nodes of one process do.
+    Every call is one attempt of one secure aggregation with the next number. Keys are made anew in each process, and so
+    are the records of attempts; all nodes know all others' keys, as nodes of one process do.
 
     Args:
         nodes: at least three.
@@ -50,7 +50,7 @@ class SecureEngine(LocalEngine):
                 f"others; this run has {len(self.nodes)}. Give --nodes {FEWEST_PARTIES} or more"
             )
         self._coordinator = Identity()
-        # A node vouches for what the floor asks for, and says no more of how many users it has.
+        # A node declares as many users as the floor asks for, and says no more of how many it has.
         self._parties = [Party(Identity(), clients=min(len(node), self._least_clients)) for node in self.nodes]
         self._number = 0
         shape = self._invite(self._parties, Layout((COUNTS,)), bytes(32), bytes(32), 0.0)
@@ -79,7 +79,7 @@ class SecureEngine(LocalEngine):
 
         Raises:
             PlanError: for groups of fewer than three nodes.
-            RunError: if a secure sum ends without an outcome.
+            RunError: if a secure aggregation ends without an outcome.
         """
         if call.groups > 1 and len(self.nodes) < FEWEST_PARTIES * call.groups:
             raise PlanError(
@@ -147,7 +147,7 @@ class SecureEngine(LocalEngine):
         clients = [Client(party.identity, floors, party.keep, party.attempts, party.clients) for party in parties]
         outcome = run_round(Server(manifest, self._coordinator), clients, [vectors_of(part, rows) for part in parts])
         if outcome.arrays is None:
-            raise RunError(f"the secure sum of round {round} has no outcome: {_reasons(outcome)}")
+            raise RunError(f"the secure aggregation of round {round} has no outcome: {_reasons(outcome)}")
         total = unmasked(spec, round, rows, outcome.arrays)
         total.commitments = tuple(commitment for part in parts for commitment in part.commitments)
         total.masked_bytes = outcome.upload_bytes

@@ -21,7 +21,7 @@ def check_call(agreement: Agreement, call: RoundCall | CountCall | EvaluationCal
     Args:
         agreement: what the node agreed to.
         call: what is asked.
-        honest: nodes of a secure sum that are honest and left in it at least; `None` where sums are plain.
+        honest: nodes of a secure aggregation that are honest and left in it at least; `None` where sums are plain.
 
     Raises:
         PlanError: saying what is asked and what was agreed.

@@ -36,7 +36,7 @@ class RoundCall:
         change: sum what changed since the earlier run that the node remembers, instead of everything.
         privacy: what is promised of this round, in a private run.
         rows: item rows that are summed in this round, ascending; all by default.
-        groups: into how many groups nodes are divided, whose sums are opened apart, under the secure sum.
+        groups: into how many groups nodes are divided, whose sums are opened apart, under secure aggregation.
         agreed: digest of the transcript that all nodes agreed on; `None` within one process.
         own: which round counts for each node; `committed` for all of them by default.
     """

@@ -28,7 +28,7 @@ class Engine(Protocol):
 
     @property
     def parties(self) -> tuple[int, int, str] | None:
-        """Of a secure sum: its nodes, how many are honest and left in it at least, and a digest of who they are."""
+        """Of a secure aggregation: number of nodes, least number of honest nodes left in it, digest of who they are."""
 
     @property
     def run(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Sums as the vectors of a secure sum, and back."""
+"""Sums as the vectors of a secure aggregation, and back."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def vectors_of(part: Sum, rows: np.ndarray | None) -> dict[str, np.ndarray]:
 
 
 def unmasked(spec: SumSpec, round: int, rows: np.ndarray | None, vectors: dict[str, np.ndarray]) -> Sum:
-    """The sum that the outcome of a secure sum holds.
+    """The sum that the outcome of a secure aggregation holds.
 
     Raises:
         DamagedError: if no true parts add up to its counts: a party masked something else.

@@ -30,7 +30,7 @@ class ReadSums:
             self._single += 1
 
     def total(self, nodes: int, sent: int) -> None:
-        """A secure sum over so many nodes was opened, for which no node sent more than `sent` bytes."""
+        """A secure aggregation over so many nodes was opened, for which no node sent more than `sent` bytes."""
         with self._lock:
             self._totals += 1
             self._sent += sent
@@ -40,8 +40,9 @@ class ReadSums:
         """The counts, since the process began.
 
         Returns:
-            `of_single_nodes`: sums of one node; `totals`: opened secure sums; `fewest_nodes_in_a_total`, `None` without
-            any; `most_masked_bytes_of_a_node`: over all secure sums, each with the node that sent most for it.
+            `of_single_nodes`: sums of one node; `totals`: opened secure aggregations; `fewest_nodes_in_a_total`, `None`
+            without any; `most_masked_bytes_of_a_node`: over all secure aggregations, each with the node that sent most
+            for it.
         """
         return {
             "of_single_nodes": self._single,

@@ -27,7 +27,7 @@ class Transcript:
     Args:
         run: number of the run.
         plan: digest of the resolved plan, which names the catalog and from which item rows and floors follow.
-        parties: public keys of the nodes of secure sums, as text, ascending; empty where sums are plain.
+        parties: public keys of the nodes of secure aggregations, as text, ascending; empty where sums are plain.
         record: number of entries and root of the coordinator's ledger at this call; empty where the call does not
             depend on it.
         past: of every round that `standing` speaks of, the digest of the transcript that its sum was made under, so

@@ -52,7 +52,7 @@ def answer_call(
 ) -> Answer:
     """The node's answer to a call, computed once.
 
-    Whoever asks again, after a crash of either side or a secure sum that came to nothing, gets what was kept.
+    Whoever asks again, after a crash of either side or a secure aggregation that came to nothing, gets what was kept.
 
     Args:
         opened: the run.

@@ -32,7 +32,7 @@ class Floors:
 
     Args:
         min_clients: the fewest clients in a sum that leaves the node unmasked.
-        masked: sums leave the node through the secure sum only, which has a floor of its own.
+        masked: sums leave the node through secure aggregation only, which has a floor of its own.
         min_item_clients: fewest of the node's clients with an item that is in a sum which leaves unmasked; `None` for
             all items.
         simulated: the node only plays a part in one process, where nothing leaves: smaller sums are let out, counted in

@@ -55,7 +55,7 @@ class Offer:
     Args:
         plan: resolved.
         secure: whether sums are masked.
-        parties: public keys of the nodes of secure sums, as text.
+        parties: public keys of the nodes of secure aggregations, as text.
         catalog: the agreed items, as bytes.
     """
 
@@ -95,16 +95,16 @@ class OpenedHere:
     Args:
         run: its number.
         agreement, node, data: what was agreed on, the node that serves it, its owner's data.
-        party: the node in secure sums; `None` where sums are plain.
-        parties: public keys of the nodes of secure sums, as text.
+        party: the node in secure aggregations; `None` where sums are plain.
+        parties: public keys of the nodes of secure aggregations, as text.
         witness: what the node knows of the record.
-        noise: least noise multiplier of a round's secure sum.
+        noise: least noise multiplier of a round's secure aggregation.
         fitting: what shared arrays look like.
         folder: of the run, in the owner's home.
         answers: what the node has answered in the run, and how far it has come.
         least: clients for whom the node speaks: of fewer it says nothing.
         excess: how much more noise a sum may have than the plan asks for, where nodes add it.
-        honest: nodes of a secure sum that are honest and left at least.
+        honest: nodes of a secure aggregation that are honest and left at least.
         shared: digest of the last shared arrays, and these.
     """
 
@@ -212,7 +212,7 @@ def open_run_here(
     cut = node.weighed()["cut"]
     if cut and plan.weights is not None:
         _LOG.warning("%s", plan.weights.remark(cut))
-    guard, vouched = node.guard, config.policy.declared_min_users or least
+    guard, declared = node.guard, config.policy.declared_min_users or least
     if guard is not None:
         guard.run = run
     shares = guard is not None and guard.terms.distributed
@@ -223,7 +223,7 @@ def open_run_here(
         if shares:
             excess = math.sqrt(len(offer.parties) / honest)
             own = replace(own, parties=max(own.parties, fewest))
-        party = NetworkParty(key, own, vouched, folder / "party.json")
+        party = NetworkParty(key, own, declared, folder / "party.json")
         if guard is not None:
             guard.parties = who, honest
 
@@ -244,7 +244,7 @@ def open_run_here(
         fitting=Fitting(agreement),
         folder=folder,
         answers=Answers(FileStore(folder), repeats=plan.asynchronous is not None),
-        least=vouched,
+        least=declared,
         excess=excess,
         honest=honest,
     )

@@ -1,4 +1,5 @@
-"""A node as a party of secure sums over a network: one vector at a time, and a lasting record of what was revealed."""
+"""A node as a party of secure aggregation over a network: one vector at a time, with a lasting record of what the node
+revealed."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ class _Revealed(NamedTuple):
 
 
 class NetworkParty:
-    """What a node does in the secure sums of one run.
+    """What a node does in the secure aggregations of one run.
 
     Of each sum of a run one call is answered, and a vector whose shares were revealed once may be summed again only
     among the same survivors: the difference of two sums over other survivors, or of nearly the same call, would be
@@ -52,14 +53,15 @@ class NetworkParty:
     Args:
         key: of the node; it signs as a party too, under labels of its own.
         floors: the owner's.
-        vouched: it vouches for so many clients where its part is over as many or more, and for none otherwise.
+        declared: number of clients that the node declares where its part is over as many or more; otherwise it
+            declares 0.
         path: the record.
     """
 
-    def __init__(self, key: SigningKey, floors: Floors, vouched: int, path: Path) -> None:
+    def __init__(self, key: SigningKey, floors: Floors, declared: int, path: Path) -> None:
         self._identity = Identity(key.secret)
         self._floors = floors
-        self._vouched = vouched
+        self._declared = declared
         self._path = path
         self._attempts, self._revealed = _read(path)
         self._held: _Held | None = None
@@ -113,7 +115,7 @@ class NetworkParty:
             noise=held.noise,
             survivors=None if revealed is None else frozenset(map(bytes.fromhex, revealed)),
         )
-        clients = self._vouched if held.clients >= self._vouched else 0
+        clients = self._declared if held.clients >= self._declared else 0
         self._client = Client(self._identity, floors, self._keeper(held), self._attempts, clients)
 
     def receive(self, frames: Sequence[bytes]) -> list[bytes]:

@@ -63,9 +63,9 @@ class IALS(Recommender):
             more bytes.
 
     With w = d (d + 1) / 2 + d equations per item (560 at d = 32, 2,144 at d = 64), a sum has 8 · w · items bytes under
-    the secure sum, 4 · w · items where n_max · bound · 2^scale_bits < 2³¹; unmasked it travels in 4 · w · items unless
-    sums are large. Down go 4 · d · items. The coordinator's peak is about three sums. Item factors are within 1e-5 of
-    a float64 solve of the pooled data; with `bound=1, scale_bits=16` they are within 1e-3 at half the bytes.
+    secure aggregation, 4 · w · items where n_max · bound · 2^scale_bits < 2³¹; unmasked it travels in 4 · w · items
+    unless sums are large. Down go 4 · d · items. The coordinator's peak is about three sums. Item factors are within
+    1e-5 of a float64 solve of the pooled data; with `bound=1, scale_bits=16` they are within 1e-3 at half the bytes.
 
     Example:
         >>> from fedrec.data.identifiers import Identifiers
