@@ -14,6 +14,7 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, of_items
+from fedrec.models.factors.biased_mf import BiasedMF
 from fedrec.models.linear.popularity import Popularity, PrivatePopularity
 from fedrec.models.registry import MODELS
 from fedrec.models.shapes import Form, Shape, Shapes
@@ -136,6 +137,39 @@ class GenreTaste(Recommender):
         owners = np.repeat(np.arange(len(clients)), clients.lengths)
         np.add.at(own, owners, given.public["genres"][clients.items])
         return own
+
+
+class GenreRatings(BiasedMF):
+    """Ratings, and a tenth of a star for each genre of an item."""
+
+    name: ClassVar[str] = "genre-ratings"
+    traits: ClassVar[Traits] = BiasedMF.traits
+
+    def public(self, catalog: Catalog) -> Arrays:
+        """How many genres an item has [items] float32; 0 where nothing is said of an item."""
+        assert catalog.features is not None
+        counts = catalog.features["genres"].list.len().fill_null(0)
+        return {"genres": counts.to_numpy().astype(np.float32)}
+
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Those of `biased-mf`, and what the genres add."""
+        return of_items(super().score(given, clients, private) + np.float32(0.1) * given.public["genres"], items)
+
+
+class FussyRatings(GenreRatings):
+    """Ratings by a model that makes nothing of an item without genres."""
+
+    name: ClassVar[str] = "fussy-ratings"
+    another: bool = False
+
+    def public(self, catalog: Catalog) -> Arrays:
+        """One column for each number of genres; fails without genres, or takes them for another number."""
+        assert catalog.features is not None
+        genres = catalog.features["genres"].to_list()
+        counts = [len(of_item or ()) if self.another else len(of_item) for of_item in genres]
+        return super().public(catalog) | {"columns": np.zeros((len(counts), len(set(counts))), dtype=np.float32)}
 
 
 def registered(kind: type[Recommender], patch: pytest.MonkeyPatch) -> dict[str, str]:

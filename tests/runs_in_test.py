@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedrec.federation.plan import Plan
-from fedrec.runs.finished import open_run
+from fedrec.runs.saved import open_run
 
 DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3,ratings=true"
 MODELS: dict[str, dict[str, Any]] = {

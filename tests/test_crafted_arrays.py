@@ -23,7 +23,7 @@ from fedrec.federation.run import read_plan
 from fedrec.record.durable import check_plain, load_arrays, save_arrays
 from fedrec.record.ledger import rooted_line
 from fedrec.record.merkle import Tree
-from fedrec.runs.finished import open_run
+from fedrec.runs.saved import open_run
 from fedrec.runs.training import train_run
 from runs_in_test import MODELS, small_plan
 

@@ -26,7 +26,7 @@ from fedrec.node.opening import Offer
 from fedrec.owner.config import NodeConfig
 from fedrec.record.durable import load_arrays
 from fedrec.record.keys import SigningKey
-from fedrec.runs.finished import open_run
+from fedrec.runs.saved import open_run
 from fedrec.runs.training import train_run
 from fedrec.runs.verifying import verify_run
 from runs_in_test import small_plan

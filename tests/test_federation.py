@@ -26,8 +26,8 @@ from fedrec.network.waiting import Waiting
 from fedrec.node.host import NodeHost
 from fedrec.record.ledger import Ledger
 from fedrec.runs.federated import Members, train_federated
-from fedrec.runs.finished import open_run
 from fedrec.runs.published import save_served
+from fedrec.runs.saved import open_run
 from fedrec.runs.training import Placement, train_run
 from fedrec.runs.verifying import verify_run
 from runs_in_test import DATA, MODELS, small_plan

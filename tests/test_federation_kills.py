@@ -25,8 +25,8 @@ from fedrec.privacy.budget import Budget
 from fedrec.record.durable import arrays_digest
 from fedrec.record.ledger import Ledger
 from fedrec.runs.federated import Members, train_federated
-from fedrec.runs.finished import open_run
 from fedrec.runs.published import save_served
+from fedrec.runs.saved import open_run
 from fedrec.runs.verifying import verify_run
 from kill_driver import Killed, is_killed
 
@@ -288,7 +288,7 @@ def test_a_reader_stays_with_the_run_that_was_the_latest_when_it_began(
         save_served(later)
         return plan
 
-    monkeypatch.setattr("fedrec.runs.finished.read_plan", overtaken)
+    monkeypatch.setattr("fedrec.runs.saved.read_plan", overtaken)
     assert open_run(first.folder.with_name("latest")).model.name == "ease"
 
 

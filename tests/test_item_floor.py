@@ -12,8 +12,8 @@ from fedrec.federation.agreement import Agreement
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
-from fedrec.runs.finished import open_run
 from fedrec.runs.loading import Placement
+from fedrec.runs.saved import open_run
 from fedrec.runs.training import train_run
 from runs_in_test import MODELS, small_plan
 

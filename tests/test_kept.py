@@ -26,8 +26,8 @@ from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, read_plan
 from fedrec.privacy.chance import SeededChance
 from fedrec.record.files import list_files
-from fedrec.runs.finished import open_model, open_run
 from fedrec.runs.kept import KEPT, Kept, keep_interactions
+from fedrec.runs.saved import open_model, open_run
 from fedrec.runs.training import Placement, train_run
 from fedrec.runs.verifying import verify_run
 from test_full_disk import files_of_at_most

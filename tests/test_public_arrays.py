@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -14,15 +15,24 @@ import fedrec as fr
 from federation_in_test import DATA, Federation, small_plan
 from fedrec.data.catalog import Catalog
 from fedrec.engines.local import LocalEngine
-from fedrec.errors import PlanError
+from fedrec.errors import InputError, PlanError
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.models import own
+from fedrec.models.base import Arrays
+from fedrec.models.linear.popularity import Popularity
 from fedrec.network.post import LocalPost
-from fedrec.runs.finished import open_run
 from fedrec.runs.loading import Placement
+from fedrec.runs.saved import open_run
 from fedrec.runs.training import train_here, train_run
-from models_in_test import GenreTaste, registered
+from models_in_test import FussyRatings, GenreRatings, GenreTaste, registered
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models that a test makes known are known to that test only."""
+    monkeypatch.setattr(own, "_registered", {})
 
 
 @pytest.fixture
@@ -109,3 +119,46 @@ def test_a_node_refuses_features_that_the_plan_does_not_pin(plan: Callable[..., 
     assert "policy.catalogs: the plan's model learns from" in refused
     allowed = Federation(tmp_path / "both", plan(), nodes=3, policy={"catalogs": [digest, owned.plan.features]})
     assert allowed.train(LocalPost(allowed.hosts())).error is None
+
+
+def test_an_item_of_which_the_catalog_says_nothing_is_predicted_with_public_arrays_that_say_nothing_of_it() -> None:
+    data = fr.synthetic(users=80, items=30, interactions_per_user=8, seed=4, ratings=True)
+    plain, model = (fr.estimator(kind)(embedding_size=3, rounds=3).fit(data) for kind in ("biased-mf", GenreRatings))
+    asked = {"user_id": [1, 1, 999], "item_id": [data.catalog.items[0], 99_999, 99_999]}
+    ratings, without = (
+        one.predict(asked, unknown="ignore", unknown_items="ignore")["rating"] for one in (model, plain)
+    )
+    assert data.catalog.features is not None
+    of_first = 0.1 * len(data.catalog.features["genres"][0])
+    assert (ratings - without).to_list() == pytest.approx([of_first, 0.0, 0.0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("another", "message"), [(False, r"TypeError.* without features"), (True, "'columns' has another shape without")]
+)
+def test_a_model_that_makes_nothing_of_an_unknown_item_says_so(another: bool, message: str) -> None:
+    data = fr.synthetic(users=80, items=30, interactions_per_user=8, seed=4, ratings=True)
+    model = fr.estimator(FussyRatings)(embedding_size=0, rounds=2, another=another).fit(data)
+    assert model.predict({"user_id": [1], "item_id": [data.catalog.items[0]]}).height == 1
+    with pytest.raises(
+        InputError, match=f"'fussy-ratings' cannot predict items that are not in the catalog.*{message}"
+    ):
+        model.predict({"user_id": [1], "item_id": [99_999]}, unknown_items="ignore")
+
+
+def test_no_id_lies_above_the_largest_number() -> None:
+    with pytest.raises(InputError, match="the catalog has item 9223372036854775807"):
+        Catalog.of(pl.DataFrame({"item_id": [2**63 - 1]})).with_unknown_item()
+    assert list(Catalog.of(pl.DataFrame({"item_id": ["b", "a"]})).with_unknown_item().items) == ["a", "b", "b~"]
+
+
+def test_what_changed_is_added_to_no_kept_sum_of_a_model_with_public_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Featured(Popularity):
+        name: ClassVar[str] = "featured"
+
+        def public(self, catalog: Catalog) -> Arrays:
+            return {"length": np.array([len(catalog)])}
+
+    monkeypatch.setattr("models_in_test.Featured", Featured, raising=False)
+    with pytest.raises(PlanError, match="with these settings featured has no sum to which later interactions can be"):
+        small_plan(registered(Featured, monkeypatch), keep_sums=True, cohort=1.0)

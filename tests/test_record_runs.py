@@ -24,7 +24,7 @@ from fedrec.record.merkle import Tree
 from fedrec.record.notes import Checkpoint, Note
 from fedrec.record.receipts import prove_receipt, read_receipts
 from fedrec.record.signing import LEDGER_NOTE
-from fedrec.runs.finished import open_run
+from fedrec.runs.saved import open_run, save_run
 from fedrec.runs.training import Placement, train_run
 from fedrec.runs.verifying import sign_run, verify_run
 from runs_in_test import DATA, MODELS, small_plan
@@ -96,7 +96,7 @@ def where_of(name, data, place):
 @pytest.mark.parametrize("model", [{"name": "ease"}, MODELS["mf"]], ids=["ease", "mf"])
 def test_a_saved_private_model_verifies_after_it_was_opened(model, tmp_path):
     train_run(Plan.make(private_plan().model_dump() | {"model": model}), tmp_path / "run")
-    open_run(tmp_path / "run").save(tmp_path / "saved")
+    save_run(open_run(tmp_path / "run"), tmp_path / "saved")
     open_run(tmp_path / "saved")
     assert verify_run(tmp_path / "saved").wrong is None
 

@@ -21,7 +21,7 @@ from fedrec.federation.run import read_plan
 from fedrec.federation.warm_start import Changed, Remembered, first_rows
 from fedrec.models.private_state import OwnRows
 from fedrec.record.durable import arrays_digest
-from fedrec.runs.finished import open_run
+from fedrec.runs.saved import open_run
 from fedrec.runs.training import Placement, train_run
 from kill_driver import is_killed
 from runs_in_test import assert_same

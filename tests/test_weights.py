@@ -16,7 +16,7 @@ from fedrec.federation.plan import Plan
 from fedrec.kernels.threads import limit_threads
 from fedrec.models.base import Recommender
 from fedrec.models.registry import MODELS, model_class
-from fedrec.runs.finished import open_run
+from fedrec.runs.saved import open_run
 from fedrec.runs.training import Placement, train_run
 from runs_in_test import assert_same
 

@@ -135,6 +135,27 @@ class Catalog:
             state.update(self.features.select(sorted(self.features.columns)).write_ndjson().encode())
         return state.hexdigest()
 
+    def with_unknown_item(self) -> Catalog:
+        """The catalog with one more item behind all others, of which nothing is said.
+
+        Raises:
+            InputError: if no whole number is above all ids.
+
+        Example:
+            >>> import polars as pl
+            >>> wider = Catalog.of(pl.DataFrame({"item_id": [3], "title": ["Three"]})).with_unknown_item()
+            >>> list(wider.items), wider.features["title"].to_list()
+            ([3, 4], ['Three', None])
+        """
+        last = self.items[len(self) - 1]
+        if last == 2**63 - 1:
+            raise InputError(f"the catalog has item {last}, above which there is no id for an unknown item")
+        more = pl.Series([last + "~" if isinstance(last, str) else last + 1])
+        features = self.features
+        if features is not None:
+            features = pl.concat([features, features.clear(1)])
+        return Catalog(Identifiers(pl.concat([self.items.series, more.cast(self.items.series.dtype)])), features)
+
     def take(self, positions: np.ndarray) -> Catalog:
         """The catalog of the items at ascending `positions` only."""
         chosen = pl.Series(np.asarray(positions, dtype=np.int64))

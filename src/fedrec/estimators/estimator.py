@@ -38,10 +38,11 @@ from fedrec.models.registry import MODELS, model_class
 from fedrec.progress import stage
 from fedrec.recommending.recommend import item_positions, list_length, similar_table
 from fedrec.recommending.tables import write_parquet_stream
-from fedrec.runs.finished import OpenedRun, open_model
+from fedrec.runs.finished import OpenedRun
 from fedrec.runs.histories import with_histories
 from fedrec.runs.lists import Lists
 from fedrec.runs.predicting import predict_pairs
+from fedrec.runs.saved import open_model, save_run
 from fedrec.runs.training import open_earlier, train_here, warmed
 from fedrec.runs.visitors import Unknown
 
@@ -309,7 +310,7 @@ class Estimator:
             RunError: if the folder is not empty.
         """
         check_arguments(Estimator.save, locals())
-        self.opened.save(Path(folder))
+        save_run(self.opened, Path(folder))
 
 
 def evaluate(

@@ -32,12 +32,14 @@ def first_sum(model: Recommender, n_items: int = _ITEMS) -> SumSpec:
 def is_additive(model: Recommender) -> bool:
     """Whether what changed can be added to a kept sum of the model: one round of counts of each client's own history.
 
+    It cannot for a model with public arrays: what clients added before was worked out from those of another catalog.
+
     >>> from fedrec.models.linear.ease import EASE
     >>> is_additive(EASE()), is_additive(EASE(rank=8))
     (True, False)
     """
     counts = all(array.role == "count" for array in first_sum(model).arrays)
-    return model.traits.additive and model.rounds == 1 and counts
+    return model.traits.additive and model.rounds == 1 and counts and not reads_item_features(model)
 
 
 def keeps_rows(model: Recommender) -> bool:

@@ -28,7 +28,8 @@ class Traits:
         scores_history: whether `score` reads the clients' interactions; otherwise it reads private arrays, or neither.
         iterative: whether rounds move a model from where it is, so that training can go on from a finished model.
         additive: whether the model follows from counts that depend on nothing but each client's own history, if it is
-            trained in one round; changed histories can then be added to a kept sum, and old ones taken out of it.
+            trained in one round; changed histories can then be added to a kept sum, and old ones taken out of it. No
+            effect on a model with public arrays, see `fedrec.models.outline.is_additive`.
         sums_by: hyperparameters that decide what one client adds to a sum of an `additive` model.
         scores_by: hyperparameters that decide how clients are scored and nothing else, so that one training serves all
             their values.

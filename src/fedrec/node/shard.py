@@ -235,13 +235,14 @@ class Shard:
             yield chosen, clients, scores
 
     def predictions(
-        self, shared: Arrays, committed: int, positions: np.ndarray
+        self, shared: Arrays, committed: int, positions: np.ndarray, public: Arrays | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Predicted ratings of some users, not cut to the scale, chunk by chunk: positions, [clients, items] float32.
 
-        Ratings that are held out for test are not read.
+        Ratings that are held out for test are not read. With `public` and shared arrays of a larger catalog there are
+        as many items as these have.
         """
-        for chosen, _, scores in self._scores(shared, committed, self._histories("test"), positions):
+        for chosen, _, scores in self._scores(shared, committed, self._histories("test"), positions, public):
             yield chosen, scores
 
     def _mask(self, shared: Arrays, scores: np.ndarray) -> None:
@@ -250,13 +251,19 @@ class Shard:
             scores[:, ~shared[SERVED]] = -np.inf
 
     def _scores(
-        self, shared: Arrays, committed: int, history: Interactions, positions: np.ndarray
+        self,
+        shared: Arrays,
+        committed: int,
+        history: Interactions,
+        positions: np.ndarray,
+        public: Arrays | None = None,
     ) -> Iterator[tuple[np.ndarray, Clients, np.ndarray]]:
         """As `scores`, with the scores that the model gives to items that take no part."""
         private = self._settled(shared, committed)
         if private is not None and committed < 0 and (first := self._first_rows(shared)) is not None:
             private = PrivateRows(dict(first), self._shapes)
-        everyone, given = Clients.of(history, self.keys), Given.to_score(shared, self.agreement.public)
+        everyone = Clients.of(history, self.keys)
+        given = Given.to_score(shared, self.agreement.public if public is None else public)
         size = max(1, _SCORE_FLOATS // max(self.data.n_items, 1))
         for start in followed(range(0, len(positions), size)):
             chosen = positions[start : start + size]

@@ -12,7 +12,7 @@ from typing import Any
 from fedrec.data.catalog import Catalog
 from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.engines.memory import check_memory
-from fedrec.runs.finished import FEDERATED
+from fedrec.runs.saved import FEDERATED
 from fedrec.network.post import Post
 from fedrec.network.remote import RemoteEngine
 from fedrec.runs.reports import close_run, measured_parts, report_of

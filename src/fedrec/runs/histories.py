@@ -13,7 +13,8 @@ from fedrec.data.reading.frames import as_interactions
 from fedrec.data.interactions import Interactions
 from fedrec.runs.kept import KEPT, Kept
 from fedrec.runs.loading import load_plan_data, public_digest
-from fedrec.runs.finished import OpenedRun, home_of
+from fedrec.runs.finished import OpenedRun
+from fedrec.runs.saved import home_of
 from fedrec.runs.visitors import Unknown, Visitors
 from fedrec.errors import InputError
 from fedrec.federation.data_plan import DataPlan

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from fedrec.data.catalog import Catalog
 from fedrec.data.reading.frames import as_table
 from fedrec.data.identifiers import Identifiers, typed_ids
 from fedrec.data.interactions import Interactions
@@ -20,6 +21,7 @@ from fedrec.errors import InputError
 from fedrec.evaluation.errors import cut
 from fedrec.node.shard import Shard
 from fedrec.models.base import Arrays, Recommender
+from fedrec.models.outline import reads_item_features
 from fedrec.models.registry import models_where
 from fedrec.models.values import rating_scale
 
@@ -59,16 +61,18 @@ def predict_pairs(
     users, catalog, shared = opened.data.users, opened.data.catalog, opened.trained.state.shared
     owners = _found(users, table["user_id"], unknown, "user")
     items = _found(catalog.items, table["item_id"], unknown_items, "item")
+    public = opened.agreement.public
     if (items < 0).any():
-        items, shared = np.where(items < 0, len(catalog), items), _grown(opened.model, shared, len(catalog))
+        items = np.where(items < 0, len(catalog), items)
+        shared, public = _grown(opened.model, shared, len(catalog)), _grown_public(opened.model, public, catalog)
     ratings = np.empty(table.height)
     for shard in opened.engine.shards:
         places = np.append(shard.data.users.find(users.series), -1)  # the last is that of unknown users
-        _fill(ratings, shard, places[owners], items, shared, opened.trained.round)
+        _fill(ratings, shard, places[owners], items, shared, public, opened.trained.round)
     if (owners < 0).any():
         nothing = np.zeros(2, dtype=np.int64), np.empty(0, dtype=np.int32)
         stranger = opened.with_visitors(Interactions(Identifiers.of([0]), catalog, *nothing))
-        _fill(ratings, stranger, np.where(owners < 0, 0, -1), items, shared, opened.trained.round)
+        _fill(ratings, stranger, np.where(owners < 0, 0, -1), items, shared, public, opened.trained.round)
     return table.with_columns(pl.Series("rating", cut(ratings, scale), dtype=pl.Float32))
 
 
@@ -103,17 +107,52 @@ def _grown(model: Recommender, shared: Arrays, n_items: int) -> Arrays:
     shapes = model.shapes(n_items + 1).states[-1].shared
     grown = {}
     for name, shape in shapes.items():
-        more = [(0, axis - length) for axis, length in zip(shape.axes, shared[name].shape, strict=True)]
+        axes = zip(shape.axes, shared[name].shape, strict=True)
+        more = [(0, axis - length if isinstance(axis, int) else 0) for axis, length in axes]
         grown[name] = np.pad(shared[name], more)
     return grown
 
 
-def _fill(ratings: np.ndarray, shard: Shard, there: np.ndarray, items: np.ndarray, shared: Arrays, round: int) -> None:
+def _grown_public(model: Recommender, public: Arrays, catalog: Catalog) -> Arrays:
+    """Public arrays with one more item, of which the catalog says nothing.
+
+    Raises:
+        InputError: if the model makes none for such an item, or arrays that do not go with its shared ones.
+    """
+    if not reads_item_features(model):
+        return public
+    refused = f"model {model.name!r} cannot predict items that are not in the catalog; leave these items out"
+    try:
+        grown = model.public(catalog.with_unknown_item())
+    except Exception as error:  # whatever a model makes of missing features
+        raise InputError(f"{refused} ({error!r} without features)") from error
+    for name, array in public.items():
+        if name not in grown or not _fits(grown[name].shape, array.shape, len(catalog)):
+            raise InputError(f"{refused} (its array {name!r} has another shape without features)")
+    return grown
+
+
+def _fits(grown: tuple[int, ...], shape: tuple[int, ...], n_items: int) -> bool:
+    """Whether no axis is longer but those of items, which may have one more."""
+    return len(grown) == len(shape) and all(
+        new in (old, old + (old == n_items)) for new, old in zip(grown, shape, strict=False)
+    )
+
+
+def _fill(
+    ratings: np.ndarray,
+    shard: Shard,
+    there: np.ndarray,
+    items: np.ndarray,
+    shared: Arrays,
+    public: Arrays,
+    round: int,
+) -> None:
     """Write the predictions of the pairs [pairs] whose users are at positions `there` of a shard, −1 for other users."""
     rows = np.flatnonzero(there >= 0)
     rows = rows[np.argsort(there[rows], kind="stable")]
     owners = there[rows]
-    for chosen, scores in shard.predictions(shared, round, np.unique(owners)):
+    for chosen, scores in shard.predictions(shared, round, np.unique(owners), public):
         low, high = np.searchsorted(owners, chosen[0]), np.searchsorted(owners, chosen[-1], side="right")
         places = np.searchsorted(chosen, owners[low:high])
         ratings[rows[low:high]] = scores[places, items[rows[low:high]]]

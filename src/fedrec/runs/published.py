@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedrec.engines.local import LocalEngine
 from fedrec.runs.finished import OpenedRun
+from fedrec.runs.saved import is_saved_in, save_run
 from fedrec.federation.coordinator import Trained
 from fedrec.node.host import Served
 
@@ -28,12 +29,12 @@ def save_served(served: Served) -> None:
     trained = Trained(served.state, served.kept, served.kept + 1)
     run = OpenedRun.here(served.agreement, trained, LocalEngine([served.node]), served.data)
     before = _saved(home, name)
-    folder = next((path for number, path in sorted(before.items(), reverse=True) if run.is_saved_in(path)), None)
+    folder = next((path for number, path in sorted(before.items(), reverse=True) if is_saved_in(run, path)), None)
     if folder is None:
         number = max(before, default=0) + 1
         folder = served.folder if number == 1 else home / f"{name}-{number}"
         aside = home / f".{folder.name}.new"
-        run.save(aside)
+        save_run(run, aside)
         aside.rename(folder)
     _point(home / "latest", folder.name)
     for path in before.values():

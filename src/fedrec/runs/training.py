@@ -19,7 +19,8 @@ from fedrec.runs.kept import closed_run, keep_interactions, reading_facts
 from fedrec.runs.loading import Placement, load_again, load_plan_data, public_digest, read_placement
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.memory import check_memory
-from fedrec.runs.finished import OpenedRun, open_run
+from fedrec.runs.finished import OpenedRun
+from fedrec.runs.saved import open_run
 from fedrec.runs.reports import close_run, measured_parts, report_of, worth_of
 from fedrec.engines.virtual import virtual_time
 from fedrec.errors import FedrecError, PlanError
