@@ -8,22 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from fedrec.cli.options import (
-    Clean,
-    Columns,
-    Decimal,
-    Encoding,
-    Format,
-    Header,
     Json,
-    Kinds,
-    OnError,
     Quiet,
     Split,
-    TimeFormat,
-    Where,
-    data_settings,
 )
 from fedrec.cli.output import Output, rows_table
+from fedrec.cli.reading import Reading, reads_data
 
 __all__ = ["app"]
 
@@ -56,6 +46,7 @@ def list_sets(json_: Json = False, quiet: Quiet = False) -> None:
 
 
 @app.command("describe")
+@reads_data()
 def describe(
     source: Annotated[
         str,
@@ -63,16 +54,8 @@ def describe(
             metavar="SRC", help="A named data set, a file or folder, - (standard input), a database URL, or synthetic:…"
         ),
     ],
-    columns: Columns = None,
-    format: Format = None,
-    encoding: Encoding = None,
-    on_error: OnError = None,
-    header: Header = None,
-    time_format: TimeFormat = None,
-    decimal: Decimal = None,
-    where: Where = None,
-    kinds: Kinds = None,
-    clean: Clean = None,
+    *,
+    reading: Reading,
     split: Split = None,
     left_out: Annotated[Path | None, typer.Option("--left-out", help="Write the left-out rows to this file.")] = None,
     json_: Json = False,
@@ -88,9 +71,7 @@ def describe(
 
     output = Output(json_, quiet)
     method = None if split is None else SplitMethod.parse(split)
-    settings = data_settings(
-        source, columns, format, encoding, on_error, clean, header, time_format, decimal, where, kinds
-    )
+    settings = reading.settings(source)
     plan = DataPlan.make(settings)
     loaded = load_plan_data(plan, Path(), named=plan.source)
     facts: dict[str, Any] = describe_data(loaded.interactions)

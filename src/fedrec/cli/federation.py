@@ -13,7 +13,6 @@ from fedrec.cli.options import (
     RENAMED_OPTIONS,
     Json,
     Metrics,
-    OnError,
     Protocol,
     Quiet,
     Set,
@@ -25,6 +24,7 @@ from fedrec.cli.options import (
     split_list,
 )
 from fedrec.cli.output import Output, rows_table, seconds_in_words
+from fedrec.cli.reading import OnError
 from fedrec.errors import InputError
 
 __all__ = ["app"]

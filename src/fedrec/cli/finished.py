@@ -10,24 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedrec.cli.options import (
-    Columns,
-    Decimal,
-    Encoding,
-    Format,
-    Header,
     Json,
-    Kinds,
     Metrics,
-    OnError,
     Protocol,
     Quiet,
     Threads,
-    TimeFormat,
-    Where,
-    data_settings,
     split_list,
 )
 from fedrec.cli.output import Output, rows_table, seconds_in_words
+from fedrec.cli.reading import Reading, reads_data
 from fedrec.cli.runs import stamp
 from fedrec.errors import InputError, suggestion
 from fedrec.record.mapped import hashed_ahead
@@ -59,6 +50,7 @@ _ITEM_COLUMNS = ("item_id", "item", "itemId")
 _SHARED = Path("model", "shared.safetensors")
 
 
+@reads_data("clean")
 def evaluate(
     run: RunFolder,
     protocol: Protocol = None,
@@ -66,15 +58,8 @@ def evaluate(
     part: Annotated[str, typer.Option("--part", help="Part of the split to evaluate: test or valid.")] = "test",
     data: Histories = None,
     unknown_items: UnknownItems = "raise",
-    columns: Columns = None,
-    format: Format = None,
-    encoding: Encoding = None,
-    on_error: OnError = None,
-    header: Header = None,
-    time_format: TimeFormat = None,
-    decimal: Decimal = None,
-    where: Where = None,
-    kinds: Kinds = None,
+    *,
+    reading: Reading,
     threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -85,9 +70,9 @@ def evaluate(
     """
     output = Output(json_, quiet)
     clock, _ = output.begin("evaluate", threads, "read", "prepare", "evaluate")
-    reading = data_settings(None, columns, format, encoding, on_error, None, header, time_format, decimal, where, kinds)
+    how = reading.settings()
     of_items = check_policy("--unknown-items", unknown_items)
-    model = opened_for(run, output, data, None, of_items, reading)
+    model = opened_for(run, output, data, None, of_items, how)
     from fedrec.federation.calls import HELD_OUT
 
     chosen = next((name for name in HELD_OUT if name == part), None)
@@ -116,6 +101,7 @@ def evaluate(
     output.answer(answer, table, seconds_in_words(answer))
 
 
+@reads_data("clean")
 def recommend(
     run: RunFolder,
     user: Annotated[
@@ -140,15 +126,8 @@ def recommend(
         ),
     ] = None,
     unknown_items: UnknownItems = "raise",
-    columns: Columns = None,
-    format: Format = None,
-    encoding: Encoding = None,
-    on_error: OnError = None,
-    header: Header = None,
-    time_format: TimeFormat = None,
-    decimal: Decimal = None,
-    where: Where = None,
-    kinds: Kinds = None,
+    *,
+    reading: Reading,
     data: Histories = None,
     threads: Threads = None,
     json_: Json = False,
@@ -169,8 +148,8 @@ def recommend(
         )
     if all_users and to is None and history is None:
         raise InputError("--all-users needs --to FILE, such as --to recs.parquet")
-    reading = data_settings(None, columns, format, encoding, on_error, None, header, time_format, decimal, where, kinds)
-    model = opened_for(run, output, data, history, of_items, reading)
+    how = reading.settings()
+    model = opened_for(run, output, data, history, of_items, how)
     from fedrec.runs.visitors import Visitors
 
     catalog = model.opened.catalog
@@ -184,7 +163,7 @@ def recommend(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if history is not None:
-            options["history"] = Visitors.read(history, catalog, of_items, **reading)
+            options["history"] = Visitors.read(history, catalog, of_items, **how)
         if to is not None:
             rows = model.save_recommendations(to, user, **options)
             answer = {"run": str(run), "rows": rows, "file": str(to), **clock.figures()}

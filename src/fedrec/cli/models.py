@@ -8,27 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from fedrec.cli.options import (
-    Clean,
-    Columns,
-    Decimal,
-    Encoding,
-    Format,
-    Header,
     Json,
-    Kinds,
     Metrics,
-    OnError,
     Protocol,
     Quiet,
     Split,
     Threads,
-    TimeFormat,
-    Where,
-    data_settings,
     named_model,
     split_list,
 )
 from fedrec.cli.output import Output, rows_table, seconds_in_words
+from fedrec.cli.reading import Reading, reads_data
 from fedrec.errors import InputError, PlanError
 
 __all__ = ["compare", "demo", "doctor"]
@@ -36,6 +26,7 @@ __all__ = ["compare", "demo", "doctor"]
 _DEMO = "synthetic"
 
 
+@reads_data()
 def compare(
     data: Annotated[str, typer.Option("--data", help="A named data set, a file or folder, or synthetic:…")],
     models: Annotated[str, typer.Option("--models", help="Names of models, such as popularity,ease,mf.")],
@@ -56,16 +47,8 @@ def compare(
     partition: Annotated[
         str, typer.Option("--partition", help="How to distribute users over nodes: hash, by:COLUMN or dirichlet:0.5.")
     ] = "hash",
-    columns: Columns = None,
-    format: Format = None,
-    encoding: Encoding = None,
-    on_error: OnError = None,
-    header: Header = None,
-    time_format: TimeFormat = None,
-    decimal: Decimal = None,
-    where: Where = None,
-    kinds: Kinds = None,
-    clean: Clean = None,
+    *,
+    reading: Reading,
     threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -78,9 +61,7 @@ def compare(
     from fedrec.runs.comparing import compare_plans
     from fedrec.runs.loading import Placement
 
-    settings = data_settings(
-        data, columns, format, encoding, on_error, clean, header, time_format, decimal, where, kinds
-    )
+    settings = reading.settings(data)
     changes = {"split": split, "evaluation.protocol": protocol, "evaluation.metrics": split_list(metrics)}
     names = [str(named_model(name)) for name in split_list(models) or []]
     if not names:

@@ -13,22 +13,13 @@ import typer
 
 from fedrec.cli.options import (
     RENAMED_OPTIONS,
-    Columns,
-    Decimal,
-    Encoding,
-    Format,
-    Header,
     Json,
-    Kinds,
-    OnError,
     Quiet,
     Threads,
-    TimeFormat,
-    Where,
     agreed_items,
-    data_settings,
 )
 from fedrec.cli.output import Output, rows_table
+from fedrec.cli.reading import Reading, reads_data
 from fedrec.errors import FedrecError, InputError
 
 if TYPE_CHECKING:
@@ -48,6 +39,7 @@ Config = Annotated[Path, typer.Option("--config", help="The owner's node.toml.")
 
 
 @app.command("init", context_settings=RENAMED_OPTIONS)
+@reads_data("clean")
 def init(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of this node, such as shop-a.")],
     data: Annotated[
@@ -79,15 +71,8 @@ def init(
             help="Also allow plans without privacy; their exact sums can reveal what single users did.",
         ),
     ] = False,
-    columns: Columns = None,
-    format: Format = None,
-    encoding: Encoding = None,
-    on_error: OnError = None,
-    header: Header = None,
-    time_format: TimeFormat = None,
-    decimal: Decimal = None,
-    where: Where = None,
-    kinds: Kinds = None,
+    *,
+    reading: Reading,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -96,13 +81,10 @@ def init(
     from fedrec.owner.new_node import make_node
 
     folder = home or Path(f"{name}-home")
-    settings = data_settings(
-        data, columns, format, encoding, on_error, None, header, time_format, decimal, where, kinds
-    )
-    reading = DataPlan.make(settings)
-    items = None if catalog is None else agreed_items(catalog, on_error, Output(json_, quiet).warn).digest
+    source = DataPlan.make(reading.settings(data))
+    items = None if catalog is None else agreed_items(catalog, reading.on_error, Output(json_, quiet).warn).digest
     public = str(
-        make_node(name, config, folder, reading, coordinator, party or (), items, max_clients, not without_privacy)
+        make_node(name, config, folder, source, coordinator, party or (), items, max_clients, not without_privacy)
     )
     answer = {"node": name, "config": str(config), "home": str(folder), "public_key": public}
     Output(json_, quiet).answer(

@@ -21,9 +21,10 @@ __all__ = [
     "assign",
     "assign_settings",
     "build_plan",
-    "data_settings",
     "given",
     "named_model",
+    "pair",
+    "parsed",
     "split_list",
 ]
 
@@ -46,45 +47,6 @@ Named = Annotated[
         help="The data source of the run or plan, given again. Required if the source is a database server, so that a "
         "plan by somebody else cannot connect to a server of its choice.",
     ),
-]
-Columns = Annotated[
-    str | None, typer.Option("--columns", help="Names of the columns: user_id=customer,item_id=sku,timestamp=when.")
-]
-Format = Annotated[str | None, typer.Option("--format", help="File format, if it is not detected correctly.")]
-Encoding = Annotated[str | None, typer.Option("--encoding", help="Text encoding of the file. Default: utf-8.")]
-OnError = Annotated[
-    str | None,
-    typer.Option("--on-error", help="For rows that cannot be used: raise (stop with an error, the default) or skip."),
-]
-Header = Annotated[
-    bool | None,
-    typer.Option("--header/--no-header", help="Whether the first line is a header, if this is not detected correctly."),
-]
-TimeFormat = Annotated[
-    str | None,
-    typer.Option(
-        "--time-format",
-        help="Format of times that are not ISO 8601: day-first, month-first, or a format such as '%d.%m.%Y %H:%M'.",
-    ),
-]
-Decimal = Annotated[
-    str | None,
-    typer.Option("--decimal", help="Decimal mark of numbers: . or , (the other one may then separate thousands)."),
-]
-Where = Annotated[
-    list[str] | None,
-    typer.Option("--where", help="Read only rows with this value: kind=click. Repeat the option to allow more values."),
-]
-Kinds = Annotated[
-    str | None,
-    typer.Option(
-        "--kinds",
-        help="Weight of each kind of row: 'event: view=1, cart=3, purchase=10'. Weight 0 leaves out the rows.",
-    ),
-]
-Clean = Annotated[
-    list[str] | None,
-    typer.Option("--clean", help="A cleaning step, such as rating_at_least=4, repeats=sum or k_core=5."),
 ]
 Split = Annotated[
     str | None,
@@ -166,41 +128,6 @@ def given(context: typer.Context) -> dict[str, str]:
     }
 
 
-def data_settings(
-    source: str | None,
-    columns: str | None,
-    format: str | None,
-    encoding: str | None,
-    on_error: str | None,
-    clean: list[str] | None,
-    header: bool | None = None,
-    time_format: str | None = None,
-    decimal: str | None = None,
-    where: list[str] | None = None,
-    kinds: str | None = None,
-) -> dict[str, Any]:
-    """The `data` part of a plan, as far as options say it."""
-    options = {
-        "source": source,
-        "format": format,
-        "encoding": encoding,
-        "on_error": on_error,
-        "header": header,
-        "time_format": time_format,
-        "decimal": decimal,
-    }
-    settings: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-    for column, value in (_pair(part, "--where") for part in where or []):
-        settings.setdefault("where", {}).setdefault(column, []).append(value)
-    if kinds is not None:
-        settings["kinds"] = _kinds(kinds)
-    if columns is not None:
-        settings["columns"] = dict(_pair(part, "--columns") for part in split_list(columns) or [])
-    if clean:
-        settings["cleaning"] = {key: _value(text) for key, text in (_pair(part, "--clean") for part in clean)}
-    return settings
-
-
 def agreed_items(path: Path, on_error: str | None, warn: Callable[[str], None]) -> Catalog:
     """The items in a file; `warn` is told of lines that were left out."""
     import warnings
@@ -260,8 +187,8 @@ def assign_settings(settings: dict[str, Any], assignments: list[str]) -> None:
     chosen = settings["model"]
     own = model_class(str(chosen["name"])).model_fields
     for assignment in assignments:
-        key, text = _pair(assignment, "--set")
-        path, value = key.split("."), _value(text)
+        key, text = pair(assignment, "--set")
+        path, value = key.split("."), parsed(text)
         # Where both have the key, a word is the plan's and a number the model's: negatives=paper-leaky, negatives=4.
         if path[0] in own and len(path) == 1 and not (path[0] in Plan.model_fields and isinstance(value, str)):
             path = ["model", path[0]]
@@ -281,28 +208,24 @@ def _is_named_again(earlier: Any, source: str) -> bool:
     return isinstance(earlier, dict) and earlier.get("source") == source and asks_a_server(source)
 
 
-def _kinds(text: str) -> dict[str, Any]:
-    """Column and weights in `event: view=1, cart=3`; a column may have colons itself."""
-    head, colon, _ = text.partition("=")[0].rpartition(":")
-    if not colon or not head.strip() or "=" not in text:
-        raise InputError(f"--kinds {text!r}: write it as 'COLUMN: KIND=WEIGHT, KIND=WEIGHT', as in 'event: view=1'")
-    pairs = [_pair(part, "--kinds") for part in split_list(text[len(head) + 1 :]) or []]
-    weights: dict[str, Any] = {}
-    for kind, weight in pairs:
-        if kind in weights:
-            raise InputError(f"--kinds {text!r}: {kind!r} is given twice")
-        weights[kind] = _value(weight)
-    return {"column": head.strip(), "weights": weights}
+def pair(text: str, option: str) -> tuple[str, str]:
+    """Key and value of `key=value`.
 
-
-def _pair(text: str, option: str) -> tuple[str, str]:
+    Raises:
+        InputError: naming the option, if the text is written otherwise.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise InputError(f"{option} {text!r}: write it as key=value")
     return key.strip(), value.strip()
 
 
-def _value(text: str) -> Any:
+def parsed(text: str) -> Any:
+    """A value as YAML reads it; text that is no YAML stays as it is.
+
+    >>> parsed("0.5"), parsed("[")
+    (0.5, '[')
+    """
     try:
         return parse_yaml(text)
     except ValueError:

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from fedrec.cli.finished import Histories, RunFolder, check_policy, opened_for
-from fedrec.cli.options import Columns, Json, Quiet, Threads, data_settings
+from fedrec.cli.options import Json, Quiet, Threads
 from fedrec.cli.output import Output, rows_table, seconds_in_words
+from fedrec.cli.reading import Columns, Reading
 from fedrec.errors import InputError
 
 __all__ = ["predict"]
@@ -53,7 +54,7 @@ def predict(
     of_users, of_items = check_policy("--unknown", unknown), check_policy("--unknown-items", unknown_items)
     if to == STANDARD_INPUT and json_:
         raise InputError("--to - and --json both write to standard output; remove one of them")
-    named = data_settings(None, columns, None, None, None, None).get("columns")
+    named = Reading(columns).settings().get("columns")
     opened = opened_for(run, output, data).opened
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

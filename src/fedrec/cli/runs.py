@@ -9,33 +9,23 @@ from typing import Annotated, Any
 import typer
 
 from fedrec.cli.options import (
-    Clean,
-    Columns,
     Data,
-    Decimal,
-    Encoding,
-    Format,
-    Header,
     Json,
-    Kinds,
     Metrics,
     ModelName,
-    OnError,
     PlanFile,
     Protocol,
     Quiet,
     Set,
     Split,
     Threads,
-    TimeFormat,
     WeightsForm,
-    Where,
     build_plan,
-    data_settings,
     given,
     split_list,
 )
 from fedrec.cli.output import Output, rows_table, seconds_in_words
+from fedrec.cli.reading import Reading, reads_data
 from fedrec.errors import InputError
 from fedrec.progress import RUN
 
@@ -45,6 +35,7 @@ _READING = ("data", "columns", "format", "encoding", "on_error", "header", "time
 _IN_ONE_PROCESS = ("nodes", "partition", "clock", "from_", "budget")
 
 
+@reads_data()
 def train(
     context: typer.Context,
     data: Data = None,
@@ -118,16 +109,8 @@ def train(
     ] = None,
     protocol: Protocol = None,
     metrics: Metrics = None,
-    columns: Columns = None,
-    format: Format = None,
-    encoding: Encoding = None,
-    on_error: OnError = None,
-    header: Header = None,
-    time_format: TimeFormat = None,
-    decimal: Decimal = None,
-    where: Where = None,
-    kinds: Kinds = None,
-    clean: Clean = None,
+    *,
+    reading: Reading,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -155,9 +138,7 @@ def train(
             "remove",
         )
     source = "federation" if federation is not None and plan is None else data
-    reading = data_settings(
-        source, columns, format, encoding, on_error, clean, header, time_format, decimal, where, kinds
-    )
+    settings = reading.settings(source)
     changes: dict[str, dict[str, Any]] = {
         "split": {"split": split},
         "seed": {"seed": seed},
@@ -174,12 +155,12 @@ def train(
         placement = None if federation is not None else read_placement(out, Placement())
         placed = {"nodes": nodes, "partition": partition, "secure": secure, "clock": clock, "plan": plan}
         source_changes = {"data": {"data.source": data}, "model": {"model.name": model}}
-        source_changes |= {name: {f"data.{name}": reading.get(name)} for name in _READING[1:]}
-        source_changes["clean"] = {f"data.cleaning.{key}": value for key, value in reading.get("cleaning", {}).items()}
+        source_changes |= {name: {f"data.{name}": settings.get(name)} for name in _READING[1:]}
+        source_changes["clean"] = {f"data.cleaning.{key}": value for key, value in settings.get("cleaning", {}).items()}
         check_resumed(out, chosen, placement, options, placed, {**changes, **source_changes}, set_ or [])
     else:
         merged = {key: value for part in changes.values() for key, value in part.items()}
-        chosen = build_plan(plan, reading, model, merged, set_ or [])
+        chosen = build_plan(plan, settings, model, merged, set_ or [])
     folder = out or next_folder(Path("runs"), str(chosen.model["name"]))
     if federation is not None:
         from fedrec.deploy.training import train_over

@@ -8,30 +8,20 @@ from typing import Annotated, Any
 import typer
 
 from fedrec.cli.options import (
-    Clean,
-    Columns,
-    Decimal,
-    Encoding,
-    Format,
-    Header,
     Json,
-    Kinds,
     Metrics,
     ModelName,
-    OnError,
     PlanFile,
     Protocol,
     Quiet,
     Set,
     Split,
     Threads,
-    TimeFormat,
-    Where,
     build_plan,
-    data_settings,
     split_list,
 )
 from fedrec.cli.output import Output, rows_table, seconds_in_words
+from fedrec.cli.reading import Reading, reads_data
 from fedrec.documents import parse_yaml
 from fedrec.errors import InputError, suggestion
 from fedrec.progress import RUN
@@ -39,6 +29,7 @@ from fedrec.progress import RUN
 __all__ = ["tune"]
 
 
+@reads_data()
 def tune(
     model: ModelName = None,
     grid: Annotated[
@@ -85,16 +76,8 @@ def tune(
     ] = False,
     protocol: Protocol = None,
     metrics: Metrics = None,
-    columns: Columns = None,
-    format: Format = None,
-    encoding: Encoding = None,
-    on_error: OnError = None,
-    header: Header = None,
-    time_format: TimeFormat = None,
-    decimal: Decimal = None,
-    where: Where = None,
-    kinds: Kinds = None,
-    clean: Clean = None,
+    *,
+    reading: Reading,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -114,7 +97,7 @@ def tune(
         raise InputError(f"--strategy {strategy!r} is not known{suggestion(strategy, STRATEGIES)}")
     base = build_plan(
         plan,
-        data_settings(data, columns, format, encoding, on_error, clean, header, time_format, decimal, where, kinds),
+        reading.settings(data),
         model,
         {
             "split": split,
