@@ -12,10 +12,11 @@ import fedrec as fr
 from fedrec.aggregation.queries import PLAIN, Query, private_spec
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
+from fedrec.audit import neighbours
 from fedrec.audit.canaries import epsilon_between, one_shot
 from fedrec.audit.findings import Finding
 from fedrec.audit.membership import membership
-from fedrec.audit.neighbours import bare_share, worst_neighbours
+from fedrec.audit.neighbours import bare_share, largest_by_chance, worst_neighbours
 from fedrec.audit.observe import observe
 from fedrec.audit.picture import draw
 from fedrec.audit.recovery import counts_from_ease
@@ -180,10 +181,22 @@ def test_the_denominator_of_those_who_came_is_caught():
     epsilon = 2.0
     z = noise_for(epsilon, DELTA, rounds=1)
     exact, queries = gaussian_sum(z, 50)
+    limit = largest_by_chance(z, DELTA)
     sound = [worst_neighbours(exact, queries, z, DELTA, SeededChance(seed)) for seed in range(3)]
     broken = [worst_neighbours(exact, queries, z, DELTA, SeededChance(seed), realised) for seed in range(3)]
-    assert max(sound) < epsilon + 0.75
-    assert min(broken) > epsilon + 0.75
+    assert epsilon < limit
+    assert max(sound) <= limit < min(broken)
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 4.0, 16.0])
+def test_sound_noise_is_failed_as_seldom_as_stated(epsilon, monkeypatch):
+    monkeypatch.setattr(neighbours, "_ERROR_RATE", 0.05)
+    z = noise_for(epsilon, DELTA, rounds=1)
+    draws = np.random.default_rng(1).normal(size=(2, 2000, neighbours._DRAWS))
+    spread = np.sqrt(draws.var(axis=2, ddof=1).mean(axis=0))
+    distances = (draws[0].mean(axis=1) - draws[1].mean(axis=1) + 1 / z) / spread
+    failing = 1 / noise_for(largest_by_chance(z, DELTA), DELTA, rounds=1)
+    assert 0.035 < np.mean(distances > failing) < 0.065
 
 
 def test_canaries_of_rounds_with_weights_and_two_queries():
