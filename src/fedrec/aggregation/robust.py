@@ -27,15 +27,16 @@ _FEWEST = 3
 
 
 class Robust(BaseModel):
-    """How parts are added up that may be hostile.
+    """How the parts of nodes are combined if some of them may be hostile.
 
     Args:
         rule: `median` or `trimmed-mean` of every coordinate (Yin et al. 2018), `krum`, the part nearest to its
             neighbours (Blanchard et al. 2017), `geometric-median` (Pillutla et al. 2022), or `norm-filter`, the mean of
             parts that are at most twice as long as the median one.
         over: `nodes`, in the clear, or `groups` of nodes under secure aggregation, which hides single nodes.
-        groups: how many groups, of three nodes at least.
-        tolerated: share of parts that may be hostile; below a half.
+        groups: number of groups; each has at least three nodes.
+        tolerated: share of parts that may be hostile, below one half. A larger share protects more and uses less of the
+            honest parts.
 
     Raises:
         PlanError: for a mix that has no meaning.

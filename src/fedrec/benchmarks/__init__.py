@@ -1,1 +1,2 @@
-"""How fast fedrec is on this machine: its rounds, trainings, sums and evaluations. Imports everything but commands."""
+"""Measures how fast fedrec is on this machine: rounds, trainings, sums and evaluations. Imports everything but
+commands."""

@@ -1,4 +1,4 @@
-"""The benchmarks by name: what each one times, on which data, with which plan."""
+"""The benchmarks by name, with their data and plans."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _SAMPLED = {"protocol": "sampled:99", "metrics": ["hr@10", "ndcg@10"]}
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Something to time.
+    """A benchmark: the work that is timed.
 
     Args:
-        says: what it times, in one line.
+        says: description in one line.
         kind: `round` (rounds one by one), `training` (a whole training), `sum`, `evaluation` or `transport`.
-        settings: the plan but for its data.
-        source: data of its own; `None` for MovieLens 100K or data of its size.
+        settings: the plan without its data.
+        source: own data; `None` for MovieLens 100K or data of this size.
         evaluate: whether a round includes measuring the validation and the test part.
-        warmup, repeats: repetitions that are not counted, and those that are.
+        warmup, repeats: number of repetitions that are not counted, and of those that are counted.
     """
 
     says: str
@@ -82,10 +82,10 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def benchmark(name: str) -> Benchmark:
-    """The benchmark of that name.
+    """The benchmark with this name.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no such benchmark.
 
     Example:
         >>> benchmark("mf-round").kind
@@ -100,7 +100,7 @@ def benchmark(name: str) -> Benchmark:
 
 
 def default_source(chosen: Benchmark) -> tuple[str, str | None]:
-    """The data of a benchmark where none is named, and what to tell people about it."""
+    """The default data of a benchmark, and a remark on it for people."""
     if chosen.source is not None:
         return chosen.source, None
     try:

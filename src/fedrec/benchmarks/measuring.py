@@ -1,4 +1,4 @@
-"""Running a benchmark: the data, the work again and again, and all that a reader needs beside the figure."""
+"""Runs a benchmark: loads data, repeats the work, and reports what a reader needs beside the figure."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def measure(
     Args:
         name: one of `BENCHMARKS`.
         plan: data, model and the rest; see `Benchmark.settings`.
-        warmup, repeats, evaluate: instead of the benchmark's own.
-        tell: called with what is being done, for people who wait.
+        warmup, repeats, evaluate: values to use instead of the benchmark's own.
+        tell: called with the name of the present work, for people who wait.
 
     Returns:
         `seconds_per_round` (median) and `spread` for rounds, `seconds` and `spread` for a training, a timing per part
@@ -90,7 +90,7 @@ def measure(
 
 
 def train_once(source: LoadedSource, built: LocalEngine, plan: Plan) -> tuple[Coordinator, Trained]:
-    """Train a resolved plan in memory on the users of `built`, whose nodes are made anew."""
+    """Train a resolved plan in memory on the users of `built`, with new nodes."""
     return train_here(built.under(plan), source.interactions, Run(plan, None))
 
 

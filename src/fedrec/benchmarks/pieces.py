@@ -1,4 +1,4 @@
-"""Seconds of the two pieces that every round is made of: adding contributions to a sum, and evaluation."""
+"""Seconds of two parts of every round: adding contributions to a sum, and evaluation."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _METRICS = ("ndcg@10", "recall@10")
 def sum_times(source: LoadedSource, plan: Plan, warmup: int, repeats: int) -> dict[str, Any]:
     """Adding x xᵀ of all users to an item triangle, and changed rows of the plan's model to its sum.
 
-    Contributions are made before; only the adding is timed. Where rows of all users would not fit in 128 MiB, they are
-    those of the first users.
+    Contributions are made before; only the adding is timed. If rows of all users would not fit in 128 MiB, only rows of
+    the first users are added.
     """
     plan = plan.resolve(source.interactions, source.digest)
     clients = LocalEngine.build(source.interactions, plan).shards[0].clients

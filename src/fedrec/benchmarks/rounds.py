@@ -26,7 +26,7 @@ class RoundTimes:
 
     Args:
         training: cohort, private rows, negatives, local training, sum, step and the ledger line.
-        evaluation: metrics of the validation part and of the test part; 0 without.
+        evaluation: metrics of the validation part and of the test part; 0 without evaluation.
         cohort: clients in the sum.
         cpu: processor seconds of the whole round, over all threads; other work on the machine disturbs them less.
     """
@@ -38,18 +38,18 @@ class RoundTimes:
 
     @property
     def seconds(self) -> float:
-        """The whole round."""
+        """Seconds of the whole round."""
         return self.training + self.evaluation
 
 
 class Rounds:
-    """A training run in memory that goes one round at a time.
+    """A training run in memory that is run round by round.
 
     Args:
         source: loaded data.
-        plan: of a model that has `rounds`; how many there are does not matter.
+        plan: plan of a model with `rounds`; their number does not matter.
         evaluate: measure the validation and the test part after every round.
-        most: rounds that will be run at most.
+        most: maximum number of rounds.
 
     Raises:
         PlanError: if the model is not trained in rounds.
@@ -99,7 +99,7 @@ class Rounds:
         return {name: round(summary.value, 6) for name, summary in self._measure("test").items()}
 
     def interactions(self) -> int:
-        """Interactions that are trained on in a round of all clients."""
+        """Number of training interactions in a round of all clients."""
         return int(np.sum([len(shard.clients.items) for shard in self.engine.shards]))
 
     def _measure(self, part: Part) -> dict[str, MetricSummary]:

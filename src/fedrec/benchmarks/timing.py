@@ -1,4 +1,4 @@
-"""Seconds of repeated work, their spread, and the machine they were taken on."""
+"""Seconds of repeated work, their spread, and the machine that they were measured on."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["Timing", "machine", "repeat"]
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall-clock seconds of the same work done again and again, after a warm-up that is not counted.
+    """Wall-clock seconds of repeated work, after a warm-up that is not counted.
 
     Args:
-        seconds: one per repetition, in order.
-        warmup: repetitions before the first of them.
+        seconds: seconds of each repetition, in order.
+        warmup: number of repetitions before the first of these.
 
     Example:
         >>> Timing((3.0, 1.0, 2.0), warmup=1).facts()
@@ -34,7 +34,7 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """The middle of the repetitions."""
+        """Median seconds of a repetition."""
         return float(np.median(self.seconds))
 
     def facts(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Timing:
 
 
 def repeat(work: Callable[[], object], warmup: int, repeats: int) -> Timing:
-    """Time `work` `repeats` times, after `warmup` times that are not counted.
+    """Time `work` for `repeats` repetitions, after `warmup` repetitions that are not counted.
 
     Example:
         >>> repeat(lambda: None, warmup=1, repeats=3).facts()["timed"]

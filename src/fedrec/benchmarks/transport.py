@@ -32,10 +32,10 @@ _WAITING = Waiting(deadline=60.0, min_fraction=1.0)
 
 
 def transport_times(source: LoadedSource, plan: Plan, warmup: int, repeats: int) -> dict[str, Any]:
-    """The plan's first round, asked for again and again: over the network, plain and masked, and in one process.
+    """Seconds of the plan's first round, repeated: over the network, plain and masked, and in one process.
 
-    A node's answer to the same call is the same each time. What the network takes longer than one process, whose nodes
-    compute one after the other, is transport.
+    A node gives the same answer to the same call. In one process the nodes compute one after the other; the additional
+    time over the network is transport.
     """
     data = source.interactions
     plan = plan.resolve(data, source.digest)
@@ -74,7 +74,7 @@ def transport_times(source: LoadedSource, plan: Plan, warmup: int, repeats: int)
 def round_trips(
     post: Post, members: Members, agreement: Agreement, call: RoundCall, secure: bool, warmup: int, repeats: int
 ) -> Timing:
-    """Seconds of the same call over a post, from the asking to the sums; the run is opened before and not counted."""
+    """Seconds of the same call over a post, from the request to the sums; opening the run is not counted."""
     ledger = Ledger(None, rooted=True)
     # Nodes answer only what is on record.
     ledger.append("start", plan=agreement.plan.digest, catalog=members.catalog.digest)

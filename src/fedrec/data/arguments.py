@@ -1,8 +1,8 @@
-"""Arguments of public functions, held to the types that their signatures say.
+"""Checks arguments of public functions against the types in their signatures.
 
-A function checks what it was given in its first line, `check_arguments(function, locals())`: so a number where a path
-belongs is an `InputError` that names the parameter, wherever it would have failed otherwise. What types do not say,
-such as the range of a number, each function checks itself.
+A function checks its arguments in its first line, `check_arguments(function, locals())`. So a number in place of a path
+is an `InputError` that names the parameter. Each function itself checks what types do not say, such as the range of a
+number.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _KINDS: dict[Any, tuple[type, ...]] = {
 
 
 def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Hold arguments to the annotations of the function's parameters.
+    """Check arguments against the annotations of the function's parameters.
 
     Args:
-        function: whose parameters they are.
-        given: values by parameter; names that are not parameters are passed over.
+        function: the function that was called.
+        given: values by parameter; other names are ignored.
 
     Raises:
         InputError: naming the first parameter whose value is of another type.
@@ -57,7 +57,7 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> N
 
 
 def check_fields(value: object) -> None:
-    """Hold the fields of a data class to their annotations.
+    """Check the fields of a data class against their annotations.
 
     Raises:
         InputError: naming the first field whose value is of another type.

@@ -70,7 +70,7 @@ class Catalog:
         return cls(ids, ordered if ordered.width else None)
 
     def to_json_lines(self) -> bytes:
-        """Ids and features as JSON lines, an item a line."""
+        """Ids and features as JSON lines, one line for each item."""
         table = pl.DataFrame({"item_id": self.items.series})
         if self.features is not None:
             table = table.hstack(self.features)
@@ -81,7 +81,7 @@ class Catalog:
         """Read what `to_json_lines` wrote.
 
         Raises:
-            DamagedError: if it is not a catalog.
+            DamagedError: if the text is not a catalog.
         """
         try:
             _check_levels(text)
@@ -95,7 +95,7 @@ class Catalog:
         return len(self.items)
 
     def title(self, position: int) -> str:
-        """The title of the item at `position`, or its id where there is none."""
+        """The title of the item at `position`, or its id if it has no title."""
         if self.features is not None and "title" in self.features.columns:
             title = self.features["title"][int(position)]
             if title is not None:
@@ -109,8 +109,8 @@ class Catalog:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over type and ids in order: equal for catalogs with the same items, whatever is said of the items;
-        `features_digest` covers that too."""
+        """SHA-256 over type and ids in order: equal for catalogs with the same items and any features;
+        `features_digest` covers features too."""
         state = hashlib.sha256()
         state.update(b"fedrec catalog 1 text " if self.items.is_text else b"fedrec catalog 1 int64 ")
         if self.items.is_text:
@@ -123,7 +123,7 @@ class Catalog:
     @cached_property
     def features_digest(self) -> str:
         """SHA-256 over the items and all their features: for models that learn from features. Equal for catalogs with
-        equal JSON lines, in whatever order their columns stand.
+        equal JSON lines, with columns in any order.
 
         >>> import polars as pl
         >>> one, other = (Catalog.of(pl.DataFrame({"item_id": [7], "title": [title]})) for title in ("Seven", "Se7en"))
@@ -136,10 +136,10 @@ class Catalog:
         return state.hexdigest()
 
     def with_unknown_item(self) -> Catalog:
-        """The catalog with one more item behind all others, of which nothing is said.
+        """The catalog with one more item behind all others, which has no features.
 
         Raises:
-            InputError: if no whole number is above all ids.
+            InputError: if the largest id is the largest 64-bit number.
 
         Example:
             >>> import polars as pl

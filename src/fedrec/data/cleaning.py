@@ -1,4 +1,4 @@
-"""Cleaning as named steps: each says how many interactions, users and items it left out, and keeps them."""
+"""Cleaning in named steps: each step counts the interactions, users and items that it left out, and keeps them."""
 
 from __future__ import annotations
 
@@ -42,18 +42,21 @@ _MERGED = {
 
 
 class Cleaning(BaseModel):
-    """What to leave out, in the order in which it is done.
+    """Cleaning steps, which are done in this order.
 
     Args:
-        drop_missing: leave out interactions without a rating or a time (NaN); else they are an error.
-        repeats: of repeated (user, item) pairs keep the latest, of equal times the later line, with its own value
-            (latest), or the sum, count or max of their values; `keep` leaves them to the split, which keeps the latest.
-        rating_at_least: leave out lower ratings; `none` says that all count.
+        drop_missing: leave out interactions without a rating or a time (NaN); otherwise such interactions are an error.
+        repeats: what to do if a user has an item more than once. All but `keep` keep the latest interaction, or the
+            later line if times are equal: `latest` with its own value, `sum`, `count` and `max` with the sum, number or
+            maximum of all values. `keep` keeps all rows; the split then uses the latest one.
+        rating_at_least: leave out lower ratings; `none` keeps all ratings, without a remark about it.
         rating_at_most: leave out higher ratings.
-        min_user_interactions: leave out users with fewer interactions, once.
-        min_item_interactions: then leave out items with fewer, once.
-        k_core: then leave out users and items with fewer, again and again until none has.
-        shrink_catalog: items that lose their last interaction here leave the catalog; not where it is agreed.
+        min_user_interactions: leave out users with fewer interactions. Done once.
+        min_item_interactions: then leave out items with fewer interactions. Done once.
+        k_core: then leave out users and items with fewer interactions, repeatedly, until all users and items have this
+            many.
+        shrink_catalog: remove items from the catalog that lose their last interaction here. Has no effect on an agreed
+            catalog.
 
     >>> Cleaning(k_core=5)
     Cleaning(drop_missing=False, repeats='latest', rating_at_least=None, rating_at_most=None,
@@ -123,7 +126,7 @@ class Cleaning(BaseModel):
 
     @property
     def lowest_rating(self) -> float | None:
-        """The lowest rating that is kept; `None` where all are, said or not.
+        """The lowest rating that is kept; `None` if all ratings are kept, with or without `rating_at_least: none`.
 
         >>> Cleaning(rating_at_least=2).lowest_rating, Cleaning(rating_at_least="none").lowest_rating
         (2.0, None)
@@ -132,12 +135,12 @@ class Cleaning(BaseModel):
 
     @property
     def judges(self) -> bool:
-        """Whether it says which ratings count, if only that all do."""
+        """Whether the settings say which ratings count, which `rating_at_least: none` does too."""
         return self.rating_at_least is not None or self.rating_at_most is not None
 
     @property
     def bounds(self) -> str:
-        """The bounds of ratings, as they are written.
+        """The bounds of ratings, as a plan writes them.
 
         >>> Cleaning(rating_at_least=2, rating_at_most=4).bounds
         'rating_at_least=2, rating_at_most=4'
@@ -147,7 +150,7 @@ class Cleaning(BaseModel):
 
     @property
     def across_users(self) -> tuple[str, ...]:
-        """Settings asked for by which one user's absence changes what is kept of other users.
+        """Settings in use with which the absence of one user changes what is kept of other users.
 
         >>> Cleaning(rating_at_least=4, min_user_interactions=5, k_core=5).across_users
         ('k_core',)
@@ -170,10 +173,10 @@ class CleaningStep:
 
 @dataclass(frozen=True, eq=False)
 class CleaningReport:
-    """What cleaning did.
+    """The effect of each cleaning step.
 
     Args:
-        steps: the steps done, in order.
+        steps: the steps, in order.
         left_out: every interaction left out, with step and reason (columns of `reports.LEFT_OUT`).
     """
 
@@ -208,14 +211,14 @@ def clean(
 ) -> tuple[Interactions, CleaningReport]:
     """Clean interactions by the steps of `cleaning`, or of `Cleaning(**settings)`.
 
-    Users who lose their last interaction here leave; those who had none before stay.
+    Users who lose their last interaction here are removed; users who had no interactions before stay.
 
     Returns:
         the cleaned interactions and the report.
 
     Raises:
-        InputError: a setting that does not exist or fit, ratings asked for where there are none, a missing rating or
-            time without `drop_missing`, or nothing left.
+        InputError: if a setting does not exist or does not fit, if a step needs ratings and the data has none, if a
+            rating or time is missing without `drop_missing`, or if no interaction is left.
 
     Example:
         >>> from fedrec.data.reading.frames import interactions_from
@@ -253,7 +256,8 @@ def clean(
 
 
 def within_bounds(data: Interactions, cleaning: Cleaning) -> np.ndarray:
-    """Which interactions [interactions] bool have a rating within the bounds of `cleaning`; all, where none has one."""
+    """Which interactions [interactions] bool have a rating within the bounds of `cleaning`; all interactions, if the
+    data has no ratings."""
     keep = np.ones(len(data), dtype=np.bool_)
     if data.values is None:
         return keep

@@ -1,4 +1,4 @@
-"""The clients a model sees: row ranges with training interactions only."""
+"""The clients that a model sees: ranges of rows, with training interactions only."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ class Clients:
     Args:
         indptr: [clients + 1] int64; client `c` owns rows `indptr[c]:indptr[c + 1]`, oldest first.
         items: [rows] int32 positions in the catalog, distinct within a client unless the model reads repeats.
-        values: [rows] float32: weights of the interactions where the plan has `weights`; `None` for 1 everywhere.
-        times: [rows] float64 seconds, or `None` where only the order is known.
+        values: [rows] float32: weights of the interactions if the plan has `weights`; `None` means 1 everywhere.
+        times: [rows] float64 seconds, or `None` if only the order is known.
         keys: [clients] uint64, keyed hash of the user id.
         n_items: length of the catalog.
         excluded_indptr: [clients + 1] int64 and
         excluded_items: [excluded] int32: items that negatives must avoid besides the history. Empty unless a cap left
             out a part of the history, or the plan says `negatives: paper-leaky`.
-        features: a row for each client with what is known of it, without its id; `None` unless the model reads it.
+        features: one row per client with the features of the user, without the id; `None` if the model does not read
+            them.
     """
 
     indptr: np.ndarray
@@ -82,24 +83,24 @@ class Clients:
 
     @property
     def weights(self) -> np.ndarray:
-        """Weights of the interactions as kernels take them: [rows] float32, empty where all weigh 1."""
+        """Weights of the interactions for kernels: [rows] float32, empty if all weights are 1."""
         return np.empty(0, dtype=np.float32) if self.values is None else self.values
 
     def histories(self, seeds: np.ndarray) -> Histories:
-        """The clients as kernels take them that draw with `seeds` [clients] uint64."""
+        """The clients for kernels that draw negatives with `seeds` [clients] uint64."""
         return Histories(self.indptr, self.items, self.excluded_indptr, self.excluded_items, seeds)
 
     def dealt(self, workers: int) -> np.ndarray:
-        """Which clients each of some workers takes, so that all have about as many interactions: [workers + 1] int64;
-        worker `w` takes those from `bounds[w]` to `bounds[w + 1]`."""
+        """Bounds [workers + 1] int64 that give all workers about the same number of interactions: worker `w` takes the
+        clients from `bounds[w]` to `bounds[w + 1]`."""
         shares = np.linspace(0, self.indptr[-1], workers + 1)
         bounds = np.searchsorted(self.indptr, shares).astype(np.int64)
         bounds[0], bounds[-1] = 0, len(self)
         return bounds
 
     def squares(self) -> np.ndarray:
-        """Squared length of each client's row of the interaction matrix [clients] float64: its interactions, where all
-        weigh 1."""
+        """Squared norm of each client's row of the interaction matrix [clients] float64: the number of interactions if
+        all weights are 1."""
         if self.values is None:
             return self.lengths.astype(np.float64)
         owners = np.repeat(np.arange(len(self)), self.lengths)
@@ -134,7 +135,7 @@ class Clients:
         )
 
     def avoiding(self, other: Clients) -> Clients:
-        """The same clients, whose negatives also avoid the interactions that `other`, the same clients, have."""
+        """The same clients, whose negatives also avoid the interactions of `other`, which are the same clients too."""
         everyone = np.arange(len(self))
         owners = [np.repeat(everyone, np.diff(self.excluded_indptr)), np.repeat(everyone, other.lengths)]
         order = np.argsort(np.concatenate(owners), kind="stable")

@@ -1,4 +1,4 @@
-"""The registry of named data sets: what each is, who made it, where its files are."""
+"""The registry of named data sets: their contents, their authors and their files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which file of a set holds what; an empty `interactions` means the folder itself (train and test lists)."""
+    """The files of a set; an empty `interactions` means the folder itself (train and test lists)."""
 
     interactions: str
     catalog: str | None = None
@@ -54,12 +54,12 @@ class DataSet:
 
     Args:
         name: the name to load it by.
-        about: what it is, in one sentence.
-        licence: what it may be used for.
-        citation: whom to cite.
-        sizes: users, items and interactions of each domain; the domain is empty where there is one only.
+        about: description in one sentence.
+        licence: permitted uses.
+        citation: the publication to cite.
+        sizes: users, items and interactions of each domain; the name is empty if the set has a single domain.
         layouts: the files of each domain.
-        archive: where to fetch it; `None` for a set that is only read from a folder.
+        archive: address for downloads; `None` for a set that is only read from a folder.
     """
 
     name: str
@@ -77,7 +77,7 @@ class DataSet:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Names of the domains; empty where there is one only."""
+        """Names of the domains; empty if the set has a single domain."""
         return tuple(domain for domain in self.layouts if domain)
 
 
@@ -190,15 +190,15 @@ def dataset(name: str) -> DataSet:
 
 
 def cache_folder() -> Path:
-    """Where fetched sets live: `$FEDREC_CACHE`, else `~/.cache/fedrec`."""
+    """Folder of fetched sets: `$FEDREC_CACHE`, or `~/.cache/fedrec`."""
     return Path(os.environ.get("FEDREC_CACHE") or Path.home() / ".cache" / "fedrec")
 
 
 def find_folder(entry: DataSet, layout: Layout | None = None) -> Path:
-    """The folder that holds the files of a set: `$FEDREC_DATA/NAME`, else `NAME` in the cache.
+    """The folder with the files of a set: `$FEDREC_DATA/NAME`, or `NAME` in the cache.
 
     Raises:
-        InputError: if the set is in neither folder; says how to get the set.
+        InputError: if the set is in neither folder; the message says how to get the set.
     """
     places = [cache_folder() / entry.name]
     given = os.environ.get("FEDREC_DATA")

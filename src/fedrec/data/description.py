@@ -1,4 +1,4 @@
-"""What is in a data set, in figures."""
+"""Describes a data set in figures."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def describe_data(data: Interactions) -> dict[str, Any]:
 
 
 def gini(counts: np.ndarray) -> float:
-    """Gini coefficient of non-negative counts: 0 all equal, towards 1 all on one.
+    """Gini coefficient of non-negative counts: 0 if all are equal, near 1 if one has almost everything.
 
     >>> gini(np.array([1, 1, 1, 1]))
     0.0

@@ -1,4 +1,4 @@
-"""Fetch a named set: size and SHA-256 are checked before anything is unpacked, and it appears whole or not at all."""
+"""Fetches a named set: checks size and SHA-256 before unpacking, and leaves the whole set or nothing."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Progress = Callable[[int, int], None]
 def fetch(
     name: str, *, cache: str | os.PathLike[str] | None = None, url: str | None = None, progress: Progress | None = None
 ) -> Path:
-    """Fetch a named set into the cache and return its folder; one that is there already is not fetched again.
+    """Fetch a named set into the cache, if the cache does not have it yet, and return its folder.
 
     Args:
         name: a set of the registry that has an archive.
         cache: folder of the cache; `$FEDREC_CACHE` or `~/.cache/fedrec` if `None`.
         url: another address of the same archive, such as a mirror; size and digest must still match.
-        progress: called with the bytes so far and in all.
+        progress: called with the number of bytes so far and the total.
 
     Raises:
-        InputError: an unknown set, one without an archive, an address that cannot be reached, or bytes that are not
-            the registered ones. Nothing is left behind.
+        InputError: if the set is unknown or has no archive, if the address cannot be reached, or if the bytes differ
+            from the registered ones. No file is left behind.
     """
     return fetch_set(dataset(name.split("/")[0]), cache=cache, url=url, progress=progress)
 

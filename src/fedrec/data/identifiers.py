@@ -1,4 +1,4 @@
-"""The ids users gave, type and all, and their positions."""
+"""Ids as the user gave them, with their type, and their positions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Identifiers:
 
     @classmethod
     def of(cls, values: Iterable[object] | pl.Series) -> Identifiers:
-        """Sort and de-duplicate `values`; integers of any width become 64-bit, everything else must be text."""
+        """Sort `values` and remove duplicates; integers of any width become 64-bit, all other ids must be text."""
         return cls(typed_ids(values).unique().sort())
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class Identifiers:
         return self.series.to_numpy()
 
     def find(self, values: Iterable[object] | pl.Series) -> np.ndarray:
-        """Positions [n] int64 of `values`; −1 where an id is unknown. Ids of the other type are unknown."""
+        """Positions [n] int64 of `values`; −1 for unknown ids. Ids of the other type are unknown."""
         wanted = typed_ids(values)
         if len(wanted) == 0:
             return np.empty(0, dtype=np.int64)
@@ -91,7 +91,7 @@ class Identifiers:
         return found["position"].fill_null(-1).to_numpy().astype(np.int64)
 
     def look_up(self, values: Iterable[object] | pl.Series) -> np.ndarray:
-        """`find` for ids that a person wrote: whole numbers may be written as text and the other way round.
+        """`find` for ids that a person wrote: whole numbers may be text, and text may be whole numbers.
 
         >>> Identifiers.of([7, 9]).look_up(["9", "x"]).tolist()
         [1, -1]
@@ -114,7 +114,7 @@ class Identifiers:
         return int(text)
 
     def explain_unknown(self, value: object) -> str:
-        """A hint for an id that is not here: a near id, or the type expected."""
+        """A hint for an unknown id: a similar id, or the expected type."""
         if isinstance(value, str) and not self.is_text:
             return ". Ids of this data are whole numbers, without quotes"
         if not isinstance(value, str) and self.is_text:

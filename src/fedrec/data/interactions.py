@@ -24,13 +24,14 @@ PARTS = ("train", "valid", "test", "history")
 
 @dataclass(frozen=True)
 class RowOrder:
-    """What the order of a user's rows goes by.
+    """What decides the order of a user's rows.
 
     Args:
-        by: `time`; `sequence`, where the source is in order by definition, as lists are; `rows`, those of a file or
-            table without times, whose order may mean nothing; `chance`, rows of a database without times: no order.
+        by: `time`; `sequence` if the source has an order by definition, such as lists; `rows` for a file or table
+            without times, whose order may mean nothing; `chance` for a database without times, whose rows have no
+            order.
         unread: columns of the source that were not read.
-        like_times: those of them that look like times.
+        like_times: unread columns that look like times.
     """
 
     by: Literal["time", "sequence", "rows", "chance"] = "sequence"
@@ -42,9 +43,8 @@ class RowOrder:
 class Interactions:
     """What users did, one row range per user, oldest first.
 
-    Rows of one user are in order of time; equal times keep the order of the file. Without times `order` says what the
-    order means. (user, item) pairs may repeat until
-    cleaning merges them.
+    Rows of one user are in order of time; rows with equal times keep the order of the file. Without times, `order` says
+    what the order means. (user, item) pairs may repeat until cleaning merges them.
 
     Args:
         users: user ids, ascending; user `u` owns rows `indptr[u]:indptr[u + 1]`.
@@ -52,12 +52,12 @@ class Interactions:
         indptr: [users + 1] int64.
         items: [interactions] int32.
         values: [interactions] float32, ratings or weights; `None` means 1 everywhere.
-        times: [interactions] float64, seconds since 1970; `None` where they are unknown.
-        part: [interactions] int8, a given split (see `PARTS`); `None` where none was given.
+        times: [interactions] float64, seconds since 1970; `None` if they are unknown.
+        part: [interactions] int8, a given split (see `PARTS`); `None` without a given split.
         user_features: one row per user in the same order, without an id column; stays with the users.
-        order: what the order of the rows goes by.
-        judged: whether somebody said which values count, see `Cleaning.judges`.
-        pandas: whether they came as a pandas table, so that answers about them are pandas tables.
+        order: what decides the order of the rows.
+        judged: whether the user said which values count, see `Cleaning.judges`.
+        pandas: whether the data came as a pandas table, so that results are pandas tables.
     """
 
     users: Identifiers
@@ -101,7 +101,7 @@ class Interactions:
 
     @property
     def n_users(self) -> int:
-        """Number of users, those without interactions included."""
+        """Number of users, including those without interactions."""
         return len(self.users)
 
     @property
@@ -132,7 +132,7 @@ class Interactions:
         )
 
     def named(self, row: int) -> str:
-        """User and item of a row, for messages.
+        """User and item of a row, as messages name them.
 
         >>> import fedrec as fr
         >>> fr.interactions_from({"user_id": [2, 1], "item_id": ["x", "y"]}).named(1)
@@ -142,15 +142,15 @@ class Interactions:
         return f"user {user!r} with item {self.catalog.items[int(self.items[row])]!r}"
 
     def without_times(self) -> Interactions:
-        """The same interactions with their order only."""
+        """The same interactions without times; their order stays."""
         return self if self.times is None else replace(self, times=None)
 
     def without_values(self) -> Interactions:
-        """The same interactions, all of which count once."""
+        """The same interactions without values, so that each counts once."""
         return self if self.values is None else replace(self, values=None)
 
     def without_user_features(self) -> Interactions:
-        """The same interactions of users of whom nothing else is said."""
+        """The same interactions without features of users."""
         return self if self.user_features is None else replace(self, user_features=None)
 
     def take_users(self, positions: np.ndarray) -> Interactions:
@@ -172,7 +172,7 @@ class Interactions:
         )
 
     def facts(self) -> dict[str, str]:
-        """What is in the data, for people."""
+        """Facts about the data, for people."""
         facts = {"users": f"{self.n_users:,}", "items": f"{self.n_items:,}", "interactions": f"{len(self):,}"}
         if self.values is not None:
             facts["ratings"] = "yes"
@@ -190,7 +190,7 @@ class Interactions:
         return html_table("Interactions", self.facts())
 
     def to_frame(self) -> pl.DataFrame:
-        """One row per interaction: `user_id`, `item_id` and, where known, `rating`, `timestamp`, `part`.
+        """One row per interaction: `user_id`, `item_id` and, if the data has them, `rating`, `timestamp`, `part`.
 
         >>> import fedrec as fr
         >>> data = fr.interactions_from({"user_id": [2, 1], "item_id": ["x", "y"]})
@@ -211,7 +211,7 @@ class Interactions:
 
 
 def offsets(lengths: np.ndarray) -> np.ndarray:
-    """Where ranges of these lengths [n] begin and end, one after the other: [n + 1] int64.
+    """Bounds [n + 1] int64 of consecutive ranges with these lengths [n].
 
     >>> offsets(np.array([2, 0, 3])).tolist()
     [0, 2, 2, 5]
@@ -222,7 +222,7 @@ def offsets(lengths: np.ndarray) -> np.ndarray:
 
 
 def rows_of(indptr: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Row numbers of the given users one after the other.
+    """Row numbers of the given users, user by user.
 
     >>> rows_of(np.array([0, 2, 5]), np.array([1, 0])).tolist()
     [2, 3, 4, 0, 1]

@@ -1,4 +1,4 @@
-"""Whether values of interactions are told apart: a remark where nobody said which ratings count."""
+"""A remark for data with ratings if the user did not say which ratings count."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["remark_on_values"]
 
 
 def remark_on_values(data: Interactions) -> str | None:
-    """What to say of interactions that all count alike although their values differ; `None` if there is nothing to say.
+    """A remark if all interactions count equally although their values differ; `None` otherwise.
 
     Example:
         >>> from fedrec.data.reading.frames import interactions_from

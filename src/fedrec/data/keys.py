@@ -33,12 +33,12 @@ class KeyedSource:
 
     @classmethod
     def from_seed(cls, seed: int) -> KeyedSource:
-        """The source that everybody with the same seed has (reproducible mode)."""
+        """The source of a seed: everybody with the same seed has the same source (reproducible mode)."""
         return cls(hashlib.blake2b(f"fedrec seed {seed}".encode(), digest_size=16).digest())
 
     @classmethod
     def from_system(cls) -> KeyedSource:
-        """A source that nobody else can have: a key from the operating system."""
+        """A source with a key from the operating system, which nobody else has."""
         return cls(secrets.token_bytes(16))
 
     def child(self, *names: str | int) -> KeyedSource:
@@ -49,7 +49,7 @@ class KeyedSource:
 
     @property
     def words(self) -> tuple[np.uint64, np.uint64]:
-        """The key as two words."""
+        """The key as two 64-bit words."""
         first, second = np.frombuffer(self.key, dtype="<u8")
         return np.uint64(first), np.uint64(second)
 
@@ -65,7 +65,7 @@ class KeyedSource:
 
 
 def client_keys(source: KeyedSource, users: Identifiers) -> np.ndarray:
-    """A keyed hash [users] uint64 of every user id, type and all; the same at whichever node the user lives."""
+    """A keyed hash [users] uint64 of every user id with its type; the same at every node."""
     out = np.empty(len(users), dtype=np.uint64)
     if users.is_text:
         buffer = np.frombuffer(bytearray("".join(users.series.to_list()).encode()), dtype=np.uint8)

@@ -1,4 +1,5 @@
-"""Arguments as people give them: one value or a list of them, never text taken apart; ids; whole numbers."""
+"""Arguments that may be one value or a list: values, ids and whole numbers. Text is one value, never a list of
+letters."""
 
 from __future__ import annotations
 
@@ -15,11 +16,11 @@ __all__ = ["listed", "listed_ids", "whole_number"]
 
 
 def listed(values: object, what: str) -> list[Any] | pl.Series:
-    """The values as a list; one value is a list of one. A polars series stays as it is.
+    """The values as a list; a single value becomes a list with one element. A polars series stays unchanged.
 
     Args:
         values: text, a number, or any iterable of values; not a table or a mapping, which hold columns.
-        what: the argument, for errors.
+        what: name of the argument in errors.
 
     Raises:
         InputError: if `values` is missing, or is a table, a mapping or bytes.
@@ -44,7 +45,8 @@ def listed(values: object, what: str) -> list[Any] | pl.Series:
 
 
 def listed_ids(values: object, what: str = "ids") -> list[Any] | pl.Series:
-    """Ids as a list, see `listed`; a fraction or a truth value is never rounded to somebody's number.
+    """Ids as a list, see `listed`; fractions and truth values are errors, because rounding would give the id of
+    somebody else.
 
     Raises:
         InputError: if a value is a float or a bool.

@@ -1,4 +1,4 @@
-"""What becomes of repeated (user, item) pairs: one row is left, and its value says what a plan wants of all of them."""
+"""Merges repeated (user, item) pairs: one row is left, with the value that the plan asks for."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ def latest_rows(data: Interactions) -> np.ndarray:
 
 
 def with_merged_values(data: Interactions, repeats: Repeats) -> Interactions:
-    """The same rows; the last of each (user, item) pair has the value that `repeats` asks for, the others their own.
+    """The same rows; the last row of each (user, item) pair has the value that `repeats` asks for, the others keep
+    their own.
 
     Without values every row counts as 1.
 
     Raises:
-        InputError: if a sum is too large for a value; names the user and the item.
+        InputError: if a sum is too large for a value; the message names the user and the item.
 
     Example:
         >>> from fedrec.data.reading.frames import interactions_from

@@ -1,4 +1,4 @@
-"""Who lives at which node, when one process plays several."""
+"""Distributes users over nodes that one process simulates."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def partition(data: Interactions, how: str, nodes: int, seed: int = 0) -> np.nda
             values than nodes share them in turn); `dirichlet:A` draws for each taste (a user's most frequent genre, or
             their activity where there are no genres) shares of the nodes from Dirichlet(A): the smaller A, the less
             alike the nodes (Hsu et al. 2019).
-        nodes: how many, ≥ 1.
-        seed: of the draws.
+        nodes: number of nodes, at least 1.
+        seed: seed of the draws.
 
     Raises:
-        InputError: for an unknown way, an unknown column, or more nodes than users.
+        InputError: if `how` or the column is unknown, or if there are more nodes than users.
 
     Example:
         >>> import fedrec as fr

@@ -14,8 +14,8 @@ def check_ratings(data: Interactions, lowest: float, highest: float, model: str)
     """Check that every interaction has a rating on the scale.
 
     Raises:
-        InputError: if there are no ratings, or one is missing or outside the scale; names user and item, and tells the
-            lowest and the highest rating of the data.
+        InputError: if there are no ratings, or if a rating is missing or outside the scale; the message names user and
+            item, and the lowest and highest rating of the data.
 
     Example:
         >>> import fedrec as fr

@@ -1,4 +1,4 @@
-"""Objects as notebooks show them: a short table instead of arrays."""
+"""Shows objects in notebooks as a short table instead of arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def html_table(title: str, facts: Mapping[str, object]) -> str:
 
 
 def day(seconds: float) -> str:
-    """A time in seconds since 1970 as a date; the number itself where it is outside of the calendar.
+    """A time in seconds since 1970 as a date, or as the number itself if it is outside of the calendar.
 
     >>> day(0.0)
     '1970-01-01'

@@ -1,4 +1,4 @@
-"""One way to load anything: a named set, a synthetic set, a file, a folder or a database."""
+"""Loads data from any source: a named set, a synthetic set, a file, a folder or a database."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _ANY_SET = ("catalog", "on_error", "unknown_items", "keep_missing")
 
 @dataclass(frozen=True, eq=False)
 class LoadedSource:
-    """Loaded interactions and where they came from.
+    """Loaded interactions and their source.
 
     Args:
-        interactions: the data, cleaned if that was asked for.
-        report: how it was read.
+        interactions: the data, after cleaning if there was any.
+        report: the report on reading.
         name: name of the set, file name without endings, or name of the table.
         digest: SHA-256 of the interactions, see `digests.digest_of`.
-        cleaning: what cleaning did; `None` without it.
+        cleaning: the report on cleaning; `None` without cleaning.
     """
 
     interactions: Interactions
@@ -48,19 +48,19 @@ class LoadedSource:
 
     @property
     def left_out(self) -> pl.DataFrame:
-        """Every row that reading and cleaning left out, with step and reason (columns of `reports.LEFT_OUT`)."""
+        """All rows that reading and cleaning left out, with step and reason (columns of `reports.LEFT_OUT`)."""
         cleaned = [] if self.cleaning is None else [self.cleaning.left_out]
         return pl.concat([self.report.left_out, *cleaned])
 
     def noting(self, remark: str | None) -> LoadedSource:
-        """The same with a remark in the report, if there is one."""
+        """The same data, with the remark, if any, in the report."""
         if remark is None:
             return self
         return replace(self, report=replace(self.report, notes=(*self.report.notes, remark)))
 
     @property
     def left_out_counts(self) -> dict[str, int]:
-        """How many, by reason."""
+        """Number of left-out rows for each reason."""
         return {**self.report.counts, **({} if self.cleaning is None else self.cleaning.counts)}
 
 
@@ -70,11 +70,11 @@ def load_data(source: str | os.PathLike[str], **options: Any) -> Interactions:
     Args:
         source: a name (`ml-100k`, `amazon-kg/books`), `synthetic` or `synthetic:users=1000,items=500`, a path, or
             `postgresql://user@host:port/database?table=…` or `sqlite:///folder/file.db?table=…`, also with `query`.
-        options: for files those of `read_interactions`; for databases those of `databases.read_database`; for named
-            sets `catalog`, `on_error` and `unknown_items`.
+        options: for files, the options of `read_interactions`; for databases, those of `databases.read_database`; for
+            named sets, `catalog`, `on_error` and `unknown_items`.
 
     Raises:
-        InputError: there is no such set or file (says how to get it), or a row cannot be used.
+        InputError: if there is no such set or file (the message says how to get it), or if a row cannot be used.
 
     Example:
         >>> load_data("synthetic:users=40,items=100,interactions_per_user=10,seed=1").n_users
@@ -88,8 +88,8 @@ def load_data(source: str | os.PathLike[str], **options: Any) -> Interactions:
 def load_source(source: str | os.PathLike[str], *, cleaning: Cleaning | None = None, **options: Any) -> LoadedSource:
     """`load_data` with reports and digest; with `cleaning` the data is cleaned too.
 
-    A registered name wins over a file of that name; write `./NAME` for the file. With `drop_missing` in `cleaning`,
-    empty ratings and times are read as missing instead of being an error.
+    A registered name comes before a file of that name; write `./NAME` for the file. With `drop_missing` in `cleaning`,
+    empty ratings and times become missing values instead of errors.
     """
     check_arguments(load_source, locals())
     text = os.fspath(source)

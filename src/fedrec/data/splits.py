@@ -1,6 +1,6 @@
-"""Which interactions are for training, validation and test. A split is made inside a node, user by user.
+"""Splits interactions into training, validation and test, inside a node and user by user.
 
-No split needs to see two users at once, except for the time at which `temporal` cuts, which is part of the plan.
+No split looks at two users at once, except for the time at which `temporal` cuts, which is part of the plan.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _MOST_POSITIONS = 1000
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Interactions with a part for each.
+    """Interactions, each with its part.
 
     Args:
-        data: distinct (user, item) pairs, all users, held-out ones included.
+        data: distinct (user, item) pairs of all users, including held-out pairs.
         part: [interactions] int8, positions in `fedrec.data.interactions.PARTS`.
-        method: how it was made.
-        merged: repeats of a (user, item) pair that were merged before (the latest is kept).
-        every: the interactions of the same users before repeats were merged; `None` where there were no repeats.
-        positions: most held-out positions of a user in a part, where each held-out interaction is a position of its
-            own, to be found from everything before it; 0 where all of a part are to be found at once.
+        method: the method, as `SplitMethod` writes it.
+        merged: number of repeats of (user, item) pairs that were merged before (the latest is kept).
+        every: the interactions of the same users before repeats were merged; `None` if there were no repeats.
+        positions: maximum number of held-out positions of a user in a part, if each held-out interaction is a position
+            of its own, predicted from everything before it; 0 if all interactions of a part are predicted at once.
 
     Example:
         >>> import fedrec as fr
@@ -72,16 +72,16 @@ class Split:
 
     @cached_property
     def valid(self) -> Interactions:
-        """Interactions for choosing."""
+        """Interactions for validation."""
         return self.data.where(self.part == VALID)
 
     @cached_property
     def test(self) -> Interactions:
-        """Interactions for the final figure."""
+        """Interactions for test."""
         return self.data.where(self.part == TEST)
 
     def history(self, part: str) -> Interactions:
-        """What is known of each user when `part` is predicted: train, and for `test` validation too."""
+        """The history of each user when `part` is predicted: train, and for `test` also validation."""
         known = (self.part == TRAIN) | (self.part == HISTORY)
         return self.data.where(known | (self.part == VALID) if part == "test" else known)
 
@@ -124,7 +124,8 @@ class Split:
         return replace(self, data=self.data.take_users(positions), part=part, every=every)
 
     def repeated(self, chosen: Interactions) -> Interactions:
-        """All rows of the pairs in `chosen`, a part of `data`: repeats in their order, for models that read repeats.
+        """All rows of the pairs in `chosen`, a part of `data`, with repeats in their order, for models that read
+        repeats.
 
         A pair belongs to one part, that of its latest row, so that no row of a held-out item is among those of train.
 
@@ -141,7 +142,7 @@ class Split:
         return self.every.where(keep)
 
     def with_parts(self) -> Interactions:
-        """All interactions, repeats included, each with the part of its pair."""
+        """All interactions, including repeats, each with the part of its pair."""
         if self.every is None:
             return replace(self.data, part=self.part)
         pairs = _pairs(self.data)
@@ -150,7 +151,7 @@ class Split:
         return replace(self.every, part=self.part[places])
 
     def relevant(self, part: str) -> Interactions:
-        """What is to be found in `part` (`valid` or `test`)."""
+        """The held-out interactions of `part` (`valid` or `test`)."""
         return self.valid if part == "valid" else self.test
 
     def __repr__(self) -> str:
@@ -166,7 +167,7 @@ class Split:
         return {name: int(np.sum(self.part == code)) for code, name in enumerate(PARTS)}
 
     def hash(self, keys: np.ndarray) -> int:
-        """A sum over users of hashes of who, what and which part: equal for any partition of the same users.
+        """A sum over users of hashes of user, items and parts: equal for any partition of the same users.
 
         Args:
             keys: [users] uint64, `client_keys`.
@@ -183,11 +184,11 @@ class SplitMethod:
     `last:5` or `none` where the rows of data without times are in order.
 
     Args:
-        name: of the split.
-        share: of train, or of users.
+        name: name of the split.
+        share: share of train, or of users.
         cuts: times at which `temporal` cuts.
-        by_rows: rows without times count as being in order, oldest first.
-        positions: interactions of each user that `last` holds out for test, and as many for validation.
+        by_rows: whether rows without times are in order, oldest first.
+        positions: number of interactions of each user that `last` holds out for test, and as many for validation.
 
     Example:
         >>> SplitMethod.parse("ratio:0.8")
@@ -205,7 +206,8 @@ class SplitMethod:
         """Read a split's name and share.
 
         Raises:
-            InputError: for an unknown name, a share outside (0, 1), or positions that are not from 1 to 1000.
+            InputError: if the name is unknown, the share is not between 0 and 1, or the positions are not from 1 to
+                1000.
         """
         match = re.fullmatch(r"([a-z-]+)(?::([^@]*))?(?:@(.+))?", text.strip())
         name = match[1] if match else text
@@ -255,7 +257,7 @@ class SplitMethod:
 
     @property
     def needs_order(self) -> bool:
-        """Whether the order of a user's interactions decides."""
+        """Whether the split depends on the order of a user's interactions."""
         return self.name in ("leave-last-out", "last", "temporal")
 
     def __str__(self) -> str:
@@ -266,7 +268,7 @@ class SplitMethod:
         return self.name if self.share is None else f"{self.name}:{self.share!r}"
 
     def resolve(self, data: Interactions) -> SplitMethod:
-        """Fix what depends on all users at once: the times at which `temporal` cuts."""
+        """Fix the times at which `temporal` cuts, which depend on all users."""
         if self.name != "temporal" or self.cuts is not None:
             return self
         if data.times is None:
@@ -282,10 +284,10 @@ class SplitMethod:
     def apply(self, data: Any, source: KeyedSource) -> Split:
         """Split the users of one node; `source` keys the draws of `ratio`, `given:SHARE` and `new-users`.
 
-        Any table of interactions will do that `fedrec.interactions_from` takes.
+        The data may be any table that `fedrec.interactions_from` accepts.
 
         Raises:
-            PlanError: the split goes by time or order, and the data has none.
+            PlanError: if the split needs times or an order, and the data has none.
         """
         if not isinstance(data, Interactions):
             from fedrec.data.reading.frames import interactions_from  # readers, which nodes need not load
@@ -325,13 +327,15 @@ class SplitMethod:
 
 
 def leave_last_out(data: Any, *, by_rows: bool = False) -> Split:
-    """Each user's last interaction is test, the last but one validation; users with two keep one in train.
+    """The last interaction of each user is test, the one before it validation; a user with two interactions keeps one
+    in train.
 
-    Equal times count in the order of the file. Users with a single interaction stay in train. Data without times is
-    split only if its rows are in order by definition, as lists are, or `by_rows` says that they are, oldest first.
+    Interactions with equal times are in the order of the file. Users with a single interaction stay in train. Data
+    without times is split only if its rows have an order by definition, such as lists, or if `by_rows` says that they
+    are in order, oldest first.
 
     Raises:
-        PlanError: the data has no times, and the order of its rows is not declared.
+        PlanError: if the data has no times, and the order of its rows is not declared.
     """
     check_arguments(leave_last_out, locals())
     return SplitMethod("leave-last-out", by_rows=by_rows).apply(data, KeyedSource.from_seed(0))
@@ -358,25 +362,27 @@ def last(data: Any, positions: int = 5, *, by_rows: bool = False) -> Split:
 
 
 def temporal(data: Any, share: float = 0.8) -> Split:
-    """Train before the time below which `share` of all interactions lie; the later half of the rest is test."""
+    """Train is the earliest `share` of all interactions; of the rest, the earlier half is validation, the later half
+    test."""
     check_arguments(temporal, locals())
     return SplitMethod.parse(f"temporal:{share}").apply(data, KeyedSource.from_seed(0))
 
 
 def ratio(data: Any, share: float = 0.8, seed: int = 0) -> Split:
-    """A uniform draw within each user: `share` for training, the rest half for validation and half for test."""
+    """A random draw within each user: `share` is train; half of the rest is validation, half is test."""
     check_arguments(ratio, locals())
     return SplitMethod.parse(f"ratio:{share}").apply(data, KeyedSource.from_seed(seed))
 
 
 def given(data: Any, share: float | None = None, seed: int = 0) -> Split:
-    """The parts that came with the data; with `share`, only that much of train is kept, the rest becomes validation."""
+    """The parts that came with the data; with `share`, only this share of train is kept, and the rest becomes
+    validation."""
     check_arguments(given, locals())
     return SplitMethod.parse("given" if share is None else f"given:{share}").apply(data, KeyedSource.from_seed(seed))
 
 
 def new_users(data: Any, share: float = 0.1, seed: int = 0) -> Split:
-    """Hold out `share` of the users for test and as many for validation; a fifth of each one's items is to be found.
+    """Hold out a `share` of users for test and an equal share for validation; a fifth of the items of each is held out.
 
     The other four fifths are history at scoring time and never train anything (Liang et al. 2018).
     """
@@ -385,7 +391,7 @@ def new_users(data: Any, share: float = 0.1, seed: int = 0) -> Split:
 
 
 def unsplit(data: Interactions) -> Split:
-    """Everything is for training."""
+    """All interactions are train."""
     return SplitMethod("none").apply(data, KeyedSource.from_seed(0))
 
 
@@ -407,9 +413,10 @@ def _says_rows(text: str, after: str | None) -> bool:
 
 
 def distinct(data: Interactions, repeats: Repeats = "latest") -> tuple[Interactions, int]:
-    """The interactions with repeats of a (user, item) pair merged, of which the latest is kept; and how many went.
+    """The interactions after merging repeats of (user, item) pairs, of which the latest is kept; and the number of
+    removed rows.
 
-    Its value is what `repeats` says, see `merging.with_merged_values`.
+    `repeats` decides its value, see `merging.with_merged_values`.
     """
     data = with_merged_values(data, repeats)
     if splitting.first_repeat(data.indptr, data.items, data.n_items) < 0:

@@ -1,4 +1,4 @@
-"""Synthetic interaction logs that behave like real ones, from a hundred users to tens of millions."""
+"""Makes synthetic interaction logs that behave like real logs, with a hundred to tens of millions of users."""
 
 from __future__ import annotations
 
@@ -106,15 +106,15 @@ def synthetic(
         items: number of items, with ids 1 … items and features `title` and `genres`; 10 to 10,000,000.
         interactions_per_user: mean of the log-normal number of items per user, which is clipped at 5 and `items` / 2.
         seed: 0 to 2^63 − 1.
-        timestamps: whether to make `times`: whole seconds, increasing for each user.
-        ratings: whether to make `values`: whole ratings from 1 to 5, by how generous the user is, how good the item is,
-            the taste of the user, and chance; who takes what does not depend on them.
+        timestamps: whether to make `times`: whole seconds that increase for each user.
+        ratings: whether to make `values`: whole ratings from 1 to 5, which depend on how generous the user is, how good
+            the item is, the taste of the user, and chance. Which items a user has does not depend on ratings.
 
     Returns:
         Interactions, without values unless `ratings`, and user features `region` and `age_group`.
 
     Raises:
-        InputError: an argument is outside its limits.
+        InputError: if an argument is outside its limits.
 
     Example:
         >>> data = synthetic(users=100, items=50, interactions_per_user=10, seed=1)

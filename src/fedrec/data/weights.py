@@ -15,21 +15,21 @@ __all__ = ["Weights"]
 
 
 class Weights(BaseModel):
-    """How a value v of an interaction becomes its weight c (Hu, Koren & Volinsky 2008, "Collaborative filtering for
+    """How the value v of an interaction becomes its weight c (Hu, Koren & Volinsky 2008, "Collaborative filtering for
     implicit feedback datasets", section 4 and equation 6).
 
-    An interaction of weight c counts as c interactions; what that means is said by each model. An interaction of weight
-    0 is no example: nothing is learned from it, and it is not to be found in evaluation; its item still counts as seen.
+    An interaction of weight c counts as c interactions; each model says what this means. Models learn nothing from an
+    interaction of weight 0, and evaluation does not look for its item; the item still counts as seen.
 
     Args:
         form: `linear` c = 1 + alpha · v, `log` c = 1 + alpha · log(1 + v / epsilon), `value` c = v.
-        alpha: how much a value adds.
-        epsilon: the value from which `log` bends.
-        most: the largest weight; larger ones are cut to it, and counted. It bounds what one interaction can add to a
-            sum, so all nodes agree on it.
+        alpha: how much a value adds to the weight; larger values set interactions further apart.
+        epsilon: scale of values in `log`: values far below it add in proportion, larger ones add less and less.
+        most: the maximum weight; larger weights are cut to it, and counted. The maximum bounds what one interaction can
+            add to a sum, so all nodes use the same one.
 
     Raises:
-        PlanError: for a setting that the form does not have.
+        PlanError: if the form does not have a setting.
 
     Example:
         >>> Weights(form="log", alpha=2.0).uncut(np.array([0.0, 9.0])).round(3).tolist()
@@ -75,7 +75,7 @@ class Weights(BaseModel):
         return 0 if data.values is None else int(np.sum(self.uncut(data.values) > self.most))
 
     def remark(self, cut: int) -> str:
-        """What to say of so many weights that were cut."""
+        """A remark about so many weights that were cut."""
         return (
             f"{cut:,} weights were above the maximum of the plan and were reduced to {self.most:g}; raise "
             "weights.most, or use form: log, which grows slowly"

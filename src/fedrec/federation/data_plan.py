@@ -32,15 +32,17 @@ class DataPlan(BaseModel):
     Args:
         source: a registered name, a path, `synthetic:…`, the URL of a database without a password, or `memory` for a
             table given in the library.
-        table, query: what is read from a database, where its URL does not say.
-        format, columns, encoding: how to read a file, where detection does not do.
-        on_error: `raise` stops at the first row that cannot be used, `skip` leaves such rows out, counted and kept.
-        header: whether the first line of a file holds names, where its content does not tell.
-        time_format: notation of times in a file that are not ISO 8601: `day-first`, `month-first`, or a format.
-        decimal: decimal mark of numbers in a file, whose groups of three digits may then be set apart.
-        where: columns of a file to the value, or values, of the rows that are read.
-        kinds: what rows of each kind weigh, such as `{column: event, weights: {view: 1, cart: 3, purchase: 10}}`.
-        cleaning: named steps, in order.
+        table, query: the table or the query that is read from a database, if the URL does not name it.
+        format, columns, encoding: format, names of columns and text encoding of a file, if fedrec does not detect them
+            correctly.
+        on_error: `raise` stops at the first row that cannot be used; `skip` leaves such rows out, counts them and keeps
+            them in a file.
+        header: whether the first line of a file has the names of the columns, if fedrec does not detect this correctly.
+        time_format: format of times that are not ISO 8601: `day-first`, `month-first`, or a format such as `%d.%m.%Y`.
+        decimal: decimal mark of numbers in a file; the other mark may then separate thousands.
+        where: only rows with these values are read: a column, and its value or values, such as `{kind: click}`.
+        kinds: weight of each kind of row, such as `{column: event, weights: {view: 1, cart: 3, purchase: 10}}`.
+        cleaning: cleaning steps, in this order.
         digest: SHA-256 of the cleaned data; filled in by the first run, checked by every later one.
     """
 

@@ -17,11 +17,13 @@ class EvaluationPlan(BaseModel):
     """What is measured, and what measuring decides.
 
     Args:
-        protocol: `full` or `sampled:99`.
-        metrics: such as `ndcg@10`; the first one decides. `rmse` and `mae` by default for a model that reads ratings.
-        every: validate every so many rounds; 0 only at the end.
-        patience: stop after so many validations without a better one; `None` never stops early.
-        keep: the model of the `last` round, or of the `best` one on validation.
+        protocol: how a held-out item is ranked: `full` among the whole catalog, `sampled:99` among 99 items that the
+            user never had.
+        metrics: such as `ndcg@10`; the first one decides `patience` and `keep`. `rmse` and `mae` by default for a model
+            that reads ratings.
+        every: number of rounds between validations; 0 validates only at the end.
+        patience: stop training after this number of validations without improvement; `None` never stops early.
+        keep: which model is kept: that of the `last` round, or of the round that is `best` on validation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

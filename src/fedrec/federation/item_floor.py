@@ -29,10 +29,10 @@ class ItemFloor(BaseModel):
     """Which items take part.
 
     Args:
-        least: fewest clients.
-        noise: deviation of the noise on counts, in clients: nodes add it, so that a count that just reaches `least` or
-            just misses it tells of no single client for sure. It is no differential privacy; that is the plan's
-            `privacy`, whose noise lies on every row anyway.
+        least: minimum number of clients of an item.
+        noise: standard deviation of the noise that nodes add to the counts, in clients, so that a count near `least`
+            proves nothing about a single client. This is no differential privacy; the plan's `privacy` is, and has
+            noise on every row anyway.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

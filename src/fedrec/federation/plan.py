@@ -57,8 +57,8 @@ class WarmStart(_Part):
     """Which finished run the training goes on from.
 
     Args:
-        run: its folder, or `memory` for a model given in the library.
-        digest: SHA-256 of its shared arrays; filled in by the first run, checked by every later one.
+        run: folder of the run, or `memory` for a model given in the library.
+        digest: SHA-256 of the shared arrays of that run; the first run fills it in, and every later run checks it.
     """
 
     run: str
@@ -69,35 +69,37 @@ class Plan(_Part):
     """A training run, defined. Equal plans and seeds give equal models wherever they run.
 
     Args:
-        data: which interactions.
-        split: how each node splits them.
+        data: the interactions.
+        split: how each node splits its interactions into train, validation and test.
         model: `name` and hyperparameters.
-        weights: how the values of interactions weigh, such as `{form: log, alpha: 10}` or just `log`; without it all
-            count once.
-        cohort: share of clients drawn for each round, or their expected number (a whole number above 1).
+        weights: how the value of an interaction becomes its weight, such as `{form: log, alpha: 10}` or just `log`;
+            `None` counts every interaction once.
+        cohort: share of clients that are drawn for each round, or their expected number (a whole number above 1).
         negatives: `clean` draws negatives from outside the training history; `paper-leaky` also keeps them off held-out
             items, as published code does, so that its inflated figures can be reproduced. Such a run is stamped leaky.
-        release: ordered steps before the sum.
-        items: which items take part, such as `{least: 5}`: those that so many clients have; all without it.
-        rows: share of the item rows that a round sums, drawn anew for every round in public; all by default.
-        robust: how nodes' parts are added up where some may be hostile, such as `{rule: trimmed-mean}`; a plain sum
-            without it.
-        privacy: what is promised to users, such as `{epsilon: 4, delta: 1e-5}`; nothing without it.
-        asynchronous: take a step whenever so many nodes' sums are in, such as `{buffer: 5}`; rounds of all nodes
-            without it. The order in which sums arrive is part of what decides the model then.
-        evaluation: what is measured.
-        refit: train on train and validation together.
-        seed: of every draw in reproducible mode.
-        reproducible: the same bits on any number of threads; `false` lets the coordinator solve on all of them, for
-            the same model to rounding: faster for many items where cores are free.
-        n_max: maximum number of clients of a sum; filled in by the first run. May be given as `max_clients`.
-        catalog: digest of the catalog's items; filled in by the first run.
-        features: digest of what the catalog says of the items; filled in by the first run of a model that learns from
-            it.
-        min_clients: a sum over fewer clients leaves a node only masked.
-        warm_start: a finished run to go on from: its folder, or `{run: FOLDER, digest: …}`.
-        keep_sums: keep the sums of `ease`, `itemknn` or `popularity` with the coordinator, so that a later run can add
-            what changed instead of summing everybody again.
+        release: what nodes do with contributions before they add them, in this order.
+        items: minimum number of clients of an item, such as `{least: 5}`; other items take no part. `None` allows all
+            items.
+        rows: share of the item rows that a round sums; every round draws other rows, in public. By default a round sums
+            all rows.
+        robust: how the parts of nodes are combined if some may be hostile, such as `{rule: trimmed-mean}`; `None` adds
+            them.
+        privacy: the promise of differential privacy to users, such as `{epsilon: 4, delta: 1e-5}`; `None` promises
+            nothing.
+        asynchronous: make a step as soon as the sums of so many nodes have arrived, such as `{buffer: 5}`; `None` waits
+            for all nodes in every round. The order in which sums arrive then changes the model.
+        evaluation: what is measured, and when.
+        refit: train on the training and the validation part together.
+        seed: seed of all random draws. With `privacy`, draws at the nodes come from the operating system instead.
+        reproducible: whether the model has the same bits for any number of threads. `false` lets the coordinator use
+            all threads, which is faster for many items; the model is then the same up to rounding errors.
+        n_max: maximum number of clients of a sum; the first run fills it in. You may write `max_clients` instead.
+        catalog: digest of the items of the catalog; the first run fills it in.
+        features: digest of the features of the items; the first run fills it in, if the model learns from features.
+        min_clients: minimum number of clients of a sum that leaves a node unmasked.
+        warm_start: finished run that the training continues: its folder, or `{run: FOLDER, digest: …}`.
+        keep_sums: whether the coordinator keeps the sums of `ease`, `itemknn` or `popularity`, so that a later run adds
+            only what changed.
     """
 
     version: Literal[1] = 1

@@ -1,1 +1,1 @@
-"""From scores to ranked lists and tables; imports data and kernels, no model and no engine."""
+"""Makes ranked lists and tables from scores. Imports data and kernels, no model and no engine."""

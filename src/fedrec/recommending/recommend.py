@@ -1,4 +1,4 @@
-"""From scores to lists of items: what was seen, what is allowed, what is blocked."""
+"""Makes lists of items from scores, with seen, allowed and blocked items."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ __all__ = ["allowed_items", "item_positions", "list_length", "recommend_batches"
 
 
 def list_length(n: object, n_items: int) -> int:
-    """The length `n` of a list as an argument gave it, at most the number of items.
+    """The length `n` of a list, at most the number of items.
 
     Raises:
-        InputError: if it is not a whole number, or is below 1.
+        InputError: if `n` is not a whole number, or is below 1.
     """
     return max(1, min(whole_number(n, "n"), n_items))
 
 
 def allowed_items(catalog: Catalog, only: object = None, block: object = None) -> np.ndarray | None:
-    """A mask [items] bool of the items that may be recommended; `None` where all may.
+    """A mask [items] bool of the items that may be recommended; `None` if all items may.
 
-    Ids may be written as numbers or as text, whatever the type of the catalog's.
+    Ids may be numbers or text, for catalogs of either type.
 
     Raises:
-        InputError: for an id that the catalog does not hold.
+        InputError: if an id is not in the catalog.
     """
     if only is None and block is None:
         return None
@@ -59,9 +59,9 @@ def recommend_batches(
 
     Args:
         scored: positions [c] of users, the clients, and their scores [c, items] float32.
-        users, catalog: what positions mean.
-        n: length of a list; shorter where fewer items are left.
-        seen: interactions of `users` whose items are left out; `None` leaves none out.
+        users, catalog: the ids of the positions.
+        n: length of a list; a list is shorter if fewer items are left.
+        seen: interactions of `users` whose items are left out; `None` leaves out no items.
         allowed: mask [items] of items that may appear.
     """
     for positions, _, scores in scored:
@@ -72,9 +72,9 @@ def recommend_batches(
 
 
 def similar_table(catalog: Catalog, position: int, scores: np.ndarray, n: int) -> pl.DataFrame:
-    """The `n` items nearest to the item at `position`, by `scores` [items]; itself left out.
+    """The `n` items most similar to the item at `position`, by `scores` [items], without that item.
 
-    Columns: item_id, title where there are titles, score, rank.
+    Columns: item_id, title if the catalog has titles, score, rank.
     """
     itself = (np.array([0, 1]), np.array([position], dtype=np.int32))
     items, best = top_items(np.ascontiguousarray(scores[None], dtype=np.float32), n, exclude=itself)
@@ -87,7 +87,7 @@ def similar_table(catalog: Catalog, position: int, scores: np.ndarray, n: int) -
 
 
 def item_positions(catalog: Catalog, ids: object, name: str = "") -> np.ndarray:
-    """Positions [n] of one item or of several.
+    """Positions [n] of one or several items.
 
     Raises:
         InputError: naming the argument, if an id is not in the catalog.

@@ -1,4 +1,4 @@
-"""Recommendations as tables, and long tables streamed to one file."""
+"""Makes tables of recommendations, and streams long tables to one file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def recommendation_schema(users: Identifiers, catalog: Catalog) -> pl.Schema:
 def recommendation_table(
     users: Identifiers, positions: np.ndarray, items: np.ndarray, scores: np.ndarray, catalog: Catalog
 ) -> pl.DataFrame:
-    """Ranked lists as one row per recommendation, with the ids that users and items were given.
+    """Ranked lists as a table with one row per recommendation, and with the original ids of users and items.
 
     Args:
         users: the ids that `positions` point into.
@@ -45,7 +45,7 @@ def recommendation_table(
         Columns `user_id`, `item_id` (typed as given), `score` Float32 and `rank` Int32, 1 for the best.
 
     Raises:
-        InputError: the shapes do not fit together.
+        InputError: if the shapes do not fit together.
 
     Example:
         >>> import numpy as np
@@ -84,8 +84,8 @@ def write_parquet_stream(
         schema: column names and types; makes the file also when there are no batches.
 
     Raises:
-        InputError: unknown suffix, no such folder, or a batch that does not fit the schema.
-        FedrecError: the file cannot be written, as the disk is full or the folder read-only.
+        InputError: if the suffix is unknown, the folder does not exist, or a batch does not fit the schema.
+        FedrecError: if the file cannot be written, because the disk is full or the folder is read-only.
 
     Example:
         >>> import tempfile, polars as pl

@@ -1,4 +1,4 @@
-"""The best items of every client, with seen and blocked items left out."""
+"""Finds the best items of every client, without seen and blocked items."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def top_items(
         n: how many items to return for each client, at least 1.
         exclude: `(indptr [c + 1] int64, items int32)`: client `r` does not get `items[indptr[r]:indptr[r + 1]]`,
             usually what it has seen. `None` excludes nothing.
-        allowed: [items] bool, the items that may be recommended at all. `None` allows every item.
+        allowed: [items] bool, the items that may be recommended. `None` allows every item.
 
     Returns:
         Item positions [c, n] int32, −1 where fewer than `n` items remain, and their scores [c, n] float32, −inf there.
 
     Raises:
-        InputError: an argument has another shape than stated, or an excluded position is not in the catalog.
+        InputError: if an argument has a wrong shape, or an excluded position is not in the catalog.
 
     Example:
         >>> import numpy as np

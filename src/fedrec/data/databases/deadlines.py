@@ -1,4 +1,4 @@
-"""Reading that may hang, in a thread of its own, so that the caller never waits longer than agreed."""
+"""Reads in a separate thread, so that a read that hangs cannot keep the caller waiting."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class _Last:
 def punctual(
     items: Callable[[], Generator[_T, None, None]], seconds: float | None, late: str, give_up: Callable[[], None]
 ) -> Generator[_T, None, None]:
-    """The items, made one ahead in a thread; an error if the next one takes longer than `seconds`.
+    """The items, which a thread makes one ahead; an error if the next item takes longer than `seconds`.
 
-    A thread that hangs in foreign code is left behind; it keeps neither the caller nor the process from ending.
+    If a thread hangs in code of a driver, it is abandoned; the caller and the process can still end.
 
     Args:
-        items: makes them; runs in the thread.
+        items: function that makes the items; runs in the thread.
         seconds: to wait for each item, `None` for ever.
-        late: the error after that.
-        give_up: tells the thread to leave a call that it hangs in; called if nobody waits for it any more.
+        late: text of the error after that time.
+        give_up: makes the thread leave a call in which it hangs; called when the caller no longer waits.
 
     Raises:
-        InputError: with `late`; else whatever `items` raises.
+        InputError: with the text `late`. Errors of `items` pass through.
 
     >>> list(punctual(lambda: (letter for letter in "ab"), 5, "too late", lambda: None))
     ['a', 'b']

@@ -1,7 +1,7 @@
-"""Which passwords a PostgreSQL server may get: those that are its own, and none in a form that can be read on the way.
+"""Keeps PostgreSQL passwords safe: a server gets only its own password, and never in a form that others can read.
 
-libpq takes PGPASSWORD from the environment for whatever host it is told to connect to, and gives it in clear text to a
-server that asks for it so. Here a URL is completed so that it does neither.
+libpq sends PGPASSWORD of the environment to any host that it connects to, and in clear text if the server asks for
+that. This module completes a URL so that libpq does neither.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PORT = "5432"
 
 
 def guarded(address: str, shown: str, environment: Mapping[str, str] = os.environ) -> str:
-    """The address with what libpq may do about passwords.
+    """The address, with options that limit what libpq does with passwords.
 
     - PGPASSWORD is for the server that PGHOST, PGHOSTADDR and PGPORT name, as an address that names none is.
     - Without TLS, and not at a Unix socket, a password is proved (SCRAM, Kerberos), never sent, nor its MD5.
@@ -29,11 +29,11 @@ def guarded(address: str, shown: str, environment: Mapping[str, str] = os.enviro
 
     Args:
         address: as of `Database.address`: a URI without a password.
-        shown: the database in errors.
+        shown: name of the database in errors.
         environment: of this process.
 
     Raises:
-        InputError: if a service would give its password to another host.
+        InputError: if a service would send its password to another host.
 
     >>> guarded("postgresql://ann@db/shop?port=1", "", {"PGPASSWORD": "x", "PGHOST": "other"}).partition("port=1&")[2]
     'password=&sslmode=prefer&require_auth=scram-sha-256%2Cgss%2Csspi%2Cnone'

@@ -52,7 +52,7 @@ def read_rows(database: Database, choose: Callable[[Sequence[str]], Mapping[str,
         choose: maps the names found to `{our name: name found}`.
 
     Raises:
-        InputError: whatever goes wrong; says what to do, and never shows a password.
+        InputError: if reading fails; the message says what to do, and never shows a password.
     """
     session = _Session(database)
     patience = database.statement_timeout + database.connect_timeout + _GRACE
@@ -73,7 +73,7 @@ class _Session:
         self.started = 0.0
 
     def cancel(self) -> None:
-        """Stop what the server does for us, if it still listens."""
+        """Stop the query at the server, if the server still answers."""
         cursor = self.cursor
         if cursor is not None:
             with suppress(Exception):

@@ -38,18 +38,17 @@ def read_database(
 ) -> Loaded:
     """Interactions from PostgreSQL or SQLite, and the report of how they were read.
 
-    Rows of a database have no order. Those of a user are put in order of time; those of equal time, or all where there
-    is no time, in an order that looks like chance but is the same for the same rows. In the table of left-out rows,
-    `line` is null.
+    Rows of a database have no order. fedrec sorts the rows of a user by time. Rows with equal times, or without times,
+    get an order that looks random but is the same for the same rows. In the table of left-out rows, `line` is null.
 
     Args:
         source: `postgresql://user@host:port/database` or `sqlite:///folder/file.db`, with `?table=…` or `?query=…`;
             see `database_urls.database_of`.
-        table, query: instead of in the URL.
+        table, query: the table or the query, if the URL does not name it.
         columns, catalog, on_error, unknown_items, user_columns, keep_missing: as in `readers.read_with_report`.
 
     Raises:
-        InputError: the database cannot be read, or a row cannot be used; says what to do.
+        InputError: if the database cannot be read, or a row cannot be used; the message says what to do.
 
     Example:
         >>> import pathlib, sqlite3, tempfile

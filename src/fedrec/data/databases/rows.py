@@ -1,4 +1,4 @@
-"""Rows of a database on their way to interactions."""
+"""Rows of a database, before they become interactions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ class Rows(NamedTuple):
     """Some rows of a table or query.
 
     Args:
-        table: columns under our names, typed.
-        seconds: times are seconds since 1970, told by their type; else their unit or notation is yet to be told.
+        table: columns with standard names and their types.
+        seconds: whether times are seconds since 1970, because of their type; otherwise their unit or format is not
+            known yet.
     """
 
     table: pl.DataFrame

@@ -38,7 +38,7 @@ def read_rows(database: Database, choose: Callable[[Sequence[str]], Mapping[str,
         choose: maps the names found to `{our name: name found}`.
 
     Raises:
-        InputError: whatever goes wrong; says what to do.
+        InputError: if reading fails; the message says what to do.
     """
     try:
         import sqlite3

@@ -1,4 +1,4 @@
-"""Databases as sources: what a URL says, and that it never holds a password."""
+"""Databases as sources: reads URLs, and refuses URLs with a password."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _PASSWORD = (
 
 @dataclass(frozen=True)
 class Database:
-    """What is read from which database.
+    """A database, and the table or query that is read from it.
 
     Args:
-        kind: which system.
-        address: what its driver is told: a URI for libpq without a password, or the path of the file.
-        shown: the database in reports and errors.
-        table: schema, if one was said, and name, exactly as in the database; `None` for a query.
+        kind: the database system.
+        address: address for the driver: a URI for libpq without a password, or the path of the file.
+        shown: name of the database in reports and errors.
+        table: schema, if the source names one, and name of the table, exactly as in the database; `None` for a query.
         query: a SELECT; `None` for a table.
         connect_timeout: seconds to wait for a connection (PostgreSQL) or for a lock (SQLite).
         statement_timeout: seconds that reading may take; 0 for no limit.
@@ -57,7 +57,7 @@ class Database:
 
     @property
     def relation(self) -> str:
-        """What stands after FROM; it is called `asked`."""
+        """The text after FROM, with the alias `asked`."""
         what = f"(\n{self.query}\n)" if self.table is None else ".".join(map(quoted, self.table))
         return f"{what} AS asked"
 
@@ -84,7 +84,7 @@ def is_url(source: str) -> bool:
 
 
 def asks_a_server(source: str) -> bool:
-    """Whether reading a source connects to another process, here or elsewhere, under a person's name.
+    """Whether reading a source connects to another process, on this or another machine, with a person's account.
 
     >>> asks_a_server("postgresql://db/shop"), asks_a_server("sqlite:///shop.db"), asks_a_server("clicks.csv")
     (True, False, False)
@@ -93,10 +93,11 @@ def asks_a_server(source: str) -> bool:
 
 
 def check_source(source: str, table: str | None, query: str | None) -> None:
-    """Check what a plan says about its source, without opening anything.
+    """Check the source of a plan without opening it.
 
     Raises:
-        InputError: a URL that cannot be used or holds a password, or a table or query of what is no database.
+        InputError: if a URL cannot be used or has a password, or if a table or query is given for a source that is no
+            database.
     """
     if is_url(source):
         database_of(source, table, query)
@@ -108,7 +109,7 @@ def check_source(source: str, table: str | None, query: str | None) -> None:
 
 
 def database_of(source: str, table: str | None = None, query: str | None = None) -> Database:
-    """What a URL says. Errors never show more of it than is known to be no password.
+    """The database of a URL. Errors show only parts of the URL that cannot be a password.
 
     Args:
         source: `postgresql://user@host:port/database?table=…` or `sqlite:///folder/file.db?query=…`; `&`, `%` and `#`
@@ -117,7 +118,7 @@ def database_of(source: str, table: str | None = None, query: str | None = None)
         query: a SELECT, instead of a table.
 
     Raises:
-        InputError: a password, an unknown system or option, or a URL that cannot be read.
+        InputError: if the URL has a password, an unknown system or an unknown option, or cannot be read.
 
     >>> database_of("postgresql://ann@db.example:5433/shop?table=web.clicks").relation
     '"web"."clicks" AS asked'
@@ -161,7 +162,8 @@ def database_of(source: str, table: str | None = None, query: str | None = None)
 
 
 def located(source: str, folder: Path) -> str:
-    """A SQLite URL whose relative path is looked for here, then in `folder`; other URLs as they are."""
+    """A SQLite URL with the path of a file in `folder`, if its own path is relative and names no file in the working
+    folder; other URLs unchanged."""
     place, mark, settings = source.partition("?")
     scheme, _, rest = place.partition(":///")
     path = unquote(rest)

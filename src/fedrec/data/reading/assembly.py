@@ -1,4 +1,4 @@
-"""Checked rows to `Interactions`: typed ids, CSR arrays, order in time."""
+"""Makes `Interactions` of checked rows: typed ids, CSR arrays, order in time."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def assemble(
     ordered: bool = True,
     sequence: bool = False,
 ) -> Loaded:
-    """Check pieces of rows one after the other and make interactions of them.
+    """Check pieces of rows, piece by piece, and make interactions of them.
 
     Args:
-        pieces: rows in order of the file, each with the rules they are checked by.
-        report: source, format, columns and notes; rows and left-out rows are filled in.
-        text: ids were written as text without a type, so whole numbers become `Int64`.
-        catalog: the items; without it the catalog is made of the items found.
-        unknown_items: stop at an item that `catalog` does not list, or leave its rows out and count them.
-        user_columns: further columns, constant for each user, that become features of the users.
-        ordered: the order of the rows is that of the file; else rows of the same user and time are put into an order
-            that only their values decide.
-        sequence: rows of a user are in order, oldest first, by definition of the source.
+        pieces: rows in the order of the file, each piece with its rules.
+        report: source, format, columns and notes; this function adds rows and left-out rows.
+        text: whether ids are text without a type, so that whole numbers become `Int64`.
+        catalog: the items; `None` makes a catalog of the items in the data.
+        unknown_items: what to do with an item that is not in `catalog`: stop, or leave out its rows and count them.
+        user_columns: further columns that become features of users; each user has one value.
+        ordered: whether rows keep the order of the file; otherwise only the values decide the order of rows with the
+            same user and time.
+        sequence: whether the rows of a user are in order, oldest first, by definition of the source.
 
     Raises:
-        InputError: a row that cannot be used (`on_error="raise"`), or no rows at all.
+        InputError: if a row cannot be used (`on_error="raise"`), or if there are no rows.
     """
     checked: list[pl.DataFrame] = []
     left_out: list[pl.DataFrame] = []
@@ -115,10 +115,10 @@ def _notation(times: pl.Series, rules: RowRules) -> Literal["numbers", "iso"]:
 
 
 def check_broken(broken: pl.DataFrame, rules: RowRules) -> pl.DataFrame:
-    """Lines that are no rows, as rows left out.
+    """Lines that are no rows, as left-out rows.
 
     Raises:
-        InputError: naming the first, if `rules` leave out none.
+        InputError: if `rules` leave out no rows; the message names the first such line.
     """
     if broken.height == 0:
         return no_rows_left_out()
@@ -137,7 +137,7 @@ def check_broken(broken: pl.DataFrame, rules: RowRules) -> pl.DataFrame:
 
 
 def joined(checked: list[pl.DataFrame]) -> pl.DataFrame:
-    """Checked pieces as one table; ids are text where those of any piece are."""
+    """Checked pieces as one table; ids are text if the ids of any piece are text."""
     if not checked:
         return pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
     if len(checked) == 1:
@@ -230,7 +230,7 @@ def _positions(ids: Identifiers, values: pl.Series) -> np.ndarray:
 
 
 def order_in_time(rows: np.ndarray, times: np.ndarray | None, ties: np.ndarray | None = None) -> np.ndarray:
-    """Order [n] that sorts by user position, time and `ties`; what is equal keeps its order; NaN times come last.
+    """Order [n] that sorts by user position, time and `ties`; equal rows keep their order, and NaN times come last.
 
     >>> order_in_time(np.array([1, 0, 1]), np.array([2.0, 5.0, 1.0])).tolist()
     [1, 2, 0]

@@ -1,4 +1,4 @@
-"""Catalogs and features of users from files, and how they are joined to interactions."""
+"""Reads catalogs and features of users from files, and joins them to interactions."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ def read_catalog(
 ) -> Catalog:
     """Read items with their titles, genres and any other feature.
 
-    Genres are divided at `|`. Reads delimited text and Parquet with a column of item ids, `id::title::genres`, the
-    `u.item` of MovieLens 100K (Latin-1, genre flags named by the `u.genre` beside it), and the `.item` and `.link` of
-    RecBole (`res:The_Prophet_(book)` becomes the title "The Prophet (book)").
+    Splits genres at `|`. Reads delimited text and Parquet with a column of item ids, `id::title::genres`, the `u.item`
+    of MovieLens 100K (Latin-1, genre flags named by the `u.genre` beside it), and the `.item` and `.link` of RecBole
+    (`res:The_Prophet_(book)` becomes the title "The Prophet (book)").
 
     Args:
         path: the file, plain, gzip or zstd.
-        format: `csv`, `tsv`, `::`, `inter` (RecBole) or `parquet`; told by name and first lines if `None`.
-        columns: `item_id`, `title` and `genres` to names in the file, or to column numbers where it has no header.
-        encoding: of text; `None` is UTF-8, and Latin-1 for `u.item`.
-        header: whether the first line holds names; told by its content if `None`.
-        on_error: `raise` stops at the first line that cannot be used, `skip` leaves such lines out, counted in a
+        format: `csv`, `tsv`, `::`, `inter` (RecBole) or `parquet`; `None` detects it from the name and the first lines.
+        columns: maps `item_id`, `title` and `genres` to names in the file, or to column numbers if it has no header.
+        encoding: encoding of text; `None` is UTF-8, or Latin-1 for `u.item`.
+        header: whether the first line has names; `None` detects this from its content.
+        on_error: `raise` stops at the first line that cannot be used; `skip` leaves out such lines and counts them in a
             `UserWarning`.
 
     Raises:
-        InputError: the file cannot be read, has no item ids, or lists an item twice.
+        InputError: if the file cannot be read, has no item ids, or lists an item twice.
 
     Example:
         >>> import tempfile, pathlib
@@ -111,7 +111,7 @@ def read_user_features(
     `read_catalog`.
 
     Raises:
-        InputError: the file cannot be read, has no user ids, or lists a user twice.
+        InputError: if the file cannot be read, has no user ids, or lists a user twice.
     """
     check_arguments(read_user_features, locals())
     _check_on_error(on_error)
@@ -127,7 +127,7 @@ def _check_on_error(on_error: str) -> None:
 
 
 def describe(items: Identifiers, described: Catalog) -> Catalog:
-    """The catalog of `items` with the features of `described`; items that it does not list have none.
+    """The catalog of `items` with the features of `described`; other items have no features.
 
     >>> items = Identifiers.of([2, 3])
     >>> described = Catalog.of(pl.DataFrame({"item_id": [1, 2], "title": ["One", "Two"]}))
@@ -140,7 +140,7 @@ def describe(items: Identifiers, described: Catalog) -> Catalog:
 
 
 def with_user_features(data: Interactions, features: pl.DataFrame) -> Interactions:
-    """`data` with the features of a table with `user_id`; users that it does not list have none."""
+    """`data` with the features of a table with `user_id`; other users have no features."""
     if "user_id" not in features.columns:
         raise InputError(f"features of users need a column user_id; the columns are {', '.join(features.columns)}")
     return replace(data, user_features=_matched(data.users, features["user_id"], features.drop("user_id")))

@@ -1,4 +1,4 @@
-"""Which column of a table is which: standard names, their aliases, and overrides."""
+"""Finds the columns of a table by standard names, aliases and overrides."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _plain(name: str) -> str:
 
 
 def is_known(name: str) -> bool:
-    """Whether a column name is a standard one or an alias of one.
+    """Whether a column name is a standard name or an alias.
 
     >>> is_known("userId"), is_known("item_id:token"), is_known("196")
     (True, True, False)
@@ -56,18 +56,18 @@ def resolve(
 ) -> dict[str, str]:
     """Map standard names to the names in `found`.
 
-    A name in `columns` decides; else the column with exactly the standard name; else the one column that is an alias
-    of it, in any case, with or without `_`, `-` and a RecBole type such as `:token`.
+    A name in `columns` comes first; then the column with exactly the standard name; then the only column that is an
+    alias of it, in upper or lower case, with or without `_`, `-` and a RecBole type such as `:token`.
 
     Args:
         found: column names of the table, in order.
-        columns: our names to theirs.
-        where: the file or table, for errors.
+        columns: maps standard names to names in the table.
+        where: name of the file or table in errors.
         fields: standard names to look for.
-        required: standard names that must be there.
+        required: standard names that the table must have.
 
     Raises:
-        InputError: a name that is not there, two columns for one meaning, or a required column that is missing.
+        InputError: if the table lacks a name, has two columns for one standard name, or lacks a required column.
 
     >>> resolve(["userId", "movieId", "rating", "genre"], None, "ratings.csv")
     {'user_id': 'userId', 'item_id': 'movieId', 'rating': 'rating'}

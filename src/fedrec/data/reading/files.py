@@ -45,12 +45,12 @@ class Lines(NamedTuple):
 
 
 def check_path(path: str | os.PathLike[str], *, read_once: bool = False) -> Path:
-    """The path, if a readable file or folder is there; with `read_once` a pipe will do.
+    """The path, if it is a readable file or folder, or with `read_once` a pipe.
 
     Raises:
-        InputError: nothing is there (with near file names), or the path cannot be read, or it is a pipe or a device,
-            which gives what it holds only once, while a file is opened several times, or what the system tells of
-            itself, which a plan of somebody else could name.
+        InputError: if nothing exists at the path (the message has similar file names), or the path cannot be read. Also
+            if it is a pipe or a device, which can be read only once while a file is opened several times, or a file of
+            the system about itself, which a plan of somebody else could name.
     """
     if is_url(os.fspath(path)):  # not shown: it may hold a password
         raise InputError("a URL is not a file; read databases with load_data")
@@ -82,11 +82,10 @@ def check_path(path: str | os.PathLike[str], *, read_once: bool = False) -> Path
 
 @contextmanager
 def standard_input() -> Iterator[Path]:
-    """What is piped into the command, in a file that only its user may read and that goes afterwards.
+    """A temporary file with the standard input of the command, which only its user may read; it is removed afterwards.
 
     Raises:
-        InputError: standard input is closed or a terminal; and whatever the block raises, in which the file is called
-            standard input.
+        InputError: if standard input is closed or a terminal. Errors of the block call the file standard input.
     """
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
         raise InputError(
@@ -103,7 +102,7 @@ def standard_input() -> Iterator[Path]:
 
 
 def compression_of(path: Path) -> Literal["none", "gzip", "zstd"]:
-    """How a file is compressed, told by its first bytes, whatever its name."""
+    """The compression of a file, detected from its first bytes."""
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -122,7 +121,7 @@ def open_bytes(path: Path) -> BinaryIO:
     """Open a file for reading its uncompressed bytes.
 
     Raises:
-        InputError: here or while reading, if a compressed file grows beyond all measure.
+        InputError: here or while reading, if a compressed file becomes far too large.
     """
     kind = compression_of(path)
     if kind == "gzip":
@@ -138,7 +137,7 @@ class _Measured(io.RawIOBase):
         self._most, self._read = _most_of(path), 0
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes, all of them if it is negative."""
+        """Up to `size` bytes, or all bytes if `size` is negative."""
         parts: list[bytes] = []
         while size != 0 and (data := self._stream.read(min(size, _CHUNK) if size > 0 else _CHUNK)):
             parts.append(data)
@@ -222,11 +221,11 @@ def line_chunks(
 ) -> Iterator[Lines]:
     """Read the lines of a text file, plain or compressed, about `chunk_bytes` at a time.
 
-    Lines end with LF or CRLF; with CR where the first lines do. Blank lines are skipped, unless `whole` asks for every
+    Lines end with LF or CRLF, or with CR if the first lines do. Blank lines are skipped, unless `whole` asks for every
     line, with the CR of a CRLF.
 
     Raises:
-        InputError: bytes that are not text, not in `encoding`, or that break off.
+        InputError: if bytes are not text, are not in `encoding`, or end too early.
     """
     try:
         codec = codecs.lookup(encoding).name

@@ -1,4 +1,4 @@
-"""Which format a file has, told by its name, or by evidence in its first lines."""
+"""Detects the format of a file from its name, or from its first lines."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods")
 
 
 def detect_format(path: Path, format: str | None = None, encoding: str = "utf-8") -> str:
-    """The format of a file: `format` if given, else told by its name, else by its first lines.
+    """The format of a file: `format` if given, otherwise from the name of the file or its first lines.
 
     Raises:
-        InputError: an unknown `format`, an empty file, or one whose format cannot be told.
+        InputError: if `format` is unknown, the file is empty, or its format cannot be detected.
     """
     if format is not None and format not in FORMATS:
         raise InputError(f"format {format!r} is not known{suggestion(format, FORMATS)}")

@@ -36,21 +36,21 @@ def interactions_from(
     user_columns: Sequence[str] = (),
     kinds: Kinds | Mapping[str, Any] | None = None,
 ) -> Interactions:
-    """Interactions from a table; ids keep the type they have in it.
+    """Interactions from a table; ids keep their type.
 
     Rows that are left out are counted in a `UserWarning`; `table_with_report` returns them.
 
     Args:
         table: a polars, pandas or Arrow table (anything with `__arrow_c_stream__`), or a mapping of columns.
-        columns: standard names to names in the table.
-        catalog: the agreed items; made of the items found if `None`.
-        on_error: stop at the first row that cannot be used, or leave such rows out.
-        unknown_items: stop at an item that `catalog` does not list, or leave its rows out.
-        user_columns: columns that are constant for each user and become features of the users.
-        kinds: what rows of each kind weigh, as in `read_interactions`.
+        columns: maps standard names to names in the table.
+        catalog: the agreed items; `None` makes a catalog of the items in the table.
+        on_error: `raise` stops at the first row that cannot be used; `skip` leaves out such rows.
+        unknown_items: what to do with an item that is not in `catalog`: stop, or leave out its rows.
+        user_columns: columns that become features of users; each user has one value.
+        kinds: weight of each kind of row, as in `read_interactions`.
 
     Raises:
-        InputError: not a table, a column missing or of a wrong type, or a row that cannot be used.
+        InputError: if `table` is not a table, a column is missing or has a wrong type, or a row cannot be used.
 
     Example:
         >>> data = interactions_from({"user": ["b", "a"], "item": [2, 1], "time": ["2024-01-01", "2023-01-01"]})
@@ -82,7 +82,7 @@ def table_with_report(
     keep_missing: bool = False,
     kinds: Kinds | Mapping[str, Any] | None = None,
 ) -> Loaded:
-    """`interactions_from` with its report: rows found, rows left out and why."""
+    """`interactions_from` with a report: number of rows, and left-out rows with the reason."""
     check_arguments(table_with_report, locals())
     frame = as_table(table)
     weighing = None if kinds is None else Kinds.of(kinds)
@@ -105,12 +105,12 @@ def table_with_report(
 
 
 def as_interactions(table: object) -> Interactions:
-    """Interactions as they are, or from any table, see `interactions_from`."""
+    """Interactions unchanged, or interactions from any table, see `interactions_from`."""
     return table if isinstance(table, Interactions) else interactions_from(table)
 
 
 def is_pandas(table: object) -> bool:
-    """Whether a table is a pandas one."""
+    """Whether a table is a pandas table."""
     return type(table).__module__.split(".")[0] == "pandas"
 
 

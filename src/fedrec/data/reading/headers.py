@@ -1,4 +1,4 @@
-"""Whether a file of delimited text has a header, and what its columns are where it has none."""
+"""Detects whether a file of delimited text has a header, and the meaning of columns without names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LATEST_RATING = 1e8
 
 
 class Shape(NamedTuple):
-    """Names of the columns (`1`, `2`, … where the file has none) and whether the first line holds them."""
+    """Names of the columns (`1`, `2`, … if the file has no names), and whether the first line has them."""
 
     names: list[str]
     has_header: bool
@@ -34,12 +34,12 @@ def _is_number(text: str) -> bool:
 def shape_of(rows: Sequence[Sequence[str]], header: bool | None, named: Collection[str], where: str) -> Shape:
     """Names of the columns, from the fields of the first lines.
 
-    With `header=None` the first line is a header if it holds one of the `named` columns or a name that is known, or no
-    number while the next line holds one. It is a row if it holds a number or a time, or if one of its fields comes
-    again in the same column.
+    With `header=None` the first line is a header if it has one of the `named` columns, or a standard name or alias, or
+    if it has no number and the next line has one. The first line is a row if it has a number or a time, or if one of
+    its fields appears again in the same column.
 
     Raises:
-        InputError: nothing tells whether the first line is a header.
+        InputError: if it is unclear whether the first line is a header.
 
     >>> shape_of([["reader", "book"], ["ann", "7"]], None, (), "log.csv")
     Shape(names=['reader', 'book'], has_header=True)
@@ -79,14 +79,15 @@ def _has_value(row: Sequence[str]) -> bool:
 
 
 def by_place(sample: pl.DataFrame, where: str) -> dict[str, str]:
-    """What the columns of a file without a header are: user, item, rating and time, as far as their content agrees.
+    """The columns of a file without a header: user, item, rating and time, if their content agrees.
 
     Args:
-        sample: the first rows, columns called `1`, `2`, ….
-        where: the file, for errors.
+        sample: the first rows, with columns `1`, `2`, ….
+        where: name of the file in errors.
 
     Raises:
-        InputError: another number of columns, times or fractions where ids belong, or times before a fourth column.
+        InputError: if the number of columns is another, if the columns of ids have times or fractions, or if times come
+            before a fourth column.
 
     >>> by_place(pl.DataFrame({"1": ["7", "8"], "2": ["x", "y"], "3": ["881250949", "881250950"]}), "log.csv")
     {'user_id': '1', 'item_id': '2', 'timestamp': '3'}

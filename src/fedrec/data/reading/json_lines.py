@@ -1,4 +1,4 @@
-"""JSON lines: one object on each line, whose inner fields are columns named with dots."""
+"""Reads JSON lines: one object on each line, whose inner fields become columns with dots in their names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_LEVELS = 16
 
 
 def json_pieces(chunks: Iterator[Lines], picking: Picking) -> Iterator[Piece]:
-    """Rows of a file of JSON lines, a piece at a time; columns are picked from the first."""
+    """Rows of a file of JSON lines, piece by piece; the first piece decides the columns."""
     picked = False
     for lines, texts in chunks:
         deep = _too_deep(texts)

@@ -1,4 +1,4 @@
-"""Kinds of events, such as view, cart and purchase, as weights of the rows that they are told by."""
+"""Kinds of events, such as view, cart and purchase, which give rows their weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ KIND = "\0kind"
 
 
 class Kinds(BaseModel):
-    """What a row of each kind weighs.
+    """The weight of each kind of row.
 
     Args:
-        column: the column that holds the kind; of an inner field with dots.
-        weights: kind to weight, not negative; rows of weight 0 are left out, and counted.
+        column: the column with the kind; dots separate the names of inner fields.
+        weights: maps each kind to its weight, which is not negative; rows of weight 0 are left out, and counted.
 
     Example:
         >>> kinds = Kinds.of({"column": "event", "weights": {"view": 1, "purchase": 10}})
@@ -36,10 +36,10 @@ class Kinds(BaseModel):
 
     @classmethod
     def of(cls, value: Any) -> Kinds:
-        """Kinds as they are, or from a mapping of `column` and `weights`.
+        """Kinds unchanged, or kinds from a mapping with `column` and `weights`.
 
         Raises:
-            InputError: if they cannot be used; says why.
+            InputError: if the kinds cannot be used; the message says why.
         """
         if isinstance(value, Kinds):
             return value
@@ -96,11 +96,11 @@ class Kinds(BaseModel):
         return column.cast(pl.String, strict=False)
 
     def of_rows(self, column: pl.Series) -> pl.Series:
-        """Weights [rows] Float64; null for a kind without one."""
+        """Weights [rows] Float64; null for a kind without a weight."""
         return self.texts(column).replace_strict(self.weights, default=None, return_dtype=pl.Float64)
 
     def advice(self, kind: str) -> str:
-        """What to do about a kind without a weight."""
+        """What the user can do about a kind without a weight."""
         return (
             f"Add its weight to kinds, beside {', '.join(self.weights)}: 'weights': {{{kind!r}: …}} "
             f"(--kinds '{self.column}: …, {kind}=…'); weight 0 leaves out its rows. "

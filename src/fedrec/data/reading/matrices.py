@@ -1,4 +1,4 @@
-"""Matrices and networks in text: the heads of MatrixMarket and KONECT files, whose columns are divided by blanks."""
+"""Reads matrices and networks in text: the heads of MatrixMarket and KONECT files, with blanks between columns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Matrix(NamedTuple):
     """The entries of a matrix.
 
     Args:
-        names: of the columns: rows of the matrix are users, its columns items.
+        names: names of the columns: rows of the matrix are users, columns are items.
         chunks: lines of entries.
     """
 
@@ -34,10 +34,10 @@ class Matrix(NamedTuple):
 
 
 def read_matrix(chunks: Iterator[Lines], format: str, source: str) -> Matrix:
-    """The entries of a MatrixMarket file (`mtx`) or a KONECT network (`konect`), by what its head says.
+    """The entries of a MatrixMarket file (`mtx`) or a KONECT network (`konect`), whose head describes it.
 
     Raises:
-        InputError: a head that is not one of a sparse matrix of users and items.
+        InputError: if the head does not describe a sparse matrix of users and items.
     """
     first = next(chunks, None)
     if first is None:

@@ -1,7 +1,7 @@
-"""Fields within fields, as in JSON and Parquet: a column for each, named with dots; and how deep they may be.
+"""Inner fields, as in JSON and Parquet: one column for each, with dots in its name, up to a maximum depth.
 
-Polars takes more than the square of its depth to learn the type of a value, for each line: a line of a few kilobytes
-could keep it busy for hours. Whoever hands it JSON looks first how deep each line is.
+To learn the type of a value, Polars needs more time than the square of its depth, for each line: a line of a few
+kilobytes could take hours. Therefore fedrec checks the depth of each line before Polars reads JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CHUNK = 1 << 22
 
 
 def levels_of(line: bytes) -> int:
-    """How many lists and objects of a line of JSON stand within each other at most.
+    """The depth of a line of JSON: maximum number of lists and objects inside each other.
 
     >>> levels_of(b'{"item_id": 1, "genres": ["[[[", "Drama"]}')
     2
@@ -32,7 +32,7 @@ def levels_of(line: bytes) -> int:
 
 
 def many_brackets(text: bytes, most: int) -> Iterator[tuple[int, bytes]]:
-    """Lines with more than `most` opening brackets, in or out of text: the only ones that can be nested deeper.
+    """Lines with more than `most` opening brackets, in text or not: only these lines can be nested deeper.
 
     Yields:
         Where the line begins in `text`, and the line.
@@ -54,7 +54,7 @@ def many_brackets(text: bytes, most: int) -> Iterator[tuple[int, bytes]]:
 
 
 def levels_of_type(kind: object) -> int:
-    """How many lists and structs of a type stand within each other.
+    """The depth of a type: number of lists and structs inside each other.
 
     >>> levels_of_type(pl.List(pl.Struct({"name": pl.String})))
     2
@@ -67,9 +67,9 @@ def levels_of_type(kind: object) -> int:
 
 
 def unnested_schema(schema: dict[str, pl.DataType]) -> dict[str, pl.Expr]:
-    """Every column, and in the place of one that holds fields each of those.
+    """All columns, with inner fields in place of the columns that have them.
 
-    A column whose own name has the dots of another's wins.
+    A column whose own name has dots comes before an inner field of that name.
 
     >>> list(unnested_schema({"user": pl.Struct({"id": pl.Int64}), "item": pl.Int64}))
     ['user.id', 'item']
@@ -92,7 +92,7 @@ def _add(found: dict[str, pl.Expr], name: str, kind: object, column: pl.Expr, ta
 
 
 def unnested(table: pl.DataFrame) -> pl.DataFrame:
-    """The table with a column for every field within a field.
+    """The table with a column for every inner field.
 
     >>> unnested(pl.DataFrame({"user": [{"id": 7}], "item": [1]})).rows()
     [(7, 1)]

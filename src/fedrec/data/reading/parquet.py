@@ -1,4 +1,4 @@
-"""Parquet: one file, or every file of a folder."""
+"""Reads Parquet: one file, or all files of a folder."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class _File(NamedTuple):
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The Parquet files of a folder and of the folders in it, in order of name; none that begins with `_` or `.`.
+    """The Parquet files of a folder and of its subfolders, in order of name; without names that begin with `_` or `.`.
 
     Raises:
-        InputError: the folder holds so much that it cannot be meant, as the root of a disk does.
+        InputError: if the folder has so many files that it is probably a mistake, such as the root of a disk.
     """
     files, seen = [], 0
     for place, folders, names in os.walk(folder):
@@ -58,10 +58,10 @@ def parquet_files(folder: Path) -> list[Path]:
 def parquet_pieces(
     files: list[Path], root: Path, picking: Picking, rules: RowRules
 ) -> Iterator[tuple[Piece, RowRules]]:
-    """Rows of Parquet files, one after the other, each with rules that name it; `day=1/x.parquet` has a column `day`.
+    """Rows of Parquet files, file by file, with rules that name the file; `day=1/x.parquet` has a column `day`.
 
     Raises:
-        InputError: a file cannot be read, or its columns are not those of the first.
+        InputError: if a file cannot be read, or has other columns than the first file.
     """
     kinds: dict[str, str] = {}
     for number, path in enumerate(files):

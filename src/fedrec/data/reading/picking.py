@@ -1,4 +1,4 @@
-"""Which columns of a source are read, which rows are kept, and what was there and not read."""
+"""Decides which columns of a source are read and which rows are kept, and remembers columns that are not read."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _KEPT = "\0where "
 
 @dataclass(eq=False)
 class Picking:
-    """What was asked of a source's columns, and what was picked once they are known.
+    """The columns that the user asked for, and the columns that were picked.
 
     Args:
-        source: the file or table, for errors.
-        columns: standard names to names in the source.
-        user_columns: columns that become features of the users.
-        where: names in the source to the values, as text, of rows that are kept.
-        kinds: the column of kinds, which has no other meaning, and what they weigh.
-        picked: standard names to the names that are read.
+        source: name of the file or table in errors.
+        columns: maps standard names to names in the source.
+        user_columns: columns that become features of users.
+        where: maps names in the source to the values, as text, of the rows that are kept.
+        kinds: the column of kinds, which has no other meaning, and the weights.
+        picked: maps standard names to the names that are read.
         unread: columns that are not read.
-        like_times: those of them that look like times.
-        notes: what had to be decided.
+        like_times: unread columns that look like times.
+        notes: decisions, for the report.
     """
 
     source: str
@@ -52,12 +52,12 @@ class Picking:
 
     @property
     def named(self) -> set[str]:
-        """Names of columns that the caller said, but for numbers."""
+        """Names of columns that the caller gave, except column numbers."""
         said = (*(self.columns or {}).values(), *self.user_columns, *self.where, *self._kind_columns)
         return {name for name in said if not name.isdigit()}
 
     def by_place(self, sample: pl.DataFrame) -> dict[str, str]:
-        """Columns of a source without names by their place, but for the one of kinds; notes it."""
+        """Columns of a source without names, by their position, without the column of kinds; adds a note."""
         placed = by_place(sample, self.source)
         placed = {ours: name for ours, name in placed.items() if name not in self._kind_columns}
         self.notes.append(f"no header: columns {', '.join(placed.values())} were read as {', '.join(placed)}")
@@ -68,10 +68,10 @@ class Picking:
         return () if self.kinds is None else (self.kinds.column,)
 
     def pick(self, names: Sequence[str], sample: pl.DataFrame, by_place: Mapping[str, str] | None = None) -> None:
-        """Pick columns of a source, by their `names`, or `by_place` where it has none; `sample` holds the first rows.
+        """Pick columns of a source by their `names`, or `by_place` if it has no names; `sample` has the first rows.
 
         Raises:
-            InputError: a column that is not there, or that two meanings claim.
+            InputError: if a column is missing, or if two standard names claim one column.
         """
         for name in self._kind_columns:
             if name not in names:
@@ -107,7 +107,7 @@ class Picking:
         )
 
     def kept(self, table: pl.DataFrame) -> pl.DataFrame:
-        """The rows of `wanted` columns that `where` and `kinds` keep, without the columns that only `where` needs."""
+        """The rows that `where` and `kinds` keep, without the columns that only `where` needs."""
         table = self._where(table) if self.where else table
         if self.kinds is None:
             return table
@@ -134,7 +134,7 @@ class Picking:
         """Note how many rows `where` kept, and how many there are of each kind.
 
         Raises:
-            NothingLeftError: they kept none; names the values that are there.
+            NothingLeftError: if no row was kept; the message names the values in the data.
         """
         if self.kinds is not None:
             parts = [

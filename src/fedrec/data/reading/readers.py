@@ -1,4 +1,4 @@
-"""Interactions from files: delimited text, JSON lines, Parquet and lists of items, plain or compressed."""
+"""Reads interactions from files: delimited text, JSON lines, Parquet and lists of items, plain or compressed."""
 
 from __future__ import annotations
 
@@ -62,24 +62,25 @@ def read_interactions(
 
     Args:
         path: the file (plain, gzip or zstd) or folder; `-` is standard input.
-        format: one of `formats.FORMATS`, such as `csv` or `lists`; told by name or first lines if `None`.
-        columns: standard names (`user_id`, `item_id`, `rating` or `weight`, `timestamp`, `part`) to names in the file,
-            of an inner field with dots; to column numbers as text, counted from 1, in a file without a header.
-        encoding: of text, such as `latin-1`.
-        catalog: the agreed items; made of the items found if `None`.
-        header: whether the first line holds names; told by its content if `None`.
-        on_error: stop at the first row that cannot be used, or leave such rows out.
-        unknown_items: stop at an item that `catalog` does not list, or leave its rows out.
-        user_columns: columns that are constant for each user and become features of the users.
-        time_format: notation of times in text that are not ISO 8601, see `times.local_seconds`.
-        decimal: decimal mark of numbers in text, whose groups of three digits may then be set apart.
-        where: names in the file to the value, or values, of the rows to read, such as `{"kind": "click"}`.
-        kinds: what rows of each kind weigh, `{"column": "event", "weights": {"view": 1, "purchase": 10}}`: the value of
-            a row is the weight of its kind, times its own rating or weight where the file has one. A kind without a
-            weight is an error; rows of weight 0 are left out and counted.
+        format: one of `formats.FORMATS`, such as `csv` or `lists`; `None` detects it from the name or the first lines.
+        columns: maps standard names (`user_id`, `item_id`, `rating` or `weight`, `timestamp`, `part`) to names in the
+            file; dots separate the names of inner fields. In a file without a header, maps them to column numbers as
+            text, counted from 1.
+        encoding: encoding of text, such as `latin-1`.
+        catalog: the agreed items; `None` makes a catalog of the items in the file.
+        header: whether the first line has names; `None` detects this from its content.
+        on_error: `raise` stops at the first row that cannot be used; `skip` leaves out such rows.
+        unknown_items: what to do with an item that is not in `catalog`: stop, or leave out its rows.
+        user_columns: columns that become features of users; each user has one value.
+        time_format: format of times in text that are not ISO 8601, see `times.local_seconds`.
+        decimal: decimal mark of numbers in text; the other mark may then separate thousands.
+        where: maps names in the file to the value or values of the rows to read, such as `{"kind": "click"}`.
+        kinds: weight of each kind of row, `{"column": "event", "weights": {"view": 1, "purchase": 10}}`: the value of a
+            row is the weight of its kind, times its own rating or weight if the file has one. A kind without a weight
+            is an error; rows of weight 0 are left out and counted.
 
     Raises:
-        InputError: the file cannot be read, or a row cannot be used; says where and what to do.
+        InputError: if the file cannot be read, or a row cannot be used; the message says where, and what to do.
 
     Example:
         >>> import tempfile, pathlib
@@ -107,7 +108,7 @@ def read_interactions(
 
 
 def without_report(loaded: Loaded, instead: str) -> Interactions:
-    """The interactions alone; a warning counts the rows that were left out."""
+    """Only the interactions; a warning counts the left-out rows."""
     if loaded.report.left_out.height:
         warnings.warn(
             f"{loaded.report.summary()}. {instead} returns the rows that were left out", UserWarning, stacklevel=3
@@ -133,7 +134,7 @@ def read_with_report(
     where: Where | None = None,
     kinds: Kinds | Mapping[str, Any] | None = None,
 ) -> Loaded:
-    """`read_interactions` with its report: rows found, rows left out and why, and what was decided on the way.
+    """`read_interactions` with a report: number of rows, left-out rows with the reason, and decisions.
 
     With `keep_missing` an empty rating or time becomes NaN, for the cleaning step `drop_missing`.
     """
@@ -185,9 +186,10 @@ def read_with_report(
 
 
 def with_unread(loaded: Loaded, picking: Picking, agreed: bool) -> Loaded:
-    """What was loaded, with the notes of picking its columns and the names of those that were not read.
+    """The loaded data, with notes on its columns and the names of columns that were not read.
 
-    Where items were `agreed` on with others only the report names them, as errors of the data may reach the others.
+    If the items are `agreed` with others, only the report has these names, because errors of the data may reach the
+    others.
     """
     data, report = loaded.interactions, loaded.report
     report = replace(report, notes=(*picking.notes, *report.notes), unread=picking.unread)
@@ -335,14 +337,14 @@ def _parts(part_files: Mapping[str, Path | None], encoding: str, rules: RowRules
 
 
 def read_pairs(path: str | os.PathLike[str], columns: Mapping[str, str] | None = None) -> pl.DataFrame:
-    """Users and items of a file, row by row as they stand there: columns `user_id` and `item_id`. Nothing is merged.
+    """Users and items of a file in the order of its rows: columns `user_id` and `item_id`. Repeats stay.
 
     Args:
         path: the file, in any format that `read_interactions` reads.
-        columns: standard names to names in the file.
+        columns: maps standard names to names in the file.
 
     Raises:
-        InputError: the file cannot be read, or an id is missing; says where.
+        InputError: if the file cannot be read, or an id is missing; the message says where.
     """
     place = check_path(path)
     picking, rules = Picking(str(place), columns), RowRules(str(place), "line", "skip")

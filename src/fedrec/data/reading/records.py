@@ -1,4 +1,4 @@
-"""Lines to records: a field in double quotes may hold separators, doubled quotes and line breaks (RFC 4180)."""
+"""Makes records of lines: a field in double quotes may have separators, doubled quotes and line breaks (RFC 4180)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ NO_LINES = pl.DataFrame(schema={"line": pl.Int64, "value": pl.String, "reason": 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a line is divided into fields.
+    """How a line is split into fields.
 
     Args:
-        separator: text between two fields; a blank stands for any number of blanks and tabs.
+        separator: text between two fields; a blank means any number of blanks and tabs.
         quoted: whether a field that begins with a double quote ends with one. Any other quote is text.
     """
 
@@ -37,11 +37,11 @@ class Dialect:
 
 
 class Records(NamedTuple):
-    """Consecutive records: the numbers of their first lines, their texts, and lines that belong to no sound record.
+    """Consecutive records: the numbers of their first lines, their texts, and lines that belong to no valid record.
 
     Args:
         numbers: [n].
-        texts: [n], without the line end; blank ones are left out.
+        texts: [n], without the line end; blank records are left out.
         broken: `line`, `value` (the text), `reason`.
     """
 
@@ -58,7 +58,7 @@ class _Patterns(NamedTuple):
 
 
 def field_pattern(separator: str, groups: bool = False) -> str:
-    """A field as a regular expression, with groups for what stands in quotes and for a bare text.
+    """A regular expression for a field, with groups for a text in quotes and a text without quotes.
 
     >>> bool(re.fullmatch(field_pattern(","), '12" single')), bool(re.fullmatch(field_pattern(","), '"12" single'))
     (True, False)
@@ -99,7 +99,7 @@ def records(chunks: Iterator[Lines], dialect: Dialect, source: str) -> Iterator[
     """Records of the lines of a file, read `whole`.
 
     Raises:
-        InputError: a quoted field goes on for more than 256 MiB.
+        InputError: if a quoted field is longer than 256 MiB.
     """
     waiting: Lines | None = None
     for chunk in chunks:

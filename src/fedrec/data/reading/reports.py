@@ -1,4 +1,4 @@
-"""What a step read or left out, and why: counted, kept, printed and written."""
+"""Reports of what a step read or left out, and why."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_left_out(left_out: pl.DataFrame, path: str | Path) -> None:
     """Write left-out rows to a `.parquet` or `.csv` file.
 
     Raises:
-        InputError: another ending, or a place that cannot be written.
+        InputError: if the path has another ending, or cannot be written.
     """
     target = Path(path)
     if target.suffix not in (".parquet", ".csv"):
@@ -68,15 +68,15 @@ def write_left_out(left_out: pl.DataFrame, path: str | Path) -> None:
 
 @dataclass(frozen=True, eq=False)
 class ReadReport:
-    """What reading one source gave.
+    """The result of reading one source.
 
     Args:
         source: the file, folder or table.
         format: its format.
-        columns: standard names to the names in the source.
-        rows: rows found, left-out ones included.
-        left_out: the rows left out, see `LEFT_OUT`.
-        notes: what reading had to decide, such as the unit of times.
+        columns: maps standard names to names in the source.
+        rows: number of rows, including left-out rows.
+        left_out: the left-out rows, see `LEFT_OUT`.
+        notes: decisions made while reading, such as the unit of times.
         unread: columns of the source that were not read.
     """
 
@@ -94,7 +94,7 @@ class ReadReport:
         return reason_counts(self.left_out)
 
     def summary(self) -> str:
-        """One line: how many rows were read, and how many left out and why."""
+        """One line with the number of rows that were read, and of rows that were left out, with reasons."""
         text = f"{self.source}: {self.rows - self.left_out.height:,} of {self.rows:,} rows read"
         if self.left_out.height:
             reasons = "; ".join(f"{reason}: {count:,}" for reason, count in self.counts.items())
@@ -103,7 +103,7 @@ class ReadReport:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Which column was taken for what, which were not read, and the notes."""
+        """The meaning of each column, columns that were not read, and the notes."""
         columns = ", ".join(f"{ours} = {theirs}" for ours, theirs in self.columns.items())
         return (
             *([f"columns: {columns}"] if columns else []),
@@ -130,7 +130,7 @@ class ReadReport:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """Interactions and the report of how they were read."""
+    """Interactions and the report on reading them."""
 
     interactions: Interactions
     report: ReadReport

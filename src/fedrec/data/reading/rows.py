@@ -1,4 +1,4 @@
-"""Raw fields to typed columns, and every row that cannot be used, with the reason."""
+"""Makes typed columns of raw fields, and finds rows that cannot be used, with the reason."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class RowRules:
     """How rows are checked.
 
     Args:
-        source: the file or table, for errors.
-        unit: what a row is called in errors.
-        on_error: stop at the first bad row, or leave bad rows out and count them.
-        keep_missing: an empty rating or time becomes NaN, for a later cleaning step, instead of a fault.
-        times: notation of textual times; `seconds` if all times are numbers of seconds since 1970.
-        step: what a left-out row is filed under.
-        time_format: notation of textual times as `times.local_seconds` takes it, where the file does not decide.
+        source: name of the file or table in errors.
+        unit: the word for a row in errors.
+        on_error: `raise` stops at the first bad row; `skip` leaves out bad rows and counts them.
+        keep_missing: whether an empty rating or time becomes NaN, for a later cleaning step, instead of a fault.
+        times: format of times in text; `seconds` if all times are numbers of seconds since 1970.
+        step: name of the step in the table of left-out rows.
+        time_format: format of times in text, see `times.local_seconds`, if the file does not decide it.
         decimal: the decimal mark of numbers in text, and then groups of three digits may be set apart; without it a
             point, and no groups.
-        kinds: what rows of each kind weigh; their value is the weight, times their own rating or weight where they have
+        kinds: weight of each kind of row; the value of a row is this weight, times its own rating or weight if it has
             one.
     """
 
@@ -61,7 +61,7 @@ class Fault(NamedTuple):
 
 
 def integers_if_whole(ids: pl.Series) -> pl.Series:
-    """Text ids as `Int64` if every one is a whole number as it would be printed, else unchanged.
+    """Text ids as `Int64` if every id is a whole number as Python prints it; otherwise unchanged.
 
     >>> integers_if_whole(pl.Series(["7", "12"])).dtype, integers_if_whole(pl.Series(["007", "12"])).dtype
     (Int64, String)
@@ -75,7 +75,7 @@ def integers_if_whole(ids: pl.Series) -> pl.Series:
 
 
 def numbers_in(texts: pl.Series, decimal: Literal[".", ","] | None = None) -> pl.Series:
-    """Numbers (Float64) written as text, with or without a currency sign; null where a text is none.
+    """Numbers (Float64) written as text, with or without a currency sign; null if a text is no number.
 
     With `decimal` that mark is the decimal one, and groups of three digits may be set apart by the other, a blank or an
     apostrophe.
@@ -105,10 +105,10 @@ def numbers_in(texts: pl.Series, decimal: Literal[".", ","] | None = None) -> pl
 
 
 def texts_in(column: pl.Series, name: str, source: str) -> pl.Series:
-    """A column of values as text, as polars writes them; null where a value is missing.
+    """A column of values as text, as polars writes them; null for missing values.
 
     Raises:
-        InputError: if it holds lists, fields or the like.
+        InputError: if the column has lists, structs or the like.
 
     >>> texts_in(pl.Series([True, None]), "bought", "log.csv").to_list()
     ['true', None]
@@ -121,9 +121,10 @@ def texts_in(column: pl.Series, name: str, source: str) -> pl.Series:
 def set_aside(
     raw: pl.DataFrame, faults: list[Fault], rules: RowRules, advice: str = _ADVICE
 ) -> tuple[pl.Series, pl.DataFrame]:
-    """Rows to keep [n] bool and the table of the others; or an error that names the first of them.
+    """Rows to keep [n] bool, and the table of the other rows.
 
-    The first fault of a row, in the order of `faults`, is its reason. A row without a `line` is named by its ids.
+    The first fault of a row, in the order of `faults`, is its reason. With `on_error="raise"` an error names the first
+    bad row, by its ids if the row has no `line`.
     """
     bad = np.zeros(raw.height, dtype=bool)
     which = np.zeros(raw.height, dtype=np.int64)
@@ -198,7 +199,7 @@ def check_rows(raw: pl.DataFrame, rules: RowRules) -> tuple[pl.DataFrame, pl.Dat
     """Type the columns of `raw`; return the good rows and the table of left-out ones.
 
     Args:
-        raw: `line` and any of the standard columns, as found; other columns pass through.
+        raw: `line` and any of the standard columns, unchanged; other columns pass through.
         rules: how to check.
 
     Returns:

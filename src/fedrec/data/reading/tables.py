@@ -1,4 +1,4 @@
-"""Records of delimited text to columns of text, all records at once."""
+"""Makes columns of text of records of delimited text, all records at once."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _TORN = "has a CR in the middle, where other lines end with LF"
 
 
 class Piece(NamedTuple):
-    """Rows of a file: those whose shape is right, and the lines that are not rows at all.
+    """Rows of a file with the right number of fields, and lines that are no rows.
 
     Args:
-        raw: `line` [n] and columns of text or of the type found.
+        raw: `line` [n] and columns of text or of another type.
         broken: `line`, `value` (the text), `reason`.
     """
 
@@ -28,7 +28,8 @@ class Piece(NamedTuple):
 
 
 def divide(found: Records, dialect: Dialect, names: list[str], picked: Mapping[str, str]) -> Piece:
-    """Divide records into the `picked` columns (our names to theirs); those with another number of fields are broken.
+    """Split records into the `picked` columns (standard names to names in the file); records with another number of
+    fields are broken.
 
     Blanks around a field are not part of it.
 

@@ -1,4 +1,4 @@
-"""Times in any common notation to seconds since 1970."""
+"""Converts times in common formats to seconds since 1970."""
 
 from __future__ import annotations
 
@@ -42,10 +42,9 @@ _NAME_AT = re.compile(r"[a-z](?:At|On|Day|Ts)$")
 
 
 def iso_seconds(texts: pl.Series) -> pl.Series:
-    """Seconds since 1970 (Float64) of ISO 8601 texts; null where a text is none. Without a zone it counts as UTC.
+    """Seconds since 1970 (Float64) of ISO 8601 texts; null if a text is no time. A time without a zone is UTC.
 
-    Blanks may stand for the `T` and before the zone, `UTC`, `GMT` and small letters are taken, and a time of day may
-    be that of a 12-hour clock.
+    A blank may replace the `T` and precede the zone. `UTC`, `GMT`, small letters and 12-hour clocks are valid.
 
     >>> iso_seconds(pl.Series(["1970-01-02", "1970-01-01T00:01:00.5", "1970-01-01 01:00+01:00", "soon"])).to_list()
     [86400.0, 60.5, 0.0, None]
@@ -57,7 +56,7 @@ def iso_seconds(texts: pl.Series) -> pl.Series:
 
 
 def local_seconds(texts: pl.Series, notation: str) -> pl.Series:
-    """Seconds since 1970 (Float64) of texts in a local notation; null where a text is none. Zones as in `iso_seconds`.
+    """Seconds since 1970 (Float64) of texts in a local format; null if a text is no time. Zones as in `iso_seconds`.
 
     Args:
         texts: [n].
@@ -127,10 +126,10 @@ def _formatted(texts: pl.Series, notation: str) -> pl.Series:
 
 
 def check_time_format(notation: str) -> None:
-    """Check that a notation of times can be one.
+    """Check a format of times.
 
     Raises:
-        InputError: neither a name nor a format with a `%`.
+        InputError: if the format is neither a known name nor has a `%`.
     """
     if notation not in TIME_FORMATS and "%" not in notation:
         raise InputError(
@@ -142,7 +141,8 @@ def check_time_format(notation: str) -> None:
 
 
 def dates_in(texts: pl.Series, least: int | None = None) -> bool:
-    """Whether at least half, or `least`, of some texts are dates with or without a time of day, in a usual notation.
+    """Whether at least half of some texts, or at least `least` texts, are dates, with or without a time of day, in a
+    common format.
 
     >>> dates_in(pl.Series(["2014-04-07T10:51:09.277Z", "x"])), dates_in(pl.Series(["881250949"]))
     (True, False)
@@ -170,7 +170,7 @@ def times_in(column: pl.Series) -> bool:
 
 
 def named_like_time(name: str) -> bool:
-    """Whether a column is called as columns of times are.
+    """Whether the name of a column is typical for times.
 
     >>> [named_like_time(name) for name in ("when", "createdAt", "bought_on", "item", "what", "format")]
     [True, True, True, False, False, False]
@@ -179,7 +179,7 @@ def named_like_time(name: str) -> bool:
 
 
 def unit_of(numbers: pl.Series) -> tuple[float, str]:
-    """How many of the unit make a second, and its name, told by the median size of the numbers.
+    """Number of units in a second, and name of the unit, guessed from the median of the numbers.
 
     Up to 10¹¹ they are seconds (the year 5138), up to 10¹⁴ milliseconds (from 1973 on), up to 10¹⁷ microseconds,
     beyond that nanoseconds.
@@ -196,7 +196,7 @@ def unit_of(numbers: pl.Series) -> tuple[float, str]:
 
 
 def calendar_seconds(times: pl.Series) -> pl.Series:
-    """Seconds since 1970 (Float64) of dates or date-times; without a zone they count as UTC.
+    """Seconds since 1970 (Float64) of dates or date-times; without a zone they are in UTC.
 
     >>> from datetime import date
     >>> calendar_seconds(pl.Series([date(1970, 1, 3)])).to_list()
