@@ -12,8 +12,6 @@ import numpy as np
 from fedrec.data.interactions import Interactions
 from fedrec.data.sources import LoadedSource
 from fedrec.engines.local import LocalEngine
-from fedrec.runs.reports import measured_bytes
-from fedrec.runs.training import Placement, load_plan_data, train_here
 from fedrec.errors import InputError
 from fedrec.federation.coordinator import Coordinator, Trained
 from fedrec.federation.plan import Plan
@@ -21,6 +19,8 @@ from fedrec.federation.run import Run
 from fedrec.federation.values import values_remark
 from fedrec.progress import Stopwatch
 from fedrec.record.durable import arrays_digest
+from fedrec.runs.reports import measured_bytes
+from fedrec.runs.training import Placement, load_plan_data, train_here
 
 __all__ = ["SECONDS", "compare_on", "compare_plans"]
 

@@ -12,23 +12,23 @@ from typing import Any
 from fedrec.data.catalog import Catalog
 from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.engines.memory import check_memory
-from fedrec.runs.saved import FEDERATED
-from fedrec.network.post import Post
-from fedrec.network.remote import RemoteEngine
-from fedrec.runs.reports import close_run, measured_parts, report_of
-from fedrec.network.waiting import PATIENT, Waiting
-from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
+from fedrec.errors import DamagedError, FedrecError, RunError
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import Part
 from fedrec.federation.compatibility import check_together, place_of
 from fedrec.federation.coordinator import Coordinator, Progress
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, check_free, is_run, read_plan
-from fedrec.runs.verifying import sign_run
+from fedrec.network.post import Post
+from fedrec.network.remote import RemoteEngine
+from fedrec.network.waiting import PATIENT, Waiting
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.progress import RUN, Stopwatch, stage
 from fedrec.record.durable import replace_file
 from fedrec.record.keys import PublicKey, SigningKey
+from fedrec.runs.reports import close_run, measured_parts, report_of
+from fedrec.runs.saved import FEDERATED
+from fedrec.runs.verifying import sign_run
 
 __all__ = ["Members", "train_federated"]
 
@@ -103,9 +103,7 @@ def train_federated(
     went_on = len(run.ledger.of_kind("round")) if resume else None
     engine: RemoteEngine | None = None
     try:
-        engine = RemoteEngine(
-            post, members.key, members.nodes, number, agreement, run.ledger, secure, waiting, tell
-        )
+        engine = RemoteEngine(post, members.key, members.nodes, number, agreement, run.ledger, secure, waiting, tell)
         with stage("prepare", "offering the run to the nodes"):
             engine.open()
         coordinator = Coordinator(agreement, engine, run, engine.has_valid, watch, chance=chance)

@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from fedrec.data.catalog import Catalog
-from fedrec.data.digests import digest_of
 from fedrec.data.interactions import Interactions, offsets, rows_of
-from fedrec.data.keys import KeyedSource
-from fedrec.models.private_state import blank, placed
-from fedrec.data.splits import HISTORY, TRAIN, Split, SplitMethod, distinct, given, unsplit
-from fedrec.runs.kept import KEPT, Kept
-from fedrec.runs.loading import Placement, load_again, public_digest, read_placement
+from fedrec.data.splits import HISTORY, TRAIN, Split, distinct, unsplit
 from fedrec.engines.local import LocalEngine
-from fedrec.errors import DamagedError, FedrecError, InputError, RunError
+from fedrec.errors import InputError
 from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import Part
-from fedrec.federation.checkpoints import server_arrays
 from fedrec.federation.coordinator import Coordinator, Trained
-from fedrec.federation.fitting import Fitting
 from fedrec.federation.item_floor import SERVED
-from fedrec.node.founding import refitted
-from fedrec.node.shard import Shard
 from fedrec.federation.plan import Plan
-from fedrec.federation.model_folder import load_shared, save_shared
-from fedrec.federation.run import Run, read_plan
+from fedrec.federation.run import Run
 from fedrec.federation.warm_start import Earlier, Remembered
 from fedrec.kernels.splitting import count_shared
-from fedrec.models.base import Arrays, Given, Private, Recommender, State
+from fedrec.models.base import Given, Private, Recommender, State
 from fedrec.models.outline import keeps_rows
-from fedrec.record.durable import arrays_digest, check_plain, replace_file, replace_table
-from fedrec.record.files import check_files, read_files
+from fedrec.models.private_state import blank, placed
+from fedrec.node.founding import refitted
+from fedrec.node.shard import Shard
 
 __all__ = ["Home", "OpenedRun"]
-
 
 
 @dataclass(frozen=True, eq=False)

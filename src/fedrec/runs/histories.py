@@ -9,17 +9,17 @@ from typing import Any
 
 from fedrec.data.databases.urls import is_url
 from fedrec.data.digests import digest_of
-from fedrec.data.reading.frames import as_interactions
 from fedrec.data.interactions import Interactions
-from fedrec.runs.kept import KEPT, Kept
-from fedrec.runs.loading import load_plan_data, public_digest
-from fedrec.runs.finished import OpenedRun
-from fedrec.runs.saved import home_of
-from fedrec.runs.visitors import Unknown, Visitors
+from fedrec.data.reading.frames import as_interactions
 from fedrec.errors import InputError
 from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.plan import Plan
 from fedrec.privacy.chance import has_secret
+from fedrec.runs.finished import OpenedRun
+from fedrec.runs.kept import KEPT, Kept
+from fedrec.runs.loading import load_plan_data, public_digest
+from fedrec.runs.saved import home_of
+from fedrec.runs.visitors import Unknown, Visitors
 
 __all__ = ["with_histories"]
 

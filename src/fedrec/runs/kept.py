@@ -15,13 +15,13 @@ from fedrec.data.identifiers import Identifiers
 from fedrec.data.interactions import PARTS, Interactions
 from fedrec.data.sources import LoadedSource
 from fedrec.documents import MOST_LINES, parse_json, read_file
-from fedrec.runs.loading import public_digest
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError
 from fedrec.federation.plan import Plan
 from fedrec.privacy.chance import has_secret
 from fedrec.record.durable import replace_table
 from fedrec.record.files import FILES, check_file, read_files
+from fedrec.runs.loading import public_digest
 
 __all__ = ["KEPT", "Closed", "Kept", "closed_run", "keep_interactions", "reading_facts"]
 

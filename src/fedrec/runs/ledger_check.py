@@ -11,8 +11,8 @@ from fedrec.errors import DamagedError, FedrecError
 from fedrec.federation.best_round import kept_round
 from fedrec.federation.checkpoints import ended_state, packed, unpacked
 from fedrec.federation.ledger_fields import Lines
-from fedrec.federation.plan import Plan
 from fedrec.federation.model_folder import load_shared
+from fedrec.federation.plan import Plan
 from fedrec.federation.versions import check_versions
 from fedrec.privacy.accounting import Charge, Epsilons, cohort_epsilon
 from fedrec.record.durable import arrays_digest, load_arrays

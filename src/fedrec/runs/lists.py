@@ -14,13 +14,13 @@ from fedrec.data.arguments import check_arguments
 from fedrec.data.clients import Clients
 from fedrec.data.identifiers import Identifiers, typed_ids
 from fedrec.data.listing import listed_ids
-from fedrec.runs.finished import OpenedRun
-from fedrec.runs.visitors import Unknown, Visitors, check_unknown, some_of
 from fedrec.errors import InputError
 from fedrec.node.shard import Shard
 from fedrec.progress import followed
 from fedrec.recommending.recommend import allowed_items, list_length, recommend_batches
 from fedrec.recommending.tables import recommendation_schema
+from fedrec.runs.finished import OpenedRun
+from fedrec.runs.visitors import Unknown, Visitors, check_unknown, some_of
 
 __all__ = ["Lists"]
 
@@ -157,7 +157,11 @@ def _positions(
         message = f"{len(missing)} unknown user{'s' if len(missing) > 1 else ''}: {some_of(missing)}"
         if unknown == "raise":
             hints = (ids.explain_unknown(missing[0]) for ids in known)
-            advice = "" if lost is not None else ". Check the ids. For users whom the model never met give their interactions as history (--history)"
+            advice = (
+                ". Check the ids. For users whom the model never met give their interactions as history (--history)"
+                if lost is None
+                else ""
+            )
             raise InputError(f"{message}{advice}{next(filter(None, hints), '')}")
         if unknown == "warn":
             warnings.warn(f"{message}; left out", stacklevel=4)

@@ -10,20 +10,20 @@ import numpy as np
 import polars as pl
 
 from fedrec.data.catalog import Catalog
-from fedrec.data.reading.frames import as_table
 from fedrec.data.identifiers import Identifiers, typed_ids
 from fedrec.data.interactions import Interactions
+from fedrec.data.reading.frames import as_table
 from fedrec.data.reading.picking import Picking
 from fedrec.data.reading.readers import read_pairs
-from fedrec.runs.finished import OpenedRun
-from fedrec.runs.visitors import Unknown, check_unknown, some_of
 from fedrec.errors import InputError
 from fedrec.evaluation.errors import cut
-from fedrec.node.shard import Shard
 from fedrec.models.base import Arrays, Recommender
 from fedrec.models.outline import reads_item_features
 from fedrec.models.registry import models_where
 from fedrec.models.values import rating_scale
+from fedrec.node.shard import Shard
+from fedrec.runs.finished import OpenedRun
+from fedrec.runs.visitors import Unknown, check_unknown, some_of
 
 __all__ = ["predict_pairs"]
 
@@ -148,7 +148,8 @@ def _fill(
     public: Arrays,
     round: int,
 ) -> None:
-    """Write the predictions of the pairs [pairs] whose users are at positions `there` of a shard, −1 for other users."""
+    """Write the predictions of the pairs [pairs] whose users are at positions `there` [pairs] of a shard; −1 for other
+    users."""
     rows = np.flatnonzero(there >= 0)
     rows = rows[np.argsort(there[rows], kind="stable")]
     owners = there[rows]

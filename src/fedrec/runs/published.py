@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 
 from fedrec.engines.local import LocalEngine
-from fedrec.runs.finished import OpenedRun
-from fedrec.runs.saved import is_saved_in, save_run
 from fedrec.federation.coordinator import Trained
 from fedrec.node.host import Served
+from fedrec.runs.finished import OpenedRun
+from fedrec.runs.saved import is_saved_in, save_run
 
 __all__ = ["save_served"]
 

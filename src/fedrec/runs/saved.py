@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,33 +12,24 @@ import polars as pl
 
 from fedrec.data.catalog import Catalog
 from fedrec.data.digests import digest_of
-from fedrec.data.interactions import Interactions, offsets, rows_of
-from fedrec.data.keys import KeyedSource
-from fedrec.models.private_state import blank, placed
-from fedrec.data.splits import HISTORY, TRAIN, Split, SplitMethod, distinct, given, unsplit
-from fedrec.runs.finished import Home, OpenedRun
-from fedrec.runs.kept import KEPT, Kept
-from fedrec.runs.loading import Placement, load_again, public_digest, read_placement
+from fedrec.data.interactions import Interactions
+from fedrec.data.splits import given
 from fedrec.engines.local import LocalEngine
-from fedrec.errors import DamagedError, FedrecError, InputError, RunError
-from fedrec.evaluation.metrics import MetricSummary
+from fedrec.errors import DamagedError, FedrecError, RunError
 from fedrec.federation.agreement import Agreement
-from fedrec.federation.calls import Part
 from fedrec.federation.checkpoints import server_arrays
-from fedrec.federation.coordinator import Coordinator, Trained
+from fedrec.federation.coordinator import Trained
 from fedrec.federation.fitting import Fitting
-from fedrec.federation.item_floor import SERVED
-from fedrec.node.founding import refitted
-from fedrec.node.shard import Shard
-from fedrec.federation.plan import Plan
 from fedrec.federation.model_folder import load_shared, save_shared
+from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, read_plan
-from fedrec.federation.warm_start import Earlier, Remembered
-from fedrec.kernels.splitting import count_shared
-from fedrec.models.base import Arrays, Given, Private, Recommender, State
+from fedrec.models.base import Arrays, Private, State
 from fedrec.models.outline import keeps_rows
 from fedrec.record.durable import arrays_digest, check_plain, replace_file, replace_table
 from fedrec.record.files import check_files, read_files
+from fedrec.runs.finished import Home, OpenedRun
+from fedrec.runs.kept import KEPT, Kept
+from fedrec.runs.loading import Placement, load_again, public_digest, read_placement
 
 __all__ = ["FEDERATED", "home_of", "is_saved_in", "open_model", "open_run", "save_run"]
 

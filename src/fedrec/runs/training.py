@@ -15,13 +15,8 @@ import numpy as np
 from fedrec.data.interactions import Interactions
 from fedrec.data.sources import LoadedSource
 from fedrec.engines.clock import Clock
-from fedrec.runs.kept import closed_run, keep_interactions, reading_facts
-from fedrec.runs.loading import Placement, load_again, load_plan_data, public_digest, read_placement
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.memory import check_memory
-from fedrec.runs.finished import OpenedRun
-from fedrec.runs.saved import open_run
-from fedrec.runs.reports import close_run, measured_parts, report_of, worth_of
 from fedrec.engines.virtual import virtual_time
 from fedrec.errors import FedrecError, PlanError
 from fedrec.federation.agreement import Agreement
@@ -35,6 +30,11 @@ from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, has_secret, keep_secret
 from fedrec.progress import RUN, Stopwatch, stage
 from fedrec.record.durable import arrays_digest, replace_file, replace_table
+from fedrec.runs.finished import OpenedRun
+from fedrec.runs.kept import closed_run, keep_interactions, reading_facts
+from fedrec.runs.loading import Placement, load_again, load_plan_data, public_digest, read_placement
+from fedrec.runs.reports import close_run, measured_parts, report_of, worth_of
+from fedrec.runs.saved import open_run
 
 __all__ = [
     "Placement",

@@ -13,9 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedrec.aggregation.release import Release
 from fedrec.data.interactions import Interactions
-from fedrec.data.keys import KeyedSource
 from fedrec.data.listing import listed, whole_number
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.memory import check_memory

@@ -10,14 +10,6 @@ from typing import Any
 
 from fedrec.documents import MOST_LINES, MOST_SETTINGS, read_file
 from fedrec.errors import DamagedError, FedrecError, InputError
-from fedrec.runs.ledger_check import (
-    check_chain,
-    check_charges,
-    check_checkpoints,
-    check_model,
-    check_report,
-    of_kind,
-)
 from fedrec.federation.ledger_fields import check_fields
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import PUBLIC, is_run
@@ -37,6 +29,14 @@ from fedrec.record.signing import (
     keys_in,
     sign_notes,
     signed_in,
+)
+from fedrec.runs.ledger_check import (
+    check_chain,
+    check_charges,
+    check_checkpoints,
+    check_model,
+    check_report,
+    of_kind,
 )
 
 __all__ = ["Verdict", "sign_run", "verify_run"]
@@ -189,7 +189,9 @@ class _Check:
                 check_file(self.folder, name, known[name], "the ledger")
         beside = self._beside() if published else []
         if beside:
-            self.verdict.remarks.append(f"not checked, as these files are not part of a published copy: {', '.join(beside)}")
+            self.verdict.remarks.append(
+                f"not checked, as these files are not part of a published copy: {', '.join(beside)}"
+            )
         if published or (self.lines and not self.verdict.finished and not (self.folder / FILES).exists()):
             if not self.verdict.finished:
                 self.verdict.remarks.append(
@@ -224,7 +226,8 @@ class _Check:
             self._known(path, [*keys, *required])
         if not self.verdict.signatures:
             self.verdict.remarks.append(
-                "not signed: hashes detect errors and changes of single files, but not a record that was rewritten as a whole"
+                "not signed: hashes detect errors and changes of single files, but not a record that was rewritten as "
+                "a whole"
             )
         elif not required:
             self.verdict.remarks.append(
@@ -241,8 +244,8 @@ class _Check:
             )
         if ledger is not None and not self.verdict.finished:
             raise DamagedError(
-                f"{LEDGER}: the run has not ended, or the last entry was removed; {who} signed these {len(self.leaves)} "
-                "entries, but not the model, the report or later files"
+                f"{LEDGER}: the run has not ended, or the last entry was removed; {who} signed these "
+                f"{len(self.leaves)} entries, but not the model, the report or later files"
             )
         beside = self._beside() if published else []
         if published and not self.leaves:
@@ -279,7 +282,9 @@ class _Check:
             raise DamagedError(f"{LEDGER}: missing, but {path} is a checkpoint of {known.size} of its entries")
         check_against(str(path), known, self.leaves, self.log, LEDGER)
         if not by:
-            self.verdict.remarks.append(f"{path} is not signed by a known key; its content was used without a signature")
+            self.verdict.remarks.append(
+                f"{path} is not signed by a known key; its content was used without a signature"
+            )
 
     def training(self, published: bool) -> None:
         """The plan, the chain of rounds and models, charges and epsilon."""
@@ -292,7 +297,8 @@ class _Check:
         self.asynchronous = plan.asynchronous is not None
         if not plan.reproducible:
             self.verdict.remarks.append(
-                "reproducible: false: training this plan again gives the same model up to rounding errors, not the same bits"
+                "reproducible: false: training this plan again gives the same model up to rounding errors, not the "
+                "same bits"
             )
         if self.lines:
             check_chain(plan, self.lines)

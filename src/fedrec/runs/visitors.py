@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from fedrec.data.reading.assembly import UNKNOWN_ITEM
 from fedrec.data.catalog import Catalog
 from fedrec.data.cleaning import Cleaning, within_bounds
-from fedrec.data.reading.frames import table_with_report
 from fedrec.data.identifiers import Identifiers
 from fedrec.data.interactions import Interactions
+from fedrec.data.reading.assembly import UNKNOWN_ITEM
+from fedrec.data.reading.frames import table_with_report
 from fedrec.data.reading.readers import read_with_report
 from fedrec.data.reading.reports import Loaded
 from fedrec.data.splits import distinct
