@@ -112,7 +112,8 @@ def run() -> None:
 
 def _named(arguments: list[str]) -> str | None:
     """Name of the command or group that the arguments begin with, or `None`."""
-    names = {entry.name for entry in (*app.registered_commands, *app.registered_groups)}
+    commands, groups = app.registered_commands, app.registered_groups
+    names = {entry.name for entry in commands} | {entry.name for entry in groups}
     return arguments[0] if arguments and arguments[0] in names else None
 
 
