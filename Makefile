@@ -37,8 +37,9 @@ lint: $(READY)
 kernels: $(READY)
 	$(BIN)/fedrec doctor --compile --quiet > /dev/null
 
-# Two workers, each with whole files: what a file makes for its tests is made once. tests/conftest.py orders the files.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Workers take whole files: what a file makes for its tests is made once. tests/conftest.py orders the files. Two cores
+# have three workers, as the tests of real processes wait for most of their time.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
 	$(MAKE) --jobs 2 lint kernels

@@ -306,10 +306,6 @@ def work(first: int, stop: int, seed: int, kinds: Sequence[str], honest: Path, p
     """Do mutations `first` to `stop` − 1 in this process, and write down what comes of each."""
     import logging
 
-    from typer.main import get_command
-
-    from fedrec.cli import main
-
     def late(*_: object) -> None:
         raise HangError
 
@@ -320,7 +316,6 @@ def work(first: int, stop: int, seed: int, kinds: Sequence[str], honest: Path, p
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     watch = Watch()
-    main.app = get_command(main.app)  # built once instead of at every call
     for kind in kinds:  # load what commands load, so that the first mutation does not pay for it
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             shutil.rmtree(place, ignore_errors=True)

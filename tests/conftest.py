@@ -31,11 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 _LONGEST_FIRST = (
-    "test_federation_processes", "test_deploy", "test_federation_kills", "test_federation_faults", "test_federation",
-    "test_accounting", "test_bad_input", "test_databases_postgresql", "test_cli", "test_library", "test_kills",
-    "test_asynchronous_kills", "test_private_runs", "test_audit_coordinator", "test_federation_jobs",
+    "test_federation_processes", "test_contract", "test_federation_kills", "test_deploy", "test_federation_faults",
+    "test_kills", "test_federation_jobs", "test_documented_commands", "test_accounting", "test_databases_postgresql",
+    "test_federation", "test_library", "test_lost_slots", "test_bad_input", "test_cli", "test_secure_runs",
+    "test_progress", "test_private_runs", "test_record_runs", "test_asynchronous_kills", "test_fuzz_folders",
+    "test_audit_coordinator",
 )  # fmt: skip
-"""Files that begin before all others, so that no worker is left alone with one of them at the end."""
+"""Files that begin before all others, so that no worker is left alone with one of them at the end. Those that wait for
+processes stand between those that compute."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -78,7 +78,7 @@ def assert_resumed_like(folder: Path, whole: Path, made: Plan) -> None:
     assert verify_run(folder).wrong is None
 
 
-@pytest.mark.parametrize("stride", [19, pytest.param(8, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("stride", [27, pytest.param(8, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("terms", TERMS)
 def test_killed_at_one_write_after_the_other(terms: str, stride: int, whole: dict[str, Path], tmp_path: Path) -> None:
     """What rounds write differs in length, so that every kind of write is met."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -189,9 +190,15 @@ def test_nodes_invited_and_removed_from_what_was_read_earlier_are_not_lost(feder
     assert FederationFolder.open(federation.path).nodes == left
 
 
+@functools.cache
+def foreign_key() -> rsa.RSAPrivateKey:
+    """The key of an authority of which no federation knows."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
 def certificate(kit: Path, start: datetime, end: datetime) -> None:
     """A certificate of the kit's own name from another authority, whose root comes with it."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    key = foreign_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "shop-a")])
     built = (
         x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())

@@ -58,24 +58,41 @@ def run(trained: Path, tmp_path: Path) -> Path:
 # --- the languages --------------------------------------------------------------------------------------------------
 
 
-@given(JSON)
-@settings(max_examples=200, deadline=None)
-def test_what_json_can_say_is_read_as_json_says_it(value: Any) -> None:
-    text = json.dumps(value)
-    assert parse_json(text) == parse_json(text.encode()) == json.loads(text)
+EXAMPLES = pytest.mark.parametrize("examples", [50, pytest.param(200, marks=pytest.mark.exhaustive)])
 
 
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+@EXAMPLES
+def test_what_json_can_say_is_read_as_json_says_it(examples: int) -> None:
+    @given(JSON)
+    @settings(max_examples=examples, deadline=None)
+    def holds(value: Any) -> None:
+        text = json.dumps(value)
+        assert parse_json(text) == parse_json(text.encode()) == json.loads(text)
+
+    holds()
+
+
+@EXAMPLES
+def test_what_yaml_writes_is_read(examples: int) -> None:
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        )
     )
-)
-@settings(max_examples=200, deadline=None)
-def test_what_yaml_writes_is_read(value: Any) -> None:
-    text = yaml.safe_dump(value, allow_unicode=True)
-    if "&id" not in text:
-        assert parse_yaml(text) == yaml.safe_load(text)
+    @settings(max_examples=examples, deadline=None)
+    def holds(value: Any) -> None:
+        text = yaml.safe_dump(value, allow_unicode=True)
+        if "&id" not in text:
+            assert parse_yaml(text) == yaml.safe_load(text)
+
+    holds()
+
+
+def test_what_was_read_is_its_readers_alone() -> None:
+    """The value of a text is kept, and each reader has a copy."""
+    parse_yaml("a: [1]")["a"].append(2)
+    assert parse_yaml("a: [1]") == {"a": [1]}
 
 
 @pytest.mark.parametrize(

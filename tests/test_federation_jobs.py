@@ -27,9 +27,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield running
 
 
-def finished(session: Any, folder: Path) -> str:
-    """Submit a job, and how it ended."""
-    job = session.submit_job(str(folder))
+def ended(session: Any, job: str) -> str:
+    """How a job ended."""
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
         status = str(session.get_job_meta(job).get("status"))
@@ -69,8 +68,10 @@ def test_jobs_with_code_and_jobs_of_other_classes_are_refused_at_the_node(stage:
     other_class = written(tmp_path / "class", nodes, **{"app/config/config_fed_client.json": json.dumps(client)})
     session = admin_session(stage.federation.admin_kit)
     try:
-        for folder, words in ((with_code, "BYOC"), (other_class, "not authorized")):
-            status = finished(session, folder)
+        folders = ((with_code, "BYOC"), (other_class, "not authorized"))
+        jobs = [session.submit_job(str(folder)) for folder, _ in folders]
+        for (folder, words), job in zip(folders, jobs, strict=True):
+            status = ended(session, job)
             assert "COMPLETED" not in status, folder.name
             assert not canary.exists(), folder.name
             said = logs(stage, "server") + "".join(logs(stage, node) for node in nodes)

@@ -89,8 +89,8 @@ def assert_as_if_never_killed(home: Home, whole: Home) -> None:
 
 @pytest.mark.parametrize(
     ("name", "secure", "together", "stride"),
-    [("mf", False, False, 5), ("best", False, True, 61), ("ease", False, False, 5), ("mf", True, False, 11),
-     ("mf", True, True, 113)],
+    [("mf", False, False, 7), ("best", False, True, 89), ("ease", False, False, 7), ("mf", True, False, 17),
+     ("mf", True, True, 149)],
 )  # fmt: skip
 def test_killed_at_a_write_and_resumed(name: str, secure: bool, together: bool, stride: int, tmp_path: Path) -> None:
     assert_resumes(tmp_path, PLANS[name], secure, together, stride)
@@ -140,7 +140,7 @@ def test_killed_between_any_two_requests(tmp_path: Path) -> None:
     whole = Home(tmp_path / "whole", BEST, secure=False, together=False)
     assert not whole.train()
     last = 0
-    for number in range(0, 200, 11):
+    for number in range(0, 200, 17):
         home = Home(tmp_path / "killed", BEST, secure=False, together=False)
         if not _killed_after_frame(home, number):
             last = number
@@ -170,7 +170,7 @@ def _killed_after_frame(home: Home, number: int) -> bool:
         NodeHost.answer = plainly  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(3, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("stride", [11, pytest.param(3, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("together", [False, True], ids=["coordinator", "coordinator and nodes"])
 def test_a_private_run_that_is_killed_is_charged_once(together: bool, stride: int, tmp_path: Path) -> None:
     whole = Home(tmp_path / "whole", PLANS["private"], secure=False, together=together)

@@ -36,6 +36,7 @@ CANARY = "canary-7c1e"
 TITLE = "The Yellow Bird of 7c1e"
 OWN_ITEM = "unlisted-7c1e"
 NODES = 3
+ROUNDS = 8
 TIME = 240.0
 
 
@@ -90,7 +91,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     places = np.arange(data.n_users) % NODES
     mine = {f"node-{place}": data.take_users(np.flatnonzero(places == place)) for place in range(NODES)}
     folder = tmp_path_factory.mktemp("federation")
-    plan = {"data": {"source": "federation"}, "model": {"name": "mf", "embedding_size": 4, "rounds": 12}, "seed": 5}
+    plan = {"data": {"source": "federation"}, "model": {"name": "mf", "embedding_size": 4, "rounds": ROUNDS}, "seed": 5}
     (folder / "plan").write_text(Plan.make(plan).to_yaml())
     try:
         with staged(folder, data, places, 1024) as stage:
@@ -120,7 +121,7 @@ def assert_right(scene: Scene, name: str) -> list[list[str]]:
     """Every round is the sum over the nodes that the ledger names; returns these."""
     rounds = Ledger(scene.run(name) / "ledger.jsonl", rooted=True).of_kind("round")
     plan = read_plan(scene.run(name))
-    assert [line["round"] for line in rounds] == list(range(12))
+    assert [line["round"] for line in rounds] == list(range(ROUNDS))
     who = [line["nodes"] for line in rounds]
     agreement = Agreement.of(plan, scene.data["node-0"].catalog)
     twin_run, shown = Run(plan, None), SimpleNamespace(plan=plan, agreement=agreement, data=scene.data, measured={})
@@ -143,7 +144,7 @@ def test_no_user_is_found_outside_the_nodes(scene: Scene) -> None:
     """After a secure run: in no log of NVFlare's, in no file of the coordinator's, in no file beside a node's own."""
     process = scene.train("secure", "--secure")
     assert process.wait(TIME) == 0, scene.said("secure")
-    assert assert_right(scene, "secure") == [sorted(scene.data)] * 12
+    assert assert_right(scene, "secure") == [sorted(scene.data)] * ROUNDS
     found = []
     for path in scene.stage.folder.rglob("*"):
         inside = path.relative_to(scene.stage.folder).parts

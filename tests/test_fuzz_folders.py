@@ -5,17 +5,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from fuzz_folders import fuzz
 
 KINDS = ("run itemknn", "run gpfedrec", "stopped", "budget")
-MUTATIONS = 200
 
 
-def test_a_seeded_part_of_the_fuzzing_finds_nothing() -> None:
-    found = fuzz(MUTATIONS, seed=11, kinds=KINDS)
+@pytest.mark.parametrize("mutations", [80, pytest.param(200, marks=pytest.mark.exhaustive)])
+def test_a_seeded_part_of_the_fuzzing_finds_nothing(mutations: int) -> None:
+    found = fuzz(mutations, seed=11, kinds=KINDS)
     assert [outcome for outcome in found if outcome.problems] == []
-    assert sorted(outcome.number for outcome in found) == list(range(MUTATIONS))
+    assert sorted(outcome.number for outcome in found) == list(range(mutations))
     refused = [outcome for outcome in found if outcome.code not in (0, None)]
     assert {outcome.kind for outcome in refused} == set(KINDS)
-    assert len(refused) > MUTATIONS / 3
+    assert len(refused) > mutations / 3

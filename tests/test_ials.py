@@ -369,6 +369,7 @@ def measured(name):
     return result.values[result.valid].mean(axis=0)
 
 
+@pytest.mark.real
 def test_movielens_100k_is_as_good_as_pooled_training():
     hr, ndcg = measured("ml-100k")
     assert hr >= 0.655

@@ -86,6 +86,7 @@ def test_negatives_tell_the_future_under_the_leaky_plan() -> None:
     assert hit_rate("synthetic:users=1500,items=400,seed=1", negatives="paper-leaky") > 0.45
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("changes", CLEAN[:3], ids=str)
 def test_negatives_say_nothing_on_real_data(changes: dict[str, Any]) -> None:
     assert hit_rate(ml_100k(), **changes) == pytest.approx(CHANCE, abs=0.02)

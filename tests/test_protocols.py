@@ -96,9 +96,10 @@ def test_rank_law_of_a_large_catalog():
     assert law.sum() < untied.sum()  # ties can only push the item down
 
 
-def test_sampled_metrics_equals_its_numpy_twin():
+@pytest.mark.parametrize("users", [8, pytest.param(30, marks=pytest.mark.exhaustive)])
+def test_sampled_metrics_equals_its_numpy_twin(users):
     rng = np.random.default_rng(1)
-    users, n, k = 30, 250, 10
+    n, k = 250, 10
     scores = np.round(rng.normal(size=(users, n)) * 8).astype(np.float32)
     scores[rng.random(scores.shape) < 0.1] = np.nan
     touched = [rng.permutation(n)[: rng.integers(1, 150)].astype(np.int32) for _ in range(users)]
@@ -210,6 +211,7 @@ def test_popularity_on_movielens_100k():
     assert np.round(middle, 3).tolist() == [0.408, 0.227]
 
 
+@pytest.mark.real
 def test_popularity_on_movielens_1m_sequences():
     lines = data_file("ml-1m-sequences", "sequences.txt").read_text().splitlines()
     rows = [np.array(line.split()[1:], dtype=np.int64) for line in lines]

@@ -194,7 +194,7 @@ def test_a_run_does_not_go_on_from_a_ledger_that_was_changed(copied):
 # --- crashes --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stride", [11, pytest.param(5, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("stride", [17, pytest.param(5, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("kind", ["plain", "private"])
 def test_killed_at_any_write_the_record_is_that_of_a_run_that_never_was(kind, stride, made, tmp_path):
     plan = private_plan() if kind == "private" else small_plan("mf")

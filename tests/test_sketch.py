@@ -223,6 +223,7 @@ def test_movielens_100k_at_rank_64(real):
     assert ndcg > 0.37
 
 
+@pytest.mark.real
 def test_movielens_1m_at_rank_256(real):
     hits, ndcg = measured(EASE(rank=256), last_out(real("ml-1m-sequences")), "hr@10,ndcg@10", "sampled:99")
     assert hits >= 0.685

@@ -155,7 +155,7 @@ def test_same_bits_for_any_nodes(nodes: int, tmp_path: Path) -> None:
     assert_same(tmp_path / "one", tmp_path / "many")
 
 
-@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("model", ["mf", "ease"])
 def test_killed_anywhere_and_resumed(model: str, stride: int, tmp_path: Path) -> None:
     settings = MF if model == "mf" else SUMS["ease"]

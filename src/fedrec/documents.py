@@ -7,6 +7,8 @@ refused, and so are its tags. What is wrong is a `DocumentError`, which says whe
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import os
 import stat
@@ -39,6 +41,8 @@ _MOST_DEPTH = 64
 _MOST_PARTS = 1 << 21
 """Lists and mappings of a document: an empty one takes 64 bytes or more, whatever little it takes in the file."""
 _MOST_DIGITS = 400
+_MOST_KEPT = 1 << 14
+"""Letters of a YAML text whose value is kept: a run reads its plan again and again."""
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
@@ -164,12 +168,19 @@ def parse_yaml(text: str) -> Any:
     Traceback (most recent call last):
     fedrec.documents.DocumentError: line 1: anchors and aliases (& and *) are not allowed; write the value out
     """
+    return _loaded(text) if len(text) > _MOST_KEPT else copy.deepcopy(_kept(text))
+
+
+def _loaded(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # a safe loader
     except DocumentError:
         raise
     except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
         raise DocumentError(" ".join(str(error).split())) from None
+
+
+_kept = functools.lru_cache(maxsize=16)(_loaded)
 
 
 class _Loader(yaml.SafeLoader):

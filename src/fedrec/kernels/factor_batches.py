@@ -83,6 +83,135 @@ class Pace(NamedTuple):
 _PACE = record(Pace, "int64, int64, float32, float32, float32, float32")
 
 
+@numba.njit(nogil=True, error_model="numpy")
+def _local_batches_of(  # type: ignore[no-untyped-def]
+    low_client, high_client, drawn, table, users, pace, loss, learn_users, learn_items, drift, values, steps
+):
+    """The clients of one worker of `local_batches`."""
+    indptr, rows, sample_indptr, samples, width, epochs, weights, _ = drawn
+    batch, optimiser, rate, momentum, reg, keep = pace
+    d = table.shape[1] - 1
+    most = np.int64(0)
+    for client in range(low_client, high_client):
+        most = max(most, indptr[client + 1] - indptr[client])
+    errors = np.empty(width, dtype=np.float32)
+    user_gradient = np.zeros(d, dtype=np.float32)
+    user_first, user_second = np.zeros(d, dtype=np.float32), np.zeros(d, dtype=np.float32)
+    gradients = np.zeros((most, d + 1), dtype=np.float32)
+    moments = most if optimiser != SGD else 1
+    first, second = np.zeros((moments, d + 1), dtype=np.float32), np.zeros((moments, d + 1), dtype=np.float32)
+    times = np.zeros(most, dtype=np.int64)
+    current = np.full(most, -1, dtype=np.int64)  # the step whose batch touched a row last
+    caught_up = np.zeros(most, dtype=np.int64)  # steps whose drift a row has had
+    touched = np.empty(most, dtype=np.int64)
+    for client in range(low_client, high_client):
+        base = indptr[client]
+        used = indptr[client + 1] - base
+        fetch_rows(table, rows, values, base, base + used)
+        user = users[client]
+        user_first[:] = np.float32(0.0)
+        user_second[:] = np.float32(0.0)
+        first[: min(used, moments)] = np.float32(0.0)
+        second[: min(used, moments)] = np.float32(0.0)
+        times[:used] = 0
+        current[:used] = -1
+        caught_up[:used] = 0
+        step = np.int64(0)
+        start, stop = sample_indptr[client], sample_indptr[client + 1]
+        in_epoch = (stop - start) // max(epochs, 1)
+        for epoch in range(epochs):
+            filled = np.int64(0)
+            n_touched = np.int64(0)
+            for place in range(start + epoch * in_epoch, start + (epoch + 1) * in_epoch, width):
+                count = width
+                if width > 1 and samples[place + 1] < 0:
+                    count = 1
+                weight = np.float32(1.0)
+                if len(weights):
+                    weight = weights[start // (epochs * width) + samples[place]]
+                terms = count
+                if loss == BPR:
+                    terms = count - 1
+                elif loss > BPR:
+                    terms = 1 if count > 1 else 0
+                for term in range(terms):
+                    low, high = term, term + 1
+                    if loss > BPR:
+                        high = count
+                    elif loss == BPR:
+                        low, high = 0, 2
+                    for other in range(low, high):
+                        offset = other
+                        if loss == BPR and other == 1:
+                            offset = 1 + term
+                        slot = samples[place + offset]
+                        if current[slot] != step:
+                            current[slot] = step
+                            touched[n_touched] = slot
+                            n_touched += 1
+                            if drift.shape[0] > 0:
+                                behind = rate * np.float32(step - caught_up[slot])
+                                for k in range(d + 1):
+                                    values[base + slot, k] -= behind * drift[base + slot, k]
+                                caught_up[slot] = step
+                        row = values[base + slot]
+                        errors[other - low] = dot(user, row, d) + row[d]
+                    if loss <= SQUARED:
+                        label = np.float32(1.0) if term == 0 else np.float32(0.0)
+                        errors[0] = pointwise_error(errors[0], label, loss)
+                    elif loss == BPR:
+                        errors[1] = sigmoid(errors[1] - errors[0])
+                        errors[0] = -errors[1]
+                    else:
+                        softmax_errors(errors, count)
+                    for k in range(d):
+                        user_gradient[k] += reg * user[k]
+                    for other in range(low, high):
+                        offset = other
+                        if loss == BPR and other == 1:
+                            offset = 1 + term
+                        slot = samples[place + offset]
+                        row = values[base + slot]
+                        error = weight * errors[other - low]
+                        for k in range(d):
+                            user_gradient[k] += error * row[k]
+                        _add(gradients[slot], error, user, reg, row, d)
+                    filled += 1
+                    if filled < batch and (term + 1 < terms or place + width < start + (epoch + 1) * in_epoch):
+                        continue
+                    scale = np.float32(1.0) / np.float32(filled)
+                    step += 1
+                    if learn_users:
+                        _advance(user, user_gradient, user_first, user_second, step, optimiser, rate, momentum, scale)
+                    else:
+                        user_gradient[:] = np.float32(0.0)
+                    for index in range(n_touched):
+                        slot = touched[index]
+                        if not learn_items:
+                            gradients[slot] = np.float32(0.0)
+                            continue
+                        times[slot] += 1
+                        row = values[base + slot]
+                        state = min(slot, moments - 1)
+                        gradient, time = gradients[slot], times[slot]
+                        _advance(row, gradient, first[state], second[state], time, optimiser, rate, momentum, scale)
+                        if keep < np.float32(1.0):
+                            origin = table[rows[base + slot]]
+                            for k in range(d + 1):
+                                row[k] = origin[k] + keep * (row[k] - origin[k])
+                    filled = np.int64(0)
+                    n_touched = np.int64(0)
+        steps[client] = step
+        for entry in range(base, base + used):
+            source = table[rows[entry]]
+            for k in range(d + 1):
+                values[entry, k] -= source[k]
+            if drift.shape[0] > 0:
+                behind = rate * np.float32(step - caught_up[entry - base])
+                for k in range(d + 1):
+                    values[entry, k] -= behind * drift[entry, k]
+
+
 @kernel(
     takes(
         SAMPLES,
@@ -100,128 +229,19 @@ def local_batches(  # type: ignore[no-untyped-def]
     Args: `drift` [touched, d + 1] is added to the gradient of every
     row in every step whether the batch touches it or not (none where it is empty); `steps` [c] out.
     """
-    indptr, rows, sample_indptr, samples, width, epochs, weights, bounds = drawn
-    batch, optimiser, rate, momentum, reg, keep = pace
-    d = table.shape[1] - 1
+    bounds = drawn.bounds
     for worker in prange(len(bounds) - 1):
-        most = np.int64(0)
-        for client in range(bounds[worker], bounds[worker + 1]):
-            most = max(most, indptr[client + 1] - indptr[client])
-        errors = np.empty(width, dtype=np.float32)
-        user_gradient = np.zeros(d, dtype=np.float32)
-        user_first, user_second = np.zeros(d, dtype=np.float32), np.zeros(d, dtype=np.float32)
-        gradients = np.zeros((most, d + 1), dtype=np.float32)
-        moments = most if optimiser != SGD else 1
-        first, second = np.zeros((moments, d + 1), dtype=np.float32), np.zeros((moments, d + 1), dtype=np.float32)
-        times = np.zeros(most, dtype=np.int64)
-        current = np.full(most, -1, dtype=np.int64)  # the step whose batch touched a row last
-        caught_up = np.zeros(most, dtype=np.int64)  # steps whose drift a row has had
-        touched = np.empty(most, dtype=np.int64)
-        for client in range(bounds[worker], bounds[worker + 1]):
-            base = indptr[client]
-            used = indptr[client + 1] - base
-            fetch_rows(table, rows, values, base, base + used)
-            user = users[client]
-            user_first[:] = np.float32(0.0)
-            user_second[:] = np.float32(0.0)
-            first[: min(used, moments)] = np.float32(0.0)
-            second[: min(used, moments)] = np.float32(0.0)
-            times[:used] = 0
-            current[:used] = -1
-            caught_up[:used] = 0
-            step = np.int64(0)
-            start, stop = sample_indptr[client], sample_indptr[client + 1]
-            in_epoch = (stop - start) // max(epochs, 1)
-            for epoch in range(epochs):
-                filled = np.int64(0)
-                n_touched = np.int64(0)
-                for place in range(start + epoch * in_epoch, start + (epoch + 1) * in_epoch, width):
-                    count = width
-                    if width > 1 and samples[place + 1] < 0:
-                        count = 1
-                    weight = np.float32(1.0)
-                    if len(weights):
-                        weight = weights[start // (epochs * width) + samples[place]]
-                    terms = count
-                    if loss == BPR:
-                        terms = count - 1
-                    elif loss > BPR:
-                        terms = 1 if count > 1 else 0
-                    for term in range(terms):
-                        low, high = term, term + 1
-                        if loss > BPR:
-                            high = count
-                        elif loss == BPR:
-                            low, high = 0, 2
-                        for other in range(low, high):
-                            offset = other
-                            if loss == BPR and other == 1:
-                                offset = 1 + term
-                            slot = samples[place + offset]
-                            if current[slot] != step:
-                                current[slot] = step
-                                touched[n_touched] = slot
-                                n_touched += 1
-                                if drift.shape[0] > 0:
-                                    behind = rate * np.float32(step - caught_up[slot])
-                                    for k in range(d + 1):
-                                        values[base + slot, k] -= behind * drift[base + slot, k]
-                                    caught_up[slot] = step
-                            row = values[base + slot]
-                            errors[other - low] = dot(user, row, d) + row[d]
-                        if loss <= SQUARED:
-                            label = np.float32(1.0) if term == 0 else np.float32(0.0)
-                            errors[0] = pointwise_error(errors[0], label, loss)
-                        elif loss == BPR:
-                            errors[1] = sigmoid(errors[1] - errors[0])
-                            errors[0] = -errors[1]
-                        else:
-                            softmax_errors(errors, count)
-                        for k in range(d):
-                            user_gradient[k] += reg * user[k]
-                        for other in range(low, high):
-                            offset = other
-                            if loss == BPR and other == 1:
-                                offset = 1 + term
-                            slot = samples[place + offset]
-                            row = values[base + slot]
-                            error = weight * errors[other - low]
-                            for k in range(d):
-                                user_gradient[k] += error * row[k]
-                            _add(gradients[slot], error, user, reg, row, d)
-                        filled += 1
-                        if filled < batch and (term + 1 < terms or place + width < start + (epoch + 1) * in_epoch):
-                            continue
-                        scale = np.float32(1.0) / np.float32(filled)
-                        step += 1
-                        if learn_users:
-                            _advance(
-                                user, user_gradient, user_first, user_second, step, optimiser, rate, momentum, scale
-                            )
-                        else:
-                            user_gradient[:] = np.float32(0.0)
-                        for index in range(n_touched):
-                            slot = touched[index]
-                            if not learn_items:
-                                gradients[slot] = np.float32(0.0)
-                                continue
-                            times[slot] += 1
-                            row = values[base + slot]
-                            state = min(slot, moments - 1)
-                            gradient, time = gradients[slot], times[slot]
-                            _advance(row, gradient, first[state], second[state], time, optimiser, rate, momentum, scale)
-                            if keep < np.float32(1.0):
-                                origin = table[rows[base + slot]]
-                                for k in range(d + 1):
-                                    row[k] = origin[k] + keep * (row[k] - origin[k])
-                        filled = np.int64(0)
-                        n_touched = np.int64(0)
-            steps[client] = step
-            for entry in range(base, base + used):
-                source = table[rows[entry]]
-                for k in range(d + 1):
-                    values[entry, k] -= source[k]
-                if drift.shape[0] > 0:
-                    behind = rate * np.float32(step - caught_up[entry - base])
-                    for k in range(d + 1):
-                        values[entry, k] -= behind * drift[entry, k]
+        _local_batches_of(
+            bounds[worker],
+            bounds[worker + 1],
+            drawn,
+            table,
+            users,
+            pace,
+            loss,
+            learn_users,
+            learn_items,
+            drift,
+            values,
+            steps,
+        )

@@ -132,6 +132,89 @@ class Samples(NamedTuple):
 SAMPLES = record(Samples, "int64[::1], int32[::1], int64[::1], int32[::1], int64, int64, float32[::1], int64[::1]")
 
 
+@numba.njit(nogil=True, error_model="numpy")
+def _local_sgd_of(  # type: ignore[no-untyped-def]
+    low_client, high_client, drawn, table, users, rate, reg, loss, learn_users, learn_items, values
+):
+    """The clients of one worker of `local_sgd`."""
+    indptr, rows, sample_indptr, samples, width, epochs, weights, _ = drawn
+    d = table.shape[1] - 1
+    decay = rate * reg
+    errors = np.empty(width, dtype=np.float32)
+    step = np.empty(d, dtype=np.float32)
+    for client in range(low_client, high_client):
+        base = indptr[client]
+        fetch_rows(table, rows, values, base, indptr[client + 1])
+        user = users[client]
+        for first in range(sample_indptr[client], sample_indptr[client + 1], width):
+            count = width
+            if width > 1 and samples[first + 1] < 0:
+                count = 1
+            pace = rate
+            if len(weights):
+                pace = rate * weights[sample_indptr[client] // (epochs * width) + samples[first]]
+            if loss <= SQUARED:
+                for place in range(count):
+                    row = values[base + samples[first + place]]
+                    label = np.float32(1.0) if place == 0 else np.float32(0.0)
+                    error = pace * pointwise_error(dot(user, row, d) + row[d], label, loss)
+                    if learn_users and learn_items:
+                        for k in range(d):
+                            u, v = user[k], row[k]
+                            user[k] = (u - decay * u) - error * v
+                            row[k] = (v - decay * v) - error * u
+                    elif learn_users:
+                        for k in range(d):
+                            user[k] = (user[k] - decay * user[k]) - error * row[k]
+                    else:
+                        for k in range(d):
+                            row[k] = (row[k] - decay * row[k]) - error * user[k]
+                    if learn_items:
+                        row[d] = (row[d] - decay * row[d]) - error
+            elif loss == BPR:
+                good = values[base + samples[first]]
+                for place in range(1, count):
+                    bad = values[base + samples[first + place]]
+                    error = pace * sigmoid((dot(user, bad, d) + bad[d]) - (dot(user, good, d) + good[d]))
+                    for k in range(d):
+                        u, p, n = user[k], good[k], bad[k]
+                        if learn_users:
+                            user[k] = (u - decay * u) - error * (n - p)
+                        if learn_items:
+                            good[k] = (p - decay * p) + error * u
+                            bad[k] = (n - decay * n) - error * u
+                    if learn_items:
+                        good[d] = (good[d] - decay * good[d]) + error
+                        bad[d] = (bad[d] - decay * bad[d]) - error
+            elif count > 1:
+                for place in range(count):
+                    row = values[base + samples[first + place]]
+                    errors[place] = dot(user, row, d) + row[d]
+                softmax_errors(errors, count)
+                for k in range(d):
+                    step[k] = decay * user[k]
+                for place in range(count):
+                    row = values[base + samples[first + place]]
+                    error = pace * errors[place]
+                    for k in range(d):
+                        step[k] += error * row[k]
+                if learn_items:
+                    for place in range(count):
+                        row = values[base + samples[first + place]]
+                        error = pace * errors[place]
+                        for k in range(d):
+                            row[k] = (row[k] - decay * row[k]) - error * user[k]
+                        row[d] = (row[d] - decay * row[d]) - error
+                if learn_users:
+                    for k in range(d):
+                        user[k] -= step[k]
+        for entry in range(base, indptr[client + 1]):
+            source = table[rows[entry]]
+            target = values[entry]
+            for column in range(d + 1):
+                target[column] -= source[column]
+
+
 @kernel(
     takes(SAMPLES, "float32[:, ::1], float32[:, ::1], float32, float32, int64, boolean, boolean, float32[:, ::1]"),
     parallel=True,
@@ -145,80 +228,8 @@ def local_sgd(  # type: ignore[no-untyped-def]
     positive and of what was drawn for it is multiplied by the positive's weight. The pull `reg` of a negative that is
     drawn twice for one softmax compounds.
     """
-    indptr, rows, sample_indptr, samples, width, epochs, weights, bounds = drawn
-    d = table.shape[1] - 1
-    decay = rate * reg
+    bounds = drawn.bounds
     for worker in prange(len(bounds) - 1):
-        errors = np.empty(width, dtype=np.float32)
-        step = np.empty(d, dtype=np.float32)
-        for client in range(bounds[worker], bounds[worker + 1]):
-            base = indptr[client]
-            fetch_rows(table, rows, values, base, indptr[client + 1])
-            user = users[client]
-            for first in range(sample_indptr[client], sample_indptr[client + 1], width):
-                count = width
-                if width > 1 and samples[first + 1] < 0:
-                    count = 1
-                pace = rate
-                if len(weights):
-                    pace = rate * weights[sample_indptr[client] // (epochs * width) + samples[first]]
-                if loss <= SQUARED:
-                    for place in range(count):
-                        row = values[base + samples[first + place]]
-                        label = np.float32(1.0) if place == 0 else np.float32(0.0)
-                        error = pace * pointwise_error(dot(user, row, d) + row[d], label, loss)
-                        if learn_users and learn_items:
-                            for k in range(d):
-                                u, v = user[k], row[k]
-                                user[k] = (u - decay * u) - error * v
-                                row[k] = (v - decay * v) - error * u
-                        elif learn_users:
-                            for k in range(d):
-                                user[k] = (user[k] - decay * user[k]) - error * row[k]
-                        else:
-                            for k in range(d):
-                                row[k] = (row[k] - decay * row[k]) - error * user[k]
-                        if learn_items:
-                            row[d] = (row[d] - decay * row[d]) - error
-                elif loss == BPR:
-                    good = values[base + samples[first]]
-                    for place in range(1, count):
-                        bad = values[base + samples[first + place]]
-                        error = pace * sigmoid((dot(user, bad, d) + bad[d]) - (dot(user, good, d) + good[d]))
-                        for k in range(d):
-                            u, p, n = user[k], good[k], bad[k]
-                            if learn_users:
-                                user[k] = (u - decay * u) - error * (n - p)
-                            if learn_items:
-                                good[k] = (p - decay * p) + error * u
-                                bad[k] = (n - decay * n) - error * u
-                        if learn_items:
-                            good[d] = (good[d] - decay * good[d]) + error
-                            bad[d] = (bad[d] - decay * bad[d]) - error
-                elif count > 1:
-                    for place in range(count):
-                        row = values[base + samples[first + place]]
-                        errors[place] = dot(user, row, d) + row[d]
-                    softmax_errors(errors, count)
-                    for k in range(d):
-                        step[k] = decay * user[k]
-                    for place in range(count):
-                        row = values[base + samples[first + place]]
-                        error = pace * errors[place]
-                        for k in range(d):
-                            step[k] += error * row[k]
-                    if learn_items:
-                        for place in range(count):
-                            row = values[base + samples[first + place]]
-                            error = pace * errors[place]
-                            for k in range(d):
-                                row[k] = (row[k] - decay * row[k]) - error * user[k]
-                            row[d] = (row[d] - decay * row[d]) - error
-                    if learn_users:
-                        for k in range(d):
-                            user[k] -= step[k]
-            for entry in range(base, indptr[client + 1]):
-                source = table[rows[entry]]
-                target = values[entry]
-                for column in range(d + 1):
-                    target[column] -= source[column]
+        _local_sgd_of(
+            bounds[worker], bounds[worker + 1], drawn, table, users, rate, reg, loss, learn_users, learn_items, values
+        )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
 from numba import prange
 
@@ -39,6 +40,152 @@ class Moves(NamedTuple):
 
 
 _MOVES = record(Moves, "int32[::1], float32[::1], float32[:, ::1]")
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _personal_round_of(  # type: ignore[no-untyped-def]
+    low_client,
+    high_client,
+    histories,
+    table,
+    heads,
+    rate,
+    item_rate,
+    epochs,
+    batch,
+    learn_items,
+    sample_indptr,
+    batch_indptr,
+    moved_items,
+    owned,
+):
+    """The clients of one worker of `personal_round`."""
+    indptr, items, excluded_indptr, excluded_items, seeds = histories
+    out_items, out_weights, out_heads = moved_items
+    own_indptr, own_items, own_logits, own_counts = owned
+    n_items, width = table.shape
+    d = heads.shape[1] - 1
+    most, pieces = 0, 1
+    for client in range(low_client, high_client):
+        most = max(most, sample_indptr[client + 1] - sample_indptr[client])
+        pieces = max(pieces, batch_indptr[client + 1] - batch_indptr[client])
+    marks = np.full(n_items, -1, dtype=np.int32)
+    last = np.full(n_items, -1, dtype=np.int32)  # an item's newest sample, counted on from client to client
+    drawn, placed = np.empty(most, dtype=np.int32), np.empty(batch, dtype=np.int32)
+    previous, batch_of = np.empty(most, dtype=np.int32), np.empty(most, dtype=np.int32)
+    moves, ours = np.empty(most, dtype=np.float32), np.empty(most + 1, dtype=np.int32)
+    # Earlier moves of the items of a batch: sample of the batch, earlier batch, how far.
+    whose, when = np.empty(batch * pieces + 1, dtype=np.int32), np.empty(batch * pieces + 1, dtype=np.int32)
+    far = np.empty(batch * pieces + 1, dtype=np.float32)
+    heads_of, head = np.zeros((pieces, width), dtype=np.float32), np.zeros((1, width), dtype=np.float32)
+    along, share = np.empty(pieces, dtype=np.float32), np.empty(pieces, dtype=np.float32)
+    logits, errors = np.empty(batch, dtype=np.float32), np.empty(batch, dtype=np.float32)
+    positive, slope = np.empty(batch, dtype=np.bool_), np.empty(width, dtype=np.float32)
+    stamp = 0
+    for client in range(low_client, high_client):
+        start, stop = indptr[client], indptr[client + 1]
+        if start == stop:
+            continue
+        mark_items(marks, client, items, start, stop)
+        mark_items(marks, client, excluded_items, excluded_indptr[client], excluded_indptr[client + 1])
+        samples = (sample_indptr[client + 1] - sample_indptr[client]) // epochs
+        draws = samples // (stop - start) - 1
+        base, piece, done, own = sample_indptr[client], 0, 0, 0
+        if stamp > _RESTART:
+            last[:] = -1
+            stamp = 0
+        for k in range(d):
+            head[0, k] = heads[client, k]
+        bias = heads[client, d]
+        state = seeds[client]
+        for _ in range(epochs):
+            state = drawn_samples(state, marks, client, items, start, stop, draws, drawn)
+            for low in range(0, samples, batch):
+                size = min(batch, samples - low)
+                scale = np.float32(1.0) / np.float32(size)
+                for i in range(size):
+                    item = drawn[low + i]
+                    positive[i] = item >= 0
+                    placed[i] = item if item >= 0 else ~item
+                moved = 0
+                for i in range(size if piece > 0 else 0):
+                    entry = last[placed[i]] - stamp
+                    first = max(entry, 0)  # written in any case, kept if it counts: the branch is a coin toss
+                    whose[moved], when[moved], far[moved] = i, batch_of[first], item_rate * moves[first]
+                    moved += entry >= 0
+                    entry = previous[first] if entry >= 0 else -1
+                    while entry >= 0:
+                        whose[moved], when[moved], far[moved] = i, batch_of[entry], item_rate * moves[entry]
+                        moved += 1
+                        entry = previous[entry]
+                for earlier in range(piece):
+                    along[earlier] = lane_dot(heads_of, earlier, head, 0, width)
+                    share[earlier] = np.float32(0.0)
+                for i in range(size):
+                    logits[i] = lane_dot(table, placed[i], head, 0, width) + bias
+                for move in range(moved):
+                    logits[whose[move]] -= far[move] * along[when[move]]
+                for i in range(size):
+                    errors[i] = residual(logits[i], positive[i]) * scale
+                for move in range(moved):
+                    share[when[move]] += errors[whose[move]] * far[move]
+                total = np.float32(0.0)
+                for k in range(width):
+                    slope[k] = np.float32(0.0)
+                for i in range(size):
+                    error, item = errors[i], placed[i]
+                    total += error
+                    for k in range(width):
+                        slope[k] += error * table[item, k]
+                for earlier in range(piece):
+                    for k in range(width):
+                        slope[k] -= share[earlier] * heads_of[earlier, k]
+                for k in range(d):
+                    head[0, k] -= rate * slope[k]
+                bias -= rate * total
+                if not learn_items:
+                    continue
+                for earlier in range(piece):
+                    along[earlier] = lane_dot(heads_of, earlier, head, 0, width)
+                for i in range(size):
+                    logits[i] = lane_dot(table, placed[i], head, 0, width) + bias
+                for move in range(moved):
+                    logits[whose[move]] -= far[move] * along[when[move]]
+                for i in range(size):
+                    out_weights[base + done + i] = residual(logits[i], positive[i]) * scale
+                for i in range(size):
+                    item, weight = placed[i], out_weights[base + done + i]
+                    out_items[base + done + i] = item
+                    entry = last[item] - stamp
+                    if entry >= done:
+                        moves[entry] += weight
+                        continue
+                    ours[own] = item
+                    own += entry < 0
+                    previous[done + i], batch_of[done + i], moves[done + i] = max(entry, -1), piece, weight
+                    last[item] = stamp + done + i
+                for k in range(d):
+                    heads_of[piece, k] = head[0, k]
+                    out_heads[batch_indptr[client] + piece, k] = head[0, k]
+                piece += 1
+                done += size
+        for k in range(d):
+            heads[client, k] = head[0, k]
+        heads[client, d] = bias
+        if len(own_items) > 0:
+            own_counts[client] = own
+            for earlier in range(piece):
+                along[earlier] = lane_dot(heads_of, earlier, head, 0, width)
+            for place in range(own):
+                item = ours[place]
+                logit = lane_dot(table, item, head, 0, width) + bias
+                entry = last[item] - stamp
+                while entry >= 0:
+                    logit -= item_rate * moves[entry] * along[batch_of[entry]]
+                    entry = previous[entry]
+                own_items[own_indptr[client] + place] = item
+                own_logits[own_indptr[client] + place, 0] = logit
+        stamp += done
 
 
 @kernel(
@@ -74,133 +221,23 @@ def personal_round(  # type: ignore[no-untyped-def]
     Out: `moved_items`, by sample and by batch. Where `owned` has room, the distinct items of client c and the logits
     [:, 1] of its own rows under its final head.
     """
-    indptr, items, excluded_indptr, excluded_items, seeds = histories
-    out_items, out_weights, out_heads = moved_items
-    own_indptr, own_items, own_logits, own_counts = owned
-    n_items, width = table.shape
-    d = heads.shape[1] - 1
     for worker in prange(len(bounds) - 1):
-        most, pieces = 0, 1
-        for client in range(bounds[worker], bounds[worker + 1]):
-            most = max(most, sample_indptr[client + 1] - sample_indptr[client])
-            pieces = max(pieces, batch_indptr[client + 1] - batch_indptr[client])
-        marks = np.full(n_items, -1, dtype=np.int32)
-        last = np.full(n_items, -1, dtype=np.int32)  # an item's newest sample, counted on from client to client
-        drawn, placed = np.empty(most, dtype=np.int32), np.empty(batch, dtype=np.int32)
-        previous, batch_of = np.empty(most, dtype=np.int32), np.empty(most, dtype=np.int32)
-        moves, ours = np.empty(most, dtype=np.float32), np.empty(most + 1, dtype=np.int32)
-        # Earlier moves of the items of a batch: sample of the batch, earlier batch, how far.
-        whose, when = np.empty(batch * pieces + 1, dtype=np.int32), np.empty(batch * pieces + 1, dtype=np.int32)
-        far = np.empty(batch * pieces + 1, dtype=np.float32)
-        heads_of, head = np.zeros((pieces, width), dtype=np.float32), np.zeros((1, width), dtype=np.float32)
-        along, share = np.empty(pieces, dtype=np.float32), np.empty(pieces, dtype=np.float32)
-        logits, errors = np.empty(batch, dtype=np.float32), np.empty(batch, dtype=np.float32)
-        positive, slope = np.empty(batch, dtype=np.bool_), np.empty(width, dtype=np.float32)
-        stamp = 0
-        for client in range(bounds[worker], bounds[worker + 1]):
-            start, stop = indptr[client], indptr[client + 1]
-            if start == stop:
-                continue
-            mark_items(marks, client, items, start, stop)
-            mark_items(marks, client, excluded_items, excluded_indptr[client], excluded_indptr[client + 1])
-            samples = (sample_indptr[client + 1] - sample_indptr[client]) // epochs
-            draws = samples // (stop - start) - 1
-            base, piece, done, own = sample_indptr[client], 0, 0, 0
-            if stamp > _RESTART:
-                last[:] = -1
-                stamp = 0
-            for k in range(d):
-                head[0, k] = heads[client, k]
-            bias = heads[client, d]
-            state = seeds[client]
-            for _ in range(epochs):
-                state = drawn_samples(state, marks, client, items, start, stop, draws, drawn)
-                for low in range(0, samples, batch):
-                    size = min(batch, samples - low)
-                    scale = np.float32(1.0) / np.float32(size)
-                    for i in range(size):
-                        item = drawn[low + i]
-                        positive[i] = item >= 0
-                        placed[i] = item if item >= 0 else ~item
-                    moved = 0
-                    for i in range(size if piece > 0 else 0):
-                        entry = last[placed[i]] - stamp
-                        first = max(entry, 0)  # written in any case, kept if it counts: the branch is a coin toss
-                        whose[moved], when[moved], far[moved] = i, batch_of[first], item_rate * moves[first]
-                        moved += entry >= 0
-                        entry = previous[first] if entry >= 0 else -1
-                        while entry >= 0:
-                            whose[moved], when[moved], far[moved] = i, batch_of[entry], item_rate * moves[entry]
-                            moved += 1
-                            entry = previous[entry]
-                    for earlier in range(piece):
-                        along[earlier] = lane_dot(heads_of, earlier, head, 0, width)
-                        share[earlier] = np.float32(0.0)
-                    for i in range(size):
-                        logits[i] = lane_dot(table, placed[i], head, 0, width) + bias
-                    for move in range(moved):
-                        logits[whose[move]] -= far[move] * along[when[move]]
-                    for i in range(size):
-                        errors[i] = residual(logits[i], positive[i]) * scale
-                    for move in range(moved):
-                        share[when[move]] += errors[whose[move]] * far[move]
-                    total = np.float32(0.0)
-                    for k in range(width):
-                        slope[k] = np.float32(0.0)
-                    for i in range(size):
-                        error, item = errors[i], placed[i]
-                        total += error
-                        for k in range(width):
-                            slope[k] += error * table[item, k]
-                    for earlier in range(piece):
-                        for k in range(width):
-                            slope[k] -= share[earlier] * heads_of[earlier, k]
-                    for k in range(d):
-                        head[0, k] -= rate * slope[k]
-                    bias -= rate * total
-                    if not learn_items:
-                        continue
-                    for earlier in range(piece):
-                        along[earlier] = lane_dot(heads_of, earlier, head, 0, width)
-                    for i in range(size):
-                        logits[i] = lane_dot(table, placed[i], head, 0, width) + bias
-                    for move in range(moved):
-                        logits[whose[move]] -= far[move] * along[when[move]]
-                    for i in range(size):
-                        out_weights[base + done + i] = residual(logits[i], positive[i]) * scale
-                    for i in range(size):
-                        item, weight = placed[i], out_weights[base + done + i]
-                        out_items[base + done + i] = item
-                        entry = last[item] - stamp
-                        if entry >= done:
-                            moves[entry] += weight
-                            continue
-                        ours[own] = item
-                        own += entry < 0
-                        previous[done + i], batch_of[done + i], moves[done + i] = max(entry, -1), piece, weight
-                        last[item] = stamp + done + i
-                    for k in range(d):
-                        heads_of[piece, k] = head[0, k]
-                        out_heads[batch_indptr[client] + piece, k] = head[0, k]
-                    piece += 1
-                    done += size
-            for k in range(d):
-                heads[client, k] = head[0, k]
-            heads[client, d] = bias
-            if len(own_items) > 0:
-                own_counts[client] = own
-                for earlier in range(piece):
-                    along[earlier] = lane_dot(heads_of, earlier, head, 0, width)
-                for place in range(own):
-                    item = ours[place]
-                    logit = lane_dot(table, item, head, 0, width) + bias
-                    entry = last[item] - stamp
-                    while entry >= 0:
-                        logit -= item_rate * moves[entry] * along[batch_of[entry]]
-                        entry = previous[entry]
-                    own_items[own_indptr[client] + place] = item
-                    own_logits[own_indptr[client] + place, 0] = logit
-            stamp += done
+        _personal_round_of(
+            bounds[worker],
+            bounds[worker + 1],
+            histories,
+            table,
+            heads,
+            rate,
+            item_rate,
+            epochs,
+            batch,
+            learn_items,
+            sample_indptr,
+            batch_indptr,
+            moved_items,
+            owned,
+        )
 
 
 @kernel("void(int64[::1], int64[::1], int32[::1], float32[:, ::1], float32[:, ::1])", parallel=True)
