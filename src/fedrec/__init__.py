@@ -28,6 +28,7 @@ _HOMES = {
     "new_users": "fedrec.data.splits",
     "ratio": "fedrec.data.splits",
     "temporal": "fedrec.data.splits",
+    "Autoencoder": "fedrec.estimators.estimator",
     "BiasedMF": "fedrec.estimators.estimator",
     "EASE": "fedrec.estimators.estimator",
     "FCF": "fedrec.estimators.estimator",

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["MODELS"]
 
 MODELS = {
+    "autoencoder": "fedrec.models.networks.autoencoder:Autoencoder",
     "biased-mf": "fedrec.models.factors.biased_mf:BiasedMF",
     "ease": "fedrec.models.linear.ease:EASE",
     "fcf": "fedrec.models.literature.fcf:FCF",

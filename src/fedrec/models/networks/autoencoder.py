@@ -1,0 +1,355 @@
+"""An autoencoder of histories: half of a history predicts the other half, by a softmax over the catalog.
+
+The encoder is linear (Kabbur et al. 2013, "FISM"; Sedhain et al. 2015, "AutoRec"), the loss that of Liang et al. 2018,
+"Variational autoencoders for collaborative filtering", equation 2; that input and target never overlap keeps the model
+from learning to copy (Steck 2020, "Autoencoders that don't overfit towards the identity").
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from fedrec.aggregation.contributions import Contributions, Dense, RankOne
+from fedrec.aggregation.dense_products import DenseProducts
+from fedrec.aggregation.specs import ArraySpec, SumSpec
+from fedrec.aggregation.sums import Sum
+from fedrec.data.catalog import Catalog
+from fedrec.data.clients import Clients
+from fedrec.data.interactions import offsets
+from fedrec.data.keys import KeyedSource
+from fedrec.errors import PlanError
+from fedrec.kernels.autoencoder import softmax_errors, toss_coins
+from fedrec.kernels.scoring import dot_items, gather_rows
+from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines
+from fedrec.models.linear.counts import count_spec, counted
+from fedrec.models.linear.sketch import (
+    Sketched,
+    basis_table,
+    draw_signs,
+    sketch_contribution,
+    sketch_memory,
+    sketch_spec,
+)
+from fedrec.models.networks.spectral_start import degree_weights, start_tables
+from fedrec.models.server_optimisers import ServerOptimiser
+from fedrec.models.shapes import Form, Shape, Shapes
+from fedrec.models.traits import Cost, Traits
+
+__all__ = ["Autoencoder"]
+
+_PASSES = 3
+_TRAINS = _PASSES + 1
+"""Stage of the state from which on rounds sum gradients; before it, item counts and as many sketches."""
+_FEW_CLIENTS = 2000
+_LEFT_BITS, _RIGHT_BITS = 13, 10
+_LEFT_BOUND, _RIGHT_BOUND = 8.0, 32.0
+_ROW_BITS, _ROW_BOUND = 16, 16.0
+_FLOOR = 1e-6
+_INIT_SD = 0.1
+_IN_PUBLIC = KeyedSource(bytes(16))
+
+
+class Autoencoder(Recommender):
+    """score = W u + b, u = Eᵀx / √n for a history x of n items: two tables of item vectors and a bias, all shared.
+
+    In a round each client that takes part tosses a coin for each of its items. Heads make x, the input; the others are
+    wanted. With the softmax p of the scores over all items that are not in x, and n wanted items y, the loss is
+    −Σ_{i∈y} log p_i / √n. Its gradient is δ ⊗ [u, 1] for [W, b], with δ = (n p − y) / √n, and x ⊗ Wᵀδ / √n_x for E: two
+    products of a client's vectors, of which only sums leave its node. The coordinator takes one Adam step along the
+    mean gradient.
+
+    Nothing is kept of users: whoever has a history has scores. Items that nobody has are scored by their bias.
+
+    Args:
+        embedding_size: length d of the item vectors.
+        rounds: of training, those for the start included: one for item counts and, with the spectral start, three for
+            sketches.
+        learning_rate: of the first step; it falls to 0 along half a cosine. By default 5e-3 for up to 2,000 clients,
+            1e-3 for more.
+        batch_size: expected number of clients whose gradients make a step, drawn anew for each round by the clients'
+            own coins from those that the plan's cohort has. By default 300 for up to 2,000 clients, 500 for more.
+        keep: chance of an item to be in the input.
+        weight_decay: pull of the coordinator on all item vectors. By default 1e-4 for up to 2,000 clients, 2e-5 for
+            more.
+        start: `spectral` begins with the leading spectrum of the item Gram matrix, from sketches, and needs far fewer
+            rounds; `random` begins with noise.
+        alpha, beta: of the spectral start: how much long histories and popular items are weighed down, as for
+            `spectral`.
+        most_candidates: most items that a softmax ranges over; of a larger catalog so many are drawn for each round, in
+            public and the same for everybody, and no other rows of W move in that round.
+
+    Raises:
+        PlanError: with fewer rounds than the start takes.
+
+    Example:
+        >>> model = Autoencoder(embedding_size=32, rounds=50)
+        >>> {name: shape.axes for name, shape in model.shapes(1000).states[0].shared.items()}
+        {'encoder': (1000, 32), 'decoder': (1000, 33), 'stage': (1,), 'clients': (1,)}
+    """
+
+    embedding_size: PositiveInt = 64
+    rounds: PositiveInt = 100
+    learning_rate: PositiveFloat | None = None
+    batch_size: PositiveInt | None = None
+    keep: float = Field(default=0.5, gt=0.0, lt=1.0)
+    weight_decay: NonNegativeFloat | None = None
+    start_from: Literal["spectral", "random"] = "spectral"
+    alpha: float = Field(default=0.3, ge=0.0, le=2.0)
+    beta: float = Field(default=0.3, ge=0.0, le=2.0)
+    most_candidates: PositiveInt = 20_000
+
+    name: ClassVar[str] = "autoencoder"
+    traits: ClassVar[Traits] = Traits(iterative=True)
+
+    @model_validator(mode="after")
+    def _check(self) -> Autoencoder:
+        if self.rounds < self._start_rounds:
+            raise PlanError(
+                f"model {self.name}: rounds is {self.rounds}, but start_from: {self.start_from} takes "
+                f"{self._start_rounds}; set rounds to that at least, or start_from to random"
+            )
+        return self
+
+    def shapes(self, n_items: int) -> Shapes:
+        """Two tables, how far the start has come, and how many clients there are; counts and moments at the server."""
+        d, number = self.embedding_size, Shape((1,), "float64")
+        axes = {"encoder": (n_items, d), "decoder": (n_items, d + 1)}
+        server = {"counts": Shape((n_items,), "float64")}
+        for table, both in axes.items():
+            server |= {f"{table}_{name}": form for name, form in self._adam(0).forms(both).items()}
+        stage = Shape((1,), "int64", 0, _TRAINS + 1)
+        return Shapes(
+            (Form({**{name: Shape(both) for name, both in axes.items()}, "stage": stage, "clients": number}, server),)
+        )
+
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
+        """The random tables that a random start begins with, or the random signs of the first sketch: both kept back
+        until items are counted, which changes neither."""
+        n_items, d = len(catalog), self.embedding_size
+        encoder, decoder = np.zeros((n_items, d), dtype=np.float32), np.zeros((n_items, d + 1), dtype=np.float32)
+        if self.start_from == "spectral":
+            _write_table(draw_signs(rng, n_items, 2 * d), encoder, decoder)
+        else:
+            drawn = rng.child("tables").generator().normal(0.0, _INIT_SD, (2, n_items, d))
+            encoder[:], decoder[:, :d] = drawn
+        server = {"counts": np.zeros(n_items)} | self._moments(encoder, decoder)
+        return State({"encoder": encoder, "decoder": decoder, "stage": np.zeros(1, np.int64), "clients": np.zeros(1)},
+                     server)  # fmt: skip
+
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
+        """Item counts, then sketches, then gradients and how many clients they are of."""
+        if round >= self.rounds:
+            return None
+        n_items, stage = len(shared["encoder"]), int(shared["stage"][0])
+        if stage == 0:
+            return SumSpec((count_spec(n_items),))
+        if stage < _TRAINS:
+            whole = self.alpha == 0 and self.beta == 0 and stage == 1
+            return SumSpec((sketch_spec(_table(shared), 2 * self.alpha, stage == 1, whole),))
+        rows, d = min(n_items, self.most_candidates), self.embedding_size
+        bound, bits = _LEFT_BOUND * _RIGHT_BOUND, _LEFT_BITS + _RIGHT_BITS
+        return SumSpec(
+            (
+                ArraySpec(
+                    "encoder", "rank_one", (n_items, d), _ROW_BOUND, _ROW_BITS, denominator="count", role="change"
+                ),
+                ArraySpec("decoder", "dense", (rows, d + 1), bound, bits, denominator="count", role="change"),
+                ArraySpec("weight", "dense", (1,), bound=1.0, role="count"),
+            )
+        )
+
+    def contribute(
+        self, given: Given, clients: Clients, private: Private | None
+    ) -> tuple[Contributions, Private | None]:
+        """One for every item; then x ⊗ n^−2α Tᵀx; then the gradients of the clients whose coins say so."""
+        stage = int(given.shared["stage"][0])
+        if stage == 0:
+            return Contributions({"counts": counted(clients)}), None
+        if stage < _TRAINS:
+            return Contributions({"sketch": sketch_contribution(clients, _table(given.shared), 2 * self.alpha)}), None
+        share = min(1.0, self._batch(given.shared) / max(float(given.shared["clients"][0]), 1.0))
+        taking = np.ones(len(clients), dtype=np.bool_)
+        if share < 1:
+            taking = given.rng.child("batch").seeds(clients.keys) < np.uint64(int(share * 2**64))
+        owners = np.flatnonzero(taking)
+        gradients = self._gradients(given, clients.take(owners))
+        lengths = np.zeros(len(clients), dtype=np.int64)
+        lengths[owners] = gradients.shown.lengths
+        right = np.zeros((len(clients), self.embedding_size))
+        right[owners] = gradients.pulls
+        ones = np.ones(len(clients))
+        decoder = DenseProducts(owners, gradients.errors, gradients.inputs, ones, _LEFT_BITS, _LEFT_BOUND)
+        return Contributions(
+            {
+                "encoder": RankOne(offsets(lengths), gradients.shown.items, ones, clients.n_items, right),
+                "decoder": decoder,
+                "weight": Dense(taking.astype(np.float32)[:, None], ones),
+            }
+        ), None
+
+    def step(self, state: State, total: Sum, round: int) -> State:
+        """The next sketch, the tables of the start, or one step of Adam along the mean gradient."""
+        shared, server, stage = dict(state.shared), dict(state.server), int(state.shared["stage"][0])
+        if stage < _TRAINS:
+            return self._started(state, total, stage)
+        weight = float(total.value("weight")[0])
+        if weight <= 0:
+            return state
+        rate, decay = self._rates(state.shared)
+        adam = self._adam(rate * (1.0 + np.cos(np.pi * round / self.rounds)) / 2.0)
+        everything = np.arange(len(shared["encoder"]))
+        for name, rows in (("encoder", everything), ("decoder", self._candidates(len(everything), round))):
+            table = shared[name][rows].astype(np.float64)
+            pull = 2.0 * decay * table
+            pull[:, self.embedding_size :] = 0.0
+            moments = {key: server[f"{name}_{key}"][rows] for key in adam.forms(())}
+            moved, kept = adam.step(table, -total.value(name) / weight - pull, moments)
+            for key, before, after in ((name, shared, moved), *((f"{name}_{key}", server, kept[key]) for key in kept)):
+                before[key] = before[key].copy()
+                before[key][rows] = after
+        return State(shared, server)
+
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
+        """W u + b from the whole history; 0 while the start is being made."""
+        decoder = given.shared["decoder"] if items is None else given.shared["decoder"][items]
+        scores = np.zeros((len(clients), len(decoder)), dtype=np.float32)
+        if int(given.shared["stage"][0]) == _TRAINS:
+            dot_items(self._encoded(given.shared["encoder"], clients), np.ascontiguousarray(decoder), scores)
+        return scores
+
+    def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
+        """Cosine of the items' rows of W."""
+        return cosines(given.shared["decoder"][:, :-1], items)
+
+    def cost(self, n_items: int) -> Cost:
+        """Tables, moments, sums and the step in float64; the sketches take less. A client has an error for each item
+        that its softmax ranges over, and a few vectors."""
+        d = self.embedding_size
+        numbers = n_items * (2 * d + 1)
+        return Cost(
+            memory=72 * numbers + sketch_memory(n_items, 2 * d),
+            per_interaction=2,
+            per_client=min(n_items, self.most_candidates) + 6 * d,
+        )
+
+    @property
+    def _start_rounds(self) -> int:
+        return 1 + _PASSES if self.start_from == "spectral" else 1
+
+    def _batch(self, shared: Arrays) -> int:
+        few = float(shared["clients"][0]) <= _FEW_CLIENTS
+        return self.batch_size or (300 if few else 500)
+
+    def _rates(self, shared: Arrays) -> tuple[float, float]:
+        """The first learning rate, and the weight decay."""
+        few = float(shared["clients"][0]) <= _FEW_CLIENTS
+        rate, decay = (5e-3, 1e-4) if few else (1e-3, 2e-5)
+        return (
+            rate if self.learning_rate is None else self.learning_rate,
+            decay if self.weight_decay is None else self.weight_decay,
+        )
+
+    def _adam(self, learning_rate: float) -> ServerOptimiser:
+        return ServerOptimiser("adam", learning_rate, floor=_FLOOR)
+
+    def _moments(self, encoder: np.ndarray, decoder: np.ndarray) -> dict[str, np.ndarray]:
+        tables = {"encoder": encoder, "decoder": decoder}
+        return {
+            f"{key}_{name}": part for key, table in tables.items() for name, part in self._adam(0).start(table).items()
+        }
+
+    def _candidates(self, n_items: int, round: int) -> np.ndarray:
+        """The items that a round's softmax ranges over, ascending; the same for everybody."""
+        if n_items <= self.most_candidates:
+            return np.arange(n_items)
+        rng = _IN_PUBLIC.child("candidates", round).generator()
+        return np.sort(rng.choice(n_items, self.most_candidates, replace=False))
+
+    def _gradients(self, given: Given, clients: Clients) -> _Gradients:
+        """Factors of the gradients of all `clients`."""
+        d, encoder = self.embedding_size, given.shared["encoder"]
+        candidates = self._candidates(clients.n_items, given.round)
+        columns = np.full(clients.n_items, -1, dtype=np.int32)
+        columns[candidates] = np.arange(len(candidates), dtype=np.int32)
+        decoder = np.ascontiguousarray(given.shared["decoder"][candidates])
+        seeds = given.rng.child("halves").seeds(clients.keys)
+        heads = np.empty(len(clients.items), dtype=np.bool_)
+        toss_coins(clients.indptr, seeds, self.keep, heads)
+        shown = clients.where(heads)
+        inputs = self._encoded(encoder, shown)
+        errors = np.empty((len(clients), len(candidates)), dtype=np.float32)
+        dot_items(inputs, decoder, errors)
+        softmax_errors(clients.histories(seeds), heads, columns, errors)
+        pulls = np.empty((len(clients), d), dtype=np.float32)
+        dot_items(errors, np.ascontiguousarray(decoder[:, :d].T), pulls)
+        return _Gradients(shown, inputs, errors, pulls / _roots(shown)[:, None])
+
+    def _encoded(self, encoder: np.ndarray, clients: Clients) -> np.ndarray:
+        """[u, 1] of each client [clients, d + 1] float32."""
+        sums = np.empty((len(clients), encoder.shape[1]))
+        gather_rows(clients.indptr, clients.items, np.empty(0, dtype=np.float32), encoder, sums)
+        encoded = np.ones((len(clients), encoder.shape[1] + 1), dtype=np.float32)
+        encoded[:, :-1] = sums / _roots(clients)[:, None]
+        return encoded
+
+    def _started(self, state: State, total: Sum, stage: int) -> State:
+        """The state after item counts, or after a pass of the spectral start."""
+        shared, server = dict(state.shared), dict(state.server)
+        shared["stage"] = np.array([stage + 1 if self.start_from == "spectral" else _TRAINS])
+        if stage == 0:
+            server["counts"] = total.value("counts")[:, 0]
+            shared["clients"] = np.array([float(total.clients)])
+        if self.start_from == "random":
+            return State(shared, server)
+        encoder, decoder = np.zeros_like(shared["encoder"]), np.zeros_like(shared["decoder"])
+        weights = degree_weights(server["counts"], self.beta)
+        if stage == 0:
+            _write_table(_table(shared) * weights[:, None], encoder, decoder)
+        else:
+            sketched = Sketched.of(_table(shared), total, weights)
+            if stage < _PASSES:
+                _write_table(basis_table(sketched), encoder, decoder)
+            else:
+                clients = max(float(total.clients), 1.0)
+                length = max(server["counts"].sum() / max(float(shared["clients"][0]), 1.0), 1.0)
+                first = start_tables(sketched, self.embedding_size, clients, length, self.alpha)
+                encoder[:], decoder[:, :-1] = first
+        return State({**shared, "encoder": encoder, "decoder": decoder}, server)
+
+
+class _Gradients(NamedTuple):
+    """Factors of the gradients of some clients.
+
+    Args:
+        shown: the clients with their input items only.
+        inputs: [u, 1] [clients, d + 1] float32.
+        errors: δ [clients, candidates] float32.
+        pulls: Wᵀδ / √n_x [clients, d] float64.
+    """
+
+    shown: Clients
+    inputs: np.ndarray
+    errors: np.ndarray
+    pulls: np.ndarray
+
+
+def _roots(clients: Clients) -> np.ndarray:
+    """√n of each client, 1 for those without items [clients] float64."""
+    return np.sqrt(np.maximum(clients.lengths, 1).astype(np.float64))
+
+
+def _table(shared: Arrays) -> np.ndarray:
+    """The table of a sketch [items, 2 d], which is kept in the two tables until these are made from it."""
+    return np.hstack([shared["encoder"], shared["decoder"][:, :-1]])
+
+
+def _write_table(table: np.ndarray, encoder: np.ndarray, decoder: np.ndarray) -> None:
+    """Keep a table of at most 2 d columns in the two tables; what is left of their columns is 0."""
+    d = encoder.shape[1]
+    encoder[:, : table.shape[1]] = table[:, :d]
+    decoder[:, : max(0, table.shape[1] - d)] = table[:, d:]
