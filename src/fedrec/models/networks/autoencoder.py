@@ -41,9 +41,10 @@ from fedrec.models.traits import Cost, Traits
 __all__ = ["Autoencoder"]
 
 _PASSES = 3
-_TRAINS = _PASSES + 1
-"""Stage of the state from which on rounds sum gradients; before it, item counts and as many sketches."""
-_FEW_CLIENTS = 2000
+_COUNTS, _GOES_ON = 0, _PASSES + 1
+"""Stages of the start: items are counted before the first sketch; sketches 1 to `_PASSES`; items are counted before
+training begins with the tables as they are."""
+_FEW_ITEMS = 2500
 _LEFT_BITS, _RIGHT_BITS = 13, 10
 _LEFT_BOUND, _RIGHT_BOUND = 8.0, 32.0
 _ROW_BITS, _ROW_BOUND = 16, 16.0
@@ -64,18 +65,17 @@ class Autoencoder(Recommender):
     Nothing is kept of users: whoever has a history has scores. Items that nobody has are scored by their bias.
 
     Args:
-        embedding_size: length d of the item vectors.
+        embedding_size: length d of the item vectors; by default 64 for catalogs of up to 2,500 items and 128 for
+            larger ones.
         rounds: of training, those for the start included: one for item counts and, with the spectral start, three for
             sketches.
-        learning_rate: of the first step; it falls to 0 along half a cosine. By default 5e-3 for up to 2,000 clients,
-            1e-3 for more.
+        learning_rate: of the first step; it falls to 0 along half a cosine.
         batch_size: expected number of clients whose gradients make a step, drawn anew for each round by the clients'
-            own coins from those that the plan's cohort has. By default 300 for up to 2,000 clients, 500 for more.
+            own coins from those that the plan's cohort has.
         keep: chance of an item to be in the input.
-        weight_decay: pull of the coordinator on all item vectors. By default 1e-4 for up to 2,000 clients, 2e-5 for
-            more.
-        start: `spectral` begins with the leading spectrum of the item Gram matrix, from sketches, and needs far fewer
-            rounds; `random` begins with noise.
+        reg: L2 pull on all item vectors, as strong beside the loss summed over all clients.
+        start_from: `spectral` begins with the leading spectrum of the item Gram matrix, from sketches, and needs far
+            fewer rounds; `random` begins with noise.
         alpha, beta: of the spectral start: how much long histories and popular items are weighed down, as for
             `spectral`.
         most_candidates: most items that a softmax ranges over; of a larger catalog so many are drawn for each round, in
@@ -90,12 +90,12 @@ class Autoencoder(Recommender):
         {'encoder': (1000, 32), 'decoder': (1000, 33), 'stage': (1,), 'clients': (1,)}
     """
 
-    embedding_size: PositiveInt = 64
-    rounds: PositiveInt = 100
-    learning_rate: PositiveFloat | None = None
-    batch_size: PositiveInt | None = None
+    embedding_size: PositiveInt | None = None
+    rounds: PositiveInt = 200
+    learning_rate: PositiveFloat = 4e-3
+    batch_size: PositiveInt = 500
     keep: float = Field(default=0.5, gt=0.0, lt=1.0)
-    weight_decay: NonNegativeFloat | None = None
+    reg: NonNegativeFloat = 0.1
     start_from: Literal["spectral", "random"] = "spectral"
     alpha: float = Field(default=0.3, ge=0.0, le=2.0)
     beta: float = Field(default=0.3, ge=0.0, le=2.0)
@@ -114,42 +114,46 @@ class Autoencoder(Recommender):
         return self
 
     def shapes(self, n_items: int) -> Shapes:
-        """Two tables, how far the start has come, and how many clients there are; counts and moments at the server."""
-        d, number = self.embedding_size, Shape((1,), "float64")
+        """Two tables, and how far the start has come or, after it, how many clients there are; counts of items and
+        moments at the server."""
+        d = self._width(n_items)
         axes = {"encoder": (n_items, d), "decoder": (n_items, d + 1)}
+        tables = {name: Shape(both) for name, both in axes.items()}
         server = {"counts": Shape((n_items,), "float64")}
         for table, both in axes.items():
             server |= {f"{table}_{name}": form for name, form in self._adam(0).forms(both).items()}
-        stage = Shape((1,), "int64", 0, _TRAINS + 1)
-        return Shapes(
-            (Form({**{name: Shape(both) for name, both in axes.items()}, "stage": stage, "clients": number}, server),)
-        )
+        stage, clients = Shape((1,), "int64", _COUNTS, _GOES_ON + 1), Shape((1,), "float64")
+        return Shapes((Form({**tables, "stage": stage}, server), Form({**tables, "clients": clients}, server)))
 
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
-        """The random tables that a random start begins with, or the random signs of the first sketch: both kept back
-        until items are counted, which changes neither."""
-        n_items, d = len(catalog), self.embedding_size
+        """Random tables, or the random signs of the first sketch; items are counted before either is used."""
+        n_items, d = len(catalog), self._width(len(catalog))
         encoder, decoder = np.zeros((n_items, d), dtype=np.float32), np.zeros((n_items, d + 1), dtype=np.float32)
         if self.start_from == "spectral":
             _write_table(draw_signs(rng, n_items, 2 * d), encoder, decoder)
         else:
             drawn = rng.child("tables").generator().normal(0.0, _INIT_SD, (2, n_items, d))
             encoder[:], decoder[:, :d] = drawn
+        stage = np.array([_COUNTS if self.start_from == "spectral" else _GOES_ON])
         server = {"counts": np.zeros(n_items)} | self._moments(encoder, decoder)
-        return State({"encoder": encoder, "decoder": decoder, "stage": np.zeros(1, np.int64), "clients": np.zeros(1)},
-                     server)  # fmt: skip
+        return State({"encoder": encoder, "decoder": decoder, "stage": stage}, server)
+
+    def carry(self, fresh: State, earlier: State) -> State:
+        """The tables and moments of the other training; items are counted anew."""
+        return State({**earlier.shared, "stage": np.array([_GOES_ON])}, earlier.server)
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Item counts, then sketches, then gradients and how many clients they are of."""
         if round >= self.rounds:
             return None
-        n_items, stage = len(shared["encoder"]), int(shared["stage"][0])
-        if stage == 0:
-            return SumSpec((count_spec(n_items),))
-        if stage < _TRAINS:
+        n_items, d = shared["encoder"].shape
+        if "stage" in shared:
+            stage = int(shared["stage"][0])
+            if stage in (_COUNTS, _GOES_ON):
+                return SumSpec((count_spec(n_items),))
             whole = self.alpha == 0 and self.beta == 0 and stage == 1
             return SumSpec((sketch_spec(_table(shared), 2 * self.alpha, stage == 1, whole),))
-        rows, d = min(n_items, self.most_candidates), self.embedding_size
+        rows = min(n_items, self.most_candidates)
         bound, bits = _LEFT_BOUND * _RIGHT_BOUND, _LEFT_BITS + _RIGHT_BITS
         return SumSpec(
             (
@@ -165,12 +169,11 @@ class Autoencoder(Recommender):
         self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """One for every item; then x ⊗ n^−2α Tᵀx; then the gradients of the clients whose coins say so."""
-        stage = int(given.shared["stage"][0])
-        if stage == 0:
-            return Contributions({"counts": counted(clients)}), None
-        if stage < _TRAINS:
+        if "stage" in given.shared:
+            if int(given.shared["stage"][0]) in (_COUNTS, _GOES_ON):
+                return Contributions({"counts": counted(clients)}), None
             return Contributions({"sketch": sketch_contribution(clients, _table(given.shared), 2 * self.alpha)}), None
-        share = min(1.0, self._batch(given.shared) / max(float(given.shared["clients"][0]), 1.0))
+        share = min(1.0, self.batch_size / max(float(given.shared["clients"][0]), 1.0))
         taking = np.ones(len(clients), dtype=np.bool_)
         if share < 1:
             taking = given.rng.child("batch").seeds(clients.keys) < np.uint64(int(share * 2**64))
@@ -178,7 +181,7 @@ class Autoencoder(Recommender):
         gradients = self._gradients(given, clients.take(owners))
         lengths = np.zeros(len(clients), dtype=np.int64)
         lengths[owners] = gradients.shown.lengths
-        right = np.zeros((len(clients), self.embedding_size))
+        right = np.zeros((len(clients), gradients.pulls.shape[1]))
         right[owners] = gradients.pulls
         ones = np.ones(len(clients))
         decoder = DenseProducts(owners, gradients.errors, gradients.inputs, ones, _LEFT_BITS, _LEFT_BOUND)
@@ -192,19 +195,18 @@ class Autoencoder(Recommender):
 
     def step(self, state: State, total: Sum, round: int) -> State:
         """The next sketch, the tables of the start, or one step of Adam along the mean gradient."""
-        shared, server, stage = dict(state.shared), dict(state.server), int(state.shared["stage"][0])
-        if stage < _TRAINS:
-            return self._started(state, total, stage)
+        if "stage" in state.shared:
+            return self._started(state, total)
+        shared, server = dict(state.shared), dict(state.server)
         weight = float(total.value("weight")[0])
         if weight <= 0:
             return state
-        rate, decay = self._rates(state.shared)
-        adam = self._adam(rate * (1.0 + np.cos(np.pi * round / self.rounds)) / 2.0)
-        everything = np.arange(len(shared["encoder"]))
+        adam = self._adam(self.learning_rate * (1.0 + np.cos(np.pi * round / self.rounds)) / 2.0)
+        everything, d = np.arange(len(shared["encoder"])), shared["encoder"].shape[1]
         for name, rows in (("encoder", everything), ("decoder", self._candidates(len(everything), round))):
             table = shared[name][rows].astype(np.float64)
-            pull = 2.0 * decay * table
-            pull[:, self.embedding_size :] = 0.0
+            pull = 2.0 * self.reg / float(shared["clients"][0]) * table
+            pull[:, d:] = 0.0
             moments = {key: server[f"{name}_{key}"][rows] for key in adam.forms(())}
             moved, kept = adam.step(table, -total.value(name) / weight - pull, moments)
             for key, before, after in ((name, shared, moved), *((f"{name}_{key}", server, kept[key]) for key in kept)):
@@ -215,11 +217,10 @@ class Autoencoder(Recommender):
     def score(
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
     ) -> np.ndarray:
-        """W u + b from the whole history; 0 while the start is being made."""
+        """W u + b from the whole history."""
         decoder = given.shared["decoder"] if items is None else given.shared["decoder"][items]
-        scores = np.zeros((len(clients), len(decoder)), dtype=np.float32)
-        if int(given.shared["stage"][0]) == _TRAINS:
-            dot_items(self._encoded(given.shared["encoder"], clients), np.ascontiguousarray(decoder), scores)
+        scores = np.empty((len(clients), len(decoder)), dtype=np.float32)
+        dot_items(self._encoded(given.shared["encoder"], clients), np.ascontiguousarray(decoder), scores)
         return scores
 
     def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
@@ -229,7 +230,7 @@ class Autoencoder(Recommender):
     def cost(self, n_items: int) -> Cost:
         """Tables, moments, sums and the step in float64; the sketches take less. A client has an error for each item
         that its softmax ranges over, and a few vectors."""
-        d = self.embedding_size
+        d = self._width(n_items)
         numbers = n_items * (2 * d + 1)
         return Cost(
             memory=72 * numbers + sketch_memory(n_items, 2 * d),
@@ -241,18 +242,9 @@ class Autoencoder(Recommender):
     def _start_rounds(self) -> int:
         return 1 + _PASSES if self.start_from == "spectral" else 1
 
-    def _batch(self, shared: Arrays) -> int:
-        few = float(shared["clients"][0]) <= _FEW_CLIENTS
-        return self.batch_size or (300 if few else 500)
-
-    def _rates(self, shared: Arrays) -> tuple[float, float]:
-        """The first learning rate, and the weight decay."""
-        few = float(shared["clients"][0]) <= _FEW_CLIENTS
-        rate, decay = (5e-3, 1e-4) if few else (1e-3, 2e-5)
-        return (
-            rate if self.learning_rate is None else self.learning_rate,
-            decay if self.weight_decay is None else self.weight_decay,
-        )
+    def _width(self, n_items: int) -> int:
+        """d."""
+        return self.embedding_size or (64 if n_items <= _FEW_ITEMS else 128)
 
     def _adam(self, learning_rate: float) -> ServerOptimiser:
         return ServerOptimiser("adam", learning_rate, floor=_FLOOR)
@@ -272,7 +264,7 @@ class Autoencoder(Recommender):
 
     def _gradients(self, given: Given, clients: Clients) -> _Gradients:
         """Factors of the gradients of all `clients`."""
-        d, encoder = self.embedding_size, given.shared["encoder"]
+        encoder = given.shared["encoder"]
         candidates = self._candidates(clients.n_items, given.round)
         columns = np.full(clients.n_items, -1, dtype=np.int32)
         columns[candidates] = np.arange(len(candidates), dtype=np.int32)
@@ -285,8 +277,8 @@ class Autoencoder(Recommender):
         errors = np.empty((len(clients), len(candidates)), dtype=np.float32)
         dot_items(inputs, decoder, errors)
         softmax_errors(clients.histories(seeds), heads, columns, errors)
-        pulls = np.empty((len(clients), d), dtype=np.float32)
-        dot_items(errors, np.ascontiguousarray(decoder[:, :d].T), pulls)
+        pulls = np.empty((len(clients), encoder.shape[1]), dtype=np.float32)
+        dot_items(errors, np.ascontiguousarray(decoder[:, :-1].T), pulls)
         return _Gradients(shown, inputs, errors, pulls / _roots(shown)[:, None])
 
     def _encoded(self, encoder: np.ndarray, clients: Clients) -> np.ndarray:
@@ -297,29 +289,28 @@ class Autoencoder(Recommender):
         encoded[:, :-1] = sums / _roots(clients)[:, None]
         return encoded
 
-    def _started(self, state: State, total: Sum, stage: int) -> State:
+    def _started(self, state: State, total: Sum) -> State:
         """The state after item counts, or after a pass of the spectral start."""
-        shared, server = dict(state.shared), dict(state.server)
-        shared["stage"] = np.array([stage + 1 if self.start_from == "spectral" else _TRAINS])
-        if stage == 0:
+        stage, server = int(state.shared["stage"][0]), dict(state.server)
+        tables = {name: state.shared[name] for name in ("encoder", "decoder")}
+        if stage == _GOES_ON:
+            shared = {**tables, "clients": np.array([max(float(total.clients), 1.0)])}
+            return State(shared, {**server, "counts": total.value("counts")[:, 0]})
+        table = _table(tables)
+        encoder, decoder = (np.zeros_like(table) for table in tables.values())
+        after = {"encoder": encoder, "decoder": decoder}
+        if stage == _COUNTS:
             server["counts"] = total.value("counts")[:, 0]
-            shared["clients"] = np.array([float(total.clients)])
-        if self.start_from == "random":
-            return State(shared, server)
-        encoder, decoder = np.zeros_like(shared["encoder"]), np.zeros_like(shared["decoder"])
-        weights = degree_weights(server["counts"], self.beta)
-        if stage == 0:
-            _write_table(_table(shared) * weights[:, None], encoder, decoder)
-        else:
-            sketched = Sketched.of(_table(shared), total, weights)
-            if stage < _PASSES:
-                _write_table(basis_table(sketched), encoder, decoder)
-            else:
-                clients = max(float(total.clients), 1.0)
-                length = max(server["counts"].sum() / max(float(shared["clients"][0]), 1.0), 1.0)
-                first = start_tables(sketched, self.embedding_size, clients, length, self.alpha)
-                encoder[:], decoder[:, :-1] = first
-        return State({**shared, "encoder": encoder, "decoder": decoder}, server)
+            _write_table(table * degree_weights(server["counts"], self.beta)[:, None], encoder, decoder)
+            return State({**after, "stage": np.array([1])}, server)
+        sketched = Sketched.of(table, total, degree_weights(server["counts"], self.beta))
+        if stage < _PASSES:
+            _write_table(basis_table(sketched), encoder, decoder)
+            return State({**after, "stage": np.array([stage + 1])}, server)
+        clients = max(float(total.clients), 1.0)
+        length = max(float(server["counts"].sum()) / clients, 1.0)
+        encoder[:], decoder[:, :-1] = start_tables(sketched, encoder.shape[1], clients, length, self.alpha)
+        return State({**after, "clients": np.array([clients])}, server)
 
 
 class _Gradients(NamedTuple):
