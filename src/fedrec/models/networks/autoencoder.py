@@ -45,7 +45,7 @@ _COUNTS, _GOES_ON = 0, _PASSES + 1
 """Stages of the start: items are counted before the first sketch; sketches 1 to `_PASSES`; items are counted before
 training begins with the tables as they are."""
 _FEW_ITEMS = 2500
-_LEFT_BITS, _RIGHT_BITS = 13, 10
+_LEFT_BITS, _RIGHT_BITS = 16, 10
 _LEFT_BOUND, _RIGHT_BOUND = 8.0, 32.0
 _ROW_BITS, _ROW_BOUND = 16, 16.0
 _FLOOR = 1e-6
@@ -106,10 +106,11 @@ class Autoencoder(Recommender):
 
     @model_validator(mode="after")
     def _check(self) -> Autoencoder:
-        if self.rounds < self._start_rounds:
+        least = 1 + _PASSES if self.start_from == "spectral" else 1
+        if self.rounds < least:
             raise PlanError(
-                f"model {self.name}: rounds is {self.rounds}, but start_from: {self.start_from} takes "
-                f"{self._start_rounds}; set rounds to that at least, or start_from to random"
+                f"model {self.name}: rounds is {self.rounds}, but start_from: {self.start_from} takes {least}; set "
+                f"rounds to {least} or more, or start_from to random"
             )
         return self
 
@@ -122,8 +123,8 @@ class Autoencoder(Recommender):
         server = {"counts": Shape((n_items,), "float64")}
         for table, both in axes.items():
             server |= {f"{table}_{name}": form for name, form in self._adam(0).forms(both).items()}
-        stage, clients = Shape((1,), "int64", _COUNTS, _GOES_ON + 1), Shape((1,), "float64")
-        return Shapes((Form({**tables, "stage": stage}, server), Form({**tables, "clients": clients}, server)))
+        stage, population = Shape((1,), "int64", _COUNTS, _GOES_ON + 1), Shape((1,), "float64")
+        return Shapes((Form({**tables, "stage": stage}, server), Form({**tables, "population": population}, server)))
 
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """Random tables, or the random signs of the first sketch; items are counted before either is used."""
@@ -173,7 +174,7 @@ class Autoencoder(Recommender):
             if int(given.shared["stage"][0]) in (_COUNTS, _GOES_ON):
                 return Contributions({"counts": counted(clients)}), None
             return Contributions({"sketch": sketch_contribution(clients, _table(given.shared), 2 * self.alpha)}), None
-        share = min(1.0, self.batch_size / max(float(given.shared["clients"][0]), 1.0))
+        share = min(1.0, self.batch_size / max(float(given.shared["population"][0]), 1.0))
         taking = np.ones(len(clients), dtype=np.bool_)
         if share < 1:
             taking = given.rng.child("batch").seeds(clients.keys) < np.uint64(int(share * 2**64))
@@ -205,7 +206,7 @@ class Autoencoder(Recommender):
         everything, d = np.arange(len(shared["encoder"])), shared["encoder"].shape[1]
         for name, rows in (("encoder", everything), ("decoder", self._candidates(len(everything), round))):
             table = shared[name][rows].astype(np.float64)
-            pull = 2.0 * self.reg / float(shared["clients"][0]) * table
+            pull = 2.0 * self.reg / float(shared["population"][0]) * table
             pull[:, d:] = 0.0
             moments = {key: server[f"{name}_{key}"][rows] for key in adam.forms(())}
             moved, kept = adam.step(table, -total.value(name) / weight - pull, moments)
@@ -237,10 +238,6 @@ class Autoencoder(Recommender):
             per_interaction=2,
             per_client=min(n_items, self.most_candidates) + 6 * d,
         )
-
-    @property
-    def _start_rounds(self) -> int:
-        return 1 + _PASSES if self.start_from == "spectral" else 1
 
     def _width(self, n_items: int) -> int:
         """d."""
@@ -294,7 +291,7 @@ class Autoencoder(Recommender):
         stage, server = int(state.shared["stage"][0]), dict(state.server)
         tables = {name: state.shared[name] for name in ("encoder", "decoder")}
         if stage == _GOES_ON:
-            shared = {**tables, "clients": np.array([max(float(total.clients), 1.0)])}
+            shared = {**tables, "population": np.array([max(float(total.clients), 1.0)])}
             return State(shared, {**server, "counts": total.value("counts")[:, 0]})
         table = _table(tables)
         encoder, decoder = (np.zeros_like(table) for table in tables.values())
@@ -310,7 +307,7 @@ class Autoencoder(Recommender):
         clients = max(float(total.clients), 1.0)
         length = max(float(server["counts"].sum()) / clients, 1.0)
         encoder[:], decoder[:, :-1] = start_tables(sketched, encoder.shape[1], clients, length, self.alpha)
-        return State({**after, "clients": np.array([clients])}, server)
+        return State({**after, "population": np.array([clients])}, server)
 
 
 class _Gradients(NamedTuple):
