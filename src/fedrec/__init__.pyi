@@ -36,6 +36,26 @@ from fedrec.threads import set_threads as set_threads
 
 __version__: str
 
+class Autoencoder(Estimator):
+    def __init__(
+        self,
+        *,
+        embedding_size: int | None = ...,
+        rounds: int = ...,
+        learning_rate: float = ...,
+        batch_size: int = ...,
+        keep: float = ...,
+        reg: float = ...,
+        start_from: Literal["spectral", "random"] = ...,
+        alpha: float = ...,
+        beta: float = ...,
+        most_candidates: int = ...,
+        seed: int = ...,
+        cohort: float = ...,
+        weights: str | dict[str, Any] | None = ...,
+        plan: dict[str, Any] | None = ...,
+    ) -> None: ...
+
 class BiasedMF(Estimator):
     def __init__(
         self,
