@@ -87,7 +87,7 @@ class Autoencoder(Recommender):
     Example:
         >>> model = Autoencoder(embedding_size=32, rounds=50)
         >>> {name: shape.axes for name, shape in model.shapes(1000).states[-1].shared.items()}
-        {'encoder': (1000, 32), 'decoder': (1000, 33), 'stage': (1,), 'clients': (1,)}
+        {'encoder': (1000, 32), 'decoder': (1000, 33), 'population': (1,)}
     """
 
     embedding_size: PositiveInt | None = None
