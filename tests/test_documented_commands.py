@@ -34,7 +34,10 @@ Fedrec = Callable[..., Said]
 CHEAPER = {
     "README.md": {"rank=1536": "rank=16", "--seeds 5": "--seeds 2"},
     "docs/asynchronous.md": {"rounds=200": "rounds=10"},
-    "docs/networks.md": {"--models ease,ials": "--set autoencoder.rounds=6 --models ease,ials", "rounds=100": "rounds=6"},
+    "docs/networks.md": {
+        "--models ease,ials": "--set autoencoder.rounds=6 --models ease,ials",
+        "rounds=100": "rounds=6",
+    },
     "docs/secure-sum.md": {"--model mf": "--model mf --set rounds=5"},
 }
 """What the tests put in the place of words of a page's commands, so that they take a second."""

@@ -30,6 +30,7 @@ _HOMES = {
     "temporal": "fedrec.data.splits",
     "Autoencoder": "fedrec.estimators.estimator",
     "BiasedMF": "fedrec.estimators.estimator",
+    "Blend": "fedrec.estimators.estimator",
     "EASE": "fedrec.estimators.estimator",
     "FCF": "fedrec.estimators.estimator",
     "FedRecon": "fedrec.estimators.estimator",
