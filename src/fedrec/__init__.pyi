@@ -75,6 +75,18 @@ class BiasedMF(Estimator):
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
 
+class Blend(Estimator):
+    def __init__(
+        self,
+        *,
+        models: tuple = ...,
+        shares: tuple = ...,
+        seed: int = ...,
+        cohort: float = ...,
+        weights: str | dict[str, Any] | None = ...,
+        plan: dict[str, Any] | None = ...,
+    ) -> None: ...
+
 class EASE(Estimator):
     def __init__(
         self,

@@ -24,7 +24,7 @@ from fedrec.models.registry import build_model
 from fedrec.models.shapes import Form, Shapes
 from fedrec.models.traits import Cost, Traits
 
-__all__ = ["Blend"]
+__all__ = ["Blend", "names_in"]
 
 _READS = frozenset({"items", "times"})
 
@@ -61,8 +61,12 @@ class Blend(Recommender):
     def _whole(cls, value: Any) -> Any:
         """Every model with all its settings, so that a plan says which they were."""
         whole = []
-        for one in [value] if isinstance(value, str | Mapping) else value:
-            settings = {"name": one} if isinstance(one, str) else dict(one)
+        if not isinstance(value, list | tuple):
+            raise PlanError(
+                f"model {cls.name}: models must be a list, as in [ease, {{name: autoencoder}}], not {value!r}"
+            )
+        for one in value:
+            settings = dict(one) if isinstance(one, Mapping) else {"name": one}
             name = settings.pop("name", None)
             if not isinstance(name, str):
                 raise PlanError(f"model {cls.name}: each of models needs a name, as in [ease, {{name: autoencoder}}]")
@@ -184,6 +188,15 @@ class Blend(Recommender):
             per_interaction=sum(cost.per_interaction for cost in costs),
             per_client=sum(cost.per_client for cost in costs),
         )
+
+
+def names_in(model: Recommender) -> tuple[str, ...]:
+    """The name of a model, and of a blend those of its models.
+
+    >>> names_in(Blend())
+    ('blend', 'ease', 'autoencoder')
+    """
+    return (model.name, *(part.name for part in model.parts)) if isinstance(model, Blend) else (model.name,)
 
 
 def _key(place: int, name: str) -> str:
