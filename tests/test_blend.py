@@ -125,7 +125,7 @@ def test_what_cannot_be_blended_is_an_error(settings: dict[str, Any], message: s
 
 
 def test_a_plan_says_all_settings_of_the_models() -> None:
-    assert Blend(models=["ease", {"name": "mf", "rounds": 9}]).models[1]["embedding_size"] == 64
+    assert Blend(models=["ease", {"name": "mf", "rounds": 9}]).model_dump()["models"][1]["embedding_size"] == 64
 
 
 @pytest.mark.real

@@ -1,5 +1,6 @@
 """What `fedrec` offers, for type checkers. Made from the code by deploy/public_types.py; do not edit."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from fedrec.data.catalog import Catalog as Catalog
@@ -79,8 +80,8 @@ class Blend(Estimator):
     def __init__(
         self,
         *,
-        models: tuple = ...,
-        shares: tuple = ...,
+        models: Sequence[str | dict[str, Any]] = ...,
+        shares: Sequence[float] = ...,
         seed: int = ...,
         cohort: float = ...,
         weights: str | dict[str, Any] | None = ...,

@@ -50,7 +50,7 @@ class Blend(Recommender):
         2
     """
 
-    models: tuple[dict[str, Any], ...] = Field(({"name": "ease"}, {"name": "autoencoder"}), validate_default=True)
+    models: tuple[str | dict[str, Any], ...] = Field(({"name": "ease"}, {"name": "autoencoder"}), validate_default=True)
     shares: tuple[PositiveFloat, ...] = (1.0, 2.0)
 
     name: ClassVar[str] = "blend"
@@ -93,8 +93,8 @@ class Blend(Recommender):
     @property
     def parts(self) -> tuple[Recommender, ...]:
         """The models."""
-        each = ({key: value for key, value in settings.items() if key != "name"} for settings in self.models)
-        return tuple(build_model(whole["name"], settings) for whole, settings in zip(self.models, each, strict=True))
+        each = [dict(settings) for settings in self.models if not isinstance(settings, str)]
+        return tuple(build_model(settings.pop("name"), settings) for settings in each)
 
     @property
     def rounds(self) -> int:
