@@ -30,6 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "ials": {},
     "spectral": {},
     "autoencoder": {},
+    "blend": {},
 }
 """Models with the settings that differ from their defaults."""
 METRICS = {"sampled:99": ["hr@10", "ndcg@10"], "full": ["ndcg@10"]}
