@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import fedrec as fr
+from fedrec.engines.local import LocalEngine
 from fedrec.errors import PlanError
 from fedrec.kernels.blending import add_standardised
 from fedrec.models.base import Given
 from fedrec.models.blend import Blend
+from fedrec.models.outline import read_in_order
 from fedrec.models.registry import build_model
 
 DATA = fr.synthetic(users=200, items=60, interactions_per_user=10, seed=2)
@@ -124,8 +126,34 @@ def test_what_cannot_be_blended_is_an_error(settings: dict[str, Any], message: s
         build_model("blend", settings)
 
 
+def test_a_blend_with_decay_needs_the_order_of_interactions() -> None:
+    model = build_model("blend", {"models": ["popularity", {"name": "ease", "decay": 0.8}]})
+    assert read_in_order(model) == "model 'ease' with decay=0.8"
+    assert read_in_order(build_model("blend", {"models": ["popularity", "ease"]})) == ""
+
+
 def test_a_plan_says_all_settings_of_the_models() -> None:
     assert Blend(models=["ease", {"name": "mf", "rounds": 9}]).model_dump()["models"][1]["embedding_size"] == 64
+
+
+def test_tuning_trains_once_for_all_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    contribute = LocalEngine.contribute
+
+    def watched(self: LocalEngine, call: Any) -> Any:
+        asked.append(call.round)
+        return contribute(self, call)
+
+    monkeypatch.setattr(LocalEngine, "contribute", watched)
+    tuned = fr.tune(
+        fr.Blend,
+        fr.leave_last_out(DATA),
+        {"shares": [[1, 1], [1, 3], [3, 1]]},
+        models=["ease", {"name": "ease", "rank": 6}],
+    )
+    assert asked[:2] == [0, 1]
+    assert len(asked) == 2
+    assert len(set(tuned.table["ndcg@10"])) == 3
 
 
 @pytest.mark.real

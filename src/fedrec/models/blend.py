@@ -19,14 +19,13 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.blending import add_standardised
 from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_items
-from fedrec.models.outline import reads_item_features
 from fedrec.models.registry import build_model
 from fedrec.models.shapes import Form, Shapes
-from fedrec.models.traits import Cost, Traits
+from fedrec.models.traits import Cost, Reads, Traits
 
-__all__ = ["Blend", "names_in"]
+__all__ = ["Blend", "names_in", "parts_of"]
 
-_READS = frozenset({"items", "times"})
+_READS: frozenset[Reads] = frozenset({"items", "times"})
 
 
 class Blend(Recommender):
@@ -54,7 +53,7 @@ class Blend(Recommender):
     shares: tuple[PositiveFloat, ...] = (1.0, 2.0)
 
     name: ClassVar[str] = "blend"
-    traits: ClassVar[Traits] = Traits(reads=frozenset({"items", "times"}))
+    traits: ClassVar[Traits] = Traits(reads=_READS, scores_by=frozenset({"shares"}))
 
     @field_validator("models", mode="before")
     @classmethod
@@ -82,7 +81,7 @@ class Blend(Recommender):
             )
         for model in self.parts:
             traits = model.traits
-            alike = traits.bits == "client" and traits.reads <= _READS and not reads_item_features(model)
+            alike = traits.bits == "client" and traits.reads <= _READS and type(model).public is Recommender.public
             if isinstance(model, Blend) or not alike:
                 raise PlanError(
                     f"model {self.name}: {model.name} cannot take part; models of a blend rank items, read nothing but "
@@ -196,7 +195,12 @@ def names_in(model: Recommender) -> tuple[str, ...]:
     >>> names_in(Blend())
     ('blend', 'ease', 'autoencoder')
     """
-    return (model.name, *(part.name for part in model.parts)) if isinstance(model, Blend) else (model.name,)
+    return tuple(dict.fromkeys((model.name, *(part.name for part in parts_of(model)))))
+
+
+def parts_of(model: Recommender) -> tuple[Recommender, ...]:
+    """The models of a blend; any other model alone."""
+    return model.parts if isinstance(model, Blend) else (model,)
 
 
 def _key(place: int, name: str) -> str:
