@@ -204,6 +204,22 @@ def test_a_longer_training_goes_on_from_a_shorter_one() -> None:
     assert longer.opened.trained.state.shared["population"].tolist() == [300.0]
 
 
+@pytest.mark.parametrize("start", ["spectral", "random"])
+def test_new_items_of_a_training_that_goes_on_begin_small_and_are_learned(start: str) -> None:
+    data = fr.synthetic(users=300, items=80, interactions_per_user=12).to_frame()
+    settings = {"embedding_size": 8, "rounds": 40, "start_from": start}
+    first = fr.Autoencoder(**settings).fit(data.filter(data["item_id"] % 4 != 0))
+    states: list[int] = []
+    longer = fr.Autoencoder(**settings).fit(
+        data, warm_start=first, watch=lambda progress: states.append(progress.round)
+    )
+    new = longer.opened.catalog.items.series.to_numpy() % 4 == 0
+    norms = np.linalg.norm(longer.shared["encoder"], axis=1)
+    assert len(states) == 40
+    assert 0 < norms[new].mean() < 3 * norms[~new].mean()
+    assert set(longer.recommend(n=10)["item_id"].to_list()) & set(longer.opened.catalog.items.series.to_numpy()[new])
+
+
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("source", "seeds", "sampled", "full"),

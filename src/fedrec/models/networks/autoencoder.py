@@ -50,6 +50,7 @@ _LEFT_BOUND, _RIGHT_BOUND = 8.0, 32.0
 _ROW_BITS, _ROW_BOUND = 16, 16.0
 _FLOOR = 1e-6
 _INIT_SD = 0.1
+_DRAWS = 2**62
 _IN_PUBLIC = KeyedSource(bytes(16))
 
 
@@ -120,27 +121,25 @@ class Autoencoder(Recommender):
         d = self._width(n_items)
         axes = {"encoder": (n_items, d), "decoder": (n_items, d + 1)}
         tables = {name: Shape(both) for name, both in axes.items()}
-        server = {"counts": Shape((n_items,), "float64")}
+        server = {"counts": Shape((n_items,), "float64"), "draws": Shape((1,), "int64", 0, _DRAWS)}
         for table, both in axes.items():
             server |= {f"{table}_{name}": form for name, form in self._adam(0).forms(both).items()}
         stage, population = Shape((1,), "int64", _COUNTS, _GOES_ON + 1), Shape((1,), "float64")
         return Shapes((Form({**tables, "stage": stage}, server), Form({**tables, "population": population}, server)))
 
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
-        """Random tables, or the random signs of the first sketch; items are counted before either is used."""
+        """Tables at random or, where sketches are to come, of zeros; a number that the first sketch is drawn with."""
         n_items, d = len(catalog), self._width(len(catalog))
         encoder, decoder = np.zeros((n_items, d), dtype=np.float32), np.zeros((n_items, d + 1), dtype=np.float32)
-        if self.start_from == "spectral":
-            _write_table(draw_signs(rng, n_items, 2 * d), encoder, decoder)
-        else:
-            drawn = rng.child("tables").generator().normal(0.0, _INIT_SD, (2, n_items, d))
-            encoder[:], decoder[:, :d] = drawn
+        if self.start_from == "random":
+            encoder[:], decoder[:, :d] = rng.child("tables").generator().normal(0.0, _INIT_SD, (2, n_items, d))
         stage = np.array([_COUNTS if self.start_from == "spectral" else _GOES_ON])
-        server = {"counts": np.zeros(n_items)} | self._moments(encoder, decoder)
+        draws = rng.child("draws").generator().integers(_DRAWS, size=1)
+        server = {"counts": np.zeros(n_items), "draws": draws} | self._moments(encoder, decoder)
         return State({"encoder": encoder, "decoder": decoder, "stage": stage}, server)
 
     def carry(self, fresh: State, earlier: State) -> State:
-        """The tables and moments of the other training; items are counted anew."""
+        """The tables and moments of the other training, with zeros or noise for new items; items are counted anew."""
         return State({**earlier.shared, "stage": np.array([_GOES_ON])}, earlier.server)
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
@@ -298,7 +297,8 @@ class Autoencoder(Recommender):
         after = {"encoder": encoder, "decoder": decoder}
         if stage == _COUNTS:
             server["counts"] = total.value("counts")[:, 0]
-            _write_table(table * degree_weights(server["counts"], self.beta)[:, None], encoder, decoder)
+            signs = draw_signs(KeyedSource.from_seed(int(server["draws"][0])), *table.shape)
+            _write_table(signs * degree_weights(server["counts"], self.beta)[:, None], encoder, decoder)
             return State({**after, "stage": np.array([1])}, server)
         sketched = Sketched.of(table, total, degree_weights(server["counts"], self.beta))
         if stage < _PASSES:
