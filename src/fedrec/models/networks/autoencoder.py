@@ -50,7 +50,7 @@ _LEFT_BOUND, _RIGHT_BOUND = 8.0, 32.0
 _ROW_BITS, _ROW_BOUND = 16, 16.0
 _FLOOR = 1e-6
 _INIT_SD = 0.1
-_DRAWS = 2**62
+_DRAWS = 10**6
 _IN_PUBLIC = KeyedSource(bytes(16))
 
 
