@@ -81,6 +81,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpfedrec": {"name": "gpfedrec", "embedding_size": 4, "rounds": 1, "groups": 2},
     "pfedrec": {"name": "pfedrec", "embedding_size": 4, "rounds": 1},
     "fedrap": {"name": "fedrap", "embedding_size": 4, "rounds": 1, "epochs": 1},
+    "autoencoder": {"name": "autoencoder", "embedding_size": 4, "rounds": 5, "batch_size": 40},
+    "blend": {"name": "blend", "models": ["popularity", {"name": "mf", "embedding_size": 4, "rounds": 2}]},
 }
 KINDS = (*(f"run {name}" for name in MODELS), "kept sums", "stopped", "private", "plan", "budget", "node", "federation")
 
@@ -97,7 +99,7 @@ def make(kind: str, folder: Path) -> None:
     def train(**settings: Any) -> None:
         plan = Plan.make({"data": {"source": DATA}, "split": "leave-last-out", **settings})
         with contextlib.suppress(KeyboardInterrupt):
-            train_run(plan, folder, watch=stop if settings["model"].get("rounds") == 5 else lambda _: None)
+            train_run(plan, folder, watch=stop if kind in ("stopped", "private") else lambda _: None)
 
     def stop(progress: Any) -> None:
         if progress.round == 1:

@@ -20,6 +20,7 @@ from fedrec.models.registry import MODELS, model_class
 FILE = Path(fedrec.__file__).with_suffix(".pyi")
 HEAD = '''"""What `fedrec` offers, for type checkers. Made from the code by deploy/public_types.py; do not edit."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 '''
@@ -55,6 +56,10 @@ def _words(kind: Any) -> str:
         return " | ".join(map(_words, typing.get_args(kind)))
     if origin is typing.Literal:
         return f"Literal[{', '.join(map(_quoted, typing.get_args(kind)))}]"
+    if origin is tuple:  # of any length: a list will do
+        return f"Sequence[{_words(typing.get_args(kind)[0])}]"
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join(map(_words, typing.get_args(kind)))}]"
     return "None" if kind is type(None) else str(kind.__name__)
 
 

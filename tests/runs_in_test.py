@@ -12,7 +12,20 @@ from fedrec.runs.saved import open_run
 
 DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3,ratings=true"
 MODELS: dict[str, dict[str, Any]] = {
+    "autoencoder": {"name": "autoencoder", "embedding_size": 8, "rounds": 6, "batch_size": 100},
+    "autoencoder-random": {
+        "name": "autoencoder",
+        "embedding_size": 8,
+        "rounds": 4,
+        "start_from": "random",
+        "most_candidates": 40,
+    },
     "biased-mf": {"name": "biased-mf", "embedding_size": 4, "rounds": 4, "lowest": 1.0, "highest": 5.0},
+    "blend": {
+        "name": "blend",
+        "models": [{"name": "ease"}, {"name": "mf", "embedding_size": 8, "rounds": 3}, {"name": "ease", "rank": 12}],
+        "shares": [1.0, 0.5, 2.0],
+    },
     "ease": {"name": "ease", "alpha": 0.3},
     "ease-sketch": {"name": "ease", "rank": 12},
     "fedncf": {"name": "fedncf", "embedding_size": 8, "rounds": 3},

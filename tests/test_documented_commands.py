@@ -32,9 +32,17 @@ from pages_in_test import (
 
 Fedrec = Callable[..., Said]
 CHEAPER = {
-    "README.md": {"rank=1536": "rank=16", "--seeds 5": "--seeds 2"},
+    "README.md": {
+        "rank=1536": "rank=16",
+        "--seeds 5": "--seeds 2",
+        "mf,autoencoder,blend": "mf,autoencoder --set autoencoder.rounds=6",
+    },
     "docs/asynchronous.md": {"rounds=200": "rounds=10"},
     "docs/secure-aggregation.md": {"--model mf": "--model mf --set rounds=5"},
+    "docs/networks.md": {
+        "--models ease,ials": "--set autoencoder.rounds=6 --models ease,ials",
+        "rounds=100": "rounds=6",
+    },
 }
 """What the tests put in the place of words of a page's commands, so that they take a second."""
 ELSEWHERE = {

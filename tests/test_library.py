@@ -275,7 +275,11 @@ def test_patience_stops_after_validations_without_a_better_one() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "validated"),
     [
-        *((name, {}, None) for name in sorted(set(MODELS) - {"spectral"})),
+        *((name, {}, None) for name in sorted(set(MODELS) - {"autoencoder", "blend", "spectral"})),
+        ("autoencoder", {"rounds": 6}, [3, 4, 5]),
+        ("autoencoder", {"start_from": "random"}, [0, 1, 2]),
+        ("blend", {"models": ["ease", "popularity"]}, [0]),
+        ("blend", {"models": [{"name": "ease", "rank": 8}, {"name": "mf", "rounds": 3}]}, [1, 2]),
         ("spectral", {}, [2]),
         ("spectral", {"passes": 3}, [3]),
         ("ease", {"rank": 8}, [1]),
@@ -285,9 +289,10 @@ def test_patience_stops_after_validations_without_a_better_one() -> None:
 def test_rounds_that_can_score_are_validated_and_no_others(
     name: str, settings: dict[str, Any], validated: list[int] | None
 ) -> None:
-    """`spectral`, and `ease` with a rank, have factors to score with after their last round only."""
+    """`spectral`, and `ease` with a rank, have factors to score with after their last round only; `autoencoder` after
+    those of its start, and a `blend` when all its models do."""
     if "rounds" in model_class(name).model_fields:
-        settings = settings | {"rounds": 3}
+        settings = {"rounds": 3} | settings
     plan = {"split": "leave-last-out", "evaluation": {"every": 1, "keep": "best", "metrics": ["ndcg@10"]}}
     seen: list[Progress] = []
     model = estimator(name)(plan=plan, **settings).fit(DATA, watch=seen.append)

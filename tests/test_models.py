@@ -38,7 +38,7 @@ def test_what_a_model_says_of_itself_is_so(name: str) -> None:
     first = first_sum(model)
     assert kind.traits.reads_ratings == issubclass(kind, RatingRecommender)
     assert not first.pooled or kind.traits.bits == "node"
-    assert keeps_rows(model) == (kind.join is not Recommender.join and name != "fedrecon")
+    assert keeps_rows(model) == (kind.join is not Recommender.join and name not in ("blend", "fedrecon"))
     assert is_additive(model) == (name in {"ease", "itemknn", "popularity"})
     assert kind.traits.iterative == ("rounds" in kind.model_fields)
     assert kind.traits.sums_by <= set(kind.model_fields)

@@ -63,6 +63,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str, dict
     "a model that is not listed": (
         {"policy__models": ["mf", "ials"]}, {}, {}, "policy.models", {"policy__models": ["mf", "ease"]},
     ),
+    "a blend of a model that is not listed": (
+        {"policy__models": ["blend", "ease"]}, {"model": {"name": "blend", "models": ["ease", "ials"]}}, {},
+        "policy.models: model ials is not", {"policy__models": ["blend", "ease", "ials"]},
+    ),
     "told about the future": ({}, LEAKY, {}, "policy.allow_leaky", {"policy__allow_leaky": True}),
     "kept sums": ({}, {"keep_sums": True}, {}, "policy.allow_updates", {"policy__allow_updates": True}),
     "sums of what changed": (
@@ -377,6 +381,9 @@ def test_plans_of_endless_rounds_are_refused_before_anything_is_worked_out_for_t
     (reason,) = reasons(owned(), planned(model={"name": "mf", "rounds": 5_000_000}))
     assert reason.startswith("limits.rounds: the plan has 5,000,000 rounds, and this node accepts at most 10,000")
     assert reasons(owned(limits__rounds=20), planned(model={"name": "mf", "rounds": 20})) == []
+    blend = {"name": "blend", "models": ["ease", {"name": "mf", "rounds": 21}]}
+    (reason,) = reasons(owned(limits__rounds=20), planned(model=blend))
+    assert reason.startswith("limits.rounds: the plan has 21 rounds")
 
 
 def test_the_memory_of_a_model_is_compared_with_the_owners_limit():

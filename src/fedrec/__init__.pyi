@@ -1,5 +1,6 @@
 """What `fedrec` offers, for type checkers. Made from the code by deploy/public_types.py; do not edit."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from fedrec.data.catalog import Catalog as Catalog
@@ -36,6 +37,26 @@ from fedrec.threads import set_threads as set_threads
 
 __version__: str
 
+class Autoencoder(Estimator):
+    def __init__(
+        self,
+        *,
+        embedding_size: int | None = ...,
+        rounds: int = ...,
+        learning_rate: float = ...,
+        batch_size: int = ...,
+        keep: float = ...,
+        reg: float = ...,
+        start_from: Literal["spectral", "random"] = ...,
+        alpha: float = ...,
+        beta: float = ...,
+        most_candidates: int = ...,
+        seed: int = ...,
+        cohort: float = ...,
+        weights: str | dict[str, Any] | None = ...,
+        plan: dict[str, Any] | None = ...,
+    ) -> None: ...
+
 class BiasedMF(Estimator):
     def __init__(
         self,
@@ -49,6 +70,18 @@ class BiasedMF(Estimator):
         lowest: float = ...,
         highest: float = ...,
         scale_bits: int = ...,
+        seed: int = ...,
+        cohort: float = ...,
+        weights: str | dict[str, Any] | None = ...,
+        plan: dict[str, Any] | None = ...,
+    ) -> None: ...
+
+class Blend(Estimator):
+    def __init__(
+        self,
+        *,
+        models: Sequence[str | dict[str, Any]] = ...,
+        shares: Sequence[float] = ...,
         seed: int = ...,
         cohort: float = ...,
         weights: str | dict[str, Any] | None = ...,

@@ -5,7 +5,9 @@ from __future__ import annotations
 __all__ = ["MODELS"]
 
 MODELS = {
+    "autoencoder": "fedrec.models.networks.autoencoder:Autoencoder",
     "biased-mf": "fedrec.models.factors.biased_mf:BiasedMF",
+    "blend": "fedrec.models.blend:Blend",
     "ease": "fedrec.models.linear.ease:EASE",
     "fcf": "fedrec.models.literature.fcf:FCF",
     "fedrecon": "fedrec.models.literature.fedrecon:FedRecon",

@@ -7,6 +7,7 @@ import numpy as np
 from fedrec.aggregation.specs import SumSpec
 from fedrec.data.cleaning import Cleaning
 from fedrec.models.base import Recommender
+from fedrec.models.blend import parts_of
 from fedrec.models.linear.recency import Decaying
 from fedrec.models.shapes import Shape
 
@@ -54,8 +55,9 @@ def read_in_order(model: Recommender) -> str:
     >>> read_in_order(EASE(decay=0.8)), read_in_order(EASE())
     ("model 'ease' with decay=0.8", '')
     """
-    if isinstance(model, Decaying) and model.decay < 1.0:
-        return f"model {model.name!r} with decay={model.decay:g}"
+    for part in parts_of(model):
+        if isinstance(part, Decaying) and part.decay < 1.0:
+            return f"model {part.name!r} with decay={part.decay:g}"
     return ""
 
 

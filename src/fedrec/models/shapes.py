@@ -122,15 +122,16 @@ def check_arrays(arrays: Mapping[str, np.ndarray], forms: Sequence[Named], n_ite
         The place of the form among `forms`.
 
     Raises:
-        DamagedError: naming the array and what it should be.
+        DamagedError: naming the array and what it should be, in the form whose names are nearest.
     """
-    wrong = ""
+    wrong, unlike = "", -1
     for place, form in enumerate(forms):
         problem = _misfit(arrays, form, n_items, what, whose)
         if problem is None:
             return place
-        if form.keys() == arrays.keys() or not wrong:
-            wrong = problem
+        differing = len(form.keys() ^ arrays.keys())
+        if not wrong or differing < unlike or differing == 0:
+            wrong, unlike = problem, differing
     raise DamagedError(wrong or f"{whose} has no {what}s")
 
 

@@ -8,6 +8,7 @@ from fedrec.data.splits import SplitMethod
 from fedrec.errors import PlanError
 from fedrec.federation.compatibility import broken_rules, place_of
 from fedrec.federation.plan import Plan
+from fedrec.models.blend import names_in
 from fedrec.owner.config import NodeConfig, public_key
 from fedrec.owner.privacy_floors import expected_clients, privacy_refusals
 from fedrec.owner.private_data import cleaning_refusals
@@ -69,8 +70,8 @@ def refusals(
         users: number of users in the node's data; `None` if not known yet.
         items: number of items in the catalog; `None` if not known yet.
     """
-    rounds = plan.model.get("rounds")
-    if isinstance(rounds, int) and rounds > config.limits.rounds:  # the time of all further checks grows with rounds
+    rounds = plan.build_model().rounds
+    if rounds > config.limits.rounds:  # the time of all further checks grows with rounds
         words = f"the plan has {rounds:,} rounds, and this node accepts at most {config.limits.rounds:,}"
         return [f"limits.rounds: {words}. Use fewer rounds, or the owner raises limits.rounds"]
     return [
@@ -181,10 +182,11 @@ def _what(config: NodeConfig, plan: Plan) -> list[str]:
             f"policy.plans: the plan's digest {plan.digest} is not listed. The owner may add the digest after reading "
             "the plan"
         )
-    name = str(plan.model["name"])
-    if policy.models and name not in policy.models:
+    unlisted = [name for name in names_in(plan.build_model()) if policy.models and name not in policy.models]
+    if unlisted:
+        names = " and ".join(unlisted)
         reasons.append(
-            f"policy.models: model {name} is not listed. Use {' or '.join(policy.models)}, or the owner adds {name}"
+            f"policy.models: model {names} is not listed. Use {' or '.join(policy.models)}, or the owner adds {names}"
         )
     if plan.leaky and not policy.allow_leaky:
         reasons.append(

@@ -1,0 +1,1 @@
+"""Whole runs: trained, opened when finished, asked for lists and ratings, compared, verified. Imports engines, network."""
