@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -120,7 +121,7 @@ class SumSpec:
         """
         return cls(tuple(_array(fields) for fields in layout["arrays"]), _whole(layout["n_max"]))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the layout; sums are added and decoded only under equal digests."""
         return hashlib.sha256(json.dumps(self.layout, sort_keys=True).encode()).hexdigest()
