@@ -39,7 +39,7 @@ def test_what_a_model_says_of_itself_is_so(name: str) -> None:
     assert kind.traits.reads_ratings == issubclass(kind, RatingRecommender)
     assert not first.pooled or kind.traits.bits == "node"
     assert keeps_rows(model) == (kind.join is not Recommender.join and name not in ("blend", "fedrecon"))
-    assert is_additive(model) == (name in {"ease", "itemknn", "popularity"})
+    assert is_additive(model) == (name in {"ease", "itemknn", "popularity", "slit"})
     assert kind.traits.iterative == ("rounds" in kind.model_fields)
     assert kind.traits.sums_by <= set(kind.model_fields)
     assert kind.traits.scores_by <= set(kind.model_fields) - kind.traits.sums_by

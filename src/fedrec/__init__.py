@@ -42,6 +42,7 @@ _HOMES = {
     "MF": "fedrec.estimators.estimator",
     "PFedRec": "fedrec.estimators.estimator",
     "Popularity": "fedrec.estimators.estimator",
+    "SLIT": "fedrec.estimators.estimator",
     "Spectral": "fedrec.estimators.estimator",
     "audit_run": "fedrec.estimators.checks",
     "compare": "fedrec.estimators.checks",

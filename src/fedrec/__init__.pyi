@@ -312,6 +312,21 @@ class Popularity(Estimator):
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
 
+class SLIT(Estimator):
+    def __init__(
+        self,
+        *,
+        decays: tuple[float, ...] = ...,
+        future: float = ...,
+        reg: float = ...,
+        alpha: float = ...,
+        unit: Literal["steps", "days"] = ...,
+        seed: int = ...,
+        cohort: float = ...,
+        weights: str | dict[str, Any] | None = ...,
+        plan: dict[str, Any] | None = ...,
+    ) -> None: ...
+
 class Spectral(Estimator):
     def __init__(
         self,

@@ -28,7 +28,8 @@ class ArraySpec:
 
     Args:
         name: what the model calls it.
-        kind: `rows` (touched rows of a table), `rank_one` (x ⊗ s or the upper triangle of x xᵀ) or `dense`.
+        kind: `rows` (touched rows of a table), `rank_one` (x ⊗ s or the upper triangle of x xᵀ), `pairs` (items × items
+            or the upper triangle of it) or `dense`.
         shape: of the sum; a triangle is flat.
         bound: largest magnitude of one client's value at one coordinate; beyond it the value saturates.
         scale_bits: values are rounded to multiples of 2^-scale_bits.
@@ -42,7 +43,7 @@ class ArraySpec:
     """
 
     name: str
-    kind: Literal["rows", "rank_one", "dense"]
+    kind: Literal["rows", "rank_one", "pairs", "dense"]
     shape: tuple[int, ...]
     bound: float
     scale_bits: int = 0

@@ -19,6 +19,7 @@ MODELS = {
     "mf": "fedrec.models.factors.mf:MF",
     "pfedrec": "fedrec.models.literature.pfedrec:PFedRec",
     "popularity": "fedrec.models.linear.popularity:Popularity",
+    "slit": "fedrec.models.linear.slit:SLIT",
     "spectral": "fedrec.models.linear.spectral:Spectral",
 }
 """Name → module:class, imported when asked for."""

@@ -1,0 +1,150 @@
+"""SLIT: what comes next, from a history that fades on several scales, in closed form.
+
+Session-aware linear item transitions are of Choi et al. 2021 ("Session-aware linear item-item models for session-based
+recommendation", WWW; SLIT is that half of SLIST in which everything that comes later is a target), weights of the past
+that fade with time, and the next item alone as target, of Park et al. 2025 ("Temporal linear item-item model for
+sequential recommendation", WSDM; TALE). Here several scales of fading are stacked in one ridge regression, and its sums
+are pairs of items of one user, so that each user adds them in one round without forming a prefix.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, PositiveFloat, field_validator
+
+from fedrec.aggregation.contributions import Contributions
+from fedrec.aggregation.specs import SumSpec
+from fedrec.aggregation.sums import Sum
+from fedrec.data.catalog import Catalog
+from fedrec.data.clients import Clients
+from fedrec.data.keys import KeyedSource
+from fedrec.errors import InputError
+from fedrec.kernels.item_pairs import faded_weights
+from fedrec.kernels.scoring import sum_rows
+from fedrec.kernels.splitting import kept_offsets
+from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_items
+from fedrec.models.linear.transitions import Scales, solve
+from fedrec.models.shapes import Form, Shape, Shapes
+from fedrec.models.traits import Cost, Traits
+
+__all__ = ["SLIT"]
+
+_FAINT = np.float32(1e-4)
+
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class SLIT(Recommender):
+    """score(u) = p B, with p the user's items, each weighed by how long ago it was, and B = (C + λ)⁻¹ D.
+
+    In p_t^a, the history up to step t on scale a, an item n steps back weighs γ_a^n; p_t stacks the scales. What comes
+    next is f_t: the next item weighs 1, the one after it δ, then δ², … One round sums C = Σ_u w_u Σ_t p_t p_tᵀ and
+    D = Σ_u w_u Σ_t p_t f_tᵀ over users and steps; B is what a ridge regression on the pooled steps gives.
+
+    Args:
+        decays: γ_a in ascending order: a small one reads the last few items, one near 1 reads a long history.
+        future: δ; 0 takes the next item alone as what comes next.
+        reg: λ of every scale, in mean diagonal entries of C at that scale.
+        alpha: users of T items weigh w_u = (T − 1)^−alpha; 0 counts every step equally.
+        unit: what a step is: `steps` from one item to the next, or `days` where a step counts as the days that passed,
+            and as one at least.
+
+    Memory at the coordinator: about 64 bytes × items² for two scales.
+    """
+
+    decays: tuple[Decay, ...] = Field(default=(0.5, 0.95), min_length=1, max_length=4)
+    future: float = Field(default=0.5, ge=0.0, lt=1.0)
+    reg: PositiveFloat = 1.0
+    alpha: float = Field(default=0.0, ge=0.0, le=2.0)
+    unit: Literal["steps", "days"] = "steps"
+
+    name: ClassVar[str] = "slit"
+    traits: ClassVar[Traits] = Traits(
+        reads=frozenset({"items", "times", "repeats"}),
+        additive=True,
+        sums_by=frozenset({"decays", "future", "alpha", "unit"}),
+    )
+
+    @field_validator("decays", mode="before")
+    @classmethod
+    def _one_is_enough(cls, decays: Any) -> Any:
+        return (decays,) if isinstance(decays, (int, float)) else decays
+
+    @field_validator("decays")
+    @classmethod
+    def _ascending(cls, decays: tuple[float, ...]) -> tuple[float, ...]:
+        if any(later <= earlier for earlier, later in pairwise(decays)):
+            raise ValueError(f"decays must ascend, each one above the one before it, not {list(decays)}")
+        return decays
+
+    @property
+    def rounds(self) -> int:
+        """One."""
+        return 1
+
+    def shapes(self, n_items: int) -> Shapes:
+        """Nothing, then the weights of every scale, one below the other."""
+        first = Form({"weights": Shape((n_items, 0))})
+        return Shapes((first, Form({"weights": Shape((len(self.decays) * n_items, n_items))})))
+
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
+        """No weights yet."""
+        return State({"weights": np.zeros((len(catalog), 0), dtype=np.float32)})
+
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
+        """Pairs of items, once."""
+        return self._scales.spec(len(shared["weights"])) if round < self.rounds else None
+
+    def contribute(
+        self, given: Given, clients: Clients, private: Private | None
+    ) -> tuple[Contributions, Private | None]:
+        """w_u Σ_t p_t p_tᵀ and w_u Σ_t p_t f_tᵀ.
+
+        Raises:
+            InputError: if the unit is days, and the data has no times.
+        """
+        self._check(clients)
+        return self._scales.contributions(clients, self.alpha), None
+
+    def step(self, state: State, total: Sum, round: int) -> State:
+        """Solve for B."""
+        return State({"weights": solve(total, len(state.shared["weights"]), len(self.decays), self.reg)})
+
+    def score(
+        self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
+    ) -> np.ndarray:
+        """p B: the sum of the rows of B at the client's items, on every scale, times what is left of their weights."""
+        self._check(clients)
+        scores = np.zeros((len(clients), clients.n_items), dtype=np.float32)
+        for scale, decay in enumerate(self.decays):
+            table = given.shared["weights"][scale * clients.n_items : (scale + 1) * clients.n_items]
+            weights = np.empty(len(clients.items), dtype=np.float32)
+            faded_weights(clients.indptr, self._scales.fades(clients, decay), weights)
+            keep, indptr = weights >= _FAINT, np.empty_like(clients.indptr)
+            kept_offsets(clients.indptr, keep, indptr)
+            sum_rows(indptr, clients.items[keep], weights[keep], table, scores)
+        return of_items(scores, items)
+
+    def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
+        """What comes after an item: the scores of a history that has this item alone."""
+        weights = given.shared["weights"]
+        by_scale = weights.reshape(len(self.decays), -1, weights.shape[1])
+        out: np.ndarray = by_scale[:, items].sum(axis=0, dtype=np.float32)
+        return out
+
+    def cost(self, n_items: int) -> Cost:
+        """Sums of pairs of two nodes, a square matrix over all scales, and the weights; fades per row and scale."""
+        scales = len(self.decays)
+        memory = (8 * scales * scales + 16 * scales) * n_items * n_items
+        return Cost(memory=memory, per_interaction=2 * (scales + scales * (scales + 1) // 2) + 8)
+
+    @property
+    def _scales(self) -> Scales:
+        return Scales(self.decays, self.future, self.unit == "days")
+
+    def _check(self, clients: Clients) -> None:
+        if self.unit == "days" and clients.times is None:
+            raise InputError("slit with unit: days needs the times of interactions, and the data has none; take steps")

@@ -1,0 +1,155 @@
+"""SLIT: the ridge regression on every step of every history, without a step being formed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import fedrec as fr
+from fedrec.errors import InputError, PlanError
+from fedrec.federation.plan import Plan
+from fedrec.models.registry import build_model
+from fedrec.runs.training import Placement, train_run
+
+ITEMS = 25
+KEEP = {"repeats": "keep"}
+
+
+def data(days: float | None = None, users: int = 60, seed: int = 0) -> pl.DataFrame:
+    """Histories in random order; `days` between interactions, on average."""
+    rng = np.random.default_rng(seed)
+    rows = [(user, int(item)) for user in range(users) for item in rng.permutation(ITEMS)[: rng.integers(1, 16)]]
+    table = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
+    if days is None:
+        return table
+    return table.with_columns(timestamp=pl.Series(np.cumsum(rng.exponential(days * 86400.0, len(rows)))))
+
+
+def with_repeats() -> pl.DataFrame:
+    """Histories in which items come again."""
+    rng = np.random.default_rng(1)
+    rows = [(user, int(item)) for user in range(60) for item in rng.integers(0, ITEMS, rng.integers(4, 16))]
+    return pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
+
+
+def regression(
+    table: pl.DataFrame, decays: tuple[float, ...], future: float, reg: float, alpha: float, days: bool = False
+) -> np.ndarray:
+    """B by forming every prefix, in float64."""
+    scales = len(decays)
+    past, ahead = np.zeros((scales * ITEMS, scales * ITEMS)), np.zeros((scales * ITEMS, ITEMS))
+    for _, history in table.group_by("user_id", maintain_order=True):
+        items = history["item_id"].to_numpy()
+        ages = np.arange(len(items), dtype=float)
+        if days:
+            ages = np.cumsum(np.maximum(1.0, np.diff(history["timestamp"].to_numpy() / 86400.0, prepend=0.0)))
+        weight = max(len(items) - 1, 1) ** -alpha
+        for last in range(len(items) - 1):
+            prefix, target = np.zeros((scales, ITEMS)), np.zeros(ITEMS)
+            for scale, decay in enumerate(decays):
+                np.add.at(prefix[scale], items[: last + 1], decay ** (ages[last] - ages[: last + 1]))
+            np.add.at(target, items[last + 1 :], future ** (ages[last + 1 :] - ages[last + 1]))
+            past += weight * np.outer(prefix, prefix)
+            ahead += weight * np.outer(prefix, target)
+    ridge = [reg * past[a * ITEMS : (a + 1) * ITEMS].diagonal(a * ITEMS).mean() for a in range(scales)]
+    return np.linalg.solve(past + np.diag(np.repeat(ridge, ITEMS)), ahead)
+
+
+def weights(model: Any) -> np.ndarray:
+    array: np.ndarray = model.opened.trained.state.shared["weights"]
+    return array
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+@pytest.mark.parametrize("decays", [(0.0,), (0.5, 0.9), (0.3, 0.6, 0.9)])
+def test_slit_is_the_regression_on_all_pooled_steps(decays: tuple[float, ...], alpha: float) -> None:
+    table = data()
+    model = fr.SLIT(decays=decays, future=0.4, reg=0.7, alpha=alpha).fit(table, nodes=3)
+    assert np.allclose(weights(model), regression(table, decays, 0.4, 0.7, alpha), atol=2e-3)
+
+
+def test_days_count_as_steps_and_one_at_least() -> None:
+    table = data(days=2.0)
+    by_days = weights(fr.SLIT(unit="days", decays=(0.6, 0.9)).fit(table))
+    assert np.allclose(by_days, regression(table, (0.6, 0.9), 0.5, 1.0, 0.0, days=True), atol=2e-3)
+    assert not np.allclose(by_days, weights(fr.SLIT(decays=(0.6, 0.9)).fit(table)), atol=2e-2)
+    close = data(days=0.001)
+    assert np.array_equal(weights(fr.SLIT(unit="days").fit(close)), weights(fr.SLIT().fit(close)))
+
+
+def test_days_need_times() -> None:
+    with pytest.raises(InputError, match="unit: days needs the times"):
+        fr.SLIT(unit="days").fit(data())
+
+
+def test_repeats_are_read_where_the_plan_keeps_them() -> None:
+    table = with_repeats()
+    settings: dict[str, Any] = {"decays": (0.4, 0.8), "future": 0.3, "alpha": 1.0}
+    kept = weights(fr.SLIT(**settings, plan={"data": {"source": "memory", "cleaning": KEEP}}).fit(table))
+    expected = regression(table, (0.4, 0.8), 0.3, 1.0, 1.0)
+    assert np.allclose(kept, expected, atol=2e-3)
+    assert not np.allclose(weights(fr.SLIT(**settings).fit(table)), expected, atol=2e-2)
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_changed_times_and_repeats_are_added_to_kept_sums_to_the_bit(nodes: int, tmp_path: Path) -> None:
+    rows = with_repeats().with_columns(timestamp=pl.int_range(pl.len()) * 50000.0)
+    later = pl.when(pl.col("user_id") % 3 == 0).then(pl.col("timestamp") * 2).otherwise("timestamp")
+    for name, table in (("old", rows), ("new", rows.with_columns(timestamp=later))):
+        table.write_parquet(tmp_path / f"{name}.parquet")
+    runs = {"first": ("old", None), "added": ("new", "first"), "scratch": ("new", None)}
+    for run, (source, before) in runs.items():
+        settings: dict[str, Any] = {
+            "data": {"source": str(tmp_path / f"{source}.parquet"), "cleaning": KEEP},
+            "model": {"name": "slit", "unit": "days"},
+            "split": "none",
+            "keep_sums": True,
+        }
+        if before is not None:
+            settings["warm_start"] = str(tmp_path / before)
+        report = train_run(Plan.make(settings), tmp_path / run, Placement(nodes))
+        assert report.get("cohort") == (20 if run == "added" else 60)
+    shared = [(tmp_path / run / "model" / "shared.safetensors").read_bytes() for run in runs]
+    assert shared[0] != shared[1] == shared[2]
+
+
+def test_scores_read_the_newest_item_most() -> None:
+    """After a chain 0 → 1 → 2 → …, what comes next is the item after the last one."""
+    chain = pl.DataFrame(
+        [(user, (user + step) % ITEMS) for user in range(100) for step in range(6)],
+        schema=["user_id", "item_id"], orient="row",
+    )  # fmt: skip
+    model = fr.SLIT().fit(chain)
+    history = pl.DataFrame({"user_id": ["v"] * 3, "item_id": [9, 4, 7]})
+    assert model.recommend(["v"], 1, history=history)["item_id"].to_list() == [8]
+    assert model.similar([7], 1)["item_id"].to_list() == [8]
+
+
+@pytest.mark.parametrize("decays", [(0.9, 0.5), (0.5, 0.5), (1.0,), (-0.1,), ()])
+def test_decays_ascend_from_0_to_below_1(decays: tuple[float, ...]) -> None:
+    with pytest.raises(PlanError, match="decays"):
+        fr.SLIT(decays=decays)
+
+
+def test_one_decay_may_be_a_number() -> None:
+    assert build_model("slit", {"decays": 0.8}).decays == (0.8,)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("source", "decays", "least"), [
+    ("ml-1m-sequences", (0.8,), {"ndcg@10": 0.160}),
+    ("ml-1m-sequences", (0.5, 0.95), {"ndcg@10": 0.172, "hr@10": 0.288}),
+    ("ml-100k", (0.5, 0.95), {"ndcg@10": 0.115}),
+])  # fmt: skip
+def test_real_histories_are_ranked_as_well_as_measured(
+    source: str, decays: tuple[float, ...], least: dict[str, float]
+) -> None:
+    split = fr.leave_last_out(fr.load_data(source))
+    model = fr.SLIT(decays=decays).fit(split)
+    measured = fr.evaluate(model, split, list(least))
+    for metric, value in least.items():
+        assert measured[metric] >= value
