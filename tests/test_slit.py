@@ -37,10 +37,17 @@ def with_repeats() -> pl.DataFrame:
 
 
 def regression(
-    table: pl.DataFrame, decays: tuple[float, ...], future: float, reg: float, alpha: float, days: bool = False
+    table: pl.DataFrame,
+    decays: tuple[float, ...],
+    future: float,
+    reg: float,
+    alpha: float,
+    days: bool = False,
+    repeats_apart: bool = False,
 ) -> np.ndarray:
-    """B by forming every prefix, in float64."""
+    """B by forming every prefix, in float64; `repeats_apart` measures λ as if all items of a prefix were distinct."""
     scales = len(decays)
+    squares = np.zeros(scales)
     past, ahead = np.zeros((scales * ITEMS, scales * ITEMS)), np.zeros((scales * ITEMS, ITEMS))
     for _, history in table.group_by("user_id", maintain_order=True):
         items = history["item_id"].to_numpy()
@@ -51,11 +58,14 @@ def regression(
         for last in range(len(items) - 1):
             prefix, target = np.zeros((scales, ITEMS)), np.zeros(ITEMS)
             for scale, decay in enumerate(decays):
-                np.add.at(prefix[scale], items[: last + 1], decay ** (ages[last] - ages[: last + 1]))
+                faded = decay ** (ages[last] - ages[: last + 1])
+                np.add.at(prefix[scale], items[: last + 1], faded)
+                squares[scale] += weight * (faded**2).sum()
             np.add.at(target, items[last + 1 :], future ** (ages[last + 1 :] - ages[last + 1]))
             past += weight * np.outer(prefix, prefix)
             ahead += weight * np.outer(prefix, target)
     ridge = [reg * past[a * ITEMS : (a + 1) * ITEMS].diagonal(a * ITEMS).mean() for a in range(scales)]
+    ridge = list(reg * squares / ITEMS) if repeats_apart else ridge
     return np.linalg.solve(past + np.diag(np.repeat(ridge, ITEMS)), ahead)
 
 
@@ -64,12 +74,39 @@ def weights(model: Any) -> np.ndarray:
     return array
 
 
+def figures(model: Any, split: fr.Split) -> dict[str, float]:
+    """Metrics on the test part by name."""
+    table = fr.evaluate(model, split, ["hr@10", "ndcg@10"])
+    return dict(zip(table["metric"], table["value"], strict=True))
+
+
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 @pytest.mark.parametrize("decays", [(0.0,), (0.5, 0.9), (0.3, 0.6, 0.9)])
 def test_slit_is_the_regression_on_all_pooled_steps(decays: tuple[float, ...], alpha: float) -> None:
     table = data()
     model = fr.SLIT(decays=decays, future=0.4, reg=0.7, alpha=alpha).fit(table, nodes=3)
     assert np.allclose(weights(model), regression(table, decays, 0.4, 0.7, alpha), atol=2e-3)
+
+
+@pytest.mark.parametrize(("repeats", "alpha"), [(False, 0.0), (False, 1.0), (True, 1.0)])
+def test_a_rank_of_all_items_gives_the_regression_itself(repeats: bool, alpha: float) -> None:
+    table = with_repeats() if repeats else data()
+    plan = {"data": {"source": "memory", "cleaning": KEEP if repeats else {}}}
+    model = fr.SLIT(decays=(0.4, 0.8), reg=0.5, rank=ITEMS, alpha=alpha, plan=plan).fit(table, nodes=2)
+    basis, factors = model.shared["projection"], model.shared["weights"]
+    product = np.concatenate([basis @ part.T for part in np.split(factors, 2, axis=1)])
+    expected = regression(table, (0.4, 0.8), 0.5, 0.5, alpha, repeats_apart=True)
+    assert np.allclose(product, expected, atol=5e-3)
+    history = pl.DataFrame({"user_id": ["v"] * 3, "item_id": [9, 4, 7]})
+    scores = model.recommend(["v"], ITEMS, history=history, include_seen=True).sort("item_id")["score"].to_numpy()
+    past = np.concatenate([np.eye(ITEMS)[[9, 4, 7]].T @ decay ** np.arange(2, -1, -1) for decay in (0.4, 0.8)])
+    assert np.allclose(scores, past @ product, atol=1e-4)
+
+
+def test_a_small_rank_keeps_most_of_the_ranking() -> None:
+    split = fr.leave_last_out(fr.synthetic(users=400, items=80, interactions_per_user=20, seed=1))
+    whole, small = (figures(fr.SLIT(rank=rank).fit(split), split)["ndcg@10"] for rank in (None, 20))
+    assert small > 0.7 * whole
 
 
 def test_days_count_as_steps_and_one_at_least() -> None:
@@ -140,6 +177,7 @@ def test_one_decay_may_be_a_number() -> None:
 
 
 @pytest.mark.real
+@pytest.mark.filterwarnings("ignore:ratings .or weights. from")
 @pytest.mark.parametrize(("source", "decays", "least"), [
     ("ml-1m-sequences", (0.8,), {"ndcg@10": 0.160}),
     ("ml-1m-sequences", (0.5, 0.95), {"ndcg@10": 0.172, "hr@10": 0.288}),
@@ -150,6 +188,6 @@ def test_real_histories_are_ranked_as_well_as_measured(
 ) -> None:
     split = fr.leave_last_out(fr.load_data(source))
     model = fr.SLIT(decays=decays).fit(split)
-    measured = fr.evaluate(model, split, list(least))
+    measured = figures(model, split)
     for metric, value in least.items():
         assert measured[metric] >= value

@@ -321,6 +321,8 @@ class SLIT(Estimator):
         reg: float = ...,
         alpha: float = ...,
         unit: Literal["steps", "days"] = ...,
+        rank: int | None = ...,
+        passes: int = ...,
         seed: int = ...,
         cohort: float = ...,
         weights: str | dict[str, Any] | None = ...,

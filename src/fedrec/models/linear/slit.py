@@ -13,10 +13,10 @@ from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, PositiveFloat, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from fedrec.aggregation.contributions import Contributions
-from fedrec.aggregation.specs import SumSpec
+from fedrec.aggregation.specs import SumSpec, triangle_size
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
@@ -26,6 +26,14 @@ from fedrec.kernels.item_pairs import faded_weights
 from fedrec.kernels.scoring import sum_rows
 from fedrec.kernels.splitting import kept_offsets
 from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_items
+from fedrec.models.linear.prefixes import (
+    Reduced,
+    reduced_form,
+    reduced_memory,
+    reduced_scores,
+    reduced_similarity,
+)
+from fedrec.models.linear.sketch import Sketched, basis_table, draw_signs
 from fedrec.models.linear.transitions import Scales, solve
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
@@ -51,8 +59,10 @@ class SLIT(Recommender):
         alpha: users of T items weigh w_u = (T − 1)^−alpha; 0 counts every step equally.
         unit: what a step is: `steps` from one item to the next, or `days` where a step counts as the days that passed,
             and as one at least.
+        rank: columns of a basis in which p_t is summed, for large catalogs; `None` sums all pairs of items.
+        passes: rounds that find the basis, before the one that sums in it. Unused without a rank.
 
-    Memory at the coordinator: about 64 bytes × items² for two scales.
+    Memory at the coordinator: about 64 bytes × items² for two scales, or 48 bytes × items × rank.
     """
 
     decays: tuple[Decay, ...] = Field(default=(0.5, 0.95), min_length=1, max_length=4)
@@ -60,6 +70,8 @@ class SLIT(Recommender):
     reg: PositiveFloat = 1.0
     alpha: float = Field(default=0.0, ge=0.0, le=2.0)
     unit: Literal["steps", "days"] = "steps"
+    rank: PositiveInt | None = None
+    passes: PositiveInt = 2
 
     name: ClassVar[str] = "slit"
     traits: ClassVar[Traits] = Traits(
@@ -82,21 +94,30 @@ class SLIT(Recommender):
 
     @property
     def rounds(self) -> int:
-        """One."""
-        return 1
+        """One; with a rank, the passes and one more."""
+        return 1 if self.rank is None else self.passes + 1
 
     def shapes(self, n_items: int) -> Shapes:
-        """Nothing, then the weights of every scale, one below the other."""
+        """Nothing, then weights of all scales, one below the other; with a rank, tables, then two factors."""
+        if self.rank is not None:
+            return Shapes((Form({"table": Shape((n_items, "rank"))}), reduced_form(n_items)))
         first = Form({"weights": Shape((n_items, 0))})
         return Shapes((first, Form({"weights": Shape((len(self.decays) * n_items, n_items))})))
 
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
-        """No weights yet."""
+        """No weights yet; random signs for a basis."""
+        if self.rank is not None:
+            return State({"table": draw_signs(rng, len(catalog), self.rank).astype(np.float32)})
         return State({"weights": np.zeros((len(catalog), 0), dtype=np.float32)})
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
-        """Pairs of items, once."""
-        return self._scales.spec(len(shared["weights"])) if round < self.rounds else None
+        """Pairs of items, once; or sketches of the longest scale, then sums in the basis."""
+        if round >= self.rounds:
+            return None
+        if self.rank is None:
+            return self._scales.spec(len(shared["weights"]))
+        table = shared["table"]
+        return self._reduced.sketch_spec(table, round == 0) if round < self.passes else self._reduced.spec(table)
 
     def contribute(
         self, given: Given, clients: Clients, private: Private | None
@@ -107,17 +128,28 @@ class SLIT(Recommender):
             InputError: if the unit is days, and the data has no times.
         """
         self._check(clients)
-        return self._scales.contributions(clients, self.alpha), None
+        if self.rank is None:
+            return self._scales.contributions(clients, self.alpha), None
+        table = given.shared["table"]
+        sums = self._reduced.sketch if given.round < self.passes else self._reduced.contributions
+        return sums(clients, table), None
 
     def step(self, state: State, total: Sum, round: int) -> State:
-        """Solve for B."""
-        return State({"weights": solve(total, len(state.shared["weights"]), len(self.decays), self.reg)})
+        """Solve for B; or sharpen the basis, and at last solve in it."""
+        if self.rank is None:
+            return State({"weights": solve(total, len(state.shared["weights"]), len(self.decays), self.reg)})
+        table = state.shared["table"]
+        if round < self.passes:
+            return State({"table": basis_table(Sketched.of(table, total))})
+        return State(self._reduced.solve(table, total, self.reg))
 
     def score(
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
     ) -> np.ndarray:
         """p B: the sum of the rows of B at the client's items, on every scale, times what is left of their weights."""
         self._check(clients)
+        if "projection" in given.shared:
+            return of_items(reduced_scores(given.shared, self._scales, clients), items)
         scores = np.zeros((len(clients), clients.n_items), dtype=np.float32)
         for scale, decay in enumerate(self.decays):
             table = given.shared["weights"][scale * clients.n_items : (scale + 1) * clients.n_items]
@@ -130,16 +162,27 @@ class SLIT(Recommender):
 
     def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """What comes after an item: the scores of a history that has this item alone."""
+        if "projection" in given.shared:
+            return reduced_similarity(given.shared, items)
         weights = given.shared["weights"]
         by_scale = weights.reshape(len(self.decays), -1, weights.shape[1])
         out: np.ndarray = by_scale[:, items].sum(axis=0, dtype=np.float32)
         return out
 
     def cost(self, n_items: int) -> Cost:
-        """Sums of pairs of two nodes, a square matrix over all scales, and the weights; fades per row and scale."""
+        """Sums of pairs of two nodes, a square matrix over all scales, and the weights; fades per row and scale. With a
+        rank, tables of the basis, and per client the triangle of its pasts."""
         scales = len(self.decays)
+        if self.rank is not None:
+            width = scales * min(self.rank, n_items)
+            memory = reduced_memory(n_items, self.rank, scales)
+            return Cost(memory=memory, per_interaction=3 * width, per_client=triangle_size(width))
         memory = (8 * scales * scales + 16 * scales) * n_items * n_items
         return Cost(memory=memory, per_interaction=2 * (scales + scales * (scales + 1) // 2) + 8)
+
+    @property
+    def _reduced(self) -> Reduced:
+        return Reduced(self._scales, self.alpha)
 
     @property
     def _scales(self) -> Scales:
