@@ -10,8 +10,11 @@ import polars as pl
 import pytest
 
 import fedrec as fr
+from fedrec.aggregation.contributions import Dense
+from fedrec.data.clients import Clients
 from fedrec.errors import InputError, PlanError
 from fedrec.federation.plan import Plan
+from fedrec.models.base import Given, PrivateTerms
 from fedrec.models.registry import build_model
 from fedrec.runs.training import Placement, train_run
 
@@ -164,6 +167,41 @@ def test_scores_read_the_newest_item_most() -> None:
     history = pl.DataFrame({"user_id": ["v"] * 3, "item_id": [9, 4, 7]})
     assert model.recommend(["v"], 1, history=history)["item_id"].to_list() == [8]
     assert model.similar([7], 1)["item_id"].to_list() == [8]
+
+
+def test_what_a_user_adds_in_private_has_a_norm_of_at_most_1_whatever_the_history() -> None:
+    chain = fr.interactions_from(
+        {"user_id": [1] * ITEMS + [2] * 2 + [3], "item_id": [*range(ITEMS), 0, 1, 5], "timestamp": range(ITEMS + 3)}
+    )
+    clients = Clients.of(chain, np.arange(3, dtype=np.uint64))
+    model = fr.SLIT().plan.build_model().privately(PrivateTerms(None, 3))
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(ITEMS, ITEMS)))[0].astype(np.float32)
+    for round in range(model.rounds):
+        part, _ = model.contribute(Given(round, {"table": turn}), clients, None)
+        norms = np.sqrt(part.sq_norms())
+        scales = 2 if round == model.passes else 1
+        assert norms[2] == 0
+        assert norms[:2].min() > 0.3
+        assert norms.max() <= (scales**2 + (scales if round == model.passes else 0)) ** 0.5 + 1e-5
+    exact = part.arrays["joint"]
+    assert isinstance(exact, Dense)
+    past = turn.T @ np.eye(ITEMS)[0]
+    assert np.allclose(exact.values[1, :ITEMS], past[0] * past, atol=1e-6)
+
+
+def test_little_noise_gives_the_order_of_the_chain() -> None:
+    chain = pl.DataFrame(
+        [(user, (user + step) % ITEMS) for user in range(3000) for step in range(6)],
+        schema=["user_id", "item_id"], orient="row",
+    )  # fmt: skip
+    model = fr.SLIT(plan={"privacy": {"epsilon": 50.0, "delta": 1e-4}}).fit(chain)
+    history = pl.DataFrame({"user_id": ["v"] * 3, "item_id": [9, 4, 7]})
+    assert 8 in model.recommend(["v"], 3, history=history)["item_id"].to_list()
+
+
+def test_alpha_is_1_in_private() -> None:
+    with pytest.raises(PlanError, match="alpha = 1; leave out alpha"):
+        fr.SLIT(alpha=0.5, plan={"privacy": {"epsilon": 1.0, "delta": 1e-4}}).fit(data())
 
 
 @pytest.mark.parametrize("decays", [(0.9, 0.5), (0.5, 0.5), (1.0,), (-0.1,), ()])

@@ -8,7 +8,15 @@ from numba import prange
 
 from fedrec.kernels.threads import kernel
 
-__all__ = ["backward_rows", "forward_rows", "prefix_gram", "prefix_squares", "project_prefixes"]
+__all__ = [
+    "backward_rows",
+    "forward_rows",
+    "prefix_gram",
+    "prefix_lengths",
+    "prefix_squares",
+    "project_following",
+    "project_prefixes",
+]
 
 
 @numba.njit(error_model="numpy", nogil=True)
@@ -103,3 +111,27 @@ def prefix_squares(indptr, fades, out, column):  # type: ignore[no-untyped-def]
             square = fades[row] * fades[row] * square + 1.0
             total += square
         out[client, column] = np.float32(total)
+
+
+@kernel("void(int64[::1], float64[::1], float64[::1])")
+def prefix_lengths(indptr, fades, out):  # type: ignore[no-untyped-def]
+    """out [rows] = length of the prefix that ends at the row, of distinct items that weigh 1 and fade."""
+    for client in range(len(indptr) - 1):
+        square = 0.0
+        for row in range(indptr[client], indptr[client + 1]):
+            square = fades[row] * fades[row] * square + 1.0
+            out[row] = np.sqrt(square)
+
+
+@kernel("void(int64[::1], int32[::1], float64[::1], float32[:, ::1], int64, float32[:, ::1])", parallel=True)
+def project_following(indptr, items, onwards, table, first, out):  # type: ignore[no-untyped-def]
+    """out [rows, from `first`] = table rows of what comes after the row, the next item whole and every further one less
+    by `onwards` of all rows between."""
+    width = table.shape[1]
+    for client in prange(len(indptr) - 1):
+        held = np.zeros(width, dtype=np.float64)
+        for row in range(indptr[client + 1] - 1, indptr[client] - 1, -1):
+            onward = onwards[row + 1] if row + 1 < indptr[client + 1] else 0.0
+            for column in range(width):
+                out[row, first + column] = np.float32(held[column])
+                held[column] = onward * held[column] + np.float64(table[items[row], column])

@@ -26,7 +26,7 @@ from fedrec.models.linear.gram import unpack_triangle
 from fedrec.models.linear.transitions import Scales, user_factors
 from fedrec.models.shapes import Form, Shape
 
-__all__ = ["Reduced", "reduced_form", "reduced_memory", "reduced_scores", "reduced_similarity"]
+__all__ = ["Reduced", "reduced_form", "reduced_memory", "reduced_scores", "reduced_similarity", "rows_of_items"]
 
 _SIGN_BITS = 6
 _GRID_BITS = 12
@@ -59,7 +59,7 @@ class Reduced(NamedTuple):
         kernels.project_prefixes(clients.indptr, clients.items, fades, table, 0, prefixes)
         values = np.empty_like(prefixes)
         kernels.backward_rows(clients.indptr, fades, prefixes, values)
-        return Contributions({"sketch": self._rows(clients, values)})
+        return Contributions({"sketch": rows_of_items(clients, values, user_factors(clients, self.alpha))})
 
     def spec(self, table: np.ndarray) -> SumSpec:
         """Z as an upper triangle, Y, and the squared lengths of prefixes, by which λ is measured."""
@@ -90,7 +90,7 @@ class Reduced(NamedTuple):
         following = np.empty_like(prefixes)
         onwards = self.scales.fades(clients, self.scales.future)
         kernels.forward_rows(clients.indptr, onwards, prefixes, following)
-        rows = self._rows(clients, following)
+        rows = rows_of_items(clients, following, factors)
         return Contributions({"pasts": Dense(gram, factors), "next": rows, "squares": Dense(squares, factors)})
 
     def solve(self, table: np.ndarray, total: Sum, reg: float) -> dict[str, np.ndarray]:
@@ -105,17 +105,17 @@ class Reduced(NamedTuple):
             weights = cho_solve(cho_factor(pasts), total.value("next").T).T
         return {"projection": table, "weights": np.ascontiguousarray(weights, dtype=np.float32)}
 
-    def _rows(self, clients: Clients, values: np.ndarray) -> RowUpdates:
-        """Rows of items, those of an item that comes again added up."""
-        factors = user_factors(clients, self.alpha)
-        if first_repeat(clients.indptr, clients.items, clients.n_items) < 0:
-            return RowUpdates(clients.indptr, clients.items, values, factors)
-        owners = np.repeat(np.arange(len(clients)), clients.lengths)
-        pairs, places = np.unique(owners * clients.n_items + clients.items, return_inverse=True)
-        together = np.zeros((len(pairs), values.shape[1]), dtype=np.float32)
-        np.add.at(together, places, values)
-        indptr = offsets(np.bincount(pairs // clients.n_items, minlength=len(clients)))
-        return RowUpdates(indptr, (pairs % clients.n_items).astype(np.int32), together, factors)
+
+def rows_of_items(clients: Clients, values: np.ndarray, factors: np.ndarray) -> RowUpdates:
+    """Values [rows, k] of clients as rows of their items, those of an item that comes again added up."""
+    if first_repeat(clients.indptr, clients.items, clients.n_items) < 0:
+        return RowUpdates(clients.indptr, clients.items, values, factors)
+    owners = np.repeat(np.arange(len(clients)), clients.lengths)
+    pairs, places = np.unique(owners * clients.n_items + clients.items, return_inverse=True)
+    together = np.zeros((len(pairs), values.shape[1]), dtype=np.float32)
+    np.add.at(together, places, values)
+    indptr = offsets(np.bincount(pairs // clients.n_items, minlength=len(clients)))
+    return RowUpdates(indptr, (pairs % clients.n_items).astype(np.int32), together, factors)
 
 
 def reduced_form(n_items: int) -> Form:

@@ -16,16 +16,18 @@ import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from fedrec.aggregation.contributions import Contributions
+from fedrec.aggregation.queries import PLAIN, Query
 from fedrec.aggregation.specs import SumSpec, triangle_size
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
-from fedrec.errors import InputError
+from fedrec.errors import InputError, PlanError
 from fedrec.kernels.item_pairs import faded_weights
 from fedrec.kernels.scoring import sum_rows
 from fedrec.kernels.splitting import kept_offsets
-from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_items
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, of_items
+from fedrec.models.linear.denoising import next_table
 from fedrec.models.linear.prefixes import (
     Reduced,
     reduced_form,
@@ -33,12 +35,15 @@ from fedrec.models.linear.prefixes import (
     reduced_scores,
     reduced_similarity,
 )
-from fedrec.models.linear.sketch import Sketched, basis_table, draw_signs
+from fedrec.models.linear.private_gram import pass_query
+from fedrec.models.linear.private_prefixes import joint, joint_query, joint_spec, solved, unit_sketch, unit_sketch_spec
+from fedrec.models.linear.private_sketch import pass_forms, sharpened
+from fedrec.models.linear.sketch import Sketched, basis_table, draw_signs, sketch_memory
 from fedrec.models.linear.transitions import Scales, solve
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 
-__all__ = ["SLIT"]
+__all__ = ["SLIT", "PrivateSLIT"]
 
 _FAINT = np.float32(1e-4)
 
@@ -180,6 +185,18 @@ class SLIT(Recommender):
         memory = (8 * scales * scales + 16 * scales) * n_items * n_items
         return Cost(memory=memory, per_interaction=2 * (scales + scales * (scales + 1) // 2) + 8)
 
+    def privately(self, terms: PrivateTerms) -> PrivateRecommender:
+        """The regression in directions that stand out of noisy passes, see `PrivateSLIT`.
+
+        Raises:
+            PlanError: with an alpha other than 1.
+        """
+        if "alpha" in self.model_fields_set and self.alpha != 1.0:
+            raise PlanError(
+                "slit under privacy: users of T items weigh 1 / (T − 1), which is alpha = 1; leave out alpha"
+            )
+        return PrivateSLIT.of(self, terms)
+
     @property
     def _reduced(self) -> Reduced:
         return Reduced(self._scales, self.alpha)
@@ -191,3 +208,86 @@ class SLIT(Recommender):
     def _check(self, clients: Clients) -> None:
         if self.unit == "days" and clients.times is None:
             raise InputError("slit with unit: days needs the times of interactions, and the data has none; take steps")
+
+
+class PrivateSLIT(PrivateRecommender, SLIT):
+    """Transitions in directions that stand out of noisy passes; see `fedrec.models.linear.private_prefixes`.
+
+    The clip is the norm of a client's part, 1 by default.
+
+    Args:
+        alpha: 1, as users weigh 1 / (T − 1).
+        rank: width of the first sketch; small, because noise grows with it.
+        passes: rounds that look for directions, before the one that sums in them.
+        reg: λ, in mean diagonal entries of the pasts in these directions.
+    """
+
+    alpha: float = Field(default=1.0, ge=0.0, le=2.0)
+    rank: PositiveInt | None = 128
+
+    default_clip: ClassVar[float] = 1.0
+
+    @property
+    def rounds(self) -> int:
+        """The passes and one more."""
+        return self.passes + 1
+
+    @property
+    def budget_shares(self) -> tuple[float, ...]:
+        """A half for the passes, a half for the regression."""
+        return (*(0.5 / self.passes,) * self.passes, 0.5)
+
+    def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
+        """The first sketch, passes, then pasts and what comes next."""
+        if round == self.passes:
+            return (joint_query(self.clip),)
+        return (Query({"sketch": PLAIN}, self.clip) if round == 0 else pass_query(self.clip),)
+
+    def shapes(self, n_items: int) -> Shapes:
+        """Sketches, directions, at last two factors."""
+        directions = Form({"table": Shape((n_items, "directions"))})
+        return Shapes((*pass_forms(n_items, self.passes), directions, reduced_form(n_items)))
+
+    def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
+        """Random signs over √rank."""
+        signs = draw_signs(rng, len(catalog), self._width)
+        return State({"table": (signs / np.sqrt(signs.shape[1])).astype(np.float32)})
+
+    def spec(self, shared: Arrays, round: int) -> SumSpec | None:
+        """A sketch in every pass, then the regression."""
+        if round >= self.rounds:
+            return None
+        table = shared["table"]
+        return joint_spec(table, len(self.decays)) if round == self.passes else unit_sketch_spec(table)
+
+    def contribute(
+        self, given: Given, clients: Clients, private: Private | None
+    ) -> tuple[Contributions, Private | None]:
+        """p̂ ⊗ Tᵀp̂, then z zᵀ and z gᵀ, over T − 1.
+
+        Raises:
+            InputError: if the unit is days, and the data has no times.
+        """
+        self._check(clients)
+        sums = joint if given.round == self.passes else unit_sketch
+        return sums(self._scales, clients, given.shared["table"]), None
+
+    def step(self, state: State, total: Sum, round: int) -> State:
+        """The directions of the next round, or the regression after the last."""
+        if round == self.passes:
+            return State(solved(self._scales, state.shared["table"], total, self.reg))
+        found = sharpened(state, total, round, self.passes)
+        if isinstance(found, State):
+            return found
+        table = next_table(found.factors, total.noise["sketch"], total.clients)
+        return State({"table": table.astype(np.float32)})
+
+    def cost(self, n_items: int) -> Cost:
+        """Sums and tables of passes; per client the triangle over pasts and what comes next."""
+        width = min(self._width, n_items) * (len(self.decays) + 1)
+        memory = sketch_memory(n_items, self._width) + 64 * width * width
+        return Cost(memory=memory, per_interaction=2 * width, per_client=2 * triangle_size(width))
+
+    @property
+    def _width(self) -> int:
+        return 128 if self.rank is None else self.rank
