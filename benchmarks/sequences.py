@@ -79,7 +79,7 @@ def main() -> None:
             rows.append((f"slit, rank {asked.rank}", {"name": "slit", "rank": asked.rank}, None))
         for epsilon in filter(None, asked.epsilon.split(",")):
             if source == SOURCES[0]:
-                privacy = {"epsilon": float(epsilon), "delta": 1e-5}
+                privacy = {"epsilon": float(epsilon), "delta": 0.1 / data.n_users}
                 rows.append((f"slit, epsilon {epsilon}", {"name": "slit"}, privacy))
         title = source if how == "leave-last-out" else f"{source}, {how}"
         for name, model, terms in rows:

@@ -26,7 +26,7 @@ FIT_FOR_NOISE = {
     "itemknn": {"alpha": 1.0, "neighbours": 200, "shrink": 0.3},
     "mf": {"denominator": "fixed", "embedding_size": 16, "expected_clients": 50, "rounds": 20},
     "popularity": {},
-    "slit": {"alpha": 1.0, "rank": 128},
+    "slit": {"alpha": 1.0, "rank": 64},
     "spectral": {"alpha": 0.5, "beta": 0.0, "rank": 128, "reg": 4.0},
 }
 

@@ -189,14 +189,23 @@ def test_what_a_user_adds_in_private_has_a_norm_of_at_most_1_whatever_the_histor
     assert np.allclose(exact.values[1, :ITEMS], past[0] * past, atol=1e-6)
 
 
-def test_little_noise_gives_the_order_of_the_chain() -> None:
-    chain = pl.DataFrame(
-        [(user, (user + step) % ITEMS) for user in range(3000) for step in range(6)],
+def test_little_noise_leaves_which_group_comes_after_which() -> None:
+    """Users alternate between two groups of five items: 0 … 4 and 5 … 9, or 10 … 14 and 15 … 19."""
+    rng = np.random.default_rng(3)
+    table = pl.DataFrame(
+        [
+            (user, int(item))
+            for user in range(4000)
+            for pair in zip(rng.permutation(5)[:3], rng.permutation(5)[:3] + 5, strict=True)
+            for item in np.array(pair) + 10 * (user % 2)
+        ],
         schema=["user_id", "item_id"], orient="row",
     )  # fmt: skip
-    model = fr.SLIT(plan={"privacy": {"epsilon": 50.0, "delta": 1e-4}}).fit(chain)
-    history = pl.DataFrame({"user_id": ["v"] * 3, "item_id": [9, 4, 7]})
-    assert 8 in model.recommend(["v"], 3, history=history)["item_id"].to_list()
+    model = fr.SLIT(plan={"privacy": {"epsilon": 50.0, "delta": 1e-5}}).fit(table)
+    for newest, group in ((2, 1), (7, 0), (12, 3), (17, 2)):
+        history = pl.DataFrame({"user_id": ["v"], "item_id": [newest]})
+        listed = model.recommend(["v"], 3, history=history)["item_id"].to_numpy()
+        assert set(listed // 5) == {group}
 
 
 def test_alpha_is_1_in_private() -> None:

@@ -1,8 +1,8 @@
 """Transitions under differential privacy: directions that stand out of the noise, then the regression in them.
 
 Every prefix is scaled to length 1 and users of T items weigh 1 / (T − 1), so that a user's Σ_t p̂_t p̂_tᵀ / (T − 1) has a
-norm of at most 1, whatever the history. Passes of it for the longest scale are read as in
-`fedrec.models.linear.private_sketch`, and give a table T of the directions that stand out of the noise. One more round
+norm of at most 1, whatever the history. Passes of it on a scale that hardly fades, on which few directions hold most,
+are read as in `fedrec.models.linear.private_sketch`, and give a table T of those that stand out of the noise. One round
 sums, in these directions, Σ_t z_t z_tᵀ and Σ_t z_t g_tᵀ with z_t the stacked Tᵀp̂_t^a and g_t = Tᵀf_t √(1 − δ²): what is
 summed does not grow with the catalog.
 """
@@ -25,6 +25,7 @@ from fedrec.models.linear.transitions import Scales, user_factors
 __all__ = ["joint", "joint_query", "joint_spec", "solved", "unit_sketch", "unit_sketch_spec"]
 
 _JOINT_CLIP = 0.8
+_SLOW = 0.99
 
 
 def unit_sketch_spec(table: np.ndarray) -> SumSpec:
@@ -33,8 +34,8 @@ def unit_sketch_spec(table: np.ndarray) -> SumSpec:
 
 
 def unit_sketch(scales: Scales, clients: Clients, table: np.ndarray) -> Contributions:
-    """Σ_t p̂_t (Tᵀp̂_t)ᵀ / (T − 1) of the longest scale."""
-    fades = scales.fades(clients, scales.decays[-1])
+    """Σ_t p̂_t (Tᵀp̂_t)ᵀ / (T − 1) on a scale that hardly fades."""
+    fades = scales.fades(clients, _SLOW)
     prefixes = np.empty((len(clients.items), table.shape[1]), dtype=np.float32)
     kernels.project_prefixes(clients.indptr, clients.items, fades, table, 0, prefixes)
     lengths = np.empty(len(clients.items))
