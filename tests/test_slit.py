@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import pytest
 
 import fedrec as fr
 from fedrec.aggregation.contributions import Dense
+from fedrec.aggregation.specs import SumSpec
+from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
 from fedrec.errors import InputError, PlanError
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Given, PrivateTerms
+from fedrec.models.linear.private_prefixes import joint, joint_spec, solved
+from fedrec.models.linear.transitions import Scales
 from fedrec.models.registry import build_model
 from fedrec.runs.training import Placement, train_run
 
@@ -189,23 +194,31 @@ def test_what_a_user_adds_in_private_has_a_norm_of_at_most_1_whatever_the_histor
     assert np.allclose(exact.values[1, :ITEMS], past[0] * past, atol=1e-6)
 
 
-def test_little_noise_leaves_which_group_comes_after_which() -> None:
-    """Users alternate between two groups of five items: 0 … 4 and 5 … 9, or 10 … 14 and 15 … 19."""
-    rng = np.random.default_rng(3)
-    table = pl.DataFrame(
-        [
-            (user, int(item))
-            for user in range(4000)
-            for pair in zip(rng.permutation(5)[:3], rng.permutation(5)[:3] + 5, strict=True)
-            for item in np.array(pair) + 10 * (user % 2)
-        ],
-        schema=["user_id", "item_id"], orient="row",
-    )  # fmt: skip
-    model = fr.SLIT(plan={"privacy": {"epsilon": 50.0, "delta": 1e-5}}).fit(table)
-    for newest, group in ((2, 1), (7, 0), (12, 3), (17, 2)):
-        history = pl.DataFrame({"user_id": ["v"], "item_id": [newest]})
-        listed = model.recommend(["v"], 3, history=history)["item_id"].to_numpy()
-        assert set(listed // 5) == {group}
+def test_without_noise_the_private_sums_give_the_regression_on_prefixes_of_length_1() -> None:
+    table, scales, reg = data(), Scales((0.4, 0.8), 0.3, False), 0.6
+    interactions = fr.interactions_from(table)
+    clients = Clients.of(interactions, np.arange(interactions.n_users, dtype=np.uint64))
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(ITEMS, ITEMS)))[0].astype(np.float32)
+    spec = joint_spec(turn, 2)
+    total = Sum.zeros(SumSpec(tuple(replace(array, scale_bits=24) for array in spec.arrays)).fit(100))
+    total.add(joint(scales, clients, turn))
+    total.noise = {"joint": 0.0}
+    arrays = solved(scales, turn, total, reg)
+    product = np.concatenate([arrays["projection"] @ part.T for part in np.split(arrays["weights"], 2, axis=1)])
+    past, ahead = np.zeros((2 * ITEMS, 2 * ITEMS)), np.zeros((2 * ITEMS, ITEMS))
+    for items in np.split(clients.items, clients.indptr[1:-1]):
+        for last in range(len(items) - 1):
+            prefix, target = np.zeros((2, ITEMS)), np.zeros(ITEMS)
+            for scale, decay in enumerate(scales.decays):
+                prefix[scale, items[: last + 1]] = decay ** np.arange(last, -1, -1)
+            prefix /= np.linalg.norm(prefix, axis=1, keepdims=True)
+            target[items[last + 1 :]] = scales.future ** np.arange(len(items) - last - 1)
+            past += np.outer(prefix, prefix) / (len(items) - 1)
+            ahead += np.outer(prefix, target) * (1 - scales.future**2) ** 0.5 / (len(items) - 1)
+    ridge = [reg * past.diagonal()[a * ITEMS : (a + 1) * ITEMS].mean() for a in range(2)]
+    expected = np.linalg.solve(past + np.diag(np.repeat(ridge, ITEMS)), ahead)
+    lengths = np.repeat([(1 - decay**2) ** 0.5 for decay in scales.decays], ITEMS)
+    assert np.allclose(product, expected * lengths[:, None], atol=1e-4)
 
 
 def test_alpha_is_1_in_private() -> None:

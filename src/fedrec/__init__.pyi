@@ -316,7 +316,7 @@ class SLIT(Estimator):
     def __init__(
         self,
         *,
-        decays: tuple[float, ...] = ...,
+        decays: Sequence[float] = ...,
         future: float = ...,
         reg: float = ...,
         alpha: float = ...,

@@ -98,8 +98,8 @@ class Plan(_Part):
         features: digest of the features of the items; the first run fills it in, if the model learns from features.
         min_clients: minimum number of clients of a sum that leaves a node unmasked.
         warm_start: finished run that the training continues: its folder, or `{run: FOLDER, digest: …}`.
-        keep_sums: whether the coordinator keeps the sums of `ease`, `itemknn`, `slit` or `popularity`, so that a later run
-            adds only what changed.
+        keep_sums: whether the coordinator keeps the sums of `ease`, `itemknn`, `slit` or `popularity`, so that a later
+            run adds only what changed.
     """
 
     version: Literal[1] = 1

@@ -18,14 +18,16 @@ from fedrec.aggregation.specs import ArraySpec, SumSpec, triangle_size
 from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
 from fedrec.kernels import prefixes as kernels
+from fedrec.models.linear.denoising import next_table
 from fedrec.models.linear.gram import unpack_triangle
 from fedrec.models.linear.prefixes import rows_of_items
 from fedrec.models.linear.transitions import Scales, user_factors
 
-__all__ = ["joint", "joint_query", "joint_spec", "solved", "unit_sketch", "unit_sketch_spec"]
+__all__ = ["directions", "joint", "joint_query", "joint_spec", "solved", "unit_sketch", "unit_sketch_spec"]
 
 _JOINT_CLIP = 0.8
 _SLOW = 0.99
+_WIDEST = 16.0
 
 
 def unit_sketch_spec(table: np.ndarray) -> SumSpec:
@@ -44,6 +46,18 @@ def unit_sketch(scales: Scales, clients: Clients, table: np.ndarray) -> Contribu
     values = np.empty_like(prefixes)
     kernels.backward_rows(clients.indptr, fades, prefixes, values)
     return Contributions({"sketch": rows_of_items(clients, values, user_factors(clients, 1.0))})
+
+
+def directions(factors: np.ndarray, deviation: float, users: int) -> np.ndarray:
+    """T [items, q] for the regression: as for a pass, without directions on which so little lies that, each having the
+    same say, they alone would fill the clip.
+
+    >>> directions(np.diag([3.0, 2.0, 1e-4]), 1e-9, 60).shape
+    (3, 2)
+    """
+    table = next_table(factors, deviation, users)
+    lengths = np.linalg.norm(table, axis=0)
+    return np.ascontiguousarray(table[:, lengths <= _WIDEST * lengths.min()])
 
 
 def joint_spec(table: np.ndarray, scales: int) -> SumSpec:

@@ -27,7 +27,6 @@ from fedrec.kernels.item_pairs import faded_weights
 from fedrec.kernels.scoring import sum_rows
 from fedrec.kernels.splitting import kept_offsets
 from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, of_items
-from fedrec.models.linear.denoising import next_table
 from fedrec.models.linear.prefixes import (
     Reduced,
     reduced_form,
@@ -36,7 +35,15 @@ from fedrec.models.linear.prefixes import (
     reduced_similarity,
 )
 from fedrec.models.linear.private_gram import pass_query
-from fedrec.models.linear.private_prefixes import joint, joint_query, joint_spec, solved, unit_sketch, unit_sketch_spec
+from fedrec.models.linear.private_prefixes import (
+    directions,
+    joint,
+    joint_query,
+    joint_spec,
+    solved,
+    unit_sketch,
+    unit_sketch_spec,
+)
 from fedrec.models.linear.private_sketch import pass_forms, sharpened
 from fedrec.models.linear.sketch import Sketched, basis_table, draw_signs, sketch_memory
 from fedrec.models.linear.transitions import Scales, solve
@@ -280,7 +287,7 @@ class PrivateSLIT(PrivateRecommender, SLIT):
         found = sharpened(state, total, round, self.passes)
         if isinstance(found, State):
             return found
-        table = next_table(found.factors, total.noise["sketch"], total.clients)
+        table = directions(found.factors, total.noise["sketch"], total.clients)
         return State({"table": table.astype(np.float32)})
 
     def cost(self, n_items: int) -> Cost:
