@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE =
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev,torch]'
 	@echo 'Set up. The first run of a command compiles its kernels, once: about a minute.'
 	touch $(READY)
 

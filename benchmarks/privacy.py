@@ -25,7 +25,7 @@ from fedrec.privacy.chance import SeededChance
 from fedrec.runs.reports import peak_rss_mb
 from fedrec.runs.training import train_here
 
-MODELS = ("popularity", "ease", "spectral", "itemknn", "ials", "mf")
+MODELS = ("popularity", "ease", "slit", "spectral", "itemknn", "ials", "mf")
 EPSILONS = (1.0, 2.0, 4.0, 8.0, None)
 PROTOCOLS = ("sampled:99", "full")
 SYNTHETIC = "synthetic:users=138000,items=20000,interactions_per_user=100"

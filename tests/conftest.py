@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 _LONGEST_FIRST = (
     "test_federation_processes", "test_contract", "test_federation_kills", "test_deploy", "test_federation_faults",
-    "test_kills", "test_federation_jobs", "test_documented_commands", "test_accounting", "test_databases_postgresql",
+    "test_kills", "test_documented_commands", "test_accounting", "test_databases_postgresql",
     "test_federation", "test_library", "test_lost_slots", "test_bad_input", "test_cli", "test_secure_runs",
     "test_progress", "test_private_runs", "test_record_runs", "test_asynchronous_kills", "test_fuzz_folders",
     "test_audit_coordinator",

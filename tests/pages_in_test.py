@@ -139,6 +139,7 @@ def other_files(folder: Path, page: str) -> None:
         write_table(folder / name, columns)
     if page == "docs/own-model.md":
         (folder / "mine.py").write_text(code_after(page, "`mine.py`:"), encoding="utf-8")
+        (folder / "bag.py").write_text(code_after(page, "`bag.py`, with"), encoding="utf-8")
     table = small_table()
     table.select("user_id", "item_id").head(20).write_csv(folder / "pairs.csv")
     table.select("item_id").unique("item_id").sort("item_id").write_csv(folder / "items.csv")

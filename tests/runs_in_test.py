@@ -53,6 +53,8 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "pfedrec": {"name": "pfedrec", "embedding_size": 8, "rounds": 4, "batch_size": 20},
     "popularity": {"name": "popularity"},
+    "slit": {"name": "slit"},
+    "slit-rank": {"name": "slit", "rank": 12},
     "spectral": {"name": "spectral", "rank": 12, "passes": 3},
 }
 

@@ -222,15 +222,15 @@ def test_new_items_of_a_training_that_goes_on_begin_small_and_are_learned(start:
 
 @pytest.mark.real
 @pytest.mark.parametrize(
-    ("source", "seeds", "sampled", "full"),
-    [("ml-100k", (1, 2, 3), (0.660, 0.388), 0.076), ("ml-1m-sequences", (1,), (0.705, 0.434), 0.048)],
+    ("source", "sampled", "full"),
+    [("ml-100k", (0.660, 0.388), 0.076), ("ml-1m-sequences", (0.705, 0.434), 0.048)],
 )
-def test_movielens_is_ranked_as_well_as_the_prototype_did(
-    source: str, seeds: tuple[int, ...], sampled: tuple[float, float], full: float
+def test_lists_of_movielens_are_as_good_as_the_page_says(
+    source: str, sampled: tuple[float, float], full: float
 ) -> None:
     split = fr.leave_last_out(fr.load_data(source))
     values = []
-    for seed in seeds:
+    for seed in (1, 2, 3):
         model = fr.Autoencoder(seed=seed).fit(split.train)
         among = fr.evaluate(model, split, ["hr@10", "ndcg@10"], protocol="sampled:99")["value"]
         values.append([*among, fr.evaluate(model, split, ["ndcg@10"])["value"][0]])

@@ -100,7 +100,7 @@ def test_wider_noise_than_that_is_refused_and_plans_take_a_coarser_grid():
 
 @pytest.mark.parametrize("epsilon", [1e-4, 0.01, 1.0, 8.0])
 @pytest.mark.parametrize(
-    "model", [{"name": name} for name in ("popularity", "ease", "itemknn", "spectral", "ials", "mf")]
+    "model", [{"name": name} for name in ("popularity", "ease", "itemknn", "slit", "spectral", "ials", "mf")]
 )
 def test_every_private_model_finds_a_grid_for_its_noise_and_rounding_stays_small(model, epsilon):
     data = fr.load_data(DATA)

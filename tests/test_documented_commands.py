@@ -32,11 +32,7 @@ from pages_in_test import (
 
 Fedrec = Callable[..., Said]
 CHEAPER = {
-    "README.md": {
-        "rank=1536": "rank=16",
-        "--seeds 5": "--seeds 2",
-        "mf,autoencoder,blend": "mf,autoencoder --set autoencoder.rounds=6",
-    },
+    "README.md": {"rank=1536": "rank=16", "--seeds 5": "--seeds 2"},
     "docs/asynchronous.md": {"rounds=200": "rounds=10"},
     "docs/secure-aggregation.md": {"--model mf": "--model mf --set rounds=5"},
     "docs/networks.md": {

@@ -1,8 +1,10 @@
-"""A federation of real processes on this machine: nodes that die, a coordinator that dies, what may be found where."""
+"""A federation of real processes on this machine: nodes that die, a coordinator that dies, what may be found where, and
+what a node does with jobs that are not fedrec's own."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,6 +29,8 @@ from fedrec.federation.agreement import Agreement
 from fedrec.federation.coordinator import Coordinator
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, read_plan
+from fedrec.network.nvflare.admin import admin_session
+from fedrec.network.nvflare.post import job_files
 from fedrec.record.ledger import Ledger
 
 pytest.importorskip("nvflare")
@@ -37,7 +42,7 @@ TITLE = "The Yellow Bird of 7c1e"
 OWN_ITEM = "unlisted-7c1e"
 NODES = 3
 ROUNDS = 8
-TIME = 240.0
+TIME, JOB_TIME = 240.0, 60.0
 
 
 @dataclass
@@ -181,3 +186,63 @@ def test_a_coordinator_that_is_killed_goes_on_to_the_same_bytes(scene: Scene) ->
     assert_right(scene, "again")
     for name in ("model/shared.safetensors", "model/model.json", "plan.yaml"):
         assert (scene.run("again") / name).read_bytes() == (scene.run("whole") / name).read_bytes(), name
+
+
+# --- jobs that are not fedrec's own -----------------------------------------------------------------------------------
+
+
+def ended(session: Any, job: str) -> str:
+    """How a job ended."""
+    until = time.monotonic() + JOB_TIME
+    while time.monotonic() < until:
+        status = str(session.get_job_meta(job).get("status"))
+        if status.startswith("FINISHED") or "FAILED" in status:
+            return status
+        time.sleep(0.5)
+    session.abort_job(job)
+    raise AssertionError(f"job {job} did not end: {status}")
+
+
+def written(folder: Path, nodes: list[str], **changes: str) -> Path:
+    for name, text in {**job_files(nodes, "1"), **changes}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def logs(stage: Stage) -> dict[Path, str]:
+    """What NVFlare's programs wrote so far at the server and at every node."""
+    homes = [stage.federation.path / "nvflare", *(stage.folder / name / "home" for name in stage.federation.nodes)]
+    return {path: path.read_text(errors="replace") for home in homes for path in home.rglob("*.txt")}
+
+
+def test_jobs_with_code_and_jobs_of_other_classes_are_refused_at_the_node(scene: Scene, tmp_path: Path) -> None:
+    stage = scene.stage
+    nodes = sorted(stage.federation.nodes)
+    canary = tmp_path / "canary"
+    code = f"from pathlib import Path\nPath({str(canary)!r}).write_text('ran')\n\n\nclass Mailbox:\n    pass\n"
+    client = json.loads(job_files(nodes, "1")["app/config/config_fed_client.json"])
+    client["components"][0]["path"] = "intruder.Mailbox"
+    with_code = written(
+        tmp_path / "code",
+        nodes,
+        **{"app/custom/intruder.py": code, "app/config/config_fed_client.json": json.dumps(client)},
+    )
+    client["components"][0]["path"] = "subprocess.Popen"
+    client["components"][0]["args"] = {"args": ["touch", str(canary)]}
+    other_class = written(tmp_path / "class", nodes, **{"app/config/config_fed_client.json": json.dumps(client)})
+    session = admin_session(stage.federation.admin_kit)
+    try:
+        folders = ((with_code, "BYOC"), (other_class, "not authorized"))
+        before = logs(stage)
+        jobs = [session.submit_job(str(folder)) for folder, _ in folders]
+        for (folder, words), job in zip(folders, jobs, strict=True):
+            status = ended(session, job)
+            assert "COMPLETED" not in status, folder.name
+            assert not canary.exists(), folder.name
+            said = "".join(text[len(before.get(path, "")) :] for path, text in logs(stage).items())
+            assert words.lower() in said.lower(), (status, folder.name)
+    finally:
+        session.close()
+    for process in stage.processes.values():
+        assert process.poll() is None

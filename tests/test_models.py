@@ -32,14 +32,18 @@ def test_the_contract_of_a_model_is_small() -> None:
     assert len(members) <= 15, sorted(members)
 
 
+NO_ROWS = {"blend", "fedrecon", "neumf", "sasrec", "two-tower"}
+"""Models that keep private rows with other settings than their defaults only, or whose kind does."""
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_what_a_model_says_of_itself_is_so(name: str) -> None:
     kind, model = model_class(name), model_class(name)()
     first = first_sum(model)
     assert kind.traits.reads_ratings == issubclass(kind, RatingRecommender)
     assert not first.pooled or kind.traits.bits == "node"
-    assert keeps_rows(model) == (kind.join is not Recommender.join and name not in ("blend", "fedrecon"))
-    assert is_additive(model) == (name in {"ease", "itemknn", "popularity"})
+    assert keeps_rows(model) == (kind.join is not Recommender.join and name not in NO_ROWS)
+    assert is_additive(model) == (name in {"ease", "itemknn", "popularity", "slit"})
     assert kind.traits.iterative == ("rounds" in kind.model_fields)
     assert kind.traits.sums_by <= set(kind.model_fields)
     assert kind.traits.scores_by <= set(kind.model_fields) - kind.traits.sums_by

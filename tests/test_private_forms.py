@@ -19,13 +19,14 @@ from fedrec.models.values import weighted
 from models_in_test import PooledPopularity, PrivatePooledPopularity
 
 ITEMS = 12
-PRIVATE = ["ease", "ials", "itemknn", "mf", "popularity", "spectral"]
+PRIVATE = ["ease", "ials", "itemknn", "mf", "popularity", "slit", "spectral"]
 FIT_FOR_NOISE = {
     "ease": {"alpha": 1.0},
     "ials": {"embedding_size": 16, "init_sd": 1.0, "rounds": 3},
     "itemknn": {"alpha": 1.0, "neighbours": 200, "shrink": 0.3},
     "mf": {"denominator": "fixed", "embedding_size": 16, "expected_clients": 50, "rounds": 20},
     "popularity": {},
+    "slit": {"alpha": 1.0, "rank": 64},
     "spectral": {"alpha": 0.5, "beta": 0.0, "rank": 128, "reg": 4.0},
 }
 

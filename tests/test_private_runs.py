@@ -36,6 +36,7 @@ MODELS = {
     "popularity": {"name": "popularity"},
     "ease": {"name": "ease"},
     "itemknn": {"name": "itemknn"},
+    "slit": {"name": "slit", "rank": 8},
     "spectral": {"name": "spectral", "rank": 8},
     "ials": {"name": "ials", "embedding_size": 4},
     "mf": {"name": "mf", "embedding_size": 4, "rounds": 3},

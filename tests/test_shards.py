@@ -218,3 +218,24 @@ def test_a_refused_sum_leaves_no_private_rows_behind(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="owner's floor"):
         node.contribute(RoundCall(0, -1, state.shared, spec, agreement.share))
     assert not list(tmp_path.rglob("round-*.safetensors"))
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_clients_whom_a_model_does_not_draw_do_not_count_towards_the_floor(shards: int) -> None:
+    """A coordinator that says that there are very many clients gets no sum over one of them."""
+    agreement = agreed_on(Plan.make({"data": {"source": DATA}, "model": {"name": "autoencoder", "batch_size": 60}}))
+    n_items, population = len(agreement.catalog), 4.0 * USERS.n_users
+    shapes = agreement.model.shapes(n_items).states[-1].shared
+    shared = {name: np.zeros(shape.axes, shape.dtype) for name, shape in shapes.items()}
+    for says, refused in ((population, True), (USERS.n_users, False)):
+        now = shared | {"population": np.array([float(says)])}
+        spec = agreement.spec(now, 5)
+        assert spec is not None
+        node = node_of(agreement, shards, min_clients=32)
+        call = RoundCall(5, -1, now, spec, 1.0)
+        if refused:
+            with pytest.raises(PlanError, match="a sum over fewer clients than the owner's floor, 32"):
+                node.contribute(call)
+        else:
+            total = node.contribute(call)
+            assert 32 <= total.clients - total.idle < 90 < total.clients

@@ -32,6 +32,7 @@ SUMS: dict[str, dict[str, Any]] = {
     "ease-alpha": {"name": "ease", "alpha": 0.7},
     "itemknn": {"name": "itemknn", "neighbours": 10},
     "popularity": {"name": "popularity"},
+    "slit": {"name": "slit", "decays": [0.3, 0.9], "alpha": 0.5},
 }
 MF = {"name": "mf", "embedding_size": 6, "rounds": 5}
 

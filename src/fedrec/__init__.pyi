@@ -32,6 +32,7 @@ from fedrec.estimators.estimator import evaluate as evaluate
 from fedrec.estimators.estimator import load_model as load_model
 from fedrec.estimators.federations import Federation as Federation
 from fedrec.estimators.tuning import tune as tune
+from fedrec.models.networks.network import Network as Network
 from fedrec.progress import Stopwatch as Stopwatch
 from fedrec.threads import set_threads as set_threads
 
@@ -52,7 +53,7 @@ class Autoencoder(Estimator):
         beta: float = ...,
         most_candidates: int = ...,
         seed: int = ...,
-        cohort: float = ...,
+        cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
@@ -71,7 +72,7 @@ class BiasedMF(Estimator):
         highest: float = ...,
         scale_bits: int = ...,
         seed: int = ...,
-        cohort: float = ...,
+        cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
@@ -83,7 +84,7 @@ class Blend(Estimator):
         models: Sequence[str | dict[str, Any]] = ...,
         shares: Sequence[float] = ...,
         seed: int = ...,
-        cohort: float = ...,
+        cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
@@ -98,7 +99,7 @@ class EASE(Estimator):
         passes: int = ...,
         decay: float = ...,
         seed: int = ...,
-        cohort: float = ...,
+        cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
@@ -117,7 +118,7 @@ class FCF(Estimator):
         init_sd: float = ...,
         bound: float = ...,
         seed: int = ...,
-        cohort: float = ...,
+        cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
@@ -151,7 +152,7 @@ class FedRecon(Estimator):
         rebuild_epochs: int = ...,
         rebuild_rate: float = ...,
         seed: int = ...,
-        cohort: float = ...,
+        cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
@@ -169,7 +170,7 @@ class FedNCF(Estimator):
         bound: float = ...,
         init_sd: float = ...,
         seed: int = ...,
-        cohort: float = ...,
+        cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
@@ -193,7 +194,7 @@ class FedRAP(Estimator):
         weight_decay: float = ...,
         bound: float = ...,
         seed: int = ...,
-        cohort: float = ...,
+        cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
@@ -214,7 +215,7 @@ class GPFedRec(Estimator):
         neighbours: Literal["alike", "unlike"] = ...,
         bound: float = ...,
         seed: int = ...,
-        cohort: float = ...,
+        cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
@@ -232,7 +233,7 @@ class IALS(Estimator):
         bound: float | Literal["auto"] = ...,
         scale_bits: int = ...,
         seed: int = ...,
-        cohort: float = ...,
+        cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
@@ -246,7 +247,7 @@ class ItemKNN(Estimator):
         alpha: float = ...,
         decay: float = ...,
         seed: int = ...,
-        cohort: float = ...,
+        cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
@@ -278,7 +279,7 @@ class MF(Estimator):
         bound: float = ...,
         init_sd: float = ...,
         seed: int = ...,
-        cohort: float = ...,
+        cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
@@ -297,7 +298,7 @@ class PFedRec(Estimator):
         scores_with: Literal["personal", "shared"] = ...,
         ranks_by: Literal["logit", "probability"] = ...,
         seed: int = ...,
-        cohort: float = ...,
+        cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
@@ -307,7 +308,100 @@ class Popularity(Estimator):
         self,
         *,
         seed: int = ...,
-        cohort: float = ...,
+        cohort: float | None = ...,
+        weights: str | dict[str, Any] | None = ...,
+        plan: dict[str, Any] | None = ...,
+    ) -> None: ...
+
+class NeuMF(Estimator):
+    def __init__(
+        self,
+        *,
+        rounds: int = ...,
+        method: Literal["fedsgd", "fedavg"] = ...,
+        granularity: Literal["node", "client"] = ...,
+        window: int = ...,
+        crops: float = ...,
+        learning_rate: float = ...,
+        optimiser: Literal["adam", "sgd"] = ...,
+        warmup: int = ...,
+        schedule: Literal["constant", "cosine"] = ...,
+        first_decay: float = ...,
+        second_decay: float = ...,
+        weight_decay: float = ...,
+        local_epochs: int = ...,
+        local_batch: int = ...,
+        proximal: float = ...,
+        server_optimiser: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = ...,
+        server_learning_rate: float = ...,
+        private_steps: int = ...,
+        private_learning_rate: float = ...,
+        bound: float = ...,
+        user: Literal["history", "private"] = ...,
+        parts: Literal["both", "gmf", "mlp"] = ...,
+        embedding_size: int = ...,
+        hidden: Sequence[int] = ...,
+        negatives: int = ...,
+        seed: int = ...,
+        cohort: float | None = ...,
+        weights: str | dict[str, Any] | None = ...,
+        plan: dict[str, Any] | None = ...,
+    ) -> None: ...
+
+class SASRec(Estimator):
+    def __init__(
+        self,
+        *,
+        rounds: int = ...,
+        method: Literal["fedsgd", "fedavg"] = ...,
+        granularity: Literal["node", "client"] = ...,
+        window: int = ...,
+        crops: float = ...,
+        learning_rate: float = ...,
+        optimiser: Literal["adam", "sgd"] = ...,
+        warmup: int = ...,
+        schedule: Literal["constant", "cosine"] = ...,
+        first_decay: float = ...,
+        second_decay: float = ...,
+        weight_decay: float = ...,
+        local_epochs: int = ...,
+        local_batch: int = ...,
+        proximal: float = ...,
+        server_optimiser: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = ...,
+        server_learning_rate: float = ...,
+        private_steps: int = ...,
+        private_learning_rate: float = ...,
+        bound: float = ...,
+        start_from: Literal["spectral", "random"] = ...,
+        passes: int = ...,
+        start_sd: float = ...,
+        embedding_size: int = ...,
+        blocks: int = ...,
+        heads: int = ...,
+        dropout: float = ...,
+        loss: Literal["softmax", "sampled-softmax", "gbce"] = ...,
+        negatives: int = ...,
+        calibration: float = ...,
+        positions: Literal["learned", "rotary"] = ...,
+        seed: int = ...,
+        cohort: float | None = ...,
+        weights: str | dict[str, Any] | None = ...,
+        plan: dict[str, Any] | None = ...,
+    ) -> None: ...
+
+class SLIT(Estimator):
+    def __init__(
+        self,
+        *,
+        decays: Sequence[float] = ...,
+        future: float = ...,
+        reg: float = ...,
+        alpha: float = ...,
+        unit: Literal["steps", "days"] = ...,
+        rank: int | None = ...,
+        passes: int = ...,
+        seed: int = ...,
+        cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
@@ -324,7 +418,45 @@ class Spectral(Estimator):
         reg: float = ...,
         decay: float = ...,
         seed: int = ...,
-        cohort: float = ...,
+        cohort: float | None = ...,
+        weights: str | dict[str, Any] | None = ...,
+        plan: dict[str, Any] | None = ...,
+    ) -> None: ...
+
+class TwoTower(Estimator):
+    def __init__(
+        self,
+        *,
+        rounds: int = ...,
+        method: Literal["fedsgd", "fedavg"] = ...,
+        granularity: Literal["node", "client"] = ...,
+        window: int = ...,
+        crops: float = ...,
+        learning_rate: float = ...,
+        optimiser: Literal["adam", "sgd"] = ...,
+        warmup: int = ...,
+        schedule: Literal["constant", "cosine"] = ...,
+        first_decay: float = ...,
+        second_decay: float = ...,
+        weight_decay: float = ...,
+        local_epochs: int = ...,
+        local_batch: int = ...,
+        proximal: float = ...,
+        server_optimiser: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = ...,
+        server_learning_rate: float = ...,
+        private_steps: int = ...,
+        private_learning_rate: float = ...,
+        bound: float = ...,
+        start_from: Literal["spectral", "random"] = ...,
+        passes: int = ...,
+        start_sd: float = ...,
+        embedding_size: int = ...,
+        hidden: int = ...,
+        dropout: float = ...,
+        keep: float = ...,
+        negatives: int = ...,
+        seed: int = ...,
+        cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,
         plan: dict[str, Any] | None = ...,
     ) -> None: ...

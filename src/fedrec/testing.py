@@ -44,6 +44,7 @@ __all__ = ["HELD", "ITEMS", "USERS", "RecommenderContract", "checkerboard"]
 
 USERS, ITEMS, HELD = 80, 24, 9
 """Users, items, and how many items each user has, of the twelve of its group."""
+_MASKED_ROUNDS = 6
 _FITTED: dict[type, Estimator] = {}
 
 
@@ -190,7 +191,7 @@ class RecommenderContract:
         try:
             table = fitted.similar(5, n=100)
         except InputError as error:
-            assert type(fitted.opened.model).similarity is Recommender.similarity, f"similar items: {error}"
+            assert "cannot list similar items" in str(error), f"similar items: {error}"
             return
         assert table["score"].is_sorted(descending=True), "similar items are not in the order of their scores"
         assert table["item_id"].n_unique() == ITEMS - 1, "items are missing among the similar ones, or twice there"
@@ -219,13 +220,16 @@ class RecommenderContract:
         )
 
     def test_masked_sums_make_the_same_model(self) -> None:
-        """Secure aggregation among four nodes."""
+        """Secure aggregation among four nodes, over the first rounds."""
         if self.model.traits.bits == "node":
             return
-        data, plan = checkerboard(), _fitted(type(self)).opened.plan
-        _, trained = train_here(SecureEngine.build(data, plan, 4), data, Run(plan, None))
-        shared = _fitted(type(self)).shared
-        assert _bytes(trained.state.shared) == _bytes(shared), "secure aggregation makes another model"
+        data, opened = checkerboard(), _fitted(type(self)).opened
+        plan = opened.plan
+        if "rounds" in type(opened.model).model_fields and opened.model.rounds > _MASKED_ROUNDS:
+            plan = plan.model_copy(update={"model": {**plan.model, "rounds": _MASKED_ROUNDS}})
+        engines = LocalEngine.build(data, plan), SecureEngine.build(data, plan, 4)
+        plain, masked = (train_here(engine, data, Run(plan, None))[1].state.shared for engine in engines)
+        assert _bytes(masked) == _bytes(plain), "secure aggregation makes another model"
 
     def test_cost_grows_with_the_catalog(self) -> None:
         model = _fitted(type(self)).opened.model

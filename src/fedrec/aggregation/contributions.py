@@ -331,9 +331,12 @@ class Contributions:
 
     Args:
         arrays: one `Contribution` per array of the round's `SumSpec`, all of the same clients.
+        adding: the clients that add anything but zeros [clients] bool, where a model draws some of its own; `None` for
+            all. Floors on what leaves a node go by their number.
     """
 
     arrays: Mapping[str, Contribution]
+    adding: np.ndarray | None = None
 
     @property
     def n_clients(self) -> int:
@@ -342,18 +345,18 @@ class Contributions:
 
     def scale(self, factors: np.ndarray) -> Contributions:
         """Weight each client in every array by `factors` [clients] float64."""
-        return Contributions({name: array.scale(factors) for name, array in self.arrays.items()})
+        return replace(self, arrays={name: array.scale(factors) for name, array in self.arrays.items()})
 
     def clip(self, metrics: Mapping[str, Metric], limit: float) -> Contributions:
         """Scale down the arrays in `metrics` of each client whose joint norm over them exceeds `limit`."""
         norms = np.sqrt(np.sum([self.arrays[name].sq_norms(metric) for name, metric in metrics.items()], axis=0))
         factors = _shrunk(norms, limit)
         clipped = {name: self.arrays[name].scale(factors) for name in metrics}
-        return Contributions({**self.arrays, **clipped})
+        return replace(self, arrays={**self.arrays, **clipped})
 
     def clip_rows(self, limit: float) -> Contributions:
         """Shorten rows of every array that are longer than `limit`."""
-        return Contributions({name: array.clip_rows(limit) for name, array in self.arrays.items()})
+        return replace(self, arrays={name: array.clip_rows(limit) for name, array in self.arrays.items()})
 
     def sq_norms(self) -> np.ndarray:
         """Squared norm of each client over all arrays together [clients] float64."""

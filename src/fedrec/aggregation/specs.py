@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -28,7 +29,8 @@ class ArraySpec:
 
     Args:
         name: what the model calls it.
-        kind: `rows` (touched rows of a table), `rank_one` (x ⊗ s or the upper triangle of x xᵀ) or `dense`.
+        kind: `rows` (touched rows of a table), `rank_one` (x ⊗ s or the upper triangle of x xᵀ), `pairs` (items × items
+            or the upper triangle of it) or `dense`.
         shape: of the sum; a triangle is flat.
         bound: largest magnitude of one client's value at one coordinate; beyond it the value saturates.
         scale_bits: values are rounded to multiples of 2^-scale_bits.
@@ -42,7 +44,7 @@ class ArraySpec:
     """
 
     name: str
-    kind: Literal["rows", "rank_one", "dense"]
+    kind: Literal["rows", "rank_one", "pairs", "dense"]
     shape: tuple[int, ...]
     bound: float
     scale_bits: int = 0
@@ -120,7 +122,7 @@ class SumSpec:
         """
         return cls(tuple(_array(fields) for fields in layout["arrays"]), _whole(layout["n_max"]))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the layout; sums are added and decoded only under equal digests."""
         return hashlib.sha256(json.dumps(self.layout, sort_keys=True).encode()).hexdigest()

@@ -25,6 +25,7 @@ class Sum:
         clients: clients summed.
         left_out: clients left out because something they contributed was not finite.
         saturated: coordinates that were cut to their bound.
+        idle: of the clients summed, those that added nothing but zeros, as a model drew others; known at the node only.
         noise: of a sum released under privacy, the deviation of each array's noise in its weighted space (see
             `fedrec.aggregation.queries`); its other counts are then public ones.
         commitments: of the nodes that keep receipts of their parts (see `fedrec.record.receipts`); they travel beside
@@ -50,6 +51,7 @@ class Sum:
     clients: int = 0
     left_out: int = 0
     saturated: int = 0
+    idle: int = 0
     noise: Mapping[str, float] = field(default_factory=dict)
     commitments: tuple[str, ...] = ()
     masked_bytes: int | None = None
@@ -82,6 +84,8 @@ class Sum:
         for array in self.spec.arrays:
             self.saturated += contributions.arrays[array.name].add_to(self.arrays[array.name], array, keep)
         self.clients += int(keep.sum())
+        if contributions.adding is not None:
+            self.idle += int((keep & ~contributions.adding).sum())
         self.left_out += int(len(keep) - keep.sum())
         return keep
 
@@ -104,6 +108,7 @@ class Sum:
         self.clients += other.clients
         self.left_out += other.left_out
         self.saturated += other.saturated
+        self.idle += other.idle
 
     def integers(self, name: str) -> np.ndarray:
         """The summed integers of an array, as they are."""

@@ -25,6 +25,7 @@ _EXTRAS = {
     "deploy": (("nvflare", "cryptography"), "federations across machines"),
     "databases": (("adbc_driver_postgresql", "pyarrow"), "reading PostgreSQL"),
     "plots": (("matplotlib",), "pictures of audits"),
+    "torch": (("torch",), "networks: sasrec, neumf, two-tower and your own"),
 }
 """Extras of the package: the modules that they bring, and what they are for."""
 _PACKAGES = ("fedrec", "numpy", "scipy", "numba", "polars", "pydantic", "safetensors", "threadpoolctl")

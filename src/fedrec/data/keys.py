@@ -59,6 +59,11 @@ class KeyedSource:
         keyed.sip_words(*self.words, np.ascontiguousarray(keys, dtype=np.uint64), out)
         return out
 
+    @property
+    def seed(self) -> int:
+        """A seed below 2⁶³ for draws of other libraries."""
+        return int(self.generator().integers(2**63 - 1))
+
     def generator(self) -> np.random.Generator:
         """A NumPy generator for draws that belong to no client."""
         return np.random.Generator(np.random.Philox(key=np.frombuffer(self.key, dtype="<u8")))

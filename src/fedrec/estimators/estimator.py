@@ -57,7 +57,8 @@ class Estimator:
 
     Args:
         seed: seed of all random draws.
-        cohort: share of clients drawn for each round.
+        cohort: share of clients drawn for each round, or their expected number; by default what the plan says, or what
+            the model is trained with.
         weights: count interactions by their values: `linear`, `log`, `value`, or a mapping of the settings of
             `fedrec.data.weights.Weights`.
         plan: any other key of a plan, such as `{"evaluation": {"every": 5, "patience": 3}}`.
@@ -78,13 +79,15 @@ class Estimator:
         self,
         *,
         seed: int = 0,
-        cohort: float = 1.0,
+        cohort: float | None = None,
         weights: str | dict[str, Any] | None = None,
         plan: dict[str, Any] | None = None,
         **hyperparameters: Any,
     ) -> None:
         check_arguments(Estimator.__init__, {"plan": plan, "weights": weights})
-        settings = {"data": {"source": "memory"}, "split": "none", **(plan or {}), "seed": seed, "cohort": cohort}
+        settings = {"data": {"source": "memory"}, "split": "none", **(plan or {}), "seed": seed}
+        if cohort is not None:
+            settings["cohort"] = cohort
         settings["model"] = {"name": self.model_name, **hyperparameters}
         if weights is not None:
             settings["weights"] = weights

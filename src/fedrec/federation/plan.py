@@ -98,8 +98,8 @@ class Plan(_Part):
         features: digest of the features of the items; the first run fills it in, if the model learns from features.
         min_clients: minimum number of clients of a sum that leaves a node unmasked.
         warm_start: finished run that the training continues: its folder, or `{run: FOLDER, digest: …}`.
-        keep_sums: whether the coordinator keeps the sums of `ease`, `itemknn` or `popularity`, so that a later run adds
-            only what changed.
+        keep_sums: whether the coordinator keeps the sums of `ease`, `itemknn`, `slit` or `popularity`, so that a later
+            run adds only what changed.
     """
 
     version: Literal[1] = 1
@@ -144,6 +144,16 @@ class Plan(_Part):
     @classmethod
     def _named(cls, value: Any) -> Any:
         return renamed_keys(value, {"max_clients": "n_max"}, "plan: ")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drawn(cls, value: Any) -> Any:
+        """The cohort that the model is trained with, where none is named."""
+        name = _model_name(value)
+        if isinstance(value, dict) and "cohort" not in value and is_known(name):
+            cohort = model_class(name).traits.cohort
+            return value if cohort is None else value | {"cohort": cohort}
+        return value
 
     @model_validator(mode="before")
     @classmethod

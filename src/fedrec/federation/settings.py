@@ -121,6 +121,8 @@ def commented_plan(model: str, source: str = "clicks.csv") -> str:
         elif setting.name in parts:
             lines += [f"{setting.name}: null"]
             lines += [f"# {line}".rstrip() for line in _part(parts[setting.name], "  ", {})]
+        elif setting.name == "cohort" and found.traits.cohort is not None:
+            lines += [f"cohort: {found.traits.cohort}"]
         else:
             lines += [f"{setting.name}: {_yaml(setting.default)}"]
         lines.append("")

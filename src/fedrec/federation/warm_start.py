@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedrec.aggregation.specs import SumSpec, triangle_size
+from fedrec.aggregation.specs import ArraySpec, SumSpec, triangle_size
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
@@ -232,9 +232,7 @@ class Changed:
 
     def widened(self, spec: SumSpec) -> SumSpec:
         """The spec of a sum over all these items, with the rings of `spec`."""
-        return SumSpec(
-            tuple(replace(array, shape=_resized(array.shape, self.n_items)) for array in spec.arrays), spec.n_max
-        )
+        return SumSpec(tuple(replace(array, shape=_resized(array, self.n_items)) for array in spec.arrays), spec.n_max)
 
     def clients(self, before: Remembered, now: Clients, users: Identifiers, keys: np.ndarray) -> tuple[Clients, ...]:
         """Clients whose training history changed: with the new one, and with the old one.
@@ -256,6 +254,8 @@ class Changed:
         differing = mine != theirs
         if now.values is not None and old.values is not None:
             differing |= now.values[rows_of(now.indptr, places[alike])] != old.values[rows_of(old.indptr, alike)]
+        if now.times is not None and old.times is not None:
+            differing |= now.times[rows_of(now.indptr, places[alike])] != old.times[rows_of(old.indptr, alike)]
         owner = np.repeat(np.arange(len(alike)), old.lengths[alike])
         differs = np.bincount(owner[differing], minlength=len(alike)) > 0
         same = alike[~differs]
@@ -279,18 +279,19 @@ class Changed:
         for array in spec.arrays:
             whole = change.arrays[array.name]
             before = sums.get(array.name)
-            if before is None or before.shape != _resized(array.shape, len(self.places)):
+            if before is None or before.shape != _resized(array, len(self.places)):
                 raise DamagedError(f"warm_start: the kept sum {array.name!r} does not fit the earlier catalog")
-            whole += self._spread(before, whole.shape).astype(whole.dtype)
-            total.arrays[array.name] = self._restricted(whole, array.shape)
+            square = array.kind == "pairs" and len(array.shape) == 2
+            whole += self._spread(before, whole.shape, square).astype(whole.dtype)
+            total.arrays[array.name] = self._restricted(whole, array.shape, square)
             if np.count_nonzero(whole) != np.count_nonzero(total.arrays[array.name]):
                 raise DamagedError(f"warm_start: {array.name!r} counts items that are no longer in the catalog")
         return total
 
-    def _spread(self, before: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def _spread(self, before: np.ndarray, shape: tuple[int, ...], square: bool) -> np.ndarray:
         out = np.zeros(shape, dtype=before.dtype)
         if before.ndim > 1:
-            out[self.places] = before
+            out[np.ix_(self.places, self.places) if square else self.places] = before
             return out
         start = 0
         for row, place in enumerate(self.places):
@@ -301,11 +302,11 @@ class Changed:
             start += len(others)
         return out
 
-    def _restricted(self, whole: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def _restricted(self, whole: np.ndarray, shape: tuple[int, ...], square: bool) -> np.ndarray:
         if whole.shape == shape:
             return whole
         if whole.ndim > 1:
-            return whole[: self.n_new].copy()
+            return whole[: self.n_new, : self.n_new if square else None].copy()
         out = np.empty(shape, dtype=whole.dtype)
         start, of_whole = 0, 0
         for row in range(self.n_new):
@@ -315,9 +316,11 @@ class Changed:
         return out
 
 
-def _resized(shape: tuple[int, ...], n_items: int) -> tuple[int, ...]:
-    """The shape of an array over items, triangle or rows, for so many items."""
-    return (triangle_size(n_items),) if len(shape) == 1 else (n_items, *shape[1:])
+def _resized(array: ArraySpec, n_items: int) -> tuple[int, ...]:
+    """The shape of an array over items for so many items: triangle, square of pairs, or rows."""
+    if len(array.shape) == 1:
+        return (triangle_size(n_items),)
+    return (n_items, n_items) if array.kind == "pairs" else (n_items, *array.shape[1:])
 
 
 def _flat(low: np.ndarray, high: np.ndarray, n: int) -> np.ndarray:

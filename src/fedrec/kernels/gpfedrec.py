@@ -22,7 +22,7 @@ def network_size(d: int) -> int:
     return sum((before + 1) * after for before, after in pairwise(widths))
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, error_model="numpy")
 def _forward(network, at, before, after, x, out):  # type: ignore[no-untyped-def]
     """out = bias + weightsᵀ x of the layer at `at`: `before` rows of `after` weights, then the biases."""
     for k in range(after):
@@ -33,7 +33,7 @@ def _forward(network, at, before, after, x, out):  # type: ignore[no-untyped-def
                 out[k] += x[j] * network[at + j * after + k]
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, error_model="numpy")
 def _backward(network, slopes, at, before, after, x, g, down):  # type: ignore[no-untyped-def]
     """Add the layer's slopes for output slopes `g`, and fill `down` with those of its input."""
     for k in range(after):

@@ -93,8 +93,11 @@ __all__ = [
     "queries_of",
 ]
 
-_SIMILAR = "biased-mf, ease, fcf, fedncf, fedrecon, ials, itemknn, mf, pfedrec or spectral"
-_PRIVATE = "ease, ials, itemknn, mf, popularity or spectral"
+_SIMILAR = (
+    "autoencoder, biased-mf, blend, ease, fcf, fedncf, fedrecon, ials, itemknn, mf, neumf, pfedrec, sasrec, slit, "
+    "spectral or two-tower"
+)
+_PRIVATE = "ease, ials, itemknn, mf, popularity, slit or spectral"
 """Models that list similar items, and models that have a private form."""
 
 Arrays = Mapping[str, np.ndarray]

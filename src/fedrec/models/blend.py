@@ -132,11 +132,14 @@ class Blend(Recommender):
         """What each client adds for all models that are not finished."""
         parts, rows = self.parts, dict(private or {})
         arrays: dict[str, Contribution] = {}
+        fewest: np.ndarray | None = None
         for place in _specs(parts, given.shared, given.round):
             added, renewed = parts[place].contribute(_given(given, place), clients, _of(private, place) or None)
             arrays |= _named(added.arrays, place)
             rows |= _named(renewed or {}, place)
-        return Contributions(arrays), rows or None
+            if added.adding is not None and (fewest is None or added.adding.sum() < fewest.sum()):
+                fewest = added.adding
+        return Contributions(arrays, fewest), rows or None
 
     def step(self, state: State, total: Sum, round: int) -> State:
         """A step of each model that is not finished, along its own part of the sum."""

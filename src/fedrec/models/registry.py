@@ -106,13 +106,13 @@ def models_where(fits: Callable[[Recommender], bool]) -> str:
     """Names of the models that fit as they are by default, as a sentence lists them: fedrec's own, then those of
     packages, of the environment and of this process.
 
-    A model that is not fedrec's own and that cannot be loaded, made without settings or asked is left out: the sentence
-    is about something else.
+    A model that cannot be loaded, made without settings or asked is left out: a network without PyTorch, or the code of
+    others. The sentence is about something else.
 
     >>> models_where(lambda model: model.traits.moves_by_rows)
     'fedncf, fedrecon and mf'
     """
-    names = sorted(name for name in MODELS if fits(model_class(name)()))
+    names = sorted(name for name in MODELS if _fits(name, fits))
     with suppress(PlanError):
         names += sorted(name for name in own_models() if name not in MODELS and _fits(name, fits))
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

@@ -11,6 +11,9 @@ of Non-Identical Data Distribution", FedAvgM), everything by coordinate:
     adam      m ← β₁ m + (1 − β₁) Δ,         v ← β₂ v + (1 − β₂) Δ²                x ← x + η m / (√v + τ)
 
 from m = 0 and v = τ², without a correction of bias. A row that no client touched has Δ = 0, and moves with its moments.
+
+Adam `corrected` is that of central training (Kingma & Ba 2015, "Adam", algorithm 1): from m = 0 and v = 0, and in step
+t m / (1 − β₁ᵗ) and v / (1 − β₂ᵗ) stand for m and v.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ class ServerOptimiser:
         first_decay: β₁.
         second_decay: β₂.
         floor: τ, of the size of a change that counts.
+        corrected: whether moments of `adam` are corrected for having begun at 0.
 
     Example:
         >>> rule = ServerOptimiser("adam", learning_rate=0.1, first_decay=0.0, second_decay=0.0, floor=1e-3)
@@ -52,6 +56,7 @@ class ServerOptimiser:
     first_decay: float = 0.9
     second_decay: float = 0.99
     floor: float = 1e-3
+    corrected: bool = False
 
     def start(self, table: np.ndarray) -> dict[str, np.ndarray]:
         """Moments before the first round."""
@@ -60,22 +65,34 @@ class ServerOptimiser:
         first = {"first_moment": np.zeros(table.shape, dtype=np.float32)}
         if self.rule == "momentum":
             return first
-        return first | {"second_moment": np.full(table.shape, self.floor**2, dtype=np.float32)}
+        second = 0.0 if self.corrected else self.floor**2
+        return first | {"second_moment": np.full(table.shape, second, dtype=np.float32)}
 
     def forms(self, axes: tuple[int, ...]) -> dict[str, Shape]:
         """What the moments of a table look like."""
         names = {"sgd": (), "momentum": ("first_moment",)}.get(self.rule, ("first_moment", "second_moment"))
         return {name: Shape(axes) for name in names}
 
-    def step(self, table: np.ndarray, change: np.ndarray, moments: Arrays) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The table and the moments after an average change, all [rows, columns]; arithmetic in float64."""
+    def step(
+        self, table: np.ndarray, change: np.ndarray, moments: Arrays, number: int = 1, share: float = 1.0
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The table and the moments after an average change, all [rows, columns]; arithmetic in float64.
+
+        Args:
+            table: what moves.
+            change: Δ.
+            moments: after the step before.
+            number: of the step, from 1; what `corrected` goes by.
+            share: of the learning rate.
+        """
+        rate = self.learning_rate * share
         if self.rule == "sgd":
-            return (table + self.learning_rate * change).astype(np.float32), {}
+            return (table + rate * change).astype(np.float32), {}
         first = self.first_decay * moments["first_moment"].astype(np.float64)
         first += change if self.rule == "momentum" else (1.0 - self.first_decay) * change
         kept = {"first_moment": first.astype(np.float32)}
         if self.rule == "momentum":
-            return (table + self.learning_rate * first).astype(np.float32), kept
+            return (table + rate * first).astype(np.float32), kept
         second, square = moments["second_moment"].astype(np.float64), change**2
         if self.rule == "adagrad":
             second = second + square
@@ -83,5 +100,9 @@ class ServerOptimiser:
             second = second - (1.0 - self.second_decay) * square * np.sign(second - square)
         else:
             second = self.second_decay * second + (1.0 - self.second_decay) * square
-        moved = table + self.learning_rate * first / (np.sqrt(second) + self.floor)
-        return moved.astype(np.float32), kept | {"second_moment": second.astype(np.float32)}
+        kept |= {"second_moment": second.astype(np.float32)}
+        if self.corrected:
+            first = first / (1.0 - self.first_decay**number)
+            second = second / (1.0 - self.second_decay**number)
+        moved = table + rate * first / (np.sqrt(second) + self.floor)
+        return moved.astype(np.float32), kept

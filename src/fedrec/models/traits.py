@@ -33,6 +33,8 @@ class Traits:
         sums_by: hyperparameters that decide what one client adds to a sum of an `additive` model.
         scores_by: hyperparameters that decide how clients are scored and nothing else, so that one training serves all
             their values.
+        cohort: clients that a round draws where the plan does not say; `None` for all. A model whose rounds are steps
+            of mini-batch training names its batch.
         moves_by_rows: whether each item's row moves along the changes of that row alone, so that a round may sum some
             rows only.
 
@@ -50,6 +52,7 @@ class Traits:
     sums_by: frozenset[str] = frozenset()
     scores_by: frozenset[str] = frozenset()
     moves_by_rows: bool = False
+    cohort: int | None = None
 
     @property
     def reads_ratings(self) -> bool:

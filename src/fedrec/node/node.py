@@ -145,7 +145,7 @@ class Node:
         served, parts = self._served(call.shared), self.drawn(call.round, call.share)
         work = followed(list(zip(self.shards, parts, strict=True)), sum(map(len, parts)), lambda part: len(part[1]))
         total = _merged(shard.contribute(call, positions, served, queries) for shard, positions in work)
-        self._guard(total.clients)
+        self._guard(total.clients - total.idle)
         rows_served(total, served)
         only_rows(total, call.rows)
         if self.guard is not None:

@@ -121,7 +121,9 @@ class Shard:
         private = self._settled(call.shared, call.committed, anew=True)
         total = Sum.zeros(call.spec, call.round)
         self._changed = []
-        for chosen in followed(_chunks(self.clients.lengths[positions], self._cost), len(positions)):
+        lengths = self.clients.lengths[positions]
+        chunks = [np.arange(len(positions))] if call.spec.pooled else _chunks(lengths, self._cost)
+        for chosen in followed(chunks, len(positions)) if len(positions) else ():
             some = positions[chosen]
             clients = self.release.before(only_served(self._take(some), served), rng)
             rows = None if private is None else private.take(some)

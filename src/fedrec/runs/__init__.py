@@ -1,1 +1,2 @@
-"""Whole runs: trained, opened when finished, asked for lists and ratings, compared, verified. Imports engines, network."""
+"""Whole runs: trained, opened when finished, asked for lists and ratings, compared, verified. Imports engines and
+network."""

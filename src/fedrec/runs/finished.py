@@ -135,7 +135,9 @@ class OpenedRun:
 
     def training(self) -> Interactions:
         """What all users were trained on, in the order of `data.users`."""
-        parts = [shard.split.train for shard in self.engine.shards]
+        repeats = "repeats" in self.model.traits.reads
+        splits = [shard.split for shard in self.engine.shards]
+        parts = [split.repeated(split.train) if repeats else split.train for split in splits]
         if len(parts) == 1:
             return parts[0]
         places = np.concatenate([self.data.users.find(part.users.series) for part in parts])
@@ -147,7 +149,8 @@ class OpenedRun:
         rows = rows_of(bounds, order)
         items = np.concatenate([part.items for part in parts])[rows]
         values = np.concatenate([part.values for part in parts])[rows] if self.data.values is not None else None
-        return Interactions(self.data.users, self.data.catalog, np.cumsum(indptr), items, values)
+        times = np.concatenate([part.times for part in parts])[rows] if self.data.times is not None else None
+        return Interactions(self.data.users, self.data.catalog, np.cumsum(indptr), items, values, times)
 
     def as_earlier(self, name: str) -> tuple[Earlier, Remembered]:
         """What a training that goes on from this one needs: the coordinator's part, and the nodes'."""

@@ -59,7 +59,8 @@ class EASE(Decaying):
         rank: number of eigenvectors of G that are kept. More of them are more accurate and need more memory and bytes;
             `None` keeps all of G.
         passes: rounds of a sketch; the second sharpens the first, more add little. Unused without a rank.
-        decay: in scores, an interaction of the user weighs decay^age; the newest has age 0, the one before it age 1.
+        decay: how much older interactions of the user count in scores: an interaction weighs decay^age; the newest has
+            age 0, the one before it age 1. 1 counts all equally; smaller values favour the newest.
 
     Memory at the coordinator: about 20 bytes × items², or 24 bytes × items × rank.
     """

@@ -36,7 +36,8 @@ class ItemKNN(Decaying):
         shrink: how strongly similarities that few clients support are reduced; larger values favour popular items.
         alpha: how much less users with long histories count: user u with n_u items weighs n_u^−alpha in G. 0 counts all
             users equally.
-        decay: in scores, an interaction of the user weighs decay^age; the newest has age 0, the one before it age 1.
+        decay: how much older interactions of the user count in scores: an interaction weighs decay^age; the newest has
+            age 0, the one before it age 1. 1 counts all equally; smaller values favour the newest.
 
     Memory at the coordinator: about 16 bytes × items².
     """

@@ -44,6 +44,7 @@ __all__ = [
     "low_rank_form",
     "low_rank_scores",
     "low_rank_similarity",
+    "mapped",
     "sketch_contribution",
     "sketch_memory",
     "sketch_spec",
@@ -164,7 +165,7 @@ def basis_table(sketched: Sketched) -> np.ndarray:
     def fill(rows: slice) -> None:
         np.multiply(sketched.product(rows) @ turn, sketched.weights[rows, None], out=out[rows], casting="same_kind")
 
-    for _ in _mapped(fill, sketched.tiles()):
+    for _ in mapped(fill, sketched.tiles()):
         pass
     return out
 
@@ -245,7 +246,7 @@ def low_rank_arrays(spectrum: Spectrum, reg: float | None) -> dict[str, np.ndarr
             gain[rows] = inverse[rows] / np.maximum(1.0 - norms, 1e-9)
             own[rows] = norms * weights[rows] ** 2
 
-    for _ in _mapped(fill, spectrum.sketched.tiles()):
+    for _ in mapped(fill, spectrum.sketched.tiles()):
         pass
     return {"factors": factors, "gain": gain, "own": own}
 
@@ -294,14 +295,14 @@ def _inverse_factor(matrix: np.ndarray, smallest: float) -> np.ndarray:
 
 def _added(make: Callable[[slice], np.ndarray], tiles: list[slice]) -> np.ndarray:
     """Σ over tiles, in their order."""
-    parts = _mapped(make, tiles)
+    parts = mapped(make, tiles)
     total = next(parts)
     for part in parts:
         total += part
     return total
 
 
-def _mapped(make: Callable[[slice], Result], tiles: list[slice]) -> Iterator[Result]:
+def mapped(make: Callable[[slice], Result], tiles: list[slice]) -> Iterator[Result]:
     """`make` of every tile in order, a few at a time, each under one BLAS thread."""
     workers = thread_count()
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:

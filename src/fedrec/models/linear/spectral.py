@@ -56,7 +56,8 @@ class Spectral(Decaying):
             zero, as EASE does; `low-pass` weighs all that are kept by 1.
         reg: regularisation λ of the ridge filter. A larger value lets only the strongest patterns count; a smaller
             value follows weaker ones too, and noise.
-        decay: in scores, an interaction of the user weighs decay^age; the newest has age 0, the one before it age 1.
+        decay: how much older interactions of the user count in scores: an interaction weighs decay^age; the newest has
+            age 0, the one before it age 1. 1 counts all equally; smaller values favour the newest.
 
     Memory at the coordinator: about 24 bytes × items × rank.
     """

@@ -66,21 +66,22 @@ class Autoencoder(Recommender):
     Nothing is kept of users: whoever has a history has scores. Items that nobody has are scored by their bias.
 
     Args:
-        embedding_size: length d of the item vectors; by default 64 for catalogs of up to 2,500 items and 128 for
-            larger ones.
-        rounds: of training, those for the start included: one for item counts and, with the spectral start, three for
-            sketches.
-        learning_rate: of the first step; it falls to 0 along half a cosine.
+        embedding_size: length d of the item vectors; larger vectors fit finer differences and need more bytes. By
+            default 64 for catalogs of up to 2,500 items and 128 for larger ones.
+        rounds: number of rounds, including those of the start: one for item counts and, with the spectral start, three
+            for sketches.
+        learning_rate: step size of the first step; it falls to 0 along half a cosine.
         batch_size: expected number of clients whose gradients make a step, drawn anew for each round by the clients'
             own coins from those that the plan's cohort has.
-        keep: chance of an item to be in the input.
-        reg: L2 pull on all item vectors, as strong beside the loss summed over all clients.
+        keep: probability that an item of the history is in the input; the other items are predicted.
+        reg: L2 regularisation of all item vectors, on the scale of the loss summed over all clients. A larger value
+            keeps the vectors closer to 0.
         start_from: `spectral` begins with the leading spectrum of the item Gram matrix, from sketches, and needs far
             fewer rounds; `random` begins with noise.
-        alpha, beta: of the spectral start: how much long histories and popular items are weighed down, as for
-            `spectral`.
-        most_candidates: most items that a softmax ranges over; of a larger catalog so many are drawn for each round, in
-            public and the same for everybody, and no other rows of W move in that round.
+        alpha, beta: of the spectral start: how much less users with long histories (alpha) and popular items (beta)
+            count, as for `spectral`.
+        most_candidates: maximum number of items that a softmax ranges over. For a larger catalog each round draws this
+            many items, in public and the same for all nodes, and no other rows of W move in that round.
 
     Raises:
         PlanError: with fewer rounds than the start takes.
@@ -190,7 +191,8 @@ class Autoencoder(Recommender):
                 "encoder": RankOne(offsets(lengths), gradients.shown.items, ones, clients.n_items, right),
                 "decoder": decoder,
                 "weight": Dense(taking.astype(np.float32)[:, None], ones),
-            }
+            },
+            taking,
         ), None
 
     def step(self, state: State, total: Sum, round: int) -> State:

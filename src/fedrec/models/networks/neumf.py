@@ -1,0 +1,60 @@
+"""NeuMF: neural collaborative filtering (He et al. 2017), with users as private vectors or encoded from their
+history."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from fedrec.models.networks.network import Network
+from fedrec.models.traits import Traits
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["NeuMF"]
+
+
+class NeuMF(Network):
+    """score = output layer over a product of user and item vectors (GMF), a multilayer perceptron of both (MLP), or
+    both.
+
+    Every item of a client is a positive, and `negatives` items that it does not have are drawn for each. The loss is
+    binary cross-entropy.
+
+    Args:
+        user: `history` encodes a user as the mean of vectors of their items, without the one to be predicted: nothing
+            is kept of users, and strangers are scored at once. `private` keeps a vector of each user at its node.
+        parts: `both`, `gmf` or `mlp`.
+        embedding_size: length of the vectors of each part.
+        hidden: widths of the layers of the perceptron.
+        negatives: items drawn for each positive.
+    """
+
+    user: Literal["history", "private"] = "history"
+    parts: Literal["both", "gmf", "mlp"] = "both"
+    embedding_size: PositiveInt = 16
+    hidden: tuple[PositiveInt, ...] = Field(default=(32, 16), min_length=1, max_length=16)
+    negatives: PositiveInt = 4
+
+    rounds: PositiveInt = 900
+    window: PositiveInt = Field(default=100, ge=2)
+    crops: float = Field(default=1.0, ge=0.0, le=1.0)
+    learning_rate: PositiveFloat = 5e-3
+
+    name: ClassVar[str] = "neumf"
+    traits: ClassVar[Traits] = Traits(bits="node", iterative=True, cohort=64)
+    item_table: ClassVar[str] = "items"
+    most_terms: ClassVar[str] = "window"
+
+    def module(self, n_items: int) -> nn.Module:
+        """The network."""
+        from fedrec.models.networks.neumf_module import NeuMFModule
+
+        history, size = self.user == "history", self.embedding_size
+        return NeuMFModule(n_items, size, self.hidden, self.parts, self.negatives, history)
+
+    def private_lengths(self) -> dict[str, int]:
+        """A vector for each part."""
+        return {"users": 2 * self.embedding_size} if self.user == "private" else {}

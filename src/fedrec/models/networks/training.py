@@ -1,0 +1,206 @@
+"""Gradients and local training of a module over clients; nothing here knows rounds, sums or plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedrec.errors import FedrecError
+from fedrec.models.networks.batch import Batch, reseeded
+from fedrec.models.networks.devices import device
+
+__all__ = ["Local", "Pool", "client_changes", "client_gradients", "fit_private", "loaded", "parameters", "terms_of"]
+
+
+@dataclass(frozen=True)
+class Local:
+    """How parameters are trained away from the coordinator.
+
+    Args:
+        learning_rate: of each step.
+        optimiser: `adam` or `sgd`; its moments begin anew with every round.
+        decays: β₁ and β₂ of Adam.
+        epochs: passes over the clients.
+        batch: clients of a step.
+        proximal: μ of FedProx: pull towards the parameters of the round.
+    """
+
+    learning_rate: float
+    optimiser: str = "adam"
+    decays: tuple[float, float] = (0.9, 0.999)
+    epochs: int = 1
+    batch: int = 64
+    proximal: float = 0.0
+
+
+def parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, by name; those that need no gradient stay as the module makes them."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def loaded(module: nn.Module, shared: Mapping[str, np.ndarray]) -> nn.Module:
+    """The module on its device with its trained parameters set to the shared arrays of their names."""
+    module.to(device())
+    with torch.no_grad():
+        for name, parameter in parameters(module).items():
+            parameter.copy_(torch.from_numpy(np.array(shared[name])))
+    return module
+
+
+def terms_of(module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Losses and numbers of terms [clients] of a batch.
+
+    Raises:
+        FedrecError: if `loss` gives anything else.
+    """
+    told = module.loss(batch)  # type: ignore[operator]
+    losses, weights = told if isinstance(told, tuple) else (told, torch.ones_like(told))
+    if losses.shape != (len(batch),) or weights.shape != (len(batch),):
+        raise FedrecError(
+            f"{type(module).__name__}.loss must give one loss for each of the {len(batch)} clients, not a tensor of "
+            f"shape {list(losses.shape)}"
+        )
+    return losses, weights
+
+
+class Pool:
+    """Gradients, or changes, of many batches, added up in float64."""
+
+    def __init__(self, names: Mapping[str, nn.Parameter]) -> None:
+        self.sums = {name: np.zeros(tuple(parameter.shape)) for name, parameter in names.items()}
+        self.weight = 0.0
+
+    def add_gradients(self, module: nn.Module, batch: Batch) -> np.ndarray:
+        """Add the negative gradient of the sum of the clients' losses.
+
+        Returns:
+            Whose losses were finite [clients] bool; the others are not in the sum.
+        """
+        included = torch.ones(len(batch), dtype=torch.bool, device=batch.items.device)
+        names = parameters(module)
+        losses, weights = terms_of(module, batch)
+        finite = torch.isfinite(losses.detach()) & torch.isfinite(weights)
+        if not bool(finite.all()):  # a gradient of what is not finite would spoil that of the others
+            included = finite
+            if not bool(finite.any()):
+                return included.cpu().numpy()
+            batch = _some(batch, torch.nonzero(finite)[:, 0])
+            losses, weights = terms_of(module, batch)
+        gradients = torch.autograd.grad(losses.sum(), list(names.values()), allow_unused=True)
+        for name, gradient in zip(names, gradients, strict=True):
+            if gradient is not None:
+                self.sums[name] -= gradient.cpu().numpy()
+        self.weight += float(weights.sum())
+        return included.cpu().numpy()
+
+
+def fit_private(module: nn.Module, batch: Batch, steps: int, learning_rate: float) -> Batch:
+    """The batch with its private arrays after some steps of Adam on each client's own loss; the module stays as it
+    is."""
+    if not batch.private:
+        return batch
+    values = {name: array.clone().requires_grad_(True) for name, array in batch.private.items()}
+    rule = torch.optim.Adam(values.values(), lr=learning_rate)
+    for step in range(steps):
+        drawn = replace(reseeded(batch, f"private step {step}"), private=values)
+        losses, _ = terms_of(module, drawn)
+        gradients = torch.autograd.grad(losses.sum(), list(values.values()), allow_unused=True)
+        for value, gradient in zip(values.values(), gradients, strict=True):
+            value.grad = torch.zeros_like(value) if gradient is None else gradient
+        rule.step()
+    return replace(batch, private={name: value.detach() for name, value in values.items()})
+
+
+def train_together(
+    module: nn.Module,
+    batch_at: Callable[[np.ndarray, int], Batch],
+    clients: int,
+    order: np.random.Generator,
+    local: Local,
+) -> float:
+    """Train the module on all clients of a node, in batches; returns the number of terms of one pass.
+
+    Args:
+        module: which is changed.
+        batch_at: the batch of the clients at some positions, in some epoch, with what it takes of private arrays.
+        clients: how many there are.
+        order: of the clients.
+        local: how.
+    """
+    names = parameters(module)
+    before = {name: parameter.detach().clone() for name, parameter in names.items()}
+    rule = _rule(names.values(), local)
+    seen = 0.0
+    for epoch in range(local.epochs):
+        places = order.permutation(clients)
+        for start in range(0, clients, local.batch):
+            losses, weights = terms_of(module, batch_at(places[start : start + local.batch], epoch))
+            count = weights.sum()
+            seen += float(count) if epoch == 0 else 0.0
+            if float(count) <= 0.0:
+                continue
+            gradients = torch.autograd.grad(losses.sum() / count, list(names.values()), allow_unused=True)
+            for (name, parameter), gradient in zip(names.items(), gradients, strict=True):
+                pull = local.proximal * (parameter.detach() - before[name])
+                parameter.grad = pull if gradient is None else gradient + pull
+            rule.step()
+    return seen
+
+
+def client_gradients(module: nn.Module, batch: Batch) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The negative gradient of each client's loss, one client after the other: {name: [clients, size] float32}, and the
+    clients' numbers of terms."""
+    names = parameters(module)
+    out = {name: np.zeros((len(batch), parameter.numel()), np.float32) for name, parameter in names.items()}
+    terms = np.zeros(len(batch))
+    for place in range(len(batch)):
+        losses, weights = terms_of(module, _some(batch, torch.tensor([place], device=batch.items.device)))
+        gradients = torch.autograd.grad(losses.sum(), list(names.values()), allow_unused=True)
+        for name, gradient in zip(names, gradients, strict=True):
+            if gradient is not None:
+                out[name][place] = -gradient.reshape(-1).cpu().numpy()
+        terms[place] = float(weights.sum())
+    return out, terms
+
+
+def client_changes(
+    module: nn.Module, batch_at: Callable[[np.ndarray, int], Batch], clients: int, local: Local
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What each client changes when it trains alone from the parameters of the round: {name: [clients, size] float32},
+    and the clients' numbers of terms."""
+    names = parameters(module)
+    before = {name: parameter.detach().clone() for name, parameter in names.items()}
+    out = {name: np.zeros((clients, parameter.numel()), np.float32) for name, parameter in names.items()}
+    terms = np.zeros(clients)
+    for place in range(clients):
+
+        def alone(_: np.ndarray, epoch: int, place: int = place) -> Batch:
+            return batch_at(np.array([place]), epoch)
+
+        terms[place] = train_together(module, alone, 1, np.random.default_rng(0), local)
+        with torch.no_grad():
+            for name, parameter in names.items():
+                out[name][place] = (parameter - before[name]).reshape(-1).cpu().numpy()
+                parameter.copy_(before[name])
+    return out, terms
+
+
+def _rule(values: object, local: Local) -> torch.optim.Optimizer:
+    if local.optimiser == "adam":
+        return torch.optim.Adam(values, lr=local.learning_rate, betas=local.decays)  # type: ignore[arg-type]
+    return torch.optim.SGD(values, lr=local.learning_rate)  # type: ignore[arg-type]
+
+
+def _some(batch: Batch, places: Tensor) -> Batch:
+    """Some clients of a batch."""
+    return replace(
+        batch,
+        items=batch.items[places],
+        seeds=batch.seeds[places],
+        values=None if batch.values is None else batch.values[places],
+        private={name: array[places] for name, array in batch.private.items()},
+    )
