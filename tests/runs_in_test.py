@@ -11,6 +11,12 @@ from fedrec.federation.plan import Plan
 from fedrec.runs.saved import open_run
 
 DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3,ratings=true"
+NETWORKS: dict[str, dict[str, Any]] = {
+    "neumf": {"rounds": 6, "window": 12, "embedding_size": 4, "hidden": [6]},
+    "sasrec": {"rounds": 8, "window": 12, "embedding_size": 8, "blocks": 1, "heads": 1, "negatives": 32},
+    "two-tower": {"rounds": 8, "window": 12, "embedding_size": 8, "hidden": 8},
+}
+"""Settings of networks for data of this size; their bits depend on who lives together."""
 MODELS: dict[str, dict[str, Any]] = {
     "autoencoder": {"name": "autoencoder", "embedding_size": 8, "rounds": 6, "batch_size": 100},
     "autoencoder-random": {

@@ -16,8 +16,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # v
 SETTINGS: dict[str, dict[str, Any]] = {
     "fedncf": {"learning_rate": 0.2, "rounds": 80, "reg": 0.02},
     "fedrecon": {"embedding_size": 4, "reg": 0.02},
-    "neumf": {"rounds": 60, "window": 12, "hidden": [8], "learning_rate": 0.05},
-    "sasrec": {"rounds": 30, "window": 8, "embedding_size": 8, "blocks": 1, "heads": 1, "loss": "softmax", "passes": 1},
+    "neumf": {"rounds": 40, "window": 12, "hidden": [8], "learning_rate": 0.07},
+    "sasrec": {
+        "rounds": 30,
+        "learning_rate": 0.02,
+        "window": 8,
+        "embedding_size": 8,
+        "blocks": 1,
+        "heads": 1,
+        "loss": "softmax",
+        "passes": 1,
+    },
     "two-tower": {"rounds": 30, "window": 12, "embedding_size": 8, "hidden": 8, "passes": 1},
 }
 """Where the defaults are for larger data."""

@@ -351,6 +351,15 @@ def test_a_network_names_its_cohort_and_a_plan_may_name_another() -> None:
     assert fr.EASE().plan.cohort == 1.0
 
 
+def test_counts_and_sketches_are_of_everybody_and_steps_are_of_the_cohort() -> None:
+    seen: list[int] = []
+    data = fr.synthetic(users=150, items=40, interactions_per_user=9, seed=1)
+    settings = {"rounds": 8, "passes": 2, "window": 8, "embedding_size": 4, "heads": 1, "blocks": 1}
+    fr.SASRec(cohort=0.3, **settings).fit(data, nodes=2, watch=lambda progress: seen.append(progress.cohort))
+    assert seen[:3] == [150] * 3
+    assert all(20 < drawn < 75 for drawn in seen[3:])
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

@@ -17,10 +17,12 @@ from fedrec.estimators.estimator import Estimator, estimator
 from fedrec.models.base import Given
 from fedrec.models.registry import MODELS
 from fedrec.recommending.recommend import allowed_items, recommend_batches, similar_table
+from runs_in_test import NETWORKS
 
 QUICK: dict[str, dict[str, Any]] = {
     "ials": {"embedding_size": 4, "rounds": 2},
     "mf": {"embedding_size": 4, "rounds": 3},
+    **NETWORKS,
 }
 DATA = fr.clean(
     fr.load_data("synthetic:users=90,items=40,interactions_per_user=10,seed=6,ratings=true"), rating_at_least="none"

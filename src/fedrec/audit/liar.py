@@ -138,7 +138,7 @@ class Liar:
             number - 1 if committed is None else committed,
             shared,
             spec,
-            agreement.share,
+            agreement.drawn(shared, number),
             privacy=terms,
             groups=1 if plan.robust is None else plan.robust.groups or 1,
         )

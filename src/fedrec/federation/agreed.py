@@ -49,7 +49,7 @@ def _check_round(agreement: Agreement, call: RoundCall) -> None:
         raise PlanError(f"round {call.round} is not among the {agreement.rounds} that were agreed on")
     robust = agreement.plan.robust
     agreed = {
-        "share of clients": (call.share, agreement.share),
+        "share of clients": (call.share, agreement.drawn(call.shared, call.round)),
         "groups": (call.groups, 1 if robust is None else robust.groups or 1),
         "most clients": (call.spec.n_max, agreement.n_max),
     }

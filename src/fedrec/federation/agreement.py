@@ -128,6 +128,17 @@ class Agreement:
         """A spec of the model with the grid of the release, and rings for `n_max` clients; without room for noise."""
         return self.release.adjust(spec).fit(self.n_max)
 
+    def drawn(self, shared: Arrays, round: int) -> float:
+        """Probability of a client to be drawn for a round.
+
+        Where the model names the cohort of its steps, rounds that sum no change of it ask everybody: counts of items
+        and sketches would otherwise be those of one batch.
+        """
+        if self.model.traits.cohort is None or self.share >= 1:
+            return self.share
+        spec = self.model.spec(shared, round)
+        return self.share if spec is None or spec.changes else 1.0
+
     def rows(self, round: int) -> np.ndarray | None:
         """The item rows that a round sums, ascending; `None` for all."""
         if self.plan.rows == 1:

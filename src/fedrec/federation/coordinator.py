@@ -143,7 +143,7 @@ class Coordinator:
             round - 1,
             state.shared,
             spec if change is None else change.widened(spec),
-            self.agreement.share,
+            self.agreement.drawn(state.shared, round),
             change is not None,
             rows=self.agreement.rows(round),
             own=self._own(round - 1),
