@@ -18,7 +18,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 """Settings of networks for data of this size; their bits depend on who lives together."""
 MODELS: dict[str, dict[str, Any]] = {
-    "autoencoder": {"name": "autoencoder", "embedding_size": 8, "rounds": 6, "batch_size": 100},
+    "autoencoder": {"name": "autoencoder", "embedding_size": 8, "rounds": 6, "batch_size": 200},
     "autoencoder-random": {
         "name": "autoencoder",
         "embedding_size": 8,

@@ -85,7 +85,7 @@ def test_too_little_memory_is_said_in_one_line(fedrec: Call, monkeypatch: pytest
     def greedy() -> None:
         raise MemoryError("Unable to allocate 3.64 TiB")
 
-    monkeypatch.setattr(main, "app", lambda prog_name: greedy())
+    monkeypatch.setattr(main, "_command", lambda name: lambda prog_name: greedy())
     said = fedrec("doctor")
     assert (said.code, said.err.count("\n")) == (1, 1)
     assert "3.64 TiB" in said.err

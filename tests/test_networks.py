@@ -116,7 +116,18 @@ def centrally(model: Network, rounds: int = ROUNDS) -> dict[str, np.ndarray]:
 PLACES = [np.arange(0, USERS, 3), np.arange(1, USERS, 3), np.arange(2, USERS, 3)]
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if not MODELS[name].private_lengths()])
+OFTEN = {"sasrec", "neumf", "two-tower"}
+"""What is held to a plain loop in every check; variants are in the exhaustive one."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in OFTEN else pytest.mark.exhaustive)
+        for name in MODELS
+        if not MODELS[name].private_lengths()
+    ],
+)
 def test_rounds_over_nodes_are_central_mini_batch_training(name: str) -> None:
     model = MODELS[name]
     plain = centrally(model)

@@ -22,7 +22,7 @@ from fedrec.federation.plan import Plan
 from fedrec.models.base import Given, PrivateTerms
 from fedrec.models.linear.recency import decayed
 from fedrec.models.registry import build_model
-from fedrec.runs.finished import open_run
+from fedrec.runs.saved import open_run
 from fedrec.runs.training import Placement, train_run
 from fedrec.runs.tuning import Tuned, choose
 

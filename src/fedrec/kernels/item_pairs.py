@@ -13,8 +13,8 @@ import numba
 import numpy as np
 from numba import prange
 
+from fedrec.kernels.fixed_point import fixed
 from fedrec.kernels.records import record, takes
-from fedrec.kernels.sums import fixed
 from fedrec.kernels.threads import kernel
 
 __all__ = ["Fades", "add_pairs", "faded_weights", "fades_of_days", "later_prefixes", "pair_norms"]

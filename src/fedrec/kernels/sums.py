@@ -5,10 +5,10 @@ Accumulators are signed views of the ring (`int32` for 2^32, `int64` for 2^64); 
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba import prange
 
+from fedrec.kernels.fixed_point import fixed, fixed_row
 from fedrec.kernels.threads import kernel
 
 __all__ = [
@@ -18,8 +18,6 @@ __all__ = [
     "add_triangle",
     "by_item",
     "finite_rows",
-    "fixed",
-    "fixed_row",
     "fixed_rows",
     "squared_norms",
 ]
@@ -83,32 +81,6 @@ def _fixed_rows(out, values, factors, bound, unit, over):  # type: ignore[no-unt
         over[row] = 0
         if factors[row] != 0.0:
             over[row] = fixed_row(out[row], values[row], factors[row], bound, unit)
-
-
-@numba.njit(inline="always")
-def fixed(value, factor, bound, unit):  # type: ignore[no-untyped-def]
-    """Round `value · factor` to the grid of `unit` steps after saturating at ±`bound`: (integer, saturated)."""
-    scaled = np.float64(value) * factor
-    over = 0
-    if scaled > bound:
-        scaled = bound
-        over = 1
-    elif scaled < -bound:
-        scaled = -bound
-        over = 1
-    return np.int64(np.rint(scaled * unit)), over
-
-
-@numba.njit(error_model="numpy", nogil=True)
-def fixed_row(target, source, factor, bound, unit):  # type: ignore[no-untyped-def]
-    """target += fixed(source · factor); returns how many saturated. Without branches, so that it runs on vectors."""
-    beyond = np.int32(0)
-    for column in range(len(target)):
-        scaled = np.float64(source[column]) * factor
-        kept = min(max(scaled, -bound), bound)
-        beyond += np.int32(kept != scaled)
-        target[column] += target.dtype.type(np.rint(kept * unit))
-    return np.int64(beyond)
 
 
 def _add_rows(out, indptr, rows, values, factors, bound, unit, over):  # type: ignore[no-untyped-def]

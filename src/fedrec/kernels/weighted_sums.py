@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from fedrec.kernels.sums import fixed, fixed_row
+from fedrec.kernels.fixed_point import fixed, fixed_row
 from fedrec.kernels.threads import kernel
 
 __all__ = ["add_weighted_rank_one", "add_weighted_triangle"]
