@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from fedrec.engines.local import LocalEngine
 from fedrec.federation.plan import Plan
 from fedrec.runs.saved import open_run
 
@@ -75,6 +77,19 @@ def small_plan(model: str, **changes: Any) -> Plan:
             "evaluation": {"every": 2, "keep": "best", "metrics": ["ndcg@10"]},
         }
     return Plan.make(settings | changes)
+
+
+def watched_rounds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rounds that nodes of one process are asked for from now on, as they come."""
+    asked: list[int] = []
+    contribute = LocalEngine.contribute
+
+    def watched(self: LocalEngine, call: Any) -> Any:
+        asked.append(call.round)
+        return contribute(self, call)
+
+    monkeypatch.setattr(LocalEngine, "contribute", watched)
+    return asked
 
 
 def left_behind(folder: Path) -> tuple[dict[str, bytes], dict[str, np.ndarray]]:

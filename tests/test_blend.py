@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import fedrec as fr
-from fedrec.engines.local import LocalEngine
 from fedrec.errors import PlanError
 from fedrec.kernels.blending import add_standardised
 from fedrec.models.base import Given
 from fedrec.models.blend import Blend
 from fedrec.models.outline import read_in_order
 from fedrec.models.registry import build_model
+from runs_in_test import watched_rounds
 
 DATA = fr.synthetic(users=200, items=60, interactions_per_user=10, seed=2)
 PARTS: list[dict[str, Any]] = [
@@ -137,14 +137,7 @@ def test_a_plan_says_all_settings_of_the_models() -> None:
 
 
 def test_tuning_trains_once_for_all_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    contribute = LocalEngine.contribute
-
-    def watched(self: LocalEngine, call: Any) -> Any:
-        asked.append(call.round)
-        return contribute(self, call)
-
-    monkeypatch.setattr(LocalEngine, "contribute", watched)
+    asked = watched_rounds(monkeypatch)
     tuned = fr.tune(
         fr.Blend,
         fr.leave_last_out(DATA),

@@ -25,6 +25,7 @@ from fedrec.models.registry import build_model
 from fedrec.runs.saved import open_run
 from fedrec.runs.training import Placement, train_run
 from fedrec.runs.tuning import Tuned, choose
+from runs_in_test import watched_rounds
 
 DATA = fr.synthetic(users=120, items=60, interactions_per_user=14, seed=3)
 MODELS: dict[str, tuple[type[Any], dict[str, Any]]] = {
@@ -213,15 +214,7 @@ def plan(model: dict[str, Any], **changes: Any) -> Plan:
 @pytest.fixture
 def rounds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The rounds that nodes are asked for."""
-    asked: list[int] = []
-    contribute = LocalEngine.contribute
-
-    def watched(self: LocalEngine, call: Any) -> Any:
-        asked.append(call.round)
-        return contribute(self, call)
-
-    monkeypatch.setattr(LocalEngine, "contribute", watched)
-    return asked
+    return watched_rounds(monkeypatch)
 
 
 @pytest.mark.parametrize("order", ["decay first", "decay last"])

@@ -122,8 +122,9 @@ class Shard:
         total = Sum.zeros(call.spec, call.round)
         self._changed = []
         lengths = self.clients.lengths[positions]
-        chunks = [np.arange(len(positions))] if call.spec.pooled else _chunks(lengths, self._cost)
-        for chosen in followed(chunks, len(positions)) if len(positions) else ():
+        together = call.spec.pooled and len(positions) > 0
+        chunks = [np.arange(len(positions))] if together else _chunks(lengths, self._cost)
+        for chosen in followed(chunks, len(positions)):
             some = positions[chosen]
             clients = self.release.before(only_served(self._take(some), served), rng)
             rows = None if private is None else private.take(some)

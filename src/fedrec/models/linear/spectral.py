@@ -17,7 +17,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items
-from fedrec.models.linear.counts import count_spec, counted
+from fedrec.models.linear.counts import count_spec, counted, degree_weights
 from fedrec.models.linear.denoising import ridge_arrays
 from fedrec.models.linear.private_gram import Found, pass_query, pass_spec
 from fedrec.models.linear.private_sketch import pass_forms, sharpened
@@ -111,11 +111,11 @@ class Spectral(Decaying):
         """Weigh the signs by item counts, then sharpen the basis, at last filter the spectrum."""
         if round == 0:
             counts = total.value("counts")[:, 0]
-            weights = _weights(counts, self.beta)
+            weights = degree_weights(counts, self.beta)
             table = (state.server["signs"] * weights[:, None]).astype(np.float32)
             return State({"sketch": table}, {"counts": counts})
         counts = state.server["counts"]
-        sketched = Sketched.of(state.shared["sketch"], total, _weights(counts, self.beta))
+        sketched = Sketched.of(state.shared["sketch"], total, degree_weights(counts, self.beta))
         if round < self.passes:
             return State({"sketch": basis_table(sketched)}, {"counts": counts})
         return State(low_rank_arrays(leading_spectrum(sketched), self.reg if self.filter == "ridge" else None))
@@ -210,8 +210,3 @@ class PrivateSpectral(PrivateRecommender, Spectral):
         """The directions of the next pass, or the filtered spectrum after the last."""
         found = sharpened(state, total, round, self.passes)
         return State(ridge_arrays(found.factors, self.reg * found.mean)) if isinstance(found, Found) else found
-
-
-def _weights(counts: np.ndarray, beta: float) -> np.ndarray:
-    """n_i^−β, and 0 where nobody has the item [items] float64."""
-    return np.where(counts > 0, np.maximum(counts, 1.0) ** -beta, 0.0)

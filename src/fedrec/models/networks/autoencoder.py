@@ -24,7 +24,7 @@ from fedrec.errors import PlanError
 from fedrec.kernels.autoencoder import softmax_errors, toss_coins
 from fedrec.kernels.scoring import dot_items, gather_rows
 from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines
-from fedrec.models.linear.counts import count_spec, counted
+from fedrec.models.linear.counts import count_spec, counted, degree_weights
 from fedrec.models.linear.sketch import (
     Sketched,
     basis_table,
@@ -33,7 +33,7 @@ from fedrec.models.linear.sketch import (
     sketch_memory,
     sketch_spec,
 )
-from fedrec.models.networks.spectral_start import degree_weights, start_tables
+from fedrec.models.networks.spectral_start import start_tables
 from fedrec.models.server_optimisers import ServerOptimiser
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits

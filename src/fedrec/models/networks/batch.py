@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from fedrec.data.clients import Clients
 from fedrec.models.networks.devices import device
 
-__all__ = ["Batch", "batch_of", "batches_of", "reseeded"]
+__all__ = ["Batch", "batch_of", "batches_of", "reseeded", "tensors"]
 
 _REDRAWS = 8
 
@@ -59,14 +60,17 @@ class Batch:
     @property
     def has(self) -> Tensor:
         """Which items the window of each client holds: [clients, n_items] float32, 1 or 0."""
-        wide = torch.zeros((len(self.items), self.n_items + 1), device=self.items.device)
-        return wide.scatter(1, self.items, torch.ones_like(self.items, dtype=torch.float32))[:, :-1]
+        return self.held(self.known).to(torch.float32)
+
+    def held(self, places: Tensor) -> Tensor:
+        """Which items stand at some places [clients, window] bool of the window: [clients, n_items] bool."""
+        wide = torch.zeros((len(self.items), self.n_items + 1), dtype=torch.bool, device=self.items.device)
+        return wide.scatter(1, self.items.masked_fill(~places, self.n_items), True)[:, :-1]
 
     def uniform(self, name: str, *shape: int) -> Tensor:
         """Draws from [0, 1) that depend on each client's seed, the name and the place in `shape` alone:
         [clients, *shape] float32. Two draws of one name are the same."""
-        places = torch.arange(int(np.prod(shape)), device=self.items.device)
-        words = _mixed(_mixed(self.seeds ^ _word(name))[:, None] + places)
+        words = _words(self.seeds, name, math.prod(shape))
         return ((words >> 40) & 0xFFFFFF).to(torch.float32).mul(2.0**-24).reshape(len(self.seeds), *shape)
 
     def dropout(self, values: Tensor, share: float, name: str) -> Tensor:
@@ -75,21 +79,19 @@ class Batch:
         if not self.training or share <= 0.0:
             return values
         size = values[0].numel()
-        places = torch.arange(-(-size // 4), device=self.items.device)
-        words = _mixed(_mixed(self.seeds ^ _word(name))[:, None] + places)  # each word is four draws of 16 bits
+        words = _words(self.seeds, name, -(-size // 4))  # each word is four draws of 16 bits
         draws = words.view(torch.int16)[:, :size].reshape(values.shape)
         return values * (draws >= round(share * 2**16) - 2**15) / (1.0 - share)
 
     def candidates(self, number: int) -> Tensor:
         """Items [number] int64 that are drawn for all clients of the round alike, with replacement."""
-        places = torch.arange(number, device=self.items.device)
-        words = _mixed(_mixed(torch.tensor(_signed(self.common), device=self.items.device) ^ _word("common")) + places)
+        words = _words(torch.tensor([self.common], device=self.items.device), "common", number)[0]
         return (words & (2**62 - 1)) % self.n_items
 
     def negatives(self, number: int, name: str = "negatives") -> Tensor:
         """Items that the client's window does not hold, drawn for each client: [clients, number] int64. A client that
         has nearly all of the catalog may be given items that it has."""
-        has, drawn = self.has > 0, None
+        has, drawn = self.held(self.known), None
         for again in range(_REDRAWS):
             fresh = (self.uniform(f"{name} {again}", number) * self.n_items).to(torch.int64)
             drawn = fresh if drawn is None else torch.where(has.gather(1, drawn), fresh, drawn)
@@ -106,7 +108,7 @@ def batch_of(
     training: bool = False,
     crops: float = 0.0,
     private: Mapping[str, np.ndarray] | None = None,
-    public: Mapping[str, np.ndarray] | None = None,
+    public: Mapping[str, Tensor] | None = None,
 ) -> Batch:
     """Clients as a batch.
 
@@ -119,7 +121,7 @@ def batch_of(
         crops: share of the clients with a longer history than the window that are given a part of it at random; the
             others are given the newest.
         private: arrays of the clients.
-        public: arrays from the catalog.
+        public: arrays from the catalog, as `tensors` gives them.
     """
     where = device()
     ends = clients.indptr[1:].astype(np.int64)
@@ -147,9 +149,14 @@ def batch_of(
         common,
         training,
         values,
-        {name: torch.from_numpy(np.array(array)).to(where) for name, array in (private or {}).items()},
-        {name: torch.from_numpy(np.array(array)).to(where) for name, array in (public or {}).items()},
+        tensors(private or {}),
+        public or {},
     )
+
+
+def tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Arrays on the device, copied."""
+    return {name: torch.from_numpy(np.array(array)).to(device()) for name, array in arrays.items()}
 
 
 def batches_of(clients: Clients, size: int) -> Iterator[np.ndarray]:
@@ -161,6 +168,11 @@ def batches_of(clients: Clients, size: int) -> Iterator[np.ndarray]:
 def reseeded(batch: Batch, name: str) -> Batch:
     """The batch with other draws."""
     return replace(batch, seeds=_mixed(batch.seeds ^ _word(name)))
+
+
+def _words(seeds: Tensor, name: str, number: int) -> Tensor:
+    """Words of 64 random bits for seeds [n], by the name and place of a draw: [n, number] int64."""
+    return _mixed(_mixed(seeds ^ _word(name))[:, None] + torch.arange(number, device=seeds.device))
 
 
 def _mixed(words: Tensor) -> Tensor:

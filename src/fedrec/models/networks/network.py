@@ -147,10 +147,11 @@ class Network(Recommender):
 
     def shapes(self, n_items: int) -> Shapes:
         """The module's parameters; moments of the optimiser."""
-        shared = {name: Shape(axes) for name, axes in parameter_axes(self, n_items).items()}
+        all_axes = parameter_axes(self, n_items)
+        shared = {name: Shape(axes) for name, axes in all_axes.items()}
         moments = {
             f"{name}.{moment}": shape
-            for name, axes in parameter_axes(self, n_items).items()
+            for name, axes in all_axes.items()
             for moment, shape in self._server.forms(axes).items()
         }
         rows: dict[str, Shape | Own] = {
@@ -206,16 +207,15 @@ class Network(Recommender):
             return state
         shared: dict[str, np.ndarray] = {}
         server: dict[str, np.ndarray] = {}
-        rule = self._server
+        rule, share = self._server, self.rate_share(round)
+        decayed = self.learning_rate * share * self.weight_decay
         for name, array in state.shared.items():
             moments = {moment: state.server[f"{name}.{moment}"] for moment in rule.forms(())}
             change = total.value(name) / terms
-            shared[name], moved = rule.step(array, change, moments, round + 1, self.rate_share(round))
+            shared[name], moved = rule.step(array, change, moments, round + 1, share)
             server |= {f"{name}.{moment}": value for moment, value in moved.items()}
-            if self.weight_decay:
-                shared[name] -= (self.learning_rate * self.rate_share(round) * self.weight_decay * array).astype(
-                    np.float32
-                )
+            if decayed:
+                shared[name] -= (decayed * array).astype(np.float32)
         return State(shared, server)
 
     def score(
@@ -225,7 +225,7 @@ class Network(Recommender):
         others."""
         import torch
 
-        from fedrec.models.networks.batch import batch_of, batches_of
+        from fedrec.models.networks.batch import batch_of, batches_of, tensors
         from fedrec.models.networks.devices import steady
         from fedrec.models.networks.training import loaded
 
@@ -233,11 +233,12 @@ class Network(Recommender):
         with steady(0, _SCORED * self.window), torch.no_grad():
             module = loaded(self.module(clients.n_items), given.shared)
             module.eval()
+            public = tensors(given.public)
             for places in batches_of(clients, _SCORED):
                 filled = np.resize(places, _SCORED)
                 rows = None if private is None else {name: array[filled] for name, array in private.items()}
                 batch = batch_of(
-                    clients.take(filled), self.window, np.zeros(_SCORED, np.uint64), private=rows, public=given.public
+                    clients.take(filled), self.window, np.zeros(_SCORED, np.uint64), private=rows, public=public
                 )
                 told = module.scores(batch)  # type: ignore[operator]
                 if tuple(told.shape) != (_SCORED, clients.n_items):
@@ -252,7 +253,7 @@ class Network(Recommender):
         """Private arrays that follow each client's loss from where new clients begin; shared arrays stay."""
         if not self.private_lengths():
             return None
-        from fedrec.models.networks.batch import batch_of, batches_of
+        from fedrec.models.networks.batch import batch_of, batches_of, tensors
         from fedrec.models.networks.devices import steady
         from fedrec.models.networks.training import fit_private, loaded
 
@@ -260,6 +261,7 @@ class Network(Recommender):
         with steady(0, len(clients) * self.window):
             module = loaded(self.module(clients.n_items), given.shared)
             module.train()
+            public = tensors(given.public)
             for places in batches_of(clients, _SCORED):
                 rows = {name: array[places] for name, array in fitted.items()}
                 batch = batch_of(
@@ -268,7 +270,7 @@ class Network(Recommender):
                     clients.keys[places],
                     training=True,
                     private=rows,
-                    public=given.public,
+                    public=public,
                 )
                 found = fit_private(module, batch, _FOLD_IN * self.private_steps, self.private_learning_rate)
                 for name, array in found.private.items():

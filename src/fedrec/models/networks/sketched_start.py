@@ -21,7 +21,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.models.base import Arrays, Given, Private, State
-from fedrec.models.linear.counts import count_spec, counted
+from fedrec.models.linear.counts import count_spec, counted, degree_weights
 from fedrec.models.linear.sketch import (
     Sketched,
     basis_table,
@@ -72,8 +72,8 @@ class SketchedNetwork(Network):
             return plain
         (last,) = plain.states
         counts = Shape((n_items,), "float64")
-        width = min(self._width(n_items), n_items)
-        first = Form({"counts": counts}, {**last.shared, "signs": Shape((n_items, width), "int8", -1, 2)})
+        signs = Shape((n_items, self._width(n_items)), "int8", -1, 2)
+        first = Form({"counts": counts}, {**last.shared, "signs": signs})
         sketch = Form({"sketch": Shape((n_items, "rank"))}, {**last.shared, "counts": counts})
         return Shapes((first, sketch, last), plain.rows)
 
@@ -109,13 +109,13 @@ class SketchedNetwork(Network):
         if "counts" in state.shared:
             counts = total.value("counts")[:, 0]
             held = dict(state.server)
-            table = (held.pop("signs") * _weights(counts)[:, None]).astype(np.float32)
+            table = (held.pop("signs") * degree_weights(counts, _BETA)[:, None]).astype(np.float32)
             return State({"sketch": table}, {**held, "counts": counts})
         if "sketch" not in state.shared:
             return super().step(state, total, round)
         held = dict(state.server)
         counts = held["counts"]
-        sketched = Sketched.of(state.shared["sketch"], total, _weights(counts))
+        sketched = Sketched.of(state.shared["sketch"], total, degree_weights(counts, _BETA))
         if round < self.passes:
             return State({"sketch": basis_table(sketched)}, held)
         del held["counts"]
@@ -157,8 +157,3 @@ class SketchedNetwork(Network):
             biases = np.log(np.maximum(counts, 0.5) / max(float(counts.mean()), 1e-12))
             begun[self.item_bias] = biases.astype(np.float32)
         return begun
-
-
-def _weights(counts: np.ndarray) -> np.ndarray:
-    """n_i^−β, and 0 where nobody has the item [items] float64."""
-    return np.where(counts > 0, np.maximum(counts, 1.0) ** -_BETA, 0.0)

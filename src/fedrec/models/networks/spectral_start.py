@@ -11,12 +11,7 @@ import numpy as np
 
 from fedrec.models.linear.sketch import Sketched, leading_spectrum
 
-__all__ = ["degree_weights", "start_tables"]
-
-
-def degree_weights(counts: np.ndarray, beta: float) -> np.ndarray:
-    """n_i^−β, and 0 where nobody has the item [items] float64."""
-    return np.where(counts > 0, np.maximum(counts, 1.0) ** -beta, 0.0)
+__all__ = ["start_tables"]
 
 
 def start_tables(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,17 @@ from fedrec.errors import FedrecError
 from fedrec.models.networks.batch import Batch, reseeded
 from fedrec.models.networks.devices import device
 
-__all__ = ["Local", "Pool", "client_changes", "client_gradients", "fit_private", "loaded", "parameters", "terms_of"]
+__all__ = [
+    "Local",
+    "Pool",
+    "client_changes",
+    "client_gradients",
+    "fit_private",
+    "loaded",
+    "parameters",
+    "terms_of",
+    "train_together",
+]
 
 
 @dataclass(frozen=True)
@@ -90,10 +100,8 @@ class Pool:
                 return included.cpu().numpy()
             batch = _some(batch, torch.nonzero(finite)[:, 0])
             losses, weights = terms_of(module, batch)
-        gradients = torch.autograd.grad(losses.sum(), list(names.values()), allow_unused=True)
-        for name, gradient in zip(names, gradients, strict=True):
-            if gradient is not None:
-                self.sums[name] -= gradient.cpu().numpy()
+        for name, gradient in zip(names, _gradients(losses.sum(), names.values()), strict=True):
+            self.sums[name] -= gradient.cpu().numpy()
         self.weight += float(weights.sum())
         return included.cpu().numpy()
 
@@ -108,9 +116,8 @@ def fit_private(module: nn.Module, batch: Batch, steps: int, learning_rate: floa
     for step in range(steps):
         drawn = replace(reseeded(batch, f"private step {step}"), private=values)
         losses, _ = terms_of(module, drawn)
-        gradients = torch.autograd.grad(losses.sum(), list(values.values()), allow_unused=True)
-        for value, gradient in zip(values.values(), gradients, strict=True):
-            value.grad = torch.zeros_like(value) if gradient is None else gradient
+        for value, gradient in zip(values.values(), _gradients(losses.sum(), values.values()), strict=True):
+            value.grad = gradient
         rule.step()
     return replace(batch, private={name: value.detach() for name, value in values.items()})
 
@@ -143,10 +150,9 @@ def train_together(
             seen += float(count) if epoch == 0 else 0.0
             if float(count) <= 0.0:
                 continue
-            gradients = torch.autograd.grad(losses.sum() / count, list(names.values()), allow_unused=True)
+            gradients = _gradients(losses.sum() / count, names.values())
             for (name, parameter), gradient in zip(names.items(), gradients, strict=True):
-                pull = local.proximal * (parameter.detach() - before[name])
-                parameter.grad = pull if gradient is None else gradient + pull
+                parameter.grad = gradient + local.proximal * (parameter.detach() - before[name])
             rule.step()
     return seen
 
@@ -159,10 +165,8 @@ def client_gradients(module: nn.Module, batch: Batch) -> tuple[dict[str, np.ndar
     terms = np.zeros(len(batch))
     for place in range(len(batch)):
         losses, weights = terms_of(module, _some(batch, torch.tensor([place], device=batch.items.device)))
-        gradients = torch.autograd.grad(losses.sum(), list(names.values()), allow_unused=True)
-        for name, gradient in zip(names, gradients, strict=True):
-            if gradient is not None:
-                out[name][place] = -gradient.reshape(-1).cpu().numpy()
+        for name, gradient in zip(names, _gradients(losses.sum(), names.values()), strict=True):
+            out[name][place] = -gradient.reshape(-1).cpu().numpy()
         terms[place] = float(weights.sum())
     return out, terms
 
@@ -187,6 +191,11 @@ def client_changes(
                 out[name][place] = (parameter - before[name]).reshape(-1).cpu().numpy()
                 parameter.copy_(before[name])
     return out, terms
+
+
+def _gradients(loss: Tensor, values: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients of a loss; zeros for what it does not depend on."""
+    return torch.autograd.grad(loss, list(values), allow_unused=True, materialize_grads=True)
 
 
 def _rule(values: object, local: Local) -> torch.optim.Optimizer:

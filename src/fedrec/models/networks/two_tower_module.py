@@ -40,13 +40,13 @@ class TwoTowerModule(nn.Module):
         users = self._users(batch, given)
         if self.drawn >= batch.n_items:
             logits = users @ self._items(self.items).T + self.bias
-            logits = logits.masked_fill(self._marked(batch, given), -math.inf)
+            logits = logits.masked_fill(batch.held(given), -math.inf)
             parts = torch.log_softmax(logits, 1).gather(1, batch.items.clamp(max=batch.n_items - 1))
         else:
             drawn = batch.candidates(self.drawn)
             shift = math.log(batch.n_items / self.drawn)
             others = users @ self._items(self.items[drawn]).T + self.bias[drawn] + shift
-            others = others.masked_fill(self._marked(batch, batch.known)[:, drawn], -math.inf)
+            others = others.masked_fill(batch.held(batch.known)[:, drawn], -math.inf)
             places = batch.items.clamp(max=batch.n_items - 1)
             vectors = self._items(functional.embedding(places, self.items))
             found = (users[:, None, :] * vectors).sum(-1) + self.bias[places]
@@ -64,10 +64,3 @@ class TwoTowerModule(nn.Module):
     def _items(self, vectors: Tensor) -> Tensor:
         """Item tower of item vectors […, d]."""
         return vectors + self.item_out(torch.relu(self.item_in(vectors)))
-
-    @staticmethod
-    def _marked(batch: Batch, places: Tensor) -> Tensor:
-        """The items at some places of the window: [clients, n_items] bool."""
-        wide = torch.zeros((len(batch), batch.n_items + 1), device=batch.items.device)
-        items = torch.where(places, batch.items, torch.full_like(batch.items, batch.n_items))
-        return wide.scatter(1, items, torch.ones_like(items, dtype=torch.float32))[:, :-1] > 0

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from fedrec.aggregation.contributions import Contribution, Contributions, Dense
 from fedrec.aggregation.pooled import Pooled
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.models.base import Given, Private
-from fedrec.models.networks.batch import Batch, batch_of, batches_of
+from fedrec.models.networks.batch import Batch, batch_of, batches_of, tensors
 from fedrec.models.networks.training import (
     Local,
     Pool,
@@ -112,6 +113,10 @@ class Visit:
         arrays["terms"] = Dense(terms.astype(np.float32)[:, None], ones)
         return Contributions(arrays), rows
 
+    @cached_property
+    def _public(self) -> dict[str, Tensor]:
+        return tensors(self.given.public)
+
     def _prepared(
         self, module: nn.Module, places: np.ndarray, rows: dict[str, np.ndarray] | None, epoch: int = 0
     ) -> Batch:
@@ -125,7 +130,7 @@ class Visit:
             training=True,
             crops=self.terms.crops,
             private=None if rows is None else {name: array[places] for name, array in rows.items()},
-            public=self.given.public,
+            public=self._public,
         )
         if rows is not None:
             batch = fit_private(module, batch, self.terms.private_steps, self.terms.private_learning_rate)
