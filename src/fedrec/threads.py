@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
+from typing import Any
 
 import numba
 import scipy.linalg  # noqa: F401  only libraries that are there can be held to a number of threads
 from numba.core import config
-from threadpoolctl import ThreadpoolController, threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from fedrec.errors import InputError
 from fedrec.kernels.threads import limit_threads, thread_count
 
-__all__ = ["blas_threads", "check_threads", "held_threads", "set_threads"]
+__all__ = ["blas_threads", "check_threads", "held_threads", "linear_algebra", "one_blas_thread", "set_threads"]
 
-_set: list[threadpool_limits] = []
+_set: list[Any] = []
 """What `set_threads` changed of linear algebra, the first first."""
 
 
@@ -65,7 +68,7 @@ def set_threads(threads: int | None = None) -> None:
             _set.pop().restore_original_limits()
         return
     numba.set_num_threads(check_threads(threads))
-    _set.append(threadpool_limits(threads))
+    _set.append(linear_algebra().limit(limits=threads))
 
 
 @contextmanager
@@ -78,8 +81,34 @@ def held_threads(threads: int | None) -> Iterator[None]:
     if threads is None:
         yield
         return
-    with limit_threads(threads), threadpool_limits(threads):
+    with limit_threads(threads), linear_algebra().limit(limits=threads):
         yield
+
+
+def linear_algebra() -> ThreadpoolController:
+    """The libraries with threads of their own that this process has loaded.
+
+    They are looked for again when modules have been imported since: looking takes a millisecond.
+    """
+    return _libraries(len(sys.modules))
+
+
+@lru_cache(maxsize=1)
+def _libraries(modules: int) -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Let linear algebra use one thread inside the block, for equal bits with any number of threads.
+
+    Example:
+        >>> import numpy as np
+        >>> with one_blas_thread():
+        ...     float((np.ones((2, 2)) @ np.ones(2))[0])
+        2.0
+    """
+    limit: AbstractContextManager[object] = linear_algebra().limit(limits=1, user_api="blas")
+    return limit
 
 
 def blas_threads(libraries: ThreadpoolController) -> int:

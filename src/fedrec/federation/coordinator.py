@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from threadpoolctl import ThreadpoolController
-
 from fedrec.aggregation.specs import SumSpec
 from fedrec.errors import PlanError
 from fedrec.evaluation.metrics import Metric, MetricSummary, check_metrics, parse_metrics
@@ -29,7 +27,7 @@ from fedrec.models.base import State
 from fedrec.models.values import rating_scale
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.progress import doing, stage
-from fedrec.threads import blas_threads
+from fedrec.threads import blas_threads, linear_algebra
 
 __all__ = ["Coordinator", "Progress", "Trained"]
 
@@ -93,7 +91,7 @@ class Coordinator:
         self.watch = watch
         self.beginning = Beginning(agreement, engine, earlier)
         self.gathering = gathering_of(agreement, engine, run, self.beginning.state, chance)
-        self._blas = ThreadpoolController()  # of the libraries that the model has loaded by now
+        self._blas = linear_algebra()  # of the libraries that the model has loaded by now
         if run.plan.evaluation.every and not has_valid:
             raise PlanError("evaluation.every asks for validations, but the split leaves nothing for validation")
 

@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +164,17 @@ class SigningKey:
 
     def public(self, kind: int = LOG) -> PublicKey:
         """The public key, with which others check signatures."""
-        _, ed25519 = _library()
-        key = ed25519.Ed25519PrivateKey.from_private_bytes(self.secret).public_key()
-        return PublicKey(self.name, key.public_bytes_raw(), kind)
+        return PublicKey(self.name, self._key.public_key().public_bytes_raw(), kind)
 
     def sign(self, message: bytes) -> bytes:
         """A signature of 64 bytes, which depends on key and message only."""
-        _, ed25519 = _library()
-        signature: bytes = ed25519.Ed25519PrivateKey.from_private_bytes(self.secret).sign(message)
+        signature: bytes = self._key.sign(message)
         return signature
+
+    @cached_property
+    def _key(self) -> Any:
+        _, ed25519 = _library()
+        return ed25519.Ed25519PrivateKey.from_private_bytes(self.secret)
 
 
 def check_name(name: str) -> None:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
-from threadpoolctl import threadpool_limits
 
 from fedrec.aggregation.contributions import Contributions, Dense, RowUpdates
 from fedrec.aggregation.specs import ArraySpec, SumSpec, triangle_size
@@ -25,6 +24,7 @@ from fedrec.models.base import Arrays
 from fedrec.models.linear.gram import unpack_triangle
 from fedrec.models.linear.transitions import Scales, user_factors
 from fedrec.models.shapes import Form, Shape
+from fedrec.threads import one_blas_thread
 
 __all__ = ["Reduced", "reduced_form", "reduced_memory", "reduced_scores", "reduced_similarity", "rows_of_items"]
 
@@ -101,7 +101,7 @@ class Reduced(NamedTuple):
         pasts = unpack_triangle(total.arrays["pasts"], rank * len(self.scales.decays), 1.0 / total.spec["pasts"].unit)
         ridge = reg * np.maximum(total.value("squares") / n_items, 1e-12)
         pasts[np.diag_indices(len(pasts))] += np.repeat(ridge, rank)
-        with threadpool_limits(1, "blas"):
+        with one_blas_thread():
             weights = cho_solve(cho_factor(pasts), total.value("next").T).T
         return {"projection": table, "weights": np.ascontiguousarray(weights, dtype=np.float32)}
 

@@ -10,7 +10,6 @@ summed does not grow with the catalog.
 from __future__ import annotations
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from fedrec.aggregation.contributions import Contributions, Dense
 from fedrec.aggregation.queries import PLAIN, Query
@@ -22,6 +21,7 @@ from fedrec.models.linear.denoising import next_table
 from fedrec.models.linear.gram import unpack_triangle
 from fedrec.models.linear.prefixes import rows_of_items
 from fedrec.models.linear.transitions import Scales, user_factors
+from fedrec.threads import one_blas_thread
 
 __all__ = ["directions", "joint", "joint_query", "joint_spec", "solved", "unit_sketch", "unit_sketch_spec"]
 
@@ -99,7 +99,7 @@ def solved(scales: Scales, table: np.ndarray, total: Sum, reg: float) -> dict[st
     width, noise = rank * n_scales, total.noise["joint"]
     packed = np.concatenate([total.value("joint"), np.zeros(triangle_size(rank))])
     whole = unpack_triangle(packed, width + rank)
-    with threadpool_limits(1, "blas"):
+    with one_blas_thread():
         values, vectors = np.linalg.eigh(whole[:width, :width])
         pasts = (vectors * np.maximum(values, 0.0)) @ vectors.T
         left, strengths, right = np.linalg.svd(whole[:width, width:], full_matrices=False)

@@ -21,7 +21,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy.linalg import eigh, lapack
-from threadpoolctl import threadpool_limits
 
 from fedrec.aggregation.contributions import RankOne
 from fedrec.aggregation.specs import ArraySpec
@@ -33,6 +32,7 @@ from fedrec.kernels.threads import thread_count
 from fedrec.models.base import Arrays
 from fedrec.models.linear.gram import user_weights
 from fedrec.models.shapes import Form, Shape
+from fedrec.threads import one_blas_thread
 
 __all__ = [
     "Sketched",
@@ -210,7 +210,7 @@ def leading_spectrum(sketched: Sketched) -> Spectrum:
     turn = _inverse_factor((core + core.T) / 2, shift / 2)
     if turn.shape[1] == 0:
         return Spectrum(sketched, shift, turn, np.zeros(0))
-    with threadpool_limits(1, "blas"):
+    with one_blas_thread():
         inner = turn.T @ gram @ turn
         squared, vectors = eigh((inner + inner.T) / 2)
         kept = squared > max(shift, 0.0)
@@ -284,7 +284,7 @@ def low_rank_similarity(shared: Arrays, items: np.ndarray) -> np.ndarray:
 def _inverse_factor(matrix: np.ndarray, smallest: float) -> np.ndarray:
     """R [r, k] with Rᵀ M R = I for a positive semidefinite M [r, r], from a pivoted Cholesky factor; pivots below
     `smallest` are dropped."""
-    with threadpool_limits(1, "blas"):
+    with one_blas_thread():
         factor, pivots, rank, _ = lapack.dpstrf(matrix, tol=max(smallest, 1e-300), lower=1)
         kept = np.tril(factor[:rank, :rank])
         inverse = lapack.dtrtri(kept, lower=1)[0] if rank else kept
@@ -305,6 +305,6 @@ def _added(make: Callable[[slice], np.ndarray], tiles: list[slice]) -> np.ndarra
 def mapped(make: Callable[[slice], Result], tiles: list[slice]) -> Iterator[Result]:
     """`make` of every tile in order, a few at a time, each under one BLAS thread."""
     workers = thread_count()
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(tiles), workers):
             yield from pool.map(make, tiles[start : start + workers])

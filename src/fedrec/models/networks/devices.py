@@ -50,18 +50,18 @@ def steady(seed: int, places: int = 0) -> Iterator[None]:
         places: of the batches, clients times their window. Few are worked on by one thread, as starting others takes
             longer than the work; many by as many threads as fedrec may use.
     """
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads, strict = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     filled = _memory.fill_uninitialized_memory
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     devices = [device()] if device().type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         torch.set_num_threads(thread_count() if places >= _MANY else 1)
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms, which loads a compiler too
         _memory.fill_uninitialized_memory = False
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(strict)
+            torch.set_deterministic_debug_mode(strict)
             _memory.fill_uninitialized_memory = filled
             torch.set_num_threads(threads)

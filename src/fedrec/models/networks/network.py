@@ -351,15 +351,16 @@ class Network(Recommender):
 @lru_cache(maxsize=64)
 def _axes(kind: type[Network], settings: str, n_items: int) -> dict[str, tuple[int, ...]]:
     try:
-        import torch
+        import torch  # noqa: F401
     except ImportError:
         raise InputError(f"model {kind.name!r} is a network and needs PyTorch; pip install 'fedrec[torch]'") from None
 
     from fedrec.models.networks.training import parameters
+    from fedrec.models.networks.unfilled import unfilled
 
     model = kind.model_validate_json(settings)
     try:
-        with torch.device("meta"):
+        with unfilled():
             module = model.module(n_items)
     except Exception as error:  # whatever the code of a module raises
         said = str(error).partition("\n")[0]

@@ -25,10 +25,10 @@ class NeuMFModule(nn.Module):
     ) -> None:
         super().__init__()
         self.size, self.parts, self.count = size, parts, negatives
-        self.items = nn.Parameter(torch.randn(n_items, 2 * size) * _INIT_SD)
+        self.items = nn.Parameter(nn.init.normal_(torch.empty(n_items, 2 * size), std=_INIT_SD))
         self.bias = nn.Parameter(torch.zeros(n_items))
         if history:
-            self.histories = nn.Parameter(torch.randn(n_items, 2 * size) * _INIT_SD)
+            self.histories = nn.Parameter(nn.init.normal_(torch.empty(n_items, 2 * size), std=_INIT_SD))
         widths = [2 * size, *hidden]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.output = nn.Linear(size + widths[-1], 1)

@@ -21,7 +21,7 @@ class TwoTowerModule(nn.Module):
     def __init__(self, n_items: int, size: int, hidden: int, keep: float, dropout: float, negatives: int) -> None:
         super().__init__()
         self.keep, self.dropout, self.drawn = keep, dropout, negatives
-        self.items = nn.Parameter(torch.randn(n_items, size) * _INIT_SD)
+        self.items = nn.Parameter(nn.init.normal_(torch.empty(n_items, size), std=_INIT_SD))
         self.bias = nn.Parameter(torch.zeros(n_items))
         self.user_in, self.user_out = nn.Linear(size, hidden), nn.Linear(hidden, size)
         self.item_in, self.item_out = nn.Linear(size, hidden, bias=False), nn.Linear(hidden, size, bias=False)

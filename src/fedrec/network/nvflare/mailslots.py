@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import sys
 import threading
 import time
 from collections.abc import Container, Iterator
@@ -30,6 +31,8 @@ from fedrec.network.nvflare.supervised import PARENT
 __all__ = ["Mailbox", "Relay", "Trip"]
 
 _GLANCE = 1.0
+_TENSORS = "nvflare.app_opt.pt.decomposers"
+"""What NVFlare imports, if it can, to send tensors."""
 _SWEPT_BYTES = 1 << 25
 _MOST_ANSWER = min(MOST_BODY, most_bytes())
 """Maximum bytes of an answer: the limit of the training process, if four copies fit in this machine's memory."""
@@ -68,6 +71,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         _end_with_parent()
+        _pass_bytes_only()
         self._sweep = _Sweep()
         self._parcels = Parcels(min(MOST_BODY, int(os.environ.get(NODE_MOST) or held_bytes())))
         self._told = -_QUIET
@@ -155,6 +159,7 @@ class Relay:
 
     def __init__(self, job: str) -> None:
         _end_with_parent()
+        _pass_bytes_only()
         self._job = job
 
     @collab.main
@@ -303,3 +308,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="fedrec-watch").start()
+
+
+def _pass_bytes_only() -> None:
+    """Keep NVFlare from loading PyTorch, where it is installed, into a process that passes on bytes: it would take
+    seconds and 200 MiB in every job."""
+    sys.modules.setdefault(_TENSORS, None)  # type: ignore[arg-type]
