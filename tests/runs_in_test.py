@@ -66,6 +66,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "spectral": {"name": "spectral", "rank": 12, "passes": 3},
 }
 
+LIKE_OTHERS = ("autoencoder-random", "mf-adam", "mf-bpr", "mf-softmax", "mf-squared", "slit-rank")
+"""Runs that send, keep and save what other runs do; they differ in what nodes compute."""
+
+
+def each_kind() -> list[Any]:
+    """Every run, for tests of what is sent, kept and saved: those like others among the exhaustive tests."""
+    return [pytest.param(name, marks=[pytest.mark.exhaustive] if name in LIKE_OTHERS else []) for name in MODELS]
+
 
 def small_plan(model: str, **changes: Any) -> Plan:
     """A plan that uses cohorts, weights and validation where the model has rounds."""

@@ -14,8 +14,12 @@ from fedrec.testing import RecommenderContract
 pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
 
 SETTINGS: dict[str, dict[str, Any]] = {
+    "autoencoder": {"rounds": 20},
+    "blend": {"models": [{"name": "ease"}, {"name": "autoencoder", "rounds": 8}]},
     "fedncf": {"learning_rate": 0.2, "rounds": 80, "reg": 0.02},
     "fedrecon": {"embedding_size": 4, "reg": 0.02},
+    "fedrap": {"rounds": 10},
+    "gpfedrec": {"rounds": 10},
     "neumf": {"rounds": 40, "window": 12, "hidden": [8], "learning_rate": 0.07},
     "sasrec": {
         "rounds": 30,

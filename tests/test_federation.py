@@ -30,9 +30,11 @@ from fedrec.runs.published import save_served
 from fedrec.runs.saved import open_run
 from fedrec.runs.training import Placement, train_run
 from fedrec.runs.verifying import verify_run
-from runs_in_test import DATA, MODELS, small_plan
+from runs_in_test import DATA, MODELS, each_kind, small_plan
 
 NODES = 3
+PLAIN = ("ease", "gpfedrec", "mf", "spectral")
+"""Runs that are trained without the secure sum too; all others then, among the exhaustive tests."""
 PATIENT = Waiting(deadline=60.0, pause=0.0, reconnect_timeout=0.0, sign=1.0)
 
 
@@ -71,11 +73,21 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return run
 
 
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
-@pytest.mark.parametrize("name", sorted(MODELS))
-def test_model_metrics_and_private_rows_are_those_of_one_process(
-    name: str, secure: bool, local: Any, tmp_path: Path
+@pytest.mark.parametrize("name", each_kind())
+def test_model_metrics_and_private_rows_are_those_of_one_process_under_the_secure_sum(
+    name: str, local: Any, tmp_path: Path
 ) -> None:
+    assert_as_in_one_process(name, True, local, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in PLAIN else [pytest.mark.exhaustive]) for name in MODELS]
+)
+def test_model_metrics_and_private_rows_are_those_of_one_process(name: str, local: Any, tmp_path: Path) -> None:
+    assert_as_in_one_process(name, False, local, tmp_path)
+
+
+def assert_as_in_one_process(name: str, secure: bool, local: Any, tmp_path: Path) -> None:
     alone, report = local(name)
     plan = Plan.read(alone / "plan.yaml")
     owners = Owners(tmp_path, plan, NODES, secure)

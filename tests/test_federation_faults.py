@@ -64,9 +64,8 @@ def struck(folder: Path, fault: str, kind: str, nth: int, secure: bool, plan: Pl
 
 @pytest.mark.parametrize("fault", NAMES)
 def test_one_node_of_four_changes_nothing_but_who_is_in_the_sum(fault: str, tmp_path: Path) -> None:
-    place = NAMES.index(fault)
-    for kind, nth in (PHASES[place % 5], PHASES[(place + 2) % 5]):
-        assert_one_is_missed_at_most(tmp_path / f"{kind}{nth}", fault, kind, nth)
+    kind, nth = PHASES[NAMES.index(fault) % 5]
+    assert_one_is_missed_at_most(tmp_path, fault, kind, nth)
 
 
 @pytest.mark.exhaustive
@@ -78,9 +77,7 @@ def test_one_node_of_four_changes_nothing_in_any_phase(fault: str, tmp_path: Pat
 
 @pytest.mark.parametrize("fault", NAMES)
 def test_one_node_of_four_changes_nothing_but_who_is_in_the_secure_sum(fault: str, tmp_path: Path) -> None:
-    place = NAMES.index(fault)
-    for nth in (place % 5, (place + 2) % 5):
-        assert_one_is_missed_at_most(tmp_path / str(nth), fault, "mask", nth)
+    assert_one_is_missed_at_most(tmp_path, fault, "mask", NAMES.index(fault) % 5)
 
 
 @pytest.mark.exhaustive
@@ -171,7 +168,7 @@ def assert_best_version_is_kept(federation: Federation, post: Unkept, run: Run) 
 
 
 @pytest.mark.parametrize(
-    "seed", [pytest.param(seed, marks=() if seed < 12 else pytest.mark.exhaustive) for seed in range(24)]
+    "seed", [pytest.param(seed, marks=() if seed < 8 else pytest.mark.exhaustive) for seed in range(24)]
 )
 def test_anything_happens_to_any_frame(seed: int, tmp_path: Path) -> None:
     secure = seed % 2 == 1

@@ -13,7 +13,7 @@ import pytest
 
 import kill_driver
 from fedrec.runs.training import Placement, train_run
-from runs_in_test import MODELS, assert_same, small_plan
+from runs_in_test import MODELS, assert_same, each_kind, small_plan
 
 PLACEMENT = Placement(2)
 
@@ -45,7 +45,7 @@ def assert_resumed_like(folder: Path, whole: Path, model: str) -> None:
     assert [line | {"seconds": 0} for line in progress] == [line | {"seconds": 0} for line in expected]
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", each_kind())
 def test_killed_at_some_writes(model: str, whole: dict[str, Path], tmp_path: Path) -> None:
     assert_resumes(model, {"ease": 3, "mf": 7}.get(model, 17), whole, tmp_path)
 

@@ -24,6 +24,8 @@ from runs_in_test import NETWORKS
 pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
 
 QUICK: dict[str, dict[str, Any]] = {
+    "autoencoder": {"rounds": 8},
+    "blend": {"models": [{"name": "ease"}, {"name": "autoencoder", "rounds": 8}]},
     "mf": {"embedding_size": 4, "rounds": 3},
     "ials": {"embedding_size": 4, "rounds": 2},
     **NETWORKS,
