@@ -12,7 +12,6 @@ from fedrec.errors import PlanError
 from fedrec.kernels.blending import add_standardised
 from fedrec.models.base import Given
 from fedrec.models.blend import Blend
-from fedrec.models.outline import read_in_order
 from fedrec.models.registry import build_model
 from runs_in_test import watched_rounds
 
@@ -124,12 +123,6 @@ def test_similar_items_blend_what_each_model_says() -> None:
 def test_what_cannot_be_blended_is_an_error(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         build_model("blend", settings)
-
-
-def test_a_blend_with_decay_needs_the_order_of_interactions() -> None:
-    model = build_model("blend", {"models": ["popularity", {"name": "ease", "decay": 0.8}]})
-    assert read_in_order(model) == "model 'ease' with decay=0.8"
-    assert read_in_order(build_model("blend", {"models": ["popularity", "ease"]})) == ""
 
 
 def test_a_plan_says_all_settings_of_the_models() -> None:

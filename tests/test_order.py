@@ -6,23 +6,63 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any, ClassVar
 
 import polars as pl
 import pytest
+import torch
 import yaml
+from torch import Tensor, nn
 
 import fedrec as fr
 from conftest import Said
+from federation_in_test import DATA, Federation
 from fedrec.data.digests import digest_of
 from fedrec.data.keys import KeyedSource
 from fedrec.data.splits import SplitMethod
 from fedrec.deploy.demo import owners_table
 from fedrec.errors import PlanError
 from fedrec.federation.plan import Plan
+from fedrec.models.networks.batch import Batch
+from fedrec.models.networks.neumf import NeuMF
+from fedrec.models.networks.two_tower import TwoTower
+from fedrec.models.outline import read_in_order
+from fedrec.models.traits import Traits
+from fedrec.network.post import LocalPost
 
 ROWS = [(user, item) for user in range(40) for item in range(user % 5, user % 5 + 6)]
 BARE = pl.DataFrame(ROWS, schema=["user_id", "item_id"], orient="row")
 TIMED = BARE.with_columns(pl.int_range(pl.len()).alias("when") + 1_600_000_000, pl.lit("x").alias("mood"))
+
+
+class Shares(nn.Module):
+    """Scores are shares of one softmax, whatever the history."""
+
+    def __init__(self, n_items: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(n_items))
+
+    def scores(self, batch: Batch) -> Tensor:
+        return torch.log_softmax(self.logits, 0).expand(len(batch), -1)
+
+    def loss(self, batch: Batch) -> Tensor:
+        return -(self.scores(batch) * batch.has).sum(1)
+
+
+class Windowed(fr.Network):
+    """A module that says nothing of the order of its window."""
+
+    name: ClassVar[str] = "windowed"
+
+    def module(self, n_items: int) -> nn.Module:
+        return Shares(n_items)
+
+
+class Alike(Windowed):
+    """A module that says that it takes all interactions alike."""
+
+    name: ClassVar[str] = "alike"
+    traits: ClassVar[Traits] = Traits(bits="node", iterative=True)
 
 
 def source(folder: Path, kind: str, table: pl.DataFrame) -> Path:
@@ -175,6 +215,50 @@ def test_an_owner_hears_beforehand_and_no_error_of_agreed_data_names_columns(
     assert any("decay=0.8 needs the time of each interaction" in reason for reason in refusals)
     assert any("agree on decay: 1" in reason for reason in refusals)
     assert not any(reason.startswith("split") for reason in refusals)
+    Path("plan.yaml").write_text("data: {source: x.csv}\nsplit: ratio:0.8\nmodel: {name: slit}\n")
+    checked = fedrec("node", "check", "--plan", "plan.yaml", "--plain", "--json")  # type: ignore[operator]
+    refusals = json.loads(checked.out)["plan"]["refusals"]
+    assert any("'slit' needs the time of each interaction" in reason for reason in refusals)
+    assert any(reason.endswith("agree on another model, such as ease") for reason in refusals)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "words"),
+    [
+        ("slit", {}, "model 'slit' needs the order .* use another model, such as ease, which needs no order$"),
+        ("sasrec", {"rounds": 6}, "model 'sasrec' needs the order .* use another model, such as ease"),
+        ("itemknn", {"decay": 0.8}, "model 'itemknn' with decay=0.8 needs the order .* use decay: 1, which needs"),
+        ("blend", {"models": ["popularity", "slit"]}, "model 'slit' needs the order .* use another model, such as"),
+        ("blend", {"models": ["popularity", {"name": "ease", "decay": 0.8}]}, "'ease' with decay=0.8 .* use decay: 1,"),
+        ("windowed", {}, "'windowed' needs the order .* If windowed takes all interactions alike, leave 'order' out"),
+    ],
+)
+def test_models_that_read_the_order_refuse_data_without_one(model: str, settings: dict[str, Any], words: str) -> None:
+    kind = fr.estimator(Windowed) if model == "windowed" else fr.estimator(model)
+    with pytest.raises(PlanError, match=words):
+        kind(**settings).fit(BARE)
+
+
+def test_models_that_take_all_interactions_alike_take_data_without_order() -> None:
+    blend = {"models": ["popularity", "ease"], "shares": [1, 1]}
+    fitted = [fr.Blend(**blend).fit(BARE), fr.ItemKNN().fit(BARE), fr.estimator(Alike)(rounds=1).fit(BARE)]
+    assert [model.recommend([3], n=3).height for model in fitted] == [3, 3, 3]
+    for kind in (NeuMF, TwoTower):
+        assert read_in_order(kind()) is None
+
+
+def test_rows_that_are_declared_in_order_train_a_model_that_reads_the_order() -> None:
+    timed = fr.interactions_from(TIMED, columns={"timestamp": "when"})
+    declared = fr.SLIT(plan={"split": "none@rows"}).fit(BARE)
+    assert declared.recommend([3]).equals(fr.SLIT().fit(timed).recommend([3]))
+
+
+def test_a_node_whose_data_has_no_order_refuses_a_model_that_reads_it(tmp_path: Path) -> None:
+    plan = Plan.make({"data": {"source": DATA}, "model": {"name": "slit"}, "split": "ratio:0.8"})
+    federation = Federation(tmp_path, plan, nodes=2)
+    federation.data["node-1"].to_frame().drop("timestamp").write_parquet(tmp_path / "node-1.parquet")
+    with pytest.raises(PlanError, match=r"node-1: .*model 'slit' needs the order of each user's interactions"):
+        raise federation.train(LocalPost(federation.hosts())).error or AssertionError("no node refused")
 
 
 def test_plans_that_say_nothing_new_keep_their_digest_and_text() -> None:

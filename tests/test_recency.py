@@ -241,7 +241,9 @@ UNORDERED = pl.DataFrame({"user": [1, 1, 1, 2, 2, 2] * 9, "item": [*range(27), *
 
 
 def test_data_without_order_is_refused_and_told_what_to_do() -> None:
-    with pytest.raises(PlanError, match=r"model 'ease' with decay=0.8 needs the order .*leave decay at 1"):
+    with pytest.raises(
+        PlanError, match=r"model 'ease' with decay=0.8 needs the order .*use decay: 1, which needs no order"
+    ):
         fr.EASE(decay=0.8).fit(UNORDERED)
     with pytest.raises(PlanError, match=r"'day' looks like times: set columns=\{'timestamp': 'day'\}"):
         fr.EASE(decay=0.8).fit(UNORDERED)

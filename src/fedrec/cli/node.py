@@ -270,8 +270,8 @@ def _verdict(config: NodeConfig, plan: Plan, secure: bool | None, data: dict[str
             reasons.append(
                 f"split: {plan.split} needs the time of each interaction, {advice} a split such as ratio:0.8"
             )
-        if what := read_in_order(plan.build_model()):
-            reasons.append(f"model: {what} needs the time of each interaction, {advice} decay: 1")
+        if (ordered := read_in_order(plan.build_model())) is not None:
+            reasons.append(f"model: {ordered.what} needs the time of each interaction, {advice} {ordered.instead}")
     return {"digest": plan.digest, "secure": masked, "allowed": not reasons, "refusals": reasons, "open": _open(plan)}
 
 

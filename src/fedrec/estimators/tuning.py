@@ -50,7 +50,7 @@ def tune(
     split: str = "leave-last-out",
     protocol: str = "full",
     seed: int = 0,
-    cohort: float = 1.0,
+    cohort: float | None = None,
     plan: dict[str, Any] | None = None,
     told: Callable[[dict[str, Any], int, float], None] = lambda *_: None,
     progress: bool = True,
@@ -87,7 +87,8 @@ def tune(
     common = {**(plan or {}), "split": "none" if isinstance(data, Split) else split, "seed": seed}
     evaluation = {**common.get("evaluation", {}), "protocol": protocol}
     model = {"name": kind.model_name, **hyperparameters}
-    settings = {"data": {"source": "memory"}, **common, "evaluation": evaluation, "cohort": cohort, "model": model}
+    drawn = {} if cohort is None else {"cohort": cohort}
+    settings = {"data": {"source": "memory"}, **common, "evaluation": evaluation, **drawn, "model": model}
     base = Plan.make(settings, f"tune {kind.__name__}")
     whole = as_cleaned(data, base)
     warn_of_values([base], whole)
@@ -114,7 +115,7 @@ def tune(
         for place, row in enumerate(tuned.candidates)
     ]
     chosen = tuned.chosen.settings
-    own = {"seed": seed, "cohort": cohort, **hyperparameters, **chosen}
+    own = {"seed": seed, **drawn, **hyperparameters, **chosen}
     table = pl.DataFrame(
         rows, schema_overrides={"standard_error": pl.Float64, "sd": pl.Float64}, infer_schema_length=None
     )

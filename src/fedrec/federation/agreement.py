@@ -21,6 +21,7 @@ from fedrec.evaluation.protocols import Protocol, parse_protocol
 from fedrec.federation.partial_rows import drawn_rows
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, PrivateRecommender, Recommender, State
+from fedrec.models.blend import in_batches
 from fedrec.models.outline import read_in_order
 from fedrec.privacy.accounting import Charge
 
@@ -131,13 +132,13 @@ class Agreement:
     def drawn(self, shared: Arrays, round: int) -> float:
         """Probability of a client to be drawn for a round.
 
-        Where the model names the cohort of its steps, rounds that sum no change of it ask everybody: counts of items
-        and sketches would otherwise be those of one batch.
+        Where the model names the cohort of its steps, rounds that are no such step ask everybody: counts of items and
+        sketches would otherwise be those of one batch.
         """
         if self.model.traits.cohort is None or self.share >= 1:
             return self.share
         spec = self.model.spec(shared, round)
-        return self.share if spec is None or spec.changes else 1.0
+        return self.share if spec is None or in_batches(self.model, spec) else 1.0
 
     def rows(self, round: int) -> np.ndarray | None:
         """The item rows that a round sums, ascending; `None` for all."""
@@ -151,9 +152,8 @@ class Agreement:
         Raises:
             PlanError: if it is not known; says what to do.
         """
-        if what := read_in_order(self.model):
-            otherwise = "Otherwise leave decay at 1, which needs no order"
-            check_order(data, self.split.by_rows, what, otherwise)
+        if (ordered := read_in_order(self.model)) is not None:
+            check_order(data, self.split.by_rows, ordered.what, ordered.otherwise)
 
     def divided(self, data: Interactions) -> Split:
         """A node's interactions, split as the plan says."""

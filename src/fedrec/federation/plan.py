@@ -151,7 +151,7 @@ class Plan(_Part):
         """The cohort that the model is trained with, where none is named."""
         name = _model_name(value)
         if isinstance(value, dict) and "cohort" not in value and is_known(name):
-            cohort = model_class(name).traits.cohort
+            cohort = _cohort_of(value["model"])
             return value if cohort is None else value | {"cohort": cohort}
         return value
 
@@ -396,6 +396,16 @@ def _model_name(settings: Any) -> str:
     """The name of the model in the settings of a plan; empty where there is none."""
     model = settings.get("model") if isinstance(settings, dict) else None
     return str(model.get("name", "")) if isinstance(model, dict) else ""
+
+
+def _cohort_of(settings: dict[str, Any]) -> int | None:
+    """The cohort that a model is trained with; `None` where it names none, or where there is no such model."""
+    try:
+        return build_model(
+            settings["name"], {key: value for key, value in settings.items() if key != "name"}
+        ).traits.cohort
+    except (PlanError, TypeError):  # which the check of the plan tells
+        return None
 
 
 class _Dumper(yaml.SafeDumper):

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from fedrec.aggregation.specs import SumSpec
 from fedrec.data.cleaning import Cleaning
 from fedrec.models.base import Recommender
-from fedrec.models.blend import parts_of
-from fedrec.models.linear.recency import Decaying
+from fedrec.models.blend import Blend, parts_of
+from fedrec.models.builtin import MODELS
 from fedrec.models.shapes import Shape
 
-__all__ = ["first_sum", "is_additive", "keeps_rows", "read_in_order", "reads_item_features", "reads_repeats"]
+__all__ = ["InOrder", "first_sum", "is_additive", "keeps_rows", "read_in_order", "reads_item_features", "reads_repeats"]
 
 _ITEMS = 8
 
 
 def first_sum(model: Recommender, n_items: int = _ITEMS) -> SumSpec:
-    """What round 0 sums for a catalog of `n_items`: names, kinds and roles of arrays, with rings not chosen yet.
+    """What round 0 sums for a catalog of `n_items`: names, kinds and roles of arrays, with rings not chosen yet. Of a
+    blend, what all its models begin with.
 
     Example:
         >>> from fedrec.models.factors.mf import MF
@@ -25,7 +28,8 @@ def first_sum(model: Recommender, n_items: int = _ITEMS) -> SumSpec:
         ('items',)
     """
     form = model.shapes(n_items).states[0]
-    spec = model.spec({name: np.zeros(_lengths(shape), shape.dtype) for name, shape in form.shared.items()}, 0)
+    shared = {name: np.zeros(_lengths(shape), shape.dtype) for name, shape in form.shared.items()}
+    spec = model.first_sums(shared) if isinstance(model, Blend) else model.spec(shared, 0)
     assert spec is not None, "a model has at least one round"
     return spec
 
@@ -48,17 +52,47 @@ def keeps_rows(model: Recommender) -> bool:
     return bool(model.shapes(_ITEMS).rows)
 
 
-def read_in_order(model: Recommender) -> str:
-    """What makes the order of a client's interactions matter to a model; empty where the order does not matter.
+@dataclass(frozen=True)
+class InOrder:
+    """What reads histories in order.
+
+    Args:
+        what: the model, with the setting that makes it read the order, if any.
+        instead: what to use on data without an order.
+        remark: what else to do about it, a sentence; empty where there is nothing.
+    """
+
+    what: str
+    instead: str
+    remark: str = ""
+
+    @property
+    def otherwise(self) -> str:
+        """What to do where there is no order, without a full stop."""
+        return f"Otherwise use {self.instead}, which needs no order{f'. {self.remark}' if self.remark else ''}"
+
+
+def read_in_order(model: Recommender) -> InOrder | None:
+    """What makes the order of a client's interactions matter to a model; `None` where the order does not matter.
 
     >>> from fedrec.models.linear.ease import EASE
-    >>> read_in_order(EASE(decay=0.8)), read_in_order(EASE())
-    ("model 'ease' with decay=0.8", '')
+    >>> read_in_order(EASE(decay=0.8)).what, read_in_order(EASE())
+    ("model 'ease' with decay=0.8", None)
     """
     for part in parts_of(model):
-        if isinstance(part, Decaying) and part.decay < 1.0:
-            return f"model {part.name!r} with decay={part.decay:g}"
-    return ""
+        name, traits = part.name, part.traits
+        if "order" not in traits.reads:
+            continue
+        if traits.order_unless is not None:
+            key, value = traits.order_unless
+            if getattr(part, key) != value:
+                return InOrder(f"model {name!r} with {key}={getattr(part, key):g}", f"{key}: {value:g}")
+        elif name in MODELS:
+            return InOrder(f"model {name!r}", "another model, such as ease")
+        else:
+            remark = f"If {name} takes all interactions alike, leave 'order' out of what its traits say it reads"
+            return InOrder(f"model {name!r}", "another model, such as ease", remark)
+    return None
 
 
 def reads_item_features(model: Recommender) -> bool:
@@ -68,7 +102,7 @@ def reads_item_features(model: Recommender) -> bool:
     >>> reads_item_features(EASE())
     False
     """
-    return type(model).public is not Recommender.public
+    return any(type(part).public is not Recommender.public for part in parts_of(model))
 
 
 def reads_repeats(model: Recommender, cleaning: Cleaning) -> bool:

@@ -7,10 +7,11 @@ from typing import Literal
 
 __all__ = ["Cost", "Reads", "Traits"]
 
-Reads = Literal["items", "times", "values", "repeats", "user_features"]
-"""What there is to read of clients: which items they have, oldest first; when (`Clients.times`); the values of
-interactions as they are, as ratings (`Clients.values`); every row of an item that a client took more than once, where
-the plan keeps repeats (`data.cleaning.repeats: keep`); and what is known of the client (`Clients.features`)."""
+Reads = Literal["items", "order", "times", "values", "repeats", "user_features"]
+"""What there is to read of clients: which items they have; in which order, oldest first; when (`Clients.times`); the
+values of interactions as they are, as ratings (`Clients.values`); every row of an item that a client took more than
+once, where the plan keeps repeats (`data.cleaning.repeats: keep`); and what is known of the client
+(`Clients.features`)."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Traits:
 
     Args:
         reads: what the model is handed of clients; what it does not name, it is not handed. A model that reads `values`
-            predicts them: it is a `RatingRecommender`.
+            predicts them: it is a `RatingRecommender`. A model that reads `order` is refused data without one.
+        order_unless: hyperparameter, and its value with which a model that reads `order` takes all interactions alike.
         bits: what a contribution's bits depend on. `client`: on the shared arrays, the client's rows and key alone, so
             that a model has the same bytes for any number of nodes, threads and chunks. `node`: on who else is in the
             chunk; the same bytes for the same nodes only.
@@ -44,6 +46,7 @@ class Traits:
     """
 
     reads: frozenset[Reads] = frozenset({"items"})
+    order_unless: tuple[str, float] | None = None
     bits: Literal["client", "node"] = "client"
     weights: str = ""
     scores_history: bool = True

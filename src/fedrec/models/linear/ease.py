@@ -20,7 +20,7 @@ from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, Priva
 from fedrec.models.linear.denoising import ridge_arrays
 from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec
 from fedrec.models.linear.private_gram import Found, PrivateGram
-from fedrec.models.linear.recency import Decay, Decaying
+from fedrec.models.linear.recency import NO_DECAY, Decay, Decaying
 from fedrec.models.linear.sketch import (
     Sketched,
     basis_table,
@@ -73,6 +73,8 @@ class EASE(Decaying):
 
     name: ClassVar[str] = "ease"
     traits: ClassVar[Traits] = Traits(
+        reads=frozenset({"items", "order"}),
+        order_unless=NO_DECAY,
         weights="a user's row x_u of the interaction matrix holds the weights, in G and in the scores x_u B.",
         additive=True,
         sums_by=frozenset({"alpha"}),

@@ -18,7 +18,7 @@ from fedrec.kernels.scoring import sum_neighbours
 from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items
 from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec
 from fedrec.models.linear.private_gram import Found, PrivateGram
-from fedrec.models.linear.recency import Decay, Decaying
+from fedrec.models.linear.recency import NO_DECAY, Decay, Decaying
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 
@@ -49,6 +49,8 @@ class ItemKNN(Decaying):
 
     name: ClassVar[str] = "itemknn"
     traits: ClassVar[Traits] = Traits(
+        reads=frozenset({"items", "order"}),
+        order_unless=NO_DECAY,
         weights=(
             "a user's row of the interaction matrix holds the weights, in the cosines between items and in the scores."
         ),

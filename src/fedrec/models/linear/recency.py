@@ -11,7 +11,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from fedrec.data.clients import Clients
 from fedrec.models.base import Recommender
 
-__all__ = ["Decay", "Decaying", "decayed"]
+__all__ = ["NO_DECAY", "Decay", "Decaying", "decayed"]
 
 _LEAST = 2.0**-24
 """Weights below this part of the newest one's, which float32 does not see beside it, are left out."""
@@ -19,12 +19,16 @@ _LEAST = 2.0**-24
 Decay = Annotated[float, Field(gt=0.0, le=1.0)]
 """A hyperparameter of the models below."""
 
+NO_DECAY = ("decay", 1.0)
+"""With this value they take all interactions alike."""
+
 
 class Decaying(Recommender):
     """A model that scores from a history, of which it takes the newest interactions for more than older ones.
 
-    Subclasses have a field `decay` of type `Decay`, name it in `traits.scores_by`, and score what `recent` gives. The
-    field is written only where it is not 1: plans of earlier versions keep their digests.
+    Subclasses have a field `decay` of type `Decay`, and score what `recent` gives. Their traits read `order` unless
+    `NO_DECAY`, and name `decay` in `scores_by`. The field is written only where it is not 1: plans of earlier versions
+    keep their digests.
     """
 
     if TYPE_CHECKING:  # a field of each model, after those that it had before

@@ -87,7 +87,7 @@ class SLIT(Recommender):
 
     name: ClassVar[str] = "slit"
     traits: ClassVar[Traits] = Traits(
-        reads=frozenset({"items", "times", "repeats"}),
+        reads=frozenset({"items", "order", "times", "repeats"}),
         additive=True,
         sums_by=frozenset({"decays", "future", "alpha", "unit"}),
     )

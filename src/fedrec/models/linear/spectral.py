@@ -21,7 +21,7 @@ from fedrec.models.linear.counts import count_spec, counted, degree_weights
 from fedrec.models.linear.denoising import ridge_arrays
 from fedrec.models.linear.private_gram import Found, pass_query, pass_spec
 from fedrec.models.linear.private_sketch import pass_forms, sharpened
-from fedrec.models.linear.recency import Decay, Decaying
+from fedrec.models.linear.recency import NO_DECAY, Decay, Decaying
 from fedrec.models.linear.sketch import (
     Sketched,
     basis_table,
@@ -71,7 +71,9 @@ class Spectral(Decaying):
     decay: Decay = 1.0
 
     name: ClassVar[str] = "spectral"
-    traits: ClassVar[Traits] = Traits(scores_by=frozenset({"decay"}))
+    traits: ClassVar[Traits] = Traits(
+        reads=frozenset({"items", "order"}), order_unless=NO_DECAY, scores_by=frozenset({"decay"})
+    )
 
     @property
     def rounds(self) -> int:

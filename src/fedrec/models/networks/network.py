@@ -129,7 +129,10 @@ class Network(Recommender):
     private_learning_rate: PositiveFloat = 0.05
     bound: PositiveFloat = Field(default=64.0, le=1024.0)
 
-    traits: ClassVar[Traits] = Traits(bits="node", iterative=True)
+    traits: ClassVar[Traits] = Traits(reads=frozenset({"items", "order"}), bits="node", iterative=True)
+    """A module is taken to read the order of its window. One that adds its items up says so, with traits of its own
+    that do not read `order`; of a history longer than the window it is then handed any part, where there is no order.
+    """
     item_table: ClassVar[str] = ""
     """The parameter [items, d] whose rows say how near items are to each other; empty where there is none."""
     most_terms: ClassVar[str] = ""

@@ -53,7 +53,7 @@ class SASRec(SketchedNetwork):
     schedule: Literal["constant", "cosine"] = "cosine"
 
     name: ClassVar[str] = "sasrec"
-    traits: ClassVar[Traits] = Traits(bits="node", iterative=True, cohort=128)
+    traits: ClassVar[Traits] = Traits(reads=frozenset({"items", "order"}), bits="node", iterative=True, cohort=128)
     item_table: ClassVar[str] = "items"
     item_bias: ClassVar[str] = "bias"
     most_terms: ClassVar[str] = "window"
