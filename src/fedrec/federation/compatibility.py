@@ -14,6 +14,7 @@ from typing import Literal
 from fedrec.errors import PlanError
 from fedrec.federation.plan_case import Case
 from fedrec.models.base import PrivateRecommender
+from fedrec.models.blend import parts_of
 from fedrec.models.outline import first_sum, is_additive, keeps_rows
 from fedrec.models.registry import models_where
 
@@ -80,6 +81,11 @@ NOT_MASKED = (
 
 def _other_statistics(case: Case) -> str:
     return f"with these settings {case.model.name} also sums {' and '.join(case.first.statistics)}, which"
+
+
+def _changeless(case: Case) -> str:
+    """The first model that sums no changes of itself: of a blend, one of its models; empty where all sum some."""
+    return next((part.name for part in parts_of(case.model) if not first_sum(part).changes), "")
 
 
 def _bound_rounds(case: Case) -> tuple[int | None, int]:
@@ -157,10 +163,10 @@ TABLE: tuple[Rule, ...] = (
         "asynchronous",
         "",
         lambda case: (
-            f"{case.model.name} does not sum model changes, so a sum for one version of the model is of no use for "
+            f"{_changeless(case)} does not sum model changes, so a sum for one version of the model is of no use for "
             f"another; take {models_where(lambda model: bool(first_sum(model).changes))}, or leave out asynchronous"
         ),
-        lambda case: case.asynchronous is not None and not case.first.changes,
+        lambda case: case.asynchronous is not None and bool(_changeless(case)),
     ),
     Rule(
         "asynchronous",

@@ -173,14 +173,14 @@ class Network(Recommender):
         return State(shared, self._moments(shared))
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
-        """A change of every parameter, and the number of terms."""
+        """A change of every parameter, in the order of their names, in which they are sent; and the number of terms."""
         if round >= self.rounds:
             return None
         pooled = self.granularity == "node"
         terms = float(getattr(self, self.most_terms)) if self.most_terms else 1.0
         changes = [
             ArraySpec(name, "dense", array.shape, self.bound * terms, _SCALE_BITS, 0, "count", "change", pooled)
-            for name, array in shared.items()
+            for name, array in sorted(shared.items())
         ]
         weight = ArraySpec("terms", "dense", (1,), terms, _TERM_BITS, role="count", pooled=pooled)
         return SumSpec((*changes, weight))
