@@ -1,16 +1,14 @@
 """`slit` and `sasrec` as one blend: each alone, and together by the weight that validation chooses.
 
-    python benchmarks/blend.py --out run                      # MovieLens 1M as sequences, found through FEDREC_DATA
-    python benchmarks/blend.py --out run --set rounds=3000    # with other settings of sasrec
-    python benchmarks/blend.py --out run                      # again: measures the run that is there
+    python benchmarks/blend.py --out both                       # MovieLens 1M as sequences, found through FEDREC_DATA
+    python benchmarks/blend.py --out longer --set rounds=3000   # with other settings of sasrec
+
+A run that is there is measured, not trained again.
 
 Leave-last-out, full ranking over the catalog, history masked, mean over all users. Models see the train part alone; a
-list for the test item is made from train and validation. Both models are trained in one plan, as by
-
-    fedrec tune --data ml-1m-sequences --model blend --set models=[slit,sasrec] --grid shares=[1,1],[1,2],[1,4],[1,8]
-
-Each ends with the arrays that it ends with alone, so that one training gives the rows of all. Seconds are of the
-processor, over all threads.
+list for the test item is made from train and validation. Both models are trained in one plan, and each ends with the
+arrays that it ends with alone, so that one training gives the rows of all. Seconds are of the processor, over all
+threads.
 """
 
 from __future__ import annotations
