@@ -25,6 +25,8 @@ from fedrec.runs.training import Placement, train_run
 
 ITEMS = 25
 KEEP = {"repeats": "keep"}
+IN_ORDER: dict[str, Any] = {"split": "none@rows"}
+"""Rows of tables without times are in order."""
 
 
 def data(days: float | None = None, users: int = 60, seed: int = 0) -> pl.DataFrame:
@@ -92,14 +94,14 @@ def figures(model: Any, split: fr.Split) -> dict[str, float]:
 @pytest.mark.parametrize("decays", [(0.0,), (0.5, 0.9), (0.3, 0.6, 0.9)])
 def test_slit_is_the_regression_on_all_pooled_steps(decays: tuple[float, ...], alpha: float) -> None:
     table = data()
-    model = fr.SLIT(decays=decays, future=0.4, reg=0.7, alpha=alpha).fit(table, nodes=3)
+    model = fr.SLIT(decays=decays, future=0.4, reg=0.7, alpha=alpha, plan=IN_ORDER).fit(table, nodes=3)
     assert np.allclose(weights(model), regression(table, decays, 0.4, 0.7, alpha), atol=2e-3)
 
 
 @pytest.mark.parametrize(("repeats", "alpha"), [(False, 0.0), (False, 1.0), (True, 1.0)])
 def test_a_rank_of_all_items_gives_the_regression_itself(repeats: bool, alpha: float) -> None:
     table = with_repeats() if repeats else data()
-    plan = {"data": {"source": "memory", "cleaning": KEEP if repeats else {}}}
+    plan = IN_ORDER | {"data": {"source": "memory", "cleaning": KEEP if repeats else {}}}
     model = fr.SLIT(decays=(0.4, 0.8), reg=0.5, rank=ITEMS, alpha=alpha, plan=plan).fit(table, nodes=2)
     basis, factors = model.shared["projection"], model.shared["weights"]
     product = np.concatenate([basis @ part.T for part in np.split(factors, 2, axis=1)])
@@ -128,16 +130,17 @@ def test_days_count_as_steps_and_one_at_least() -> None:
 
 def test_days_need_times() -> None:
     with pytest.raises(InputError, match="unit: days needs the times"):
-        fr.SLIT(unit="days").fit(data())
+        fr.SLIT(unit="days", plan=IN_ORDER).fit(data())
 
 
 def test_repeats_are_read_where_the_plan_keeps_them() -> None:
     table = with_repeats()
     settings: dict[str, Any] = {"decays": (0.4, 0.8), "future": 0.3, "alpha": 1.0}
-    kept = weights(fr.SLIT(**settings, plan={"data": {"source": "memory", "cleaning": KEEP}}).fit(table))
+    plan = IN_ORDER | {"data": {"source": "memory", "cleaning": KEEP}}
+    kept = weights(fr.SLIT(**settings, plan=plan).fit(table))
     expected = regression(table, (0.4, 0.8), 0.3, 1.0, 1.0)
     assert np.allclose(kept, expected, atol=2e-3)
-    assert not np.allclose(weights(fr.SLIT(**settings).fit(table)), expected, atol=2e-2)
+    assert not np.allclose(weights(fr.SLIT(**settings, plan=IN_ORDER).fit(table)), expected, atol=2e-2)
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
@@ -168,7 +171,7 @@ def test_scores_read_the_newest_item_most() -> None:
         [(user, (user + step) % ITEMS) for user in range(100) for step in range(6)],
         schema=["user_id", "item_id"], orient="row",
     )  # fmt: skip
-    model = fr.SLIT().fit(chain)
+    model = fr.SLIT(plan=IN_ORDER).fit(chain)
     history = pl.DataFrame({"user_id": ["v"] * 3, "item_id": [9, 4, 7]})
     assert model.recommend(["v"], 1, history=history)["item_id"].to_list() == [8]
     assert model.similar([7], 1)["item_id"].to_list() == [8]
