@@ -34,6 +34,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "models": [{"name": "ease"}, {"name": "mf", "embedding_size": 8, "rounds": 3}, {"name": "ease", "rank": 12}],
         "shares": [1.0, 0.5, 2.0],
     },
+    "content": {"name": "content", "item_features": {"genres": "categories", "title": "text"}},
     "ease": {"name": "ease", "alpha": 0.3},
     "ease-sketch": {"name": "ease", "rank": 12},
     "fedncf": {"name": "fedncf", "embedding_size": 8, "rounds": 3},

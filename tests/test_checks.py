@@ -18,6 +18,7 @@ DATA = fr.synthetic(users=120, items=60, interactions_per_user=10, seed=3)
 FRAME = DATA.to_frame()
 SPLITS: dict[str, Any] = {
     "leave-last-out": fr.leave_last_out, "temporal": fr.temporal, "ratio": fr.ratio, "new-users": fr.new_users,
+    "cold-items": fr.cold_items,
 }  # fmt: skip
 
 

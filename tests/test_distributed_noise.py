@@ -100,13 +100,13 @@ def test_wider_noise_than_that_is_refused_and_plans_take_a_coarser_grid():
 
 @pytest.mark.parametrize("epsilon", [1e-4, 0.01, 1.0, 8.0])
 @pytest.mark.parametrize(
-    "model", [{"name": name} for name in ("popularity", "ease", "itemknn", "slit", "spectral", "ials", "mf")]
+    "model", [{"name": name} for name in ("popularity", "content", "ease", "itemknn", "slit", "spectral", "ials", "mf")]
 )
 def test_every_private_model_finds_a_grid_for_its_noise_and_rounding_stays_small(model, epsilon):
     data = fr.load_data(DATA)
     made = plan(model, privacy={"epsilon": epsilon, "delta": 1e-6, "users": 100_000}).resolve(data, "0" * 64)
     private = made.build_model()
-    shared = private.start(data.catalog, {}, KeyedSource.from_seed(0)).shared
+    shared = private.start(data.catalog, private.public(data.catalog), KeyedSource.from_seed(0)).shared
     charge = schedule(made.privacy, private.budget_shares, made.share())[0]
     found = private.spec(shared, 0)
     queries = private.queries(shared, 0)

@@ -347,7 +347,7 @@ def test_every_array_that_a_model_shares_fits(name: str, private: bool) -> None:
     }
     settings |= {"model": MODELS[name], "seed": 5}
     if private:
-        if name not in ("ease", "ials", "itemknn", "mf", "popularity", "slit", "spectral"):
+        if name not in ("content", "ease", "ials", "itemknn", "mf", "popularity", "slit", "spectral"):
             return
         model = {"name": MODELS[name]["name"], **({"rank": 12} if name in ("slit", "spectral") else {})}
         settings |= {"model": model, "privacy": {"epsilon": 20.0, "delta": 1e-4}}

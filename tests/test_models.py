@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,8 +14,8 @@ import fedrec as fr
 import runs_in_test
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
-from fedrec.data.identifiers import Identifiers
 from fedrec.data.keys import KeyedSource
+from fedrec.data.reading.catalogs import describe
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import InputError
 from fedrec.federation.plan import Plan
@@ -60,20 +61,21 @@ def test_a_model_that_knows_no_similar_items_names_all_that_do(name: str) -> Non
 
 
 @cache
-def fitted(name: str) -> tuple[Recommender, State, Clients, Private | None]:
-    """A model, what its training ended with, and the clients that it was trained on with their rows."""
-    table = fr.load_data("synthetic:users=60,items=30,interactions_per_user=6,seed=1").to_frame()
-    data = fr.interactions_from(table.with_columns(rating=1.0 + pl.col("item_id") % 5))
+def fitted(name: str) -> tuple[Recommender, State, Clients, Private | None, Catalog]:
+    """A model, what its training ended with, the clients that it was trained on with their rows, and the items."""
+    made = fr.load_data("synthetic:users=60,items=30,interactions_per_user=6,seed=1")
+    rated = fr.interactions_from(made.to_frame().with_columns(rating=1.0 + pl.col("item_id") % 5))
+    data = replace(rated, catalog=describe(rated.catalog.items, made.catalog))
     settings = {"data": {"source": "memory"}, "model": runs_in_test.MODELS[name], "split": "none", "min_clients": 1}
     plan = Plan.make(settings).resolve(data, "0" * 64)
     engine = LocalEngine.build(data, plan)
     state = train_here(engine, data, Run(plan, None))[1].state
-    return plan.build_model(), state, engine.shards[0].clients, engine.shards[0].private()
+    return plan.build_model(), state, engine.shards[0].clients, engine.shards[0].private(), data.catalog
 
 
 @pytest.mark.parametrize("name", runs_in_test.MODELS)
 def test_arrays_look_as_shapes_say(name: str) -> None:
-    model, state, clients, private = fitted(name)
+    model, state, clients, private, _ = fitted(name)
     shapes = model.shapes(clients.n_items)
     check_arrays(state.shared, [shapes.states[-1].shared], clients.n_items, "array", name)
     check_arrays(state.server, [shapes.states[-1].server], clients.n_items, "array", name)
@@ -82,8 +84,7 @@ def test_arrays_look_as_shapes_say(name: str) -> None:
 
 @pytest.mark.parametrize("name", runs_in_test.MODELS)
 def test_shapes_alone_tell_what_the_first_round_sums(name: str) -> None:
-    model, _, clients, _ = fitted(name)
-    catalog = Catalog(Identifiers.of(range(clients.n_items)))
+    model, _, clients, _, catalog = fitted(name)
     start = model.start(catalog, model.public(catalog), KeyedSource.from_seed(0))
     spec, outline = model.spec(start.shared, 0), first_sum(model, clients.n_items)
     assert spec is not None
@@ -94,8 +95,8 @@ def test_shapes_alone_tell_what_the_first_round_sums(name: str) -> None:
 
 @pytest.mark.parametrize("name", runs_in_test.MODELS)
 def test_scores_of_some_items_are_those_among_all(name: str) -> None:
-    model, state, clients, private = fitted(name)
-    given = Given.to_score(state.shared, {})
+    model, state, clients, private, catalog = fitted(name)
+    given = Given.to_score(state.shared, model.public(catalog))
     whole = model.score(given, clients, private)
     assert whole.shape == (len(clients), clients.n_items)
     for items in ([7], [3, 0, 29, 11], []):

@@ -72,7 +72,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Callable[
         "save": (model.save, {"folder": folder / "saved"}),
     }
     found |= {name: (getattr(fr, name), {"data": data}) for name in
-              ("given", "last", "leave_last_out", "new_users", "ratio", "temporal")}  # fmt: skip
+              ("cold_items", "given", "last", "leave_last_out", "new_users", "ratio", "temporal")}  # fmt: skip
     found |= {name: (getattr(fr, name), {}) for name in (home.partition(":")[2] for home in MODELS.values())}
     return found
 

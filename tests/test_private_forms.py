@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import polars as pl
 import pytest
 
 from fedrec.data.catalog import Catalog
@@ -19,8 +20,9 @@ from fedrec.models.values import weighted
 from models_in_test import PooledPopularity, PrivatePooledPopularity
 
 ITEMS = 12
-PRIVATE = ["ease", "ials", "itemknn", "mf", "popularity", "slit", "spectral"]
+PRIVATE = ["content", "ease", "ials", "itemknn", "mf", "popularity", "slit", "spectral"]
 FIT_FOR_NOISE = {
+    "content": {},
     "ease": {"alpha": 1.0},
     "ials": {"embedding_size": 16, "init_sd": 1.0, "rounds": 3},
     "itemknn": {"alpha": 1.0, "neighbours": 200, "shrink": 0.3},
@@ -32,7 +34,8 @@ FIT_FOR_NOISE = {
 
 
 def started(model: PrivateRecommender) -> Arrays:
-    catalog = Catalog(Identifiers.of(list(range(ITEMS))))
+    genres = pl.DataFrame({"genres": [[str(item % 3)] for item in range(ITEMS)]})
+    catalog = Catalog(Identifiers.of(list(range(ITEMS))), genres)
     return model.start(catalog, model.public(catalog), KeyedSource.from_seed(1)).shared
 
 

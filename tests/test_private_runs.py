@@ -34,6 +34,7 @@ DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3"
 TERMS = {"epsilon": 40.0, "delta": 1e-4}
 MODELS = {
     "popularity": {"name": "popularity"},
+    "content": {"name": "content"},
     "ease": {"name": "ease"},
     "itemknn": {"name": "itemknn"},
     "slit": {"name": "slit", "rank": 8},

@@ -39,7 +39,8 @@ def model(request: pytest.FixtureRequest) -> Estimator:
 def test_lists_are_the_best_unseen_items_by_the_scores(model: Estimator) -> None:
     opened = model.opened
     shard = opened.engine.shards[0]
-    scores = opened.model.score(Given.to_score(opened.trained.state.shared, {}), shard.everyone(), opened.private())
+    given = Given.to_score(opened.trained.state.shared, opened.model.public(DATA.catalog))
+    scores = opened.model.score(given, shard.everyone(), opened.private())
     scores[shard.data.rows_of_users(), shard.data.items] = -np.inf
     table = model.recommend(n=5)
     for place, user in enumerate(DATA.users):

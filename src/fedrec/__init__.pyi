@@ -13,6 +13,7 @@ from fedrec.data.reading.frames import interactions_from as interactions_from
 from fedrec.data.reading.readers import read_interactions as read_interactions
 from fedrec.data.sources import load_data as load_data
 from fedrec.data.splits import Split as Split
+from fedrec.data.splits import cold_items as cold_items
 from fedrec.data.splits import given as given
 from fedrec.data.splits import last as last
 from fedrec.data.splits import leave_last_out as leave_last_out
@@ -83,6 +84,18 @@ class Blend(Estimator):
         *,
         models: Sequence[str | dict[str, Any]] = ...,
         shares: Sequence[float] = ...,
+        seed: int = ...,
+        cohort: float | None = ...,
+        weights: str | dict[str, Any] | None = ...,
+        plan: dict[str, Any] | None = ...,
+    ) -> None: ...
+
+class Content(Estimator):
+    def __init__(
+        self,
+        *,
+        item_features: Literal["auto"] | dict[str, str | list[str] | dict[str, float]] = ...,
+        reg: float = ...,
         seed: int = ...,
         cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,

@@ -53,13 +53,17 @@ Split = Annotated[
     typer.Option(
         "--split",
         help="leave-last-out, last:5 (each of the last 5 predicted from all before it), temporal:0.8, ratio:0.8, "
-        "given, given:0.9, new-users:0.1 or none. Write @rows after leave-last-out, last:5 or none if rows have no "
-        "times but are in order.",
+        "given, given:0.9, new-users:0.1, cold-items:0.1 or none. Write @rows after leave-last-out, last:5 or none if "
+        "rows have no times but are in order.",
     ),
 ]
 Protocol = Annotated[
     str | None,
-    typer.Option("--protocol", help="How to rank held-out items: full (against the whole catalog) or sampled:99."),
+    typer.Option(
+        "--protocol",
+        help="How to rank held-out items: full (against the whole catalog), sampled:99, or cold (among "
+        "the items that split cold-items holds out).",
+    ),
 ]
 Metrics = Annotated[str | None, typer.Option("--metrics", help="Metrics, such as ndcg@10,recall@20.")]
 

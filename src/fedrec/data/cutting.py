@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
+from fedrec.data.catalog import Catalog
 from fedrec.data.interactions import Interactions
+from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.errors import InputError
 from fedrec.kernels import splitting
 
-__all__ = ["HISTORY", "TEST", "TRAIN", "VALID", "given_parts", "last_parts", "nearest", "new_user_parts"]
+__all__ = [
+    "HISTORY",
+    "TEST",
+    "TRAIN",
+    "VALID",
+    "cold_item_draws",
+    "given_parts",
+    "last_parts",
+    "nearest",
+    "new_user_parts",
+]
 
 TRAIN, VALID, TEST, HISTORY = np.arange(4, dtype=np.int8)
 """Positions in `fedrec.data.interactions.PARTS`."""
@@ -58,6 +70,19 @@ def given_parts(data: Interactions, share: float | None, seeds: np.ndarray) -> n
             drawn,
         )
         part[part == TRAIN] = drawn
+    return part
+
+
+def cold_item_draws(catalog: Catalog, share: float, source: KeyedSource) -> np.ndarray:
+    """Which items are drawn for a part [items] int8: a `share` for test, as many for validation, the others for train.
+
+    An item's draw depends on its id and the source alone: whoever has the catalog and the seed draws the same items.
+    """
+    own = source.child("cold items")
+    place = own.seeds(client_keys(own, catalog.items)).astype(np.float64) / 2.0**64
+    part = np.full(len(catalog), TRAIN, dtype=np.int8)
+    part[place < 2 * share] = VALID
+    part[place < share] = TEST
     return part
 
 

@@ -15,7 +15,17 @@ from typing import Any
 import numpy as np
 
 from fedrec.data.arguments import check_arguments, check_fields
-from fedrec.data.cutting import HISTORY, TEST, TRAIN, VALID, given_parts, last_parts, nearest, new_user_parts
+from fedrec.data.cutting import (
+    HISTORY,
+    TEST,
+    TRAIN,
+    VALID,
+    cold_item_draws,
+    given_parts,
+    last_parts,
+    nearest,
+    new_user_parts,
+)
 from fedrec.data.interactions import PARTS, Interactions, RowOrder, rows_of
 from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.data.merging import Repeats, latest_rows, with_merged_values
@@ -24,10 +34,12 @@ from fedrec.data.showing import html_table
 from fedrec.errors import InputError, PlanError, suggestion
 from fedrec.kernels import splitting
 
-__all__ = ["HISTORY", "TEST", "TRAIN", "VALID", "Split", "SplitMethod", "distinct", "given", "last", "leave_last_out",
-           "new_users", "ratio", "temporal"]  # fmt: skip
+__all__ = ["HISTORY", "TEST", "TRAIN", "VALID", "Split", "SplitMethod", "cold_items", "distinct", "given", "last",
+           "leave_last_out", "new_users", "ratio", "temporal"]  # fmt: skip
 
 _MOST_POSITIONS = 1000
+_OF_ALL = {"new-users": "users", "cold-items": "items"}
+"""Splits that hold out a share of all users or items whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +54,7 @@ class Split:
         every: the interactions of the same users before repeats were merged; `None` if there were no repeats.
         positions: maximum number of held-out positions of a user in a part, if each held-out interaction is a position
             of its own, predicted from everything before it; 0 if all interactions of a part are predicted at once.
+        drawn: the part of all interactions of an item [items] int8, if items are held out whole; `None` otherwise.
 
     Example:
         >>> import fedrec as fr
@@ -57,6 +70,7 @@ class Split:
     merged: int = 0
     every: Interactions | None = None
     positions: int = 0
+    drawn: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -79,6 +93,19 @@ class Split:
     def test(self) -> Interactions:
         """Interactions for test."""
         return self.data.where(self.part == TEST)
+
+    def cold(self, part: str) -> np.ndarray:
+        """The items that are held out whole for `part` [items] bool: nobody has them in training.
+
+        Raises:
+            InputError: if the split holds out no items whole.
+        """
+        if self.drawn is None:
+            raise InputError(
+                f"protocol cold ranks items that nobody has in training, and split {self.method} holds out none; take "
+                "split cold-items:0.1"
+            )
+        return self.drawn == PARTS.index(part)
 
     def history(self, part: str) -> Interactions:
         """The history of each user when `part` is predicted: train, and for `test` also validation."""
@@ -180,12 +207,12 @@ class Split:
 @dataclass(frozen=True)
 class SplitMethod:
     """A split by name and share, as plans and commands write it: `leave-last-out`, `last:5`, `temporal:0.8`,
-    `temporal@T,T`, `ratio:0.8`, `given`, `given:0.9`, `new-users:0.1` or `none`; with `@rows` after `leave-last-out`,
-    `last:5` or `none` where the rows of data without times are in order.
+    `temporal@T,T`, `ratio:0.8`, `given`, `given:0.9`, `new-users:0.1`, `cold-items:0.1` or `none`; with `@rows` after
+    `leave-last-out`, `last:5` or `none` where the rows of data without times are in order.
 
     Args:
         name: name of the split.
-        share: share of train, or of users.
+        share: share of train, of users, or of items.
         cuts: times at which `temporal` cuts.
         by_rows: whether rows without times are in order, oldest first.
         positions: number of interactions of each user that `last` holds out for test, and as many for validation.
@@ -211,7 +238,8 @@ class SplitMethod:
         """
         match = re.fullmatch(r"([a-z-]+)(?::([^@]*))?(?:@(.+))?", text.strip())
         name = match[1] if match else text
-        takes_share = {"leave-last-out": False, "temporal": True, "ratio": True, "given": None, "new-users": True}
+        takes_share = {"leave-last-out": False, "temporal": True, "ratio": True, "given": None}
+        takes_share |= dict.fromkeys(_OF_ALL, True)
         if match is None or name not in {*takes_share, "last", "none"}:
             raise InputError(f"split {text!r} is not known{suggestion(name, [*takes_share, 'last:5', 'none'])}")
         if name == "last":
@@ -238,7 +266,7 @@ class SplitMethod:
             return cls(name, None, (first, second))
         if match[2] is None:
             if takes_share.get(name):
-                raise InputError(f"split {name!r} needs a share, as in '{name}:{0.1 if name == 'new-users' else 0.8}'")
+                raise InputError(f"split {name!r} needs a share, as in '{name}:{0.1 if name in _OF_ALL else 0.8}'")
             return cls(name, None, cuts)
         if takes_share.get(name) is False or name == "none":
             raise InputError(f"split {name!r} takes no share; write '{name}'")
@@ -248,10 +276,10 @@ class SplitMethod:
             share = math.nan
         if not 0 < share < 1:
             raise InputError(f"split {text!r}: the share must be a number between 0 and 1")
-        if name == "new-users" and share >= 0.5:
+        if name in _OF_ALL and share >= 0.5:
             raise InputError(
-                f"split {text!r}: the same share of users is held out again for validation, so the share must be below "
-                "0.5"
+                f"split {text!r}: the same share of {_OF_ALL[name]} is held out again for validation, so the share "
+                "must be below 0.5"
             )
         return cls(name, share, cuts)
 
@@ -282,7 +310,8 @@ class SplitMethod:
         return SplitMethod("temporal", None, (float(first), float(second)))
 
     def apply(self, data: Any, source: KeyedSource) -> Split:
-        """Split the users of one node; `source` keys the draws of `ratio`, `given:SHARE` and `new-users`.
+        """Split the users of one node; `source` keys the draws of `ratio`, `given:SHARE`, `new-users` and
+        `cold-items`.
 
         The data may be any table that `fedrec.interactions_from` accepts.
 
@@ -301,7 +330,7 @@ class SplitMethod:
             data = replace(data, order=RowOrder("sequence"))
         every = data
         data, merged = distinct(data)
-        part = np.zeros(len(data), dtype=np.int8)
+        part, drawn = np.zeros(len(data), dtype=np.int8), None
         seeds = source.child("split").seeds(client_keys(source, data.users))
         if self.name in ("leave-last-out", "last"):
             part = last_parts(data, self.positions or 1)
@@ -323,7 +352,11 @@ class SplitMethod:
         elif self.name == "new-users":
             assert self.share is not None
             part = new_user_parts(data, self.share, seeds)
-        return Split(data, part, str(self), merged, every if merged else None, self.positions)
+        elif self.name == "cold-items":
+            assert self.share is not None
+            drawn = cold_item_draws(data.catalog, self.share, source)
+            part = drawn[data.items]
+        return Split(data, part, str(self), merged, every if merged else None, self.positions, drawn)
 
 
 def leave_last_out(data: Any, *, by_rows: bool = False) -> Split:
@@ -388,6 +421,23 @@ def new_users(data: Any, share: float = 0.1, seed: int = 0) -> Split:
     """
     check_arguments(new_users, locals())
     return SplitMethod.parse(f"new-users:{share}").apply(data, KeyedSource.from_seed(seed))
+
+
+def cold_items(data: Any, share: float = 0.1, seed: int = 0) -> Split:
+    """Hold out a `share` of the items for test and an equal share for validation, with all their interactions: nobody
+    has these items in training.
+
+    The draw depends on the ids of the items and the seed alone. Protocol `cold` ranks the items that are held out for a
+    part among themselves, `full` among all items.
+
+    Example:
+        >>> import fedrec as fr
+        >>> split = fr.cold_items(fr.synthetic(users=50, items=100, interactions_per_user=10))
+        >>> bool(set(split.train.items) & set(split.test.items)), int(split.cold("test").sum())
+        (False, 9)
+    """
+    check_arguments(cold_items, locals())
+    return SplitMethod.parse(f"cold-items:{share}").apply(data, KeyedSource.from_seed(seed))
 
 
 def unsplit(data: Interactions) -> Split:

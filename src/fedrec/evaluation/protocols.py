@@ -14,9 +14,11 @@ __all__ = ["Protocol", "check_protocol", "parse_protocol"]
 @dataclass(frozen=True)
 class Protocol:
     """`full`: every item of the catalog that is not in the user's history. `sampled:n`: n items the user never touched.
+    `cold`: the items that a split holds out whole, so that nobody has them in training.
 
     Args:
         negatives: number of sampled items, or `None` for the whole catalog.
+        cold: whether items that training knows are no candidates.
 
     Raises:
         InputError: fewer than one sampled item.
@@ -27,17 +29,20 @@ class Protocol:
     """
 
     negatives: int | None = None
+    cold: bool = False
 
     def __post_init__(self) -> None:
         if self.negatives is not None and self.negatives < 1:
             raise InputError(f"protocol sampled:{self.negatives}: sample at least 1 item")
 
     def __str__(self) -> str:
+        if self.cold:
+            return "cold"
         return "full" if self.negatives is None else f"sampled:{self.negatives}"
 
 
 def parse_protocol(text: str) -> Protocol:
-    """Read `full` or `sampled:n`.
+    """Read `full`, `cold` or `sampled:n`.
 
     Raises:
         InputError: anything else.
@@ -52,13 +57,15 @@ def parse_protocol(text: str) -> Protocol:
     name, colon, count = text.strip().lower().partition(":")
     if name == "full" and not colon:
         return Protocol()
+    if name == "cold" and not colon:
+        return Protocol(cold=True)
     if name == "sampled" and count.isascii() and count.isdigit() and len(count) <= 9:
         return Protocol(int(count))
     if name == "sampled":
         raise InputError(
             f"protocol {text!r:.80} needs a whole number of sampled items, of 9 digits at most, as in sampled:99"
         )
-    raise InputError(f"unknown protocol {text!r}{suggestion(text, ['full', 'sampled:99'])}")
+    raise InputError(f"unknown protocol {text!r}{suggestion(text, ['full', 'cold', 'sampled:99'])}")
 
 
 def check_protocol(metrics: Iterable[Metric], protocol: Protocol) -> None:

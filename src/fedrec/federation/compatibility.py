@@ -326,6 +326,15 @@ TABLE: tuple[Rule, ...] = (
         lambda case: case.refit and case.evaluation.every > 0,
     ),
     Rule(
+        "evaluation.protocol",
+        "",
+        lambda case: (
+            f"cold ranks items that nobody has in training, and split {case.split} holds out none; set split: "
+            "cold-items:0.1, or protocol: full"
+        ),
+        lambda case: case.evaluation.protocol == "cold" and not case.split.startswith("cold-items"),
+    ),
+    Rule(
         "asynchronous",
         "",
         NOT_MASKED,

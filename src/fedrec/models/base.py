@@ -94,10 +94,10 @@ __all__ = [
 ]
 
 _SIMILAR = (
-    "autoencoder, biased-mf, blend, ease, fcf, fedncf, fedrecon, ials, itemknn, mf, neumf, pfedrec, sasrec, slit, "
-    "spectral or two-tower"
+    "autoencoder, biased-mf, blend, content, ease, fcf, fedncf, fedrecon, ials, itemknn, mf, neumf, pfedrec, sasrec, "
+    "slit, spectral or two-tower"
 )
-_PRIVATE = "ease, ials, itemknn, mf, popularity, slit or spectral"
+_PRIVATE = "content, ease, ials, itemknn, mf, popularity, slit or spectral"
 """Models that list similar items, and models that have a private form."""
 
 Arrays = Mapping[str, np.ndarray]

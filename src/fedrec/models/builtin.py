@@ -8,6 +8,7 @@ MODELS = {
     "autoencoder": "fedrec.models.networks.autoencoder:Autoencoder",
     "biased-mf": "fedrec.models.factors.biased_mf:BiasedMF",
     "blend": "fedrec.models.blend:Blend",
+    "content": "fedrec.models.linear.content:Content",
     "ease": "fedrec.models.linear.ease:EASE",
     "fcf": "fedrec.models.literature.fcf:FCF",
     "fedncf": "fedrec.models.literature.fedncf:FedNCF",

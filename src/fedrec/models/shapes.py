@@ -30,6 +30,7 @@ class Shape:
         dtype: of the numbers.
         least, below: whole numbers are from `least` to one less than `below`.
         finite: whether floats must be finite.
+        longest: most that a named axis may be long, where that does not depend on the catalog; 0 for its length.
 
     Example:
         >>> str(Shape((40, "rank"))), Shape((40,), "int32", -1, 40).fits(np.full(40, 7, np.int32), {}, 40)
@@ -41,6 +42,7 @@ class Shape:
     least: int = 0
     below: int = 0
     finite: bool = True
+    longest: int = 0
 
     def __str__(self) -> str:
         return f"{self.dtype} [{', '.join(map(str, self.axes))}]"
@@ -52,7 +54,7 @@ class Shape:
         for axis, size in zip(self.axes, array.shape, strict=True):
             if size != (axis if isinstance(axis, int) else lengths.setdefault(axis, size)):
                 return False
-            if isinstance(axis, str) and size > most:
+            if isinstance(axis, str) and size > (self.longest or most):
                 return False
         return True
 

@@ -211,6 +211,8 @@ class Shard:
             if scale is not None and values is not None:
                 errors = error_sums(scores, wanted, values, scale)
             self._mask(call.shared, scores)
+            if call.protocol.cold:
+                scores[:, ~self.split.cold(call.part)] = -np.inf
             result = user_metrics(scores, history_lists, wanted, touched, call.metrics, call.protocol, values)
             yield positions, result, errors
 

@@ -27,9 +27,9 @@ from fedrec.models.linear.gram import gram_contributions, gram_spec, unpack_tria
 from fedrec.models.linear.sketch import sketch_contribution
 from fedrec.models.shapes import Form, Shape, Shapes
 
-__all__ = ["Found", "PrivateGram", "pass_query", "pass_spec", "passed"]
+__all__ = ["FROBENIUS", "Found", "PrivateGram", "pass_query", "pass_spec", "passed"]
 
-_FROBENIUS = Metric(weight=2.0**0.5, diagonal=0.5**0.5)
+FROBENIUS = Metric(weight=2.0**0.5, diagonal=0.5**0.5)
 """Of a triangle: an entry off the diagonal stands for two of the matrix."""
 _PASS_CLIP = 0.8
 
@@ -74,7 +74,7 @@ class PrivateGram(PrivateRecommender):
 
     def queries(self, shared: Arrays, round: int) -> tuple[Query, ...]:
         """The Gram matrix in the norm of matrices; then the pass."""
-        return (Query({"gram": _FROBENIUS}, self.clip),) if round == 0 else (pass_query(self.clip),)
+        return (Query({"gram": FROBENIUS}, self.clip),) if round == 0 else (pass_query(self.clip),)
 
     def shapes(self, n_items: int) -> Shapes:
         """A table without directions; one with them, and what the coordinator has read of G; at last the model."""
@@ -109,7 +109,7 @@ class PrivateGram(PrivateRecommender):
         """The directions of the pass after round 0, the model after round 1."""
         if round == 0:
             packed = (total.arrays["gram"] / total.spec["gram"].unit).astype(np.float32)
-            deviation = total.noise["gram"] / _FROBENIUS.weight
+            deviation = total.noise["gram"] / FROBENIUS.weight
             found = _read(packed, deviation, len(state.shared["table"]))
             table = next_table(found.factors, deviation, total.clients)
             server = {
