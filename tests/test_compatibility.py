@@ -68,6 +68,7 @@ EXAMPLES: list[tuple[str, Mapping[str, Any]]] = [
         "privacy: participations: 9 limits no client, as there are only 4 rounds",
         {"privacy": {**PRIVATE, "participations": 9}, "model": MF},
     ),
+    ("evaluation.protocol: cold ranks items that nobody has in training", {"evaluation": {"protocol": "cold"}}),
     ("refit cannot be combined with evaluation.every: ", {"refit": True, "evaluation": {"every": 1}}),
 ]  # fmt: skip
 """Plans that break a rule which holds anywhere, and how it begins; the first rule that each breaks is another one."""

@@ -201,7 +201,7 @@ def _text(column: pl.Series, catalog: Catalog) -> tuple[tuple[str, ...], np.ndar
 
 
 def _marked(lists: pl.Series, most: int, fewest: int = 1) -> tuple[tuple[str, ...], np.ndarray]:
-    """How often each row has each word [rows, words], of the `most` words that most rows have, each `fewest` at least."""
+    """How often each row has each word [rows, words], of the `most` words that most rows have, `fewest` or more."""
     table = pl.DataFrame({"row": np.arange(len(lists)), "word": lists}).explode("word").drop_nulls()
     table = table.filter(pl.col("word") != "").group_by("row", "word").len()
     known = table.group_by("word").len("rows").filter(pl.col("rows") >= fewest)
