@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 import fedrec as fr
+from conftest import Said
 from fedrec.errors import InputError, PlanError
 from fedrec.federation.plan import Plan
 
@@ -83,3 +88,24 @@ def test_on_movielens_cold_items_are_found_by_genres_and_year() -> None:
     recall, ndcg = np.mean(found, axis=0)
     assert recall > 0.375
     assert ndcg > 0.30
+
+
+def test_one_command_trains_on_a_table_of_items_with_titles_and_prices(
+    fedrec: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Items that nobody bought are in the lists; the run finds its files from any folder, and keeps what they said."""
+    monkeypatch.chdir(tmp_path)
+    DATA.to_frame().filter(pl.col("item_id") <= 100).write_csv("clicks.csv")
+    table = pl.read_ndjson(DATA.catalog.to_json_lines())
+    items = table.with_columns(pl.col("genres").list.join("|"), price=pl.int_range(pl.len()) % 7)
+    items.write_csv("items.csv")
+    train = ("train", "--data", "clicks.csv", "--catalog", "items.csv", "--model", "content", "--out", "run", "--json")
+    said = fedrec(*train, "--set", "item_features.genres=categories", "--set", "item_features.price=numbers")
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["metrics"]["test"]["recall@20"] > 0.3
+    listed = json.loads(fedrec("recommend", "run", "--user", "1", "--only", "101,120", "--json").out)
+    assert {row["item_id"] for row in listed["recommendations"]} == {101, 120}
+    wrong = fedrec(*train[:-2], "other", "--set", "item_features.prize=numbers")
+    assert (wrong.code, "no column 'prize'. Did you mean 'price'?" in " ".join(wrong.err.split())) == (2, True)
+    without = fedrec("train", "--data", "clicks.csv", "--model", "content", "--out", "none")
+    assert (without.code, "--catalog items.csv" in without.err) == (2, True)

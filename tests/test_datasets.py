@@ -189,6 +189,44 @@ def test_catalogs_keep_every_feature(tmp_path: Path) -> None:
     assert read_catalog(tmp_path / "items.parquet").title(0) == "A"
 
 
+def test_a_catalog_of_json_lines_is_that_of_the_same_table(tmp_path: Path) -> None:
+    lines = [
+        '{"sku": "b", "title": "B", "tags": ["x", "y"], "price": 2}',
+        "",
+        '{"sku": "a", "title": null, "price": 1.5}',
+    ]
+    (tmp_path / "items.jsonl").write_text("\n".join(lines))
+    catalog = read_catalog(tmp_path / "items.jsonl", columns={"item_id": "sku"})
+    assert catalog.features is not None
+    assert catalog.features.to_dicts() == [
+        {"title": None, "tags": None, "price": 1.5},
+        {"title": "B", "tags": ["x", "y"], "price": 2.0},
+    ]
+    (tmp_path / "items.jsonl").write_text('{"item_id": 1}\n{"item_id": 2}\n{"item_id": 1}\n')
+    with pytest.raises(InputError, match=r"items\.jsonl, line 3: item_id 1 is listed a second time"):
+        read_catalog(tmp_path / "items.jsonl")
+    (tmp_path / "items.jsonl").write_text('{"item_id": 1}\n[2]\n')
+    with pytest.raises(InputError, match=r"items\.jsonl: (cannot be read as JSON lines|every line must hold one)"):
+        read_catalog(tmp_path / "items.jsonl")
+
+
+def test_a_catalog_beside_the_data_names_its_items_and_adds_those_that_nobody_has(tmp_path: Path) -> None:
+    data, items = tmp_path / "clicks.csv", tmp_path / "items.csv"
+    data.write_text("user_id,item_id\n1,b\n1,d\n2,b\n")
+    items.write_text("item_id,title\na,New\nb,Bee\nc,Cee\n")
+    found = load_source(data, described=items).interactions
+    assert found.catalog.items.series.to_list() == ["a", "b", "c", "d"]
+    assert [found.catalog.title(place) for place in range(4)] == ["New", "Bee", "Cee", "d"]
+    assert found.to_frame()["item_id"].to_list() == load_source(data).interactions.to_frame()["item_id"].to_list()
+    cleaned = load_source(data, described=items, cleaning=Cleaning(min_item_interactions=2)).interactions
+    assert cleaned.catalog.items.series.to_list() == ["a", "b", "c"]
+    data.write_text("user_id,item_id\n1,7\n1,8\n")
+    with pytest.raises(
+        InputError, match="item ids of the data are whole numbers and those of the catalog text, .* 'a'"
+    ):
+        load_source(data, described=items)
+
+
 def test_recbole_items_have_lists_of_words(tmp_path: Path) -> None:
     path = tmp_path / "ml.item"
     path.write_text(

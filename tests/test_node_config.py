@@ -121,6 +121,7 @@ WRONG = [
     ("home = 3", "home: input is not a valid path"),
     ('home = "a\\u0000b"', "home: a path cannot contain a zero byte"),
     ('[data]\nsource = "memory"', "data.source: 'memory' cannot be read; name a file"),
+    ('[data]\nsource = "a.csv"\ncatalog = "i.csv"', "data.catalog: the items of a federation come with its plan"),
     ('[data]\nsource = "x"\nsorce = "y"', "'data.sorce' is not a setting. Did you mean 'source'?"),
     ('data = "clicks.csv"', "node.toml: data: "),
     ('[policy]\ncoordinator = "coordinator"', "policy.coordinator: not a public key"),

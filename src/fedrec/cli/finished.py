@@ -50,7 +50,7 @@ _ITEM_COLUMNS = ("item_id", "item", "itemId")
 _SHARED = Path("model", "shared.safetensors")
 
 
-@reads_data("clean")
+@reads_data("catalog", "clean")
 def evaluate(
     run: RunFolder,
     protocol: Protocol = None,
@@ -101,7 +101,7 @@ def evaluate(
     output.answer(answer, table, seconds_in_words(answer))
 
 
-@reads_data("clean")
+@reads_data("catalog", "clean")
 def recommend(
     run: RunFolder,
     user: Annotated[

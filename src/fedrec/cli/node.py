@@ -39,7 +39,7 @@ Config = Annotated[Path, typer.Option("--config", help="The owner's node.toml.")
 
 
 @app.command("init", context_settings=RENAMED_OPTIONS)
-@reads_data("clean")
+@reads_data("catalog", "clean")
 def init(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of this node, such as shop-a.")],
     data: Annotated[

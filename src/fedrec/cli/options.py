@@ -194,8 +194,12 @@ def assign_settings(settings: dict[str, Any], assignments: list[str]) -> None:
         key, text = pair(assignment, "--set")
         path, value = key.split("."), parsed(text)
         # Where both have the key, a word is the plan's and a number the model's: negatives=paper-leaky, negatives=4.
-        if path[0] in own and len(path) == 1 and not (path[0] in Plan.model_fields and isinstance(value, str)):
-            path = ["model", path[0]]
+        if (
+            path[0] in own
+            and (len(path) == 1 or path[0] not in Plan.model_fields)
+            and not (path[0] in Plan.model_fields and isinstance(value, str))
+        ):
+            path = ["model", *path]
         elif path[0] not in Plan.model_fields:
             allowed = [*own, *Plan.model_fields]
             raise PlanError(

@@ -65,6 +65,14 @@ class Reading:
             help="Weight of each kind of row: 'event: view=1, cart=3, purchase=10'. Weight 0 leaves out the rows.",
         ),
     ] = None
+    catalog: Annotated[
+        str | None,
+        typer.Option(
+            "--catalog",
+            help="File of items with a column item_id and what is known of them (titles, genres, prices, vectors): "
+            "CSV, JSON lines or Parquet.",
+        ),
+    ] = None
     clean: Annotated[
         list[str] | None,
         typer.Option("--clean", help="A cleaning step, such as rating_at_least=4, repeats=sum or k_core=5."),
@@ -87,6 +95,7 @@ class Reading:
             "header": self.header,
             "time_format": self.time_format,
             "decimal": self.decimal,
+            "catalog": self.catalog,
         }
         settings: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
         for column, value in (pair(part, "--where") for part in self.where or []):

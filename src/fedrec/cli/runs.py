@@ -31,7 +31,8 @@ from fedrec.progress import RUN
 
 __all__ = ["stamp", "train"]
 
-_READING = ("data", "columns", "format", "encoding", "on_error", "header", "time_format", "decimal", "where", "kinds")
+_READING = ("data", "columns", "format", "encoding", "on_error", "header", "time_format", "decimal", "where", "kinds",
+            "catalog")  # fmt: skip
 _IN_ONE_PROCESS = ("nodes", "partition", "clock", "from_", "budget")
 
 

@@ -17,7 +17,7 @@ from fedrec.data.reading.nested import levels_of, levels_of_type, many_brackets
 from fedrec.documents import parse_json
 from fedrec.errors import DamagedError, InputError
 
-__all__ = ["Catalog"]
+__all__ = ["Catalog", "table_of_lines"]
 
 _FEW_CELLS = 1 << 22
 _MOST_KEYS = 256
@@ -84,10 +84,7 @@ class Catalog:
             DamagedError: if the text is not a catalog.
         """
         try:
-            _check_levels(text)
-            if not _as_wide_as_long(text):
-                raise InputError("its lines have different keys; every line needs the same keys")
-            return cls.of(pl.read_ndjson(text, infer_schema_length=None))
+            return cls.of(table_of_lines(text))
         except (OSError, ValueError, RecursionError, InputError, pl.exceptions.PolarsError) as error:
             raise DamagedError(f"{where} is not a catalog: {str(error)[:500]}") from None
 
@@ -161,6 +158,19 @@ class Catalog:
         chosen = pl.Series(np.asarray(positions, dtype=np.int64))
         features = None if self.features is None else self.features[chosen.to_list()]
         return Catalog(Identifiers(self.items.series.gather(chosen)), features)
+
+
+def table_of_lines(text: bytes) -> pl.DataFrame:
+    """The table that JSON lines hold.
+
+    Raises:
+        InputError: if a line is nested too deep, or lines have so many keys of their own that the table would be huge.
+        polars.exceptions.PolarsError: if the lines are not JSON objects.
+    """
+    _check_levels(text)
+    if not _as_wide_as_long(text):
+        raise InputError("its lines have different keys; every line needs the same keys")
+    return pl.read_ndjson(text, infer_schema_length=None)
 
 
 def _check_levels(text: bytes) -> None:

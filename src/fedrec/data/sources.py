@@ -16,7 +16,7 @@ from fedrec.data.databases.urls import check_source, database_of, is_url
 from fedrec.data.datasets import DATASETS, DataSet, Layout, dataset, find_folder
 from fedrec.data.digests import digest_of
 from fedrec.data.interactions import Interactions
-from fedrec.data.reading.catalogs import describe, read_catalog, read_user_features, with_user_features
+from fedrec.data.reading.catalogs import describe, read_catalog, read_user_features, with_items, with_user_features
 from fedrec.data.reading.files import STANDARD_INPUT
 from fedrec.data.reading.readers import read_with_report, without_report
 from fedrec.data.reading.reports import Loaded, ReadReport, no_rows_left_out
@@ -85,8 +85,15 @@ def load_data(source: str | os.PathLike[str], **options: Any) -> Interactions:
 
 
 @stage("read")
-def load_source(source: str | os.PathLike[str], *, cleaning: Cleaning | None = None, **options: Any) -> LoadedSource:
-    """`load_data` with reports and digest; with `cleaning` the data is cleaned too.
+def load_source(
+    source: str | os.PathLike[str],
+    *,
+    cleaning: Cleaning | None = None,
+    described: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> LoadedSource:
+    """`load_data` with reports and digest; with `cleaning` the data is cleaned too, and with `described`, a file of
+    items with their titles, genres and other features, its items join those of the data.
 
     A registered name comes before a file of that name; write `./NAME` for the file. With `drop_missing` in `cleaning`,
     empty ratings and times become missing values instead of errors.
@@ -105,6 +112,9 @@ def load_source(source: str | os.PathLike[str], *, cleaning: Cleaning | None = N
         loaded, name = _named(text, options), text
     else:
         loaded, name = _path(text, options), Path(text).name.split(".")[0] or text
+    if described is not None:
+        items = read_catalog(described, on_error=options.get("on_error", "raise"))
+        loaded = replace(loaded, interactions=with_items(loaded.interactions, items))
     if cleaning is None:
         return LoadedSource(loaded.interactions, loaded.report, name, digest_of(loaded.interactions))
     data, report = clean(loaded.interactions, cleaning)

@@ -23,7 +23,7 @@ from fedrec.models.registry import explain, foremost
 
 __all__ = ["DataPlan"]
 
-_LATER_KEYS = ("header", "time_format", "decimal", "where", "kinds")
+_LATER_KEYS = ("header", "time_format", "decimal", "where", "kinds", "catalog")
 
 
 class DataPlan(BaseModel):
@@ -42,6 +42,8 @@ class DataPlan(BaseModel):
         decimal: decimal mark of numbers in a file; the other mark may then separate thousands.
         where: only rows with these values are read: a column, and its value or values, such as `{kind: click}`.
         kinds: weight of each kind of row, such as `{column: event, weights: {view: 1, cart: 3, purchase: 10}}`.
+        catalog: file of items with a column `item_id` and what is known of them: titles, genres, prices, vectors. Items
+            that nobody has can then be recommended too, by models that read item features.
         cleaning: cleaning steps, in this order.
         digest: SHA-256 of the cleaned data; filled in by the first run, checked by every later one.
     """
@@ -60,6 +62,7 @@ class DataPlan(BaseModel):
     decimal: Literal[".", ","] | None = None
     where: dict[str, tuple[str, ...]] | None = None
     kinds: Kinds | None = None
+    catalog: str | None = None
     cleaning: Cleaning = Cleaning()
     digest: str | None = None
 

@@ -188,6 +188,8 @@ class NodeConfig(_Part):
     def _readable(cls, value: DataPlan) -> DataPlan:
         if value.source in ("", "-", "memory") or "\0" in value.source:
             raise PlanError(f"data.source: {value.source!r} cannot be read; name a file, a folder or a URL")
+        if value.catalog is not None:
+            raise PlanError("data.catalog: the items of a federation come with its plan; remove the key")
         return value
 
     @property

@@ -87,11 +87,18 @@ def load_plan_data(
     elif source.startswith("private/"):
         source = str(folder / source)
         options["catalog"] = catalog
-    elif not Path(source).exists():
-        started = Path(read_placement(folder, Placement()).folder) / source
-        source = str(started) if started.exists() else source
+    else:
+        source = _found(source, folder)
+    if data.catalog is not None:
+        options["described"] = _found(data.catalog, folder)
     with stage("read", f"reading {data.source}"):
         return load_source(source, cleaning=data.cleaning, **options)
+
+
+def _found(path: str, folder: Path) -> str:
+    """A path as it is, or from where the run in `folder` was started."""
+    started = Path(read_placement(folder, Placement()).folder) / path
+    return str(started) if not Path(path).exists() and started.exists() else path
 
 
 def load_again(

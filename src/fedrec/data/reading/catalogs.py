@@ -9,10 +9,11 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from fedrec.data.arguments import check_arguments
-from fedrec.data.catalog import Catalog
+from fedrec.data.catalog import Catalog, table_of_lines
 from fedrec.data.identifiers import Identifiers
 from fedrec.data.interactions import Interactions
 from fedrec.data.reading.columns import is_known, resolve
@@ -24,7 +25,7 @@ from fedrec.data.reading.rows import integers_if_whole
 from fedrec.data.reading.tables import divide
 from fedrec.errors import InputError
 
-__all__ = ["describe", "read_catalog", "read_user_features", "with_user_features"]
+__all__ = ["describe", "read_catalog", "read_user_features", "with_items", "with_user_features"]
 
 _ML_GENRES = [
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
@@ -49,13 +50,13 @@ def read_catalog(
 ) -> Catalog:
     """Read items with their titles, genres and any other feature.
 
-    Splits genres at `|`. Reads delimited text and Parquet with a column of item ids, `id::title::genres`, the `u.item`
-    of MovieLens 100K (Latin-1, genre flags named by the `u.genre` beside it), and the `.item` and `.link` of RecBole
+    Splits genres at `|`. Reads delimited text, JSON lines and Parquet with a column of item ids, `id::title::genres`,
+    the `u.item` of MovieLens 100K (Latin-1, genre flags named by the `u.genre` beside it), and the `.item` and `.link` of RecBole
     (`res:The_Prophet_(book)` becomes the title "The Prophet (book)").
 
     Args:
         path: the file, plain, gzip or zstd.
-        format: `csv`, `tsv`, `::`, `inter` (RecBole) or `parquet`; `None` detects it from the name and the first lines.
+        format: `csv`, `tsv`, `::`, `inter` (RecBole), `jsonl` or `parquet`; `None` detects it from the name and the first lines.
         columns: maps `item_id`, `title` and `genres` to names in the file, or to column numbers if it has no header.
         encoding: encoding of text; `None` is UTF-8, or Latin-1 for `u.item`.
         header: whether the first line has names; `None` detects this from its content.
@@ -139,6 +140,31 @@ def describe(items: Identifiers, described: Catalog) -> Catalog:
     return Catalog(items, _matched(items, described.items.series, described.features))
 
 
+def with_items(data: Interactions, described: Catalog) -> Interactions:
+    """`data` with the items of a catalog and what it says of them, also items that nobody has; items that only the data
+    has keep their place, without features.
+
+    Raises:
+        InputError: if ids are numbers in the data and text in the catalog.
+
+    Example:
+        >>> import fedrec as fr
+        >>> data = fr.interactions_from({"user_id": [1, 1], "item_id": [5, 9]})
+        >>> wider = with_items(data, Catalog.of(pl.DataFrame({"item_id": [7, 9], "title": ["New", "Nine"]})))
+        >>> list(wider.catalog.items), wider.catalog.features["title"].to_list(), wider.items.tolist()
+        ([5, 7, 9], [None, 'New', 'Nine'], [0, 2])
+    """
+    own, theirs = data.catalog.items, described.items
+    if theirs.is_text and not own.is_text:
+        raise InputError(
+            f"item ids of the data are whole numbers and those of the catalog text, such as {theirs[0]!r}; write both "
+            "alike"
+        )
+    ids = Identifiers.of(pl.concat([own.series, theirs.series.cast(own.series.dtype)]).unique())
+    places = ids.find(own.series)[data.items].astype(np.int32)
+    return replace(data, catalog=describe(ids, described), items=places)
+
+
 def with_user_features(data: Interactions, features: pl.DataFrame) -> Interactions:
     """`data` with the features of a table with `user_id`; other users have no features."""
     if "user_id" not in features.columns:
@@ -171,8 +197,12 @@ def _read(
         except (OSError, pl.exceptions.PolarsError) as error:
             raise InputError(f"{path}: cannot be read as Parquet ({error}). Copy or create the file again") from None
         return table.select(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line"), pl.all())
-    if kind in ("jsonl", "lists", *MATRICES):
-        raise InputError(f"{path}: a table of features must be delimited text or Parquet, not {kind!r}. Set format=")
+    if kind in ("lists", *MATRICES):
+        raise InputError(
+            f"{path}: a table of features must be delimited text, JSON lines or Parquet, not {kind!r}. Set format="
+        )
+    if kind == "jsonl":
+        return _json_lines(path, encoding)
     chunks = line_chunks(path, encoding, whole=kind == "csv")
     first = next(chunks, None)
     if first is None:
@@ -192,6 +222,19 @@ def _read(
         if shape.has_header:
             top = Records(top.numbers[1:], top.texts[1:], top.broken)
     return _whole(path, chain([top], found), dialect, shown, on_error)
+
+
+def _json_lines(path: Path, encoding: str) -> pl.DataFrame:
+    """`line` and the fields of the objects of a file, one on each line."""
+    parts = [pl.DataFrame({"line": chunk.numbers, "text": chunk.texts}) for chunk in line_chunks(path, encoding)]
+    rows = pl.concat(parts).filter(pl.col("text").str.contains(r"\S"))
+    try:
+        table = table_of_lines("\n".join(rows["text"].to_list()).encode())
+    except (InputError, pl.exceptions.PolarsError) as error:
+        raise InputError(f"{path}: cannot be read as JSON lines, one object on each line: {str(error)[:300]}") from None
+    if table.height != rows.height or "line" in table.columns:
+        raise InputError(f"{path}: every line must hold one JSON object, without a field 'line'")
+    return table.select(rows["line"].cast(pl.Int64), pl.all())
 
 
 def _whole(path: Path, pieces: Iterator[Records], dialect: Dialect, names: list[str], on_error: str) -> pl.DataFrame:
