@@ -51,12 +51,13 @@ def read_catalog(
     """Read items with their titles, genres and any other feature.
 
     Splits genres at `|`. Reads delimited text, JSON lines and Parquet with a column of item ids, `id::title::genres`,
-    the `u.item` of MovieLens 100K (Latin-1, genre flags named by the `u.genre` beside it), and the `.item` and `.link` of RecBole
-    (`res:The_Prophet_(book)` becomes the title "The Prophet (book)").
+    the `u.item` of MovieLens 100K (Latin-1, genre flags named by the `u.genre` beside it), and the `.item` and `.link`
+    of RecBole (`res:The_Prophet_(book)` becomes the title "The Prophet (book)").
 
     Args:
         path: the file, plain, gzip or zstd.
-        format: `csv`, `tsv`, `::`, `inter` (RecBole), `jsonl` or `parquet`; `None` detects it from the name and the first lines.
+        format: `csv`, `tsv`, `::`, `inter` (RecBole), `jsonl` or `parquet`; `None` detects it from the name and the
+            first lines.
         columns: maps `item_id`, `title` and `genres` to names in the file, or to column numbers if it has no header.
         encoding: encoding of text; `None` is UTF-8, or Latin-1 for `u.item`.
         header: whether the first line has names; `None` detects this from its content.
