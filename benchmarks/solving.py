@@ -52,7 +52,7 @@ def main() -> None:
                 work = matrix.copy()
                 with threadpool_limits(number, "blas"):
                     began, worked = time.perf_counter(), time.process_time()
-                    weights = solve(work, REG)
+                    weights, _ = solve(work, REG)
                     wall[number].append(time.perf_counter() - began)
                     cpu[number].append(time.process_time() - worked)
                 first = weights if not len(first) else first

@@ -11,6 +11,7 @@ from fedrec.data.cleaning import Cleaning
 from fedrec.models.base import Recommender
 from fedrec.models.blend import Blend, parts_of
 from fedrec.models.builtin import MODELS
+from fedrec.models.linear.cold_items import ColdItems
 from fedrec.models.shapes import Shape
 
 __all__ = ["InOrder", "first_sum", "is_additive", "keeps_rows", "read_in_order", "reads_item_features", "reads_repeats"]
@@ -37,14 +38,16 @@ def first_sum(model: Recommender, n_items: int = _ITEMS) -> SumSpec:
 def is_additive(model: Recommender) -> bool:
     """Whether what changed can be added to a kept sum of the model: one round of counts of each client's own history.
 
-    It cannot for a model with public arrays: what clients added before was worked out from those of another catalog.
+    It cannot for a model whose clients read public arrays: what they added before was worked out from those of another
+    catalog.
 
     >>> from fedrec.models.linear.ease import EASE
     >>> is_additive(EASE()), is_additive(EASE(rank=8))
     (True, False)
     """
     counts = all(array.role == "count" for array in first_sum(model).arrays)
-    return model.traits.additive and model.rounds == 1 and counts and not reads_item_features(model)
+    public = reads_item_features(model) and not isinstance(model, ColdItems)
+    return model.traits.additive and model.rounds == 1 and counts and not public
 
 
 def keeps_rows(model: Recommender) -> bool:
@@ -99,10 +102,13 @@ def reads_item_features(model: Recommender) -> bool:
     """Whether a model learns from what the catalog says of the items; a plan then pins that too.
 
     >>> from fedrec.models.linear.ease import EASE
-    >>> reads_item_features(EASE())
-    False
+    >>> reads_item_features(EASE()), reads_item_features(EASE(item_features="auto"))
+    (False, True)
     """
-    return any(type(part).public is not Recommender.public for part in parts_of(model))
+    return any(
+        part.item_features is not None if isinstance(part, ColdItems) else type(part).public is not Recommender.public
+        for part in parts_of(model)
+    )
 
 
 def reads_repeats(model: Recommender, cleaning: Cleaning) -> bool:

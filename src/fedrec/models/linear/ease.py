@@ -13,10 +13,12 @@ from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
+from fedrec.data.features import ItemColumns
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import FedrecError, PlanError
 from fedrec.kernels.scoring import sum_rows
 from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items
+from fedrec.models.linear.cold_items import ColdItems, predict_columns, predict_factors
 from fedrec.models.linear.denoising import ridge_arrays
 from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec
 from fedrec.models.linear.private_gram import Found, PrivateGram
@@ -45,7 +47,7 @@ _AUTO_PRIVATE = 4.0
 _WEIGHT_BITS = 24
 
 
-class EASE(Decaying):
+class EASE(ColdItems, Decaying):
     """P = (G + λI)⁻¹, B = −P / diag(P) with a zero diagonal, score = x B. One round, exactly the pooled-data model.
 
     With a `rank`, G is replaced by its leading spectrum, sketched in `passes` rounds of items × rank numbers.
@@ -61,6 +63,13 @@ class EASE(Decaying):
         passes: rounds of a sketch; the second sharpens the first, more add little. Unused without a rank.
         decay: how much older interactions of the user count in scores: an interaction weighs decay^age; the newest has
             age 0, the one before it age 1. 1 counts all equally; smaller values favour the newest.
+        item_features: columns of the catalog, and how each is read, as in `{genres: categories, title: [year, text]}`;
+            `auto` takes those whose type says how to read them. With them, items that nobody has are scored by what
+            they share with others, see `fedrec.models.linear.cold_items`; no client sends more. `None` scores such
+            items 0.
+        boost: factor of the scores of items that nobody has. At 1 they rarely reach a list, as scores of what nobody
+            took are small; larger values bring in more of them, in place of others. Choose it on the validation part of
+            split `cold-items`.
 
     Memory at the coordinator: about 20 bytes × items², or 24 bytes × items × rank.
     """
@@ -70,6 +79,8 @@ class EASE(Decaying):
     rank: PositiveInt | None = None
     passes: PositiveInt = 2
     decay: Decay = 1.0
+    item_features: ItemColumns | None = None
+    boost: PositiveFloat = 3.0
 
     name: ClassVar[str] = "ease"
     traits: ClassVar[Traits] = Traits(
@@ -81,6 +92,8 @@ class EASE(Decaying):
         scores_by=frozenset({"decay"}),
     )
 
+    unsaid: ClassVar[frozenset[str]] = frozenset({"decay", "item_features", "boost"})
+
     @property
     def rounds(self) -> int:
         """One, or as many as passes."""
@@ -88,16 +101,19 @@ class EASE(Decaying):
 
     def shapes(self, n_items: int) -> Shapes:
         """Nothing, then the weights; with a rank, a table of directions, then factors."""
+        known = self.feature_shapes(n_items)
         if self.rank is None:
-            return Shapes((Form({"weights": Shape((n_items, 0))}), Form({"weights": Shape((n_items, n_items))})))
-        sketch = {"sketch": Shape((n_items, "rank"))}
-        return Shapes((Form(sketch), Form(sketch, {"mean": Shape((1,), "float64")}), low_rank_form(n_items)))
+            return Shapes((Form({"weights": Shape((n_items, 0))}, known), Form({"weights": Shape((n_items, n_items))})))
+        sketch, later = {"sketch": Shape((n_items, "rank"))}, {"mean": Shape((1,), "float64"), **known}
+        if known:
+            later["warm"] = Shape((n_items,), "bool")
+        return Shapes((Form(sketch, known), Form(sketch, later), low_rank_form(n_items)))
 
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """No weights yet; random signs for a sketch."""
         if self.rank is None:
-            return State({"weights": np.zeros((len(catalog), 0), dtype=np.float32)})
-        return State({"sketch": draw_signs(rng, len(catalog), self.rank).astype(np.float32)})
+            return State({"weights": np.zeros((len(catalog), 0), dtype=np.float32)}, public)
+        return State({"sketch": draw_signs(rng, len(catalog), self.rank).astype(np.float32)}, public)
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """The Gram matrix, once; or a sketch in every pass, with item counts in the first."""
@@ -135,8 +151,12 @@ class EASE(Decaying):
         if self.rank is not None:
             return self._sketched(state, total, round)
         gram = gram_matrix(total, len(state.shared["weights"]))
-        reg = _AUTO * max(np.trace(gram) / len(gram), 1e-12) if self.reg == "auto" else self.reg
-        return State({"weights": solve(gram, float(reg))})
+        warm = np.diag(gram) > 0
+        reg = float(_AUTO * max(np.trace(gram) / len(gram), 1e-12) if self.reg == "auto" else self.reg)
+        weights, diagonal = solve(gram, reg)
+        if self.item_features is not None:
+            predict_columns(weights, diagonal, reg, state.server["features"], warm, self.boost)
+        return State({"weights": weights})
 
     def _weighted(self, heaviest: float) -> EASE:
         """G = XᵀX of a matrix X of weights.
@@ -159,6 +179,11 @@ class EASE(Decaying):
                 "ease under privacy finds its rank by itself, in one pass, and users weigh 1 / n_u: leave out rank, "
                 "passes and alpha; spectral has passes"
             )
+        if self.item_features is not None:
+            raise PlanError(
+                "ease under privacy scores no items that nobody has: the noise does not tell which these are; leave "
+                "out item_features, or take content"
+            )
         return PrivateEASE.of(self, terms)
 
     def score(
@@ -180,15 +205,25 @@ class EASE(Decaying):
         """Triangle, float64 matrix and float32 weights; or sums and tables of the sketch. A client has at least one
         interaction and a right factor of `rank` floats."""
         memory = 20 * n_items * n_items if self.rank is None else sketch_memory(n_items, self.rank)
+        if self.item_features is not None:
+            memory += 24 * n_items * n_items
         return Cost(memory=memory, per_interaction=max(2, self.rank or 0))
 
     def _sketched(self, state: State, total: Sum, round: int) -> State:
-        mean = np.array([total.value("counts").mean()]) if round == 0 else state.server["mean"]
+        server = dict(state.server)
+        if round == 0:
+            counts = total.value("counts")
+            server["mean"] = np.array([counts.mean()])
+            if self.item_features is not None:
+                server["warm"] = counts[:, 0] > 0
         sketched = Sketched.of(state.shared["sketch"], total)
         if round < self.passes - 1:
-            return State({"sketch": basis_table(sketched)}, {"mean": mean})
-        reg = _AUTO_SKETCHED * max(float(mean[0]), 1e-12) if self.reg == "auto" else self.reg
-        return State(low_rank_arrays(leading_spectrum(sketched), float(reg)))
+            return State({"sketch": basis_table(sketched)}, server)
+        reg = _AUTO_SKETCHED * max(float(server["mean"][0]), 1e-12) if self.reg == "auto" else self.reg
+        arrays: Arrays = low_rank_arrays(leading_spectrum(sketched), float(reg))
+        if self.item_features is not None:
+            arrays = predict_factors(arrays, server["features"], server["warm"], self.boost)
+        return State(arrays)
 
 
 class PrivateEASE(PrivateGram, EASE):
@@ -211,11 +246,12 @@ class PrivateEASE(PrivateGram, EASE):
         return State(ridge_arrays(found.factors, reg))
 
 
-def solve(gram: np.ndarray, reg: float) -> np.ndarray:
-    """B [items, items] float32 from G [items, items] float64, which is overwritten.
+def solve(gram: np.ndarray, reg: float) -> tuple[np.ndarray, np.ndarray]:
+    """B [items, items] float32 and diag(P) [items] float64 from G [items, items] float64, which is overwritten.
 
-    >>> solve(np.array([[2.0, 1.0], [1.0, 2.0]]), reg=1.0).astype(float).round(4).tolist()
-    [[0.0, 0.3333], [0.3333, 0.0]]
+    >>> weights, diagonal = solve(np.array([[2.0, 1.0], [1.0, 2.0]]), reg=1.0)
+    >>> weights.astype(float).round(4).tolist(), diagonal.round(4).tolist()
+    ([[0.0, 0.3333], [0.3333, 0.0]], [0.375, 0.375])
     """
     n_items = len(gram)
     gram[np.diag_indices(n_items)] += reg
@@ -234,4 +270,4 @@ def solve(gram: np.ndarray, reg: float) -> np.ndarray:
         block[low:high] = corner + np.tril(corner, -1).T
         weights[:, low:high] = block / -diagonal[low:high]
     weights[np.diag_indices(n_items)] = 0.0
-    return weights
+    return weights, diagonal

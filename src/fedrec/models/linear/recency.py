@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
@@ -27,9 +27,11 @@ class Decaying(Recommender):
     """A model that scores from a history, of which it takes the newest interactions for more than older ones.
 
     Subclasses have a field `decay` of type `Decay`, and score what `recent` gives. Their traits read `order` unless
-    `NO_DECAY`, and name `decay` in `scores_by`. The field is written only where it is not 1: plans of earlier versions
-    keep their digests.
+    `NO_DECAY`, and name `decay` in `scores_by`. The field, and others in `unsaid`, are written only where they are not
+    their defaults: plans of earlier versions keep their digests.
     """
+
+    unsaid: ClassVar[frozenset[str]] = frozenset({"decay"})
 
     if TYPE_CHECKING:  # a field of each model, after those that it had before
         decay: float
@@ -41,7 +43,8 @@ class Decaying(Recommender):
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
-        return {key: value for key, value in written.items() if key != "decay" or value != 1.0}
+        fields = type(self).model_fields
+        return {key: value for key, value in written.items() if key not in self.unsaid or value != fields[key].default}
 
 
 def decayed(clients: Clients, decay: float) -> Clients:

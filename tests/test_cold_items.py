@@ -1,0 +1,135 @@
+"""Scores of items that nobody has, from those of others and from item features."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import fedrec as fr
+from conftest import Said
+from fedrec.errors import PlanError
+from fedrec.federation.plan import Plan
+from fedrec.models.outline import is_additive
+from fedrec.models.registry import build_model
+
+DATA = fr.synthetic(users=300, items=120, interactions_per_user=12, seed=4)
+SPLIT = fr.cold_items(DATA, 0.15, seed=1)
+COLUMNS = {"genres": "categories", "title": "text"}
+
+
+def test_columns_of_cold_items_are_kernel_regressions_of_the_columns_of_the_hat() -> None:
+    model = fr.EASE(reg=7.0, item_features=COLUMNS, boost=2.0).fit(SPLIT.train)
+    plain = fr.EASE(reg=7.0).fit(SPLIT.train)
+    weights = model.opened.trained.state.shared["weights"]
+    matrix = np.zeros((DATA.n_users, DATA.n_items))
+    matrix[SPLIT.train.rows_of_users(), SPLIT.train.items] = 1.0
+    warm = matrix.any(axis=0)
+    gram = (matrix.T @ matrix)[np.ix_(warm, warm)]
+    hat = np.linalg.solve(gram + 7.0 * np.eye(len(gram)), gram)
+    features = model.opened.agreement.public["features"].astype(np.float64)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    kernel = np.exp((unit @ unit.T - 1) / 0.5)
+    shares = np.linalg.solve(kernel[np.ix_(warm, warm)] + np.eye(len(gram)), kernel[np.ix_(warm, ~warm)])
+    np.testing.assert_allclose(weights[np.ix_(warm, ~warm)], 2.0 * hat @ shares, atol=1e-5)
+    assert np.array_equal(weights[:, warm], plain.opened.trained.state.shared["weights"][:, warm])
+    assert not weights[~warm].any()
+
+
+@pytest.mark.parametrize("rank", [None, 100])
+def test_cold_items_are_found_and_all_others_keep_their_scores(rank: int | None) -> None:
+    model = fr.EASE(rank=rank, item_features="auto").fit(SPLIT.train, nodes=3)
+    plain = fr.EASE(rank=rank).fit(SPLIT.train)
+    chance = 5 / SPLIT.cold("test").sum()
+    assert fr.evaluate(model, SPLIT, "recall@5", protocol="cold")["value"][0] > 1.8 * chance
+    assert fr.evaluate(plain, SPLIT, "recall@5", protocol="cold")["value"][0] == pytest.approx(chance, rel=0.15)
+    one, other = (each.recommend([7], n=120, include_seen=True) for each in (model, plain))
+    cold = DATA.catalog.items.series.filter(pl.Series(SPLIT.drawn != 0))
+    warm = [table.filter(~pl.col("item_id").is_in(cold.to_list())).drop("rank") for table in (one, other)]
+    assert warm[0].equals(warm[1])
+
+
+def test_a_larger_boost_brings_more_cold_items_into_lists_of_all() -> None:
+    found = [
+        fr.evaluate(fr.EASE(item_features="auto", boost=boost).fit(SPLIT.train), SPLIT, "recall@20")["value"][0]
+        for boost in (0.5, 3.0)
+    ]
+    assert found[1] > 1.5 * found[0]
+
+
+def test_plans_without_item_features_are_as_they_were_and_private_ones_refuse_them() -> None:
+    assert build_model("ease", {}).model_dump() == {"reg": "auto", "alpha": 0.0, "rank": None, "passes": 2}
+    chosen = build_model("ease", {"item_features": {"genres": "categories"}}).model_dump()
+    assert chosen["item_features"] == {"genres": {"categories": 1.0}}
+    assert is_additive(build_model("ease", {"item_features": "auto"}))
+    settings = {"data": {"source": "memory"}, "model": {"name": "ease"}}
+    resolved = Plan.make(settings).resolve(DATA, "0" * 64)
+    assert resolved.features is None
+    reading = Plan.make(settings | {"model": {"name": "ease", "item_features": "auto"}}).resolve(DATA, "0" * 64)
+    assert reading.features == DATA.catalog.features_digest
+    with pytest.raises(PlanError, match="ease under privacy scores no items that nobody has"):
+        Plan.make(
+            settings | {"model": {"name": "ease", "item_features": "auto"}, "privacy": {"epsilon": 2.0, "delta": 1e-4}}
+        )
+
+
+def test_a_new_item_is_scored_on_the_day_it_enters_the_catalog_without_another_sum(
+    fedrec: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kept sum of the day before, and the features of the new items, make what a training anew would."""
+    monkeypatch.chdir(tmp_path)
+    DATA.to_frame().filter(pl.col("item_id") <= 100).write_csv("clicks.csv")
+    items = pl.read_ndjson(DATA.catalog.to_json_lines())
+    items.filter(pl.col("item_id") <= 100).write_parquet("items.parquet")
+    train = ("train", "--data", "clicks.csv", "--split", "none", "--model", "ease", "--set", "item_features=auto")
+    keep = ("--set", "keep_sums=true", "--catalog", "items.parquet")
+    assert fedrec(*train, *keep, "--out", "monday").code == 0
+    items.write_parquet("items.parquet")
+    said = fedrec(*train, *keep, "--from", "monday", "--out", "tuesday", "--json")
+    assert said.code == 0, said.err
+    assert fedrec(*train, *keep, "--out", "anew").code == 0
+    files = [(tmp_path / run / "model" / "shared.safetensors").read_bytes() for run in ("tuesday", "anew")]
+    assert files[0] == files[1]
+    listed = json.loads(fedrec("recommend", "tuesday", "--user", "1", "--only", "101,120", "--json").out)
+    assert [row["score"] > 0 for row in listed["recommendations"]] == [True, True]
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not os.environ.get("FEDREC_DATA"), reason="FEDREC_DATA does not name the folder of ml-100k")
+@pytest.mark.filterwarnings("ignore:ratings")
+def test_on_movielens_genres_year_and_words_of_titles_find_cold_items_better_than_a_map_of_features() -> None:
+    data = fr.load_data("ml-100k")
+    columns = {"genres": "categories", "title": ["year", "text"]}
+    found: dict[str, list[float]] = {"ease": [], "content": []}
+    for seed in range(4):
+        split = fr.cold_items(data, 0.1, seed=seed)
+        for model in (fr.EASE(item_features=columns), fr.Content(item_features=columns, reg=1.0)):
+            fitted = model.fit(split.train)
+            table = fr.evaluate(fitted, split, "recall@20", protocol="cold")
+            found[fitted.opened.model.name].append(table["value"][0])
+    assert np.mean(found["ease"]) > 0.43
+    assert np.mean(found["ease"]) > np.mean(found["content"]) + 0.02
+
+
+def test_a_blend_adds_what_its_models_know_of_cold_items() -> None:
+    models = [{"name": "ease", "item_features": "auto"}, {"name": "content", "item_features": COLUMNS}]
+    blend = fr.Blend(models=models, shares=[1, 1]).fit(SPLIT.train)
+    assert blend.opened.plan.features == DATA.catalog.features_digest
+    chance = 5 / SPLIT.cold("test").sum()
+    assert fr.evaluate(blend, SPLIT, "recall@5", protocol="cold")["value"][0] > 1.8 * chance
+
+
+def test_features_of_other_items_change_what_is_scored() -> None:
+    """A control: features that say nothing of their items find no cold ones."""
+    assert DATA.catalog.features is not None
+    shuffled = fr.Catalog(DATA.catalog.items, DATA.catalog.features.sample(fraction=1.0, shuffle=True, seed=3))
+    blind = replace(SPLIT, data=replace(DATA, catalog=shuffled))
+    model = fr.EASE(item_features="auto").fit(blind.train)
+    chance = 5 / SPLIT.cold("test").sum()
+    assert fr.evaluate(model, blind, "recall@5", protocol="cold")["value"][0] < 1.3 * chance
