@@ -142,7 +142,10 @@ def other_files(folder: Path, page: str) -> None:
         (folder / "bag.py").write_text(code_after(page, "`bag.py`, with"), encoding="utf-8")
     table = small_table()
     table.select("user_id", "item_id").head(20).write_csv(folder / "pairs.csv")
-    table.select("item_id").unique("item_id").sort("item_id").write_csv(folder / "items.csv")
+    items = table.select("item_id").unique("item_id").sort("item_id")
+    genre, number = pl.when(pl.col("item_id") % 3 == 0).then(pl.lit("Drama|War")).otherwise(pl.lit("Crime")), "item_id"
+    described = items.with_columns(title=pl.format("Film {} (1995)", number), genres=genre, price=pl.col(number) % 7)
+    described.write_csv(folder / "items.csv")
     day = pl.from_epoch(pl.col("timestamp").cast(pl.Int64)).dt.strftime("%d/%m/%Y %H:%M")
     table.with_columns(timestamp=day).write_csv(folder / "days.csv")
     half = pl.col("timestamp") < table["timestamp"].median()

@@ -64,7 +64,9 @@ def test_objects_say_what_they_are_in_a_line() -> None:
     assert repr(DATA).startswith("Interactions(120 users, 60 items, ")
     assert "times 20" in repr(DATA)
     assert repr(split).startswith(f"Split(leave-last-out: {len(split.train):,} train, 120 valid, 120 test; 120 users")
-    assert repr(model) == "EASE(reg=5.0, alpha=0.0, rank=None, passes=2, decay=1.0), fitted"
+    assert (
+        repr(model) == "EASE(reg=5.0, alpha=0.0, rank=None, passes=2, decay=1.0, item_features=None, boost=3.0), fitted"
+    )
     for thing in (DATA, split, model, model.opened):
         assert len(repr(thing)) < 300
         assert "array" not in repr(thing)

@@ -109,7 +109,7 @@ def test_on_movielens_genres_year_and_words_of_titles_find_cold_items_better_tha
     found: dict[str, list[float]] = {"ease": [], "content": []}
     for seed in range(4):
         split = fr.cold_items(data, 0.1, seed=seed)
-        for model in (fr.EASE(item_features=columns), fr.Content(item_features=columns, reg=1.0)):
+        for model in (fr.EASE(item_features=columns), fr.Content(item_features=columns)):
             fitted = model.fit(split.train)
             table = fr.evaluate(fitted, split, "recall@20", protocol="cold")
             found[fitted.opened.model.name].append(table["value"][0])

@@ -29,7 +29,7 @@ def scores(model: fr.Estimator, data: fr.Interactions) -> np.ndarray:
 
 
 def test_the_map_is_where_the_gradient_of_the_squared_loss_is_zero() -> None:
-    model = fr.Content(item_features=COLUMNS, reg=0.3).fit(DATA)
+    model = fr.Content(item_features=COLUMNS, reg=20.0).fit(DATA)
     features = model.opened.agreement.public["features"].astype(np.float64)
     found = model.opened.trained.state.shared["map"].astype(np.float64)
     histories = np.zeros((DATA.n_users, DATA.n_items))
@@ -37,7 +37,7 @@ def test_the_map_is_where_the_gradient_of_the_squared_loss_is_zero() -> None:
     profiles = histories @ features
     squares, gram = profiles.T @ profiles, features.T @ features
     wanted = sum(np.outer(profiles[user] - features[item], features[item]) for user, item in np.argwhere(histories))
-    reg = 0.3 * np.trace(squares) * np.trace(gram) / len(gram) ** 2
+    reg = 20e-6 * np.trace(squares) * np.trace(gram)
     left = squares @ found @ gram + reg * found - wanted
     assert np.linalg.norm(left) < 1e-4 * np.linalg.norm(wanted)
     np.testing.assert_allclose(scores(model, DATA), profiles @ found @ features.T, rtol=1e-3, atol=1e-4)

@@ -22,7 +22,7 @@ from models_in_test import PooledPopularity, PrivatePooledPopularity
 ITEMS = 12
 PRIVATE = ["content", "ease", "ials", "itemknn", "mf", "popularity", "slit", "spectral"]
 FIT_FOR_NOISE = {
-    "content": {},
+    "content": {"reg": 50.0},
     "ease": {"alpha": 1.0},
     "ials": {"embedding_size": 16, "init_sd": 1.0, "rounds": 3},
     "itemknn": {"alpha": 1.0, "neighbours": 200, "shrink": 0.3},
@@ -155,4 +155,4 @@ def test_a_plan_has_the_private_form_with_its_terms_or_neither():
 
 def test_an_estimator_shows_the_values_that_are_fit_for_noise_under_its_own_name():
     private = estimator("ease")(plan={"privacy": {"epsilon": 4.0, "delta": 1e-5}})
-    assert repr(private) == "EASE(reg='auto', alpha=1.0, rank=None, passes=2, decay=1.0)"
+    assert repr(private) == "EASE(reg='auto', alpha=1.0, rank=None, passes=2, decay=1.0, item_features=None, boost=3.0)"

@@ -111,6 +111,8 @@ class EASE(Estimator):
         rank: int | None = ...,
         passes: int = ...,
         decay: float = ...,
+        item_features: Literal["auto"] | dict[str, str | list[str] | dict[str, float]] | None = ...,
+        boost: float = ...,
         seed: int = ...,
         cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,

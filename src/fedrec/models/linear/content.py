@@ -63,8 +63,8 @@ class Content(Recommender):
         item_features: columns of the catalog, and how each is read, as in `{genres: categories, title: [year, text],
             price: numbers, cover: vectors}`, or with weights, `{title: {text: 0.5}}`. `auto` takes lists of text as
             categories, lists of numbers as vectors and dates as years.
-        reg: regularisation λ, in mean eigenvalues of A times those of B. Larger values suit many features, such as
-            words and vectors; smaller ones suit few.
+        reg: regularisation λ, in millionths of trace(A) · trace(B), so that one value suits few features and many.
+            Larger values keep to what is common to most users.
 
     Example:
         >>> Content(item_features={"genres": "categories", "title": ["year", "text"]}).item_features["title"]
@@ -72,7 +72,7 @@ class Content(Recommender):
     """
 
     item_features: ItemColumns = "auto"
-    reg: PositiveFloat = 0.1
+    reg: PositiveFloat = 5.0
 
     name: ClassVar[str] = "content"
 
@@ -157,8 +157,10 @@ class PrivateContent(PrivateRecommender, Content):
     it. The clip bounds both together, 1 by default.
 
     Args:
-        reg: regularisation λ, in mean eigenvalues of A times those of B; the deviation of the noise comes on top.
+        reg: regularisation λ, in millionths of trace(A) · trace(B); the deviation of the noise comes on top.
     """
+
+    reg: PositiveFloat = 50.0
 
     default_clip: ClassVar[float] = 1.0
 
@@ -193,7 +195,7 @@ def bilinear_map(
         features: F [items, features] float64.
         profiles: A = Σ w p pᵀ [features, features].
         counts: Σ w over the clients that have an item [items].
-        reg: λ in mean eigenvalues.
+        reg: λ in millionths of trace(A) · trace(FᵀF).
         noise: how far noise moves eigenvalues of A; it is added to them.
     """
     with threadpool_limits(1, "blas"):
@@ -202,9 +204,9 @@ def bilinear_map(
         values, turn = np.linalg.eigh(profiles)
         item_values, item_turn = np.linalg.eigh(gram)
         values = np.maximum(values, 0.0)
-        mean = max(float(values.mean() * np.trace(gram)) / len(gram), 1e-12)
+        ridge = max(reg * 1e-6 * float(values.sum() * np.trace(gram)), 1e-12)
         wanted = turn.T @ (profiles - own) @ item_turn
-        found = turn @ (wanted / ((values[:, None] + noise) * np.maximum(item_values, 0.0) + reg * mean)) @ item_turn.T
+        found = turn @ (wanted / ((values[:, None] + noise) * np.maximum(item_values, 0.0) + ridge)) @ item_turn.T
     return np.ascontiguousarray(found, dtype=np.float32)
 
 
