@@ -73,6 +73,16 @@ def test_cold_items_are_ranked_among_themselves_and_only_where_there_are_some() 
     assert Plan.make(plan | {"split": "cold-items:0.1"}).evaluation.protocol == "cold"
 
 
+def test_a_saved_model_still_knows_which_items_were_held_out(tmp_path: Path) -> None:
+    plan = {"split": "cold-items:0.15", "evaluation": {"protocol": "cold", "metrics": ["recall@5"]}}
+    model = fr.Content(plan=plan).fit(DATA)
+    measured = model.opened.measure(["recall@5"], "cold", "test")["recall@5"].value
+    model.save(tmp_path / "run")
+    saved = fr.load_model(tmp_path / "run")
+    assert saved.opened.measure(["recall@5"], "cold", "test")["recall@5"].value == measured
+    assert saved.recommend([3], n=5).equals(model.recommend([3], n=5))
+
+
 @pytest.mark.real
 @pytest.mark.skipif(not os.environ.get("FEDREC_DATA"), reason="FEDREC_DATA does not name the folder of ml-100k")
 @pytest.mark.filterwarnings("ignore:ratings")

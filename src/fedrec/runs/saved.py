@@ -13,7 +13,7 @@ import polars as pl
 from fedrec.data.catalog import Catalog
 from fedrec.data.digests import digest_of
 from fedrec.data.interactions import Interactions
-from fedrec.data.splits import given
+from fedrec.data.splits import SplitMethod, given
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError, FedrecError, RunError
 from fedrec.federation.agreement import Agreement
@@ -174,10 +174,12 @@ def is_saved_in(opened: OpenedRun, folder: Path) -> bool:
 
 
 def _own_plan(opened: OpenedRun) -> Plan:
-    """The plan with which a model is saved, not yet resolved: of its own interactions, as they were split."""
+    """The plan with which a model is saved, not yet resolved: of its own interactions, as they were split. A split by
+    items is drawn again, from their ids: parts of interactions do not say which items nobody has in training."""
     positions = opened.engine.shards[0].split.positions
     anew: dict[str, Any] = {"data": {"source": KEPT}, "catalog": None, "features": None}
-    anew |= {"split": f"last:{positions}"} if positions else {"split": "given", "refit": False}
+    if SplitMethod.parse(opened.plan.split).name != "cold-items":
+        anew |= {"split": f"last:{positions}"} if positions else {"split": "given", "refit": False}
     return Plan.make(opened.plan.model_dump() | anew)
 
 
