@@ -287,6 +287,11 @@ def test_what_was_agreed_on_is_in_the_first_configuration(tmp_path, fedrec):
            "--catalog", str(tmp_path / "items.csv"), "--max-clients", "500")  # fmt: skip
     policy = NodeConfig.read(place).policy
     assert policy.catalogs == (read_catalog(tmp_path / "items.csv").digest,)
+    (tmp_path / "named.csv").write_text("item_id,title\n1,One\n2,Two\n")
+    fedrec("node", "init", "shop-b", "--data", "ml-100k", "--config", str(tmp_path / "b.toml"), "--home",
+           str(tmp_path / "b"), "--catalog", str(tmp_path / "named.csv"))  # fmt: skip
+    named = read_catalog(tmp_path / "named.csv")
+    assert NodeConfig.read(tmp_path / "b.toml").policy.catalogs == (named.digest, named.features_digest)
     assert policy.max_clients == 500
     assert policy.declared_min_users is None
     said = fedrec("node", "check", "--config", str(place), "--no-data").out

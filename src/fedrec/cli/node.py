@@ -82,7 +82,7 @@ def init(
 
     folder = home or Path(f"{name}-home")
     source = DataPlan.make(reading.settings(data))
-    items = None if catalog is None else agreed_items(catalog, reading.on_error, Output(json_, quiet).warn).digest
+    items = () if catalog is None else agreed_items(catalog, reading.on_error, Output(json_, quiet).warn).digests
     public = str(
         make_node(name, config, folder, source, coordinator, party or (), items, max_clients, not without_privacy)
     )

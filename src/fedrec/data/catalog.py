@@ -132,6 +132,11 @@ class Catalog:
             state.update(self.features.select(sorted(self.features.columns)).write_ndjson().encode())
         return state.hexdigest()
 
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The digest of the items and, if something is known of them, that of their features: what owners agree on."""
+        return (self.digest,) if self.features is None else (self.digest, self.features_digest)
+
     def with_unknown_item(self) -> Catalog:
         """The catalog with one more item behind all others, which has no features.
 

@@ -161,7 +161,7 @@ def staged(
         owners_table(data.take_users(np.flatnonzero(places == place))).write_parquet(home / "interactions.parquet")
         reading = DataPlan(source=str((home / "interactions.parquet").absolute()))
         place = home.absolute() / "home"
-        agreed = data.catalog.digest, n_max
+        agreed = data.catalog.digests, n_max
         keys[name] = str(make_node(name, home / "node.toml", place, reading, coordinator, (), *agreed, required=False))
     for name in names:
         _agree(folder / name / "node.toml", list(keys.values()), secure)

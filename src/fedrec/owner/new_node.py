@@ -25,7 +25,7 @@ def make_node(
     data: DataPlan,
     coordinator: str | None = None,
     parties: Sequence[str] = (),
-    catalog: str | None = None,
+    catalogs: Sequence[str] = (),
     max_clients: int | None = None,
     required: bool = True,
 ) -> PublicKey:
@@ -38,7 +38,7 @@ def make_node(
         data: the data that the node reads; a path is relative to the working folder.
         coordinator: public key of the coordinator; `None` if it is not known yet.
         parties: public keys of other nodes.
-        catalog: digest of the agreed items; `None` if nothing was agreed.
+        catalogs: digests of the agreed items, and of what is known of them; empty if nothing was agreed.
         max_clients: agreed maximum number of users of all nodes together; `None` if nothing was agreed.
         required: allow plans with privacy only.
 
@@ -59,7 +59,7 @@ def make_node(
     place = place_from(folder, home)
 
     def text(keys: Sequence[str]) -> str:
-        return first_config(name, place, settings, coordinator, keys, catalog, max_clients, required)
+        return first_config(name, place, settings, coordinator, keys, catalogs, max_clients, required)
 
     made = NodeConfig.make(parse_toml(text(parties)), folder, str(config))
     try:
@@ -85,7 +85,7 @@ def first_config(
     data: Mapping[str, Any],
     coordinator: str | None = None,
     parties: Sequence[str] = (),
-    catalog: str | None = None,
+    catalogs: Sequence[str] = (),
     max_clients: int | None = None,
     required: bool = True,
 ) -> str:
@@ -97,7 +97,7 @@ def first_config(
         data: table `data`: `source`, and how to read it.
         coordinator: public key of the coordinator; with `None` the text has a comment in its place.
         parties: public keys of the nodes of secure aggregation, the node's own first.
-        catalog: digest of the agreed items; with `None` every catalog is allowed.
+        catalogs: digests of the agreed items, and of what is known of them; without any, every catalog is allowed.
         max_clients: agreed maximum number of users of all nodes together; with `None` any number is allowed.
         required: allow plans with privacy only.
 
@@ -106,7 +106,8 @@ def first_config(
         name = "shop-a"
     """
     pinned = f"coordinator = {_toml(coordinator)}" if coordinator else '# coordinator = "name+hash+base64"'
-    items = f"catalogs = [{_toml(catalog)}]" if catalog else '# catalogs = ["64 hexadecimal digits"]'
+    digests = ", ".join(map(_toml, catalogs))
+    items = f"catalogs = [{digests}]" if catalogs else '# catalogs = ["64 hexadecimal digits"]'
     most = f"max_clients = {max_clients}" if max_clients else "# max_clients = 100000"
     listed = "".join(f"\n    {_toml(text)}," for text in parties)
     source = "\n".join(f"{key} = {_toml(value)}" for key, value in data.items())
@@ -139,7 +140,8 @@ home = {_toml(home)}
 parties = [{listed}
 ]
 
-# Digest of the agreed list of items (the catalog), as 'fedrec node init --catalog FILE' writes it.
+# Digests of the agreed list of items (the catalog) and of their titles and other features, as 'fedrec node init
+# --catalog FILE' writes them. Without the second one, plans whose model learns from features are refused.
 # Plans with other items are refused.
 # Without this key the coordinator chooses the items, and so chooses what the sums are about.
 {items}
