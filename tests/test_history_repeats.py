@@ -28,7 +28,7 @@ ONCE = [5, 0, 2, 1]
 def model(request: pytest.FixtureRequest) -> Any:
     settings = {key: value for key, value in MODELS[request.param].items() if key != "name"}
     data = fr.synthetic(users=40, items=ITEMS, interactions_per_user=5, seed=2, ratings=True)
-    return estimator(MODELS[request.param]["name"])(**settings).fit(data)
+    return estimator(MODELS[request.param]["name"])(**settings, plan={"split": "none@rows"}).fit(data)
 
 
 def history(items: list[int], ids: list[Any], **more: Any) -> pl.DataFrame:

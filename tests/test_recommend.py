@@ -83,7 +83,8 @@ def test_only_and_block(model: Estimator) -> None:
 
 
 def test_newcomers_do_not_get_what_their_history_holds(model: Estimator) -> None:
-    history = SEEN.filter(pl.col("user_id") <= 5).with_columns(pl.col("user_id") + 5000, rating=pl.lit(3.0))
+    own = SEEN.filter(pl.col("user_id") <= 5)
+    history = own.with_columns(pl.col("user_id") + 5000, rating=pl.lit(3.0), timestamp=pl.int_range(pl.len()))
     table = model.recommend(None, n=len(DATA.catalog), history=history)
     assert sorted(table["user_id"].unique()) == sorted(history["user_id"].unique())
     assert table.join(history, on=["user_id", "item_id"]).height == 0
