@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import numpy as np
 from pydantic import PositiveFloat
-from threadpoolctl import threadpool_limits
 
 from fedrec.aggregation.contributions import Contributions, RankOne
 from fedrec.aggregation.queries import Metric, Query
@@ -38,6 +37,7 @@ from fedrec.models.linear.gram import unpack_triangle
 from fedrec.models.linear.private_gram import FROBENIUS
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost
+from fedrec.threads import one_blas_thread
 
 __all__ = ["Content", "PrivateContent"]
 
@@ -198,7 +198,7 @@ def bilinear_map(
         reg: λ in millionths of trace(A) · trace(FᵀF).
         noise: how far noise moves eigenvalues of A; it is added to them.
     """
-    with threadpool_limits(1, "blas"):
+    with one_blas_thread():
         own = features.T @ (counts[:, None] * features)
         gram = features.T @ features
         values, turn = np.linalg.eigh(profiles)
