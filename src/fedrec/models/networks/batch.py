@@ -33,6 +33,8 @@ class Batch:
         values: [clients, window] float32, if the model reads values of interactions; 0 where there is none.
         private: arrays of the clients, [clients, …] float32.
         public: arrays that the model makes from the catalog.
+        apart: whether the client is handled beside others that it must not meet, by `torch.func.vmap`; then no shape
+            may depend on which items the window holds.
     """
 
     items: Tensor
@@ -43,6 +45,7 @@ class Batch:
     values: Tensor | None = None
     private: Mapping[str, Tensor] = field(default_factory=dict)
     public: Mapping[str, Tensor] = field(default_factory=dict)
+    apart: bool = False
 
     def __len__(self) -> int:
         return len(self.items)

@@ -55,6 +55,10 @@ class SASRecModule(nn.Module):
         """Losses of the next item after each place of the window, and the number of places."""
         inputs, targets = batch.items[:, :-1], batch.items[:, 1:]
         known = inputs < batch.n_items
+        if batch.apart:  # every place has a loss there, and those without an item count nothing
+            states = self._states(batch, inputs).flatten(0, 1)
+            losses = self._losses(batch, states, targets.flatten().clamp(max=batch.n_items - 1)).reshape(known.shape)
+            return torch.where(known, losses, 0.0).sum(1), known.sum(1).to(torch.float32)
         owners = torch.arange(len(batch), device=inputs.device)[:, None].expand_as(inputs)[known]
         losses = self._losses(batch, self._states(batch, inputs)[known], targets[known])
         nothing = torch.zeros(len(batch), device=inputs.device)

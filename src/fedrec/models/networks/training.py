@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedrec.errors import FedrecError
 from fedrec.models.networks.batch import Batch, reseeded
@@ -24,6 +25,10 @@ __all__ = [
     "terms_of",
     "train_together",
 ]
+
+
+_BESIDE = 16
+"""Clients whose gradients are formed apart at the same time."""
 
 
 @dataclass(frozen=True)
@@ -158,16 +163,29 @@ def train_together(
 
 
 def client_gradients(module: nn.Module, batch: Batch) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The negative gradient of each client's loss, one client after the other: {name: [clients, size] float32}, and the
-    clients' numbers of terms."""
+    """The negative gradient of each client's loss: {name: [clients, size] float32}, and the clients' numbers of terms.
+
+    Some clients at a time, by `torch.func.vmap`; one after the other where the module does what cannot be done so, such
+    as picking places of the window by what they hold.
+    """
     names = parameters(module)
     out = {name: np.zeros((len(batch), parameter.numel()), np.float32) for name, parameter in names.items()}
     terms = np.zeros(len(batch))
-    for place in range(len(batch)):
-        losses, weights = terms_of(module, _some(batch, torch.tensor([place], device=batch.items.device)))
-        for name, gradient in zip(names, _gradients(losses.sum(), names.values()), strict=True):
-            out[name][place] = -gradient.reshape(-1).cpu().numpy()
-        terms[place] = float(weights.sum())
+    form, width = _side_by_side, _BESIDE
+    start = 0
+    while start < len(batch):
+        places = torch.arange(start, min(start + width, len(batch)), device=batch.items.device)
+        try:
+            gradients, weights = form(module, _some(batch, places))
+        except RuntimeError:
+            if form is _alone:
+                raise
+            form, width = _alone, 1
+            continue
+        for name, gradient in gradients.items():
+            np.negative(gradient.reshape(len(places), -1).cpu().numpy(), out=out[name][start : start + len(places)])
+        terms[start : start + len(places)] = weights.cpu().numpy()
+        start += len(places)
     return out, terms
 
 
@@ -191,6 +209,51 @@ def client_changes(
                 out[name][place] = (parameter - before[name]).reshape(-1).cpu().numpy()
                 parameter.copy_(before[name])
     return out, terms
+
+
+class _Loss(nn.Module):
+    """The loss of a module as what is called, so that other parameters can stand in for its own."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return terms_of(self.module, batch)
+
+
+def _side_by_side(module: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """Gradients {name: [clients, …]} and numbers of terms [clients] of clients that never meet in a batch."""
+    whole = _Loss(module)
+    names = {f"module.{name}": parameter.detach() for name, parameter in parameters(module).items()}
+
+    def loss_of(
+        values: dict[str, Tensor], items: Tensor, seeds: Tensor, read: Tensor | None, private: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        client = replace(
+            batch,
+            items=items[None],
+            seeds=seeds[None],
+            values=None if read is None else read[None],
+            private={name: array[None] for name, array in private.items()},
+            apart=True,
+        )
+        losses, weights = torch.func.functional_call(whole, values, (client,))
+        return losses.sum(), weights.sum().detach()
+
+    mapped = (None, 0, 0, None if batch.values is None else 0, 0)
+    apart = torch.func.vmap(torch.func.grad(loss_of, has_aux=True), in_dims=mapped, randomness="different")
+    with sdpa_kernel(SDPBackend.MATH):  # the only form of attention that vmap knows how to widen
+        gradients, weights = apart(names, batch.items, batch.seeds, batch.values, dict(batch.private))
+    return {name.removeprefix("module."): gradient for name, gradient in gradients.items()}, weights
+
+
+def _alone(module: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """The same for a single client."""
+    losses, weights = terms_of(module, batch)
+    names = parameters(module)
+    gradients = _gradients(losses.sum(), names.values())
+    return {name: gradient[None] for name, gradient in zip(names, gradients, strict=True)}, weights
 
 
 def _gradients(loss: Tensor, values: Iterable[Tensor]) -> tuple[Tensor, ...]:
