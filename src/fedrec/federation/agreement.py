@@ -133,9 +133,10 @@ class Agreement:
         """Probability of a client to be drawn for a round.
 
         Where the model names the cohort of its steps, rounds that are no such step ask everybody: counts of items and
-        sketches would otherwise be those of one batch.
+        sketches would otherwise be those of one batch. Under privacy the plan's share holds for every round, as charges
+        do.
         """
-        if self.model.traits.cohort is None or self.share >= 1:
+        if self.model.traits.cohort is None or self.share >= 1 or isinstance(self.model, PrivateRecommender):
             return self.share
         spec = self.model.spec(shared, round)
         return self.share if spec is None or in_batches(self.model, spec) else 1.0

@@ -148,9 +148,11 @@ class Plan(_Part):
     @model_validator(mode="before")
     @classmethod
     def _drawn(cls, value: Any) -> Any:
-        """The cohort that the model is trained with, where none is named."""
+        """The cohort that the model is trained with, where none is named. Under privacy all clients: noise is that of
+        one round's clients, however many there are."""
         name = _model_name(value)
-        if isinstance(value, dict) and "cohort" not in value and is_known(name):
+        private = isinstance(value, dict) and value.get("privacy") is not None
+        if isinstance(value, dict) and "cohort" not in value and not private and is_known(name):
             cohort = _cohort_of(value["model"])
             return value if cohort is None else value | {"cohort": cohort}
         return value

@@ -43,6 +43,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Collection
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -57,7 +58,17 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import FedrecError, InputError, PlanError
 from fedrec.kernels.keyed import normal_rows
-from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines, of_items
+from fedrec.models.base import (
+    Arrays,
+    Given,
+    Private,
+    PrivateRecommender,
+    PrivateTerms,
+    Recommender,
+    State,
+    cosines,
+    of_items,
+)
 from fedrec.models.server_optimisers import ServerOptimiser, ServerRule
 from fedrec.models.shapes import Form, Own, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
@@ -154,8 +165,8 @@ class Network(Recommender):
         shared = {name: Shape(axes) for name, axes in all_axes.items()}
         moments = {
             f"{name}.{moment}": shape
-            for name, axes in all_axes.items()
-            for moment, shape in self._server.forms(axes).items()
+            for name in self._moving(shared)
+            for moment, shape in self._server.forms(all_axes[name]).items()
         }
         rows: dict[str, Shape | Own] = {
             name: Shape((length,), finite=False) for name, length in self.private_lengths().items()
@@ -179,8 +190,10 @@ class Network(Recommender):
         pooled = self.granularity == "node"
         terms = float(getattr(self, self.most_terms)) if self.most_terms else 1.0
         changes = [
-            ArraySpec(name, "dense", array.shape, self.bound * terms, _SCALE_BITS, 0, "count", "change", pooled)
-            for name, array in sorted(shared.items())
+            ArraySpec(
+                name, "dense", shared[name].shape, self.bound * terms, _SCALE_BITS, 0, "count", "change", pooled
+            )
+            for name in sorted(self._moving(shared))
         ]
         weight = ArraySpec("terms", "dense", (1,), terms, _TERM_BITS, role="count", pooled=pooled)
         return SumSpec((*changes, weight))
@@ -200,26 +213,15 @@ class Network(Recommender):
         with steady(given.rng.child("torch").seed, len(clients) * self.window):
             module = loaded(self.module(clients.n_items), given.shared)
             module.train()
+            for name in set(given.shared).difference(self._moving(given.shared)):
+                module.get_parameter(name).requires_grad_(False)
             visit = Visit(self._terms(given.round), given, clients, private)
             return visit.together(module) if self.granularity == "node" else visit.alone(module)
 
     def step(self, state: State, total: Sum, round: int) -> State:
         """One step of the optimiser along the mean, at this round's learning rate."""
         terms = float(total.value("terms")[0])
-        if terms <= 0.0:
-            return state
-        shared: dict[str, np.ndarray] = {}
-        server: dict[str, np.ndarray] = {}
-        rule, share = self._server, self.rate_share(round)
-        decayed = self.learning_rate * share * self.weight_decay
-        for name, array in state.shared.items():
-            moments = {moment: state.server[f"{name}.{moment}"] for moment in rule.forms(())}
-            change = total.value(name) / terms
-            shared[name], moved = rule.step(array, change, moments, round + 1, share)
-            server |= {f"{name}.{moment}": value for moment, value in moved.items()}
-            if decayed:
-                shared[name] -= (decayed * array).astype(np.float32)
-        return State(shared, server)
+        return state if terms <= 0.0 else self._stepped(state, total, terms, round, round + 1)
 
     def score(
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
@@ -293,8 +295,10 @@ class Network(Recommender):
     def cost(self, n_items: int) -> Cost:
         """Parameters, their sums, moments and the step in float64. Each client has a gradient of its own with
         granularity `client`."""
-        floats = sum(math.prod(axes) for axes in parameter_axes(self, n_items).values())
-        apart = floats if self.granularity == "client" else 0
+        all_axes = parameter_axes(self, n_items)
+        floats = sum(math.prod(axes) for axes in all_axes.values())
+        moved = sum(math.prod(all_axes[name]) for name in self._moving(all_axes))
+        apart = moved if self.granularity == "client" else 0
         return Cost(memory=64 * floats, per_interaction=2, per_client=apart + 4 * self.window)
 
     def rate_share(self, round: int) -> float:
@@ -305,10 +309,39 @@ class Network(Recommender):
             share *= 0.1 + 0.45 * (1.0 + math.cos(math.pi * done))
         return share
 
+    def privately(self, terms: PrivateTerms) -> PrivateRecommender:
+        """Clipped gradients of single clients with noise, see `fedrec.models.networks.private_network`.
+
+        Raises:
+            PlanError: with `granularity: node`, where nobody can be clipped.
+        """
+        from fedrec.models.networks.private_network import private_form
+
+        return private_form(type(self)).of(self, terms)
+
     @property
     def trained_rounds(self) -> int:
         """Rounds in which the parameters move."""
         return self.rounds
+
+    def _moving(self, shared: Collection[str]) -> tuple[str, ...]:
+        """Names of the parameters that rounds move; the others stay as they begin."""
+        return tuple(shared)
+
+    def _stepped(self, state: State, total: Sum, divisor: float, round: int, number: int) -> State:
+        """One step of the optimiser, the one of this number, along the sum over a divisor."""
+        shared, server = dict(state.shared), dict[str, np.ndarray]()
+        rule, share = self._server, self.rate_share(round)
+        decayed = self.learning_rate * share * self.weight_decay
+        for name in self._moving(shared):
+            array = shared[name]
+            moments = {moment: state.server[f"{name}.{moment}"] for moment in rule.forms(())}
+            moved, renewed = rule.step(array, total.value(name) / divisor, moments, number, share)
+            server |= {f"{name}.{moment}": value for moment, value in renewed.items()}
+            if decayed:
+                moved -= (decayed * array).astype(np.float32)
+            shared[name] = moved
+        return State(shared, server)
 
     def _terms(self, round: int) -> Terms:
         """How clients are visited in a round."""
@@ -338,8 +371,8 @@ class Network(Recommender):
         """Moments of the optimiser before the first step."""
         return {
             f"{name}.{moment}": value
-            for name, array in shared.items()
-            for moment, value in self._server.start(array).items()
+            for name in self._moving(shared)
+            for moment, value in self._server.start(shared[name]).items()
         }
 
     def _fresh(self, seeds: np.ndarray, source: KeyedSource) -> dict[str, np.ndarray]:

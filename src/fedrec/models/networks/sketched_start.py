@@ -143,11 +143,16 @@ class SketchedNetwork(Network):
     def _begun(self, sketched: Sketched, counts: np.ndarray, held: Arrays) -> dict[str, np.ndarray]:
         """The first item table and item biases."""
         spectrum = leading_spectrum(sketched)
-        first = held[self.item_table]
-        kept = slice(1, 1 + first.shape[1])
         scales = np.sqrt(spectrum.values)
         scales[:1] = 0.0
-        table = np.concatenate([spectrum.basis(rows, scales) for rows in sketched.tiles()])[:, kept]
+        return self._begun_from(
+            np.concatenate([spectrum.basis(rows, scales) for rows in sketched.tiles()]), counts, held
+        )
+
+    def _begun_from(self, spectrum: np.ndarray, counts: np.ndarray, held: Arrays) -> dict[str, np.ndarray]:
+        """Item table and item biases of columns of a spectrum [items, …], of which the first is left out."""
+        first = held[self.item_table]
+        table = spectrum[:, 1 : 1 + first.shape[1]]
         made = first.copy()
         deviation = float(table.std())
         if deviation > 0.0:
