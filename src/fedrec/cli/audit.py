@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedrec.cli.options import Json, Named, Quiet, Threads
+from fedrec.cli.options import Device, Json, Named, Quiet, Threads
 from fedrec.cli.output import Output, rows_table
 
 __all__ = ["audit"]
@@ -29,6 +29,7 @@ def audit(
     plot: Annotated[Path | None, typer.Option("--plot", help="PNG file for a chart of the findings.")] = None,
     data: Named = None,
     threads: Threads = None,
+    device: Device = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -37,7 +38,7 @@ def audit(
     With --attack coordinator, a coordinator with the real key lies to nodes in this process.
     """
     output = Output(json_, quiet)
-    output.begin("audit", threads)
+    output.begin("audit", threads, device=device)
     from rich.markup import escape
 
     from fedrec.audit.picture import draw

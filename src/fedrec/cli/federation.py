@@ -11,6 +11,7 @@ import typer
 
 from fedrec.cli.options import (
     RENAMED_OPTIONS,
+    Device,
     Json,
     Metrics,
     Protocol,
@@ -192,12 +193,13 @@ def demo(
     metrics: Metrics = None,
     keep: Annotated[Path | None, typer.Option("--keep", help="New folder in which all files are kept.")] = None,
     threads: Threads = None,
+    device: Device = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Run a whole federation on this machine, with real processes and certificates, and stop it at the end."""
     output = Output(json_, quiet)
-    _, watch = output.begin("demo", threads)
+    _, watch = output.begin("demo", threads, device=device)
     from fedrec.deploy.demo import play
     from fedrec.federation.plan import Plan
     from fedrec.federation.read_sums import read_in_words

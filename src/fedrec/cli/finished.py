@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedrec.cli.options import (
+    Device,
     Json,
     Metrics,
     Protocol,
@@ -61,6 +62,7 @@ def evaluate(
     *,
     reading: Reading,
     threads: Threads = None,
+    device: Device = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -69,7 +71,7 @@ def evaluate(
     --columns, --format and the other reading options describe --data, as for training.
     """
     output = Output(json_, quiet)
-    clock, _ = output.begin("evaluate", threads, "read", "prepare", "evaluate")
+    clock, _ = output.begin("evaluate", threads, "read", "prepare", "evaluate", device=device)
     how = reading.settings()
     of_items = check_policy("--unknown-items", unknown_items)
     model = opened_for(run, output, data, None, of_items, how)
@@ -130,6 +132,7 @@ def recommend(
     reading: Reading,
     data: Histories = None,
     threads: Threads = None,
+    device: Device = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -138,7 +141,7 @@ def recommend(
     --columns, --format and the other reading options describe --data or --history, as for training.
     """
     output = Output(json_, quiet)
-    clock, _ = output.begin("recommend", threads, "read", "prepare", "recommend")
+    clock, _ = output.begin("recommend", threads, "read", "prepare", "recommend", device=device)
     of_users, of_items = check_policy("--unknown", unknown), check_policy("--unknown-items", unknown_items)
     if user and all_users:
         raise InputError("--user and --all-users cannot be used together; remove one of them")

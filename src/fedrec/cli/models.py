@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fedrec.cli.options import (
+    Device,
     Json,
     Metrics,
     Protocol,
@@ -50,12 +51,13 @@ def compare(
     *,
     reading: Reading,
     threads: Threads = None,
+    device: Device = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train several models on the same split, and compare quality (± sd over seeds), rounds, bytes and seconds."""
     output = Output(json_, quiet)
-    clock, _ = output.begin("compare", threads, "read", "prepare", "train", "evaluate")
+    clock, _ = output.begin("compare", threads, "read", "prepare", "train", "evaluate", device=device)
     from fedrec.cli.options import build_plan
     from fedrec.evaluation.metrics import DEFAULT_METRICS
     from fedrec.runs.comparing import compare_plans

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedrec.cli.devices import on_device
 from fedrec.cli.options import (
     RENAMED_OPTIONS,
     Json,
@@ -335,7 +336,8 @@ def start(
     )
     for text in unprotected(chosen):
         logging.getLogger("fedrec.node").warning("%s", text)
-    until_stopped(NodeProcess(chosen, kit).close)
+    with on_device(chosen.limits.device, "limits.device in node.toml: "):
+        until_stopped(NodeProcess(chosen, kit).close)
 
 
 def _fewer_threads(limits: ResourceLimits, threads: int) -> ResourceLimits:

@@ -106,6 +106,10 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", help="Number of threads, from 1 to the number of cores. Default: all cores."),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="Device for networks: cpu, cuda or cuda:1. Default: cpu."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(

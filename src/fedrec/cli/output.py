@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedrec.bars import bar
+from fedrec.cli.devices import on_device
 from fedrec.progress import Stopwatch
 
 if TYPE_CHECKING:
@@ -38,7 +39,13 @@ class Output:
     quiet: bool = False
 
     def begin(
-        self, title: str, threads: int | None, *parts: str, base: str = "prepare", progress: bool = True
+        self,
+        title: str,
+        threads: int | None,
+        *parts: str,
+        base: str = "prepare",
+        progress: bool = True,
+        device: str | None = None,
     ) -> tuple[Stopwatch, Callable[[Progress], None]]:
         """Measure what follows, up to the answer, keep it to so many threads, and show a bar where it takes long.
 
@@ -47,18 +54,22 @@ class Output:
             threads: as the person said.
             parts, base: of the stopwatch.
             progress: whether there is a bar at all.
+            device: for networks, as the person said.
 
         Returns:
             The stopwatch, and what is to be called after each round of a training.
 
         Raises:
-            InputError: for a number of threads that this process does not have.
+            InputError: for a number of threads that this process does not have, or a device that this machine does not
+                have.
         """
         clock = _work.enter_context(Stopwatch(*parts, base=base))
         if threads is not None:
             from fedrec.threads import check_threads, held_threads
 
             _work.enter_context(held_threads(check_threads(threads, "--threads")))
+        if device is not None:
+            _work.enter_context(on_device(device, "--device "))
         return clock, _work.enter_context(bar(title, progress and self.talks))
 
     @property

@@ -17,7 +17,7 @@ from fedrec.runs.loading import Placement
 
 __all__ = ["check_resumed", "resumable"]
 
-_FREE = ("out", "resume", "federation", "threads", "budget", "json_", "quiet")
+_FREE = ("out", "resume", "federation", "threads", "device", "budget", "json_", "quiet")
 """Options that may differ when a run is resumed; the budget is checked elsewhere."""
 _PLACED = ("nodes", "partition", "secure", "clock")
 

@@ -10,6 +10,7 @@ import typer
 
 from fedrec.cli.options import (
     Data,
+    Device,
     Json,
     Metrics,
     ModelName,
@@ -74,6 +75,7 @@ def train(
         ),
     ] = "",
     threads: Threads = None,
+    device: Device = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the run. Default: runs/MODEL-N.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     from_: Annotated[
@@ -117,7 +119,7 @@ def train(
 ) -> None:
     """Train a model, evaluate it, and save the run in a folder."""
     output = Output(json_, quiet)
-    stopwatch, watch = output.begin("train", threads, *RUN)
+    stopwatch, watch = output.begin("train", threads, *RUN, device=device)
     from fedrec.cli.resuming import check_resumed, resumable
     from fedrec.federation.run import is_run, next_folder, read_plan
     from fedrec.privacy.budget import Budget

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fedrec.cli.options import (
+    Device,
     Json,
     Metrics,
     ModelName,
@@ -69,6 +70,7 @@ def tune(
         str, typer.Option("--partition", help="How to distribute users over nodes: hash, by:COLUMN or dirichlet:0.5.")
     ] = "hash",
     threads: Threads = None,
+    device: Device = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the chosen run. Default: runs/MODEL-N.")] = None,
     refit: Annotated[
         bool,
@@ -83,7 +85,7 @@ def tune(
 ) -> None:
     """Choose hyperparameters on validation, then train the chosen plan and evaluate it on test once."""
     output = Output(json_, quiet)
-    clock, watch = output.begin("tune", threads, *RUN)
+    clock, watch = output.begin("tune", threads, *RUN, device=device)
     from fedrec.cli.resuming import resumable
     from fedrec.engines.local import LocalEngine
     from fedrec.evaluation.metrics import deciding_metric

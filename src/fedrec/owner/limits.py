@@ -1,4 +1,4 @@
-"""Which threads and memory of its machine a node may use."""
+"""Which threads, memory and device of its machine a node may use."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedrec.errors import PlanError
 from fedrec.models.base import Recommender
+from fedrec.models.networks.device_names import DEVICE_NAMES
 
 __all__ = ["ResourceLimits"]
 
@@ -24,6 +25,8 @@ class ResourceLimits(BaseModel):
     Args:
         threads: maximum number of threads that compute at once; `None` for all cores.
         memory_gb: maximum memory of the process in GiB, without mapped files; `None` for no limit.
+        device: device on which networks run: `cpu`, `cuda` or `cuda:1`; `None` for the one that the environment
+            variable `FEDREC_DEVICE` names, or else the processor.
         rounds: maximum number of rounds of a plan; disk space and time of a run grow with the rounds.
 
     Example:
@@ -35,6 +38,7 @@ class ResourceLimits(BaseModel):
 
     threads: int | None = Field(default=None, ge=1)
     memory_gb: float | None = Field(default=None, ge=0.5)
+    device: str | None = Field(default=None, pattern=f"^({DEVICE_NAMES})$")
     rounds: int = Field(default=10_000, ge=1)
 
     def environment(self) -> dict[str, str]:

@@ -219,6 +219,9 @@ max_run_epsilon = 4.0
 # Maximum memory in GiB. Without this key the node may use all memory.
 # memory_gb = 4
 
+# Device for networks: cpu, cuda or cuda:1. Without this key networks run on the processor.
+# device = "cuda"
+
 # Maximum number of rounds in a plan.
 # rounds = 10000
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,30 +13,58 @@ import torch.utils.deterministic
 
 from fedrec.errors import InputError
 from fedrec.kernels.threads import thread_count
+from fedrec.models.networks.device_names import DEVICE_NAMES, VARIABLE
 
 _MANY = 1024
 _memory: Any = torch.utils.deterministic  # a module that computes this attribute
 
-__all__ = ["VARIABLE", "device", "steady"]
-
-VARIABLE = "FEDREC_DEVICE"
-"""Environment variable that names the device: `cpu`, `cuda`, `cuda:1`. It belongs to a machine and not to a plan."""
+__all__ = ["device", "held_device", "steady"]
 
 
 def device() -> torch.device:
-    """The device on which modules run.
+    """The device on which modules run: the one of `held_device`, else that of the variable, else the processor.
 
     Raises:
         InputError: if there is no such device on this machine.
     """
-    name = os.environ.get(VARIABLE, "cpu")
+    return _found(os.environ.get(VARIABLE, "cpu"), f"{VARIABLE}=")
+
+
+@contextmanager
+def held_device(name: str, said: str = "device ") -> Iterator[None]:
+    """Run modules on a device inside the block, in this process and in those that it starts.
+
+    Args:
+        name: `cpu`, `cuda` or `cuda:1`.
+        said: what stands before the name in errors.
+
+    Raises:
+        InputError: if there is no such device on this machine.
+
+    Example:
+        >>> with held_device("cpu"):
+        ...     device()
+        device(type='cpu')
+    """
+    _found(name, said)
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = name
     try:
-        found = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"{VARIABLE}={name} is not the name of a device; use cpu, cuda or cuda:1") from None
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
+
+
+def _found(name: str, said: str) -> torch.device:
+    if re.fullmatch(DEVICE_NAMES, name) is None:
+        raise InputError(f"{said}{name}: this is not the name of a device; use cpu, cuda or cuda:1")
+    found = torch.device(name)
     if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
         raise InputError(
-            f"{VARIABLE}={name}: torch finds {torch.cuda.device_count()} CUDA devices on this machine; use cpu, or "
+            f"{said}{name}: torch finds {torch.cuda.device_count()} CUDA devices on this machine; use cpu, or "
             "install a torch that is built for the device"
         )
     return found

@@ -146,6 +146,8 @@ class Network(Recommender):
     """
     item_table: ClassVar[str] = ""
     """The parameter [items, d] whose rows say how near items are to each other; empty where there is none."""
+    item_bias: ClassVar[str] = ""
+    """The parameter [items] that is added to items' scores; empty where there is none."""
     most_terms: ClassVar[str] = ""
     """The hyperparameter that is the largest number of terms of a client's loss; empty for 1."""
 
@@ -190,9 +192,7 @@ class Network(Recommender):
         pooled = self.granularity == "node"
         terms = float(getattr(self, self.most_terms)) if self.most_terms else 1.0
         changes = [
-            ArraySpec(
-                name, "dense", shared[name].shape, self.bound * terms, _SCALE_BITS, 0, "count", "change", pooled
-            )
+            ArraySpec(name, "dense", shared[name].shape, self.bound * terms, _SCALE_BITS, 0, "count", "change", pooled)
             for name in sorted(self._moving(shared))
         ]
         weight = ArraySpec("terms", "dense", (1,), terms, _TERM_BITS, role="count", pooled=pooled)
@@ -302,7 +302,9 @@ class Network(Recommender):
         return Cost(memory=64 * floats, per_interaction=2, per_client=apart + 4 * self.window)
 
     def rate_share(self, round: int) -> float:
-        """The share of the learning rate that a round's step has, by `warmup` and `schedule`."""
+        """The share of the learning rate that a round's step has, by `warmup` and `schedule`, from the first round that
+        trains."""
+        round -= self._before
         share = min(1.0, (round + 1) / (self.warmup + 1)) if self.warmup else 1.0
         if self.schedule == "cosine":
             done = min(1.0, round / max(self.trained_rounds - 1, 1))
@@ -322,7 +324,19 @@ class Network(Recommender):
     @property
     def trained_rounds(self) -> int:
         """Rounds in which the parameters move."""
-        return self.rounds
+        return self.rounds - self._before
+
+    @property
+    def _before(self) -> int:
+        """Rounds before the first that trains."""
+        return 0
+
+    def _biases(self, counts: np.ndarray) -> dict[str, np.ndarray]:
+        """Item biases that follow item counts, if the module has any."""
+        if not self.item_bias:
+            return {}
+        shares = np.maximum(counts, 0.5) / max(float(counts.mean()), 1e-12)
+        return {self.item_bias: np.log(shares).astype(np.float32)}
 
     def _moving(self, shared: Collection[str]) -> tuple[str, ...]:
         """Names of the parameters that rounds move; the others stay as they begin."""

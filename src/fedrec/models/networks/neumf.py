@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from fedrec.models.base import PrivateRecommender, PrivateTerms
 from fedrec.models.networks.network import Network
+from fedrec.models.networks.private_network import PrivateNetwork
 from fedrec.models.traits import Traits
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["NeuMF"]
+__all__ = ["NeuMF", "PrivateNeuMF"]
 
 
 class NeuMF(Network):
@@ -46,6 +48,7 @@ class NeuMF(Network):
     name: ClassVar[str] = "neumf"
     traits: ClassVar[Traits] = Traits(bits="node", iterative=True, cohort=64)
     item_table: ClassVar[str] = "items"
+    item_bias: ClassVar[str] = "bias"
     most_terms: ClassVar[str] = "window"
 
     def module(self, n_items: int) -> nn.Module:
@@ -58,3 +61,23 @@ class NeuMF(Network):
     def private_lengths(self) -> dict[str, int]:
         """A vector for each part."""
         return {"users": 2 * self.embedding_size} if self.user == "private" else {}
+
+    def privately(self, terms: PrivateTerms) -> PrivateRecommender:
+        """Item biases from noisy counts, and a small network, see `PrivateNeuMF`."""
+        return PrivateNeuMF.of(self, terms)
+
+
+class PrivateNeuMF(PrivateNetwork, NeuMF):
+    """Item biases from noisy counts, and a small network; see `fedrec.models.networks.private_network`.
+
+    The clip is 0.1 by default, which is below the norm of nearly every client.
+
+    Args:
+        embedding_size: small, as noise grows with the root of the number of parameters.
+        hidden: small, for the same reason.
+        rounds: few, as each takes its share of the budget.
+    """
+
+    embedding_size: PositiveInt = 8
+    hidden: tuple[PositiveInt, ...] = Field(default=(8,), min_length=1, max_length=16)
+    rounds: PositiveInt = 21

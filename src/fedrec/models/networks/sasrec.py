@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from fedrec.errors import PlanError
+from fedrec.models.base import PrivateRecommender, PrivateTerms
+from fedrec.models.networks.private_network import PrivateSketchedNetwork
 from fedrec.models.networks.sketched_start import SketchedNetwork
 from fedrec.models.traits import Traits
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["SASRec"]
+__all__ = ["PrivateSASRec", "SASRec"]
 
 
 class SASRec(SketchedNetwork):
@@ -85,3 +87,33 @@ class SASRec(SketchedNetwork):
                 self.window,
             ),
         )
+
+    def privately(self, terms: PrivateTerms) -> PrivateRecommender:
+        """Item rows from noisy sketches, and a small transformer on them, see `PrivateSASRec`."""
+        return PrivateSASRec.of(self, terms)
+
+
+class PrivateSASRec(PrivateSketchedNetwork, SASRec):
+    """Item rows from noisy sketches, and a small transformer on them; see `fedrec.models.networks.private_network`.
+
+    The clip is 0.1 by default, which is below the norm of nearly every client.
+
+    Args:
+        embedding_size: about as many directions as stand out of the noise.
+        blocks: 1, as noise grows with the root of the number of parameters.
+        heads: 1.
+        dropout: 0, as noise keeps so small a network from learning single clients.
+        negatives: few, as every client takes part in every round.
+        rounds: few, as each takes its share of the budget.
+        window: shorter, for the same reason.
+        learning_rate: large, as rounds are few.
+    """
+
+    embedding_size: PositiveInt = 48
+    blocks: int = Field(default=1, ge=1, le=64)
+    heads: PositiveInt = 1
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    negatives: PositiveInt = 128
+    rounds: PositiveInt = 33
+    window: PositiveInt = Field(default=50, ge=2)
+    learning_rate: PositiveFloat = 1.5e-2

@@ -8,7 +8,7 @@ for. Training begins where items that go together lie together, and takes severa
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import PositiveFloat, PositiveInt, model_validator
@@ -53,9 +53,6 @@ class SketchedNetwork(Network):
     passes: PositiveInt = 3
     start_sd: PositiveFloat = 0.05
 
-    item_bias: ClassVar[str] = ""
-    """The parameter [items] that is added to items' scores; empty where there is none."""
-
     @model_validator(mode="after")
     def _check_rounds(self) -> SketchedNetwork:
         if self.rounds <= self._before:
@@ -68,7 +65,7 @@ class SketchedNetwork(Network):
     def shapes(self, n_items: int) -> Shapes:
         """Counts, then sketches, with the first parameters held back; then what every network has."""
         plain = super().shapes(n_items)
-        if not self._before:
+        if not self._sketched:
             return plain
         (last,) = plain.states
         counts = Shape((n_items,), "float64")
@@ -80,7 +77,7 @@ class SketchedNetwork(Network):
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """The module's own first parameters; held back until the sketch is made."""
         state = super().start(catalog, public, rng)
-        if not self._before:
+        if not self._sketched:
             return state
         signs = draw_signs(rng, len(catalog), self._width(len(catalog)))
         return State({"counts": np.zeros(len(catalog))}, {**state.shared, "signs": signs})
@@ -122,19 +119,14 @@ class SketchedNetwork(Network):
         shared = {**held, **self._begun(sketched, counts, held)}
         return State(shared, self._moments(shared))
 
-    def rate_share(self, round: int) -> float:
-        """As for every network, from the first round that trains."""
-        return super().rate_share(round - self._before)
-
     @property
-    def trained_rounds(self) -> int:
-        """Rounds without those of the start."""
-        return self.rounds - self._before
+    def _sketched(self) -> bool:
+        return self.start_from == "spectral"
 
     @property
     def _before(self) -> int:
         """Rounds before the first that trains."""
-        return 1 + self.passes if self.start_from == "spectral" else 0
+        return 1 + self.passes if self._sketched else 0
 
     def _width(self, n_items: int) -> int:
         """Columns of the sketch."""
@@ -157,8 +149,4 @@ class SketchedNetwork(Network):
         deviation = float(table.std())
         if deviation > 0.0:
             made[:, : table.shape[1]] = table * (self.start_sd / deviation)
-        begun = {self.item_table: made}
-        if self.item_bias:
-            biases = np.log(np.maximum(counts, 0.5) / max(float(counts.mean()), 1e-12))
-            begun[self.item_bias] = biases.astype(np.float32)
-        return begun
+        return {self.item_table: made, **self._biases(counts)}

@@ -27,8 +27,9 @@ __all__ = [
 ]
 
 
-_BESIDE = 16
-"""Clients whose gradients are formed apart at the same time."""
+_BESIDE = 64
+_BESIDE_FLOATS = 1 << 22
+"""Clients whose gradients are formed apart at the same time: at most so many, with gradients of so many numbers."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ def client_gradients(module: nn.Module, batch: Batch) -> tuple[dict[str, np.ndar
     names = parameters(module)
     out = {name: np.zeros((len(batch), parameter.numel()), np.float32) for name, parameter in names.items()}
     terms = np.zeros(len(batch))
-    form, width = _side_by_side, _BESIDE
+    size = sum(parameter.numel() for parameter in names.values())
+    form, width = _side_by_side, min(_BESIDE, max(1, _BESIDE_FLOATS // max(size, 1)))
     start = 0
     while start < len(batch):
         places = torch.arange(start, min(start + width, len(batch)), device=batch.items.device)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from fedrec.models.base import PrivateRecommender, PrivateTerms
+from fedrec.models.networks.private_network import PrivateSketchedNetwork
 from fedrec.models.networks.sketched_start import SketchedNetwork
 from fedrec.models.traits import Traits
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["TwoTower"]
+__all__ = ["PrivateTwoTower", "TwoTower"]
 
 
 class TwoTower(SketchedNetwork):
@@ -50,3 +52,27 @@ class TwoTower(SketchedNetwork):
         from fedrec.models.networks.two_tower_module import TwoTowerModule
 
         return TwoTowerModule(n_items, self.embedding_size, self.hidden, self.keep, self.dropout, self.negatives)
+
+    def privately(self, terms: PrivateTerms) -> PrivateRecommender:
+        """Item vectors from noisy sketches, and small towers on them, see `PrivateTwoTower`."""
+        return PrivateTwoTower.of(self, terms)
+
+
+class PrivateTwoTower(PrivateSketchedNetwork, TwoTower):
+    """Item vectors from noisy sketches, and small towers on them; see `fedrec.models.networks.private_network`.
+
+    The clip is 0.1 by default, which is below the norm of nearly every client.
+
+    Args:
+        embedding_size: about as many directions as stand out of the noise.
+        hidden: small, as noise grows with the root of the number of parameters.
+        dropout: 0, as noise keeps so small a network from learning single clients.
+        negatives: few, as every client takes part in every round.
+        rounds: few, as each takes its share of the budget.
+    """
+
+    embedding_size: PositiveInt = 48
+    hidden: PositiveInt = 16
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    negatives: PositiveInt = 512
+    rounds: PositiveInt = 33
