@@ -20,16 +20,40 @@ from fedrec.models.values import weighted
 from models_in_test import PooledPopularity, PrivatePooledPopularity
 
 ITEMS = 12
-PRIVATE = ["content", "ease", "ials", "itemknn", "mf", "popularity", "slit", "spectral"]
+PRIVATE = ["content", "ease", "ials", "itemknn", "mf", "neumf", "popularity", "sasrec", "slit", "spectral", "two-tower"]
 FIT_FOR_NOISE = {
     "content": {"reg": 50.0},
     "ease": {"alpha": 1.0},
     "ials": {"embedding_size": 16, "init_sd": 1.0, "rounds": 3},
     "itemknn": {"alpha": 1.0, "neighbours": 200, "shrink": 0.3},
     "mf": {"denominator": "fixed", "embedding_size": 16, "expected_clients": 50, "rounds": 20},
+    "neumf": {"embedding_size": 8, "granularity": "client", "hidden": (8,), "rounds": 21},
     "popularity": {},
+    "sasrec": {
+        "blocks": 1,
+        "dropout": 0.0,
+        "embedding_size": 48,
+        "granularity": "client",
+        "heads": 1,
+        "learning_rate": 1.5e-2,
+        "negatives": 128,
+        "passes": 2,
+        "rounds": 33,
+        "start_sd": 0.25,
+        "window": 50,
+    },
     "slit": {"alpha": 1.0, "rank": 64},
     "spectral": {"alpha": 0.5, "beta": 0.0, "rank": 128, "reg": 4.0},
+    "two-tower": {
+        "dropout": 0.0,
+        "embedding_size": 48,
+        "granularity": "client",
+        "hidden": 16,
+        "negatives": 512,
+        "passes": 2,
+        "rounds": 33,
+        "start_sd": 0.25,
+    },
 }
 
 
@@ -108,8 +132,7 @@ def test_a_private_form_knows_the_largest_weight_of_an_interaction():
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - set(PRIVATE)))
 def test_a_model_without_a_private_form_says_so(name):
-    *others, last = sorted(PRIVATE)
-    words = rf"^model '{name}' has no form under differential privacy; use {', '.join(others)} or {last}$"
+    words = rf"^model '{name}' has no form under differential privacy; use {', '.join(PRIVATE)} or a PyTorch network of"
     with pytest.raises(PlanError, match=words):
         model_class(name)().privately(PrivateTerms(None, 50))
 

@@ -97,7 +97,10 @@ _SIMILAR = (
     "autoencoder, biased-mf, blend, content, ease, fcf, fedncf, fedrecon, ials, itemknn, mf, neumf, pfedrec, sasrec, "
     "slit, spectral or two-tower"
 )
-_PRIVATE = "content, ease, ials, itemknn, mf, popularity, slit or spectral"
+_PRIVATE = (
+    "content, ease, ials, itemknn, mf, neumf, popularity, sasrec, slit, spectral, two-tower or a PyTorch network of "
+    "yours"
+)
 """Models that list similar items, and models that have a private form."""
 
 Arrays = Mapping[str, np.ndarray]

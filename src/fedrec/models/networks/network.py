@@ -210,13 +210,15 @@ class Network(Recommender):
         from fedrec.models.networks.training import loaded
         from fedrec.models.networks.visits import Visit
 
-        with steady(given.rng.child("torch").seed, len(clients) * self.window):
+        together = self.granularity == "node"
+        at_once = len(clients) if together else _SCORED  # threads must not depend on who else is there
+        with steady(given.rng.child("torch").seed, at_once * self.window):
             module = loaded(self.module(clients.n_items), given.shared)
             module.train()
             for name in set(given.shared).difference(self._moving(given.shared)):
                 module.get_parameter(name).requires_grad_(False)
             visit = Visit(self._terms(given.round), given, clients, private)
-            return visit.together(module) if self.granularity == "node" else visit.alone(module)
+            return visit.together(module) if together else visit.alone(module)
 
     def step(self, state: State, total: Sum, round: int) -> State:
         """One step of the optimiser along the mean, at this round's learning rate."""

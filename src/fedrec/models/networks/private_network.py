@@ -93,8 +93,8 @@ class PrivateNetwork(_OfNetwork):
     def _check_training(self) -> Self:
         if self.rounds <= self._before:
             raise PlanError(
-                f"model {self.name} under privacy: the first {self._before} rounds make the start, so rounds must be "
-                f"more than {self._before}; raise rounds"
+                f"model {self.name} under privacy: rounds is {self.rounds}, but the start takes {self._before}; set "
+                f"rounds to {self._before + 1} or more"
             )
         return self
 
@@ -127,6 +127,8 @@ class PrivateNetwork(_OfNetwork):
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Counts, then a change of every parameter that moves."""
+        if round >= self.rounds:
+            return None
         if "counts" in shared:
             return SumSpec((count_spec(len(shared["counts"])),))
         plain = super().spec(shared, round)
@@ -204,7 +206,8 @@ class PrivateSketchedNetwork(PrivateNetwork, _OfSketched):
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Counts, sketches, then changes."""
-        return pass_spec(shared["table"]) if "table" in shared else super().spec(shared, round)
+        sketching = "table" in shared and round < self.rounds
+        return pass_spec(shared["table"]) if sketching else super().spec(shared, round)
 
     def contribute(
         self, given: Given, clients: Clients, private: Private | None

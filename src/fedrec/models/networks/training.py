@@ -166,17 +166,17 @@ def train_together(
 def client_gradients(module: nn.Module, batch: Batch) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The negative gradient of each client's loss: {name: [clients, size] float32}, and the clients' numbers of terms.
 
-    Some clients at a time, by `torch.func.vmap`; one after the other where the module does what cannot be done so, such
-    as picking places of the window by what they hold.
+    Some clients at a time, by `torch.func.vmap`, and always equally many, so that a client's bits do not depend on the
+    others; one after the other where the module does what cannot be done so, such as picking places of the window by
+    what they hold.
     """
     names = parameters(module)
     out = {name: np.zeros((len(batch), parameter.numel()), np.float32) for name, parameter in names.items()}
     terms = np.zeros(len(batch))
-    size = sum(parameter.numel() for parameter in names.values())
-    form, width = _side_by_side, min(_BESIDE, max(1, _BESIDE_FLOATS // max(size, 1)))
+    form, width = _side_by_side, _beside(sum(parameter.numel() for parameter in names.values()))
     start = 0
     while start < len(batch):
-        places = torch.arange(start, min(start + width, len(batch)), device=batch.items.device)
+        places = torch.arange(start, start + width, device=batch.items.device).clamp(max=len(batch) - 1)
         try:
             gradients, weights = form(module, _some(batch, places))
         except RuntimeError:
@@ -184,10 +184,12 @@ def client_gradients(module: nn.Module, batch: Batch) -> tuple[dict[str, np.ndar
                 raise
             form, width = _alone, 1
             continue
+        some = slice(start, min(start + width, len(batch)))
         for name, gradient in gradients.items():
-            np.negative(gradient.reshape(len(places), -1).cpu().numpy(), out=out[name][start : start + len(places)])
-        terms[start : start + len(places)] = weights.cpu().numpy()
-        start += len(places)
+            rows = gradient.reshape(width, -1)[: some.stop - start]
+            np.negative(rows.cpu().numpy(), out=out[name][some])
+        terms[some] = weights[: some.stop - start].cpu().numpy()
+        start = some.stop
     return out, terms
 
 
@@ -211,6 +213,11 @@ def client_changes(
                 out[name][place] = (parameter - before[name]).reshape(-1).cpu().numpy()
                 parameter.copy_(before[name])
     return out, terms
+
+
+def _beside(numbers: int) -> int:
+    """How many clients are handled side by side, with gradients of so many numbers each: a power of 2."""
+    return min(_BESIDE, 1 << max(_BESIDE_FLOATS // max(numbers, 1), 1).bit_length() - 1)
 
 
 class _Loss(nn.Module):
