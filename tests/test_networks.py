@@ -24,7 +24,7 @@ from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, Given, Private, Recommender, State
 from fedrec.models.networks import visits
 from fedrec.models.networks.batch import Batch, batch_of
-from fedrec.models.networks.devices import device, steady
+from fedrec.models.networks.devices import steady
 from fedrec.models.networks.network import Network
 from fedrec.models.networks.neumf import NeuMF
 from fedrec.models.networks.sasrec import SASRec
@@ -382,13 +382,6 @@ def test_counts_and_sketches_are_of_everybody_and_steps_are_of_the_cohort() -> N
 def test_settings_that_do_not_fit_are_told(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(PlanError, match=says):
         SASRec(**settings)
-
-
-@pytest.mark.parametrize("name", ["abacus", "cuda:77"])
-def test_a_device_that_is_not_there_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FEDREC_DEVICE", name)
-    with pytest.raises(InputError, match=f"FEDREC_DEVICE={name}.* use cpu"):
-        device()
 
 
 def test_without_torch_a_network_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -325,6 +325,11 @@ def start(
     if threads is not None:
         chosen = chosen.model_copy(update={"limits": _fewer_threads(chosen.limits, threads)})
     _with_environment(chosen.limits.environment())
+    with on_device(chosen.limits.device, "limits.device in node.toml: "):
+        _run(chosen, kit, quiet)
+
+
+def _run(chosen: NodeConfig, kit: Path, quiet: bool) -> None:
     from fedrec.deploy.node_process import NodeProcess
     from fedrec.deploy.processes import until_stopped
     from fedrec.owner.policy_words import unprotected
@@ -336,8 +341,7 @@ def start(
     )
     for text in unprotected(chosen):
         logging.getLogger("fedrec.node").warning("%s", text)
-    with on_device(chosen.limits.device, "limits.device in node.toml: "):
-        until_stopped(NodeProcess(chosen, kit).close)
+    until_stopped(NodeProcess(chosen, kit).close)
 
 
 def _fewer_threads(limits: ResourceLimits, threads: int) -> ResourceLimits:

@@ -45,6 +45,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Collection
 from functools import lru_cache
+from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -87,6 +88,7 @@ _FOLD_IN = 20
 """Times as many steps as in a round, for private arrays that begin anew."""
 _FOLDED = KeyedSource(b"fedrec folded in")
 _PRIVATE_SD = 0.1
+_PRIVATE_FORMS = "fedrec.models.networks.private_network"
 _ADAM_FLOOR = 1e-8
 _SERVER_FLOOR = 1e-3
 
@@ -319,9 +321,9 @@ class Network(Recommender):
         Raises:
             PlanError: with `granularity: node`, where nobody can be clipped.
         """
-        from fedrec.models.networks.private_network import private_form
-
-        return private_form(type(self)).of(self, terms)
+        forms = import_module(_PRIVATE_FORMS)  # by name, as private forms are derived from networks
+        private: PrivateRecommender = forms.private_form(type(self)).of(self, terms)
+        return private
 
     @property
     def trained_rounds(self) -> int:
