@@ -2,6 +2,7 @@
 
     python benchmarks/privacy.py                       # ML-100K and ML-1M, the table and the picture of docs/privacy.md
     python benchmarks/privacy.py --synthetic           # 138,000 users, 20,000 items
+    python benchmarks/privacy.py --models sasrec,two-tower,neumf --epsilons 8 --draws 1     # networks
 
 Settings are the models' defaults, which were chosen by trying on these data: that is outside epsilon. Epsilon is that
 of whoever sees every noised sum (epsilon_cohort), delta is 1 / (10 users).
@@ -26,8 +27,10 @@ from fedrec.runs.reports import peak_rss_mb
 from fedrec.runs.training import train_here
 
 MODELS = ("popularity", "ease", "slit", "spectral", "itemknn", "ials", "mf")
+MARKS = "os*D^vP"
 EPSILONS = (1.0, 2.0, 4.0, 8.0, None)
 PROTOCOLS = ("sampled:99", "full")
+SETS = ("ml-100k", "ml-1m-sequences")
 SYNTHETIC = "synthetic:users=138000,items=20000,interactions_per_user=100"
 
 
@@ -90,7 +93,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
 
     sets = list(dict.fromkeys(row["data"] for row in rows))
     figure, panels = pyplot.subplots(len(sets), 2, figsize=(11, 4.2 * len(sets)), squeeze=False, layout="constrained")
-    marks = dict(zip(MODELS, "osD^vP", strict=True))
+    marks = dict(zip(MODELS, MARKS, strict=True))
     for panel, (data, protocol) in zip(panels.flat, [(data, p) for data in sets for p in PROTOCOLS], strict=True):
         for number, model in enumerate(MODELS):
             mine = [row for row in rows if (row["data"], row["model"]) == (data, model)]
@@ -110,14 +113,17 @@ def main() -> None:
     parser.add_argument("--synthetic", action="store_true")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--epsilons", type=lambda text: tuple(map(float, text.split(","))), default=EPSILONS)
+    parser.add_argument("--data", default=",".join(SETS))
     parser.add_argument("--out", type=Path, default=Path("docs/images/privacy.png"))
     given = parser.parse_args()
     models = tuple(given.models.split(","))
     if given.synthetic:
         rows = study(SYNTHETIC, models, (1.0, 4.0, None), given.draws)
     else:
-        rows = [row for name in ("ml-100k", "ml-1m-sequences") for row in study(name, models, EPSILONS, given.draws)]
-        if set(models) == set(MODELS):
+        sets = tuple(given.data.split(","))
+        rows = [row for name in sets for row in study(name, models, given.epsilons, given.draws)]
+        if (set(models), given.epsilons, sets) == (set(MODELS), EPSILONS, SETS):
             picture(rows, given.out)
     for name in dict.fromkeys(row["data"] for row in rows):
         for protocol in PROTOCOLS:
