@@ -9,13 +9,12 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Any
 
-import numba
 import scipy.linalg  # noqa: F401  only libraries that are there can be held to a number of threads
 from numba.core import config
 from threadpoolctl import ThreadpoolController
 
 from fedrec.errors import InputError
-from fedrec.kernels.threads import limit_threads, thread_count
+from fedrec.kernels.threads import limit_threads, set_thread_count, thread_count
 
 __all__ = ["blas_threads", "check_threads", "held_threads", "linear_algebra", "one_blas_thread", "set_threads"]
 
@@ -63,11 +62,11 @@ def set_threads(threads: int | None = None) -> None:
         >>> fr.set_threads()
     """
     if threads is None:
-        numba.set_num_threads(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        set_thread_count(None)
         while _set:
             _set.pop().restore_original_limits()
         return
-    numba.set_num_threads(check_threads(threads))
+    set_thread_count(check_threads(threads))
     _set.append(linear_algebra().limit(limits=threads))
 
 
@@ -75,7 +74,7 @@ def set_threads(threads: int | None = None) -> None:
 def held_threads(threads: int | None) -> Iterator[None]:
     """Let kernels and linear algebra use `threads` threads inside the block, or all cores if there are fewer.
 
-    Numba keeps the number by thread, so every thread that runs kernels enters a block of its own. `None` leaves things
+    Kernels keep the number by thread, so every thread that runs kernels enters a block of its own. `None` leaves things
     as they are.
     """
     if threads is None:

@@ -78,7 +78,7 @@ def _extras() -> list[dict[str, Any]]:
 def _check_kernels(facts: dict[str, Any], problems: list[str]) -> None:
     from fedrec.kernels.cache import cache_folder
     from fedrec.kernels.scoring import dot_rows
-    from fedrec.kernels.threads import LAYER, thread_count
+    from fedrec.kernels.threads import thread_count
 
     left = np.arange(6, dtype=np.float32).reshape(2, 3)
     scores = np.empty((2, 4), dtype=np.float32)
@@ -87,7 +87,7 @@ def _check_kernels(facts: dict[str, Any], problems: list[str]) -> None:
         problems.append(
             "a compiled kernel gives wrong results; delete the folder of compiled kernels and reinstall numba"
         )
-    facts["threads"] = f"{thread_count()} ({LAYER})"
+    facts["threads"] = str(thread_count())
     kept = cache_folder()
     facts["compiled kernels"] = "not cached: no cache folder is writable" if kept is None else _size(kept)
 

@@ -90,14 +90,6 @@ class Clients:
         """The clients for kernels that draw negatives with `seeds` [clients] uint64."""
         return Histories(self.indptr, self.items, self.excluded_indptr, self.excluded_items, seeds)
 
-    def dealt(self, workers: int) -> np.ndarray:
-        """Bounds [workers + 1] int64 that give all workers about the same number of interactions: worker `w` takes the
-        clients from `bounds[w]` to `bounds[w + 1]`."""
-        shares = np.linspace(0, self.indptr[-1], workers + 1)
-        bounds = np.searchsorted(self.indptr, shares).astype(np.int64)
-        bounds[0], bounds[-1] = 0, len(self)
-        return bounds
-
     def squares(self) -> np.ndarray:
         """Squared norm of each client's row of the interaction matrix [clients] float64: the number of interactions if
         all weights are 1."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 
 from fedrec.kernels.keyed import next_word
 from fedrec.kernels.records import HISTORIES, takes
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import kernel, parallel_kernel
 
 __all__ = ["softmax_errors", "toss_coins"]
 
@@ -27,8 +26,10 @@ def toss_coins(indptr, seeds, chance, heads):  # type: ignore[no-untyped-def]
             heads[row] = np.float64(word >> np.uint64(11)) * (1.0 / 9007199254740992.0) < chance
 
 
-@kernel(takes(HISTORIES, "boolean[::1], int32[::1], float32[:, ::1]"), parallel=True)
-def softmax_errors(histories, shown, columns, errors):  # type: ignore[no-untyped-def]
+@parallel_kernel(
+    takes(HISTORIES, "boolean[::1], int32[::1], float32[:, ::1]"), over=lambda histories, *_: len(histories.indptr) - 1
+)
+def softmax_errors(begin, end, histories, shown, columns, errors):  # type: ignore[no-untyped-def]
     """Turn logits into the gradient of the loss by them.
 
     Args: `histories` [c], of whose rows those `shown` [rows] were the input and the others are wanted; `columns` [m],
@@ -38,7 +39,7 @@ def softmax_errors(histories, shown, columns, errors):  # type: ignore[no-untype
     −Σ log softmax / √n over them, so the gradient is (n · softmax − 1 where wanted) / √n. A client of whom nothing was
     shown, or nothing is wanted, has a gradient of zero.
     """
-    for client in prange(len(histories.indptr) - 1):
+    for client in range(begin, end):
         row = errors[client]
         width = len(row)
         first, last = histories.indptr[client], histories.indptr[client + 1]

@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import parallel_kernel
 
 __all__ = ["add_standardised"]
 
 
-@kernel("void(float32[:, ::1], int64[::1], int32[::1], float64, float32[:, ::1])", parallel=True)
-def add_standardised(scores, indptr, items, weight, out):  # type: ignore[no-untyped-def]
+@parallel_kernel(
+    "void(float32[:, ::1], int64[::1], int32[::1], float64, float32[:, ::1])", over=lambda scores, *_: len(scores)
+)
+def add_standardised(begin, end, scores, indptr, items, weight, out):  # type: ignore[no-untyped-def]
     """out [c, items] += weight · (scores − mean) / deviation, of each client over its candidates.
 
     Candidates are the items that are not among the client's own, `items[indptr[c]:indptr[c + 1]]`, and whose score is
     finite. Equal scores of all candidates add 0; a score that is not finite adds itself.
     """
-    for client in prange(len(scores)):
+    for client in range(begin, end):
         row = scores[client]
         own = np.zeros(len(row), dtype=np.bool_)
         for entry in range(indptr[client], indptr[client + 1]):

@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from numba import prange
 
 from fedrec.kernels.factors import BPR, SAMPLES, SQUARED, dot, fetch_rows, pointwise_error, sigmoid, softmax_errors
 from fedrec.kernels.records import record, takes
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import parallel_kernel
 
 __all__ = ["ADAGRAD", "ADAM", "MOMENTUM", "SGD", "Pace", "local_batches"]
 
@@ -83,16 +82,28 @@ class Pace(NamedTuple):
 _PACE = record(Pace, "int64, int64, float32, float32, float32, float32")
 
 
-@numba.njit(nogil=True, error_model="numpy")
-def _local_batches_of(  # type: ignore[no-untyped-def]
-    low_client, high_client, drawn, table, users, pace, loss, learn_users, learn_items, drift, values, steps
+@parallel_kernel(
+    takes(
+        SAMPLES,
+        "float32[:, ::1], float32[:, ::1]",
+        _PACE,
+        "int64, boolean, boolean, float32[:, ::1], float32[:, ::1], int64[::1]",
+    ),
+    over=lambda drawn, *_: drawn.sample_indptr,
+)
+def local_batches(  # type: ignore[no-untyped-def]
+    begin, end, drawn, table, users, pace, loss, learn_users, learn_items, drift, values, steps
 ):
-    """The clients of one worker of `local_batches`."""
-    indptr, rows, sample_indptr, samples, width, epochs, weights, _ = drawn
+    """As `local_sgd`, a step for every `batch` terms, the rest of an epoch in a last and smaller batch.
+
+    Args: `drift` [touched, d + 1] is added to the gradient of every
+    row in every step whether the batch touches it or not (none where it is empty); `steps` [c] out.
+    """
+    indptr, rows, sample_indptr, samples, width, epochs, weights = drawn
     batch, optimiser, rate, momentum, reg, keep = pace
     d = table.shape[1] - 1
     most = np.int64(0)
-    for client in range(low_client, high_client):
+    for client in range(begin, end):
         most = max(most, indptr[client + 1] - indptr[client])
     errors = np.empty(width, dtype=np.float32)
     user_gradient = np.zeros(d, dtype=np.float32)
@@ -104,7 +115,7 @@ def _local_batches_of(  # type: ignore[no-untyped-def]
     current = np.full(most, -1, dtype=np.int64)  # the step whose batch touched a row last
     caught_up = np.zeros(most, dtype=np.int64)  # steps whose drift a row has had
     touched = np.empty(most, dtype=np.int64)
-    for client in range(low_client, high_client):
+    for client in range(begin, end):
         base = indptr[client]
         used = indptr[client + 1] - base
         fetch_rows(table, rows, values, base, base + used)
@@ -210,38 +221,3 @@ def _local_batches_of(  # type: ignore[no-untyped-def]
                 behind = rate * np.float32(step - caught_up[entry - base])
                 for k in range(d + 1):
                     values[entry, k] -= behind * drift[entry, k]
-
-
-@kernel(
-    takes(
-        SAMPLES,
-        "float32[:, ::1], float32[:, ::1]",
-        _PACE,
-        "int64, boolean, boolean, float32[:, ::1], float32[:, ::1], int64[::1]",
-    ),
-    parallel=True,
-)
-def local_batches(  # type: ignore[no-untyped-def]
-    drawn, table, users, pace, loss, learn_users, learn_items, drift, values, steps
-):
-    """As `local_sgd`, a step for every `batch` terms, the rest of an epoch in a last and smaller batch.
-
-    Args: `drift` [touched, d + 1] is added to the gradient of every
-    row in every step whether the batch touches it or not (none where it is empty); `steps` [c] out.
-    """
-    bounds = drawn.bounds
-    for worker in prange(len(bounds) - 1):
-        _local_batches_of(
-            bounds[worker],
-            bounds[worker + 1],
-            drawn,
-            table,
-            users,
-            pace,
-            loss,
-            learn_users,
-            learn_items,
-            drift,
-            values,
-            steps,
-        )

@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from numba import prange
 
 from fedrec.kernels.records import record, takes
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import parallel_kernel
 
 __all__ = [
     "BCE",
@@ -116,7 +115,6 @@ class Samples(NamedTuple):
         width: samples for each positive: itself, then its negatives.
         epochs: passes.
         weights: [interactions] float32 of the positives in the order of histories; empty where all weigh 1.
-        bounds: [workers + 1] int64; worker `w` takes the clients `bounds[w]:bounds[w + 1]`.
     """
 
     indptr: np.ndarray
@@ -126,23 +124,30 @@ class Samples(NamedTuple):
     width: int
     epochs: int
     weights: np.ndarray
-    bounds: np.ndarray
 
 
-SAMPLES = record(Samples, "int64[::1], int32[::1], int64[::1], int32[::1], int64, int64, float32[::1], int64[::1]")
+SAMPLES = record(Samples, "int64[::1], int32[::1], int64[::1], int32[::1], int64, int64, float32[::1]")
 
 
-@numba.njit(nogil=True, error_model="numpy")
-def _local_sgd_of(  # type: ignore[no-untyped-def]
-    low_client, high_client, drawn, table, users, rate, reg, loss, learn_users, learn_items, values
+@parallel_kernel(
+    takes(SAMPLES, "float32[:, ::1], float32[:, ::1], float32, float32, int64, boolean, boolean, float32[:, ::1]"),
+    over=lambda drawn, *_: drawn.sample_indptr,
+)
+def local_sgd(  # type: ignore[no-untyped-def]
+    begin, end, drawn, table, users, rate, reg, loss, learn_users, learn_items, values
 ):
-    """The clients of one worker of `local_sgd`."""
-    indptr, rows, sample_indptr, samples, width, epochs, weights, _ = drawn
+    """Train every client on its samples; users [c, d] in place, the change of its rows in `values`.
+
+    Args: samples `drawn`; `table` [items, d + 1] (factors and bias); `values` [touched, d + 1] out. The gradient of a
+    positive and of what was drawn for it is multiplied by the positive's weight. The pull `reg` of a negative that is
+    drawn twice for one softmax compounds.
+    """
+    indptr, rows, sample_indptr, samples, width, epochs, weights = drawn
     d = table.shape[1] - 1
     decay = rate * reg
     errors = np.empty(width, dtype=np.float32)
     step = np.empty(d, dtype=np.float32)
-    for client in range(low_client, high_client):
+    for client in range(begin, end):
         base = indptr[client]
         fetch_rows(table, rows, values, base, indptr[client + 1])
         user = users[client]
@@ -213,23 +218,3 @@ def _local_sgd_of(  # type: ignore[no-untyped-def]
             target = values[entry]
             for column in range(d + 1):
                 target[column] -= source[column]
-
-
-@kernel(
-    takes(SAMPLES, "float32[:, ::1], float32[:, ::1], float32, float32, int64, boolean, boolean, float32[:, ::1]"),
-    parallel=True,
-)
-def local_sgd(  # type: ignore[no-untyped-def]
-    drawn, table, users, rate, reg, loss, learn_users, learn_items, values
-):
-    """Train every client on its samples; users [c, d] in place, the change of its rows in `values`.
-
-    Args: samples `drawn`; `table` [items, d + 1] (factors and bias); `values` [touched, d + 1] out. The gradient of a
-    positive and of what was drawn for it is multiplied by the positive's weight. The pull `reg` of a negative that is
-    drawn twice for one softmax compounds.
-    """
-    bounds = drawn.bounds
-    for worker in prange(len(bounds) - 1):
-        _local_sgd_of(
-            bounds[worker], bounds[worker + 1], drawn, table, users, rate, reg, loss, learn_users, learn_items, values
-        )

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
-from numba import prange
 
 from fedrec.kernels.draws import mark_items
 from fedrec.kernels.personal_draws import drawn_samples, residual
 from fedrec.kernels.records import HISTORIES, ROWS, takes
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import parallel_kernel
 
 __all__ = ["gmf_round"]
 
 
-@numba.njit(nogil=True, error_model="numpy")
-def _gmf_round_of(  # type: ignore[no-untyped-def]
-    low_client,
-    high_client,
+@parallel_kernel(
+    takes(
+        HISTORIES,
+        "float32[:, ::1], float32[::1], float32[:, ::1], float32, float32, int64, int64[::1], boolean",
+        ROWS,
+        "float32[:, ::1]",
+    ),
+    over=lambda histories, *_: histories.indptr,
+)
+def gmf_round(  # type: ignore[no-untyped-def]
+    begin,
+    end,
     histories,
     table,
     output,
@@ -30,18 +36,23 @@ def _gmf_round_of(  # type: ignore[no-untyped-def]
     changed,
     out_output,
 ):
-    """The clients of one worker of `gmf_round`."""
+    """SGD, sample by sample, on σ(⟨output, user ⊙ item⟩ + bias); users [c, d] change in place.
+
+    Args: `histories`; `table` [items, d]; `output` [d weights, bias]; `sample_indptr` has the samples that a client
+    draws in an epoch. With `learn_shared`, the touched rows and
+    their changes go to `changed`, and the change of the output to `out_output` [c, d + 1].
+    """
     indptr, items, excluded_indptr, excluded_items, seeds = histories
     out_indptr, out_rows, out_values, out_counts = changed
     n_items, d = table.shape
     most = 0
-    for client in range(low_client, high_client):
+    for client in range(begin, end):
         most = max(most, sample_indptr[client + 1] - sample_indptr[client])
     marks, owner = np.full(n_items, -1, dtype=np.int32), np.full(n_items, -1, dtype=np.int32)
     slot_of, drawn = np.empty(n_items, dtype=np.int32), np.empty(most, dtype=np.int32)
     rows = np.empty((min(most * epochs, n_items), d), dtype=np.float32)
     order, head, bias = np.empty(len(rows), dtype=np.int32), np.empty(d, dtype=np.float32), np.float32(0.0)
-    for client in range(low_client, high_client):
+    for client in range(begin, end):
         start, stop = indptr[client], indptr[client + 1]
         if start == stop:
             continue
@@ -88,39 +99,3 @@ def _gmf_round_of(  # type: ignore[no-untyped-def]
             for k in range(d):
                 out_output[client, k] = head[k] - output[k]
             out_output[client, d] = bias - output[d]
-
-
-@kernel(
-    takes(
-        HISTORIES,
-        "float32[:, ::1], float32[::1], float32[:, ::1], float32, float32, int64, int64[::1], int64[::1], boolean",
-        ROWS,
-        "float32[:, ::1]",
-    ),
-    parallel=True,
-)
-def gmf_round(  # type: ignore[no-untyped-def]
-    histories, table, output, users, rate, reg, epochs, bounds, sample_indptr, learn_shared, changed, out_output
-):
-    """SGD, sample by sample, on σ(⟨output, user ⊙ item⟩ + bias); users [c, d] change in place.
-
-    Args: `histories`; `table` [items, d]; `output` [d weights, bias]; `sample_indptr` has the samples that a client
-    draws in an epoch; workers take the clients `bounds[w]:bounds[w + 1]`. With `learn_shared`, the touched rows and
-    their changes go to `changed`, and the change of the output to `out_output` [c, d + 1].
-    """
-    for worker in prange(len(bounds) - 1):
-        _gmf_round_of(
-            bounds[worker],
-            bounds[worker + 1],
-            histories,
-            table,
-            output,
-            users,
-            rate,
-            reg,
-            epochs,
-            sample_indptr,
-            learn_shared,
-            changed,
-            out_output,
-        )

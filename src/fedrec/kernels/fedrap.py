@@ -6,14 +6,13 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from numba import prange
 
 from fedrec.kernels.draws import mark_items
 from fedrec.kernels.keyed import below, next_word
 from fedrec.kernels.lanes import lane_dot
 from fedrec.kernels.personal_draws import drawn_samples, residual
 from fedrec.kernels.records import HISTORIES, ROWS, record, takes
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import parallel_kernel
 
 __all__ = ["Ranges", "add_own_rows", "pair_round"]
 
@@ -42,10 +41,20 @@ class Ranges(NamedTuple):
 _RANGES = record(Ranges, "int64[::1], int64[::1], int32[::1], float32[:, ::1]")
 
 
-@numba.njit(nogil=True, error_model="numpy")
-def _pair_round_of(  # type: ignore[no-untyped-def]
-    low_client,
-    high_client,
+@parallel_kernel(
+    takes(
+        HISTORIES,
+        "float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1]",
+        _RANGES,
+        "float32[::1], int64, int64, int64[::1]",
+        ROWS,
+        ROWS,
+    ),
+    over=lambda histories, *_: histories.indptr,
+)
+def pair_round(  # type: ignore[no-untyped-def]
+    begin,
+    end,
     histories,
     common,
     first,
@@ -59,7 +68,15 @@ def _pair_round_of(  # type: ignore[no-untyped-def]
     new,
     changed,
 ):
-    """The clients of one worker of `pair_round`."""
+    """Train `heads` [c, d + 1], the clients' own rows and their copies of the common table.
+
+    Args: `histories`; `common`, `first` [items, width], zeros beyond d to a multiple of 16: the shared table, and the
+    private table that all begin with (a row that client c never touched is `shrunk[c]` times it); `own` rows;
+    `settings`: rates of head and items, their decay per batch, λ, μ, weight decay;
+    `sample_indptr` has the samples that a client draws once and passes over `epochs` times.
+    Out: in `new` all rows that client c owns now; in `changed` what it changed in the common table besides shrinking
+    it; `shrunk` times the shrinking of this round.
+    """
     indptr, items, excluded_indptr, excluded_items, seeds = histories
     own_starts, own_lengths, own_items, own_values = own
     new_indptr, new_items, new_values, new_counts = new
@@ -68,7 +85,7 @@ def _pair_round_of(  # type: ignore[no-untyped-def]
     d = heads.shape[1] - 1
     rate_head, rate_items, decay, lam, mu, weight_decay = settings
     most = 0
-    for client in range(low_client, high_client):
+    for client in range(begin, end):
         most = max(most, sample_indptr[client + 1] - sample_indptr[client])
     room = min(most, n_items)
     marks, slot_of = np.full(n_items, -1, dtype=np.int32), np.empty(n_items, dtype=np.int32)
@@ -78,7 +95,7 @@ def _pair_round_of(  # type: ignore[no-untyped-def]
     both, head = np.zeros((1, width), dtype=np.float32), np.zeros((1, width), dtype=np.float32)
     logits, pulls = np.empty(room, dtype=np.float32), np.zeros(room, dtype=np.float32)
     times, slope = np.zeros(room, dtype=np.int32), np.empty(width, dtype=np.float32)
-    for client in range(low_client, high_client):
+    for client in range(begin, end):
         start, stop = indptr[client], indptr[client + 1]
         samples = sample_indptr[client + 1] - sample_indptr[client]
         for k in range(d):
@@ -179,57 +196,15 @@ def _pair_round_of(  # type: ignore[no-untyped-def]
         shrunk[client] *= shrink
 
 
-@kernel(
-    takes(
-        HISTORIES,
-        "float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1]",
-        _RANGES,
-        "float32[::1], int64, int64, int64[::1], int64[::1]",
-        ROWS,
-        ROWS,
-    ),
-    parallel=True,
-)
-def pair_round(  # type: ignore[no-untyped-def]
-    histories, common, first, heads, shrunk, own, settings, epochs, batch, bounds, sample_indptr, new, changed
-):
-    """Train `heads` [c, d + 1], the clients' own rows and their copies of the common table.
-
-    Args: `histories`; `common`, `first` [items, width], zeros beyond d to a multiple of 16: the shared table, and the
-    private table that all begin with (a row that client c never touched is `shrunk[c]` times it); `own` rows;
-    `settings`: rates of head and items, their decay per batch, λ, μ, weight decay; workers take the clients
-    `bounds[w]:bounds[w + 1]`; `sample_indptr` has the samples that a client draws once and passes over `epochs` times.
-    Out: in `new` all rows that client c owns now; in `changed` what it changed in the common table besides shrinking
-    it; `shrunk` times the shrinking of this round.
-    """
-    for worker in prange(len(bounds) - 1):
-        _pair_round_of(
-            bounds[worker],
-            bounds[worker + 1],
-            histories,
-            common,
-            first,
-            heads,
-            shrunk,
-            own,
-            settings,
-            epochs,
-            batch,
-            sample_indptr,
-            new,
-            changed,
-        )
-
-
-@kernel(
+@parallel_kernel(
     "void(int64[::1], int64[::1], int32[::1], float32[:, ::1], float32[::1], float32[:, ::1], float32[:, ::1],"
     " float32[:, ::1])",
-    parallel=True,
+    over=lambda starts, *_: len(starts),
 )
-def add_own_rows(starts, lengths, items, values, shrunk, first, heads, scores):  # type: ignore[no-untyped-def]
+def add_own_rows(begin, end, starts, lengths, items, values, shrunk, first, heads, scores):  # type: ignore[no-untyped-def]
     """scores [c, items] += ⟨head, own row − `shrunk` · first row⟩ at each client's own items."""
     width = values.shape[1]
-    for client in prange(len(starts)):
+    for client in range(begin, end):
         for row in range(starts[client], starts[client] + lengths[client]):
             item = items[row]
             total = np.float32(0.0)

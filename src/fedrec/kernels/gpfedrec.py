@@ -6,12 +6,11 @@ from itertools import pairwise
 
 import numba
 import numpy as np
-from numba import prange
 
 from fedrec.kernels.draws import mark_items
 from fedrec.kernels.personal_draws import drawn_samples, residual
 from fedrec.kernels.records import HISTORIES, ROWS, takes
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import parallel_kernel
 
 __all__ = ["graph_round", "graph_scores", "network_size"]
 
@@ -59,10 +58,19 @@ def _masked(g, x, n):  # type: ignore[no-untyped-def]
             g[k] = np.float32(0.0)
 
 
-@numba.njit(nogil=True, error_model="numpy")
-def _graph_round_of(  # type: ignore[no-untyped-def]
-    low_client,
-    high_client,
+@parallel_kernel(
+    takes(
+        HISTORIES,
+        "float32[:, ::1], float32[:, :, ::1], float32[:, ::1], float32[:, ::1], int64[::1], float32[::1], int64, int64,"
+        "int64[::1]",
+        ROWS,
+        "float32[:, ::1], float32[::1]",
+    ),
+    over=lambda histories, *_: histories.indptr,
+)
+def graph_round(  # type: ignore[no-untyped-def]
+    begin,
+    end,
     histories,
     table,
     centres,
@@ -77,7 +85,15 @@ def _graph_round_of(  # type: ignore[no-untyped-def]
     out_changes,
     pulls,
 ):
-    """The clients of one worker of `graph_round`."""
+    """Train `users` [c, d], `networks` [c, size] and copies of the item table; choose each client's group anew.
+
+    Args: `histories`; `table` [items, d]; `centres` [groups, items, d], to which every row of a client
+    of that group is pulled; `groups` [c], in and out; `settings`: rates of network, user and items, and what of the way
+    to the centre a row goes in a batch; `sample_indptr` has the
+    samples that a client draws in an epoch.
+    Out: in `touched` the rows that a client touched, and in `out_changes` beside them what they differ by from rows
+    that were pulled only; `pulls` [c], the way that those went.
+    """
     indptr, items, excluded_indptr, excluded_items, seeds = histories
     out_indptr, out_items, out_rows, out_counts = touched
     n_items, d = table.shape
@@ -86,7 +102,7 @@ def _graph_round_of(  # type: ignore[no-untyped-def]
     first, second = (2 * d + 1) * d, (d + 1) * (d // 2)
     third = (d // 2 + 1) * (d // 4)
     most = 0
-    for client in range(low_client, high_client):
+    for client in range(begin, end):
         most = max(most, sample_indptr[client + 1] - sample_indptr[client])
     room = min(most * epochs, n_items)
     marks, owner = np.full(n_items, -1, dtype=np.int32), np.full(n_items, -1, dtype=np.int32)
@@ -98,7 +114,7 @@ def _graph_round_of(  # type: ignore[no-untyped-def]
     g1, g2, g3 = np.empty(d, np.float32), np.empty(d // 2, np.float32), np.empty(d // 4, np.float32)
     logit, error = np.empty(1, dtype=np.float32), np.empty(1, dtype=np.float32)
     agreement = np.zeros((len(centres), 2), dtype=np.float64)
-    for client in range(low_client, high_client):
+    for client in range(begin, end):
         start, stop = indptr[client], indptr[client + 1]
         if start == stop:
             continue
@@ -178,74 +194,19 @@ def _graph_round_of(  # type: ignore[no-untyped-def]
                 groups[client] = group
 
 
-@kernel(
-    takes(
-        HISTORIES,
-        "float32[:, ::1], float32[:, :, ::1], float32[:, ::1], float32[:, ::1], int64[::1], float32[::1], int64, int64,"
-        "int64[::1], int64[::1]",
-        ROWS,
-        "float32[:, ::1], float32[::1]",
-    ),
-    parallel=True,
-)
-def graph_round(  # type: ignore[no-untyped-def]
-    histories,
-    table,
-    centres,
-    users,
-    networks,
-    groups,
-    settings,
-    epochs,
-    batch,
-    bounds,
-    sample_indptr,
-    touched,
-    out_changes,
-    pulls,
-):
-    """Train `users` [c, d], `networks` [c, size] and copies of the item table; choose each client's group anew.
-
-    Args: `histories`; `table` [items, d]; `centres` [groups, items, d], to which every row of a client
-    of that group is pulled; `groups` [c], in and out; `settings`: rates of network, user and items, and what of the way
-    to the centre a row goes in a batch; workers take the clients `bounds[w]:bounds[w + 1]`; `sample_indptr` has the
-    samples that a client draws in an epoch.
-    Out: in `touched` the rows that a client touched, and in `out_changes` beside them what they differ by from rows
-    that were pulled only; `pulls` [c], the way that those went.
-    """
-    for worker in prange(len(bounds) - 1):
-        _graph_round_of(
-            bounds[worker],
-            bounds[worker + 1],
-            histories,
-            table,
-            centres,
-            users,
-            networks,
-            groups,
-            settings,
-            epochs,
-            batch,
-            sample_indptr,
-            touched,
-            out_changes,
-            pulls,
-        )
-
-
-@kernel(
+@parallel_kernel(
     "void(float32[:, ::1], float32[:, :, ::1], float32[:, ::1], float32[:, ::1], int64[::1], float32[::1], int64[::1],"
     " int64[::1], int32[::1], float32[:, ::1], float32[:, ::1])",
-    parallel=True,
+    over=lambda table, centres, users, *_: len(users),
 )
 def graph_scores(  # type: ignore[no-untyped-def]
-    table, centres, users, networks, groups, pulls, starts, lengths, items, values, scores
+    begin, end, table, centres, users, networks, groups, pulls, starts, lengths, items, values, scores
 ):
     """Logits [c, items] under each client's network and own rows; others are the table's, pulled as they were."""
     n_items, d = table.shape
     first, second = (2 * d + 1) * d, (d + 1) * (d // 2)
     third = (d // 2 + 1) * (d // 4)
-    for client in prange(len(users)):
+    for client in range(begin, end):
         row_of = np.full(n_items, -1, dtype=np.int64)
         x, base, logit = np.empty(d, np.float32), np.empty(d, np.float32), np.empty(1, np.float32)
         h1, h2, h3 = np.empty(d, np.float32), np.empty(d // 2, np.float32), np.empty(d // 4, np.float32)

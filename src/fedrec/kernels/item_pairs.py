@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from numba import prange
 
 from fedrec.kernels.fixed_point import fixed
 from fedrec.kernels.records import record, takes
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import kernel, parallel_kernel
 
 __all__ = ["Fades", "add_pairs", "faded_weights", "fades_of_days", "later_prefixes", "pair_norms"]
 
@@ -99,10 +98,12 @@ def _pairs_of(fades, client, row, least, columns, amounts):  # type: ignore[no-u
     return count
 
 
-def _add_pairs(out, triangle, again, fades, item_indptr, holder, source, factors, bound, unit, over, longest):  # type: ignore[no-untyped-def]
+def _add_pairs(  # type: ignore[no-untyped-def]
+    begin, end, out, triangle, again, fades, item_indptr, holder, source, factors, bound, unit, over, longest
+):
     workers = len(over)
     n_items = np.int64(len(item_indptr) - 1)
-    for worker in prange(workers):
+    for worker in range(begin, end):
         columns = np.empty(longest + 1, dtype=np.int64)
         amounts = np.empty(longest + 1, dtype=np.float64)
         together = np.zeros(n_items, dtype=np.float64)
@@ -139,11 +140,11 @@ def _add_pairs(out, triangle, again, fades, item_indptr, holder, source, factors
 
 
 add_pairs = {
-    ring: kernel(
+    ring: parallel_kernel(
         takes(
             f"int{ring}[::1], boolean, boolean", FADES, _COLUMNS, "float64[::1], float64, float64, int64[::1], int64"
         ),
-        parallel=True,
+        over=lambda *arguments: len(arguments[-2]),
     )(_add_pairs)
     for ring in (32, 64)
 }

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from numba import prange
 
 from fedrec.kernels.lanes import EIGHT, rank_tile, row_step
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import parallel_kernel
 
 __all__ = ["cholesky_solve", "gram_of_rows", "item_pulls", "outer_rows", "solve_items", "solve_users"]
 
@@ -52,12 +51,12 @@ def cholesky_solve(matrix, vector):  # type: ignore[no-untyped-def]
         vector[0, k] = total / matrix[k, k]
 
 
-@kernel(
+@parallel_kernel(
     "void(int64[::1], int32[::1], float32[::1], float32[:, ::1], float64[:, ::1], float64, float64, float64,"
     " float64[:, ::1])",
-    parallel=True,
+    over=lambda indptr, *_: indptr,
 )
-def solve_users(indptr, items, weights, table, base, offset, reg, nu, users):  # type: ignore[no-untyped-def]
+def solve_users(begin, end, indptr, items, weights, table, base, offset, reg, nu, users):  # type: ignore[no-untyped-def]
     """users[c] = (base + Σ w y yᵀ + reg · (n + offset)^nu · I)⁻¹ Σ w y over the rows y [d] of `table` at c's n items.
 
     Weights w are all 1 where `weights` is empty. A client without items gets zeros, one whose matrix is not positive
@@ -65,12 +64,14 @@ def solve_users(indptr, items, weights, table, base, offset, reg, nu, users):  #
     """
     d = table.shape[1]
     width = -(-d // EIGHT) * EIGHT
-    for client in prange(len(indptr) - 1):
+    for client in range(begin, end):
         start, stop = indptr[client], indptr[client + 1]
         users[client] = 0.0
         if stop > start:
             matrix, vector, rows = np.zeros((width, width)), np.zeros((1, width)), np.zeros((_BLOCK, width))
-            matrix[:d, :d] = base
+            for k in range(d):
+                for j in range(d):
+                    matrix[k, j] = base[k, j]
             for low in range(start, stop, _BLOCK):
                 places = min(_BLOCK, stop - low)
                 for place in range(places):
@@ -90,11 +91,11 @@ def solve_users(indptr, items, weights, table, base, offset, reg, nu, users):  #
                 users[client, k] = vector[0, k]
 
 
-@kernel("void(float64[:, ::1], float64[:, ::1])", parallel=True)
-def outer_rows(users, out):  # type: ignore[no-untyped-def]
+@parallel_kernel("void(float64[:, ::1], float64[:, ::1])", over=lambda users, out: len(users))
+def outer_rows(begin, end, users, out):  # type: ignore[no-untyped-def]
     """out[c] = [vech(u uᵀ), u] for the row u [d] of `users`."""
     d = users.shape[1]
-    for client in prange(users.shape[0]):
+    for client in range(begin, end):
         user = users[client]
         row = out[client]
         base = 0
@@ -106,11 +107,14 @@ def outer_rows(users, out):  # type: ignore[no-untyped-def]
             row[base + k] = user[k]
 
 
-@kernel("void(int64[::1], int32[::1], float32[:, ::1], float64[:, ::1], float64, float32[:, ::1])", parallel=True)
-def item_pulls(indptr, items, table, users, alpha, out):  # type: ignore[no-untyped-def]
+@parallel_kernel(
+    "void(int64[::1], int32[::1], float32[:, ::1], float64[:, ::1], float64, float32[:, ::1])",
+    over=lambda indptr, *_: indptr,
+)
+def item_pulls(begin, end, indptr, items, table, users, alpha, out):  # type: ignore[no-untyped-def]
     """out[e] = [(1 + alpha) − alpha ⟨u, y⟩] u for the row y [d] of `table` at entry e of the client with factor u."""
     d = table.shape[1]
-    for client in prange(len(indptr) - 1):
+    for client in range(begin, end):
         user = users[client]
         for entry in range(indptr[client], indptr[client + 1]):
             row = table[items[entry]]
@@ -122,11 +126,11 @@ def item_pulls(indptr, items, table, users, alpha, out):  # type: ignore[no-unty
                 out[entry, k] = np.float32(weight * user[k])
 
 
-def _solve_items(equations, counts, grid, base, offset, reg, nu, table):  # type: ignore[no-untyped-def]
+def _solve_items(begin, end, equations, counts, grid, base, offset, reg, nu, table):  # type: ignore[no-untyped-def]
     d = table.shape[1]
     size = d * (d + 1) // 2
     width = -(-d // EIGHT) * EIGHT
-    for item in prange(equations.shape[0]):
+    for item in range(begin, end):
         if counts[item] > 0.0:
             row = equations[item]
             matrix, vector = np.zeros((width, width)), np.zeros((1, width))
@@ -145,9 +149,9 @@ def _solve_items(equations, counts, grid, base, offset, reg, nu, table):  # type
 
 
 solve_items = {
-    ring: kernel(
+    ring: parallel_kernel(
         f"void(int{ring}[:, ::1], float64[::1], float64, float64[:, ::1], float64, float64, float64, float32[:, ::1])",
-        parallel=True,
+        over=lambda equations, *_: len(equations),
     )(_solve_items)
     for ring in (32, 64)
 }
@@ -157,11 +161,11 @@ Rows of `table` whose count is 0 stay as they are; a row whose matrix is not pos
 """
 
 
-@kernel("void(float32[:, ::1], float64[:, ::1])", parallel=True)
-def gram_of_rows(table, out):  # type: ignore[no-untyped-def]
+@parallel_kernel("void(float32[:, ::1], float64[:, ::1])", over=lambda table, out: len(out))
+def gram_of_rows(begin, end, table, out):  # type: ignore[no-untyped-def]
     """out [d, d] = Σ y yᵀ over the rows y of `table`, in the order of the rows."""
     d = table.shape[1]
-    for k in prange(d):
+    for k in range(begin, end):
         target = out[k]
         target[:] = 0.0
         for row in range(table.shape[0]):

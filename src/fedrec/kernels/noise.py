@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import parallel_kernel
 
 __all__ = ["discrete_gaussians", "normals"]
 
 
-@kernel("void(uint64[::1], float64[::1])", parallel=True)
-def normals(words, out):  # type: ignore[no-untyped-def]
+@parallel_kernel("void(uint64[::1], float64[::1])", over=lambda words, out: len(out) // 2)
+def normals(begin, end, words, out):  # type: ignore[no-untyped-def]
     """Fill `out` [n] with standard normal draws from as many random words [n], n even."""
-    for pair in prange(len(out) // 2):
+    for pair in range(begin, end):
         u = (np.float64(words[2 * pair] >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0)
         v = np.float64(words[2 * pair + 1] >> np.uint64(11)) * (1.0 / 9007199254740992.0)
         radius = math.sqrt(-2.0 * math.log(u))
@@ -23,15 +22,17 @@ def normals(words, out):  # type: ignore[no-untyped-def]
         out[2 * pair + 1] = radius * math.sin(2.0 * math.pi * v)
 
 
-@kernel("void(uint64[::1], float64[::1], int64[::1], boolean[::1])", parallel=True)
-def discrete_gaussians(words, deviations, out, kept):  # type: ignore[no-untyped-def]
+@parallel_kernel(
+    "void(uint64[::1], float64[::1], int64[::1], boolean[::1])", over=lambda words, deviations, out, kept: len(out)
+)
+def discrete_gaussians(begin, end, words, deviations, out, kept):  # type: ignore[no-untyped-def]
     """One try per deviation σ [n] from two words each: `kept` says which tries gave a draw of exp(−k² / 2σ²) in `out`.
 
     A try is a discrete Laplace variable of scale ⌊σ⌋ + 1, kept with probability exp(−(|k| − σ² / scale)² / 2σ²). The
     first word gives its sign and 63 bits of its size, of which a float64 keeps all that matter in the tail.
     """
     unit, fine = 1.0 / 9007199254740992.0, 1.0 / 9223372036854775808.0
-    for place in prange(len(out)):
+    for place in range(begin, end):
         first, second = words[2 * place], words[2 * place + 1]
         deviation = deviations[place]
         scale = np.floor(deviation) + 1.0

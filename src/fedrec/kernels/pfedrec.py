@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
-from numba import prange
 
 from fedrec.kernels.draws import mark_items
 from fedrec.kernels.lanes import lane_dot
 from fedrec.kernels.personal_draws import drawn_samples, residual
 from fedrec.kernels.records import HISTORIES, ROWS, record, takes
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import parallel_kernel
 
 __all__ = ["Moves", "overwrite_scores", "personal_round"]
 
@@ -42,10 +40,18 @@ class Moves(NamedTuple):
 _MOVES = record(Moves, "int32[::1], float32[::1], float32[:, ::1]")
 
 
-@numba.njit(nogil=True, error_model="numpy")
-def _personal_round_of(  # type: ignore[no-untyped-def]
-    low_client,
-    high_client,
+@parallel_kernel(
+    takes(
+        HISTORIES,
+        "float32[:, ::1], float32[:, ::1], float32, float32, int64, int64, boolean, int64[::1], int64[::1]",
+        _MOVES,
+        ROWS,
+    ),
+    over=lambda histories, *_: histories.indptr,
+)
+def personal_round(  # type: ignore[no-untyped-def]
+    begin,
+    end,
     histories,
     table,
     heads,
@@ -59,14 +65,22 @@ def _personal_round_of(  # type: ignore[no-untyped-def]
     moved_items,
     owned,
 ):
-    """The clients of one worker of `personal_round`."""
+    """Train every client's head [d weights, bias], a row of `heads` [c, d + 1], in place, and move the items.
+
+    Args: `histories`; `table` [items, width], zeros beyond d up to a
+    multiple of 16; SGD with `rate` on the head, then, with `learn_items`, with `item_rate` on the items, in batches of
+    `batch` samples whose loss is a mean. `sample_indptr[c]` to
+    `sample_indptr[c + 1]` are a client's samples over all epochs, `batch_indptr` its batches.
+    Out: `moved_items`, by sample and by batch. Where `owned` has room, the distinct items of client c and the logits
+    [:, 1] of its own rows under its final head.
+    """
     indptr, items, excluded_indptr, excluded_items, seeds = histories
     out_items, out_weights, out_heads = moved_items
     own_indptr, own_items, own_logits, own_counts = owned
     n_items, width = table.shape
     d = heads.shape[1] - 1
     most, pieces = 0, 1
-    for client in range(low_client, high_client):
+    for client in range(begin, end):
         most = max(most, sample_indptr[client + 1] - sample_indptr[client])
         pieces = max(pieces, batch_indptr[client + 1] - batch_indptr[client])
     marks = np.full(n_items, -1, dtype=np.int32)
@@ -82,7 +96,7 @@ def _personal_round_of(  # type: ignore[no-untyped-def]
     logits, errors = np.empty(batch, dtype=np.float32), np.empty(batch, dtype=np.float32)
     positive, slope = np.empty(batch, dtype=np.bool_), np.empty(width, dtype=np.float32)
     stamp = 0
-    for client in range(low_client, high_client):
+    for client in range(begin, end):
         start, stop = indptr[client], indptr[client + 1]
         if start == stop:
             continue
@@ -188,61 +202,11 @@ def _personal_round_of(  # type: ignore[no-untyped-def]
         stamp += done
 
 
-@kernel(
-    takes(
-        HISTORIES,
-        "float32[:, ::1], float32[:, ::1], float32, float32, int64, int64, boolean, int64[::1], int64[::1], int64[::1]",
-        _MOVES,
-        ROWS,
-    ),
-    parallel=True,
+@parallel_kernel(
+    "void(int64[::1], int64[::1], int32[::1], float32[:, ::1], float32[:, ::1])", over=lambda starts, *_: len(starts)
 )
-def personal_round(  # type: ignore[no-untyped-def]
-    histories,
-    table,
-    heads,
-    rate,
-    item_rate,
-    epochs,
-    batch,
-    learn_items,
-    bounds,
-    sample_indptr,
-    batch_indptr,
-    moved_items,
-    owned,
-):
-    """Train every client's head [d weights, bias], a row of `heads` [c, d + 1], in place, and move the items.
-
-    Args: `histories`; `table` [items, width], zeros beyond d up to a
-    multiple of 16; SGD with `rate` on the head, then, with `learn_items`, with `item_rate` on the items, in batches of
-    `batch` samples whose loss is a mean; workers take the clients `bounds[w]:bounds[w + 1]`. `sample_indptr[c]` to
-    `sample_indptr[c + 1]` are a client's samples over all epochs, `batch_indptr` its batches.
-    Out: `moved_items`, by sample and by batch. Where `owned` has room, the distinct items of client c and the logits
-    [:, 1] of its own rows under its final head.
-    """
-    for worker in prange(len(bounds) - 1):
-        _personal_round_of(
-            bounds[worker],
-            bounds[worker + 1],
-            histories,
-            table,
-            heads,
-            rate,
-            item_rate,
-            epochs,
-            batch,
-            learn_items,
-            sample_indptr,
-            batch_indptr,
-            moved_items,
-            owned,
-        )
-
-
-@kernel("void(int64[::1], int64[::1], int32[::1], float32[:, ::1], float32[:, ::1])", parallel=True)
-def overwrite_scores(starts, lengths, items, values, scores):  # type: ignore[no-untyped-def]
+def overwrite_scores(begin, end, starts, lengths, items, values, scores):  # type: ignore[no-untyped-def]
     """scores [c, items] at each client's own items = the client's own values [:, 1]."""
-    for client in prange(len(starts)):
+    for client in range(begin, end):
         for row in range(starts[client], starts[client] + lengths[client]):
             scores[client, items[row]] = values[row, 0]

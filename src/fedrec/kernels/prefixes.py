@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from numba import prange
 
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import kernel, parallel_kernel
 
 __all__ = [
     "backward_rows",
@@ -35,12 +34,15 @@ def _add_eight(target, rows):  # type: ignore[no-untyped-def]
         base += len(z0)
 
 
-@kernel("void(int64[::1], int32[::1], float64[::1], float32[:, ::1], int64, float32[:, ::1])", parallel=True)
-def project_prefixes(indptr, items, fades, table, first, out):  # type: ignore[no-untyped-def]
+@parallel_kernel(
+    "void(int64[::1], int32[::1], float64[::1], float32[:, ::1], int64, float32[:, ::1])",
+    over=lambda indptr, *_: indptr,
+)
+def project_prefixes(begin, end, indptr, items, fades, table, first, out):  # type: ignore[no-untyped-def]
     """out [rows, from `first`] = table rows of the client's items up to the row, each faded by `fades` of all rows
     behind it: z = fade · z + table[item]."""
     width = table.shape[1]
-    for client in prange(len(indptr) - 1):
+    for client in range(begin, end):
         held = np.zeros(width, dtype=np.float64)
         for row in range(indptr[client], indptr[client + 1]):
             fade = fades[row]
@@ -49,12 +51,12 @@ def project_prefixes(indptr, items, fades, table, first, out):  # type: ignore[n
                 out[row, first + column] = np.float32(held[column])
 
 
-@kernel("void(int64[::1], float64[::1], float32[:, ::1], float32[:, ::1])", parallel=True)
-def backward_rows(indptr, fades, prefixes, out):  # type: ignore[no-untyped-def]
+@parallel_kernel("void(int64[::1], float64[::1], float32[:, ::1], float32[:, ::1])", over=lambda indptr, *_: indptr)
+def backward_rows(begin, end, indptr, fades, prefixes, out):  # type: ignore[no-untyped-def]
     """out [rows] = Σ of `prefixes` [rows] that end at the row or later, each faded by the rows between; a client's last
     row ends no prefix."""
     width = prefixes.shape[1]
-    for client in prange(len(indptr) - 1):
+    for client in range(begin, end):
         held = np.zeros(width, dtype=np.float64)
         for row in range(indptr[client + 1] - 1, indptr[client] - 1, -1):
             if row == indptr[client + 1] - 1:
@@ -67,11 +69,11 @@ def backward_rows(indptr, fades, prefixes, out):  # type: ignore[no-untyped-def]
                 out[row, column] = np.float32(held[column])
 
 
-@kernel("void(int64[::1], float64[::1], float32[:, ::1], float32[:, ::1])", parallel=True)
-def forward_rows(indptr, onwards, prefixes, out):  # type: ignore[no-untyped-def]
+@parallel_kernel("void(int64[::1], float64[::1], float32[:, ::1], float32[:, ::1])", over=lambda indptr, *_: indptr)
+def forward_rows(begin, end, indptr, onwards, prefixes, out):  # type: ignore[no-untyped-def]
     """out [rows] = Σ of `prefixes` [rows] that end before the row, each less by `onwards` of all rows between."""
     width = prefixes.shape[1]
-    for client in prange(len(indptr) - 1):
+    for client in range(begin, end):
         held = np.zeros(width, dtype=np.float64)
         for row in range(indptr[client], indptr[client + 1]):
             onward = onwards[row]
@@ -81,11 +83,11 @@ def forward_rows(indptr, onwards, prefixes, out):  # type: ignore[no-untyped-def
                 out[row, column] = np.float32(held[column])
 
 
-@kernel("void(int64[::1], float32[:, ::1], float32[:, ::1])", parallel=True)
-def prefix_gram(indptr, prefixes, out):  # type: ignore[no-untyped-def]
+@parallel_kernel("void(int64[::1], float32[:, ::1], float32[:, ::1])", over=lambda indptr, *_: indptr)
+def prefix_gram(begin, end, indptr, prefixes, out):  # type: ignore[no-untyped-def]
     """out [c, n (n + 1) / 2] = upper triangle by rows of Σ z zᵀ over the client's `prefixes` z [rows, n], but its last
     row's."""
-    for client in prange(len(indptr) - 1):
+    for client in range(begin, end):
         target = out[client]
         target[:] = np.float32(0.0)
         start, stop = indptr[client], indptr[client + 1] - 1
@@ -123,12 +125,15 @@ def prefix_lengths(indptr, fades, out):  # type: ignore[no-untyped-def]
             out[row] = np.sqrt(square)
 
 
-@kernel("void(int64[::1], int32[::1], float64[::1], float32[:, ::1], int64, float32[:, ::1])", parallel=True)
-def project_following(indptr, items, onwards, table, first, out):  # type: ignore[no-untyped-def]
+@parallel_kernel(
+    "void(int64[::1], int32[::1], float64[::1], float32[:, ::1], int64, float32[:, ::1])",
+    over=lambda indptr, *_: indptr,
+)
+def project_following(begin, end, indptr, items, onwards, table, first, out):  # type: ignore[no-untyped-def]
     """out [rows, from `first`] = table rows of what comes after the row, the next item whole and every further one less
     by `onwards` of all rows between."""
     width = table.shape[1]
-    for client in prange(len(indptr) - 1):
+    for client in range(begin, end):
         held = np.zeros(width, dtype=np.float64)
         for row in range(indptr[client + 1] - 1, indptr[client] - 1, -1):
             onward = onwards[row + 1] if row + 1 < indptr[client + 1] else 0.0

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import kernel, parallel_kernel
 
 __all__ = ["add_products", "finite_products", "product_norms"]
 
 
 def _add_products(  # type: ignore[no-untyped-def]
-    parts, client_indptr, indptr, rows, weights, factors, unit, limit, vectors, bounds, over
+    begin, end, parts, client_indptr, indptr, rows, weights, factors, unit, limit, vectors, bounds, over
 ):
     """Client c has the pieces from `client_indptr[c]` on, piece p the entries from `indptr[p]` on."""
     width = vectors.shape[1]
-    for worker in prange(len(over)):
+    for worker in range(begin, end):
         out = parts[worker]
         spent = np.zeros(out.shape[0], dtype=np.int64)
         holder = np.full(out.shape[0], -1, dtype=np.int64)
@@ -42,10 +41,10 @@ def _add_products(  # type: ignore[no-untyped-def]
 
 
 add_products = {
-    ring: kernel(
+    ring: parallel_kernel(
         f"void(int{ring}[:, :, ::1], int64[::1], int64[::1], int32[::1], float32[::1], float64[::1], float64, int64,"
         " int32[:, ::1], int64[::1], int64[::1])",
-        parallel=True,
+        over=lambda *arguments: len(arguments[-1]),
     )(_add_products)
     for ring in (32, 64)
 }

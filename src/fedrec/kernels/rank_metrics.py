@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import kernel, parallel_kernel
 
 __all__ = ["KINDS", "full_metrics", "rank_law", "sampled_metrics"]
 
@@ -57,11 +56,13 @@ def _precision_sum(above: np.ndarray, tied: np.ndarray, hits: np.ndarray, n_leve
     return total
 
 
-@kernel(
+@parallel_kernel(
     "void(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], float64[:, ::1])",
-    parallel=True,
+    over=lambda relevant_indptr, *_: len(relevant_indptr) - 1,
 )
 def full_metrics(
+    begin: int,
+    end: int,
     relevant_indptr: np.ndarray,
     above: np.ndarray,
     tied: np.ndarray,
@@ -83,7 +84,7 @@ def full_metrics(
         discount_sums: [longest k + 1] float64, Σ_{r ≤ i} 1 / log2(r + 1).
         values: [users, metrics] float64, out; zeros for users without relevant items.
     """
-    for u in prange(values.shape[0]):
+    for u in range(begin, end):
         start, stop = relevant_indptr[u], relevant_indptr[u + 1]
         up, at, some = above[start:stop], tied[start:stop], hits[start:stop]
         n_levels, size = 0, 0
@@ -145,12 +146,14 @@ def rank_law(
                 law[x + y] += tail
 
 
-@kernel(
+@parallel_kernel(
     "void(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64, int64[::1], int64[::1], float64[::1],"
     " float64[:, ::1])",
-    parallel=True,
+    over=lambda relevant_indptr, *_: len(relevant_indptr) - 1,
 )
 def sampled_metrics(
+    begin: int,
+    end: int,
     relevant_indptr: np.ndarray,
     above: np.ndarray,
     tied: np.ndarray,
@@ -176,7 +179,7 @@ def sampled_metrics(
         log_factorials: [largest pool + 1] float64, log(i!).
         values: [users, metrics] float64, out; zeros for users without relevant items.
     """
-    for u in prange(values.shape[0]):
+    for u in range(begin, end):
         size = 0
         for j in range(relevant_indptr[u], relevant_indptr[u + 1]):
             size += hits[j]

@@ -10,13 +10,12 @@ Every user is counted alone, so results do not depend on threads or on the batch
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import kernel, parallel_kernel
+from fedrec.kernels.topk import sift_up, sort_heap
 
 __all__ = ["count_levels"]
 
-BLOCK = 16  # users that share one buffer
 CHUNK = 4096  # scores counted before looking whether to stop
 FEW = 64  # up to this many levels, a plain pass per level beats a binary search per score
 
@@ -73,14 +72,19 @@ def _place(values: np.ndarray, levels: np.ndarray, above: np.ndarray, tied: np.n
         running += tied[j]
 
 
-@kernel("int64(float32[::1], int32[::1], int32[::1], int64, boolean, float32[::1], int64[::1], int64[::1], int64[::1])")
+@kernel(
+    "int64(int64, float32[::1], int32[::1], int32[::1], int64, boolean, float32[::1], int64[::1], int64[::1],"
+    " int64[::1], int64[::1])"
+)
 def _count_user(
+    user: int,
     row: np.ndarray,
     removed: np.ndarray,
     relevant: np.ndarray,
     limit: int,
     keep_relevant: bool,
     buffer: np.ndarray,
+    holder: np.ndarray,
     above: np.ndarray,
     tied: np.ndarray,
     hits: np.ndarray,
@@ -89,19 +93,18 @@ def _count_user(
     lowest = np.float32(-np.inf)
     for i in range(row.size):
         buffer[i] = row[i] if row[i] > lowest else lowest  # NaN joins −inf
-    held = np.sort(relevant)
+    held, found = np.empty(relevant.size, dtype=np.int32), np.empty(relevant.size, dtype=np.float32)
     n_held = 0
-    for i in range(held.size):
-        if i == 0 or held[i] != held[i - 1]:
-            held[n_held] = held[i]
+    for item in relevant:
+        if holder[item] != user:
+            holder[item] = user
+            held[n_held], found[n_held] = item, buffer[item]
+            sift_up(found, held, n_held)
             n_held += 1
-    found = np.empty(n_held, dtype=np.float32)
-    for i in range(n_held):
-        found[i] = buffer[held[i]]
-    found.sort()
+    sort_heap(found, held, n_held)
     levels = np.empty(n_held, dtype=np.float32)
     n_levels = 0
-    for i in range(n_held - 1, -1, -1):
+    for i in range(n_held):
         if n_levels == 0 or found[i] != levels[n_levels - 1]:
             levels[n_levels] = found[i]
             n_levels += 1
@@ -145,12 +148,14 @@ def _count_user(
     return candidates
 
 
-@kernel(
+@parallel_kernel(
     "void(float32[:, ::1], int64[::1], int32[::1], int64[::1], int32[::1], int64, boolean,"
     " int64[::1], int64[::1], int64[::1], int64[::1])",
-    parallel=True,
+    over=lambda scores, *_: len(scores),
 )
 def count_levels(
+    begin: int,
+    end: int,
     scores: np.ndarray,
     removed_indptr: np.ndarray,
     removed: np.ndarray,
@@ -180,22 +185,23 @@ def count_levels(
         candidates: [users] int64, out: number of candidates; 0 for users without relevant items, −1 where a relevant
             item is removed although `keep_relevant`, or is not removed otherwise.
     """
-    users, items = scores.shape
-    for block in prange((users + BLOCK - 1) // BLOCK):
-        buffer = np.empty(items, dtype=np.float32)
-        for u in range(block * BLOCK, min(users, (block + 1) * BLOCK)):
-            start, stop = relevant_indptr[u], relevant_indptr[u + 1]
-            if start == stop:
-                candidates[u] = 0
-                continue
-            candidates[u] = _count_user(
-                scores[u],
-                removed[removed_indptr[u] : removed_indptr[u + 1]],
-                relevant[start:stop],
-                limit,
-                keep_relevant,
-                buffer,
-                above[start:stop],
-                tied[start:stop],
-                hits[start:stop],
-            )
+    buffer = np.empty(scores.shape[1], dtype=np.float32)
+    holder = np.full(scores.shape[1], -1, dtype=np.int64)
+    for u in range(begin, end):
+        start, stop = relevant_indptr[u], relevant_indptr[u + 1]
+        if start == stop:
+            candidates[u] = 0
+            continue
+        candidates[u] = _count_user(
+            u,
+            scores[u],
+            removed[removed_indptr[u] : removed_indptr[u + 1]],
+            relevant[start:stop],
+            limit,
+            keep_relevant,
+            buffer,
+            holder,
+            above[start:stop],
+            tied[start:stop],
+            hits[start:stop],
+        )

@@ -7,22 +7,21 @@ side.
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from fedrec.kernels.lanes import EIGHT, rank_tile, row_step
 from fedrec.kernels.least_squares import cholesky_solve
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import parallel_kernel
 
 __all__ = ["bias_rows", "solve_rated", "solve_raters"]
 
 _BLOCK = 64
 
 
-@kernel(
+@parallel_kernel(
     "void(int64[::1], int32[::1], float32[::1], float32[:, ::1], float64, float64, float64, float64, float64[:, ::1])",
-    parallel=True,
+    over=lambda indptr, *_: indptr,
 )
-def solve_raters(indptr, items, values, table, mean, bias_reg, reg, nu, users):  # type: ignore[no-untyped-def]
+def solve_raters(begin, end, indptr, items, values, table, mean, bias_reg, reg, nu, users):  # type: ignore[no-untyped-def]
     """users[c] [1 + d] = (Σ x xᵀ + n^nu D)⁻¹ Σ x (r − mean − b) over c's n ratings r of items with rows [b, q].
 
     x = [1, q] from `table` [items, 1 + d], `values` are the ratings, D is diagonal: `bias_reg`, then `reg`. A client
@@ -30,7 +29,7 @@ def solve_raters(indptr, items, values, table, mean, bias_reg, reg, nu, users): 
     """
     length = table.shape[1]
     width = -(-length // EIGHT) * EIGHT
-    for client in prange(len(indptr) - 1):
+    for client in range(begin, end):
         start, stop = indptr[client], indptr[client + 1]
         users[client] = 0.0
         if stop > start:
@@ -56,14 +55,14 @@ def solve_raters(indptr, items, values, table, mean, bias_reg, reg, nu, users): 
                 users[client, k] = vector[0, k]
 
 
-@kernel(
+@parallel_kernel(
     "void(int64[::1], float32[::1], float64[:, ::1], float64, float64[:, ::1], float64[:, ::1], float32[::1])",
-    parallel=True,
+    over=lambda indptr, *_: indptr,
 )
-def bias_rows(indptr, values, users, mean, squares, rows, residuals):  # type: ignore[no-untyped-def]
+def bias_rows(begin, end, indptr, values, users, mean, squares, rows, residuals):  # type: ignore[no-untyped-def]
     """squares[c] = vech(x xᵀ) and rows[c] = x for x = [1, p], where users[c] = [b, p]; residuals[e] = r − mean − b."""
     length = users.shape[1]
-    for client in prange(len(indptr) - 1):
+    for client in range(begin, end):
         row, out = rows[client], squares[client]
         row[0] = 1.0
         for k in range(1, length):
@@ -77,11 +76,11 @@ def bias_rows(indptr, values, users, mean, squares, rows, residuals):  # type: i
             residuals[entry] = np.float32((np.float64(values[entry]) - mean) - users[client, 0])
 
 
-@kernel(
+@parallel_kernel(
     "void(float64[:, ::1], float64[:, ::1], float64, float64, float64, float64, float32[:, ::1])",
-    parallel=True,
+    over=lambda squares, *_: len(squares),
 )
-def solve_rated(squares, targets, bias_reg, reg, nu, most, table):  # type: ignore[no-untyped-def]
+def solve_rated(begin, end, squares, targets, bias_reg, reg, nu, most, table):  # type: ignore[no-untyped-def]
     """table[i] = (M + n^nu D)⁻¹ targets[i] where squares[i] is vech(M), n its first entry; D as in `solve_raters`.
 
     The first entry of a row is cut to ± `most`. Rows without ratings (n = 0) stay as they are; a row whose matrix is
@@ -89,7 +88,7 @@ def solve_rated(squares, targets, bias_reg, reg, nu, most, table):  # type: igno
     """
     length = table.shape[1]
     width = -(-length // EIGHT) * EIGHT
-    for item in prange(squares.shape[0]):
+    for item in range(begin, end):
         row = squares[item]
         if row[0] > 0.0:
             matrix, vector = np.zeros((width, width)), np.zeros((1, width))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from fedrec.kernels.lanes import TILE, lane_tile
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import parallel_kernel
 
 __all__ = ["dot_items", "dot_rows", "gather_rows", "sum_neighbours", "sum_rows"]
 
@@ -14,10 +13,12 @@ _PLACES = 256
 """Rows of the block of `dot_items`, transposed at once so that the table is read in long runs."""
 
 
-@kernel("void(int64[::1], int32[::1], float32[::1], float32[:, ::1], float32[:, ::1])", parallel=True)
-def sum_rows(indptr, items, weights, table, scores):  # type: ignore[no-untyped-def]
+@parallel_kernel(
+    "void(int64[::1], int32[::1], float32[::1], float32[:, ::1], float32[:, ::1])", over=lambda indptr, *_: indptr
+)
+def sum_rows(begin, end, indptr, items, weights, table, scores):  # type: ignore[no-untyped-def]
     """scores[c] [items] += Σ w table[i] over the client's items i of weight w; empty `weights` are all 1."""
-    for client in prange(len(indptr) - 1):
+    for client in range(begin, end):
         for entry in range(indptr[client], indptr[client + 1]):
             row = items[entry]
             weight = weights[entry] if len(weights) else np.float32(1.0)
@@ -25,13 +26,16 @@ def sum_rows(indptr, items, weights, table, scores):  # type: ignore[no-untyped-
                 scores[client, column] += weight * table[row, column]
 
 
-@kernel("void(int64[::1], int32[::1], float32[::1], int32[:, ::1], float32[:, ::1], float32[:, ::1])", parallel=True)
-def sum_neighbours(indptr, items, weights, neighbours, similarities, scores):  # type: ignore[no-untyped-def]
+@parallel_kernel(
+    "void(int64[::1], int32[::1], float32[::1], int32[:, ::1], float32[:, ::1], float32[:, ::1])",
+    over=lambda indptr, *_: indptr,
+)
+def sum_neighbours(begin, end, indptr, items, weights, neighbours, similarities, scores):  # type: ignore[no-untyped-def]
     """scores[c, neighbours[i]] += w similarities[i] over the client's items i of weight w; empty `weights` are all 1.
 
     A neighbour of −1 ends the list.
     """
-    for client in prange(len(indptr) - 1):
+    for client in range(begin, end):
         for entry in range(indptr[client], indptr[client + 1]):
             row = items[entry]
             weight = weights[entry] if len(weights) else np.float32(1.0)
@@ -41,10 +45,12 @@ def sum_neighbours(indptr, items, weights, neighbours, similarities, scores):  #
                 scores[client, neighbours[row, place]] += weight * similarities[row, place]
 
 
-@kernel("void(float32[:, ::1], float32[:, ::1], float32[::1], float32[:, ::1])", parallel=True)
-def dot_rows(left, right, bias, scores):  # type: ignore[no-untyped-def]
+@parallel_kernel(
+    "void(float32[:, ::1], float32[:, ::1], float32[::1], float32[:, ::1])", over=lambda left, *_: len(left)
+)
+def dot_rows(begin, end, left, right, bias, scores):  # type: ignore[no-untyped-def]
     """scores [c, items] = bias + left [c, d] · right [d, items], added up in the order of d."""
-    for client in prange(left.shape[0]):
+    for client in range(begin, end):
         for column in range(right.shape[1]):
             scores[client, column] = bias[column]
         for place in range(left.shape[1]):
@@ -53,13 +59,15 @@ def dot_rows(left, right, bias, scores):  # type: ignore[no-untyped-def]
                 scores[client, column] += np.float32(factor * right[place, column])
 
 
-@kernel("void(int64[::1], int32[::1], float32[::1], float32[:, ::1], float64[:, ::1])", parallel=True)
-def gather_rows(indptr, items, weights, table, out):  # type: ignore[no-untyped-def]
+@parallel_kernel(
+    "void(int64[::1], int32[::1], float32[::1], float32[:, ::1], float64[:, ::1])", over=lambda indptr, *_: indptr
+)
+def gather_rows(begin, end, indptr, items, weights, table, out):  # type: ignore[no-untyped-def]
     """out [c, d] = Σ w table[i] over the client's items i of weight w, added up in float64 in the order of its rows.
 
     Empty `weights` are all 1.
     """
-    for client in prange(len(indptr) - 1):
+    for client in range(begin, end):
         for column in range(table.shape[1]):
             out[client, column] = 0.0
         for entry in range(indptr[client], indptr[client + 1]):
@@ -69,15 +77,17 @@ def gather_rows(indptr, items, weights, table, out):  # type: ignore[no-untyped-
                 out[client, column] += weight * np.float64(table[row, column])
 
 
-@kernel("void(float32[:, ::1], float32[:, ::1], float32[:, ::1])", parallel=True)
-def dot_items(left, table, scores):  # type: ignore[no-untyped-def]
+@parallel_kernel(
+    "void(float32[:, ::1], float32[:, ::1], float32[:, ::1])", over=lambda left, table, scores: -(-len(table) // TILE)
+)
+def dot_items(begin, end, left, table, scores):  # type: ignore[no-untyped-def]
     """scores [c, items] = left [c, d] · table [items, d]ᵀ, each entry added up in float32 in the order of d.
 
     A tile of items is transposed, block by block, and all clients pass over the block, four at a time.
     """
     n_clients, width = left.shape
     n_items = table.shape[0]
-    for tile in prange((n_items + TILE - 1) // TILE):
+    for tile in range(begin, end):
         low = tile * TILE
         columns = min(TILE, n_items - low)
         block = np.zeros((_PLACES, TILE), dtype=np.float32)

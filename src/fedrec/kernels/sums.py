@@ -6,10 +6,9 @@ Accumulators are signed views of the ring (`int32` for 2^32, `int64` for 2^64); 
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from fedrec.kernels.fixed_point import fixed, fixed_row
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import kernel, parallel_kernel
 
 __all__ = [
     "add_dense",
@@ -55,9 +54,9 @@ def by_item(indptr, items, item_indptr, cursor, holder, source, place, ordered):
             cursor[client] += 1
 
 
-def _add_triangle(out, indptr, ordered, item_indptr, holder, place, weights):  # type: ignore[no-untyped-def]
+def _add_triangle(begin, end, out, indptr, ordered, item_indptr, holder, place, weights):  # type: ignore[no-untyped-def]
     n_items = np.int64(len(item_indptr) - 1)
-    for item in prange(n_items):
+    for item in range(begin, end):
         base = item * n_items - item * (item + 1) // 2
         for entry in range(item_indptr[item], item_indptr[item + 1]):
             client = holder[entry]
@@ -66,8 +65,8 @@ def _add_triangle(out, indptr, ordered, item_indptr, holder, place, weights):  #
                 out[base + ordered[other]] += weight
 
 
-def _add_rank_one(out, item_indptr, holder, right):  # type: ignore[no-untyped-def]
-    for item in prange(len(item_indptr) - 1):
+def _add_rank_one(begin, end, out, item_indptr, holder, right):  # type: ignore[no-untyped-def]
+    for item in range(begin, end):
         target = out[item]
         for entry in range(item_indptr[item], item_indptr[item + 1]):
             source = right[holder[entry]]
@@ -75,17 +74,17 @@ def _add_rank_one(out, item_indptr, holder, right):  # type: ignore[no-untyped-d
                 target[column] += source[column]
 
 
-def _fixed_rows(out, values, factors, bound, unit, over):  # type: ignore[no-untyped-def]
-    for row in prange(len(values)):
+def _fixed_rows(begin, end, out, values, factors, bound, unit, over):  # type: ignore[no-untyped-def]
+    for row in range(begin, end):
         out[row] = 0
         over[row] = 0
         if factors[row] != 0.0:
             over[row] = fixed_row(out[row], values[row], factors[row], bound, unit)
 
 
-def _add_rows(out, indptr, rows, values, factors, bound, unit, over):  # type: ignore[no-untyped-def]
+def _add_rows(begin, end, out, indptr, rows, values, factors, bound, unit, over):  # type: ignore[no-untyped-def]
     workers = len(over)
-    for worker in prange(workers):
+    for worker in range(begin, end):
         saturated = np.int64(0)
         for client in range(len(indptr) - 1):
             factor = factors[client]
@@ -99,10 +98,10 @@ def _add_rows(out, indptr, rows, values, factors, bound, unit, over):  # type: i
         over[worker] += saturated
 
 
-def _add_dense(out, values, factors, bound, unit, over):  # type: ignore[no-untyped-def]
+def _add_dense(begin, end, out, values, factors, bound, unit, over):  # type: ignore[no-untyped-def]
     workers = len(over)
     width = len(out)
-    for worker in prange(workers):
+    for worker in range(begin, end):
         saturated = 0
         for client in range(values.shape[0]):
             factor = factors[client]
@@ -118,45 +117,54 @@ def _add_dense(out, values, factors, bound, unit, over):  # type: ignore[no-unty
 _CSR = "int64[::1], int32[::1]"
 _COLUMNS = "int64[::1], int64[::1]"
 add_triangle = {
-    ring: kernel(f"void(int{ring}[::1], {_CSR}, {_COLUMNS}, int64[::1], int64[::1])", parallel=True)(_add_triangle)
+    ring: parallel_kernel(
+        f"void(int{ring}[::1], {_CSR}, {_COLUMNS}, int64[::1], int64[::1])",
+        over=lambda out, indptr, ordered, item_indptr, *_: item_indptr,
+    )(_add_triangle)
     for ring in (32, 64)
 }
 """out [m (m + 1) / 2] += Σ weights[c] · x_c x_cᵀ, upper triangle by rows; `weights` [c] are integers."""
 add_rank_one = {
-    ring: kernel(f"void(int{ring}[:, ::1], {_COLUMNS}, int{ring}[:, ::1])", parallel=True)(_add_rank_one)
+    ring: parallel_kernel(
+        f"void(int{ring}[:, ::1], {_COLUMNS}, int{ring}[:, ::1])",
+        over=lambda out, item_indptr, *_: item_indptr,
+    )(_add_rank_one)
     for ring in (32, 64)
 }
 """out [m, r] += Σ x_c ⊗ right[c], all integers."""
 fixed_rows = {
-    ring: kernel(
-        f"void(int{ring}[:, ::1], float64[:, ::1], float64[::1], float64, float64, int64[::1])", parallel=True
+    ring: parallel_kernel(
+        f"void(int{ring}[:, ::1], float64[:, ::1], float64[::1], float64, float64, int64[::1])",
+        over=lambda out, *_: len(out),
     )(_fixed_rows)
     for ring in (32, 64)
 }
 """out [c, r] = fixed(values[c] · factors[c]), 0 where the factor is 0; `over` [c] counts saturations."""
 add_rows = {
-    ring: kernel(
-        f"void(int{ring}[:, ::1], {_CSR}, float32[:, ::1], float64[::1], float64, float64, int64[::1])", parallel=True
+    ring: parallel_kernel(
+        f"void(int{ring}[:, ::1], {_CSR}, float32[:, ::1], float64[::1], float64, float64, int64[::1])",
+        over=lambda *arguments: len(arguments[-1]),
     )(_add_rows)
     for ring in (32, 64)
 }
 """out [m, d] += Σ fixed(values · factors[c]) at the rows each client touched; `over` [workers] counts saturations."""
 add_dense = {
-    ring: kernel(f"void(int{ring}[::1], float32[:, ::1], float64[::1], float64, float64, int64[::1])", parallel=True)(
-        _add_dense
-    )
+    ring: parallel_kernel(
+        f"void(int{ring}[::1], float32[:, ::1], float64[::1], float64, float64, int64[::1])",
+        over=lambda *arguments: len(arguments[-1]),
+    )(_add_dense)
     for ring in (32, 64)
 }
 """out [n] += Σ fixed(values[c] · factors[c]); `over` [workers] counts saturations."""
 
 
-@kernel("void(int64[::1], float32[:, ::1], boolean[::1])", parallel=True)
-def finite_rows(indptr, values, out):  # type: ignore[no-untyped-def]
+@parallel_kernel("void(int64[::1], float32[:, ::1], boolean[::1])", over=lambda indptr, *_: indptr)
+def finite_rows(begin, end, indptr, values, out):  # type: ignore[no-untyped-def]
     """Clear `out` [c] where any of a client's values is NaN or infinite: where all bits of its exponent are set."""
     ones = np.uint32(0x7F800000)
     width = values.shape[1]
     bits = values.reshape(-1).view(np.uint32)
-    for client in prange(len(indptr) - 1):
+    for client in range(begin, end):
         unfinite = np.int32(0)
         for place in range(indptr[client] * width, indptr[client + 1] * width):
             unfinite |= np.int32((bits[place] & ones) == ones)

@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from fedrec.kernels.keyed import GOLDEN, mix
 from fedrec.kernels.records import record, takes
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import kernel, parallel_kernel
 
 __all__ = ["AGES", "REGIONS", "Market", "alias_tables", "draw_interactions", "draw_profiles", "uniforms"]
 
@@ -24,7 +23,6 @@ _PROFILE, _ITEMS, _TIMES = np.uint64(1), np.uint64(2), np.uint64(3)
 _ONE = np.uint64(1)
 _ELEVEN = np.uint64(11)
 _STEP = np.uint64(0xD1B54A32D192ED03)
-_CHUNKS = 64
 _TASTE_TRIES, _ALL_TRIES = 8, 32
 _FIRST_DAY, _DAYS, _DAY = 1_577_836_800.0, 1000.0, 86_400.0  # 2020-01-01
 _WITHIN_VISIT, _BETWEEN_VISITS = 240.0, 1.5 * 86_400.0
@@ -100,8 +98,13 @@ def alias_tables(
                 small += 1
 
 
-@kernel("void(uint64, float64, float64, int64, int64, int64[::1], uint8[::1], uint8[::1])", parallel=True)
+@parallel_kernel(
+    "void(uint64, float64, float64, int64, int64, int64[::1], uint8[::1], uint8[::1])",
+    over=lambda *arguments: len(arguments[5]),
+)
 def draw_profiles(
+    begin: int,
+    end: int,
     seed: np.uint64,
     log_mean: float,
     log_sd: float,
@@ -123,7 +126,7 @@ def draw_profiles(
         regions: [users], written: 0 … REGIONS − 1.
         ages: [users], written: 0 … AGES − 1.
     """
-    for user in numba.prange(len(lengths)):
+    for user in range(begin, end):
         key = _key(seed, _PROFILE, np.uint64(user))
         radius = math.sqrt(-2.0 * math.log(1.0 - _uniform(key, np.uint64(0))))
         normal = radius * math.cos(2.0 * math.pi * _uniform(key, np.uint64(1)))
@@ -164,15 +167,17 @@ _MARKET = record(
 )
 
 
-@kernel(
+@parallel_kernel(
     takes(
         "uint64, int64, int64[::1], uint8[::1], uint8[::1]",
         _MARKET,
         "float64[::1], float64[::1], int32[::1], float64[::1]",
     ),
-    parallel=True,
+    over=lambda seed, n_items, indptr, *_: indptr,
 )
 def draw_interactions(
+    begin: int,
+    end: int,
     seed: np.uint64,
     n_items: int,
     indptr: np.ndarray,
@@ -205,63 +210,61 @@ def draw_interactions(
         times: [interactions], written: whole seconds since 1970, increasing for each user; or [0], left alone.
     """
     table_indptr, table_items, table_keep, table_other, cluster_ends, cluster_genre, genre_indptr, group_ends = market
-    users = len(indptr) - 1
     clusters = len(cluster_ends)
     n_interests = len(interest_weights)
     loyalty, staying, breadth, drift = habits[0], habits[1], habits[2], habits[3]
-    for chunk in numba.prange(_CHUNKS):
-        taken_by = np.full(n_items, -1, dtype=np.int32)
-        interests = np.empty(n_interests, dtype=np.int64)
-        for user in range(chunk * users // _CHUNKS, (chunk + 1) * users // _CHUNKS):
-            key = _key(seed, _ITEMS, np.uint64(user))
-            clock = _key(seed, _TIMES, np.uint64(user))
-            group = group_ends[np.int64(regions[user]) * AGES + np.int64(ages[user])]
-            draw = np.uint64(0)
-            for j in range(n_interests):
+    taken_by = np.full(n_items, -1, dtype=np.int32)
+    interests = np.empty(n_interests, dtype=np.int64)
+    for user in range(begin, end):
+        key = _key(seed, _ITEMS, np.uint64(user))
+        clock = _key(seed, _TIMES, np.uint64(user))
+        group = group_ends[np.int64(regions[user]) * AGES + np.int64(ages[user])]
+        draw = np.uint64(0)
+        for j in range(n_interests):
+            chance, point = _uniform(key, draw), _uniform(key, draw + _ONE)
+            draw += np.uint64(2)
+            if j > 0 and chance < loyalty:
+                genre = cluster_genre[interests[0]]
+                low, high = genre_indptr[genre], genre_indptr[genre + 1]
+                before = cluster_ends[low - 1] if low > 0 else 0.0
+                interests[j] = _find(cluster_ends, low, high, before + point * (cluster_ends[high - 1] - before))
+            else:
+                interests[j] = _find(group, 0, clusters, point * group[clusters - 1])
+        first, length = indptr[user], indptr[user + 1] - indptr[user]
+        now = _FIRST_DAY + math.floor(_uniform(clock, np.uint64(0)) * _DAYS * _DAY)
+        current = 0
+        for step in range(length):
+            stays = step > 0 and _uniform(key, draw) < staying
+            if not stays:
+                point = _uniform(key, draw + _ONE) - drift
+                current = step * n_interests // length
+                if point >= 0.0:
+                    current = 0
+                    point -= (1.0 - drift) * interest_weights[0]
+                    while point >= 0.0 and current < n_interests - 1:
+                        current += 1
+                        point -= (1.0 - drift) * interest_weights[current]
+            draw += np.uint64(2)
+            tries = 0
+            while True:
                 chance, point = _uniform(key, draw), _uniform(key, draw + _ONE)
                 draw += np.uint64(2)
-                if j > 0 and chance < loyalty:
-                    genre = cluster_genre[interests[0]]
-                    low, high = genre_indptr[genre], genre_indptr[genre + 1]
-                    before = cluster_ends[low - 1] if low > 0 else 0.0
-                    interests[j] = _find(cluster_ends, low, high, before + point * (cluster_ends[high - 1] - before))
+                if tries < _ALL_TRIES:
+                    table = clusters if chance < breadth or tries >= _TASTE_TRIES else interests[current]
+                    size = table_indptr[table + 1] - table_indptr[table]
+                    place = point * size
+                    whole = np.int64(min(place, size - 1.0))
+                    entry = table_indptr[table] + whole
+                    item = table_items[entry] if place - whole < table_keep[entry] else table_other[entry]
                 else:
-                    interests[j] = _find(group, 0, clusters, point * group[clusters - 1])
-            first, length = indptr[user], indptr[user + 1] - indptr[user]
-            now = _FIRST_DAY + math.floor(_uniform(clock, np.uint64(0)) * _DAYS * _DAY)
-            current = 0
-            for step in range(length):
-                stays = step > 0 and _uniform(key, draw) < staying
-                if not stays:
-                    point = _uniform(key, draw + _ONE) - drift
-                    current = step * n_interests // length
-                    if point >= 0.0:
-                        current = 0
-                        point -= (1.0 - drift) * interest_weights[0]
-                        while point >= 0.0 and current < n_interests - 1:
-                            current += 1
-                            point -= (1.0 - drift) * interest_weights[current]
-                draw += np.uint64(2)
-                tries = 0
-                while True:
-                    chance, point = _uniform(key, draw), _uniform(key, draw + _ONE)
-                    draw += np.uint64(2)
-                    if tries < _ALL_TRIES:
-                        table = clusters if chance < breadth or tries >= _TASTE_TRIES else interests[current]
-                        size = table_indptr[table + 1] - table_indptr[table]
-                        place = point * size
-                        whole = np.int64(min(place, size - 1.0))
-                        entry = table_indptr[table] + whole
-                        item = table_items[entry] if place - whole < table_keep[entry] else table_other[entry]
-                    else:
-                        item = np.int32(min(point * n_items, n_items - 1.0))
-                    tries += 1
-                    if taken_by[item] != user:
-                        break
-                taken_by[item] = user
-                items[first + step] = item
-                if len(times):
-                    if step > 0:
-                        wait = _WITHIN_VISIT if stays else _BETWEEN_VISITS
-                        now += 1.0 + math.floor(-wait * math.log(1.0 - _uniform(clock, np.uint64(step))))
-                    times[first + step] = now
+                    item = np.int32(min(point * n_items, n_items - 1.0))
+                tries += 1
+                if taken_by[item] != user:
+                    break
+            taken_by[item] = user
+            items[first + step] = item
+            if len(times):
+                if step > 0:
+                    wait = _WITHIN_VISIT if stays else _BETWEEN_VISITS
+                    now += 1.0 + math.floor(-wait * math.log(1.0 - _uniform(clock, np.uint64(step))))
+                times[first + step] = now

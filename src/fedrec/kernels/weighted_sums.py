@@ -7,19 +7,18 @@ grid; integers are added. So the sum has the same bits for any number of threads
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from fedrec.kernels.fixed_point import fixed, fixed_row
-from fedrec.kernels.threads import kernel
+from fedrec.kernels.threads import parallel_kernel
 
 __all__ = ["add_weighted_rank_one", "add_weighted_triangle"]
 
 
 def _add_weighted_triangle(  # type: ignore[no-untyped-def]
-    out, indptr, ordered, values, item_indptr, holder, place, factors, bound, unit, over
+    begin, end, out, indptr, ordered, values, item_indptr, holder, place, factors, bound, unit, over
 ):
     n_items = np.int64(len(item_indptr) - 1)
-    for item in prange(n_items):
+    for item in range(begin, end):
         base = item * n_items - item * (item + 1) // 2
         saturated = 0
         for entry in range(item_indptr[item], item_indptr[item + 1]):
@@ -36,9 +35,9 @@ def _add_weighted_triangle(  # type: ignore[no-untyped-def]
 
 
 def _add_weighted_rank_one(  # type: ignore[no-untyped-def]
-    out, values, item_indptr, holder, source, right, factors, bound, unit, over
+    begin, end, out, values, item_indptr, holder, source, right, factors, bound, unit, over
 ):
-    for item in prange(len(item_indptr) - 1):
+    for item in range(begin, end):
         saturated = np.int64(0)
         for entry in range(item_indptr[item], item_indptr[item + 1]):
             client = holder[entry]
@@ -50,18 +49,18 @@ def _add_weighted_rank_one(  # type: ignore[no-untyped-def]
 
 _GRID = "float64[::1], float64, float64, int64[::1]"
 add_weighted_triangle = {
-    ring: kernel(
+    ring: parallel_kernel(
         f"void(int{ring}[::1], int64[::1], int32[::1], float32[::1], int64[::1], int64[::1], int64[::1], {_GRID})",
-        parallel=True,
+        over=lambda out, indptr, ordered, values, item_indptr, *_: item_indptr,
     )(_add_weighted_triangle)
     for ring in (32, 64)
 }
 """out [m (m + 1) / 2] += Σ fixed(factors[c] · x_c x_cᵀ), upper triangle by rows, where x_c has the client's `values`
 [n] at its `ordered` items [n]; `over` [m] counts saturations."""
 add_weighted_rank_one = {
-    ring: kernel(
+    ring: parallel_kernel(
         f"void(int{ring}[:, ::1], float32[::1], int64[::1], int64[::1], int64[::1], float64[:, ::1], {_GRID})",
-        parallel=True,
+        over=lambda out, values, item_indptr, *_: item_indptr,
     )(_add_weighted_rank_one)
     for ring in (32, 64)
 }

@@ -12,7 +12,6 @@ from fedrec.data.interactions import offsets
 from fedrec.kernels.factor_batches import ADAGRAD, ADAM, MOMENTUM, SGD, Pace, local_batches
 from fedrec.kernels.factor_draws import Slots, compact_rows, draw_samples
 from fedrec.kernels.factors import BCE, BPR, SOFTMAX, SQUARED, Samples, local_sgd
-from fedrec.kernels.threads import thread_count
 
 __all__ = ["Drawn", "LocalOptimiser", "LocalTraining", "Loss", "draw"]
 
@@ -73,16 +72,13 @@ def draw(
     sample_indptr = (clients.indptr - clients.indptr[0]) * (epochs * (1 + negatives))
     samples = np.empty(sample_indptr[-1], dtype=np.int32)
     more_slots = np.empty(len(more[1]), dtype=np.int32)
-    bounds = clients.dealt(thread_count())
     slots = Slots(room, rows, sampled, counts)
-    draw_samples(
-        clients.histories(seeds), *more, clients.n_items, epochs, negatives, bounds, slots, samples, more_slots
-    )
+    draw_samples(clients.histories(seeds), *more, clients.n_items, epochs, negatives, slots, samples, more_slots)
     indptr = offsets(counts)
     compact = np.empty(indptr[-1], dtype=np.int32)
     compact_rows(room, rows, indptr, compact)
     width = 1 + negatives
-    drawn = Samples(indptr, compact, sample_indptr, samples, width, epochs, clients.weights, bounds)
+    drawn = Samples(indptr, compact, sample_indptr, samples, width, epochs, clients.weights)
     return Drawn(drawn, sampled, more_slots)
 
 

@@ -18,7 +18,6 @@ from fedrec.kernels.fedncf import gmf_round
 from fedrec.kernels.keyed import normal_rows
 from fedrec.kernels.records import Rows
 from fedrec.kernels.scoring import dot_items
-from fedrec.kernels.threads import thread_count
 from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines
 from fedrec.models.private_state import OwnRows
 from fedrec.models.shapes import Form, Shape, Shapes
@@ -169,7 +168,6 @@ class FedNCF(Recommender):
             np.float32(self.learning_rate),
             np.float32(self.reg),
             epochs,
-            clients.dealt(thread_count()),
             offsets(samples),
             learn_shared,
             Rows(room, rows, values, counts),

@@ -19,7 +19,6 @@ from fedrec.kernels.fedrap import Ranges, add_own_rows, pair_round
 from fedrec.kernels.lanes import LANES
 from fedrec.kernels.records import Rows
 from fedrec.kernels.scoring import dot_items
-from fedrec.kernels.threads import thread_count
 from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_items
 from fedrec.models.private_state import OwnRows
 from fedrec.models.shapes import Form, Own, Shape, Shapes
@@ -192,7 +191,6 @@ class FedRAP(Recommender):
             np.array(settings, dtype=np.float32),
             self.epochs,
             self.batch_size,
-            clients.dealt(thread_count()),
             offsets(samples),
             Rows(new_indptr, new_items, new_values, new_counts),
             Rows(change_indptr, items, values, counts),

@@ -17,7 +17,6 @@ from fedrec.data.interactions import offsets
 from fedrec.data.keys import KeyedSource
 from fedrec.kernels.gpfedrec import graph_round, graph_scores, network_size
 from fedrec.kernels.records import Rows
-from fedrec.kernels.threads import thread_count
 from fedrec.models.base import Arrays, Given, Private, Recommender, State, of_items
 from fedrec.models.private_state import OwnRows
 from fedrec.models.shapes import Form, Own, Shape, Shapes
@@ -203,7 +202,6 @@ class GPFedRec(Recommender):
             np.array(settings, dtype=np.float32),
             self.epochs,
             self.batch_size,
-            clients.dealt(thread_count()),
             offsets(samples),
             Rows(room, items, rows, counts),
             changes,

@@ -19,7 +19,6 @@ from fedrec.kernels.lanes import LANES
 from fedrec.kernels.pfedrec import Moves, overwrite_scores, personal_round
 from fedrec.kernels.records import Rows
 from fedrec.kernels.scoring import dot_items
-from fedrec.kernels.threads import thread_count
 from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines, of_items
 from fedrec.models.private_state import OwnRows
 from fedrec.models.shapes import Form, Own, Shape, Shapes
@@ -190,7 +189,6 @@ class PFedRec(Recommender):
             epochs,
             self.batch_size,
             learn_items,
-            clients.dealt(thread_count()),
             sample_indptr,
             batch_indptr,
             Moves(items, weights, vectors),
