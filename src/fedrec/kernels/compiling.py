@@ -15,7 +15,7 @@ from fedrec.kernels.cache import imported_kernels
 __all__ = ["compile_kernels", "kernel_modules"]
 
 _HERE = Path(__file__).parent
-_SLOWEST_FIRST = ("ratings", "gpfedrec", "factor_batches", "fedrap", "pfedrec", "weighted_sums")
+_SLOWEST_FIRST = ("factor_batches", "gpfedrec", "pfedrec", "ratings", "fedrap", "synthetic")
 _NO_KERNELS = ("__init__", "cache", "compiling", "lanes", "records", "threads")
 
 

@@ -96,8 +96,8 @@ def local_batches(  # type: ignore[no-untyped-def]
 ):
     """As `local_sgd`, a step for every `batch` terms, the rest of an epoch in a last and smaller batch.
 
-    Args: `drift` [touched, d + 1] is added to the gradient of every
-    row in every step whether the batch touches it or not (none where it is empty); `steps` [c] out.
+    Args: `drift` [touched, d + 1] is added to the gradient of every row in every step whether the batch touches it or
+    not (none where it is empty); `steps` [c] out.
     """
     indptr, rows, sample_indptr, samples, width, epochs, weights = drawn
     batch, optimiser, rate, momentum, reg, keep = pace

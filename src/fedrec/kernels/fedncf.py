@@ -22,25 +22,13 @@ __all__ = ["gmf_round"]
     over=lambda histories, *_: histories.indptr,
 )
 def gmf_round(  # type: ignore[no-untyped-def]
-    begin,
-    end,
-    histories,
-    table,
-    output,
-    users,
-    rate,
-    reg,
-    epochs,
-    sample_indptr,
-    learn_shared,
-    changed,
-    out_output,
+    begin, end, histories, table, output, users, rate, reg, epochs, sample_indptr, learn_shared, changed, out_output
 ):
     """SGD, sample by sample, on σ(⟨output, user ⊙ item⟩ + bias); users [c, d] change in place.
 
     Args: `histories`; `table` [items, d]; `output` [d weights, bias]; `sample_indptr` has the samples that a client
-    draws in an epoch. With `learn_shared`, the touched rows and
-    their changes go to `changed`, and the change of the output to `out_output` [c, d + 1].
+    draws in an epoch. With `learn_shared`, the touched rows and their changes go to `changed`, and the change of the
+    output to `out_output` [c, d + 1].
     """
     indptr, items, excluded_indptr, excluded_items, seeds = histories
     out_indptr, out_rows, out_values, out_counts = changed

@@ -53,27 +53,14 @@ _RANGES = record(Ranges, "int64[::1], int64[::1], int32[::1], float32[:, ::1]")
     over=lambda histories, *_: histories.indptr,
 )
 def pair_round(  # type: ignore[no-untyped-def]
-    begin,
-    end,
-    histories,
-    common,
-    first,
-    heads,
-    shrunk,
-    own,
-    settings,
-    epochs,
-    batch,
-    sample_indptr,
-    new,
-    changed,
+    begin, end, histories, common, first, heads, shrunk, own, settings, epochs, batch, sample_indptr, new, changed
 ):
     """Train `heads` [c, d + 1], the clients' own rows and their copies of the common table.
 
     Args: `histories`; `common`, `first` [items, width], zeros beyond d to a multiple of 16: the shared table, and the
     private table that all begin with (a row that client c never touched is `shrunk[c]` times it); `own` rows;
-    `settings`: rates of head and items, their decay per batch, λ, μ, weight decay;
-    `sample_indptr` has the samples that a client draws once and passes over `epochs` times.
+    `settings`: rates of head and items, their decay per batch, λ, μ, weight decay; `sample_indptr` has the samples that
+    a client draws once and passes over `epochs` times.
     Out: in `new` all rows that client c owns now; in `changed` what it changed in the common table besides shrinking
     it; `shrunk` times the shrinking of this round.
     """

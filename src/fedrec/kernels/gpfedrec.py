@@ -62,7 +62,7 @@ def _masked(g, x, n):  # type: ignore[no-untyped-def]
     takes(
         HISTORIES,
         "float32[:, ::1], float32[:, :, ::1], float32[:, ::1], float32[:, ::1], int64[::1], float32[::1], int64, int64,"
-        "int64[::1]",
+        " int64[::1]",
         ROWS,
         "float32[:, ::1], float32[::1]",
     ),
@@ -87,10 +87,9 @@ def graph_round(  # type: ignore[no-untyped-def]
 ):
     """Train `users` [c, d], `networks` [c, size] and copies of the item table; choose each client's group anew.
 
-    Args: `histories`; `table` [items, d]; `centres` [groups, items, d], to which every row of a client
-    of that group is pulled; `groups` [c], in and out; `settings`: rates of network, user and items, and what of the way
-    to the centre a row goes in a batch; `sample_indptr` has the
-    samples that a client draws in an epoch.
+    Args: `histories`; `table` [items, d]; `centres` [groups, items, d], to which every row of a client of that group is
+    pulled; `groups` [c], in and out; `settings`: rates of network, user and items, and what of the way to the centre a
+    row goes in a batch; `sample_indptr` has the samples that a client draws in an epoch.
     Out: in `touched` the rows that a client touched, and in `out_changes` beside them what they differ by from rows
     that were pulled only; `pulls` [c], the way that those went.
     """

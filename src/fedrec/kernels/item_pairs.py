@@ -102,7 +102,7 @@ def _add_pairs(  # type: ignore[no-untyped-def]
     begin, end, out, triangle, again, fades, item_indptr, holder, source, factors, bound, unit, over, longest
 ):
     workers = len(over)
-    n_items = np.int64(len(item_indptr) - 1)
+    n_items = len(item_indptr) - 1
     for worker in range(begin, end):
         columns = np.empty(longest + 1, dtype=np.int64)
         amounts = np.empty(longest + 1, dtype=np.float64)
@@ -156,7 +156,7 @@ saturations."""
 @kernel(takes("boolean", FADES, _COLUMNS, "int64, float64[::1]"))
 def pair_norms(triangle, fades, item_indptr, holder, source, longest, out):  # type: ignore[no-untyped-def]
     """Add each client's Σ over coordinates of value² to `out` [c], in a fixed order."""
-    n_items = np.int64(len(item_indptr) - 1)
+    n_items = len(item_indptr) - 1
     columns = np.empty(longest + 1, dtype=np.int64)
     amounts = np.empty(longest + 1, dtype=np.float64)
     together = np.zeros(n_items, dtype=np.float64)

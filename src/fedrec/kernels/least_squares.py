@@ -16,7 +16,7 @@ __all__ = ["cholesky_solve", "gram_of_rows", "item_pulls", "outer_rows", "solve_
 _BLOCK = 64
 
 
-@numba.njit(inline="always")
+@numba.njit(nogil=True, error_model="numpy")
 def cholesky_solve(matrix, vector):  # type: ignore[no-untyped-def]
     """Overwrite row 0 of `vector` [1, D] with matrix⁻¹ vector, and the upper triangle of `matrix` [D, D] with its
     Cholesky factor; D is a multiple of eight. What is below the diagonal becomes scratch.

@@ -67,10 +67,9 @@ def personal_round(  # type: ignore[no-untyped-def]
 ):
     """Train every client's head [d weights, bias], a row of `heads` [c, d + 1], in place, and move the items.
 
-    Args: `histories`; `table` [items, width], zeros beyond d up to a
-    multiple of 16; SGD with `rate` on the head, then, with `learn_items`, with `item_rate` on the items, in batches of
-    `batch` samples whose loss is a mean. `sample_indptr[c]` to
-    `sample_indptr[c + 1]` are a client's samples over all epochs, `batch_indptr` its batches.
+    Args: `histories`; `table` [items, width], zeros beyond d up to a multiple of 16; SGD with `rate` on the head, then,
+    with `learn_items`, with `item_rate` on the items, in batches of `batch` samples whose loss is a mean.
+    `sample_indptr[c]` to `sample_indptr[c + 1]` are a client's samples over all epochs, `batch_indptr` its batches.
     Out: `moved_items`, by sample and by batch. Where `owned` has room, the distinct items of client c and the logits
     [:, 1] of its own rows under its final head.
     """

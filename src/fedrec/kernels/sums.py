@@ -55,7 +55,7 @@ def by_item(indptr, items, item_indptr, cursor, holder, source, place, ordered):
 
 
 def _add_triangle(begin, end, out, indptr, ordered, item_indptr, holder, place, weights):  # type: ignore[no-untyped-def]
-    n_items = np.int64(len(item_indptr) - 1)
+    n_items = len(item_indptr) - 1
     for item in range(begin, end):
         base = item * n_items - item * (item + 1) // 2
         for entry in range(item_indptr[item], item_indptr[item + 1]):

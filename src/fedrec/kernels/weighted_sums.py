@@ -17,7 +17,7 @@ __all__ = ["add_weighted_rank_one", "add_weighted_triangle"]
 def _add_weighted_triangle(  # type: ignore[no-untyped-def]
     begin, end, out, indptr, ordered, values, item_indptr, holder, place, factors, bound, unit, over
 ):
-    n_items = np.int64(len(item_indptr) - 1)
+    n_items = len(item_indptr) - 1
     for item in range(begin, end):
         base = item * n_items - item * (item + 1) // 2
         saturated = 0
