@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sqlite3
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,6 +141,10 @@ def other_files(folder: Path, page: str) -> None:
     if page == "docs/own-model.md":
         (folder / "mine.py").write_text(code_after(page, "`mine.py`:"), encoding="utf-8")
         (folder / "bag.py").write_text(code_after(page, "`bag.py`, with"), encoding="utf-8")
+        (folder / "line.py").write_text(code_after(page, "`line.py`:"), encoding="utf-8")
+        (folder / "pictures.py").write_text(code_after(page, "`pictures.py` has both"), encoding="utf-8")
+        with chdir(folder):
+            exec(compile(code_after(page, "`made.py` makes"), "made.py", "exec"), {})
     table = small_table()
     table.select("user_id", "item_id").head(20).write_csv(folder / "pairs.csv")
     items = table.select("item_id").unique("item_id").sort("item_id")

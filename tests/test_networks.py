@@ -27,6 +27,7 @@ from fedrec.models.networks.batch import Batch, batch_of
 from fedrec.models.networks.devices import steady
 from fedrec.models.networks.network import Network
 from fedrec.models.networks.neumf import NeuMF
+from fedrec.models.networks.rating_network import RatingNetwork
 from fedrec.models.networks.sasrec import SASRec
 from fedrec.models.networks.training import parameters
 from fedrec.models.networks.two_tower import TwoTower
@@ -266,6 +267,17 @@ def test_long_histories_are_cropped_at_random_where_the_model_asks() -> None:
         assert any(own[start : start + len(row)] == row for start in range(len(own)))
 
 
+def test_the_dense_row_of_a_client_has_the_values_of_its_window() -> None:
+    clients = everyone()
+    rated = replace(clients, values=np.arange(1, len(clients.items) + 1, dtype=np.float32))
+    plain, valued = (batch_of(one, 6, SOURCE.seeds(one.keys)) for one in (clients, rated))
+    assert torch.equal(plain.dense, plain.has)
+    assert torch.equal(valued.dense > 0, plain.has > 0)
+    for client in range(USERS):
+        rows = np.arange(clients.indptr[client], clients.indptr[client + 1])[-6:]
+        assert valued.dense[client, clients.items[rows]].tolist() == (rows + 1.0).tolist()
+
+
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
@@ -382,6 +394,51 @@ def test_counts_and_sketches_are_of_everybody_and_steps_are_of_the_cohort() -> N
 def test_settings_that_do_not_fit_are_told(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(PlanError, match=says):
         SASRec(**settings)
+
+
+class Mean(nn.Module):
+    """Predicts a client's mean value, times a factor that is learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor([5.0]))
+
+    def scores(self, batch: Batch) -> Tensor:
+        mean = batch.dense.sum(1) / batch.has.sum(1)
+        return (self.factor * mean)[:, None].expand(-1, batch.n_items)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return ((self.scores(batch) - batch.dense) ** 2 * batch.has).sum(1), batch.has.sum(1)
+
+
+class MeanNetwork(RatingNetwork):
+    """A network of ratings for tests."""
+
+    name: ClassVar[str] = "mean"
+
+    def module(self, n_items: int) -> nn.Module:
+        return Mean()
+
+
+def test_a_network_of_ratings_learns_them_and_keeps_predictions_on_the_scale() -> None:
+    clients = everyone()
+    rated = replace(clients, values=np.repeat(np.arange(USERS) % 4 + 1.0, clients.lengths).astype(np.float32))
+    model = MeanNetwork(highest=4, learning_rate=0.02, optimiser="sgd")
+    state = model.start(catalog(), {}, SOURCE)
+    assert np.unique(model.score(Given.to_score(state.shared, {}), rated, None)).tolist() == [4.0]
+    for round in range(60):
+        spec = model.spec(state.shared, round)
+        assert spec is not None
+        total = Sum.zeros(spec.fit(100), round)
+        total.add(model.contribute(given(model, state.shared, round), rated, None)[0])
+        state = model.step(state, total, round)
+    predicted = model.score(Given.to_score(state.shared, {}), rated, None)
+    assert np.allclose(predicted, (np.arange(USERS) % 4 + 1.0)[:, None], atol=0.05)
+
+
+def test_a_scale_without_length_is_told() -> None:
+    with pytest.raises(PlanError, match=r"model mean: highest \(1\) must be above lowest \(1\)"):
+        MeanNetwork(highest=1)
 
 
 def test_without_torch_a_network_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,13 @@ def test_a_model_is_short_and_takes_no_change_of_fedrec(
     assert not Path(inspect.getfile(model)).is_relative_to(ROOT)
 
 
+@pytest.mark.parametrize(("words", "models"), [("`line.py`:", 1), ("`pictures.py` has both", 2)])
+def test_models_of_the_examples_take_fifteen_lines_each(words: str, models: int) -> None:
+    lines = [line for line in code_after(PAGE, words).splitlines() if line and "import" not in line]
+    assert sum(line.startswith("class ") and "fr." in line for line in lines) == models
+    assert len(lines) <= 15 * models
+
+
 @pytest.mark.parametrize("promise", PROMISES)
 @pytest.mark.parametrize("kind", PLACES)
 def test_it_keeps_every_promise(

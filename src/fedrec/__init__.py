@@ -58,6 +58,7 @@ _HOMES = {
     "Federation": "fedrec.estimators.federations",
     "load_model": "fedrec.estimators.estimator",
     "Network": "fedrec.models.networks.network",
+    "RatingNetwork": "fedrec.models.networks.rating_network",
     "set_threads": "fedrec.threads",
     "Stopwatch": "fedrec.progress",
     "tune": "fedrec.estimators.tuning",

@@ -34,6 +34,7 @@ from fedrec.estimators.estimator import load_model as load_model
 from fedrec.estimators.federations import Federation as Federation
 from fedrec.estimators.tuning import tune as tune
 from fedrec.models.networks.network import Network as Network
+from fedrec.models.networks.rating_network import RatingNetwork as RatingNetwork
 from fedrec.progress import Stopwatch as Stopwatch
 from fedrec.threads import set_threads as set_threads
 

@@ -65,6 +65,15 @@ class Batch:
         """Which items the window of each client holds: [clients, n_items] float32, 1 or 0."""
         return self.held(self.known).to(torch.float32)
 
+    @property
+    def dense(self) -> Tensor:
+        """The window of each client as a row of the interaction matrix [clients, n_items] float32: the value of each
+        item, or 1 if the model reads no values; 0 for items that the window does not hold."""
+        if self.values is None:
+            return self.has
+        wide = torch.zeros((len(self.items), self.n_items + 1), device=self.items.device)
+        return wide.scatter(1, self.items, self.values)[:, :-1]
+
     def held(self, places: Tensor) -> Tensor:
         """Which items stand at some places [clients, window] bool of the window: [clients, n_items] bool."""
         wide = torch.zeros((len(self.items), self.n_items + 1), dtype=torch.bool, device=self.items.device)
