@@ -106,8 +106,20 @@ def main() -> None:
             "part": np.asarray(PARTS)[split.part],
         }
     )
-    print("| data | network | seconds a pass, ours | theirs | ratio | HR@10, ours | theirs | NDCG@10, ours | theirs | ratio |")
-    print("|---" * 10 + "|")
+    columns = [
+        "data",
+        "network",
+        "seconds a pass, ours",
+        "theirs",
+        "ratio",
+        "HR@10, ours",
+        "theirs",
+        "NDCG@10, ours",
+        "theirs",
+        "ratio",
+    ]
+    print("| " + " | ".join(columns) + " |")
+    print("|---" * len(columns) + "|")
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "interactions.csv"
         table.write_csv(rows)

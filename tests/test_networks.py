@@ -95,23 +95,28 @@ def centrally(model: Network, rounds: int = ROUNDS) -> dict[str, np.ndarray]:
         module = model.module(ITEMS)
     rule = torch.optim.Adam(parameters(module).values(), lr=model.learning_rate, betas=(0.9, model.second_decay))
     for round in range(rounds):
-        rng = SOURCE.child("contribute", round)
-        batch = batch_of(
-            clients,
-            model.window,
-            rng.child("epoch", 0).seeds(clients.keys),
-            common=visits._COMMON.child(round, 0).seed,
-            training=True,
-            crops=model.crops,
-        )
-        for group in rule.param_groups:
-            group["lr"] = model.learning_rate * model.rate_share(round)
-        told = module.loss(batch)  # type: ignore[operator]
-        losses, weights = told if isinstance(told, tuple) else (told, torch.ones(len(batch)))
-        rule.zero_grad()
-        (losses.sum() / weights.sum()).backward()
-        rule.step()
+        _central_step(model, module, rule, clients, round)
     return {name: value.detach().numpy() for name, value in parameters(module).items()}
+
+
+def _central_step(model: Network, module: nn.Module, rule: torch.optim.Adam, clients: Clients, round: int) -> None:
+    """A step of torch's own optimiser on a batch of clients."""
+    rng = SOURCE.child("contribute", round)
+    batch = batch_of(
+        clients,
+        model.window,
+        rng.child("epoch", 0).seeds(clients.keys),
+        common=visits._COMMON.child(round, 0).seed,
+        training=True,
+        crops=model.crops,
+    )
+    for group in rule.param_groups:
+        group["lr"] = model.learning_rate * model.rate_share(round)
+    told = module.loss(batch)  # type: ignore[operator]
+    losses, weights = told if isinstance(told, tuple) else (told, torch.ones(len(batch)))
+    rule.zero_grad()
+    (losses.sum() / weights.sum()).backward()
+    rule.step()
 
 
 PLACES = [np.arange(0, USERS, 3), np.arange(1, USERS, 3), np.arange(2, USERS, 3)]
@@ -140,6 +145,42 @@ def test_rounds_over_nodes_are_central_mini_batch_training(name: str) -> None:
             assert np.abs(state.shared[parameter] - value).max() < 1e-4, parameter
     moved = [np.abs(plain[parameter] - start[parameter]).max() for parameter in plain]
     assert max(moved) > 0.05
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_neumf_over_nodes_is_as_good_as_in_a_plain_loop(nodes: int) -> None:
+    split = fr.leave_last_out(fr.load_data("ml-100k"))
+    clients = Clients.of(split.train, np.arange(split.data.n_users, dtype=np.uint64) * 7919)
+    known = Clients.of(split.history("test"), clients.keys)
+    model = NeuMF(rounds=150)
+    state = model.start(split.data.catalog, {}, SOURCE.child("start"))
+    with steady(SOURCE.child("start").seed):
+        module = model.module(clients.n_items)
+    rule = torch.optim.Adam(parameters(module).values(), lr=model.learning_rate)
+    for round in range(model.rounds):
+        places = np.random.default_rng(round).choice(len(clients), 64, replace=False)
+        spec = model.spec(state.shared, round)
+        assert spec is not None
+        total = Sum.zeros(spec.fit(len(clients)), round)
+        for node in range(nodes):
+            own = clients.take(places[places % nodes == node])
+            total.add(model.contribute(given(model, state.shared, round), own, None)[0])
+        state = model.step(state, total, round)
+        _central_step(model, module, rule, clients.take(places), round)
+    plain = {name: value.detach().numpy() for name, value in parameters(module).items()}
+    of_nodes, of_loop = (_gains(model, shared, known, split.test) for shared in (state.shared, plain))
+    assert of_loop.mean() > 0.03
+    assert abs(of_nodes.mean() - of_loop.mean()) < of_loop.std() / len(of_loop) ** 0.5
+
+
+def _gains(model: Network, shared: Arrays, known: Clients, test: fr.Interactions) -> np.ndarray:
+    """NDCG@10 of each user's one test item, among the whole catalog without the history."""
+    scores = model.score(Given.to_score(shared, {}), known, None)
+    scores[np.repeat(np.arange(len(known)), known.lengths), known.items] = -np.inf
+    users = np.flatnonzero(test.lengths)
+    ranks = (scores[users] > scores[users, test.items][:, None]).sum(1) + 1
+    return np.where(ranks <= 10, 1.0 / np.log2(ranks + 1.0), 0.0)
 
 
 def test_one_partition_gives_the_same_bits_again() -> None:
