@@ -44,6 +44,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpfedrec": {"name": "gpfedrec", "embedding_size": 8, "rounds": 3, "groups": 3, "batch_size": 20},
     "ials": {"name": "ials", "embedding_size": 6, "rounds": 3},
     "itemknn": {"name": "itemknn", "neighbours": 20},
+    "lightgcn": {"name": "lightgcn", "embedding_size": 8, "rounds": 6, "batch_size": 200},
     "mf": {"name": "mf", "embedding_size": 8, "rounds": 6},
     "mf-adam": {"name": "mf", "embedding_size": 8, "rounds": 4, "server_optimiser": "adam", "batch_size": 7},
     "mf-bpr": {"name": "mf", "embedding_size": 8, "rounds": 4, "loss": "bpr", "denominator": "per_row"},

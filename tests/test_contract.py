@@ -20,6 +20,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fedrecon": {"embedding_size": 4, "reg": 0.02},
     "fedrap": {"rounds": 10},
     "gpfedrec": {"rounds": 10},
+    "lightgcn": {"embedding_size": 8, "rounds": 20},
     "neumf": {"rounds": 40, "window": 12, "hidden": [8], "learning_rate": 0.07},
     "sasrec": {
         "rounds": 30,

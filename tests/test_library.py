@@ -28,6 +28,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "blend": {"models": [{"name": "ease"}, {"name": "autoencoder", "rounds": 8}]},
     "mf": {"embedding_size": 4, "rounds": 3},
     "ials": {"embedding_size": 4, "rounds": 2},
+    "lightgcn": {"embedding_size": 8, "rounds": 24},
     **NETWORKS,
     **{name: {"rounds": 4} for name in ("fcf", "fedncf", "fedrap", "fedrecon", "gpfedrec", "pfedrec")},
 }
@@ -280,7 +281,7 @@ def test_patience_stops_after_validations_without_a_better_one() -> None:
     assert model.opened.trained.round == 2 * scores.index(max(scores)) + 1
 
 
-STARTING = {"autoencoder", "blend", "sasrec", "spectral", "two-tower"}
+STARTING = {"autoencoder", "blend", "lightgcn", "sasrec", "spectral", "two-tower"}
 """Models whose first rounds make arrays that cannot score."""
 
 
@@ -288,14 +289,12 @@ STARTING = {"autoencoder", "blend", "sasrec", "spectral", "two-tower"}
 @pytest.mark.parametrize(
     ("name", "settings", "validated"),
     [
-        *(
-            (name, {}, None)
-            for name in sorted(set(MODELS) - {"autoencoder", "blend", "sasrec", "spectral", "two-tower"})
-        ),
+        *((name, {}, None) for name in sorted(set(MODELS) - STARTING)),
         ("autoencoder", {"rounds": 6}, [3, 4, 5]),
         ("autoencoder", {"start_from": "random"}, [0, 1, 2]),
         ("blend", {"models": ["ease", "popularity"]}, [0]),
         ("blend", {"models": [{"name": "ease", "rank": 8}, {"name": "mf", "rounds": 3}]}, [1, 2]),
+        ("lightgcn", {"rounds": 6, "start_from": "random"}, [3, 4, 5]),
         ("sasrec", {"rounds": 7, "window": 12}, [3, 4, 5, 6]),
         ("two-tower", {"rounds": 4, "passes": 1}, [1, 2, 3]),
         ("spectral", {}, [2]),
@@ -307,8 +306,8 @@ STARTING = {"autoencoder", "blend", "sasrec", "spectral", "two-tower"}
 def test_rounds_that_can_score_are_validated_and_no_others(
     name: str, settings: dict[str, Any], validated: list[int] | None
 ) -> None:
-    """`spectral`, and `ease` with a rank, have factors to score with after their last round only; `autoencoder` after
-    those of its start, and a `blend` when all its models do."""
+    """`spectral`, and `ease` with a rank, have factors to score with after their last round only; `autoencoder` and
+    `lightgcn` after those of their start, and a `blend` when all its models do."""
     if "rounds" in model_class(name).model_fields:
         settings = {"rounds": 3} | settings
     plan = {"split": "leave-last-out", "evaluation": {"every": 1, "keep": "best", "metrics": ["ndcg@10"]}}

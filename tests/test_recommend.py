@@ -21,6 +21,7 @@ from runs_in_test import NETWORKS
 
 QUICK: dict[str, dict[str, Any]] = {
     "ials": {"embedding_size": 4, "rounds": 2},
+    "lightgcn": {"embedding_size": 4, "rounds": 6},
     "mf": {"embedding_size": 4, "rounds": 3},
     **NETWORKS,
 }

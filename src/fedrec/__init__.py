@@ -41,6 +41,7 @@ _HOMES = {
     "GPFedRec": "fedrec.estimators.estimator",
     "IALS": "fedrec.estimators.estimator",
     "ItemKNN": "fedrec.estimators.estimator",
+    "LightGCN": "fedrec.estimators.estimator",
     "MF": "fedrec.estimators.estimator",
     "PFedRec": "fedrec.estimators.estimator",
     "Popularity": "fedrec.estimators.estimator",

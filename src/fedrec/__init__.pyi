@@ -268,6 +268,28 @@ class ItemKNN(Estimator):
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
 
+class LightGCN(Estimator):
+    def __init__(
+        self,
+        *,
+        embedding_size: int | None = ...,
+        rounds: int = ...,
+        learning_rate: float = ...,
+        batch_size: int = ...,
+        keep: float = ...,
+        reg: float = ...,
+        start_from: Literal["spectral", "random"] = ...,
+        alpha: float = ...,
+        beta: float = ...,
+        most_candidates: int = ...,
+        layers: int = ...,
+        tied: bool = ...,
+        seed: int = ...,
+        cohort: float | None = ...,
+        weights: str | dict[str, Any] | None = ...,
+        plan: dict[str, Any] | None = ...,
+    ) -> None: ...
+
 class MF(Estimator):
     def __init__(
         self,

@@ -94,8 +94,8 @@ __all__ = [
 ]
 
 _SIMILAR = (
-    "autoencoder, biased-mf, blend, content, ease, fcf, fedncf, fedrecon, ials, itemknn, mf, neumf, pfedrec, sasrec, "
-    "slit, spectral or two-tower"
+    "autoencoder, biased-mf, blend, content, ease, fcf, fedncf, fedrecon, ials, itemknn, lightgcn, mf, neumf, pfedrec, "
+    "sasrec, slit, spectral or two-tower"
 )
 _PRIVATE = (
     "content, ease, ials, itemknn, mf, neumf, popularity, sasrec, slit, spectral, two-tower or a PyTorch network of "

@@ -17,6 +17,7 @@ MODELS = {
     "gpfedrec": "fedrec.models.literature.gpfedrec:GPFedRec",
     "ials": "fedrec.models.factors.ials:IALS",
     "itemknn": "fedrec.models.linear.itemknn:ItemKNN",
+    "lightgcn": "fedrec.models.networks.lightgcn:LightGCN",
     "mf": "fedrec.models.factors.mf:MF",
     "neumf": "fedrec.models.networks.neumf:NeuMF",
     "pfedrec": "fedrec.models.literature.pfedrec:PFedRec",

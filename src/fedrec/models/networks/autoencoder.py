@@ -27,8 +27,10 @@ from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosin
 from fedrec.models.linear.counts import count_spec, counted, degree_weights
 from fedrec.models.linear.sketch import (
     Sketched,
+    Spectrum,
     basis_table,
     draw_signs,
+    leading_spectrum,
     sketch_contribution,
     sketch_memory,
     sketch_spec,
@@ -38,11 +40,14 @@ from fedrec.models.server_optimisers import ServerOptimiser
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 
-__all__ = ["Autoencoder"]
+__all__ = ["PASSES", "TABLES", "Autoencoder"]
 
-_PASSES = 3
-_COUNTS, _GOES_ON = 0, _PASSES + 1
-"""Stages of the start: items are counted before the first sketch; sketches 1 to `_PASSES`; items are counted before
+TABLES = ("encoder", "decoder")
+"""Tables of item vectors, which gradients are summed for."""
+PASSES = 3
+"""Rounds of the sketch of the start."""
+_COUNTS, _GOES_ON = 0, PASSES + 1
+"""Stages of the start: items are counted before the first sketch; sketches 1 to `PASSES`; items are counted before
 training begins with the tables as they are."""
 _FEW_ITEMS = 2500
 _LEFT_BITS, _RIGHT_BITS = 16, 10
@@ -108,7 +113,7 @@ class Autoencoder(Recommender):
 
     @model_validator(mode="after")
     def _check(self) -> Autoencoder:
-        least = 1 + _PASSES if self.start_from == "spectral" else 1
+        least = 1 + PASSES if self.start_from == "spectral" else 1
         if self.rounds < least:
             raise PlanError(
                 f"model {self.name}: rounds is {self.rounds}, but start_from: {self.start_from} takes {least}; set "
@@ -199,22 +204,10 @@ class Autoencoder(Recommender):
         """The next sketch, the tables of the start, or one step of Adam along the mean gradient."""
         if "stage" in state.shared:
             return self._started(state, total)
-        shared, server = dict(state.shared), dict(state.server)
         weight = float(total.value("weight")[0])
         if weight <= 0:
             return state
-        adam = self._adam(self.learning_rate * (1.0 + np.cos(np.pi * round / self.rounds)) / 2.0)
-        everything, d = np.arange(len(shared["encoder"])), shared["encoder"].shape[1]
-        for name, rows in (("encoder", everything), ("decoder", self._candidates(len(everything), round))):
-            table = shared[name][rows].astype(np.float64)
-            pull = 2.0 * self.reg / float(shared["population"][0]) * table
-            pull[:, d:] = 0.0
-            moments = {key: server[f"{name}_{key}"][rows] for key in adam.forms(())}
-            moved, kept = adam.step(table, -total.value(name) / weight - pull, moments)
-            for key, before, after in ((name, shared, moved), *((f"{name}_{key}", server, kept[key]) for key in kept)):
-                before[key] = before[key].copy()
-                before[key][rows] = after
-        return State(shared, server)
+        return self._trained(state, {name: total.value(name) / weight for name in TABLES}, round)
 
     def score(
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
@@ -246,6 +239,29 @@ class Autoencoder(Recommender):
 
     def _adam(self, learning_rate: float) -> ServerOptimiser:
         return ServerOptimiser("adam", learning_rate, floor=_FLOOR)
+
+    def _trained(self, state: State, gradients: Arrays, round: int) -> State:
+        """The state after a step along the mean gradients of the tables; of the decoder's, those of its candidates."""
+        shared, server = dict(state.shared), dict(state.server)
+        everything, d = np.arange(len(shared["encoder"])), shared["encoder"].shape[1]
+        for name, rows in (("encoder", everything), ("decoder", self._candidates(len(everything), round))):
+            moments = {key: server[f"{name}_{key}"][rows] for key in self._adam(0).forms(())}
+            pull = 2.0 * self.reg / float(shared["population"][0])
+            moved, kept = self._moved(shared[name][rows], d, gradients[name], pull, moments, round)
+            for key, before, after in ((name, shared, moved), *((f"{name}_{key}", server, kept[key]) for key in kept)):
+                before[key] = before[key].copy()
+                before[key][rows] = after
+        return State(shared, server)
+
+    def _moved(
+        self, table: np.ndarray, d: int, gradient: np.ndarray, pull: float, moments: Arrays, round: int
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Rows of a table and their moments after one step of Adam; the first d columns are pulled towards 0."""
+        table = table.astype(np.float64)
+        pulled = pull * table
+        pulled[:, d:] = 0.0
+        adam = self._adam(self.learning_rate * (1.0 + np.cos(np.pi * round / self.rounds)) / 2.0)
+        return adam.step(table, -gradient - pulled, moments)
 
     def _moments(self, encoder: np.ndarray, decoder: np.ndarray) -> dict[str, np.ndarray]:
         tables = {"encoder": encoder, "decoder": decoder}
@@ -290,7 +306,7 @@ class Autoencoder(Recommender):
     def _started(self, state: State, total: Sum) -> State:
         """The state after item counts, or after a pass of the spectral start."""
         stage, server = int(state.shared["stage"][0]), dict(state.server)
-        tables = {name: state.shared[name] for name in ("encoder", "decoder")}
+        tables = {name: state.shared[name] for name in TABLES}
         if stage == _GOES_ON:
             shared = {**tables, "population": np.array([max(float(total.clients), 1.0)])}
             return State(shared, {**server, "counts": total.value("counts")[:, 0]})
@@ -303,13 +319,19 @@ class Autoencoder(Recommender):
             _write_table(signs * degree_weights(server["counts"], self.beta)[:, None], encoder, decoder)
             return State({**after, "stage": np.array([1])}, server)
         sketched = Sketched.of(table, total, degree_weights(server["counts"], self.beta))
-        if stage < _PASSES:
+        if stage < PASSES:
             _write_table(basis_table(sketched), encoder, decoder)
             return State({**after, "stage": np.array([stage + 1])}, server)
-        clients = max(float(total.clients), 1.0)
-        length = max(float(server["counts"].sum()) / clients, 1.0)
-        encoder[:], decoder[:, :-1] = start_tables(sketched, encoder.shape[1], clients, length, self.alpha)
-        return State({**after, "population": np.array([clients])}, server)
+        return self._begun(leading_spectrum(sketched), max(float(total.clients), 1.0), server)
+
+    def _begun(self, spectrum: Spectrum, population: float, server: Arrays) -> State:
+        """What training begins with after the last pass of the sketch."""
+        n_items = len(server["counts"])
+        length = max(float(server["counts"].sum()) / population, 1.0)
+        encoder, decoder = start_tables(spectrum, self._width(n_items), population, length, self.alpha)
+        biases = np.zeros((n_items, 1), dtype=np.float32)
+        shared = {"encoder": encoder, "decoder": np.hstack([decoder, biases]), "population": np.array([population])}
+        return State(shared, server)
 
 
 class _Gradients(NamedTuple):

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedrec.models.linear.sketch import Sketched, leading_spectrum
+from fedrec.models.linear.sketch import Spectrum
 
 __all__ = ["start_tables"]
 
 
 def start_tables(
-    sketched: Sketched, width: int, clients: float, length: float, alpha: float
+    spectrum: Spectrum, width: int, clients: float, length: float, alpha: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """E and W [items, width] float32 such that W Eᵀ filters the spectrum of G = Σ_u a_u a_uᵀ, a_u = n_u^−α D x_u.
 
@@ -24,14 +24,14 @@ def start_tables(
     all clients have the mean number of items. Columns without an eigenvector, and items that nobody has, are 0.
 
     Args:
-        sketched: the last pass, with the diagonal of D.
+        spectrum: of the last pass, with the diagonal of D.
         width: eigenpairs to take.
         clients: summed in that pass.
         length: mean number of items of a client.
         alpha: α.
     """
-    whole = leading_spectrum(sketched)
-    spectrum = replace(whole, turn=whole.turn[:, :width], values=whole.values[:width])
+    sketched = spectrum.sketched
+    spectrum = replace(spectrum, turn=spectrum.turn[:, :width], values=spectrum.values[:width])
     items, found = len(sketched.weights), len(spectrum.values)
     encoder, decoder = (np.zeros((items, width), dtype=np.float32) for _ in range(2))
     if found == 0:
