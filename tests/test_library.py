@@ -281,7 +281,7 @@ def test_patience_stops_after_validations_without_a_better_one() -> None:
     assert model.opened.trained.round == 2 * scores.index(max(scores)) + 1
 
 
-STARTING = {"autoencoder", "blend", "lightgcn", "sasrec", "spectral", "two-tower"}
+STARTING = {"autoencoder", "blend", "lightgcn", "neumf", "sasrec", "spectral", "two-tower"}
 """Models whose first rounds make arrays that cannot score."""
 
 
@@ -295,6 +295,7 @@ STARTING = {"autoencoder", "blend", "lightgcn", "sasrec", "spectral", "two-tower
         ("blend", {"models": ["ease", "popularity"]}, [0]),
         ("blend", {"models": [{"name": "ease", "rank": 8}, {"name": "mf", "rounds": 3}]}, [1, 2]),
         ("lightgcn", {"rounds": 6, "start_from": "random"}, [3, 4, 5]),
+        ("neumf", {"rounds": 6, "window": 12, "user": "private"}, [3, 4, 5]),
         ("sasrec", {"rounds": 7, "window": 12}, [3, 4, 5, 6]),
         ("two-tower", {"rounds": 4, "passes": 1}, [1, 2, 3]),
         ("spectral", {}, [2]),

@@ -41,8 +41,8 @@ MODELS: dict[str, Network] = {
         embedding_size=8, start_from="random", negatives=16, loss="gbce", positions="rotary", **SMALL
     ),
     "sasrec-softmax": SASRec(embedding_size=8, start_from="random", loss="softmax", warmup=4, **SMALL),
-    "neumf": NeuMF(embedding_size=4, hidden=(6,), **SMALL),
-    "neumf-private": NeuMF(embedding_size=4, hidden=(6,), user="private", **SMALL),
+    "neumf": NeuMF(embedding_size=4, hidden=(6,), start_from="random", positives=5, schedule="constant", **SMALL),
+    "neumf-private": NeuMF(embedding_size=4, hidden=(6,), user="private", start_from="random", **SMALL),
     "two-tower": TwoTower(embedding_size=8, hidden=8, start_from="random", **SMALL),
     "two-tower-drawn": TwoTower(embedding_size=8, hidden=8, start_from="random", negatives=12, **SMALL),
 }
@@ -520,3 +520,27 @@ def test_a_start_from_the_spectrum_puts_items_that_go_together_together() -> Non
     assert state.shared["items"].std() == pytest.approx(0.05, rel=0.2)
     counts = np.bincount(items, minlength=ITEMS)
     assert np.corrcoef(state.shared["bias"], np.log(np.maximum(counts, 0.5)))[0, 1] > 0.999
+
+
+def test_the_product_of_neumf_begins_as_an_inner_product_of_eigenvectors() -> None:
+    model = NeuMF(embedding_size=3, hidden=(6,), passes=2, rounds=6, window=6, positives=2)
+    shared = trained(model, [np.arange(USERS)], 3)[0].shared
+    assert np.array_equal(shared["items"][:, :3], shared["items"][:, 3:])
+    assert np.array_equal(shared["items"], shared["histories"])
+    columns = shared["items"][:, :3].astype(np.float64)
+    columns /= np.linalg.norm(columns, axis=0)
+    np.testing.assert_allclose(columns.T @ columns, np.eye(3), atol=1e-3)
+    assert shared["output.weight"][0, :3].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_neumf_predicts_some_items_of_a_long_history() -> None:
+    for positives, terms in ((2, 2.0), (50, 6.0)):
+        model = NeuMF(embedding_size=3, hidden=(6,), start_from="random", window=6, positives=positives)
+        state = model.start(catalog(), {}, SOURCE.child("start"))
+        total = model.contribute(given(model, state.shared, 0), everyone().take(np.array([0, 4])), None)[0]
+        spec = model.spec(state.shared, 0)
+        assert spec is not None
+        assert everyone().lengths[[0, 4]].tolist() == [1, 10]
+        flat = np.zeros(1, np.int64)
+        total.arrays["terms"].add_to(flat, spec["terms"], np.ones(2, dtype=bool))
+        assert flat[0] / spec["terms"].unit == 1.0 + terms

@@ -51,6 +51,8 @@ class LightGCN(Autoencoder):
             more rounds.
         alpha, beta: of the graph: how much less users with long histories (user u with n_u items weighs n_u^−2alpha in
             G) and popular items (D is n_i^−beta) count.
+        most_candidates: maximum number of items that a softmax ranges over, as for `autoencoder`; rows of other items
+            move along the graph.
 
     The other hyperparameters are those of `autoencoder`.
 
