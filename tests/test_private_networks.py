@@ -38,7 +38,7 @@ from fedrec.runs.training import Placement, train_here, train_run
 DATA = "synthetic:users=240,items=40,interactions_per_user=9,seed=2"
 SOURCE = KeyedSource.from_seed(7)
 SMALL: dict[str, dict[str, Any]] = {
-    "neumf": {"embedding_size": 2, "hidden": [3], "rounds": 4, "window": 6},
+    "neumf": {"embedding_size": 2, "hidden": [3], "rounds": 4, "window": 6, "start_from": "random"},
     "sasrec": {"embedding_size": 4, "rounds": 6, "window": 6, "negatives": 8},
     "two-tower": {"embedding_size": 4, "rounds": 6, "window": 6, "hidden": 4},
 }
@@ -163,7 +163,7 @@ def test_a_network_that_adds_clients_up_is_refused_under_privacy_and_the_plan_sa
     with pytest.raises(PlanError, match=r"model 'neumf' under privacy: granularity: node adds clients up .* leave out"):
         planned("neumf", model={"name": "neumf", "granularity": "node"})
     with pytest.raises(PlanError, match="neumf under privacy: rounds is 1, but the start takes 1; set rounds to 2 or"):
-        planned("neumf", model={"name": "neumf", "rounds": 1})
+        planned("neumf", model={"name": "neumf", "rounds": 1, "start_from": "random"})
     assert planned("neumf").resolve(histories(), "0" * 64).model["granularity"] == "client"
 
 

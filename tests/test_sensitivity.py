@@ -33,7 +33,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "spectral": {"rank": 4},
     "ials": {"embedding_size": 3, "rounds": 3},
     "mf": {"embedding_size": 3, "rounds": 5},
-    "neumf": {"embedding_size": 2, "hidden": [3], "rounds": 3, "window": 6},
+    "neumf": {"embedding_size": 2, "hidden": [3], "rounds": 3, "window": 6, "start_from": "random"},
     "sasrec": {"embedding_size": 4, "rounds": 5, "window": 6, "negatives": 8},
 }
 NETWORKS = ("neumf", "sasrec")

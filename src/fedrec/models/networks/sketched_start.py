@@ -55,7 +55,7 @@ class SketchedNetwork(Network):
 
     @model_validator(mode="after")
     def _check_rounds(self) -> SketchedNetwork:
-        if self.rounds <= self._before:
+        if self._sketched and self.rounds <= self._before:
             raise PlanError(
                 f"model {self.name}: the first {self._before} rounds make the spectral start, so rounds must be more "
                 f"than {self._before}; raise rounds, or set start_from to random"
