@@ -400,7 +400,7 @@ def test_nobody_can_be_taken_out_of_a_pooled_sum() -> None:
 @pytest.mark.parametrize("step", [{"step": "clip", "norm": 1.0}, {"step": "weight", "by": "interactions"}])
 def test_a_plan_that_clips_or_weighs_clients_needs_them_apart(step: dict[str, Any]) -> None:
     base: dict[str, Any] = {"data": {"source": "memory"}, "release": [step]}
-    model = {"name": "neumf", "rounds": 3}
+    model = {"name": "neumf", "rounds": 5}
     with pytest.raises(PlanError, match=rf"release: {step['step']} needs each client's contribution"):
         Plan.make(base | {"model": model})
     Plan.make(base | {"model": model | {"granularity": "client"}})
