@@ -28,7 +28,7 @@ class Batch:
             places before a short history.
         n_items: length of the catalog.
         seeds: [clients] int64, of what is drawn for each client.
-        common: seed of what is drawn for all clients of a round alike, wherever they live.
+        common: seed of what is drawn for all clients of a step alike, wherever they live.
         training: whether a module learns from the batch; otherwise it scores.
         values: [clients, window] float32, if the model reads values of interactions; 0 where there is none.
         private: arrays of the clients, [clients, …] float32.
@@ -96,7 +96,7 @@ class Batch:
         return values * (draws >= round(share * 2**16) - 2**15) / (1.0 - share)
 
     def candidates(self, number: int) -> Tensor:
-        """Items [number] int64 that are drawn for all clients of the round alike, with replacement."""
+        """Items [number] int64 that are drawn for all clients of the step alike, with replacement."""
         words = _words(torch.tensor([self.common], device=self.items.device), "common", number)[0]
         return (words & (2**62 - 1)) % self.n_items
 
@@ -128,7 +128,7 @@ def batch_of(
         clients: with their histories.
         window: most interactions of a client that are taken.
         seeds: [clients] uint64.
-        common: seed of the round.
+        common: seed of the step.
         training: whether a module learns from it.
         crops: share of the clients with a longer history than the window that are given a part of it at random; the
             others are given the newest.

@@ -130,7 +130,7 @@ def fit_private(module: nn.Module, batch: Batch, steps: int, learning_rate: floa
 
 def train_together(
     module: nn.Module,
-    batch_at: Callable[[np.ndarray, int], Batch],
+    batch_at: Callable[[np.ndarray, int, int], Batch],
     clients: int,
     order: np.random.Generator,
     local: Local,
@@ -139,7 +139,8 @@ def train_together(
 
     Args:
         module: which is changed.
-        batch_at: the batch of the clients at some positions, in some epoch, with what it takes of private arrays.
+        batch_at: the batch of the clients at some positions, in some epoch and step of all, with what it takes of
+            private arrays.
         clients: how many there are.
         order: of the clients.
         local: how.
@@ -147,11 +148,12 @@ def train_together(
     names = parameters(module)
     before = {name: parameter.detach().clone() for name, parameter in names.items()}
     rule = _rule(names.values(), local)
-    seen = 0.0
+    seen, step = 0.0, 0
     for epoch in range(local.epochs):
         places = order.permutation(clients)
         for start in range(0, clients, local.batch):
-            losses, weights = terms_of(module, batch_at(places[start : start + local.batch], epoch))
+            losses, weights = terms_of(module, batch_at(places[start : start + local.batch], epoch, step))
+            step += 1
             count = weights.sum()
             seen += float(count) if epoch == 0 else 0.0
             if float(count) <= 0.0:
@@ -194,7 +196,7 @@ def client_gradients(module: nn.Module, batch: Batch) -> tuple[dict[str, np.ndar
 
 
 def client_changes(
-    module: nn.Module, batch_at: Callable[[np.ndarray, int], Batch], clients: int, local: Local
+    module: nn.Module, batch_at: Callable[[np.ndarray, int, int], Batch], clients: int, local: Local
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What each client changes when it trains alone from the parameters of the round: {name: [clients, size] float32},
     and the clients' numbers of terms."""
@@ -204,8 +206,8 @@ def client_changes(
     terms = np.zeros(clients)
     for place in range(clients):
 
-        def alone(_: np.ndarray, epoch: int, place: int = place) -> Batch:
-            return batch_at(np.array([place]), epoch)
+        def alone(_: np.ndarray, epoch: int, step: int, place: int = place) -> Batch:
+            return batch_at(np.array([place]), epoch, step)
 
         terms[place] = train_together(module, alone, 1, np.random.default_rng(0), local)
         with torch.no_grad():

@@ -83,7 +83,7 @@ class Visit:
             order = self.given.rng.child("order").generator()
             pool.weight = train_together(
                 module,
-                lambda places, epoch: self._prepared(module, places, rows, epoch),
+                lambda places, epoch, step: self._prepared(module, places, rows, epoch, step),
                 len(self.clients),
                 order,
                 self.terms.local,
@@ -103,7 +103,7 @@ class Visit:
         else:
             parts, terms = client_changes(
                 module,
-                lambda places, epoch: self._prepared(module, places, rows, epoch),
+                lambda places, epoch, step: self._prepared(module, places, rows, epoch, step),
                 len(self.clients),
                 self.terms.local,
             )
@@ -118,7 +118,12 @@ class Visit:
         return tensors(self.given.public)
 
     def _prepared(
-        self, module: nn.Module, places: np.ndarray, rows: dict[str, np.ndarray] | None, epoch: int = 0
+        self,
+        module: nn.Module,
+        places: np.ndarray,
+        rows: dict[str, np.ndarray] | None,
+        epoch: int = 0,
+        step: int = 0,
     ) -> Batch:
         """The batch of some clients; their private arrays follow their loss first, and are kept in `rows`."""
         clients = self.clients.take(places)
@@ -126,7 +131,7 @@ class Visit:
             clients,
             self.terms.window,
             self.given.rng.child("epoch", epoch).seeds(clients.keys),
-            common=_COMMON.child(self.given.round, epoch).seed,
+            common=_COMMON.child(self.given.round, step).seed,
             training=True,
             crops=self.terms.crops,
             private=None if rows is None else {name: array[places] for name, array in rows.items()},
