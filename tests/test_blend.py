@@ -235,7 +235,7 @@ def test_sums_that_wait_for_their_models_are_seen_when_a_plan_is_made() -> None:
     for changes, words in (
         ({"asynchronous": {"buffer": 2}}, "slit does not sum model changes"),
         ({"privacy": {"epsilon": 8.0, "delta": 1e-5}}, "'blend' has no form under differential privacy"),
-        ({"release": [{"step": "clip", "norm": 1.0}]}, "1_items"),
+        ({"release": [{"step": "clip", "norm": 1.0}]}, "1_bias"),
     ):
         with pytest.raises(PlanError, match=words):
             small_plan(model, **changes)

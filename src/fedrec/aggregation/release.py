@@ -137,16 +137,32 @@ class Release:
         Raises:
             PlanError: if the release weights or clips clients of an array that is pooled.
         """
-        step = "clip" if self.clip is not None else None if self.weight.by == "uniform" else "weight"
-        if step is None:
+        self.check_apart(spec.pooled)
+        if self._single is None:
             return spec
-        if spec.pooled:
-            raise PlanError(
-                f"release: {step} needs each client's contribution, but this model adds up the contributions to "
-                f"{' and '.join(spec.pooled)} before the release; remove {step}"
-            )
         arrays = [replace(array, scale_bits=max(array.scale_bits, _WEIGHT_BITS)) for array in spec.arrays]
         return SumSpec(tuple(arrays), spec.n_max)
+
+    def check_apart(self, pooled: Sequence[str]) -> None:
+        """Check that single clients can be clipped and weighed, if that is asked for.
+
+        Args:
+            pooled: arrays to which a node's clients are added up before the release.
+
+        Raises:
+            PlanError: if there are any.
+        """
+        if self._single is not None and pooled:
+            raise PlanError(
+                f"release: {self._single} needs each client's contribution, but this model adds up the contributions "
+                f"to {', '.join(pooled[:3])}{' and others' * (len(pooled) > 3)} before the release; remove "
+                f"{self._single}, or set granularity to client"
+            )
+
+    @property
+    def _single(self) -> str | None:
+        """The step that changes single clients."""
+        return "clip" if self.clip is not None else None if self.weight.by == "uniform" else "weight"
 
     def before(self, clients: Clients, rng: KeyedSource) -> Clients:
         """What the model is handed of the clients."""

@@ -254,9 +254,9 @@ TABLE: tuple[Rule, ...] = (
         "privacy",
         "",
         lambda case: (
-            f"{case.model.name} pools {' and '.join(case.first.pooled)} of clients; single clients cannot be clipped"
+            f"{case.model.name} pools {' and '.join(case.pooled)} of clients; single clients cannot be clipped"
         ),
-        lambda case: case.privacy is not None and bool(case.first.pooled),
+        lambda case: case.privacy is not None and bool(case.pooled),
     ),
     Rule(
         "privacy",

@@ -178,7 +178,7 @@ class Plan(_Part):
             )
         SplitMethod.parse(self.split)
         check_together(case)
-        Release(self.release).adjust(case.first)
+        Release(self.release).check_apart(case.pooled)
         return self
 
     def with_noise(self) -> Plan:

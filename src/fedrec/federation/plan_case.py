@@ -14,7 +14,7 @@ from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.evaluation_plan import EvaluationPlan
 from fedrec.federation.item_floor import ItemFloor
 from fedrec.models.base import Recommender
-from fedrec.models.outline import first_sum
+from fedrec.models.outline import first_sum, pooled
 from fedrec.privacy.terms import Privacy
 
 __all__ = ["Case"]
@@ -53,6 +53,11 @@ class Case:
     def first(self) -> SumSpec:
         """What round 0 sums, for a small catalog."""
         return first_sum(self.model)
+
+    @cached_property
+    def pooled(self) -> tuple[str, ...]:
+        """What nodes sum for all of their clients together."""
+        return pooled(self.model)
 
     @property
     def cut_by_data(self) -> bool:

@@ -12,9 +12,18 @@ from fedrec.models.base import Recommender
 from fedrec.models.blend import Blend, parts_of
 from fedrec.models.builtin import MODELS
 from fedrec.models.linear.cold_items import ColdItems
-from fedrec.models.shapes import Shape
+from fedrec.models.shapes import Form, Shape
 
-__all__ = ["InOrder", "first_sum", "is_additive", "keeps_rows", "read_in_order", "reads_item_features", "reads_repeats"]
+__all__ = [
+    "InOrder",
+    "first_sum",
+    "is_additive",
+    "keeps_rows",
+    "pooled",
+    "read_in_order",
+    "reads_item_features",
+    "reads_repeats",
+]
 
 _ITEMS = 8
 
@@ -28,11 +37,27 @@ def first_sum(model: Recommender, n_items: int = _ITEMS) -> SumSpec:
         >>> first_sum(MF()).changes
         ('items',)
     """
-    form = model.shapes(n_items).states[0]
-    shared = {name: np.zeros(_lengths(shape), shape.dtype) for name, shape in form.shared.items()}
+    shared = _zeros(model.shapes(n_items).states[0])
     spec = model.first_sums(shared) if isinstance(model, Blend) else model.spec(shared, 0)
     assert spec is not None, "a model has at least one round"
     return spec
+
+
+def pooled(model: Recommender) -> tuple[str, ...]:
+    """Names of what a round sums for all clients of a node together, so that single ones cannot be clipped or weighed;
+    of a blend, those of its models.
+
+    Example:
+        >>> from fedrec.models.linear.ease import EASE
+        >>> pooled(EASE())
+        ()
+    """
+    found = dict.fromkeys(first_sum(model).pooled)
+    for part in parts_of(model):
+        if part.traits.bits == "node":
+            last = part.spec(_zeros(part.shapes(_ITEMS).states[-1]), part.rounds - 1)
+            found |= {} if last is None else dict.fromkeys(last.pooled)
+    return tuple(found)
 
 
 def is_additive(model: Recommender) -> bool:
@@ -119,6 +144,10 @@ def reads_repeats(model: Recommender, cleaning: Cleaning) -> bool:
     False
     """
     return "repeats" in model.traits.reads and cleaning.repeats == "keep"
+
+
+def _zeros(form: Form) -> dict[str, np.ndarray]:
+    return {name: np.zeros(_lengths(shape), shape.dtype) for name, shape in form.shared.items()}
 
 
 def _lengths(shape: Shape) -> tuple[int, ...]:
