@@ -121,9 +121,10 @@ def _filled(wanted: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
     for part, key in (
         ("data", "digest"),
         ("warm_start", "digest"),
+        *(("transfer", key) for key in ("digest", "taken", "epsilon", "delta")),
         ("privacy", "noise_multiplier"),
         ("privacy", "users"),
     ):
-        if wanted[part] is not None and kept[part] is not None and wanted[part][key] is None:
+        if wanted.get(part) is not None and kept.get(part) is not None and wanted[part][key] is None:
             own[part] = own.get(part, wanted[part]) | {key: kept[part][key]}
     return wanted | own

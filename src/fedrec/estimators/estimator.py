@@ -44,6 +44,7 @@ from fedrec.runs.lists import Lists
 from fedrec.runs.predicting import predict_pairs
 from fedrec.runs.saved import open_model, save_run
 from fedrec.runs.training import open_earlier, train_here, warmed
+from fedrec.runs.transferring import with_transfer
 from fedrec.runs.visitors import Unknown
 
 __all__ = ["Estimator", "estimator", "evaluate", "load_model"]
@@ -157,13 +158,15 @@ class Estimator:
         earlier = open_earlier(plan) if warm_start is None else warm_start.opened
         if earlier is not None:
             plan = warmed(plan, earlier)
+        plan, transferred = with_transfer(plan, whole.catalog)
+        taken = None if transferred is None else transferred.taken
         with stage("prepare", "preparing the nodes"):
             if isinstance(data, Split):
                 engine = LocalEngine.of_split(data, plan, None, nodes, partition)
             else:
                 engine = LocalEngine.build(whole, plan, nodes, partition)
         run = Run(plan, None)
-        coordinator, trained = train_here(engine, whole, run, watch, earlier)
+        coordinator, trained = train_here(engine, whole, run, watch, earlier, taken=taken)
         left_out = sum(line["left_out"] or 0 for line in run.ledger.of_kind("round"))
         if left_out:
             warnings.warn(

@@ -403,6 +403,27 @@ TABLE: tuple[Rule, ...] = (
         "federation",
     ),
     Rule(
+        "transfer",
+        "warm_start",
+        "one goes on with the same data, the other takes over from other data; leave out one of the two",
+        lambda case: case.transfer is not None and case.warm_start is not None,
+    ),
+    Rule(
+        "transfer",
+        "privacy",
+        "the private form of a model is not drawn towards a source; leave out one of the two",
+        lambda case: case.transfer is not None and case.privacy is not None,
+    ),
+    Rule(
+        "transfer",
+        "",
+        lambda case: (
+            f"{case.model.name} with these settings is not drawn towards a source; take model ease without rank, or "
+            "leave out transfer"
+        ),
+        lambda case: case.transfer is not None and not (case.model.traits.transfers and is_additive(case.model)),
+    ),
+    Rule(
         "warm_start",
         "",
         "the nodes of a federation keep no earlier run to continue; leave out warm_start",

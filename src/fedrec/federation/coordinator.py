@@ -22,6 +22,7 @@ from fedrec.federation.item_floor import SERVED, with_served
 from fedrec.federation.measuring import summaries
 from fedrec.federation.own_rounds import OwnRounds
 from fedrec.federation.run import Run
+from fedrec.federation.transfer import STRENGTH, Taken
 from fedrec.federation.warm_start import Earlier, kept_sums
 from fedrec.models.base import State
 from fedrec.models.values import rating_scale
@@ -71,6 +72,7 @@ class Coordinator:
         watch: called after every round.
         earlier: the run that the plan's `warm_start` names; not needed once a round is committed.
         chance: where the noise of a private run comes from.
+        taken: what the plan's `transfer` takes over; not needed once a round is committed.
     """
 
     def __init__(
@@ -82,11 +84,13 @@ class Coordinator:
         watch: Callable[[Progress], None] = lambda _: None,
         earlier: Earlier | None = None,
         chance: Chance = SYSTEM,
+        taken: Taken | None = None,
     ) -> None:
         self.agreement = agreement
         self.plan, self.model, self.catalog = agreement.plan, agreement.model, agreement.catalog
         self.engine = engine
         self.run = run
+        self.taken = taken
         run.fitting = Fitting(agreement)
         self.watch = watch
         self.beginning = Beginning(agreement, engine, earlier)
@@ -153,7 +157,7 @@ class Coordinator:
         doing(f"{named}, solving")
         total = gathered.total if change is None else change.added(self.beginning.sums, gathered.total, spec)
         with self._blas.limit(limits=self.step_threads):
-            state = with_served(self.model.step(state, total, round), state.shared.get(SERVED))
+            state = with_served(self.model.step(self._drawn_towards(state), total, round), state.shared.get(SERVED))
         if self.plan.keep_sums:
             state = State(state.shared, {**state.server, **kept_sums(total)})
         digests = self.run.checkpoint(round, state)
@@ -161,6 +165,14 @@ class Coordinator:
         if self._is_due(round, state):
             doing(f"{named}, validating", (round + part) / rounds, (1.0 - part) / rounds)
         return state, total.clients
+
+    def _drawn_towards(self, state: State) -> State:
+        """The state before a step, with the weights of a source towards which the step draws the model."""
+        transfer = self.plan.transfer
+        if transfer is None or self.taken is None:
+            return state
+        strength = transfer.strength or STRENGTH
+        return State(state.shared, {**state.server, **self.taken.server(len(self.catalog), strength)})
 
     def _own(self, committed: int) -> OwnRounds:
         """The round, up to `committed`, that counts for each node."""
@@ -207,6 +219,8 @@ class Coordinator:
                 "warm_start: the earlier run is not at hand; 'fedrec train --from RUN' and "
                 "fit(…, warm_start=model) go on from one"
             )
+        if self.plan.transfer is not None and self.taken is None:
+            raise PlanError("transfer: the source is not at hand; name its folder as transfer.run")
         if not self.run.ledger.of_kind("start"):
             said = self.gathering.start or ({} if how is None else {"warm_start": how})
             self.run.ledger.append(

@@ -36,6 +36,7 @@ from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.evaluation_plan import EvaluationPlan
 from fedrec.federation.item_floor import ItemFloor
 from fedrec.federation.plan_case import Case
+from fedrec.federation.transfer import Transfer
 from fedrec.models.base import PrivateRecommender, PrivateTerms, Recommender
 from fedrec.models.outline import reads_item_features
 from fedrec.models.registry import build_model, explain, foremost, is_known, model_class
@@ -45,7 +46,7 @@ from fedrec.privacy.terms import Privacy, schedule
 
 __all__ = ["Plan", "WarmStart"]
 
-_UNSAID = ("weights", "reproducible", "features")
+_UNSAID = ("weights", "reproducible", "features", "transfer")
 """Keys of a plan that are written only where they say something: plans of earlier versions keep their digests."""
 
 
@@ -100,6 +101,8 @@ class Plan(_Part):
         warm_start: finished run that the training continues: its folder, or `{run: FOLDER, digest: …}`.
         keep_sums: whether the coordinator keeps the sums of `ease`, `itemknn`, `slit` or `popularity`, so that a later
             run adds only what changed.
+        transfer: finished run about other users, towards whose item weights `ease` is drawn: its folder, or `{run:
+            FOLDER, match: title}`.
     """
 
     version: Literal[1] = 1
@@ -125,8 +128,9 @@ class Plan(_Part):
     min_clients: int = Field(default=32, ge=1)
     warm_start: WarmStart | None = None
     keep_sums: bool = False
+    transfer: Transfer | None = None
 
-    @field_validator("warm_start", mode="before")
+    @field_validator("warm_start", "transfer", mode="before")
     @classmethod
     def _folder(cls, value: Any) -> Any:
         return {"run": value} if isinstance(value, str) else value
@@ -242,6 +246,7 @@ class Plan(_Part):
             evaluation=self.evaluation,
             refit=self.refit,
             warm_start=self.warm_start,
+            transfer=self.transfer,
             keep_sums=self.keep_sums,
         )
 
@@ -422,7 +427,7 @@ def _keys(error: ValidationError) -> list[str]:
     kinds: dict[str, type[BaseModel]] = {
         "data": DataPlan, "evaluation": EvaluationPlan, "cleaning": Cleaning, "cap": Cap, "weight": Weight,
         "clip": Clip, "privacy": Privacy, "asynchronous": Asynchronous, "weights": Weights,
-        "warm_start": WarmStart,
+        "warm_start": WarmStart, "transfer": Transfer,
     }  # fmt: skip
     parents = [str(part) for part in foremost(error)["loc"][:-1] if str(part) in kinds]
     return list((kinds[parents[-1]] if parents else Plan).model_fields)

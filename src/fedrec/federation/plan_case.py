@@ -47,6 +47,7 @@ class Case:
     evaluation: EvaluationPlan
     refit: bool
     warm_start: object | None
+    transfer: object | None
     keep_sums: bool
 
     @cached_property

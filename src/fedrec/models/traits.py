@@ -35,6 +35,8 @@ class Traits:
         sums_by: hyperparameters that decide what one client adds to a sum of an `additive` model.
         scores_by: hyperparameters that decide how clients are scored and nothing else, so that one training serves all
             their values.
+        transfers: whether `step` draws the model towards the item weights of another one, where the coordinator was
+            given some, see `fedrec.models.linear.towards`; `similarity` is then those weights.
         cohort: clients that a round draws where the plan does not say; `None` for all. A model whose rounds are steps
             of mini-batch training names its batch.
         moves_by_rows: whether each item's row moves along the changes of that row alone, so that a round may sum some
@@ -55,6 +57,7 @@ class Traits:
     sums_by: frozenset[str] = frozenset()
     scores_by: frozenset[str] = frozenset()
     moves_by_rows: bool = False
+    transfers: bool = False
     cohort: int | None = None
 
     @property

@@ -28,6 +28,7 @@ from fedrec.record.durable import replace_file
 from fedrec.record.keys import PublicKey, SigningKey
 from fedrec.runs.reports import close_run, measured_parts, report_of
 from fedrec.runs.saved import FEDERATED
+from fedrec.runs.transferring import open_transfer, transfer_report, with_transfer
 from fedrec.runs.verifying import sign_run
 
 __all__ = ["Members", "train_federated"]
@@ -96,6 +97,11 @@ def train_federated(
     else:
         check_free(folder)
         plan, number = plan.agree(members.catalog, members.max_clients), secrets.token_hex(16)
+    transferred = None
+    if resume:
+        transferred = open_transfer(plan, members.catalog, folder)
+    else:
+        plan, transferred = with_transfer(plan, members.catalog)
     check_together(plan.case, place_of(secure))
     agreement = Agreement.of(plan, members.catalog)
     check_memory(agreement.model, len(members.catalog))
@@ -103,10 +109,13 @@ def train_federated(
     went_on = len(run.ledger.of_kind("round")) if resume else None
     engine: RemoteEngine | None = None
     try:
+        if transferred is not None:
+            transferred.keep(folder)
         engine = RemoteEngine(post, members.key, members.nodes, number, agreement, run.ledger, secure, waiting, tell)
         with stage("prepare", "offering the run to the nodes"):
             engine.open()
-        coordinator = Coordinator(agreement, engine, run, engine.has_valid, watch, chance=chance)
+        taken = None if transferred is None else transferred.taken
+        coordinator = Coordinator(agreement, engine, run, engine.has_valid, watch, chance=chance, taken=taken)
         trained = coordinator.train()
         held_out: dict[Part, bool] = {"valid": engine.has_valid, "test": engine.has_test}
         measured = measured_parts(coordinator, trained, [part for part, there in held_out.items() if there])
@@ -123,7 +132,7 @@ def train_federated(
             "split": {"method": plan.split},
             "nodes": len(members.nodes),
         }
-        report = report_of(coordinator, trained, run, folder, measured, home)
+        report = report_of(coordinator, trained, run, folder, measured, home) | transfer_report(plan, transferred)
         close_run(run, trained, report, clock, went_on)
         with stage("write", "having the record signed by the nodes"):
             sign_run(folder, members.key)

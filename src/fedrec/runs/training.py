@@ -25,6 +25,7 @@ from fedrec.federation.compatibility import check_together, place_of
 from fedrec.federation.coordinator import Coordinator, Progress, Trained
 from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run, check_free, is_run, read_plan
+from fedrec.federation.transfer import Taken
 from fedrec.federation.values import values_remark
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, has_secret, keep_secret
@@ -35,6 +36,7 @@ from fedrec.runs.kept import closed_run, keep_interactions, reading_facts
 from fedrec.runs.loading import Placement, load_again, load_plan_data, public_digest, read_placement
 from fedrec.runs.reports import close_run, measured_parts, report_of, worth_of
 from fedrec.runs.saved import open_run
+from fedrec.runs.transferring import open_transfer, transfer_report, with_transfer
 
 __all__ = [
     "Placement",
@@ -54,10 +56,11 @@ def train_here(
     watch: Callable[[Progress], None] = lambda _: None,
     earlier: OpenedRun | None = None,
     chance: Chance = SYSTEM,
+    taken: Taken | None = None,
 ) -> tuple[Coordinator, Trained]:
     """Train the plan of `run` over an engine, from the beginning or from an `earlier` training.
 
-    The noise of a private plan comes from `chance`.
+    The noise of a private plan comes from `chance`; `taken` is what its `transfer` takes over.
 
     Raises:
         PlanError: if the machine has not the memory that the model needs for this catalog.
@@ -68,7 +71,7 @@ def train_here(
     if earlier is not None and run.plan.warm_start is not None:
         known, remembered = earlier.as_earlier(run.plan.warm_start.run)
         engine.remember(remembered)
-    coordinator = Coordinator(agreement, engine, run, engine.has_valid, watch, known, chance)
+    coordinator = Coordinator(agreement, engine, run, engine.has_valid, watch, known, chance, taken)
     return coordinator, coordinator.train()
 
 
@@ -140,6 +143,9 @@ def train_run(
     earlier = None if resume else open_earlier(plan, named)
     if earlier is not None:
         plan = warmed(plan, earlier)
+    plan, transferred = (
+        (plan, open_transfer(plan, data.catalog, folder)) if resume else with_transfer(plan, data.catalog)
+    )
     run = Run.open(folder) if resume else Run.create(plan, folder)
     placement = replace(placement, folder=placement.folder or os.getcwd())
     if budget is not None and budget.path is not None:
@@ -148,6 +154,8 @@ def train_run(
     try:
         if resume and not run.ledger.of_kind("round"):
             earlier = open_earlier(plan, named)
+        if transferred is not None:
+            transferred.keep(folder)
         private = folder / "private"
         private.mkdir(exist_ok=True)
         if secret is not None:
@@ -168,9 +176,11 @@ def train_run(
         if closed is None:
             keep_interactions(folder, data, engine)
         engine.clock = Clock.parse(placement.clock, len(engine.nodes), plan.seed)
-        coordinator, trained = train_here(engine, data, run, watch, earlier, chance)
+        taken = None if transferred is None else transferred.taken
+        coordinator, trained = train_here(engine, data, run, watch, earlier, chance, taken)
         report = _report(coordinator, trained, engine, data, run, folder, placement)
         report["data"] |= told
+        report |= transfer_report(plan, transferred, np.bincount(data.items, minlength=data.n_items))
         close_run(run, trained, report, clock, went_on)
         return report
     except (FedrecError, OSError, MemoryError):

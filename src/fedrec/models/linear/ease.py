@@ -36,6 +36,7 @@ from fedrec.models.linear.sketch import (
     sketch_memory,
     sketch_spec,
 )
+from fedrec.models.linear.towards import PULL, SOURCE, solve_towards
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 
@@ -90,6 +91,7 @@ class EASE(ColdItems, Decaying):
         additive=True,
         sums_by=frozenset({"alpha"}),
         scores_by=frozenset({"decay"}),
+        transfers=True,
     )
 
     unsaid: ClassVar[frozenset[str]] = frozenset({"decay", "item_features", "boost"})
@@ -147,12 +149,16 @@ class EASE(ColdItems, Decaying):
         return Contributions({"counts": counts, "sketch": sketch}), None
 
     def step(self, state: State, total: Sum, round: int) -> State:
-        """Solve for B by Cholesky in float64; or sharpen the basis, and at last solve in it."""
+        """Solve for B by Cholesky in float64, towards the weights of a source if there are any; or sharpen the basis, and
+        at last solve in it."""
         if self.rank is not None:
             return self._sketched(state, total, round)
         gram = gram_matrix(total, len(state.shared["weights"]))
+        mean = max(np.trace(gram) / len(gram), 1e-12)
+        if SOURCE in state.server:
+            return State({"weights": solve_towards(gram, float(state.server[PULL][0] * mean), state.server[SOURCE])})
         warm = np.diag(gram) > 0
-        reg = float(_AUTO * max(np.trace(gram) / len(gram), 1e-12) if self.reg == "auto" else self.reg)
+        reg = float(_AUTO * mean if self.reg == "auto" else self.reg)
         weights, diagonal = solve(gram, reg)
         if self.item_features is not None:
             predict_columns(weights, diagonal, reg, state.server["features"], warm, self.boost)

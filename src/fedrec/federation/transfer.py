@@ -1,0 +1,135 @@
+"""What a training takes over from a finished run about other users: item weights on the items that both have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, PositiveFloat
+
+from fedrec.data.catalog import Catalog
+from fedrec.data.matching import Matching, match_items
+from fedrec.errors import DamagedError, InputError, PlanError
+from fedrec.models.base import Given, Recommender, State
+from fedrec.models.linear.towards import PULL, SOURCE
+from fedrec.record.durable import arrays_digest
+
+__all__ = ["STRENGTH", "Taken", "Transfer", "TransferSource", "taken_from"]
+
+STRENGTH = 100.0
+
+
+class Transfer(BaseModel):
+    """A finished run about other users, towards whose item weights the model is drawn.
+
+    Args:
+        run: folder of the run.
+        how: `ridge` draws the model towards the source.
+        strength: how strongly, in mean item counts of the data: more follows the source, less the data; `None` is 100.
+        match: which items are the same: `id`, `title` (title and year), or a CSV file with the columns `source_item`
+            and `target_item`.
+        digest: SHA-256 of the shared arrays of the source; the first run fills it in, and every later run checks it.
+        taken: SHA-256 of the weights that are taken over, with the items they are of; filled in likewise.
+        epsilon, delta: what the source promised its users; filled in, `None` if it promised nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    run: str
+    how: Literal["ridge"] = "ridge"
+    strength: PositiveFloat | None = None
+    match: str = "id"
+    digest: str | None = None
+    taken: str | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TransferSource:
+    """The model of a source.
+
+    Args:
+        name: for messages.
+        model: its recommender.
+        catalog: its items.
+        state: its arrays.
+        public: its public arrays.
+        promise: its ε and δ; `None` each without privacy.
+    """
+
+    name: str
+    model: Recommender
+    catalog: Catalog
+    state: State
+    public: Mapping[str, np.ndarray]
+    promise: tuple[float | None, float | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """Weights of a source among the items that the target has too.
+
+    Args:
+        items: positions [matched] int64 in the target's catalog, ascending.
+        weights: [matched, matched] float32 with a zero diagonal.
+    """
+
+    items: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray], where: str) -> Taken:
+        """From the arrays of a file.
+
+        Raises:
+            DamagedError: if they are others.
+        """
+        items, weights = arrays.get("items"), arrays.get("weights")
+        if (
+            items is None
+            or weights is None
+            or set(arrays) != {"items", "weights"}
+            or [str(items.dtype), str(weights.dtype)] != ["int64", "float32"]
+            or weights.shape != (len(items), len(items))
+        ):
+            raise DamagedError(f"{where} does not hold weights of matched items")
+        return cls(items, weights)
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As a file holds them."""
+        return {"items": self.items, "weights": self.weights}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of both."""
+        return arrays_digest(self.arrays)
+
+    def server(self, n_items: int, strength: float) -> dict[str, np.ndarray]:
+        """What the coordinator's model reads before the first round: weights over the whole catalog, 0 for items that
+        did not match, and the strength."""
+        source = np.zeros((n_items, n_items), dtype=np.float32)
+        source[np.ix_(self.items, self.items)] = self.weights
+        return {SOURCE: source, PULL: np.array([strength])}
+
+
+def taken_from(source: TransferSource, target: Catalog, by: str) -> tuple[Taken, Matching]:
+    """What is taken over from a source for the items of a target.
+
+    Raises:
+        PlanError: if the source has no weights between items, or no item matches.
+    """
+    if not source.model.traits.transfers:
+        raise PlanError(f"transfer: {source.name} is a run of model {source.model.name!r}, whose item weights cannot "
+                        "be transferred; take a run of model ease")  # fmt: skip
+    try:
+        matching = match_items(source.catalog, target, by)
+    except InputError as error:
+        raise PlanError(f"transfer: {error}") from None
+    rows = source.model.similarity(Given.to_score(source.state.shared, source.public), matching.source)
+    weights = np.ascontiguousarray(rows[:, matching.source], dtype=np.float32)
+    np.fill_diagonal(weights, 0.0)
+    return Taken(matching.target, weights), matching

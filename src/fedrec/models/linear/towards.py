@@ -1,0 +1,44 @@
+"""EASE that is drawn towards the weights of another model: a ridge on the difference instead of on the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import lapack
+
+from fedrec.errors import FedrecError
+
+__all__ = ["PULL", "SOURCE", "solve_towards"]
+
+SOURCE, PULL = "source", "pull"
+"""Arrays of the coordinator before the first round: weights [items, items] float32 to be drawn towards, and how
+strongly [1], in mean item counts."""
+
+
+def solve_towards(gram: np.ndarray, reg: float, source: np.ndarray) -> np.ndarray:
+    """The weights B that minimise ‖X − XB‖² + reg · ‖B − S‖² with a zero diagonal.
+
+    With P = (G + reg I)⁻¹ and C = P (G + reg S): B = C − P · diag(C) / diag(P), column by column.
+
+    Args:
+        gram: G [items, items] float64, overwritten.
+        reg: strength of the ridge, above 0.
+        source: S [items, items] with a zero diagonal; an all-zero S gives the plain solution.
+
+    Returns:
+        [items, items] float32.
+
+    >>> solve_towards(np.eye(2) * 4.0, 4.0, np.array([[0.0, 1.0], [0.0, 0.0]])).tolist()
+    [[0.0, 0.5], [0.0, 0.0]]
+    """
+    towards = gram + reg * source
+    gram[np.diag_indices(len(gram))] += reg
+    factor, info = lapack.dpotrf(gram.T, lower=1, overwrite_a=1)
+    if info != 0:
+        raise FedrecError(f"the Gram matrix is not positive definite at item {info}; raise transfer.strength")
+    lower, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
+    inverse = np.tril(lower)
+    inverse += np.tril(lower, -1).T
+    weights = inverse @ towards
+    weights -= inverse * (np.diag(weights) / np.diag(inverse))
+    weights[np.diag_indices(len(weights))] = 0.0
+    return weights.astype(np.float32)
