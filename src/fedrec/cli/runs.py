@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +31,16 @@ from fedrec.cli.reading import Reading, reads_data
 from fedrec.errors import InputError
 from fedrec.progress import RUN
 
-__all__ = ["stamp", "train"]
+__all__ = ["TransferHow", "stamp", "train"]
+
+
+class TransferHow(StrEnum):
+    """What to do with the run in --from."""
+
+    auto = "auto"
+    ridge = "ridge"
+    off = "off"
+
 
 _READING = ("data", "columns", "format", "encoding", "on_error", "header", "time_format", "decimal", "where", "kinds",
             "catalog")  # fmt: skip
@@ -80,7 +90,28 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     from_: Annotated[
         Path | None,
-        typer.Option("--from", metavar="RUN", help="Warm start: begin with the model of this finished run."),
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Warm start: begin with the model of this finished run. With --transfer: the run to transfer from.",
+        ),
+    ] = None,
+    transfer: Annotated[
+        TransferHow | None,
+        typer.Option(
+            "--transfer",
+            help="Draw the model towards the item weights of the run in --from, which may be about other users: auto, "
+            "if that is better on validation; ridge, always; off, not at all.",
+        ),
+    ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            "--match",
+            metavar="HOW",
+            help="Which items of both runs are the same, for --transfer: id (default), title, or a CSV file with the "
+            "columns source_item and target_item.",
+        ),
     ] = None,
     weights: WeightsForm = None,
     refit: Annotated[
@@ -125,6 +156,7 @@ def train(
     from fedrec.privacy.budget import Budget
     from fedrec.runs.training import Placement, read_placement, train_run
 
+    taken_over = _transfer_settings(from_, transfer, match)
     if resume and out is None:
         raise InputError("--resume needs --out RUN, the folder of the run to continue")
     options = given(context)
@@ -136,7 +168,7 @@ def train(
         )
         _refuse(
             options,
-            _IN_ONE_PROCESS,
+            [name for name in _IN_ONE_PROCESS if name != "from_" or transfer is None],
             "these options simulate nodes in one process, or are set in each owner's node.toml; with --federation "
             "remove",
         )
@@ -147,7 +179,8 @@ def train(
         "seed": {"seed": seed},
         "weights": {"weights.form": weights},
         "refit": {"refit": refit},
-        "from_": {"warm_start": None if from_ is None else str(from_)},
+        "from_": {"warm_start": None if from_ is None or transfer is not None else str(from_)},
+        **taken_over,
         "epsilon": {"privacy.epsilon": epsilon},
         "delta": {"privacy.delta": delta},
         "protocol": {"evaluation.protocol": protocol},
@@ -188,6 +221,25 @@ def train(
         )
     shown = [_report_table(report)] if report["metrics"] else []
     output.answer(report, *shown, _closing(report))
+
+
+def _transfer_settings(
+    source: Path | None, how: TransferHow | None, match: str | None
+) -> dict[str, dict[str, str | None]]:
+    """Changes of the plan by --transfer and --match.
+
+    Raises:
+        InputError: if one of them lacks the other or --from.
+    """
+    if how is None:
+        if match is not None:
+            raise InputError("--match is for --transfer; add --transfer auto, or remove --match")
+        return {}
+    if source is None:
+        raise InputError("--transfer needs --from RUN, the finished run to transfer from")
+    if how == TransferHow.off:
+        return {}
+    return {"transfer": {"transfer.run": str(source), "transfer.how": how.value}, "match": {"transfer.match": match}}
 
 
 def _refuse(options: Mapping[str, str], unwanted: Collection[str], words: str) -> None:
@@ -232,6 +284,8 @@ def _closing(report: dict[str, Any]) -> str:
     if report.get("weights", {}).get("cut"):
         weights = report["weights"]
         lines.append(f"{weights['cut']:,} weights were above weights.most = {weights['most']:g} and were reduced to it")
+    if "transfer" in report:
+        lines.append(_transferred(report["transfer"]))
     if "worth" in report:
         lines.append(report["worth"])
     if report["saturated"] or report["left_out_clients"]:
@@ -257,6 +311,23 @@ def _closing(report: dict[str, Any]) -> str:
     else:
         lines.append(f"run: {report['run']}    next: fedrec recommend {report['run']} --user ID")
     return "\n".join(lines)
+
+
+def _transferred(said: dict[str, Any]) -> str:
+    """What a transfer found and did, in a sentence."""
+    share = "" if said["interactions"] is None else f", which have {said['interactions']:.0%} of the interactions"
+    unclear = f" ({said['ambiguous']} titles name several items)" if said["ambiguous"] else ""
+    found = f"transfer from {said['run']}: {said['matched']:,} of {said['of_target']:,} items match{share}{unclear}; "
+    tried = [each for each in said.get("tried", ()) if each["gain"] is not None]
+    if said["how"] == "ridge":
+        return f"{found}the source is followed with strength {said['strength']:g}"
+    if not tried:
+        return f"{found}the source is left out, as nothing could be measured on validation"
+    best = max(tried, key=lambda each: float(each["gain"]))
+    gain = f"{said['metric']} on validation changes by {best['gain']:+.4f} ± {best['standard_error']:.4f}"
+    if said["strength"] is None:
+        return f"{found}{gain}, not a gain of more than two standard errors, so the source is left out"
+    return f"{found}{gain}, so the source is followed with strength {said['strength']:g}"
 
 
 def _virtual(report: dict[str, Any]) -> str:

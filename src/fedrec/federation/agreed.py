@@ -8,6 +8,7 @@ from fedrec.errors import PlanError
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.item_floor import floor_spec
+from fedrec.federation.trials import trials_of
 
 __all__ = ["check_call", "check_committed"]
 
@@ -82,6 +83,18 @@ def _check_evaluation(agreement: Agreement, call: EvaluationCall) -> None:
         raise PlanError(f"metrics {asked} are asked for; agreed were {agreed}")
     if call.protocol != agreement.protocol:
         raise PlanError(f"metrics are asked for by {call.protocol}; agreed was {agreement.protocol}")
+    if call.trial:
+        _check_trial(agreement, call)
     check_committed(agreement, call.after, call.committed)
     if call.n_max != agreement.n_max:
         raise PlanError(f"metrics are asked for with most clients {call.n_max}; agreed was {agreement.n_max}")
+
+
+def _check_trial(agreement: Agreement, call: EvaluationCall) -> None:
+    """Check that a trial is one of those by which a plan chooses, on validation, before its first round counts."""
+    trials = trials_of(agreement.plan)
+    if not 0 < call.trial <= trials:
+        raise PlanError(f"trial {call.trial} is asked for; the plan has {trials}")
+    if (call.part, call.after) != ("valid", -1):
+        raise PlanError(f"trial {call.trial} is asked for on {call.part} after round {call.after}; trials are on "
+                        "validation, before the first round counts")  # fmt: skip

@@ -34,6 +34,7 @@ def call_fields(call: Call) -> dict[str, Any]:
             "protocol": str(call.protocol),
             "metrics": [str(metric) for metric in call.metrics],
             "n_max": call.n_max,
+            **({"trial": call.trial} if call.trial else {}),
         }
     return {
         "round": call.round,
@@ -68,6 +69,7 @@ def decode_call(kind: str, fields: Mapping[str, Any], shared: Arrays) -> Call:
                 metrics,
                 _whole(fields["n_max"]),
                 _whole(fields["after"]),
+                trial=_whole(fields.get("trial", 0)),
             )
         terms = fields["privacy"]
         return RoundCall(

@@ -84,6 +84,8 @@ class EvaluationCall:
         n_max: most clients of a sum.
         round: whose model is measured; `committed` if `None`.
         own: which round counts for each node; `committed` for all of them by default.
+        trial: above 0, how much better a model is than another one, user by user: the shared arrays are those of both,
+            see `fedrec.federation.trials`, and the number tells the trials of a run apart.
     """
 
     committed: int
@@ -94,6 +96,7 @@ class EvaluationCall:
     n_max: int
     round: int | None = None
     own: OwnRounds | None = None
+    trial: int = 0
 
     @cached_property
     def model(self) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fedrec.aggregation.specs import SumSpec
+from fedrec.aggregation.sums import Sum
 from fedrec.errors import PlanError
 from fedrec.evaluation.metrics import Metric, MetricSummary, check_metrics, parse_metrics
 from fedrec.evaluation.protocols import Protocol, parse_protocol
@@ -23,6 +25,7 @@ from fedrec.federation.measuring import summaries
 from fedrec.federation.own_rounds import OwnRounds
 from fedrec.federation.run import Run
 from fedrec.federation.transfer import STRENGTH, Taken
+from fedrec.federation.trials import both, chosen_of, deciding, strengths_of, trials_of
 from fedrec.federation.warm_start import Earlier, kept_sums
 from fedrec.models.base import State
 from fedrec.models.values import rating_scale
@@ -96,6 +99,11 @@ class Coordinator:
         self.beginning = Beginning(agreement, engine, earlier)
         self.gathering = gathering_of(agreement, engine, run, self.beginning.state, chance)
         self._blas = linear_algebra()  # of the libraries that the model has loaded by now
+        if trials_of(run.plan) and not has_valid:
+            raise PlanError(
+                "transfer: auto decides on validation, and the split leaves nothing for it; take another split, or set "
+                "transfer.how: ridge"
+            )
         if run.plan.evaluation.every and not has_valid:
             raise PlanError("evaluation.every asks for validations, but the split leaves nothing for validation")
 
@@ -157,22 +165,46 @@ class Coordinator:
         doing(f"{named}, solving")
         total = gathered.total if change is None else change.added(self.beginning.sums, gathered.total, spec)
         with self._blas.limit(limits=self.step_threads):
-            state = with_served(self.model.step(self._drawn_towards(state), total, round), state.shared.get(SERVED))
+            state, said = self._stepped(state, total, round)
         if self.plan.keep_sums:
             state = State(state.shared, {**state.server, **kept_sums(total)})
         digests = self.run.checkpoint(round, state)
-        self.run.ledger.append("round", round=round, **digests, **gathered.line)
+        self.run.ledger.append("round", round=round, **digests, **gathered.line, **said)
         if self._is_due(round, state):
             doing(f"{named}, validating", (round + part) / rounds, (1.0 - part) / rounds)
         return state, total.clients
 
-    def _drawn_towards(self, state: State) -> State:
-        """The state before a step, with the weights of a source towards which the step draws the model."""
-        transfer = self.plan.transfer
-        if transfer is None or self.taken is None:
-            return state
-        strength = transfer.strength or STRENGTH
-        return State(state.shared, {**state.server, **self.taken.server(len(self.catalog), strength)})
+    def _stepped(self, state: State, total: Sum, round: int) -> tuple[State, dict[str, Any]]:
+        """The state after a step, and what the ledger says of a source towards which it may be drawn."""
+
+        def step(before: State) -> State:
+            return with_served(self.model.step(before, total, round), state.shared.get(SERVED))
+
+        def towards(strength: float) -> State:
+            assert taken is not None
+            return step(State(state.shared, {**state.server, **taken.server(len(self.catalog), strength)}))
+
+        def gain(trial: int, candidate: State) -> MetricSummary | None:
+            found = self._measured(
+                State(both(candidate.shared, alone.shared)),
+                round - 1,
+                "valid",
+                self.agreement.metrics,
+                self.agreement.protocol,
+                trial,
+            )
+            metric = deciding(self.agreement.metrics)
+            return None if metric is None else found.get(str(metric))
+
+        transfer, taken = self.plan.transfer, self.taken
+        if transfer is None or taken is None:
+            return step(state), {}
+        if transfer.how == "ridge":
+            strength = transfer.strength or STRENGTH
+            return towards(strength), {"transfer": {"strength": strength}}
+        alone = step(state)
+        choice = chosen_of(strengths_of(self.plan), alone, towards, gain)
+        return choice.state, {"transfer": choice.said}
 
     def _own(self, committed: int) -> OwnRounds:
         """The round, up to `committed`, that counts for each node."""
@@ -192,12 +224,18 @@ class Coordinator:
         return 1 if self.plan.reproducible else blas_threads(self._blas)
 
     def _measured(
-        self, state: State, committed: int, part: Part, metrics: tuple[Metric, ...], protocol: Protocol
+        self,
+        state: State,
+        committed: int,
+        part: Part,
+        metrics: tuple[Metric, ...],
+        protocol: Protocol,
+        trial: int = 0,
     ) -> dict[str, MetricSummary]:
         check_metrics(metrics, self.model.name, self.model.traits.reads_ratings)
         n_max = self.agreement.n_max
         call = EvaluationCall(
-            committed, state.shared, part, protocol, metrics, n_max, committed, own=self._own(committed)
+            committed, state.shared, part, protocol, metrics, n_max, committed, self._own(committed), trial
         )
         sums = self.engine.evaluate(call)
         return summaries(metrics, merged(sums[0].spec, sums, 0), rating_scale(self.model))

@@ -12,6 +12,7 @@ from fedrec.aggregation.specs import SumSpec
 from fedrec.errors import DamagedError, PlanError
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.item_floor import SERVED
+from fedrec.federation.trials import divided, trials_of
 from fedrec.models.base import Arrays, State
 from fedrec.models.outline import first_sum
 from fedrec.models.shapes import Form, Named, Shape, check_arrays
@@ -39,7 +40,9 @@ class Fitting:
         Raises:
             DamagedError: naming the array that does not fit, and what it should be.
         """
-        self._check(shared, [form.shared for form in self._forms], "shared array")
+        first, other = divided(shared) if trials_of(self._plan) else (shared, {})
+        for arrays in (first, other) if other else (first,):
+            self._check(arrays, [form.shared for form in self._forms], "shared array")
 
     def check_finished(self, shared: Arrays) -> None:
         """Check the shared arrays of a finished model, as `check` does.

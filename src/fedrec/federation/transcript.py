@@ -104,10 +104,13 @@ class Transcript:
 
 def sum_of(call: Call) -> str:
     """Which sum of a run a call asks for: of a round, of the counts of items, or of the metrics of a part after a
-    round."""
+    round, or in a trial."""
     if isinstance(call, RoundCall):
         return sum_of_round(call.round)
-    return "counts" if isinstance(call, CountCall) else f"{call.part} metrics after round {call.after}"
+    if isinstance(call, CountCall):
+        return "counts"
+    metrics = f"{call.part} metrics after round {call.after}"
+    return f"{metrics}, trial {call.trial}" if call.trial else metrics
 
 
 def sum_of_round(round: int) -> str:

@@ -26,8 +26,10 @@ class Transfer(BaseModel):
 
     Args:
         run: folder of the run.
-        how: `ridge` draws the model towards the source.
-        strength: how strongly, in mean item counts of the data: more follows the source, less the data; `None` is 100.
+        how: `ridge` draws the model towards the source; `auto` does so only if that is better on validation by more
+            than two standard errors.
+        strength: how strongly, in mean item counts of the data: more follows the source, less the data. Without one,
+            `auto` tries 20, 100 and 500, and `ridge` takes 100.
         match: which items are the same: `id`, `title` (title and year), or a CSV file with the columns `source_item`
             and `target_item`.
         digest: SHA-256 of the shared arrays of the source; the first run fills it in, and every later run checks it.
@@ -38,7 +40,7 @@ class Transfer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     run: str
-    how: Literal["ridge"] = "ridge"
+    how: Literal["auto", "ridge"] = "auto"
     strength: PositiveFloat | None = None
     match: str = "id"
     digest: str | None = None

@@ -27,6 +27,7 @@ from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import EvaluationCall, Part, RoundCall
 from fedrec.federation.item_floor import SERVED, count_chunk, only_served
 from fedrec.federation.measuring import Positions, add_metrics, measuring_spec
+from fedrec.federation.trials import divided
 from fedrec.federation.warm_start import Changed, Remembered, first_rows
 from fedrec.models.base import Arrays, Given, Private, Recommender
 from fedrec.models.private_state import finite_clients, joined, placed
@@ -180,7 +181,7 @@ class Shard:
         """Metrics of the users as a sum."""
         if not self.split.positions:
             total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max))
-            for _, result, errors in self._measured(call, self._histories(call.part), self._held_out(call.part)):
+            for _, result, errors in self._compared(call, self._histories(call.part), self._held_out(call.part)):
                 add_metrics(total, result, errors)
             return total
         total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max, self.split.positions))
@@ -188,10 +189,23 @@ class Shard:
         steps = self._seen.steps(call.part, self._examples())
         for history, found in followed(steps, self.split.positions, lambda _: 1.0):
             relevant = self.split.data.where(found)
-            for positions, result, errors in self._measured(call, self._seen.repeated(history), relevant):
+            for positions, result, errors in self._compared(call, self._seen.repeated(history), relevant):
                 gathered.add(positions, result, errors)
         gathered.add_users()
         return total
+
+    def _compared(
+        self, call: EvaluationCall, history: Interactions, relevant: Interactions
+    ) -> Iterator[tuple[np.ndarray, UserMetrics, np.ndarray | None]]:
+        """As `_measured`; in a trial, by how much the metrics of one model are above those of the other."""
+        if not call.trial:
+            yield from self._measured(call, history, relevant)
+            return
+        first, other = (replace(call, shared=shared) for shared in divided(call.shared))
+        for (positions, result, errors), (_, less, _) in zip(
+            self._measured(first, history, relevant), self._measured(other, history, relevant), strict=True
+        ):
+            yield positions, replace(result, values=result.values - less.values), errors
 
     def _measured(
         self, call: EvaluationCall, history: Interactions, relevant: Interactions

@@ -132,7 +132,7 @@ def train_federated(
             "split": {"method": plan.split},
             "nodes": len(members.nodes),
         }
-        report = report_of(coordinator, trained, run, folder, measured, home) | transfer_report(plan, transferred)
+        report = report_of(coordinator, trained, run, folder, measured, home) | transfer_report(run, transferred)
         close_run(run, trained, report, clock, went_on)
         with stage("write", "having the record signed by the nodes"):
             sign_run(folder, members.key)

@@ -180,7 +180,7 @@ def train_run(
         coordinator, trained = train_here(engine, data, run, watch, earlier, chance, taken)
         report = _report(coordinator, trained, engine, data, run, folder, placement)
         report["data"] |= told
-        report |= transfer_report(plan, transferred, np.bincount(data.items, minlength=data.n_items))
+        report |= transfer_report(run, transferred, np.bincount(data.items, minlength=data.n_items))
         close_run(run, trained, report, clock, went_on)
         return report
     except (FedrecError, OSError, MemoryError):

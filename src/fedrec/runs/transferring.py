@@ -13,6 +13,7 @@ from fedrec.data.catalog import Catalog
 from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.errors import DamagedError, PlanError
 from fedrec.federation.plan import Plan
+from fedrec.federation.run import Run
 from fedrec.federation.transfer import Taken, TransferSource, taken_from
 from fedrec.progress import stage
 from fedrec.record.durable import arrays_digest, load_arrays, replace_file, save_arrays
@@ -114,17 +115,20 @@ def open_transfer(plan: Plan, catalog: Catalog, folder: Path) -> Transferred | N
         raise DamagedError(f"{folder / _FOUND} is damaged") from None
 
 
-def transfer_report(plan: Plan, transferred: Transferred | None, counts: np.ndarray | None = None) -> dict[str, Any]:
+def transfer_report(run: Run, transferred: Transferred | None, counts: np.ndarray | None = None) -> dict[str, Any]:
     """What a report says of a transfer; nothing where there is none.
 
     Args:
-        plan: of the run.
+        run: whose rounds are done.
         transferred: what was taken over.
         counts: interactions [items] of each item, where they may be known.
     """
+    plan = run.plan
     if plan.transfer is None or transferred is None:
         return {}
     share = None
     if counts is not None and counts.sum():
         share = round(float(counts[transferred.taken.items].sum() / counts.sum()), 4)
-    return {"transfer": plan.transfer.model_dump() | transferred.found | {"interactions": share}}
+    decided = run.ledger.of_kind("round")[-1].get("transfer")
+    said = decided if isinstance(decided, dict) else {}
+    return {"transfer": plan.transfer.model_dump() | transferred.found | {"interactions": share} | said}

@@ -149,8 +149,8 @@ class EASE(ColdItems, Decaying):
         return Contributions({"counts": counts, "sketch": sketch}), None
 
     def step(self, state: State, total: Sum, round: int) -> State:
-        """Solve for B by Cholesky in float64, towards the weights of a source if there are any; or sharpen the basis, and
-        at last solve in it."""
+        """Solve for B by Cholesky in float64, towards the weights of a source if there are any; or sharpen the basis,
+        and at last solve in it."""
         if self.rank is not None:
             return self._sketched(state, total, round)
         gram = gram_matrix(total, len(state.shared["weights"]))
