@@ -325,8 +325,13 @@ def _transferred(said: dict[str, Any]) -> str:
         return f"{found}the source is left out, as nothing could be measured on validation"
     best = max(tried, key=lambda each: float(each["gain"]))
     gain = f"{said['metric']} on validation changes by {best['gain']:+.4f} ± {best['standard_error']:.4f}"
-    if said["strength"] is None:
+    if said["source"] is None:
         return f"{found}{gain}, not a gain of more than two standard errors, so the source is left out"
+    if said["strength"] is None:
+        return (
+            f"{found}{gain}, but by {said['source']['gain']:+.4f} ± {said['source']['standard_error']:.4f} against a "
+            "model that is regularised as strongly without the source, so the source is left out; try a larger reg"
+        )
     return f"{found}{gain}, so the source is followed with strength {said['strength']:g}"
 
 

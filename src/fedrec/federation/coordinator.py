@@ -180,13 +180,14 @@ class Coordinator:
         def step(before: State) -> State:
             return with_served(self.model.step(before, total, round), state.shared.get(SERVED))
 
-        def towards(strength: float) -> State:
+        def drawn(strength: float, towards_source: bool) -> State:
             assert taken is not None
-            return step(State(state.shared, {**state.server, **taken.server(len(self.catalog), strength)}))
+            source = taken if towards_source else taken.nothing()
+            return step(State(state.shared, {**state.server, **source.server(len(self.catalog), strength)}))
 
-        def gain(trial: int, candidate: State) -> MetricSummary | None:
+        def gain(trial: int, candidate: State, other: State) -> MetricSummary | None:
             found = self._measured(
-                State(both(candidate.shared, alone.shared)),
+                State(both(candidate.shared, other.shared)),
                 round - 1,
                 "valid",
                 self.agreement.metrics,
@@ -201,9 +202,8 @@ class Coordinator:
             return step(state), {}
         if transfer.how == "ridge":
             strength = transfer.strength or STRENGTH
-            return towards(strength), {"transfer": {"strength": strength}}
-        alone = step(state)
-        choice = chosen_of(strengths_of(self.plan), alone, towards, gain)
+            return drawn(strength, True), {"transfer": {"strength": strength}}
+        choice = chosen_of(strengths_of(self.plan), step(state), drawn, gain)
         return choice.state, {"transfer": choice.said}
 
     def _own(self, committed: int) -> OwnRounds:

@@ -100,6 +100,10 @@ class Taken:
             raise DamagedError(f"{where} does not hold weights of matched items")
         return cls(items, weights)
 
+    def nothing(self) -> Taken:
+        """Weights of 0."""
+        return Taken(self.items[:0], self.weights[:0, :0])
+
     @property
     def arrays(self) -> dict[str, np.ndarray]:
         """As a file holds them."""

@@ -46,8 +46,9 @@ def strengths_of(plan: Plan) -> tuple[float, ...]:
 
 
 def trials_of(plan: Plan) -> int:
-    """How many trials a plan has."""
-    return len(strengths_of(plan))
+    """Most trials of a plan: one for each strength, and one for the best of them."""
+    strengths = strengths_of(plan)
+    return len(strengths) + 1 if strengths else 0
 
 
 def deciding(metrics: Sequence[Metric]) -> Metric | None:
@@ -68,8 +69,9 @@ class Choice:
 
     Args:
         state: of the model that is kept.
-        said: for the ledger: `metric`, `tried` (strength, gain, standard error and users of each trial) and `strength`,
-            that of the source in the model; `None` where the source is left out.
+        said: for the ledger: the `metric` that decided; for each strength that was `tried`, the gain over the model
+            alone; under `source`, the gain of the best of them over a model that is drawn towards 0 instead; and
+            `strength`, that of the source in the model, `None` where the source is left out.
     """
 
     state: State
@@ -79,32 +81,60 @@ class Choice:
 def chosen_of(
     strengths: Sequence[float],
     alone: State,
-    towards: Callable[[float], State],
-    gain: Callable[[int, State], MetricSummary | None],
+    drawn: Callable[[float, bool], State],
+    gain: Callable[[int, State, State], MetricSummary | None],
 ) -> Choice:
-    """The model that follows the source as strongly as serves validation best, if it is better than the model alone by
-    more than two standard errors; otherwise the model alone.
+    """The model that is drawn towards the source as strongly as serves validation best, if it is better by more than
+    two standard errors both than the model alone and than one that is drawn towards 0 as strongly; otherwise the model
+    alone.
 
     Args:
         strengths: those to try.
         alone: the model without the source.
-        towards: the model that follows the source so strongly.
-        gain: how much better a model is than `alone`, by its trial (from 1) and state; `None` where nobody was
-            measured.
+        drawn: the model that is drawn so strongly, towards the source or, for `False`, towards 0.
+        gain: how much better one model is than another, by the number of the trial (from 1) and their states; `None`
+            where nobody was measured.
     """
-    tried: list[dict[str, Any]] = []
-    best: tuple[float, float, State, float] | None = None
-    metric = None
+    tried = []
+    best: tuple[_Gain, State] | None = None
     for number, strength in enumerate(strengths, 1):
-        candidate = towards(strength)
-        found = gain(number, candidate)
+        candidate = drawn(strength, True)
+        found = _Gain.of(strength, gain(number, candidate, alone))
+        tried.append(found.said)
+        if found.error is not None and (best is None or found.mean > best[0].mean):
+            best = found, candidate
+    metric = None if best is None else best[0].metric
+    if best is None or not best[0].is_sure:
+        return Choice(alone, {"metric": metric, "tried": tried, "source": None, "strength": None})
+    strength, candidate = best[0].strength, best[1]
+    of_source = _Gain.of(strength, gain(len(strengths) + 1, candidate, drawn(strength, False)))
+    said = {"metric": metric, "tried": tried, "source": of_source.said}
+    if not of_source.is_sure:
+        return Choice(alone, {**said, "strength": None})
+    return Choice(candidate, {**said, "strength": strength})
+
+
+@dataclass(frozen=True)
+class _Gain:
+    """How much better one model is than another on validation; an `error` of `None` where that was not measured."""
+
+    strength: float
+    metric: str | None = None
+    mean: float = 0.0
+    error: float | None = None
+    users: int = 0
+
+    @classmethod
+    def of(cls, strength: float, found: MetricSummary | None) -> _Gain:
         if found is None or found.standard_error is None:
-            tried.append({"strength": strength, "gain": None, "standard_error": None, "users": 0})
-            continue
-        metric, mean, error = str(found.metric), found.metric.better(found.value), found.standard_error
-        tried.append({"strength": strength, "gain": mean, "standard_error": error, "users": found.users})
-        if best is None or mean > best[0]:
-            best = mean, error, candidate, strength
-    if best is None or best[0] <= _SURE * best[1]:
-        return Choice(alone, {"metric": metric, "tried": tried, "strength": None})
-    return Choice(best[2], {"metric": metric, "tried": tried, "strength": best[3]})
+            return cls(strength)
+        return cls(strength, str(found.metric), found.metric.better(found.value), found.standard_error, found.users)
+
+    @property
+    def is_sure(self) -> bool:
+        return self.error is not None and self.mean > _SURE * self.error
+
+    @property
+    def said(self) -> dict[str, Any]:
+        gain = None if self.error is None else self.mean
+        return {"strength": self.strength, "gain": gain, "standard_error": self.error, "users": self.users}
