@@ -69,6 +69,9 @@ EXAMPLES: list[tuple[str, Mapping[str, Any]]] = [
         {"privacy": {**PRIVATE, "participations": 9}, "model": MF},
     ),
     ("evaluation.protocol: cold ranks items that nobody has in training", {"evaluation": {"protocol": "cold"}}),
+    ("transfer cannot be combined with warm_start: ", {"transfer": "other", "warm_start": "earlier"}),
+    ("transfer cannot be combined with privacy: ", {"transfer": "other", "privacy": PRIVATE}),
+    ("transfer: mf with these settings is not drawn towards a source", {"transfer": "other", "model": MF}),
     ("refit cannot be combined with evaluation.every: ", {"refit": True, "evaluation": {"every": 1}}),
 ]  # fmt: skip
 """Plans that break a rule which holds anywhere, and how it begins; the first rule that each breaks is another one."""

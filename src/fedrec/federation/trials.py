@@ -18,8 +18,9 @@ __all__ = ["Choice", "both", "chosen_of", "deciding", "divided", "strengths_of",
 
 _OTHER = "other."
 """Begins the names of the arrays of the model that is compared with."""
-_SURE = 2.0
-"""Standard errors that a gain must exceed."""
+_SURE, _OF_SOURCE = 2.0, 1.0
+"""Standard errors that a gain must exceed: over the model alone, and then over one that is drawn towards 0, which says
+whether it is the source that helps or the stronger regularisation."""
 _STRENGTHS = (20.0, 100.0, 500.0)
 
 
@@ -84,9 +85,9 @@ def chosen_of(
     drawn: Callable[[float, bool], State],
     gain: Callable[[int, State, State], MetricSummary | None],
 ) -> Choice:
-    """The model that is drawn towards the source as strongly as serves validation best, if it is better by more than
-    two standard errors both than the model alone and than one that is drawn towards 0 as strongly; otherwise the model
-    alone.
+    """The model that is drawn towards the source as strongly as serves validation best, if it is better than the model
+    alone by more than two standard errors, and than one that is drawn towards 0 as strongly by more than one; otherwise
+    the model alone.
 
     Args:
         strengths: those to try.
@@ -104,12 +105,12 @@ def chosen_of(
         if found.error is not None and (best is None or found.mean > best[0].mean):
             best = found, candidate
     metric = None if best is None else best[0].metric
-    if best is None or not best[0].is_sure:
+    if best is None or not best[0].exceeds(_SURE):
         return Choice(alone, {"metric": metric, "tried": tried, "source": None, "strength": None})
     strength, candidate = best[0].strength, best[1]
     of_source = _Gain.of(strength, gain(len(strengths) + 1, candidate, drawn(strength, False)))
     said = {"metric": metric, "tried": tried, "source": of_source.said}
-    if not of_source.is_sure:
+    if not of_source.exceeds(_OF_SOURCE):
         return Choice(alone, {**said, "strength": None})
     return Choice(candidate, {**said, "strength": strength})
 
@@ -130,9 +131,8 @@ class _Gain:
             return cls(strength)
         return cls(strength, str(found.metric), found.metric.better(found.value), found.standard_error, found.users)
 
-    @property
-    def is_sure(self) -> bool:
-        return self.error is not None and self.mean > _SURE * self.error
+    def exceeds(self, errors: float) -> bool:
+        return self.error is not None and self.mean > errors * self.error
 
     @property
     def said(self) -> dict[str, Any]:
