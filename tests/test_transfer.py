@@ -265,7 +265,11 @@ def test_the_commands_say_what_matched_and_what_was_decided(home: Path, tmp_path
     assert "so the source is followed with strength" in " ".join(said.out.split())
     assert fedrec(*words[:-1], str(tmp_path / "alone"), "--from", source, "--transfer", "off").code == 0
     assert read_plan(tmp_path / "alone").transfer is None
-    for wrong, says in ((["--transfer", "auto"], "needs --from RUN"), (["--match", "id"], "is for --transfer")):
+    for wrong, says in (
+        (["--transfer", "auto"], "needs --from RUN"),
+        (["--match", "id"], "is for --transfer"),
+        (["--from", source, "--transfer", "always"], "give auto, ridge or off"),
+    ):
         refused = fedrec(*words, *wrong)
         assert refused.code == 2
         assert says in refused.err

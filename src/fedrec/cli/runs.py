@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,15 +30,7 @@ from fedrec.cli.reading import Reading, reads_data
 from fedrec.errors import InputError
 from fedrec.progress import RUN
 
-__all__ = ["TransferHow", "stamp", "train"]
-
-
-class TransferHow(StrEnum):
-    """What to do with the run in --from."""
-
-    auto = "auto"
-    ridge = "ridge"
-    off = "off"
+__all__ = ["stamp", "train"]
 
 
 _READING = ("data", "columns", "format", "encoding", "on_error", "header", "time_format", "decimal", "where", "kinds",
@@ -97,9 +88,10 @@ def train(
         ),
     ] = None,
     transfer: Annotated[
-        TransferHow | None,
+        str | None,
         typer.Option(
             "--transfer",
+            metavar="HOW",
             help="Draw the model towards the item weights of the run in --from, which may be about other users: auto, "
             "if that is better on validation; ridge, always; off, not at all.",
         ),
@@ -223,13 +215,11 @@ def train(
     output.answer(report, *shown, _closing(report))
 
 
-def _transfer_settings(
-    source: Path | None, how: TransferHow | None, match: str | None
-) -> dict[str, dict[str, str | None]]:
+def _transfer_settings(source: Path | None, how: str | None, match: str | None) -> dict[str, dict[str, str | None]]:
     """Changes of the plan by --transfer and --match.
 
     Raises:
-        InputError: if one of them lacks the other or --from.
+        InputError: if one of them lacks the other or --from, or is not known.
     """
     if how is None:
         if match is not None:
@@ -237,9 +227,11 @@ def _transfer_settings(
         return {}
     if source is None:
         raise InputError("--transfer needs --from RUN, the finished run to transfer from")
-    if how == TransferHow.off:
+    if how not in ("auto", "ridge", "off"):
+        raise InputError(f"--transfer {how} is not known; give auto, ridge or off")
+    if how == "off":
         return {}
-    return {"transfer": {"transfer.run": str(source), "transfer.how": how.value}, "match": {"transfer.match": match}}
+    return {"transfer": {"transfer.run": str(source), "transfer.how": how}, "match": {"transfer.match": match}}
 
 
 def _refuse(options: Mapping[str, str], unwanted: Collection[str], words: str) -> None:
