@@ -138,6 +138,10 @@ def other_files(folder: Path, page: str) -> None:
     tables["clicks.csv"] = like if page == "docs/recommending.md" else of_shops
     for name, columns in tables.items():
         write_table(folder / name, columns)
+    if page == "docs/transfer.md":
+        table, big = small_table(), pl.col("user_id") > 25
+        table.filter(big).write_csv(folder / "big-shop.csv")
+        table.filter(~big).write_csv(folder / "small-shop.csv")
     if page == "docs/own-model.md":
         (folder / "mine.py").write_text(code_after(page, "`mine.py`:"), encoding="utf-8")
         (folder / "bag.py").write_text(code_after(page, "`bag.py`, with"), encoding="utf-8")

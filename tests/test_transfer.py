@@ -18,6 +18,8 @@ from conftest import Said
 from federation_in_test import COORDINATOR, WAITING, Federation
 from fedrec.data.catalog import Catalog
 from fedrec.data.matching import match_items
+from fedrec.data.splits import HISTORY, VALID
+from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError, InputError, PlanError
 from fedrec.evaluation.metrics import MetricSummary, parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
@@ -25,7 +27,7 @@ from fedrec.federation.agreed import check_call
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import EvaluationCall
 from fedrec.federation.plan import Plan
-from fedrec.federation.run import read_plan
+from fedrec.federation.run import Run, read_plan
 from fedrec.federation.trials import both, chosen_of
 from fedrec.models.base import State
 from fedrec.models.linear.ease import solve
@@ -33,7 +35,7 @@ from fedrec.models.linear.towards import solve_towards
 from fedrec.network.post import LocalPost
 from fedrec.runs.federated import Members, train_federated
 from fedrec.runs.saved import open_run
-from fedrec.runs.training import Placement, train_run
+from fedrec.runs.training import Placement, train_here, train_run
 from kill_driver import is_killed
 
 LOG = fr.synthetic(users=700, items=80, interactions_per_user=12, seed=3).to_frame()
@@ -273,3 +275,34 @@ def test_the_commands_say_what_matched_and_what_was_decided(home: Path, tmp_path
         refused = fedrec(*words, *wrong)
         assert refused.code == 2
         assert says in refused.err
+
+
+def test_an_estimator_takes_over_from_a_folder_and_other_ways_to_train_say_that_they_cannot(home: Path) -> None:
+    split = fr.leave_last_out(LOG.filter(NEW))
+    transfer = {"run": str(home / "source"), "how": "ridge"}
+    drawn, alone = (fr.EASE(plan=plan).fit(split, progress=False) for plan in ({"transfer": transfer}, {}))
+    assert not np.array_equal(drawn.shared["weights"], alone.shared["weights"])
+    assert drawn.opened.measured.has_valid
+    plan = drawn.opened.plan
+    with pytest.raises(PlanError, match="transfer: the source is not at hand"):
+        train_here(LocalEngine.of_split(split, plan), split.data, Run(plan, None))
+
+
+def test_a_finished_run_is_measured_on_data_without_validation(home: Path, tmp_path: Path) -> None:
+    train_run(plan_of(home), tmp_path / "run")
+    opened = open_run(tmp_path / "run")
+    split = fr.ratio(opened.data, 0.8)
+    nodes = opened.with_split(replace(split, part=np.where(split.part == VALID, HISTORY, split.part).astype(np.int8)))
+    assert not nodes.has_valid
+    assert opened.measure(["ndcg@10"], "full", engine=nodes)["ndcg@10"].value > 0
+
+
+def test_a_plan_names_what_a_private_source_promised(home: Path, tmp_path: Path) -> None:
+    privacy = {"epsilon": 8.0, "delta": 1e-4}
+    plan = {"data": {"source": str(home / "source.parquet")}, "model": {"name": "ease"}, "split": "none"}
+    train_run(Plan.make(plan | {"privacy": privacy}), tmp_path / "private")
+    said = train_run(plan_of(home, run=str(tmp_path / "private"), how="ridge"), tmp_path / "run")["transfer"]
+    assert {key: said[key] for key in privacy} == privacy
+    kept = read_plan(tmp_path / "run").transfer
+    assert kept is not None
+    assert (kept.epsilon, kept.delta) == (8.0, 1e-4)

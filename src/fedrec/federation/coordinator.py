@@ -93,17 +93,12 @@ class Coordinator:
         self.plan, self.model, self.catalog = agreement.plan, agreement.model, agreement.catalog
         self.engine = engine
         self.run = run
-        self.taken = taken
+        self.taken, self.has_valid = taken, has_valid
         run.fitting = Fitting(agreement)
         self.watch = watch
         self.beginning = Beginning(agreement, engine, earlier)
         self.gathering = gathering_of(agreement, engine, run, self.beginning.state, chance)
         self._blas = linear_algebra()  # of the libraries that the model has loaded by now
-        if trials_of(run.plan) and not has_valid:
-            raise PlanError(
-                "transfer: auto decides on validation, and the split leaves nothing for it; take another split, or set "
-                "transfer.how: ridge"
-            )
         if run.plan.evaluation.every and not has_valid:
             raise PlanError("evaluation.every asks for validations, but the split leaves nothing for validation")
 
@@ -258,7 +253,15 @@ class Coordinator:
                 "fit(…, warm_start=model) go on from one"
             )
         if self.plan.transfer is not None and self.taken is None:
-            raise PlanError("transfer: the source is not at hand; name its folder as transfer.run")
+            raise PlanError(
+                "transfer: the source is not at hand; 'fedrec train --from RUN --transfer auto' and fit(…) take over "
+                "from one"
+            )
+        if trials_of(self.plan) and not self.has_valid:
+            raise PlanError(
+                "transfer: auto decides on validation, and the split leaves nothing for it; take another split, or set "
+                "transfer.how: ridge"
+            )
         if not self.run.ledger.of_kind("start"):
             said = self.gathering.start or ({} if how is None else {"warm_start": how})
             self.run.ledger.append(
