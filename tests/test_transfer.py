@@ -28,7 +28,7 @@ from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import EvaluationCall
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, read_plan
-from fedrec.federation.trials import both, chosen_of
+from fedrec.federation.trials import both, chosen_of, divided
 from fedrec.models.base import State
 from fedrec.models.linear.ease import solve
 from fedrec.models.linear.towards import solve_towards
@@ -248,7 +248,12 @@ def test_a_federation_chooses_as_one_process_does_and_its_nodes_answer_no_other_
     agreed = Agreement.of(read_plan(tmp_path / "out"), federation.catalog)
     call = trial_of(agreed)
     check_call(agreed, call, None)
-    for changes, says in (({"trial": 5}, "the plan has 4"), ({"part": "test"}, "trials are on validation")):
+    one = divided(call.shared)[0]
+    for changes, says in (
+        ({"trial": 5}, "the plan has 4"),
+        ({"part": "test"}, "trials are on validation"),
+        ({"shared": one}, "a trial compares two"),
+    ):
         with pytest.raises(PlanError, match=says):
             check_call(agreed, replace(call, **changes), None)
 

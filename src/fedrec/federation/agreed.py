@@ -8,7 +8,7 @@ from fedrec.errors import PlanError
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.item_floor import floor_spec
-from fedrec.federation.trials import trials_of
+from fedrec.federation.trials import divided, trials_of
 
 __all__ = ["check_call", "check_committed"]
 
@@ -95,6 +95,8 @@ def _check_trial(agreement: Agreement, call: EvaluationCall) -> None:
     trials = trials_of(agreement.plan)
     if not 0 < call.trial <= trials:
         raise PlanError(f"trial {call.trial} is asked for; the plan has {trials}")
+    if not all(divided(call.shared)):
+        raise PlanError(f"trial {call.trial} is asked for with one model; a trial compares two")
     if (call.part, call.after) != ("valid", -1):
         raise PlanError(f"trial {call.trial} is asked for on {call.part} after round {call.after}; trials are on "
                         "validation, before the first round counts")  # fmt: skip
