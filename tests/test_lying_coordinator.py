@@ -175,7 +175,7 @@ def test_a_node_with_nothing_left_is_as_one_that_adds_nothing(tmp_path: Path) ->
         )
         run, model = secrets.token_hex(16), plan.build_model()
         assert liar.open(plan, catalog, run).problem is None, name
-        state = model.start(catalog, {}, KeyedSource.from_seed(1))
+        state = model.start(catalog, model.public(catalog), KeyedSource.from_seed(1))
         spec = model.spec(state.shared, 0)
         assert spec is not None
         said = liar.call("contribute", RoundCall(0, -1, state.shared, spec.fit(100_000), plan.share()), run=run)
