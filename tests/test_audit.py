@@ -53,7 +53,7 @@ def test_ease_gives_every_co_occurrence_count_away(reg):
     x = (rng.random((400, 60)) < rng.uniform(0.02, 0.4, 60)).astype(float)
     gram = x.T @ x
     weight = 6.0 * np.trace(gram) / 60 if reg == "auto" else reg
-    guess = counts_from_ease(solve(gram.copy(), weight), None if reg == "auto" else reg)
+    guess = counts_from_ease(solve(gram.copy(), weight)[0], None if reg == "auto" else reg)
     assert np.array_equal(np.rint(guess), gram)
 
 

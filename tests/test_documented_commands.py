@@ -35,10 +35,20 @@ CHEAPER = {
     "README.md": {"rank=1536": "rank=16", "--seeds 5": "--seeds 2"},
     "docs/asynchronous.md": {"rounds=200": "rounds=10"},
     "docs/secure-aggregation.md": {"--model mf": "--model mf --set rounds=5"},
-    "docs/torch.md": {"rounds=300": "rounds=6", "rounds=1514": "rounds=6"},
+    "docs/sequences.md": {"[slit, sasrec]": "[slit, {name: sasrec, rounds: 6}]"},
+    "docs/torch.md": {
+        "rounds=300": "rounds=6",
+        "rounds=1514": "rounds=6",
+        "--model neumf": "--model neumf --set rounds=6",
+        "--epsilon 8": "--set rounds=6 --epsilon 8",
+    },
     "docs/networks.md": {
-        "--models ease,ials": "--set autoencoder.rounds=6 --models ease,ials",
+        "--models ease,ials": "--set autoencoder.rounds=6 --set lightgcn.rounds=6 --models ease,ials",
+        "--model lightgcn": "--model lightgcn --set rounds=6",
+        "train --data clicks.csv --model blend": "train --data clicks.csv --model blend "
+        "--set 'models=[ease, {name: autoencoder, rounds: 6}]'",
         "rounds=100": "rounds=6",
+        "rounds: 100": "rounds: 6",
     },
 }
 """What the tests put in the place of words of a page's commands, so that they take a second."""
@@ -57,6 +67,7 @@ LONG = {
     "*: bench transport": "starts processes",
     "*: bench pfedrec-round *": "measures for a minute",
     "*: audit plan.yaml --attack coordinator": "plays many federations",
+    "docs/own-model.md: train * masked-*": "the same with masks, six models more",
 }
 """Commands that are run by the exhaustive test only, and why."""
 REFUSED = "*: node check *--plan plan.yaml"

@@ -22,7 +22,7 @@ ODD: list[Any] = [
     None, 3, -1, 2.5, True, "", "x", "a\0b", b"x", [], {}, [None], float("nan"), 2**70, object(),
     np.datetime64("2020-01-01"), pd.NA,
 ]  # fmt: skip
-NO_ARGUMENTS = {"__version__", "Estimator", "FedrecError", "InputError", "PlanError", "Network"}
+NO_ARGUMENTS = {"__version__", "Estimator", "FedrecError", "InputError", "PlanError", "Network", "RatingNetwork"}
 LONG = {("compare", "seeds"), ("tune", "seeds")}
 """Counts of trainings, of which 2^70 would take for ever."""
 

@@ -171,7 +171,7 @@ def test_without_cryptography_signing_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(InputError, match=r"pip install 'fedrec\[privacy\]'"):
-        KEY.sign(b"text")
+        SigningKey(KEY.name, KEY.secret).sign(b"text")
 
 
 def test_a_pipe_or_a_long_file_is_no_key_and_nobody_waits_for_it(tmp_path: Path) -> None:
