@@ -221,6 +221,7 @@ def test_new_items_of_a_training_that_goes_on_begin_small_and_are_learned(start:
 
 
 @pytest.mark.real
+@pytest.mark.filterwarnings("ignore:ratings .or weights. from")
 @pytest.mark.parametrize(
     ("source", "sampled", "full"),
     [("ml-100k", (0.660, 0.388), 0.076), ("ml-1m-sequences", (0.705, 0.434), 0.048)],

@@ -84,6 +84,7 @@ def test_a_training_that_goes_on_keeps_its_tables_and_makes_the_graph_anew() -> 
 
 
 @pytest.mark.real
+@pytest.mark.filterwarnings("ignore:ratings .or weights. from")
 @pytest.mark.parametrize(
     ("source", "sampled", "full"),
     [("ml-100k", (0.665, 0.390), 0.077), ("ml-1m-sequences", (0.700, 0.430), 0.046)],

@@ -153,7 +153,7 @@ def test_neumf_over_nodes_is_as_good_as_in_a_plain_loop(nodes: int) -> None:
     split = fr.leave_last_out(fr.load_data("ml-100k"))
     clients = Clients.of(split.train, np.arange(split.data.n_users, dtype=np.uint64) * 7919)
     known = Clients.of(split.history("test"), clients.keys)
-    model = NeuMF(rounds=150)
+    model = NeuMF(rounds=150, start_from="random", schedule="constant")
     state = model.start(split.data.catalog, {}, SOURCE.child("start"))
     with steady(SOURCE.child("start").seed):
         module = model.module(clients.n_items)
