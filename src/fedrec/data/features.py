@@ -28,6 +28,7 @@ __all__ = [
     "feature_blocks",
     "feature_matrix",
     "kinds_of_columns",
+    "unit_rows",
     "weighed_kinds",
 ]
 
@@ -148,7 +149,7 @@ def feature_blocks(catalog: Catalog, columns: Columns) -> tuple[Block, ...]:
                 raise InputError(
                     f"column {column!r} of the catalog says nothing of any item when it is read as {kind}; leave it out"
                 )
-            blocks.append(Block(column, kind, names, _unit(rows), weight))
+            blocks.append(Block(column, kind, names, unit_rows(rows), weight))
     width = sum(block.rows.shape[1] for block in blocks)
     if width > MOST_COLUMNS:
         raise InputError(f"features have {width:,} numbers per item; {MOST_COLUMNS:,} are the most. Leave columns out")
@@ -296,8 +297,12 @@ def _bumps(values: np.ndarray, centres: np.ndarray, width: float) -> np.ndarray:
     return bumps
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
-    """Rows of length 1; zeros stay."""
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows [n, width] float64 of length 1; zeros stay.
+
+    >>> unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
+    [[0.6, 0.8], [0.0, 0.0]]
+    """
     lengths = np.sqrt(np.sum(rows**2, axis=1, keepdims=True))
     return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
 

@@ -131,10 +131,8 @@ def _keys(catalog: Catalog) -> list[Hashable]:
     titles = catalog.features["title"].to_list()
     has_years = "year" in catalog.features.columns
     years = catalog.features["year"].to_list() if has_years else [None] * len(titles)
-    return [
-        None if title is None or not title_key(str(title))[0] else title_key(str(title), year)
-        for title, year in zip(titles, years, strict=True)
-    ]
+    keys = [None if title is None else title_key(str(title), year) for title, year in zip(titles, years, strict=True)]
+    return [key if key and key[0] else None for key in keys]
 
 
 def _unique(keys: Sequence[Hashable]) -> tuple[dict[Hashable, int], set[Hashable]]:

@@ -98,7 +98,6 @@ class Coordinator:
         self.watch = watch
         self.beginning = Beginning(agreement, engine, earlier)
         self.gathering = gathering_of(agreement, engine, run, self.beginning.state, chance)
-        self._blas = linear_algebra()  # of the libraries that the model has loaded by now
         if run.plan.evaluation.every and not has_valid:
             raise PlanError("evaluation.every asks for validations, but the split leaves nothing for validation")
 
@@ -159,7 +158,7 @@ class Coordinator:
         gathered = self.gathering.gather(call)
         doing(f"{named}, solving")
         total = gathered.total if change is None else change.added(self.beginning.sums, gathered.total, spec)
-        with self._blas.limit(limits=self.step_threads):
+        with linear_algebra().limit(limits=self.step_threads):
             state, said = self._stepped(state, total, round)
         if self.plan.keep_sums:
             state = State(state.shared, {**state.server, **kept_sums(total)})
@@ -216,7 +215,7 @@ class Coordinator:
     def step_threads(self) -> int:
         """Threads of linear algebra in the steps of the model: one, for equal bits; all that may be used where the plan
         asks for none."""
-        return 1 if self.plan.reproducible else blas_threads(self._blas)
+        return 1 if self.plan.reproducible else blas_threads(linear_algebra())
 
     def _measured(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from fedrec.aggregation.contributions import Contributions, RankOne
 from fedrec.aggregation.specs import ArraySpec, SumSpec, triangle_size
@@ -13,18 +13,19 @@ from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
-from fedrec.errors import FedrecError, PlanError
+from fedrec.errors import FedrecError
 from fedrec.kernels.ratings import bias_rows, solve_rated, solve_raters
 from fedrec.kernels.scoring import dot_rows
-from fedrec.models.base import Arrays, Given, Private, RatingRecommender, State, cosines
+from fedrec.models.base import Arrays, Given, Private, State, cosines
 from fedrec.models.linear.counts import count_spec, counted
+from fedrec.models.rating_scale import OnScale
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 
 __all__ = ["BiasedMF"]
 
 
-class BiasedMF(RatingRecommender):
+class BiasedMF(OnScale):
     """A rating is predicted as r̂ = μ + b_u + b_i + ⟨p_u, q_i⟩ (Koren, Bell & Volinsky 2009, "Matrix factorization
     techniques for recommender systems", equation 4).
 
@@ -85,20 +86,6 @@ class BiasedMF(RatingRecommender):
 
     name: ClassVar[str] = "biased-mf"
     traits: ClassVar[Traits] = Traits(reads=frozenset({"items", "values"}), iterative=True)
-
-    @model_validator(mode="after")
-    def _check(self) -> BiasedMF:
-        if not self.highest > self.lowest:
-            raise PlanError(
-                f"model {self.name}: highest ({self.highest:g}) must be above lowest ({self.lowest:g}): they are the "
-                "ends of the scale of the ratings"
-            )
-        return self
-
-    @property
-    def rating_scale(self) -> tuple[float, float]:
-        """Lowest and highest rating."""
-        return self.lowest, self.highest
 
     def shapes(self, n_items: int) -> Shapes:
         """Rows [b_i, q_i], and μ."""

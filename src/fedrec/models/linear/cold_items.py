@@ -15,7 +15,7 @@ from pydantic import PositiveFloat
 from scipy.linalg import cho_factor, cho_solve
 
 from fedrec.data.catalog import Catalog
-from fedrec.data.features import MOST_COLUMNS, ItemColumns, feature_matrix
+from fedrec.data.features import MOST_COLUMNS, ItemColumns, feature_matrix, unit_rows
 from fedrec.models.base import Arrays, Recommender
 from fedrec.models.shapes import Named, Shape
 
@@ -85,8 +85,7 @@ def predict_factors(arrays: Arrays, features: np.ndarray, warm: np.ndarray, boos
 
 def _shares(features: np.ndarray, warm: np.ndarray) -> np.ndarray:
     """S [warm, cold] float64."""
-    lengths = np.sqrt(np.sum(features.astype(np.float64) ** 2, axis=1, keepdims=True))
-    unit = np.divide(features, lengths, out=np.zeros(features.shape), where=lengths > 0)
+    unit = unit_rows(features.astype(np.float64))
     kernel = np.exp((unit[warm] @ unit.T - 1.0) / _WIDTH)
     inner = kernel[:, warm]
     inner[np.diag_indices(len(inner))] += _REG

@@ -7,6 +7,7 @@ WWW; here with squared loss over all items, so that it has a closed form in sums
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -32,7 +33,7 @@ from fedrec.models.base import (
     State,
     cosines,
 )
-from fedrec.models.linear.counts import counted
+from fedrec.models.linear.counts import count_spec, counted
 from fedrec.models.linear.gram import unpack_triangle
 from fedrec.models.linear.private_gram import FROBENIUS
 from fedrec.models.shapes import Form, Shape, Shapes
@@ -147,7 +148,7 @@ class Content(Recommender):
         return Cost(memory=16 * _USUAL * n_items + 64 * _USUAL * _USUAL, per_client=2 * _USUAL)
 
     def _count_spec(self, n_items: int) -> ArraySpec:
-        return ArraySpec("counts", "rank_one", (n_items, 1), bound=1.0, role="count")
+        return count_spec(n_items)
 
 
 class PrivateContent(PrivateRecommender, Content):
@@ -183,7 +184,7 @@ class PrivateContent(PrivateRecommender, Content):
         return Contributions({"profiles": _squared(profiles, weights), "counts": counted(clients).scale(weights)}), None
 
     def _count_spec(self, n_items: int) -> ArraySpec:
-        return ArraySpec("counts", "rank_one", (n_items, 1), bound=1.0, scale_bits=_BITS, role="count")
+        return replace(count_spec(n_items), scale_bits=_BITS)
 
 
 def bilinear_map(

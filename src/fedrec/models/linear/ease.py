@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
-from scipy.linalg import lapack
 
 from fedrec.aggregation.contributions import Contributions, RankOne
 from fedrec.aggregation.specs import ArraySpec, SumSpec
@@ -15,12 +14,12 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.features import ItemColumns
 from fedrec.data.keys import KeyedSource
-from fedrec.errors import FedrecError, PlanError
+from fedrec.errors import PlanError
 from fedrec.kernels.scoring import sum_rows
 from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items
 from fedrec.models.linear.cold_items import ColdItems, predict_columns, predict_factors
 from fedrec.models.linear.denoising import ridge_arrays
-from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec
+from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec, ridge_inverse
 from fedrec.models.linear.private_gram import Found, PrivateGram
 from fedrec.models.linear.recency import NO_DECAY, Decay, Decaying
 from fedrec.models.linear.sketch import (
@@ -260,11 +259,7 @@ def solve(gram: np.ndarray, reg: float) -> tuple[np.ndarray, np.ndarray]:
     ([[0.0, 0.3333], [0.3333, 0.0]], [0.375, 0.375])
     """
     n_items = len(gram)
-    gram[np.diag_indices(n_items)] += reg
-    factor, info = lapack.dpotrf(gram.T, lower=1, overwrite_a=1)
-    if info != 0:
-        raise FedrecError(f"ease: the Gram matrix is not positive definite at item {info}; raise reg (now {reg:g})")
-    inverse, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
+    inverse = ridge_inverse(gram, reg, f"raise reg (now {reg:g})")
     diagonal = np.diag(inverse).copy()
     weights = np.empty((n_items, n_items), dtype=np.float32)
     for low in range(0, n_items, 512):

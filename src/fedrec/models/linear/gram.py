@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import lapack
 
 from fedrec.aggregation.contributions import Contributions, RankOne
 from fedrec.aggregation.specs import ArraySpec, SumSpec, triangle_size
 from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
-from fedrec.errors import PlanError
+from fedrec.errors import FedrecError, PlanError
 
-__all__ = ["check_alpha", "gram_contributions", "gram_matrix", "gram_spec", "unpack_triangle", "user_weights"]
+__all__ = [
+    "check_alpha",
+    "gram_contributions",
+    "gram_matrix",
+    "gram_spec",
+    "ridge_inverse",
+    "unpack_triangle",
+    "user_weights",
+]
 
 _WEIGHT_BITS = 24
 
@@ -84,3 +93,25 @@ def unpack_triangle(packed: np.ndarray, n: int, factor: float = 1.0) -> np.ndarr
         block = matrix[low:high, low:high]
         matrix[low:high, low:high] = np.triu(block) + np.triu(block, 1).T
     return matrix
+
+
+def ridge_inverse(gram: np.ndarray, reg: float, advice: str) -> np.ndarray:
+    """The lower triangle of (G + reg I)⁻¹ [items, items] float64, in place of G; what is above it has no meaning.
+
+    Args:
+        gram: G [items, items] float64, overwritten.
+        reg: strength of the ridge.
+        advice: what to do where that is too little, for the error.
+
+    Raises:
+        FedrecError: if the matrix is not positive definite.
+
+    >>> float(ridge_inverse(np.eye(2) * 3.0, 1.0, "raise reg")[1, 1])
+    0.25
+    """
+    gram[np.diag_indices(len(gram))] += reg
+    factor, info = lapack.dpotrf(gram.T, lower=1, overwrite_a=1)
+    if info != 0:
+        raise FedrecError(f"ease: the Gram matrix is not positive definite at item {info}; {advice}")
+    inverse: np.ndarray = lapack.dpotri(factor, lower=1, overwrite_c=1)[0]
+    return inverse

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import lapack
 
-from fedrec.errors import FedrecError
+from fedrec.models.linear.gram import ridge_inverse
 
 __all__ = ["PULL", "SOURCE", "solve_towards"]
 
@@ -31,11 +30,7 @@ def solve_towards(gram: np.ndarray, reg: float, source: np.ndarray) -> np.ndarra
     [[0.0, 0.5], [0.0, 0.0]]
     """
     towards = gram + reg * source
-    gram[np.diag_indices(len(gram))] += reg
-    factor, info = lapack.dpotrf(gram.T, lower=1, overwrite_a=1)
-    if info != 0:
-        raise FedrecError(f"the Gram matrix is not positive definite at item {info}; raise transfer.strength")
-    lower, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
+    lower = ridge_inverse(gram, reg, "raise transfer.strength")
     inverse = np.tril(lower)
     inverse += np.tril(lower, -1).T
     weights = inverse @ towards

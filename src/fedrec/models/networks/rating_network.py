@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-from pydantic import model_validator
 
 from fedrec.data.clients import Clients
-from fedrec.errors import PlanError
-from fedrec.models.base import Given, Private, RatingRecommender
+from fedrec.models.base import Given, Private
 from fedrec.models.networks.network import Network
+from fedrec.models.rating_scale import OnScale
 from fedrec.models.traits import Traits
 
 __all__ = ["RatingNetwork"]
 
 
-class RatingNetwork(Network, RatingRecommender):
+class RatingNetwork(Network, OnScale):
     """A network whose batches have values (`batch.values`, `batch.dense`), and whose scores are predicted values.
 
     Args:
@@ -29,20 +28,6 @@ class RatingNetwork(Network, RatingRecommender):
 
     traits: ClassVar[Traits] = Traits(reads=frozenset({"items", "values"}), bits="node", iterative=True)
     most_terms: ClassVar[str] = "window"
-
-    @model_validator(mode="after")
-    def _check_scale(self) -> RatingNetwork:
-        if not self.highest > self.lowest:
-            raise PlanError(
-                f"model {self.name}: highest ({self.highest:g}) must be above lowest ({self.lowest:g}): they are the "
-                "ends of the scale of the ratings"
-            )
-        return self
-
-    @property
-    def rating_scale(self) -> tuple[float, float]:
-        """Lowest and highest rating."""
-        return self.lowest, self.highest
 
     def score(
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
