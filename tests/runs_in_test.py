@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chosen_in_test import chosen
 from fedrec.engines.local import LocalEngine
 from fedrec.federation.plan import Plan
 from fedrec.runs.saved import open_run
@@ -68,13 +69,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "spectral": {"name": "spectral", "rank": 12, "passes": 3},
 }
 
-LIKE_OTHERS = ("autoencoder-random", "mf-adam", "mf-bpr", "mf-softmax", "mf-squared", "slit-rank")
-"""Runs that send, keep and save what other runs do; they differ in what nodes compute."""
+KINDS = ("autoencoder", "blend", "content", "ease", "ease-sketch", "ials", "mf", "mf-scaffold", "pfedrec", "slit")
+"""Runs that differ in what is sent, kept and saved: in one round or many, dense sums, pairs, products or rows, with
+private rows, state of the server and of the nodes, or the models of others."""
 
 
 def each_kind() -> list[Any]:
-    """Every run, for tests of what is sent, kept and saved: those like others among the exhaustive tests."""
-    return [pytest.param(name, marks=[pytest.mark.exhaustive] if name in LIKE_OTHERS else []) for name in MODELS]
+    """Every run, for tests of what is sent, kept and saved: those like one of `KINDS` among the exhaustive tests."""
+    return chosen(KINDS, MODELS)
 
 
 def small_plan(model: str, **changes: Any) -> Plan:

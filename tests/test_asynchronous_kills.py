@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import kill_driver
+from chosen_in_test import chosen, every
 from fedrec.federation.plan import Plan
 from fedrec.runs.loading import Placement
 from fedrec.runs.training import train_run
@@ -78,7 +79,7 @@ def assert_resumed_like(folder: Path, whole: Path, made: Plan) -> None:
     assert verify_run(folder).wrong is None
 
 
-@pytest.mark.parametrize("stride", [27, pytest.param(8, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("stride", chosen([41], [8, 41]))
 @pytest.mark.parametrize("terms", TERMS)
 def test_killed_at_one_write_after_the_other(terms: str, stride: int, whole: dict[str, Path], tmp_path: Path) -> None:
     """What rounds write differs in length, so that every kind of write is met."""
@@ -98,7 +99,7 @@ def test_killed_again_and_again(terms: str, whole: dict[str, Path], tmp_path: Pa
     assert_resumed_like(tmp_path / "run", whole[terms], plan(terms))
 
 
-@pytest.mark.parametrize("model", ["pfedrec", "fedncf", "mf-adam", "fcf"])
+@pytest.mark.parametrize("model", every(2, ["pfedrec", "fedncf", "mf-adam", "fcf"]))
 def test_other_models(model: str, tmp_path: Path) -> None:
     made = plan("waiting", model)
     train_run(made, tmp_path / "whole", PLACEMENT)
@@ -109,7 +110,8 @@ def test_other_models(model: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attempts", [2, pytest.param(8, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("attempts", [8])
 def test_processes_killed_with_signal_nine(attempts: int, whole: dict[str, Path], tmp_path: Path) -> None:
     draws = random.Random(7)
     died = 0

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 import fedrec as fr
+from chosen_in_test import every
 from fedrec.aggregation.queries import PLAIN, Query, private_spec
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
@@ -134,7 +135,7 @@ def gaussian_sum(noise_multiplier, d=20_000):
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "low", "high"), [(1.0, 0.73, 1.29), (2.0, 1.93, 2.26), (4.0, 3.67, 4.30), (8.0, 7.40, 7.71)]
+    ("epsilon", "low", "high"), every(2, [(1.0, 0.73, 1.29), (2.0, 1.93, 2.26), (4.0, 3.67, 4.30), (8.0, 7.40, 7.71)])
 )
 def test_canaries_measure_what_was_promised(epsilon, low, high):
     z = noise_for(epsilon, DELTA, rounds=1)
@@ -163,7 +164,7 @@ def realised(total, queries, noise_multiplier, clients, chance):
     return replace(noised(total, queries, noise_multiplier, clients, chance), clients=came)
 
 
-@pytest.mark.parametrize("epsilon", [1.0, 2.0, 4.0, 8.0])
+@pytest.mark.parametrize("epsilon", every(2, [1.0, 2.0, 4.0, 8.0], start=1))
 def test_half_the_noise_is_caught(epsilon):
     z = noise_for(epsilon, DELTA, rounds=1)
     exact, queries = gaussian_sum(z)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import fedrec as fr
+from chosen_in_test import chosen, every
 from fedrec.audit.lying import LIES
 from fedrec.audit.staged import Mode, Staged, modes_of, stage
 from fedrec.errors import InputError, RunError
@@ -75,7 +76,7 @@ CASES: dict[str, tuple[str, str | None, tuple[Mode, ...], Sequence[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", chosen(["mf, distributed"], CASES))
 def test_nodes_refuse_what_they_promise_to_refuse(case: str, staged: Stages) -> None:
     model, noise, modes, names = CASES[case]
     assert modes_of(small_plan(model, noise)) == modes
@@ -222,7 +223,7 @@ BROKEN: list[tuple[str, str, str | None, Mode, Patch]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "model", "noise", "mode", "breaking"), BROKEN)
+@pytest.mark.parametrize(("name", "model", "noise", "mode", "breaking"), every(2, BROKEN))
 def test_every_attack_succeeds_where_its_defence_is_taken_away(
     name: str,
     model: str,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from chosen_in_test import in_turn
 from fedrec.kernels.threads import limit_threads, thread_count
 from fedrec.runs.training import Placement, train_run
 from runs_in_test import MODELS, assert_same, small_plan
@@ -34,11 +35,11 @@ def test_more_than_one_thread_is_compared() -> None:
         pytest.skip("this machine has one core, so one and two threads cannot be compared")
 
 
-@pytest.mark.parametrize(("placement", "threads"), PLACEMENTS, ids=str)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "place"), in_turn(MODELS, PLACEMENTS), ids=str)
 def test_same_bits_wherever_clients_live(
-    model: str, placement: Placement, threads: int, alone: dict[str, Path], tmp_path: Path
+    model: str, place: tuple[Placement, int], alone: dict[str, Path], tmp_path: Path
 ) -> None:
+    placement, threads = place
     with limit_threads(threads):
         train_run(small_plan(model), tmp_path / "run", placement)
     assert_same(tmp_path / "run", alone[model])

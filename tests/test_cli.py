@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 import fedrec as fr
+from chosen_in_test import chosen
 from conftest import Said
 from fedrec.cli import models as commands
 from fedrec.models.linear.popularity import Popularity
@@ -422,7 +423,7 @@ def test_the_installed_command_in_a_process_of_its_own(run: Path) -> None:
     assert "Did you mean 'run'" in bad.stderr
 
 
-@pytest.mark.parametrize("color", ["", "xterm-256color"])
+@pytest.mark.parametrize("color", chosen(["xterm-256color"], ["", "xterm-256color"]))
 def test_pipes_get_no_colours_or_progress(run: Path, color: str) -> None:
     program = [sys.executable, "-c", "from fedrec.cli.main import run; run()"]
     environment = {**os.environ, "TERM": color} if color else {key: os.environ[key] for key in ("PATH",)}

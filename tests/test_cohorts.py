@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chosen_in_test import every
 from fedrec.data.keys import KeyedSource
 from fedrec.node.cohorts import cohort
 from fedrec.privacy.accounting import Charge, cohort_epsilon, epsilon_of
@@ -50,9 +51,11 @@ def rounds_of(source, users, present, rounds, terms, share=SHARE):
     return [set(cohort(source, keys, present, round, share, terms).tolist()) for round in range(rounds)]
 
 
-@pytest.mark.parametrize(("users", "rounds"), [(3, 3), (4, 2)])
-@pytest.mark.parametrize("most", [1, 2, None])
-@pytest.mark.parametrize("participations", [1, 2, None])
+@pytest.mark.parametrize(
+    ("users", "rounds", "participations", "most"),
+    every(2, itertools.product([3], [3], [1, 2, None], [1, 2, None]), start=1)
+    + every(2, itertools.product([4], [2], [1, 2, None], [1, 2, None])),
+)
 def test_for_all_coins_one_users_absence_changes_what_is_charged_and_no_more(users, rounds, participations, most):
     terms = terms_of(participations, most)
     everyone, without = np.arange(users), np.arange(1, users)

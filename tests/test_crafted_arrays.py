@@ -25,12 +25,12 @@ from fedrec.record.ledger import rooted_line
 from fedrec.record.merkle import Tree
 from fedrec.runs.saved import open_run
 from fedrec.runs.training import train_run
-from runs_in_test import MODELS, small_plan
+from runs_in_test import each_kind, small_plan
 
 SMALL = "synthetic:users=80,items=40,interactions_per_user=10,seed=1,ratings=true"
 
 
-@pytest.fixture(scope="module", params=sorted(MODELS))
+@pytest.fixture(scope="module", params=each_kind())
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param) / "run"
     train_run(small_plan(request.param, data={"source": SMALL}, evaluation={}, release=[]), folder)

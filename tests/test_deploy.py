@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
+from chosen_in_test import chosen
 from conftest import Said
 from fedrec.deploy.demo import play
 from fedrec.deploy.folder import FederationFolder
@@ -605,7 +606,7 @@ def until(true: Callable[[], bool], seconds: float) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", chosen([signal.SIGKILL], [signal.SIGTERM, signal.SIGKILL]))
 def test_what_a_stage_started_ends_with_it_however_it_ends(number: int, tmp_path: Path) -> None:
     mark = uuid.uuid4().hex
     said = tmp_path / "server.txt"

@@ -34,6 +34,7 @@ Fedrec = Callable[..., Said]
 CHEAPER = {
     "README.md": {"rank=1536": "rank=16", "--seeds 5": "--seeds 2"},
     "docs/asynchronous.md": {"rounds=200": "rounds=10"},
+    "docs/own-model.md": {"BagOfItems --set rounds=30": "BagOfItems --set rounds=4"},
     "docs/secure-aggregation.md": {"--model mf": "--model mf --set rounds=5"},
     "docs/sequences.md": {"[slit, sasrec]": "[slit, {name: sasrec, rounds: 6}]"},
     "docs/torch.md": {
@@ -67,6 +68,7 @@ LONG = {
     "*: bench transport": "starts processes",
     "*: bench pfedrec-round *": "measures for a minute",
     "*: audit plan.yaml --attack coordinator": "plays many federations",
+    "docs/torch.md: audit *": "plays hundreds of rounds with canaries",
     "docs/own-model.md: train * masked-*": "the same with masks, six models more",
 }
 """Commands that are run by the exhaustive test only, and why."""

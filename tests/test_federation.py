@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 
 import fedrec as fr
+from chosen_in_test import chosen, in_turn
 from federation_in_test import COORDINATOR, Federation
 from fedrec.data.sources import load_source
 from fedrec.errors import InputError, PlanError, RunError
@@ -80,9 +81,7 @@ def test_model_metrics_and_private_rows_are_those_of_one_process_under_the_secur
     assert_as_in_one_process(name, True, local, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in PLAIN else [pytest.mark.exhaustive]) for name in MODELS]
-)
+@pytest.mark.parametrize("name", chosen(PLAIN, MODELS))
 def test_model_metrics_and_private_rows_are_those_of_one_process(name: str, local: Any, tmp_path: Path) -> None:
     assert_as_in_one_process(name, False, local, tmp_path)
 
@@ -209,13 +208,15 @@ def private_plan(model: dict[str, Any], noise: str, **changes: Any) -> Plan:
     )
 
 
-@pytest.mark.parametrize(("noise", "secure"), [("central", False), ("central", True), ("distributed", True)])
 @pytest.mark.parametrize(
-    "model", [{"name": "ease"}, {"name": "mf", "embedding_size": 4, "rounds": 2}], ids=["ease", "mf"]
+    ("way", "model"),
+    in_turn(
+        [("central", False), ("central", True), ("distributed", True)],
+        [{"name": "mf", "embedding_size": 4, "rounds": 2}, {"name": "ease"}],
+    ),
 )
-def test_a_private_run_charges_every_owner_once(
-    model: dict[str, Any], noise: str, secure: bool, tmp_path: Path
-) -> None:
+def test_a_private_run_charges_every_owner_once(way: tuple[str, bool], model: dict[str, Any], tmp_path: Path) -> None:
+    noise, secure = way
     plan = private_plan(model, noise)
     owners = Owners(tmp_path, plan, NODES, secure)
     agreed = plan.agree(owners.catalog, 1024)

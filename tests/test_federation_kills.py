@@ -89,9 +89,8 @@ def assert_as_if_never_killed(home: Home, whole: Home) -> None:
 
 @pytest.mark.parametrize(
     ("name", "secure", "together", "stride"),
-    [("mf", False, False, 7), ("best", False, True, 89), ("ease", False, False, 7), ("mf", True, False, 17),
-     ("mf", True, True, 149)],
-)  # fmt: skip
+    [("best", False, True, 127), ("ease", False, False, 11), ("mf", True, False, 23)],
+)
 def test_killed_at_a_write_and_resumed(name: str, secure: bool, together: bool, stride: int, tmp_path: Path) -> None:
     assert_resumes(tmp_path, PLANS[name], secure, together, stride)
 
@@ -119,7 +118,7 @@ def assert_resumes(folder: Path, plan: Plan, secure: bool, together: bool, strid
     assert write > 2 * stride
 
 
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
+@pytest.mark.parametrize("secure", [pytest.param(False, marks=pytest.mark.exhaustive), True], ids=["plain", "secure"])
 def test_killed_again_and_again(secure: bool, tmp_path: Path) -> None:
     draws = random.Random(1)
     whole = Home(tmp_path / "whole", BEST, secure, together=False)
@@ -140,7 +139,7 @@ def test_killed_between_any_two_requests(tmp_path: Path) -> None:
     whole = Home(tmp_path / "whole", BEST, secure=False, together=False)
     assert not whole.train()
     last = 0
-    for number in range(0, 200, 17):
+    for number in range(0, 200, 29):
         home = Home(tmp_path / "killed", BEST, secure=False, together=False)
         if not _killed_after_frame(home, number):
             last = number
@@ -170,8 +169,10 @@ def _killed_after_frame(home: Home, number: int) -> bool:
         NodeHost.answer = plainly  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("stride", [11, pytest.param(3, marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize("together", [False, True], ids=["coordinator", "coordinator and nodes"])
+@pytest.mark.parametrize(("together", "stride"), [
+    pytest.param(False, 3, marks=pytest.mark.exhaustive), pytest.param(True, 3, marks=pytest.mark.exhaustive),
+    (True, 11),
+])  # fmt: skip
 def test_a_private_run_that_is_killed_is_charged_once(together: bool, stride: int, tmp_path: Path) -> None:
     whole = Home(tmp_path / "whole", PLANS["private"], secure=False, together=together)
     assert not whole.train()
@@ -319,10 +320,10 @@ def test_a_model_that_was_damaged_is_saved_anew(what: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "death"),
     [
-        ("mf", "at a step"),
         ("mf", "in a write"),
-        ("private", "at a write"),
+        pytest.param("mf", "at a step", marks=pytest.mark.exhaustive),
         pytest.param("mf", "at a write", marks=pytest.mark.exhaustive),
+        pytest.param("private", "at a write", marks=pytest.mark.exhaustive),
         pytest.param("private", "at a step", marks=pytest.mark.exhaustive),
         pytest.param("private", "in a write", marks=pytest.mark.exhaustive),
     ],

@@ -160,6 +160,7 @@ def test_no_user_is_found_outside_the_nodes(scene: Scene) -> None:
     assert any(CANARY.encode() in path.read_bytes() for path in (scene.stage.folder / "node-0").glob("*.parquet"))
 
 
+@pytest.mark.exhaustive
 def test_a_node_that_is_killed_and_back_changes_only_who_is_in_the_sum(scene: Scene) -> None:
     process = scene.train("killed")
     until_rounds(scene, "killed", process, 2)

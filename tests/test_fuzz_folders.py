@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from chosen_in_test import chosen
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from fuzz_folders import fuzz
 
 KINDS = ("run itemknn", "run gpfedrec", "stopped", "budget")
 
 
-@pytest.mark.parametrize("mutations", [80, pytest.param(200, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("mutations", chosen([40], [40, 200]))
 def test_a_seeded_part_of_the_fuzzing_finds_nothing(mutations: int) -> None:
     found = fuzz(mutations, seed=11, kinds=KINDS)
     assert [outcome for outcome in found if outcome.problems] == []

@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 import fedrec as fr
+from chosen_in_test import in_turn
 from conftest import Said
 from fedrec.data.digests import digest_of
 from fedrec.data.interactions import Interactions
@@ -94,8 +95,7 @@ def answers(run: Path) -> tuple[Any, Any]:
 # --- the source goes ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("model", [MF, EASE], ids=["mf", "ease"])
+@pytest.mark.parametrize(("kind", "model"), in_turn(KINDS, [MF, EASE]))
 def test_a_finished_run_answers_the_same_whatever_becomes_of_its_source(
     model: dict[str, Any], kind: str, tmp_path: Path
 ) -> None:

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pytest
 
 import fedrec as fr
+from chosen_in_test import chosen
 from fedrec.errors import DamagedError, InputError, PlanError, RunError
 from fedrec.estimators.estimator import Estimator, estimator
 from fedrec.federation.coordinator import Progress
 from fedrec.models.registry import MODELS, model_class
-from runs_in_test import NETWORKS
+from runs_in_test import KINDS, NETWORKS
 
 pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
 
@@ -166,7 +167,7 @@ def test_a_saved_model_does_not_hide_changes(tmp_path: Path) -> None:
         fr.load_model(tmp_path / "run").recommend()
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", chosen({*KINDS, *NETWORKS}, sorted(MODELS)))
 def test_nodes_do_not_change_the_model(name: str) -> None:
     one, three = made(name).fit(DATA), made(name).fit(DATA, nodes=3)
     other = made(name).fit(DATA, nodes=4, partition="by:region")

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 import fedrec as fr
+from chosen_in_test import chosen
 from conftest import Said
 from fedrec import bars, progress
 from fedrec.engines.local import LocalEngine
@@ -306,7 +307,7 @@ def test_a_notebook_gets_a_bar_unless_it_is_not_wanted(
     assert ("fit MF: round 1 of 2" in said, bool(said)) == (drawn, drawn)
 
 
-@pytest.mark.parametrize("option", ["--quiet", "--json"])
+@pytest.mark.parametrize("option", chosen(["--json"], ["--quiet", "--json"]))
 def test_no_bar_is_drawn_for_whoever_wants_none(option: str, tmp_path: Path) -> None:
     code, _, shown = on_a_terminal(tmp_path, *LONG, "--set", "rounds=3", "--out", "run", option)
     assert (code, shown) == (0, b"")

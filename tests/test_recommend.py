@@ -20,6 +20,7 @@ from fedrec.recommending.recommend import allowed_items, recommend_batches, simi
 from runs_in_test import NETWORKS
 
 QUICK: dict[str, dict[str, Any]] = {
+    "gpfedrec": {"embedding_size": 4, "rounds": 2},
     "ials": {"embedding_size": 4, "rounds": 2},
     "lightgcn": {"embedding_size": 4, "rounds": 6},
     "mf": {"embedding_size": 4, "rounds": 3},

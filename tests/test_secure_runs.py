@@ -14,12 +14,12 @@ from fedrec.federation.plan import Plan
 from fedrec.record.ledger import Ledger
 from fedrec.runs.loading import Placement
 from fedrec.runs.training import train_run
-from runs_in_test import MODELS, small_plan
+from runs_in_test import each_kind, small_plan
 
 PLAIN, SECURE = Placement(4, "hash"), Placement(4, "hash", secure=True)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", each_kind())
 def test_the_secure_sum_changes_no_byte_of_a_model(model, tmp_path):
     plan = small_plan(model)
     plain = train_run(plan, tmp_path / "plain", PLAIN)

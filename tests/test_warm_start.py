@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 import fedrec as fr
+from chosen_in_test import in_turn
 from conftest import Said
 from fedrec.data.clients import Clients
 from fedrec.errors import PlanError
@@ -57,9 +58,7 @@ def trained(source: str, out: Path, model: dict[str, Any], nodes: int = 1, **cha
     return train_run(Plan.make(settings), out, Placement(nodes))
 
 
-@pytest.mark.parametrize("nodes", [1, 3])
-@pytest.mark.parametrize("kind", ["longer", "grown", "shrunk"])
-@pytest.mark.parametrize("model", SUMS)
+@pytest.mark.parametrize(("model", "kind", "nodes"), in_turn(SUMS, ["longer", "grown", "shrunk"], [3, 1]))
 def test_adding_the_change_gives_the_bits_of_training_on_everything(
     model: str, kind: str, nodes: int, tmp_path: Path
 ) -> None:
