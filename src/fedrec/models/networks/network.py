@@ -46,10 +46,10 @@ from abc import abstractmethod
 from collections.abc import Collection
 from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from fedrec.aggregation.contributions import Contributions
 from fedrec.aggregation.specs import ArraySpec, SumSpec
@@ -69,6 +69,16 @@ from fedrec.models.base import (
     State,
     cosines,
     of_items,
+)
+from fedrec.models.networks.scaffold import (
+    NEWCOMERS,
+    control_forms,
+    control_rows,
+    first_controls,
+    first_rows,
+    first_sums,
+    is_control,
+    stepped_controls,
 )
 from fedrec.models.server_optimisers import ServerOptimiser, ServerRule
 from fedrec.models.shapes import Form, Own, Shape, Shapes
@@ -113,6 +123,8 @@ class Network(Recommender):
         local_epochs: of `fedavg`: passes over a node's clients in a round.
         local_batch: of `fedavg`: clients of a step.
         proximal: of `fedavg`: μ of FedProx (Li et al. 2020).
+        scaffold: of `fedavg` with granularity `client` and local `sgd`: correct clients' drift by control variates
+            (`fedrec.models.networks.scaffold`). A client keeps as many numbers as the module has parameters.
         server_optimiser: of `fedavg`: what the coordinator does with the mean change; `sgd`, `momentum`, `adam`, `yogi`
             or `adagrad` (`fedrec.models.server_optimisers`).
         server_learning_rate: of `fedavg`.
@@ -136,6 +148,7 @@ class Network(Recommender):
     local_epochs: PositiveInt = 1
     local_batch: PositiveInt = 64
     proximal: NonNegativeFloat = 0.0
+    scaffold: bool = False
     server_optimiser: ServerRule = "sgd"
     server_learning_rate: PositiveFloat = 1.0
     private_steps: PositiveInt = 2
@@ -152,6 +165,16 @@ class Network(Recommender):
     """The parameter [items] that is added to items' scores; empty where there is none."""
     most_terms: ClassVar[str] = ""
     """The hyperparameter that is the largest number of terms of a client's loss; empty for 1."""
+
+    @model_validator(mode="after")
+    def _check_scaffold(self) -> Self:
+        wanted = {"method": "fedavg", "granularity": "client", "optimiser": "sgd", "proximal": 0.0}
+        unlike = [f"{key} to {value}" for key, value in wanted.items() if getattr(self, key) != value]
+        if self.scaffold and unlike:
+            raise PlanError(
+                f"model {self.name}: scaffold corrects the plain SGD of single clients; set {' and '.join(unlike)}"
+            )
+        return self
 
     @abstractmethod
     def module(self, n_items: int) -> nn.Module:
@@ -175,6 +198,10 @@ class Network(Recommender):
         rows: dict[str, Shape | Own] = {
             name: Shape((length,), finite=False) for name, length in self.private_lengths().items()
         }
+        if self.scaffold:
+            controls, sums = control_forms(shared)
+            rows |= control_rows(self._size(n_items))
+            shared, moments = shared | controls, moments | sums
         return Shapes((Form(shared, moments),), rows)
 
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
@@ -185,7 +212,7 @@ class Network(Recommender):
         with steady(rng.seed):
             module = self.module(len(catalog))
         shared = {name: value.detach().cpu().numpy().astype(np.float32) for name, value in parameters(module).items()}
-        return State(shared, self._moments(shared))
+        return State(shared | first_controls(shared) if self.scaffold else shared, self._moments(shared))
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """A change of every parameter, in the order of their names, in which they are sent; and the number of terms."""
@@ -198,18 +225,21 @@ class Network(Recommender):
             for name in sorted(self._moving(shared))
         ]
         weight = ArraySpec("terms", "dense", (1,), terms, _TERM_BITS, role="count", pooled=pooled)
-        return SumSpec((*changes, weight))
+        return SumSpec((*changes, weight, NEWCOMERS) if self.scaffold else (*changes, weight))
 
     def join(self, given: Given, clients: Clients) -> Private | None:
-        """Small random private arrays from each client's own key."""
-        return self._fresh(given.rng.seeds(clients.keys), given.rng) if self.private_lengths() else None
+        """Small random private arrays from each client's own key; control variates of zero."""
+        rows = self._fresh(given.rng.seeds(clients.keys), given.rng)
+        if self.scaffold:
+            rows |= first_rows(len(clients), self._size(clients.n_items))
+        return rows or None
 
     def contribute(
         self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
         """Negative gradients of the cohort, or what it learned, times the terms; and the number of terms."""
         from fedrec.models.networks.devices import steady
-        from fedrec.models.networks.training import loaded
+        from fedrec.models.networks.training import loaded, parameters
         from fedrec.models.networks.visits import Visit
 
         together = self.granularity == "node"
@@ -217,15 +247,27 @@ class Network(Recommender):
         with steady(given.rng.child("torch").seed, at_once * self.window):
             module = loaded(self.module(clients.n_items), given.shared)
             module.train()
-            for name in set(given.shared).difference(self._moving(given.shared)):
+            for name in set(parameters(module)).difference(self._moving(given.shared)):
                 module.get_parameter(name).requires_grad_(False)
-            visit = Visit(self._terms(given.round), given, clients, private)
-            return visit.together(module) if together else visit.alone(module)
+            visit = Visit(self._terms(given.round), given, clients, self._of_batches(private))
+            if together:
+                return visit.together(module)
+            if not self.scaffold:
+                return visit.alone(module)
+            assert private is not None
+            return visit.corrected(module, private)
 
     def step(self, state: State, total: Sum, round: int) -> State:
         """One step of the optimiser along the mean, at this round's learning rate."""
         terms = float(total.value("terms")[0])
-        return state if terms <= 0.0 else self._stepped(state, total, terms, round, round + 1)
+        if terms <= 0.0:
+            return state
+        stepped = self._stepped(state, total, terms, round, round + 1)
+        if not self.scaffold:
+            return stepped
+        distance = self.local_epochs * self.learning_rate * self.rate_share(round)
+        controls, sums = stepped_controls(state, total, self._moving(state.shared), terms, distance)
+        return State({**stepped.shared, **controls}, {**stepped.server, **sums})
 
     def score(
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
@@ -238,7 +280,7 @@ class Network(Recommender):
         from fedrec.models.networks.devices import steady
         from fedrec.models.networks.training import loaded
 
-        scores = np.empty((len(clients), clients.n_items), dtype=np.float32)
+        scores, private = np.empty((len(clients), clients.n_items), dtype=np.float32), self._of_batches(private)
         with steady(0, _SCORED * self.window), torch.no_grad():
             module = loaded(self.module(clients.n_items), given.shared)
             module.eval()
@@ -301,9 +343,8 @@ class Network(Recommender):
         granularity `client`."""
         all_axes = parameter_axes(self, n_items)
         floats = sum(math.prod(axes) for axes in all_axes.values())
-        moved = sum(math.prod(all_axes[name]) for name in self._moving(all_axes))
-        apart = moved if self.granularity == "client" else 0
-        return Cost(memory=64 * floats, per_interaction=2, per_client=apart + 4 * self.window)
+        apart = (1 + 4 * self.scaffold) * self._size(n_items) if self.granularity == "client" else 0
+        return Cost(memory=(64 + 40 * self.scaffold) * floats, per_interaction=2, per_client=apart + 4 * self.window)
 
     def rate_share(self, round: int) -> float:
         """The share of the learning rate that a round's step has, by `warmup` and `schedule`, from the first round that
@@ -319,7 +360,7 @@ class Network(Recommender):
         """Clipped gradients of single clients with noise, see `fedrec.models.networks.private_network`.
 
         Raises:
-            PlanError: with `granularity: node`, where nobody can be clipped.
+            PlanError: with `granularity: node`, where nobody can be clipped, or with control variates.
         """
         forms = import_module(_PRIVATE_FORMS)  # by name, as private forms are derived from networks
         private: PrivateRecommender = forms.private_form(type(self)).of(self, terms)
@@ -344,7 +385,16 @@ class Network(Recommender):
 
     def _moving(self, shared: Collection[str]) -> tuple[str, ...]:
         """Names of the parameters that rounds move; the others stay as they begin."""
-        return tuple(shared)
+        return tuple(name for name in shared if not is_control(name, shared))
+
+    def _size(self, n_items: int) -> int:
+        """Numbers in all parameters that rounds move."""
+        all_axes = parameter_axes(self, n_items)
+        return sum(math.prod(all_axes[name]) for name in self._moving(all_axes))
+
+    def _of_batches(self, private: Private | None) -> Private | None:
+        """The private arrays that batches are handed."""
+        return {name: private[name] for name in self.private_lengths()} or None if private is not None else None
 
     def _stepped(self, state: State, total: Sum, divisor: float, round: int, number: int) -> State:
         """One step of the optimiser, the one of this number, along the sum over a divisor."""
@@ -386,12 +436,14 @@ class Network(Recommender):
         )
 
     def _moments(self, shared: Arrays) -> dict[str, np.ndarray]:
-        """Moments of the optimiser before the first step."""
-        return {
+        """Moments of the optimiser, and sums of control variates, before the first step."""
+        moving = {name: shared[name] for name in self._moving(shared)}
+        moments = {
             f"{name}.{moment}": value
-            for name in self._moving(shared)
-            for moment, value in self._server.start(shared[name]).items()
+            for name, array in moving.items()
+            for moment, value in self._server.start(array).items()
         }
+        return moments | first_sums(moving) if self.scaffold else moments
 
     def _fresh(self, seeds: np.ndarray, source: KeyedSource) -> dict[str, np.ndarray]:
         """Private arrays of clients before they take part."""

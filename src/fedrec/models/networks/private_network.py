@@ -80,13 +80,15 @@ class PrivateNetwork(_OfNetwork):
         """The private form of a network.
 
         Raises:
-            PlanError: with `granularity: node`.
+            PlanError: with `granularity: node`, or with control variates.
         """
         if "granularity" in model.model_fields_set and getattr(model, "granularity", "") == "node":
             raise PlanError(
                 f"model {model.name!r} under privacy: granularity: node adds clients up before they can be clipped; "
                 "leave out granularity, or set it to client"
             )
+        if getattr(model, "scaffold", False):
+            raise PlanError(f"model {model.name!r} under privacy: clients keep no control variates; leave scaffold out")
         return super().of(model, terms, **settings)
 
     @model_validator(mode="after")

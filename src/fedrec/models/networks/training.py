@@ -134,6 +134,7 @@ def train_together(
     clients: int,
     order: np.random.Generator,
     local: Local,
+    drift: Mapping[str, Tensor] | None = None,
 ) -> float:
     """Train the module on all clients of a node, in batches; returns the number of terms of one pass.
 
@@ -144,6 +145,7 @@ def train_together(
         clients: how many there are.
         order: of the clients.
         local: how.
+        drift: what is added to every gradient of a parameter.
     """
     names = parameters(module)
     before = {name: parameter.detach().clone() for name, parameter in names.items()}
@@ -161,6 +163,8 @@ def train_together(
             gradients = _gradients(losses.sum() / count, names.values())
             for (name, parameter), gradient in zip(names.items(), gradients, strict=True):
                 parameter.grad = gradient + local.proximal * (parameter.detach() - before[name])
+                if drift is not None:
+                    parameter.grad += drift[name]
             rule.step()
     return seen
 
@@ -196,10 +200,14 @@ def client_gradients(module: nn.Module, batch: Batch) -> tuple[dict[str, np.ndar
 
 
 def client_changes(
-    module: nn.Module, batch_at: Callable[[np.ndarray, int, int], Batch], clients: int, local: Local
+    module: nn.Module,
+    batch_at: Callable[[np.ndarray, int, int], Batch],
+    clients: int,
+    local: Local,
+    drift: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What each client changes when it trains alone from the parameters of the round: {name: [clients, size] float32},
-    and the clients' numbers of terms."""
+    and the clients' numbers of terms; with what is added to its gradients, [clients, size] over all parameters."""
     names = parameters(module)
     before = {name: parameter.detach().clone() for name, parameter in names.items()}
     out = {name: np.zeros((clients, parameter.numel()), np.float32) for name, parameter in names.items()}
@@ -209,12 +217,19 @@ def client_changes(
         def alone(_: np.ndarray, epoch: int, step: int, place: int = place) -> Batch:
             return batch_at(np.array([place]), epoch, step)
 
-        terms[place] = train_together(module, alone, 1, np.random.default_rng(0), local)
+        own = None if drift is None else _parted(drift[place], names)
+        terms[place] = train_together(module, alone, 1, np.random.default_rng(0), local, own)
         with torch.no_grad():
             for name, parameter in names.items():
                 out[name][place] = (parameter - before[name]).reshape(-1).cpu().numpy()
                 parameter.copy_(before[name])
     return out, terms
+
+
+def _parted(values: np.ndarray, names: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Values of all parameters, one after the other, as one tensor of each."""
+    parts = torch.split(torch.from_numpy(values).to(device()), [parameter.numel() for parameter in names.values()])
+    return {name: part.reshape(parameter.shape) for (name, parameter), part in zip(names.items(), parts, strict=True)}
 
 
 def _beside(numbers: int) -> int:

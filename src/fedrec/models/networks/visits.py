@@ -14,6 +14,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.models.base import Given, Private
 from fedrec.models.networks.batch import Batch, batch_of, batches_of, tensors
+from fedrec.models.networks.scaffold import NEWCOMERS, newcomers, renewed_rows, used_drift
 from fedrec.models.networks.training import (
     Local,
     Pool,
@@ -71,8 +72,7 @@ class Visit:
     def together(self, module: nn.Module) -> tuple[Contributions, Private | None]:
         """The clients' sum, formed as one."""
         included = np.ones(len(self.clients), dtype=np.bool_)
-        rows = None if self.private is None else {name: array.copy() for name, array in self.private.items()}
-        names = parameters(module)
+        rows, names = self._rows(), parameters(module)
         pool = Pool(names)
         if self.terms.local is None:
             for places in followed(list(batches_of(self.clients, _ROWS))):
@@ -96,22 +96,42 @@ class Visit:
 
     def alone(self, module: nn.Module) -> tuple[Contributions, Private | None]:
         """Each client's own part."""
-        rows = None if self.private is None else {name: array.copy() for name, array in self.private.items()}
-        everyone = np.arange(len(self.clients))
-        if self.terms.local is None:
-            parts, terms = client_gradients(module, self._prepared(module, everyone, rows))
-        else:
-            parts, terms = client_changes(
-                module,
-                lambda places, epoch, step: self._prepared(module, places, rows, epoch, step),
-                len(self.clients),
-                self.terms.local,
-            )
+        if self.terms.local is not None:
+            parts, terms, rows = self._changes(module, self.terms.local)
             parts = {name: (part * terms[:, None]).astype(np.float32) for name, part in parts.items()}
-        ones = np.ones(len(self.clients))
-        arrays: dict[str, Contribution] = {name: Dense(part, ones) for name, part in parts.items()}
-        arrays["terms"] = Dense(terms.astype(np.float32)[:, None], ones)
-        return Contributions(arrays), rows
+        else:
+            rows = self._rows()
+            parts, terms = client_gradients(module, self._prepared(module, np.arange(len(self.clients)), rows))
+        return Contributions(_told(parts, terms)), rows
+
+    def corrected(self, module: nn.Module, private: Private) -> tuple[Contributions, Private]:
+        """Each client's own change by SCAFFOLD, and what it keeps; a client that took no step counts for nothing."""
+        local = self.terms.local
+        assert local is not None
+        shared, names = self.given.shared, list(parameters(module))
+        drift = used_drift(shared, private, names)
+        parts, terms, rows = self._changes(module, local, drift)
+        trained = terms > 0.0
+        change = np.concatenate([parts[name] for name in names], axis=1)
+        kept = renewed_rows(private, drift, change, trained, local.epochs * local.learning_rate)
+        arrays = _told(parts, trained.astype(np.float64)) | {NEWCOMERS.name: newcomers(private, trained)}
+        return Contributions(arrays), {**(rows or {}), **kept}
+
+    def _changes(
+        self, module: nn.Module, local: Local, drift: np.ndarray | None = None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, np.ndarray] | None]:
+        """What each client changes alone, the numbers of terms, and the private arrays after it."""
+        rows = self._rows()
+
+        def batch_at(places: np.ndarray, epoch: int, step: int) -> Batch:
+            return self._prepared(module, places, rows, epoch, step)
+
+        parts, terms = client_changes(module, batch_at, len(self.clients), local, drift)
+        return parts, terms, rows
+
+    def _rows(self) -> dict[str, np.ndarray] | None:
+        """Private arrays to write into."""
+        return None if self.private is None else {name: array.copy() for name, array in self.private.items()}
 
     @cached_property
     def _public(self) -> dict[str, Tensor]:
@@ -142,3 +162,11 @@ class Visit:
             for name, array in batch.private.items():
                 rows[name][places] = array.cpu().numpy()
         return batch
+
+
+def _told(parts: dict[str, np.ndarray], terms: np.ndarray) -> dict[str, Contribution]:
+    """Each client's part of every parameter, and its number of terms."""
+    ones = np.ones(len(terms))
+    arrays: dict[str, Contribution] = {name: Dense(part, ones) for name, part in parts.items()}
+    arrays["terms"] = Dense(terms.astype(np.float32)[:, None], ones)
+    return arrays
