@@ -1,15 +1,17 @@
 """Networks beside the same networks of central libraries: processor seconds of a pass on one thread each, and accuracy.
 
-    python benchmarks/network_peers.py --data ml-100k                       # SASRec of RecTools, NeuMF of RecBole
+    python benchmarks/network_peers.py --data ml-100k        # SASRec of RecTools, NeuMF and LightGCN of RecBole
     python benchmarks/network_peers.py --data ml-1m-sequences --passes 2 --peers sasrec
+    python benchmarks/network_peers.py --passes 100 --trained  # ours with its own default rounds
 
 Run it with an interpreter that has fedrec and torch. Each peer gets a virtual environment of its own under
 `benchmarks/.venvs`, made from `benchmarks/constraints-PEER.txt` the first time.
 
 Leave-last-out; all train on the train part, lists for the test item are made from train and validation, among the whole
 catalog without the history. A pass takes as many positives as there are training interactions: of SASRec, the newest 50
-of each user. Seconds are the median over passes, of rounds as many as make a pass. Ratios are theirs to ours for
-seconds, ours to theirs for accuracy: above 1 is in favour of fedrec.
+of each user; of LightGCN, where ours predicts a part of each history from the rest, users are drawn more than once.
+Seconds are the median over passes, of rounds as many as make a pass. Ratios are theirs to ours for seconds, ours to
+theirs for accuracy: above 1 is in favour of fedrec.
 """
 
 from __future__ import annotations
@@ -53,21 +55,30 @@ PEERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         },
         {"cohort": 64},
     ),
+    "lightgcn": (
+        "recbole_general.py",
+        {"model": "LightGCN", "embedding_size": 64, "n_layers": 2, "reg_weight": 1e-4},
+        {"embedding_size": 64, "layers": 2, "cohort": 500},
+    ),
 }
 """A network: the peer's script, its settings, and ours where they differ from the defaults."""
-ESTIMATORS = {"sasrec": fr.SASRec, "neumf": fr.NeuMF}
+ESTIMATORS = {"sasrec": fr.SASRec, "neumf": fr.NeuMF, "lightgcn": fr.LightGCN}
 
 
-def ours(name: str, split: Split, passes: int) -> dict[str, Any]:
-    """Seconds of a pass, and accuracy, of fedrec's own network after so many passes."""
-    settings = PEERS[name][2]
+def ours(name: str, split: Split, passes: int | None) -> dict[str, Any]:
+    """Seconds of a pass, and accuracy, of fedrec's own network after so many passes, or its default rounds."""
+    settings = dict(PEERS[name][2])
     lengths = split.train.lengths
     kind, ticks = ESTIMATORS[name], [0.0]
     of_a_pass = len(lengths) / settings["cohort"]
+    if name == "lightgcn":
+        of_a_pass /= build_model(name, {}).keep
+        settings["batch_size"] = settings.pop("cohort")
     if name == "neumf":  # the peer takes all interactions, this one those of a window
         window = build_model(name, {}).window
         of_a_pass *= lengths.sum() / np.minimum(lengths, window).sum()
-    model = kind(**settings, rounds=max(4, round(passes * of_a_pass)))
+    rounds = {} if passes is None else {"rounds": max(5, round(passes * of_a_pass))}
+    model = kind(**settings, **rounds)
     model.fit(split.train, watch=lambda _: ticks.append(time.process_time()))
     table = fr.evaluate(model, split, METRICS)
     accuracy = dict(zip(table["metric"].to_list(), table["value"].to_list(), strict=True))
@@ -94,6 +105,7 @@ def main() -> None:
     parser.add_argument("--data", default="ml-100k")
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--passes", type=int, default=PASSES)
+    parser.add_argument("--trained", action="store_true", help="ours trains its default rounds, not as many passes")
     options = parser.parse_args()
     fr.set_threads(1)
     split = fr.leave_last_out(fr.load_data(options.data))
@@ -126,8 +138,8 @@ def main() -> None:
         for name in options.peers.split(","):
             tell(f"{name}: {options.passes} passes of the peer")
             other = theirs(name, rows, options.passes)
-            tell(f"{name}: as many of ours")
-            own = ours(name, split, options.passes)
+            tell(f"{name}: {'the rounds' if options.trained else 'as many'} of ours")
+            own = ours(name, split, None if options.trained else options.passes)
             cells = [f"{own['seconds']:.2f}", f"{other['seconds']:.2f}", f"{other['seconds'] / own['seconds']:.2f}"]
             for metric in METRICS:
                 cells += [f"{own[metric]:.4f}", f"{other[metric]:.4f}"]
