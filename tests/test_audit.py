@@ -250,6 +250,15 @@ def test_the_command_audits_a_plan_and_a_run(fedrec, tmp_path):
     assert [each["attack"] for each in json.loads(said.out)["findings"]] == ["singletons"]
 
 
+def test_a_training_with_validations_is_attacked_too(fedrec, tmp_path):
+    """Its nodes have kept private rows of the last round, so that they cannot answer it again."""
+    said = fedrec("train", "--data", "synthetic:users=80,items=90", "--model", "mf", "--set", "rounds=2", "--set",
+                  "evaluation.every=1", "--out", tmp_path / "run", "--quiet")  # fmt: skip
+    assert said.code == 0, said.err
+    said = fedrec("audit", tmp_path / "run", "--attack", "repeated-round", "--json")
+    assert [each["value"] for each in json.loads(said.out)["findings"]] == [0.0]
+
+
 def test_what_the_command_refuses(fedrec, tmp_path):
     path = tmp_path / "plan.yaml"
     path.write_text(plan({"name": "popularity"}).to_yaml())

@@ -61,6 +61,7 @@ ELSEWHERE = {
     "*: federation start *": "runs until it is stopped: test_documented_federation.py",
     "*: node start *": "runs until it is stopped: test_documented_federation.py",
     "*: federation status *": "asks a server: test_documented_federation.py",
+    "*: train * --track *": "needs a library that is no part of the development environment",
 }
 """Commands that are not run in this file, and why."""
 LONG = {

@@ -28,7 +28,7 @@ STOREYS = [
     {"models", "secagg"},
     {"recommending", "aggregation"},
     {"data", "evaluation", "record"},
-    {"threads", "documents", "progress"},
+    {"threads", "documents", "progress", "pictures"},
     {"kernels"},
     {"errors"},
 ]
@@ -40,6 +40,10 @@ HOMES = {
     "torch": ["models.networks"],
     "fastapi": ["serving"],
     "dask": ["engines.cluster"],
+    "matplotlib": ["pictures.canvas"],
+    "mlflow": ["runs.tracking"],
+    "tensorboardX": ["runs.tracking"],
+    "wandb": ["runs.tracking"],
     "distributed": ["engines.cluster"],
     "adbc_driver_postgresql": ["data.databases"],
 }

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from fedrec.audit.findings import Finding
 from fedrec.audit.observe import Observed
-from fedrec.errors import PlanError
+from fedrec.errors import DamagedError, PlanError
 
 __all__ = ["repeated_round"]
 
@@ -20,7 +20,7 @@ def repeated_round(observed: Observed) -> Finding:
     try:
         node.contribute(replace(call, shared=other))
         answered = 1
-    except PlanError:
+    except (PlanError, DamagedError):  # the second where private rows are past that round already
         answered = 0
     return Finding(
         "repeated-round",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedrec.cli.options import Device, Json, Named, Quiet, Threads
+from fedrec.cli.options import Device, Json, Named, Plot, Quiet, Threads
 from fedrec.cli.output import Output, rows_table
 
 __all__ = ["audit"]
@@ -26,7 +26,7 @@ def audit(
     malicious: Annotated[
         float, typer.Option("--malicious", help="Malicious clients per honest user, for poisoning attacks.")
     ] = 0.01,
-    plot: Annotated[Path | None, typer.Option("--plot", help="PNG file for a chart of the findings.")] = None,
+    plot: Plot = None,
     data: Named = None,
     threads: Threads = None,
     device: Device = None,
@@ -45,7 +45,10 @@ def audit(
     from fedrec.audit.running import audit as attacked
     from fedrec.federation.plan import Plan
     from fedrec.federation.run import read_plan
+    from fedrec.pictures.canvas import check_picture
 
+    if plot is not None:
+        check_picture(plot)
     plan = Plan.read(target) if target.is_file() else read_plan(target)
     findings = attacked(
         plan,

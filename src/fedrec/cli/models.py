@@ -11,6 +11,7 @@ from fedrec.cli.options import (
     Device,
     Json,
     Metrics,
+    Plot,
     Protocol,
     Quiet,
     Split,
@@ -48,6 +49,7 @@ def compare(
     partition: Annotated[
         str, typer.Option("--partition", help="How to distribute users over nodes: hash, by:COLUMN or dirichlet:0.5.")
     ] = "hash",
+    plot: Plot = None,
     *,
     reading: Reading,
     threads: Threads = None,
@@ -60,9 +62,13 @@ def compare(
     clock, _ = output.begin("compare", threads, "read", "prepare", "train", "evaluate", device=device)
     from fedrec.cli.options import build_plan
     from fedrec.evaluation.metrics import DEFAULT_METRICS
+    from fedrec.pictures.canvas import check_picture
+    from fedrec.pictures.comparison import draw_comparison
     from fedrec.runs.comparing import compare_plans
     from fedrec.runs.loading import Placement
 
+    if plot is not None:
+        check_picture(plot)
     settings = reading.settings(data)
     changes = {"split": split, "evaluation.protocol": protocol, "evaluation.metrics": split_list(metrics)}
     names = [str(named_model(name)) for name in split_list(models) or []]
@@ -79,6 +85,8 @@ def compare(
         output.remark(f"{name}, seed {seed}")
 
     rows = compare_plans(plans, seeds, told, placement, output.reading)
+    if plot is not None:
+        draw_comparison(f"{data}, {rows[0]['split']}, {rows[0]['protocol']}", rows, plot)
     shown = [comparison_table(data, rows), *([_node_table(rows, partition)] if "per_node" in rows[0] else [])]
     answer = {"data": data, "nodes": nodes, "partition": partition, "models": rows, **clock.figures()}
     output.answer(answer, *shown, f"total time: {seconds_in_words(answer)}")

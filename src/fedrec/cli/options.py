@@ -66,6 +66,9 @@ Protocol = Annotated[
     ),
 ]
 Metrics = Annotated[str | None, typer.Option("--metrics", help="Metrics, such as ndcg@10,recall@20.")]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Save a picture of the result: a PNG, SVG or PDF file.")
+]
 
 
 def named_model(value: str | None) -> str | None:

@@ -15,6 +15,7 @@ from fedrec.cli.options import (
     Metrics,
     ModelName,
     PlanFile,
+    Plot,
     Protocol,
     Quiet,
     Set,
@@ -135,6 +136,16 @@ def train(
     ] = None,
     protocol: Protocol = None,
     metrics: Metrics = None,
+    plot: Plot = None,
+    track: Annotated[
+        str | None,
+        typer.Option(
+            "--track",
+            metavar="WHERE",
+            help="Tell each round to a tracker: tensorboard:FOLDER, mlflow:URI or wandb:PROJECT. It is told what the "
+            "ledger says, and no more.",
+        ),
+    ] = None,
     *,
     reading: Reading,
     json_: Json = False,
@@ -144,11 +155,18 @@ def train(
     output = Output(json_, quiet)
     stopwatch, watch = output.begin("train", threads, *RUN, device=device)
     from fedrec.cli.resuming import check_resumed, resumable
+    from fedrec.federation.coordinator import Progress
     from fedrec.federation.run import is_run, next_folder, read_plan
+    from fedrec.pictures.canvas import check_picture
+    from fedrec.pictures.training import draw_training
     from fedrec.privacy.budget import Budget
+    from fedrec.runs.tracking import Tracked, rounds_of, tracker
     from fedrec.runs.training import Placement, read_placement, train_run
 
     taken_over = _transfer_settings(from_, transfer, match)
+    following = None if track is None else tracker(track)
+    if plot is not None:
+        check_picture(plot)
     if resume and out is None:
         raise InputError("--resume needs --out RUN, the folder of the run to continue")
     options = given(context)
@@ -189,14 +207,32 @@ def train(
     else:
         merged = {key: value for part in changes.values() for key, value in part.items()}
         chosen = build_plan(plan, settings, model, merged, set_ or [])
+    if plot is not None and not chosen.evaluation.every:
+        raise InputError(
+            "--plot draws the validations of a training, and this plan has none; add --set evaluation.every=1"
+        )
     folder = out or next_folder(Path("runs"), str(chosen.model["name"]))
+    tracked = None if following is None else Tracked(following, folder, output.warn)
+
+    def watched(round: Progress) -> None:
+        watch(round)
+        if tracked is not None:
+            tracked.follow()
+
+    def done(report: dict[str, Any]) -> None:
+        if tracked is not None:
+            tracked.end(report)
+        if plot is not None:
+            draw_training(f"{report['model']} on {report['data']['source']}", *rounds_of(folder), plot)
+        shown = [_report_table(report)] if report["metrics"] else []
+        output.answer(report, *shown, _closing(report))
+
     if federation is not None:
         from fedrec.deploy.training import train_over
 
         with resumable(folder, chosen, federation):
-            report = train_over(federation, chosen, folder, secure, resume, watch, output.warn, stopwatch)
-        shown = [_report_table(report)] if report["metrics"] else []
-        output.answer(report, *shown, _closing(report))
+            report = train_over(federation, chosen, folder, secure, resume, watched, output.warn, stopwatch)
+        done(report)
         return
     with resumable(folder, chosen):
         owned = None if budget is None else Budget.open(budget)
@@ -205,14 +241,13 @@ def train(
             folder,
             Placement(nodes, partition, secure=secure, clock=clock),
             resume,
-            watch,
+            watched,
             output.reading,
             budget=owned,
             named=data,
             clock=stopwatch,
         )
-    shown = [_report_table(report)] if report["metrics"] else []
-    output.answer(report, *shown, _closing(report))
+    done(report)
 
 
 def _transfer_settings(source: Path | None, how: str | None, match: str | None) -> dict[str, dict[str, str | None]]:

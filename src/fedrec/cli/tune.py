@@ -13,6 +13,7 @@ from fedrec.cli.options import (
     Metrics,
     ModelName,
     PlanFile,
+    Plot,
     Protocol,
     Quiet,
     Set,
@@ -78,6 +79,7 @@ def tune(
     ] = False,
     protocol: Protocol = None,
     metrics: Metrics = None,
+    plot: Plot = None,
     *,
     reading: Reading,
     json_: Json = False,
@@ -91,9 +93,13 @@ def tune(
     from fedrec.evaluation.metrics import deciding_metric
     from fedrec.federation.run import check_free, next_folder
     from fedrec.federation.values import values_remark
+    from fedrec.pictures.canvas import check_picture
+    from fedrec.pictures.trials import draw_trials
     from fedrec.runs.training import Placement, load_plan_data, train_run
     from fedrec.runs.tuning import STRATEGIES, choose, refit_plan
 
+    if plot is not None:
+        check_picture(plot)
     named = next((name for name in STRATEGIES if name == strategy), None)
     if named is None:
         raise InputError(f"--strategy {strategy!r} is not known{suggestion(strategy, STRATEGIES)}")
@@ -150,6 +156,9 @@ def tune(
         "run": report,
         **clock.figures(),
     }
+    if plot is not None:
+        title = f"{answer['model']} on {base.data.source}, {answer['split']}, {answer['protocol']}"
+        draw_trials(title, answer["candidates"], tuned.chosen.settings, tuned.metric, plot)
     output.answer(answer, _table(base.data.source, answer, tuned.best), _closing(answer))
 
 
