@@ -16,9 +16,11 @@ import fedrec as fr
 from conftest import Said
 from fedrec.errors import PlanError
 from fedrec.federation.plan import Plan
+from fedrec.models.cold_items import BOOSTS
 from fedrec.models.outline import is_additive
 from fedrec.models.registry import build_model
 
+SOURCE = "synthetic:users=300,items=120,interactions_per_user=12,seed=4"
 DATA = fr.synthetic(users=300, items=120, interactions_per_user=12, seed=4)
 SPLIT = fr.cold_items(DATA, 0.15, seed=1)
 COLUMNS = {"genres": "categories", "title": "text"}
@@ -61,6 +63,41 @@ def test_a_larger_boost_brings_more_cold_items_into_lists_of_all() -> None:
         for boost in (0.5, 3.0)
     ]
     assert found[1] > 1.5 * found[0]
+
+
+def test_validation_chooses_the_boost_where_it_asks_for_both_kinds_of_items(
+    fedrec: Callable[..., Said], tmp_path: Path
+) -> None:
+    """The boost of the model is the one with which a model is best on validation, and masked sums find the same one."""
+    settings = ("--data", SOURCE, "--model", "ease", "--set", "item_features=auto", "--metrics", "ndcg@10")
+    split = ("--split", "cold-items:0.15,0.1")
+    chosen = json.loads(fedrec("train", *settings, *split, "--out", str(tmp_path / "run"), "--json").out)["boost"]
+    found = {}
+    for boost in BOOSTS:
+        said = fedrec(
+            "train", *settings, *split, "--set", f"boost={boost}", "--out", str(tmp_path / f"{boost}"), "--json"
+        )
+        found[boost] = json.loads(said.out)["metrics"]["valid"]["ndcg@10"]
+    assert chosen["boost"] == max(found, key=lambda boost: found[boost])
+    gains = {tried["boost"]: tried["gain"] for tried in chosen["tried"]}
+    assert gains == pytest.approx({boost: found[boost] - found[3.0] for boost in BOOSTS if boost != 3.0}, abs=1e-6)
+    secure = ("--nodes", "3", "--secure", "--out", str(tmp_path / "secure"), "--json")
+    assert json.loads(fedrec("train", *settings, *split, *secure).out)["boost"] == chosen
+    usual = fedrec("train", *settings, "--split", "cold-items:0.15", "--out", str(tmp_path / "usual"), "--json")
+    assert "boost" not in json.loads(usual.out)
+
+
+def test_items_that_the_other_part_holds_out_are_no_candidates() -> None:
+    """Whoever is asked for test items is not asked about those of validation: a model that ranks these first loses
+    nothing."""
+    split = fr.cold_items(DATA, 0.15, seed=1, others=0.1)
+    model = fr.EASE(item_features="auto", boost=3.0).fit(split.train)
+    before = fr.evaluate(model, split, "recall@20")["value"][0]
+    weights = model.opened.trained.state.shared["weights"]
+    weights[:, split.cold("valid")] += 100.0
+    assert fr.evaluate(model, split, "recall@20")["value"][0] == before
+    weights[:, split.cold("test")] += 100.0
+    assert fr.evaluate(model, split, "recall@20")["value"][0] != before
 
 
 def test_plans_without_item_features_are_as_they_were_and_private_ones_refuse_them() -> None:

@@ -294,6 +294,19 @@ def test_cold_items_holds_out_items_whole_by_their_ids_alone():
         fr.leave_last_out(data, by_rows=True).cold("test")
 
 
+def test_cold_items_may_hold_out_a_share_of_all_other_interactions_too():
+    data = interactions([range(200), range(0, 200, 2)], n_items=200)
+    whole, split = fr.cold_items(data, 0.1, seed=3), fr.cold_items(data, 0.1, seed=3, others=0.25)
+    cold = whole.drawn[data.items] != TRAIN
+    assert np.array_equal(split.drawn, whole.drawn)
+    assert np.array_equal(split.part[cold], whole.part[cold])
+    for user in range(2):
+        mine = data.rows_of_users() == user
+        parts = split.part[mine & ~cold]
+        assert [int((parts == code).sum()) for code in (VALID, TEST)] == [int(len(parts) * 0.25 + 0.5)] * 2
+    assert str(SplitMethod.parse("cold-items:0.1,0.25")) == "cold-items:0.1,0.25"
+
+
 def test_without_a_split_everything_is_for_training():
     assert unsplit(interactions([[1, 2], [3]])).counts() == {"train": 3, "valid": 0, "test": 0, "history": 0}
 
@@ -317,6 +330,10 @@ def test_without_a_split_everything_is_for_training():
         ("new-users:0.5", "below 0.5"),
         ("cold-items", "needs a share, as in 'cold-items:0.1'"),
         ("cold-items:0.6", "share of items is held out again"),
+        ("cold-items:0.1,0.5", "share of other interactions is held out again"),
+        ("cold-items:0.1,", "write two shares for cold-items only, as in cold-items:0.1,0.1"),
+        ("ratio:0.8,0.1", "two shares for cold-items only"),
+        ("cold-items:0.1,x", "between 0 and 1"),
         ("leave-last-out:0.5", "takes no share"),
         ("none:0.5", "takes no share"),
         ("temporal@5", "two times in seconds"),

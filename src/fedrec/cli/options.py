@@ -53,8 +53,9 @@ Split = Annotated[
     typer.Option(
         "--split",
         help="leave-last-out, last:5 (each of the last 5 predicted from all before it), temporal:0.8, ratio:0.8, "
-        "given, given:0.9, new-users:0.1, cold-items:0.1 or none. Write @rows after leave-last-out, last:5 or none if "
-        "rows have no times but are in order.",
+        "given, given:0.9, new-users:0.1, cold-items:0.1, cold-items:0.1,0.1 (and a tenth of each user's other "
+        "interactions) or none. Write @rows after leave-last-out, last:5 or none if rows have no times but are in "
+        "order.",
     ),
 ]
 Protocol = Annotated[

@@ -313,6 +313,8 @@ def _closing(report: dict[str, Any]) -> str:
         lines.append(f"{weights['cut']:,} weights were above weights.most = {weights['most']:g} and were reduced to it")
     if "transfer" in report:
         lines.append(_transferred(report["transfer"]))
+    if "boost" in report:
+        lines.append(_boosted(report["boost"]))
     if "worth" in report:
         lines.append(report["worth"])
     if report["saturated"] or report["left_out_clients"]:
@@ -360,6 +362,17 @@ def _transferred(said: dict[str, Any]) -> str:
             "model that is regularised as strongly without the source, so the source is left out; try a larger reg"
         )
     return f"{found}{gain}, so the source is followed with strength {said['strength']:g}"
+
+
+def _boosted(said: dict[str, Any]) -> str:
+    """Which boost validation chose, in a sentence."""
+    if not said["tried"]:
+        return f"items that nobody has: boost {said['boost']:g}, as nothing could be measured on validation"
+    tried = ", ".join(f"{each['boost']:g}" for each in said["tried"])
+    return (
+        f"items that nobody has: boost {said['boost']:g} is best on validation ({said['metric']}), also tried: {tried}; "
+        f"set boost={said['boost']:g} where nothing is held out"
+    )
 
 
 def _virtual(report: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "last_parts",
     "nearest",
     "new_user_parts",
+    "with_others",
 ]
 
 TRAIN, VALID, TEST, HISTORY = np.arange(4, dtype=np.int8)
@@ -83,6 +84,18 @@ def cold_item_draws(catalog: Catalog, share: float, source: KeyedSource) -> np.n
     part = np.full(len(catalog), TRAIN, dtype=np.int8)
     part[place < 2 * share] = VALID
     part[place < share] = TEST
+    return part
+
+
+def with_others(data: Interactions, part: np.ndarray, share: float, seeds: np.ndarray) -> np.ndarray:
+    """Parts [interactions] int8, with a `share` of what each user has in train held out for test and as much for
+    validation; a user keeps one interaction in train at least."""
+    kept = data.where(part == TRAIN)
+    held = np.minimum(nearest(kept.lengths * share), np.maximum(kept.lengths - 1, 0) // 2)
+    drawn = np.zeros(len(kept), dtype=np.int8)
+    splitting.draw_parts(kept.indptr, seeds, held, held, VALID, TEST, drawn)
+    part = part.copy()
+    part[part == TRAIN] = drawn
     return part
 
 

@@ -5,7 +5,6 @@ No split looks at two users at once, except for the time at which `temporal` cut
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -25,19 +24,20 @@ from fedrec.data.cutting import (
     last_parts,
     nearest,
     new_user_parts,
+    with_others,
 )
 from fedrec.data.interactions import PARTS, Interactions, RowOrder, rows_of
 from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.data.merging import Repeats, latest_rows, with_merged_values
 from fedrec.data.ordering import check_order, how_to_order
 from fedrec.data.showing import html_table
+from fedrec.data.split_words import positions_in, says_rows, share_in
 from fedrec.errors import InputError, PlanError, suggestion
 from fedrec.kernels import splitting
 
 __all__ = ["HISTORY", "TEST", "TRAIN", "VALID", "Split", "SplitMethod", "cold_items", "distinct", "given", "last",
            "leave_last_out", "new_users", "ratio", "temporal"]  # fmt: skip
 
-_MOST_POSITIONS = 1000
 _OF_ALL = {"new-users": "users", "cold-items": "items"}
 """Splits that hold out a share of all users or items whole."""
 
@@ -106,6 +106,16 @@ class Split:
                 "split cold-items:0.1"
             )
         return self.drawn == PARTS.index(part)
+
+    def no_candidates(self, part: str, cold: bool) -> np.ndarray:
+        """Items that nobody is asked about when `part` is predicted [items] bool: those that are held out whole for the
+        other part, and with `cold` all that training knows too.
+
+        Raises:
+            InputError: if the split holds out no items whole.
+        """
+        asked = self.cold(part)
+        return ~asked if cold else ~asked & (self.drawn != TRAIN)
 
     def history(self, part: str) -> Interactions:
         """The history of each user when `part` is predicted: train, and for `test` also validation."""
@@ -207,8 +217,8 @@ class Split:
 @dataclass(frozen=True)
 class SplitMethod:
     """A split by name and share, as plans and commands write it: `leave-last-out`, `last:5`, `temporal:0.8`,
-    `temporal@T,T`, `ratio:0.8`, `given`, `given:0.9`, `new-users:0.1`, `cold-items:0.1` or `none`; with `@rows` after
-    `leave-last-out`, `last:5` or `none` where the rows of data without times are in order.
+    `temporal@T,T`, `ratio:0.8`, `given`, `given:0.9`, `new-users:0.1`, `cold-items:0.1`, `cold-items:0.1,0.2` or
+    `none`; with `@rows` after `leave-last-out`, `last:5` or `none` where the rows of data without times are in order.
 
     Args:
         name: name of the split.
@@ -216,10 +226,12 @@ class SplitMethod:
         cuts: times at which `temporal` cuts.
         by_rows: whether rows without times are in order, oldest first.
         positions: number of interactions of each user that `last` holds out for test, and as many for validation.
+        others: share of each user's interactions with all other items that `cold-items` holds out for test, and as much
+            for validation; 0 for none.
 
     Example:
         >>> SplitMethod.parse("ratio:0.8")
-        SplitMethod(name='ratio', share=0.8, cuts=None, by_rows=False, positions=0)
+        SplitMethod(name='ratio', share=0.8, cuts=None, by_rows=False, positions=0, others=0.0)
     """
 
     name: str
@@ -227,6 +239,7 @@ class SplitMethod:
     cuts: tuple[float, float] | None = field(default=None)
     by_rows: bool = False
     positions: int = 0
+    others: float = 0.0
 
     @classmethod
     def parse(cls, text: str) -> SplitMethod:
@@ -243,7 +256,7 @@ class SplitMethod:
         if match is None or name not in {*takes_share, "last", "none"}:
             raise InputError(f"split {text!r} is not known{suggestion(name, [*takes_share, 'last:5', 'none'])}")
         if name == "last":
-            return cls(name, by_rows=_says_rows(text, match[3]), positions=_positions(text, match[2]))
+            return cls(name, by_rows=says_rows(text, match[3]), positions=positions_in(text, match[2]))
         if name in ("leave-last-out", "none") and match[3] == "rows" and match[2] is None:
             return cls(name, by_rows=True)
         cuts = None
@@ -270,18 +283,17 @@ class SplitMethod:
             return cls(name, None, cuts)
         if takes_share.get(name) is False or name == "none":
             raise InputError(f"split {name!r} takes no share; write '{name}'")
-        try:
-            share = float(match[2])
-        except ValueError:
-            share = math.nan
-        if not 0 < share < 1:
-            raise InputError(f"split {text!r}: the share must be a number between 0 and 1")
-        if name in _OF_ALL and share >= 0.5:
-            raise InputError(
-                f"split {text!r}: the same share of {_OF_ALL[name]} is held out again for validation, so the share "
-                "must be below 0.5"
-            )
-        return cls(name, share, cuts)
+        of_all, comma, of_others = match[2].partition(",")
+        share, others = (share_in(text, number) for number in (of_all, of_others or of_all))
+        if comma and (name != "cold-items" or not of_others):
+            raise InputError(f"split {text!r}: write two shares for cold-items only, as in cold-items:0.1,0.1")
+        for number, what in ((share, _OF_ALL.get(name)), (others, "other interactions" if comma else None)):
+            if what is not None and number >= 0.5:
+                raise InputError(
+                    f"split {text!r}: the same share of {what} is held out again for validation, so the share must be "
+                    "below 0.5"
+                )
+        return cls(name, share, cuts, others=others if comma else 0.0)
 
     @property
     def needs_order(self) -> bool:
@@ -293,7 +305,8 @@ class SplitMethod:
             return f"{self.name}{f':{self.positions}' if self.positions else ''}{'@rows' if self.by_rows else ''}"
         if self.cuts is not None:
             return f"{self.name}@{self.cuts[0]!r},{self.cuts[1]!r}"
-        return self.name if self.share is None else f"{self.name}:{self.share!r}"
+        others = f",{self.others!r}" if self.others else ""
+        return self.name if self.share is None else f"{self.name}:{self.share!r}{others}"
 
     def resolve(self, data: Interactions) -> SplitMethod:
         """Fix the times at which `temporal` cuts, which depend on all users."""
@@ -355,7 +368,7 @@ class SplitMethod:
         elif self.name == "cold-items":
             assert self.share is not None
             drawn = cold_item_draws(data.catalog, self.share, source)
-            part = drawn[data.items]
+            part = with_others(data, drawn[data.items], self.others, seeds)
         return Split(data, part, str(self), merged, every if merged else None, self.positions, drawn)
 
 
@@ -423,12 +436,14 @@ def new_users(data: Any, share: float = 0.1, seed: int = 0) -> Split:
     return SplitMethod.parse(f"new-users:{share}").apply(data, KeyedSource.from_seed(seed))
 
 
-def cold_items(data: Any, share: float = 0.1, seed: int = 0) -> Split:
+def cold_items(data: Any, share: float = 0.1, seed: int = 0, *, others: float = 0.0) -> Split:
     """Hold out a `share` of the items for test and an equal share for validation, with all their interactions: nobody
     has these items in training.
 
     The draw depends on the ids of the items and the seed alone. Protocol `cold` ranks the items that are held out for a
-    part among themselves, `full` among all items.
+    part among themselves, `full` among all items. With `others`, this share of each user's interactions with all other
+    items is held out for test too, and as much for validation: `full` then says how good lists are in which both kinds
+    of items stand.
 
     Example:
         >>> import fedrec as fr
@@ -437,29 +452,13 @@ def cold_items(data: Any, share: float = 0.1, seed: int = 0) -> Split:
         (False, 9)
     """
     check_arguments(cold_items, locals())
-    return SplitMethod.parse(f"cold-items:{share}").apply(data, KeyedSource.from_seed(seed))
+    shares = f"{share},{others}" if others else f"{share}"
+    return SplitMethod.parse(f"cold-items:{shares}").apply(data, KeyedSource.from_seed(seed))
 
 
 def unsplit(data: Interactions) -> Split:
     """All interactions are train."""
     return SplitMethod("none").apply(data, KeyedSource.from_seed(0))
-
-
-def _positions(text: str, number: str | None) -> int:
-    """How many positions a split holds out."""
-    if number is None or not re.fullmatch(r"[0-9]{1,4}", number) or not 1 <= int(number) <= _MOST_POSITIONS:
-        raise InputError(
-            f"split {text!r}: write how many interactions of each user are held out, from 1 to {_MOST_POSITIONS}, as "
-            "in last:5"
-        )
-    return int(number)
-
-
-def _says_rows(text: str, after: str | None) -> bool:
-    """Whether a split says that rows are in order."""
-    if after not in (None, "rows"):
-        raise InputError(f"split {text!r}: write last:5, or last:5@rows if the rows are in order")
-    return after is not None
 
 
 def distinct(data: Interactions, repeats: Repeats = "latest") -> tuple[Interactions, int]:

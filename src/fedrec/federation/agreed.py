@@ -91,12 +91,12 @@ def _check_evaluation(agreement: Agreement, call: EvaluationCall) -> None:
 
 
 def _check_trial(agreement: Agreement, call: EvaluationCall) -> None:
-    """Check that a trial is one of those by which a plan chooses, on validation, before its first round counts."""
+    """Check that a trial is one of those by which a plan chooses, on validation, before its last round counts."""
     trials = trials_of(agreement.plan)
     if not 0 < call.trial <= trials:
         raise PlanError(f"trial {call.trial} is asked for; the plan has {trials}")
     if not all(divided(call.shared)):
         raise PlanError(f"trial {call.trial} is asked for with one model; a trial compares two")
-    if (call.part, call.after) != ("valid", -1):
+    if (call.part, call.after) != ("valid", agreement.model.rounds - 2):
         raise PlanError(f"trial {call.trial} is asked for on {call.part} after round {call.after}; trials are on "
-                        "validation, before the first round counts")  # fmt: skip
+                        "validation, before the last round counts")  # fmt: skip

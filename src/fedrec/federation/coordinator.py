@@ -15,6 +15,7 @@ from fedrec.evaluation.protocols import Protocol, parse_protocol
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.beginning import Beginning
 from fedrec.federation.best_round import kept_round, stops_early
+from fedrec.federation.boosting import boosted_best
 from fedrec.federation.calls import EvaluationCall, Part, RoundCall
 from fedrec.federation.compatibility import check_together, place_of
 from fedrec.federation.engine import Engine
@@ -25,9 +26,10 @@ from fedrec.federation.measuring import summaries
 from fedrec.federation.own_rounds import OwnRounds
 from fedrec.federation.run import Run
 from fedrec.federation.transfer import STRENGTH, Taken
-from fedrec.federation.trials import both, chosen_of, deciding, strengths_of, trials_of
+from fedrec.federation.trials import boosts_of, both, chosen_of, deciding, strengths_of
 from fedrec.federation.warm_start import Earlier, kept_sums
 from fedrec.models.base import State
+from fedrec.models.cold_items import ColdItems
 from fedrec.models.values import rating_scale
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.progress import doing, stage
@@ -169,7 +171,8 @@ class Coordinator:
         return state, total.clients
 
     def _stepped(self, state: State, total: Sum, round: int) -> tuple[State, dict[str, Any]]:
-        """The state after a step, and what the ledger says of a source towards which it may be drawn."""
+        """The state after a step, and what the ledger says of what validation chose: a source towards which the model
+        may be drawn, or the boost of items that nobody has."""
 
         def step(before: State) -> State:
             return with_served(self.model.step(before, total, round), state.shared.get(SERVED))
@@ -193,7 +196,11 @@ class Coordinator:
 
         transfer, taken = self.plan.transfer, self.taken
         if transfer is None or taken is None:
-            return step(state), {}
+            boosts = boosts_of(self.plan) if round == self.model.rounds - 1 else ()
+            if not boosts or not isinstance(self.model, ColdItems):
+                return step(state), {}
+            boosted = boosted_best(self.model, boosts, step(state), gain)
+            return boosted.state, {"boost": boosted.said}
         if transfer.how == "ridge":
             strength = transfer.strength or STRENGTH
             return drawn(strength, True), {"transfer": {"strength": strength}}
@@ -256,7 +263,7 @@ class Coordinator:
                 "transfer: the source is not at hand; 'fedrec train --from RUN --transfer auto' and fit(…) take over "
                 "from one"
             )
-        if trials_of(self.plan) and not self.has_valid:
+        if strengths_of(self.plan) and not self.has_valid:
             raise PlanError(
                 "transfer: auto decides on validation, and the split leaves nothing for it; take another split, or set "
                 "transfer.how: ridge"

@@ -1,7 +1,8 @@
 """A model against another one, user by user: how much better it is, as sums that tell nothing of single users.
 
-Where a plan chooses how strongly a source is followed, the coordinator sends two models at once; a node measures both
-on each user's validation items, and adds up differences and squared differences.
+Where a plan chooses how strongly a source is followed, or how much items count that nobody has, the coordinator sends
+two models at once; a node measures both on each user's validation items, and adds up differences and squared
+differences.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedrec.data.splits import SplitMethod
 from fedrec.evaluation.metrics import Metric, MetricSummary
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, State
+from fedrec.models.cold_items import ColdItems
 
-__all__ = ["Choice", "both", "chosen_of", "deciding", "divided", "strengths_of", "trials_of"]
+__all__ = ["Choice", "boosts_of", "both", "chosen_of", "deciding", "divided", "strengths_of", "trials_of"]
 
 _OTHER = "other."
 """Begins the names of the arrays of the model that is compared with."""
@@ -46,10 +49,23 @@ def strengths_of(plan: Plan) -> tuple[float, ...]:
     return _STRENGTHS if plan.transfer.strength is None else (plan.transfer.strength,)
 
 
+def boosts_of(plan: Plan) -> tuple[float, ...]:
+    """Boosts that are tried against the usual one; none where validation is not asked about both kinds of items.
+
+    >>> split = {"split": "cold-items:0.1,0.1", "data": {"source": "memory"}}
+    >>> boosts_of(Plan.make(split | {"model": {"name": "ease", "item_features": "auto"}}))
+    (1.0, 1.5, 2.0, 4.0, 6.0)
+    """
+    model = plan.build_model()
+    if not isinstance(model, ColdItems) or plan.refit or not SplitMethod.parse(plan.split).others:
+        return ()
+    return tuple(boost for boost in model.boosts if boost != model.first_boost)
+
+
 def trials_of(plan: Plan) -> int:
-    """Most trials of a plan: one for each strength, and one for the best of them."""
+    """Most trials of a plan: one for each strength, and one for the best of them; or one for each boost."""
     strengths = strengths_of(plan)
-    return len(strengths) + 1 if strengths else 0
+    return len(strengths) + 1 if strengths else len(boosts_of(plan))
 
 
 def deciding(metrics: Sequence[Metric]) -> Metric | None:
@@ -70,9 +86,10 @@ class Choice:
 
     Args:
         state: of the model that is kept.
-        said: for the ledger: the `metric` that decided; for each strength that was `tried`, the gain over the model
-            alone; under `source`, the gain of the best of them over a model that is drawn towards 0 instead; and
-            `strength`, that of the source in the model, `None` where the source is left out.
+        said: for the ledger; of a source: the `metric` that decided; for each strength that was `tried`, the gain over
+            the model alone; under `source`, the gain of the best of them over a model that is drawn towards 0 instead;
+            and `strength`, that of the source in the model, `None` where the source is left out. Of boosts: `metric`,
+            for each that was `tried` the gain over the usual one, and the `boost` of the model.
     """
 
     state: State

@@ -11,7 +11,7 @@ from fedrec.data.cleaning import Cleaning
 from fedrec.models.base import Recommender
 from fedrec.models.blend import Blend, parts_of
 from fedrec.models.builtin import MODELS
-from fedrec.models.linear.cold_items import ColdItems
+from fedrec.models.cold_items import ColdItems
 from fedrec.models.shapes import Form, Shape
 
 __all__ = [

@@ -213,6 +213,10 @@ class Shard:
         """Metrics of the users who have something to be found, and errors [users, 8] of their ratings where these are
         measured, chunk by chunk, with the positions of the users."""
         scale = rating_scale(self.model) if any(metric.of_ratings for metric in call.metrics) else None
+        barred = None
+        if self.split.drawn is not None or call.protocol.cold:
+            barred = self.split.no_candidates(call.part, call.protocol.cold)
+            relevant = relevant.where(~barred[relevant.items])
         if relevant.values is None and len(relevant) and any(metric.graded for metric in call.metrics):
             raise InputError("graded relevance is read from ratings, and the data has none; take ndcg instead")
         for positions, clients, scores in self._scores(
@@ -225,8 +229,8 @@ class Shard:
             if scale is not None and values is not None:
                 errors = error_sums(scores, wanted, values, scale)
             self._mask(call.shared, scores)
-            if call.protocol.cold:
-                scores[:, ~self.split.cold(call.part)] = -np.inf
+            if barred is not None:
+                scores[:, barred] = -np.inf
             result = user_metrics(scores, history_lists, wanted, touched, call.metrics, call.protocol, values)
             yield positions, result, errors
 

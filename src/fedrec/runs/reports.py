@@ -65,6 +65,7 @@ def report_of(
         "left_out_clients": sum(line["left_out"] or 0 for line in rounds),
         "saturated": sum(line["saturated"] or 0 for line in rounds),
         **_privacy(plan, run),
+        **({"boost": boost} if isinstance(boost := rounds[-1].get("boost"), dict) else {}),
         "warm_start": None
         if plan.warm_start is None
         else {**plan.warm_start.model_dump(), "how": run.ledger.of_kind("start")[0].get("warm_start")},

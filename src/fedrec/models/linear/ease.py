@@ -17,9 +17,10 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.scoring import sum_rows
 from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items
-from fedrec.models.linear.cold_items import ColdItems, predict_columns, predict_factors
+from fedrec.models.cold_items import COLD, Boost, ColdItems
 from fedrec.models.linear.denoising import ridge_arrays
 from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec, ridge_inverse
+from fedrec.models.linear.hat import hat_columns, hat_factors
 from fedrec.models.linear.private_gram import Found, PrivateGram
 from fedrec.models.linear.recency import NO_DECAY, Decay, Decaying
 from fedrec.models.linear.sketch import (
@@ -65,11 +66,11 @@ class EASE(ColdItems, Decaying):
             age 0, the one before it age 1. 1 counts all equally; smaller values favour the newest.
         item_features: columns of the catalog, and how each is read, as in `{genres: categories, title: [year, text]}`;
             `auto` takes those whose type says how to read them. With them, items that nobody has are scored by what
-            they share with others, see `fedrec.models.linear.cold_items`; no client sends more. `None` scores such
-            items 0.
+            they share with others, see `fedrec.models.cold_items`; no client sends more. `None` scores such items 0.
         boost: factor of the scores of items that nobody has. At 1 they rarely reach a list, as scores of what nobody
-            took are small; larger values bring in more of them, in place of others. Choose it on the validation part of
-            split `cold-items`.
+            took are small; larger values bring in more of them, in place of others. `auto` is 3; with split
+            `cold-items:0.1,0.1`, which holds out interactions with both kinds of items, the value of 1, 1.5, 2, 3, 4
+            and 6 that is best on validation.
 
     Memory at the coordinator: about 20 bytes × items², or 24 bytes × items × rank.
     """
@@ -80,7 +81,7 @@ class EASE(ColdItems, Decaying):
     passes: PositiveInt = 2
     decay: Decay = 1.0
     item_features: ItemColumns | None = None
-    boost: PositiveFloat = 3.0
+    boost: Boost = "auto"
 
     name: ClassVar[str] = "ease"
     traits: ClassVar[Traits] = Traits(
@@ -102,13 +103,16 @@ class EASE(ColdItems, Decaying):
 
     def shapes(self, n_items: int) -> Shapes:
         """Nothing, then the weights; with a rank, a table of directions, then factors."""
-        known = self.feature_shapes(n_items)
+        known, cold = self.feature_shapes(n_items), self.cold_shapes(n_items)
         if self.rank is None:
-            return Shapes((Form({"weights": Shape((n_items, 0))}, known), Form({"weights": Shape((n_items, n_items))})))
+            kept = {"kept": Shape((n_items,))} if cold else {}
+            last = Form({"weights": Shape((n_items, n_items)), **kept, **cold})
+            return Shapes((Form({"weights": Shape((n_items, 0))}, known), last))
         sketch, later = {"sketch": Shape((n_items, "rank"))}, {"mean": Shape((1,), "float64"), **known}
         if known:
             later["warm"] = Shape((n_items,), "bool")
-        return Shapes((Form(sketch, known), Form(sketch, later), low_rank_form(n_items)))
+        last = Form({**low_rank_form(n_items).shared, **cold})
+        return Shapes((Form(sketch, known), Form(sketch, later), last))
 
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """No weights yet; random signs for a sketch."""
@@ -156,12 +160,22 @@ class EASE(ColdItems, Decaying):
         mean = max(np.trace(gram) / len(gram), 1e-12)
         if SOURCE in state.server:
             return State({"weights": solve_towards(gram, float(state.server[PULL][0] * mean), state.server[SOURCE])})
-        warm = np.diag(gram) > 0
+        cold = np.diag(gram) <= 0
         reg = float(_AUTO * mean if self.reg == "auto" else self.reg)
         weights, diagonal = solve(gram, reg)
-        if self.item_features is not None:
-            predict_columns(weights, diagonal, reg, state.server["features"], warm, self.boost)
-        return State({"weights": weights})
+        if self.item_features is None:
+            return State({"weights": weights})
+        kept = (reg * diagonal).astype(np.float32)
+        hat_columns(weights, kept, state.server["features"], cold, self.first_boost)
+        return State({"weights": weights, "kept": kept, COLD: cold})
+
+    def boosted(self, shared: Arrays, factor: float) -> dict[str, np.ndarray]:
+        """Columns of cold items times the factor, or their gain."""
+        arrays, cold = dict(shared), shared[COLD]
+        name = "weights" if self.rank is None else "gain"
+        arrays[name] = arrays[name].copy()
+        arrays[name][..., cold] *= np.float32(factor)
+        return arrays
 
     def _weighted(self, heaviest: float) -> EASE:
         """G = XᵀX of a matrix X of weights.
@@ -227,7 +241,7 @@ class EASE(ColdItems, Decaying):
         reg = _AUTO_SKETCHED * max(float(server["mean"][0]), 1e-12) if self.reg == "auto" else self.reg
         arrays: Arrays = low_rank_arrays(leading_spectrum(sketched), float(reg))
         if self.item_features is not None:
-            arrays = predict_factors(arrays, server["features"], server["warm"], self.boost)
+            arrays = hat_factors(arrays, server["features"], ~server["warm"], self.first_boost)
         return State(arrays)
 
 

@@ -1,0 +1,111 @@
+"""Scores of items that nobody has, from a model of those that somebody has and from what the catalog says of both.
+
+Two items that the catalog describes alike get similar vectors: kernel ridge regression on item features, with the
+kernel K_ij = exp((cos(F_i, F_j) − 1) / h) and S = (K_ww + ρI)⁻¹ K_wc for warm items w and cold items c. A model that
+has a vector for each item gives cold items Sᵀ times the vectors of warm ones. `ease` has columns of a matrix instead:
+of the hat of ridge regression, H = (G + λI)⁻¹ G, which, unlike weights with a diagonal of zero, gives an item to
+whoever has it, so that its twin goes to them too. All of it follows from sums that the model has anyway.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import PositiveFloat
+from scipy.linalg import cho_factor, cho_solve
+
+from fedrec.data.catalog import Catalog
+from fedrec.data.features import MOST_COLUMNS, ItemColumns, feature_matrix, unit_rows
+from fedrec.models.base import Arrays, Recommender
+from fedrec.models.shapes import Named, Shape
+
+__all__ = ["BOOSTS", "COLD", "USUAL_BOOST", "Boost", "ColdItems", "predicted"]
+
+COLD = "cold"
+"""Name of the shared array that says which items nobody has."""
+USUAL_BOOST = 3.0
+BOOSTS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""Boosts of which validation chooses one."""
+Boost = PositiveFloat | Literal["auto"]
+
+_WIDTH = 0.5
+_REG = 1.0
+
+
+class ColdItems(Recommender):
+    """A model that can score items that nobody has.
+
+    Item features are read by `step` alone: what clients add does not depend on them. The coordinator has them as a
+    server array `features`, from the start to the step that needs them. The shared arrays of a finished model say which
+    items are cold.
+    """
+
+    if TYPE_CHECKING:  # fields of each model, after those that it had before
+        item_features: ItemColumns | None
+        boost: Boost
+
+    def public(self, catalog: Catalog) -> Arrays:
+        """Features of items, if the model reads any."""
+        return {} if self.item_features is None else {"features": feature_matrix(catalog, self.item_features)}
+
+    def feature_shapes(self, n_items: int) -> Named:
+        """The server array of features."""
+        if self.item_features is None:
+            return {}
+        return {"features": Shape((n_items, "features"), longest=MOST_COLUMNS)}
+
+    def cold_shapes(self, n_items: int) -> Named:
+        """The shared array of a finished model that says which items are cold."""
+        return {} if self.item_features is None else {COLD: Shape((n_items,), "bool")}
+
+    @property
+    def boosts(self) -> tuple[float, ...]:
+        """Boosts of which validation may choose one; empty where the plan names the boost."""
+        return () if self.item_features is None or self.boost != "auto" else BOOSTS
+
+    @property
+    def first_boost(self) -> float:
+        """The boost of the model that `step` makes: the usual one where validation may choose another."""
+        return USUAL_BOOST if self.boost == "auto" else self.boost
+
+    def boosted(self, shared: Arrays, factor: float) -> dict[str, np.ndarray]:
+        """The shared arrays of a finished model with a boost `factor` times as large."""
+        raise NotImplementedError
+
+
+def predicted(table: np.ndarray, features: np.ndarray, cold: np.ndarray) -> np.ndarray:
+    """Vectors of cold items [cold, d] float64, by kernel ridge regression of those of warm items on features.
+
+    Args:
+        table: vectors of all items [items, d]; those of cold items are not read.
+        features: F [items, features] float32.
+        cold: which items nobody has [items] bool.
+
+    Example:
+        Two warm items and a cold one that is described like the first:
+
+        >>> features = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], dtype=np.float32)
+        >>> table = np.array([[8.0], [0.0], [0.0]])
+        >>> predicted(table, features, np.array([False, False, True])).round(1).tolist()
+        [[4.0]]
+    """
+    vectors: np.ndarray = shares(features, ~cold, cold).T @ table[~cold].astype(np.float64)
+    return vectors
+
+
+def shares(features: np.ndarray, warm: np.ndarray, cold: np.ndarray) -> np.ndarray:
+    """S [warm, cold] float64.
+
+    Args:
+        features: F [items, features] float32.
+        warm, cold: which items are [items] bool.
+    """
+    if not warm.any() or not cold.any():
+        return np.zeros((int(warm.sum()), int(cold.sum())))
+    unit = unit_rows(features.astype(np.float64))
+    inner = np.exp((unit[warm] @ unit[warm].T - 1.0) / _WIDTH)
+    inner[np.diag_indices(len(inner))] += _REG
+    across = np.exp((unit[warm] @ unit[cold].T - 1.0) / _WIDTH)
+    found: np.ndarray = cho_solve(cho_factor(inner, lower=True, overwrite_a=True), across)
+    return found

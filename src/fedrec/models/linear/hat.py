@@ -1,0 +1,45 @@
+"""Columns of items that nobody has, in the matrices of linear models: those of the hat of ridge regression."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedrec.models.base import Arrays
+from fedrec.models.cold_items import COLD, predicted, shares
+
+__all__ = ["hat_columns", "hat_factors"]
+
+
+def hat_columns(weights: np.ndarray, kept: np.ndarray, features: np.ndarray, cold: np.ndarray, boost: float) -> None:
+    """Fill the columns of cold items in EASE's weights: boost · H S.
+
+    With P = (G + λI)⁻¹, B = −P / diag(P) and H = I − λP, H S = λ B diag(P) S + (1 − λ diag(P)) S.
+
+    Args:
+        weights: B [items, items] float32; columns of cold items are written.
+        kept: λ diag(P) [items].
+        features: F [items, features] float32.
+        cold: which items nobody has [items] bool.
+        boost: factor that lets scores of cold items stand beside others.
+    """
+    warm = ~cold
+    if not cold.any() or not warm.any():
+        return
+    share = shares(features, warm, cold)
+    scaled = kept[warm].astype(np.float64)[:, None] * share
+    columns = weights[np.ix_(warm, warm)] @ scaled.astype(np.float32) + (share - scaled)
+    weights[np.ix_(warm, cold)] = (boost * columns).astype(np.float32)
+
+
+def hat_factors(arrays: Arrays, features: np.ndarray, cold: np.ndarray, boost: float) -> Arrays:
+    """Factors of a low-rank model, see `fedrec.models.linear.sketch.low_rank_arrays`, with those of cold items, and
+    which items are cold.
+
+    A column of the hat is F F_jᵀ / d_j² for the item's weight d_j, and d_j⁻² = gain_j / (1 + gain_j own_j).
+    """
+    factors, gain, own = (arrays[name].copy() for name in ("factors", "gain", "own"))
+    if not cold.all():
+        scale = gain / (1.0 + gain * own)
+        factors[cold] = predicted(factors * scale[:, None], features, cold)
+        gain[cold], own[cold] = boost, 0.0
+    return {"factors": factors, "gain": gain, "own": own, COLD: cold}
