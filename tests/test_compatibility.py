@@ -29,6 +29,8 @@ EXAMPLES: list[tuple[str, Mapping[str, Any]]] = [
     ("keep_sums: with these settings mf has no sum to which later interactions", {"model": MF, "keep_sums": True}),
     ("keep_sums cannot be combined with cohort: ", {"keep_sums": True, "cohort": 0.5}),
     ("robust cannot be combined with privacy: ", {"robust": ROBUST, "privacy": PRIVATE}),
+    ("evaluation: ials scores items that nobody has after its last round",
+     {"model": {"name": "ials", "item_features": "auto"}, "evaluation": {"every": 1, "keep": "best"}}),
     ("robust cannot be combined with keep_sums: ", {"robust": ROBUST, "keep_sums": True}),
     ("robust cannot be combined with warm_start: ", {"robust": ROBUST, "warm_start": "earlier"}),
     ("items cannot be combined with keep_sums: ", {"items": {"least": 5}, "keep_sums": True}),

@@ -370,7 +370,7 @@ def _boosted(said: dict[str, Any]) -> str:
         return f"items that nobody has: boost {said['boost']:g}, as nothing could be measured on validation"
     tried = ", ".join(f"{each['boost']:g}" for each in said["tried"])
     return (
-        f"items that nobody has: boost {said['boost']:g} is best on validation ({said['metric']}), also tried: {tried}; "
+        f"items that nobody has: boost {said['boost']:g} is best on validation by {said['metric']}, of {tried} too; "
         f"set boost={said['boost']:g} where nothing is held out"
     )
 

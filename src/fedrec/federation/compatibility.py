@@ -15,6 +15,7 @@ from fedrec.errors import PlanError
 from fedrec.federation.plan_case import Case
 from fedrec.models.base import PrivateRecommender
 from fedrec.models.blend import parts_of
+from fedrec.models.cold_items import ColdItems
 from fedrec.models.outline import first_sum, is_additive, keeps_rows
 from fedrec.models.registry import models_where
 
@@ -86,6 +87,15 @@ def _other_statistics(case: Case) -> str:
 def _changeless(case: Case) -> str:
     """The first model that sums no changes of itself: of a blend, one of its models; empty where all sum some."""
     return next((part.name for part in parts_of(case.model) if not first_sum(part).changes), "")
+
+
+def _predicting(case: Case) -> list[str]:
+    """Models that go on round by round, and at last score items that nobody has from features."""
+    return [
+        part.name
+        for part in parts_of(case.model)
+        if isinstance(part, ColdItems) and part.item_features is not None and part.traits.iterative
+    ]
 
 
 def _bound_rounds(case: Case) -> tuple[int | None, int]:
@@ -333,6 +343,17 @@ TABLE: tuple[Rule, ...] = (
             "cold-items:0.1, or protocol: full"
         ),
         lambda case: case.evaluation.protocol == "cold" and not case.split.startswith("cold-items"),
+    ),
+    Rule(
+        "evaluation",
+        "",
+        lambda case: (
+            f"{_predicting(case)[0]} scores items that nobody has after its last round, and patience or keep: best may "
+            "end with an earlier one; leave these out, or item_features"
+        ),
+        lambda case: (
+            bool(_predicting(case)) and (case.evaluation.keep == "best" or case.evaluation.patience is not None)
+        ),
     ),
     Rule(
         "asynchronous",

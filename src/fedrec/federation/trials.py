@@ -54,7 +54,7 @@ def boosts_of(plan: Plan) -> tuple[float, ...]:
 
     >>> split = {"split": "cold-items:0.1,0.1", "data": {"source": "memory"}}
     >>> boosts_of(Plan.make(split | {"model": {"name": "ease", "item_features": "auto"}}))
-    (1.0, 1.5, 2.0, 4.0, 6.0)
+    (1.0, 1.5, 2.0, 4.0, 6.0, 10.0, 15.0)
     """
     model = plan.build_model()
     if not isinstance(model, ColdItems) or plan.refit or not SplitMethod.parse(plan.split).others:

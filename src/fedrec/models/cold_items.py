@@ -17,15 +17,17 @@ from scipy.linalg import cho_factor, cho_solve
 
 from fedrec.data.catalog import Catalog
 from fedrec.data.features import MOST_COLUMNS, ItemColumns, feature_matrix, unit_rows
-from fedrec.models.base import Arrays, Recommender
+from fedrec.errors import PlanError
+from fedrec.models.base import Arrays
+from fedrec.models.later_settings import LaterSettings
 from fedrec.models.shapes import Named, Shape
 
-__all__ = ["BOOSTS", "COLD", "USUAL_BOOST", "Boost", "ColdItems", "predicted"]
+__all__ = ["BOOSTS", "COLD", "USUAL_BOOST", "Boost", "ColdItems", "boosted_rows", "predicted", "shares"]
 
 COLD = "cold"
 """Name of the shared array that says which items nobody has."""
 USUAL_BOOST = 3.0
-BOOSTS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+BOOSTS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 15.0)
 """Boosts of which validation chooses one."""
 Boost = PositiveFloat | Literal["auto"]
 
@@ -33,7 +35,7 @@ _WIDTH = 0.5
 _REG = 1.0
 
 
-class ColdItems(Recommender):
+class ColdItems(LaterSettings):
     """A model that can score items that nobody has.
 
     Item features are read by `step` alone: what clients add does not depend on them. The coordinator has them as a
@@ -59,6 +61,10 @@ class ColdItems(Recommender):
         """The shared array of a finished model that says which items are cold."""
         return {} if self.item_features is None else {COLD: Shape((n_items,), "bool")}
 
+    def no_cold(self, n_items: int) -> dict[str, np.ndarray]:
+        """The array of `cold_shapes` while no item is scored from its features yet."""
+        return {} if self.item_features is None else {COLD: np.zeros(n_items, dtype=np.bool_)}
+
     @property
     def boosts(self) -> tuple[float, ...]:
         """Boosts of which validation may choose one; empty where the plan names the boost."""
@@ -69,9 +75,32 @@ class ColdItems(Recommender):
         """The boost of the model that `step` makes: the usual one where validation may choose another."""
         return USUAL_BOOST if self.boost == "auto" else self.boost
 
+    def cold_memory(self, n_items: int) -> int:
+        """Bytes that the coordinator needs for the kernel of all items."""
+        return 0 if self.item_features is None else 24 * n_items * n_items
+
+    def check_not_private(self) -> None:
+        """Check that a form under privacy is not asked for features.
+
+        Raises:
+            PlanError: if it is.
+        """
+        if self.item_features is not None:
+            raise PlanError(
+                f"{self.name} under privacy scores no items that nobody has: the noise does not tell which these are; "
+                "leave out item_features, or take content"
+            )
+
     def boosted(self, shared: Arrays, factor: float) -> dict[str, np.ndarray]:
         """The shared arrays of a finished model with a boost `factor` times as large."""
         raise NotImplementedError
+
+
+def boosted_rows(shared: Arrays, name: str, factor: float, axis: int = 0) -> dict[str, np.ndarray]:
+    """Shared arrays in which what one of them has of cold items, along an axis of items, is times the factor."""
+    array = shared[name].copy()
+    np.moveaxis(array, axis, 0)[shared[COLD]] *= np.float32(factor)
+    return {**shared, name: array}
 
 
 def predicted(table: np.ndarray, features: np.ndarray, cold: np.ndarray) -> np.ndarray:

@@ -13,10 +13,12 @@ from fedrec.aggregation.specs import ArraySpec, SumSpec, triangle_size
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
+from fedrec.data.features import ItemColumns
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import FedrecError
 from fedrec.kernels.least_squares import gram_of_rows, outer_rows, solve_items, solve_users
-from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, cosines
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, cosines
+from fedrec.models.cold_items import COLD, Boost, ColdItems, boosted_rows, predicted
 from fedrec.models.factors.noisy_equations import bounded, item_weights, noisy_counts, noisy_factors
 from fedrec.models.factors.scoring import factor_scores
 from fedrec.models.linear.counts import count_spec, counted
@@ -31,7 +33,7 @@ _EVERYONE_SHARE = 0.05
 _COUNTED_IN_FULL = 20
 
 
-class IALS(Recommender):
+class IALS(ColdItems):
     """score = ⟨user factor, item factor⟩, fitted to 1 where a user has an item and weakly to 0 everywhere.
 
     The loss, over users u with n_u items and items i that n_i users have (Rendle et al. 2021, "Revisiting the
@@ -44,7 +46,9 @@ class IALS(Recommender):
 
     In a round each client solves for its own factor from its history, the item factors Y and YᵀY, and contributes the
     normal equations of its items; the coordinator solves those. So a round is one sweep of the pooled-data algorithm.
-    User factors are never stored: they follow from a history, for users that never trained as well.
+    User factors are never stored: they follow from a history, for users that never trained as well. With
+    `item_features`, the last round gives items that nobody has the factors that features predict from those of others,
+    see `fedrec.models.cold_items`; users' factors do not depend on these.
 
     Args:
         embedding_size: length d of the factors. Larger factors fit finer differences between items; they need more
@@ -61,6 +65,9 @@ class IALS(Recommender):
             no client can reach, see `largest_factor`.
         scale_bits: contributions are rounded to multiples of 2^-scale_bits. A larger value rounds less; sums may need
             more bytes.
+        item_features: columns of the catalog, and how each is read, as for `ease`; `None` scores items that nobody has
+            0.
+        boost: factor of the scores of items that nobody has, as for `ease`.
 
     With w = d (d + 1) / 2 + d equations per item (560 at d = 32, 2,144 at d = 64), a sum has 8 · w · items bytes under
     secure aggregation, 4 · w · items where n_max · bound · 2^scale_bits < 2³¹; unmasked it travels in 4 · w · items
@@ -84,6 +91,8 @@ class IALS(Recommender):
     init_sd: PositiveFloat = 0.1
     bound: PositiveFloat | Literal["auto"] = "auto"
     scale_bits: int = Field(default=22, ge=8, le=32)
+    item_features: ItemColumns | None = None
+    boost: Boost = "auto"
 
     name: ClassVar[str] = "ials"
     traits: ClassVar[Traits] = Traits(
@@ -93,18 +102,20 @@ class IALS(Recommender):
         ),
         iterative=True,
     )
+    unsaid: ClassVar[frozenset[str]] = frozenset({"item_features", "boost"})
 
     def shapes(self, n_items: int) -> Shapes:
-        """Item factors Y and YᵀY."""
+        """Item factors Y, and YᵀY of those that somebody has."""
         d = self.embedding_size
-        shared = {"items": Shape((n_items, d)), "gram": Shape((d, d), "float64")}
-        return Shapes((Form(shared),))
+        shared = {"items": Shape((n_items, d)), "gram": Shape((d, d), "float64"), **self.cold_shapes(n_items)}
+        return Shapes((Form(shared, self.feature_shapes(n_items)),))
 
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """Random item factors."""
         shape = (len(catalog), self.embedding_size)
         table = rng.generator().normal(0.0, self.init_sd / np.sqrt(self.embedding_size), shape)
-        return _state(table.astype(np.float32))
+        state = _state(table.astype(np.float32))
+        return State({**state.shared, **self.no_cold(len(catalog))}, public)
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """[Σ vech(u uᵀ), Σ u] and the count of clients that have each item; [Σ vech(u uᵀ), count] of all clients."""
@@ -148,7 +159,7 @@ class IALS(Recommender):
         """
         everyone = total.value("everyone")
         if everyone[-1] <= 0.0:
-            return state
+            return self._ended(state, round)
         table = np.zeros_like(state.shared["items"]) if round == 0 else state.shared["items"].copy()
         spec = total.spec["equations"]
         base = unpack_triangle(everyone[:-1], self.embedding_size, self.unobserved_weight)
@@ -164,15 +175,36 @@ class IALS(Recommender):
                 f"not positive definite; {total.saturated} coordinates saturated. Raise bound (now {self.bound}) or "
                 f"reg (now {self.reg:g})"
             )
-        return _state(table)
+        return self._ended(State({**state.shared, **_state(table).shared}, state.server), round)
+
+    def _ended(self, state: State, round: int) -> State:
+        """The state; after the last round, with factors of items that nobody has."""
+        if self.item_features is None or round < self.rounds - 1:
+            return state
+        table = state.shared["items"].copy()
+        cold = np.logical_not(table.any(axis=1))
+        table[cold] = self.first_boost * predicted(table, state.server["features"], cold)
+        return State({**state.shared, "items": table, COLD: cold})
+
+    def boosted(self, shared: Arrays, factor: float) -> dict[str, np.ndarray]:
+        """Factors of cold items times the factor."""
+        return boosted_rows(shared, "items", factor)
 
     def privately(self, terms: PrivateTerms) -> PrivateRecommender:
-        """Noisy normal equations, see `PrivateIALS`."""
+        """Noisy normal equations, see `PrivateIALS`.
+
+        Raises:
+            PlanError: with features of items.
+        """
+        self.check_not_private()
         return PrivateIALS.of(self, terms)
 
     def carry(self, fresh: State, earlier: State) -> State:
-        """YᵀY of the carried factors."""
-        return _state(earlier.shared["items"])
+        """YᵀY of the carried factors, without those that were predicted."""
+        table = earlier.shared["items"]
+        if COLD in earlier.shared:
+            table = np.where(earlier.shared[COLD][:, None], np.float32(0.0), table)
+        return State({**_state(table).shared, **self.no_cold(len(table))}, fresh.server)
 
     def score(
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
@@ -198,7 +230,8 @@ class IALS(Recommender):
 
     def cost(self, n_items: int) -> Cost:
         """Three sums, and the factors. A client adds one row of equations, in float64 and as integers."""
-        return Cost(memory=n_items * (24 * self._width + 16 * self.embedding_size), per_client=4 * self._width)
+        memory = n_items * (24 * self._width + 16 * self.embedding_size) + self.cold_memory(n_items)
+        return Cost(memory=memory, per_client=4 * self._width)
 
     @property
     def _width(self) -> int:
@@ -206,6 +239,8 @@ class IALS(Recommender):
 
     def _users(self, shared: Arrays, clients: Clients) -> np.ndarray:
         """Factors [clients, d] float64 that minimise the loss given the item factors, each from its history alone."""
+        if COLD in shared:
+            clients = clients.where(~shared[COLD][clients.items])
         users = np.empty((len(clients), self.embedding_size))
         base = self.unobserved_weight * shared["gram"]
         offset = self.unobserved_weight * clients.n_items

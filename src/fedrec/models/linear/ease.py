@@ -17,7 +17,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.scoring import sum_rows
 from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items
-from fedrec.models.cold_items import COLD, Boost, ColdItems
+from fedrec.models.cold_items import COLD, Boost, ColdItems, boosted_rows
 from fedrec.models.linear.denoising import ridge_arrays
 from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec, ridge_inverse
 from fedrec.models.linear.hat import hat_columns, hat_factors
@@ -69,8 +69,8 @@ class EASE(ColdItems, Decaying):
             they share with others, see `fedrec.models.cold_items`; no client sends more. `None` scores such items 0.
         boost: factor of the scores of items that nobody has. At 1 they rarely reach a list, as scores of what nobody
             took are small; larger values bring in more of them, in place of others. `auto` is 3; with split
-            `cold-items:0.1,0.1`, which holds out interactions with both kinds of items, the value of 1, 1.5, 2, 3, 4
-            and 6 that is best on validation.
+            `cold-items:0.1,0.1`, which holds out interactions with both kinds of items, the value of 1, 1.5, 2, 3, 4,
+            6, 10 and 15 that is best on validation.
 
     Memory at the coordinator: about 20 bytes × items², or 24 bytes × items × rank.
     """
@@ -171,11 +171,7 @@ class EASE(ColdItems, Decaying):
 
     def boosted(self, shared: Arrays, factor: float) -> dict[str, np.ndarray]:
         """Columns of cold items times the factor, or their gain."""
-        arrays, cold = dict(shared), shared[COLD]
-        name = "weights" if self.rank is None else "gain"
-        arrays[name] = arrays[name].copy()
-        arrays[name][..., cold] *= np.float32(factor)
-        return arrays
+        return boosted_rows(shared, "gain" if self.rank else "weights", factor, axis=0 if self.rank else 1)
 
     def _weighted(self, heaviest: float) -> EASE:
         """G = XᵀX of a matrix X of weights.
@@ -198,11 +194,7 @@ class EASE(ColdItems, Decaying):
                 "ease under privacy finds its rank by itself, in one pass, and users weigh 1 / n_u: leave out rank, "
                 "passes and alpha; spectral has passes"
             )
-        if self.item_features is not None:
-            raise PlanError(
-                "ease under privacy scores no items that nobody has: the noise does not tell which these are; leave "
-                "out item_features, or take content"
-            )
+        self.check_not_private()
         return PrivateEASE.of(self, terms)
 
     def score(
@@ -224,9 +216,7 @@ class EASE(ColdItems, Decaying):
         """Triangle, float64 matrix and float32 weights; or sums and tables of the sketch. A client has at least one
         interaction and a right factor of `rank` floats."""
         memory = 20 * n_items * n_items if self.rank is None else sketch_memory(n_items, self.rank)
-        if self.item_features is not None:
-            memory += 24 * n_items * n_items
-        return Cost(memory=memory, per_interaction=max(2, self.rank or 0))
+        return Cost(memory=memory + self.cold_memory(n_items), per_interaction=max(2, self.rank or 0))
 
     def _sketched(self, state: State, total: Sum, round: int) -> State:
         server = dict(state.server)

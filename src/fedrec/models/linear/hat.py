@@ -35,11 +35,12 @@ def hat_factors(arrays: Arrays, features: np.ndarray, cold: np.ndarray, boost: f
     """Factors of a low-rank model, see `fedrec.models.linear.sketch.low_rank_arrays`, with those of cold items, and
     which items are cold.
 
-    A column of the hat is F F_jᵀ / d_j² for the item's weight d_j, and d_j⁻² = gain_j / (1 + gain_j own_j).
+    Where items weigh d_j in G, cold items get columns of the hat of the weighed matrix, F F_j / d_j, of which features
+    say more than of F F_j / d_j², and the weight that items have on average: d_j⁻² = gain_j / (1 + gain_j own_j).
     """
     factors, gain, own = (arrays[name].copy() for name in ("factors", "gain", "own"))
     if not cold.all():
-        scale = gain / (1.0 + gain * own)
-        factors[cold] = predicted(factors * scale[:, None], features, cold)
-        gain[cold], own[cold] = boost, 0.0
+        inverse = np.sqrt(gain / (1.0 + gain * own))
+        factors[cold] = predicted(factors * inverse[:, None], features, cold)
+        gain[cold], own[cold] = boost * inverse[~cold].mean(dtype=np.float64), 0.0
     return {"factors": factors, "gain": gain, "own": own, COLD: cold}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from fedrec.data.clients import Clients
-from fedrec.models.base import Recommender
+from fedrec.models.later_settings import LaterSettings
 
 __all__ = ["NO_DECAY", "Decay", "Decaying", "decayed"]
 
@@ -23,12 +23,11 @@ NO_DECAY = ("decay", 1.0)
 """With this value they take all interactions alike."""
 
 
-class Decaying(Recommender):
+class Decaying(LaterSettings):
     """A model that scores from a history, of which it takes the newest interactions for more than older ones.
 
     Subclasses have a field `decay` of type `Decay`, and score what `recent` gives. Their traits read `order` unless
-    `NO_DECAY`, and name `decay` in `scores_by`. The field, and others in `unsaid`, are written only where they are not
-    their defaults: plans of earlier versions keep their digests.
+    `NO_DECAY`, and name `decay` in `scores_by`.
     """
 
     unsaid: ClassVar[frozenset[str]] = frozenset({"decay"})
@@ -39,12 +38,6 @@ class Decaying(Recommender):
     def recent(self, clients: Clients) -> Clients:
         """The clients with the weights that their interactions have in scores."""
         return clients if self.decay == 1.0 else decayed(clients, self.decay)
-
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = write(self)
-        fields = type(self).model_fields
-        return {key: value for key, value in written.items() if key not in self.unsaid or value != fields[key].default}
 
 
 def decayed(clients: Clients, decay: float) -> Clients:

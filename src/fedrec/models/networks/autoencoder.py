@@ -18,12 +18,14 @@ from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
+from fedrec.data.features import ItemColumns
 from fedrec.data.interactions import offsets
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.autoencoder import softmax_errors, toss_coins
 from fedrec.kernels.scoring import dot_items, gather_rows
-from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines
+from fedrec.models.base import Arrays, Given, Private, State, cosines
+from fedrec.models.cold_items import COLD, Boost, ColdItems, predicted
 from fedrec.models.linear.counts import count_spec, counted, degree_weights
 from fedrec.models.linear.sketch import (
     Sketched,
@@ -59,7 +61,7 @@ _DRAWS = 10**6
 _IN_PUBLIC = KeyedSource(bytes(16))
 
 
-class Autoencoder(Recommender):
+class Autoencoder(ColdItems):
     """score = W u + b, u = Eᵀx / √n for a history x of n items: two tables of item vectors and a bias, all shared.
 
     In a round each client that takes part tosses a coin for each of its items. Heads make x, the input; the others are
@@ -68,7 +70,9 @@ class Autoencoder(Recommender):
     products of a client's vectors, of which only sums leave its node. The coordinator takes one Adam step along the
     mean gradient.
 
-    Nothing is kept of users: whoever has a history has scores. Items that nobody has are scored by their bias.
+    Nothing is kept of users: whoever has a history has scores. Items that nobody has are scored by their bias; with
+    `item_features`, the last round gives them the rows of W and b that features predict from those of other items, see
+    `fedrec.models.cold_items`.
 
     Args:
         embedding_size: length d of the item vectors; larger vectors fit finer differences and need more bytes. By
@@ -87,6 +91,9 @@ class Autoencoder(Recommender):
             count, as for `spectral`.
         most_candidates: maximum number of items that a softmax ranges over. For a larger catalog each round draws this
             many items, in public and the same for all nodes, and no other rows of W move in that round.
+        item_features: columns of the catalog, and how each is read, as for `ease`.
+        boost: how often items that nobody has are taken, beside what their scores say: the logarithm is added to these.
+            `auto` as for `ease`.
 
     Raises:
         PlanError: with fewer rounds than the start takes.
@@ -107,9 +114,12 @@ class Autoencoder(Recommender):
     alpha: float = Field(default=0.3, ge=0.0, le=2.0)
     beta: float = Field(default=0.3, ge=0.0, le=2.0)
     most_candidates: PositiveInt = 20_000
+    item_features: ItemColumns | None = None
+    boost: Boost = "auto"
 
     name: ClassVar[str] = "autoencoder"
     traits: ClassVar[Traits] = Traits(iterative=True)
+    unsaid: ClassVar[frozenset[str]] = frozenset({"item_features", "boost"})
 
     @model_validator(mode="after")
     def _check(self) -> Autoencoder:
@@ -126,8 +136,9 @@ class Autoencoder(Recommender):
         moments at the server."""
         d = self._width(n_items)
         axes = {"encoder": (n_items, d), "decoder": (n_items, d + 1)}
-        tables = {name: Shape(both) for name, both in axes.items()}
+        tables = {**{name: Shape(both) for name, both in axes.items()}, **self.cold_shapes(n_items)}
         server = {"counts": Shape((n_items,), "float64"), "draws": Shape((1,), "int64", 0, _DRAWS)}
+        server |= self.feature_shapes(n_items)
         for table, both in axes.items():
             server |= {f"{table}_{name}": form for name, form in self._adam(0).forms(both).items()}
         stage, population = Shape((1,), "int64", _COUNTS, _GOES_ON + 1), Shape((1,), "float64")
@@ -141,12 +152,14 @@ class Autoencoder(Recommender):
             encoder[:], decoder[:, :d] = rng.child("tables").generator().normal(0.0, _INIT_SD, (2, n_items, d))
         stage = np.array([_COUNTS if self.start_from == "spectral" else _GOES_ON])
         draws = rng.child("draws").generator().integers(_DRAWS, size=1)
-        server = {"counts": np.zeros(n_items), "draws": draws} | self._moments(encoder, decoder)
-        return State({"encoder": encoder, "decoder": decoder, "stage": stage}, server)
+        server = {"counts": np.zeros(n_items), "draws": draws, **public} | self._moments(encoder, decoder)
+        return State({"encoder": encoder, "decoder": decoder, "stage": stage, **self.no_cold(n_items)}, server)
 
     def carry(self, fresh: State, earlier: State) -> State:
         """The tables and moments of the other training, with zeros or noise for new items; items are counted anew."""
-        return State({**earlier.shared, "stage": np.array([_GOES_ON])}, earlier.server)
+        server = {**earlier.server, **({"features": fresh.server["features"]} if self.item_features else {})}
+        none = self.no_cold(len(earlier.shared["encoder"]))
+        return State({**earlier.shared, "stage": np.array([_GOES_ON]), **none}, server)
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Item counts, then sketches, then gradients and how many clients they are of."""
@@ -203,11 +216,30 @@ class Autoencoder(Recommender):
     def step(self, state: State, total: Sum, round: int) -> State:
         """The next sketch, the tables of the start, or one step of Adam along the mean gradient."""
         if "stage" in state.shared:
-            return self._started(state, total)
+            return self._ended(self._started(state, total), round)
         weight = float(total.value("weight")[0])
-        if weight <= 0:
+        if weight > 0:
+            state = self._trained(state, {name: total.value(name) / weight for name in TABLES}, round)
+        return self._ended(state, round)
+
+    def _ended(self, state: State, round: int) -> State:
+        """The state; after the last round, with rows of W and b of items that nobody has."""
+        if self.item_features is None or round < self.rounds - 1 or "stage" in state.shared:
             return state
-        return self._trained(state, {name: total.value(name) / weight for name in TABLES}, round)
+        decoder, counts = state.shared["decoder"].copy(), state.server["counts"]
+        cold = counts <= 0
+        if not cold.all():
+            middle = decoder[~cold].mean(axis=0, dtype=np.float64)
+            usual = np.average(decoder.astype(np.float64), axis=0, weights=counts)  # of an interaction's item
+            decoder[cold] = usual + predicted(decoder - middle, state.server["features"], cold)
+            decoder[cold, -1] += np.float32(np.log(self.first_boost))
+        return State({**state.shared, "decoder": decoder, COLD: cold}, state.server)
+
+    def boosted(self, shared: Arrays, factor: float) -> dict[str, np.ndarray]:
+        """Biases of cold items, with the logarithm of the factor added."""
+        decoder = shared["decoder"].copy()
+        decoder[shared[COLD], -1] += np.float32(np.log(factor))
+        return {**shared, "decoder": decoder}
 
     def score(
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
@@ -228,7 +260,7 @@ class Autoencoder(Recommender):
         d = self._width(n_items)
         numbers = n_items * (2 * d + 1)
         return Cost(
-            memory=72 * numbers + sketch_memory(n_items, 2 * d),
+            memory=72 * numbers + sketch_memory(n_items, 2 * d) + self.cold_memory(n_items),
             per_interaction=2,
             per_client=min(n_items, self.most_candidates) + 6 * d,
         )
@@ -306,13 +338,13 @@ class Autoencoder(Recommender):
     def _started(self, state: State, total: Sum) -> State:
         """The state after item counts, or after a pass of the spectral start."""
         stage, server = int(state.shared["stage"][0]), dict(state.server)
-        tables = {name: state.shared[name] for name in TABLES}
+        tables, none = {name: state.shared[name] for name in TABLES}, self.no_cold(len(server["counts"]))
         if stage == _GOES_ON:
-            shared = {**tables, "population": np.array([max(float(total.clients), 1.0)])}
+            shared = {**tables, **none, "population": np.array([max(float(total.clients), 1.0)])}
             return State(shared, {**server, "counts": total.value("counts")[:, 0]})
         table = _table(tables)
         encoder, decoder = (np.zeros_like(table) for table in tables.values())
-        after = {"encoder": encoder, "decoder": decoder}
+        after = {"encoder": encoder, "decoder": decoder, **none}
         if stage == _COUNTS:
             server["counts"] = total.value("counts")[:, 0]
             signs = draw_signs(KeyedSource.from_seed(int(server["draws"][0])), *table.shape)
@@ -331,7 +363,7 @@ class Autoencoder(Recommender):
         encoder, decoder = start_tables(spectrum, self._width(n_items), population, length, self.alpha)
         biases = np.zeros((n_items, 1), dtype=np.float32)
         shared = {"encoder": encoder, "decoder": np.hstack([decoder, biases]), "population": np.array([population])}
-        return State(shared, server)
+        return State({**shared, **self.no_cold(n_items)}, server)
 
 
 class _Gradients(NamedTuple):
