@@ -18,14 +18,27 @@ from scipy.linalg import cho_factor, cho_solve
 from fedrec.data.catalog import Catalog
 from fedrec.data.features import MOST_COLUMNS, ItemColumns, feature_matrix, unit_rows
 from fedrec.errors import PlanError
-from fedrec.models.base import Arrays
+from fedrec.models.base import Arrays, Recommender
 from fedrec.models.later_settings import LaterSettings
 from fedrec.models.shapes import Named, Shape
 
-__all__ = ["BOOSTS", "COLD", "USUAL_BOOST", "Boost", "ColdItems", "boosted_rows", "predicted", "shares"]
+__all__ = [
+    "BOOST",
+    "BOOSTS",
+    "COLD",
+    "USUAL_BOOST",
+    "Boost",
+    "ColdItems",
+    "boosted_rows",
+    "predicted",
+    "shares",
+    "spread",
+]
 
 COLD = "cold"
 """Name of the shared array that says which items nobody has."""
+BOOST = "boost"
+"""Name of the shared array that says how much the scores of these are multiplied by."""
 USUAL_BOOST = 3.0
 BOOSTS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 15.0)
 """Boosts of which validation chooses one."""
@@ -40,12 +53,25 @@ class ColdItems(LaterSettings):
 
     Item features are read by `step` alone: what clients add does not depend on them. The coordinator has them as a
     server array `features`, from the start to the step that needs them. The shared arrays of a finished model say which
-    items are cold.
+    items are cold, and which boost they have.
     """
 
     if TYPE_CHECKING:  # fields of each model, after those that it had before
         item_features: ItemColumns | None
         boost: Boost
+
+    def filled(self, arrays: Arrays, features: np.ndarray) -> dict[str, np.ndarray]:
+        """The shared arrays of a finished model with what features say of cold items.
+
+        Args:
+            arrays: of all other items, with `cold_arrays`.
+            features: F [items, features] float32.
+        """
+        raise NotImplementedError
+
+    def boosted(self, shared: Arrays, factor: float) -> dict[str, np.ndarray]:
+        """The shared arrays of a finished model with a boost `factor` times as large."""
+        raise NotImplementedError
 
     def public(self, catalog: Catalog) -> Arrays:
         """Features of items, if the model reads any."""
@@ -58,12 +84,12 @@ class ColdItems(LaterSettings):
         return {"features": Shape((n_items, "features"), longest=MOST_COLUMNS)}
 
     def cold_shapes(self, n_items: int) -> Named:
-        """The shared array of a finished model that says which items are cold."""
-        return {} if self.item_features is None else {COLD: Shape((n_items,), "bool")}
+        """The shared arrays of a model that say which items are cold, and their boost."""
+        return {} if self.item_features is None else {COLD: Shape((n_items,), "bool"), BOOST: Shape((1,), "float64")}
 
-    def no_cold(self, n_items: int) -> dict[str, np.ndarray]:
-        """The array of `cold_shapes` while no item is scored from its features yet."""
-        return {} if self.item_features is None else {COLD: np.zeros(n_items, dtype=np.bool_)}
+    def cold_arrays(self, cold: np.ndarray) -> dict[str, np.ndarray]:
+        """These arrays, for items that are cold [items] bool; nothing for a model that reads no features."""
+        return {} if self.item_features is None else {COLD: cold, BOOST: np.array([self.first_boost])}
 
     @property
     def boosts(self) -> tuple[float, ...]:
@@ -74,6 +100,18 @@ class ColdItems(LaterSettings):
     def first_boost(self) -> float:
         """The boost of the model that `step` makes: the usual one where validation may choose another."""
         return USUAL_BOOST if self.boost == "auto" else self.boost
+
+    def extended(self, shared: Arrays, features: np.ndarray, places: np.ndarray) -> dict[str, np.ndarray]:
+        """The shared arrays of a finished model for a larger catalog, whose new items are cold.
+
+        Args:
+            shared: the arrays.
+            features: of all items of the larger catalog.
+            places: positions in it [old items] int64, ascending.
+        """
+        larger = spread(shared, self, len(features), places)
+        larger[COLD][np.setdiff1d(np.arange(len(features)), places)] = True
+        return self.filled(larger, features)
 
     def cold_memory(self, n_items: int) -> int:
         """Bytes that the coordinator needs for the kernel of all items."""
@@ -91,16 +129,32 @@ class ColdItems(LaterSettings):
                 "leave out item_features, or take content"
             )
 
-    def boosted(self, shared: Arrays, factor: float) -> dict[str, np.ndarray]:
-        """The shared arrays of a finished model with a boost `factor` times as large."""
-        raise NotImplementedError
+
+def spread(shared: Arrays, model: Recommender, n_items: int, places: np.ndarray) -> dict[str, np.ndarray]:
+    """The shared arrays of a finished model with zeros for the items that a larger catalog has besides.
+
+    Args:
+        shared: the arrays.
+        model: whose they are.
+        n_items: length of the larger catalog.
+        places: positions of the old items in it [old items] int64.
+    """
+    before, after = (model.shapes(count).states[-1].shared for count in (len(places), n_items))
+    larger = {}
+    for name, array in shared.items():
+        grows = [axis != old for axis, old in zip(after[name].axes, before[name].axes, strict=True)]
+        shape = [n_items if grown else size for grown, size in zip(grows, array.shape, strict=True)]
+        larger[name] = np.zeros(shape, dtype=array.dtype)
+        where = (places if grown else np.arange(size) for grown, size in zip(grows, array.shape, strict=True))
+        larger[name][np.ix_(*where)] = array
+    return larger
 
 
 def boosted_rows(shared: Arrays, name: str, factor: float, axis: int = 0) -> dict[str, np.ndarray]:
     """Shared arrays in which what one of them has of cold items, along an axis of items, is times the factor."""
     array = shared[name].copy()
     np.moveaxis(array, axis, 0)[shared[COLD]] *= np.float32(factor)
-    return {**shared, name: array}
+    return {**shared, name: array, BOOST: shared[BOOST] * factor}
 
 
 def predicted(table: np.ndarray, features: np.ndarray, cold: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import FedrecError
 from fedrec.kernels.least_squares import gram_of_rows, outer_rows, solve_items, solve_users
 from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, cosines
-from fedrec.models.cold_items import COLD, Boost, ColdItems, boosted_rows, predicted
+from fedrec.models.cold_items import BOOST, COLD, Boost, ColdItems, boosted_rows, predicted
 from fedrec.models.factors.noisy_equations import bounded, item_weights, noisy_counts, noisy_factors
 from fedrec.models.factors.scoring import factor_scores
 from fedrec.models.linear.counts import count_spec, counted
@@ -115,7 +115,7 @@ class IALS(ColdItems):
         shape = (len(catalog), self.embedding_size)
         table = rng.generator().normal(0.0, self.init_sd / np.sqrt(self.embedding_size), shape)
         state = _state(table.astype(np.float32))
-        return State({**state.shared, **self.no_cold(len(catalog))}, public)
+        return State({**state.shared, **self.cold_arrays(np.zeros(len(catalog), dtype=np.bool_))}, public)
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """[Σ vech(u uᵀ), Σ u] and the count of clients that have each item; [Σ vech(u uᵀ), count] of all clients."""
@@ -181,10 +181,14 @@ class IALS(ColdItems):
         """The state; after the last round, with factors of items that nobody has."""
         if self.item_features is None or round < self.rounds - 1:
             return state
-        table = state.shared["items"].copy()
-        cold = np.logical_not(table.any(axis=1))
-        table[cold] = self.first_boost * predicted(table, state.server["features"], cold)
-        return State({**state.shared, "items": table, COLD: cold})
+        cold = np.logical_not(state.shared["items"].any(axis=1))
+        return State(self.filled({**state.shared, **self.cold_arrays(cold)}, state.server["features"]))
+
+    def filled(self, arrays: Arrays, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Factors of cold items."""
+        table, cold = arrays["items"].copy(), arrays[COLD]
+        table[cold] = arrays[BOOST] * predicted(table, features, cold)
+        return {**arrays, "items": table}
 
     def boosted(self, shared: Arrays, factor: float) -> dict[str, np.ndarray]:
         """Factors of cold items times the factor."""
@@ -204,7 +208,8 @@ class IALS(ColdItems):
         table = earlier.shared["items"]
         if COLD in earlier.shared:
             table = np.where(earlier.shared[COLD][:, None], np.float32(0.0), table)
-        return State({**_state(table).shared, **self.no_cold(len(table))}, fresh.server)
+        none = self.cold_arrays(np.zeros(len(table), dtype=np.bool_))
+        return State({**_state(table).shared, **none}, fresh.server)
 
     def score(
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None

@@ -17,7 +17,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.scoring import sum_rows
 from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items
-from fedrec.models.cold_items import COLD, Boost, ColdItems, boosted_rows
+from fedrec.models.cold_items import Boost, ColdItems, boosted_rows
 from fedrec.models.linear.denoising import ridge_arrays
 from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec, ridge_inverse
 from fedrec.models.linear.hat import hat_columns, hat_factors
@@ -165,9 +165,12 @@ class EASE(ColdItems, Decaying):
         weights, diagonal = solve(gram, reg)
         if self.item_features is None:
             return State({"weights": weights})
-        kept = (reg * diagonal).astype(np.float32)
-        hat_columns(weights, kept, state.server["features"], cold, self.first_boost)
-        return State({"weights": weights, "kept": kept, COLD: cold})
+        arrays = {"weights": weights, "kept": (reg * diagonal).astype(np.float32), **self.cold_arrays(cold)}
+        return State(self.filled(arrays, state.server["features"]))
+
+    def filled(self, arrays: Arrays, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Columns of cold items from the hat, or their factors."""
+        return hat_columns(arrays, features) if self.rank is None else hat_factors(arrays, features)
 
     def boosted(self, shared: Arrays, factor: float) -> dict[str, np.ndarray]:
         """Columns of cold items times the factor, or their gain."""
@@ -231,7 +234,7 @@ class EASE(ColdItems, Decaying):
         reg = _AUTO_SKETCHED * max(float(server["mean"][0]), 1e-12) if self.reg == "auto" else self.reg
         arrays: Arrays = low_rank_arrays(leading_spectrum(sketched), float(reg))
         if self.item_features is not None:
-            arrays = hat_factors(arrays, server["features"], ~server["warm"], self.first_boost)
+            arrays = self.filled({**arrays, **self.cold_arrays(~server["warm"])}, server["features"])
         return State(arrays)
 
 

@@ -135,7 +135,11 @@ class Spectral(ColdItems, Decaying):
         arrays = low_rank_arrays(leading_spectrum(sketched), self.reg if self.filter == "ridge" else None)
         if self.item_features is None:
             return State(arrays)
-        return State(hat_factors(arrays, state.server["features"], counts <= 0, self.first_boost))
+        return State(self.filled({**arrays, **self.cold_arrays(counts <= 0)}, state.server["features"]))
+
+    def filled(self, arrays: Arrays, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Factors of cold items."""
+        return hat_factors(arrays, features)
 
     def boosted(self, shared: Arrays, factor: float) -> dict[str, np.ndarray]:
         """The gain of cold items times the factor."""
