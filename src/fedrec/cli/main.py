@@ -17,6 +17,7 @@ from typer.main import get_command
 from fedrec.cli import (
     audit,
     bench,
+    catalog,
     data,
     federation,
     finished,
@@ -41,6 +42,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(catalog.app, name="catalog")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(node.app, name="node")
 app.add_typer(federation.app, name="federation")

@@ -101,14 +101,10 @@ class ColdItems(LaterSettings):
         """The boost of the model that `step` makes: the usual one where validation may choose another."""
         return USUAL_BOOST if self.boost == "auto" else self.boost
 
-    def extended(self, shared: Arrays, features: np.ndarray, places: np.ndarray) -> dict[str, np.ndarray]:
-        """The shared arrays of a finished model for a larger catalog, whose new items are cold.
-
-        Args:
-            shared: the arrays.
-            features: of all items of the larger catalog.
-            places: positions in it [old items] int64, ascending.
-        """
+    def extended(
+        self, shared: Arrays, before: np.ndarray, features: np.ndarray, places: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """The shared arrays for a larger catalog, whose new items are cold; see `fedrec.models.more_items`."""
         larger = spread(shared, self, len(features), places)
         larger[COLD][np.setdiff1d(np.arange(len(features)), places)] = True
         return self.filled(larger, features)

@@ -31,7 +31,7 @@ from fedrec.runs.finished import Home, OpenedRun
 from fedrec.runs.kept import KEPT, Kept
 from fedrec.runs.loading import Placement, load_again, public_digest, read_placement
 
-__all__ = ["FEDERATED", "home_of", "is_saved_in", "open_model", "open_run", "save_run"]
+__all__ = ["FEDERATED", "home_of", "is_saved_in", "open_model", "open_run", "save_model", "save_run"]
 
 FEDERATED = "private/federation.json"
 """In the folder of a run over a federation: which one, and the number under which its nodes know the run."""
@@ -148,6 +148,30 @@ def save_run(opened: OpenedRun, folder: Path) -> None:
         rows = _rows_of(opened, data)
         if rows is not None:
             shard.adopt(rows, opened.trained.round)
+        run.seal()
+    except (FedrecError, OSError, MemoryError):
+        run.discard()
+        raise
+    finally:
+        run.close()
+
+
+def save_model(opened: OpenedRun, folder: Path, origin: Path) -> None:
+    """Save a model whose users are at the nodes of a federation: `plan.yaml`, `model/`, and which federation it is.
+
+    Args:
+        opened: the model.
+        folder: where to.
+        origin: a run of the same federation.
+
+    Raises:
+        RunError: if the folder is not empty.
+    """
+    run = Run.create(opened.plan, folder)
+    try:
+        (folder / "private").mkdir()
+        replace_file(folder / FEDERATED, (origin / FEDERATED).read_bytes())
+        save_shared(folder / "model", opened.agreement, opened.trained.state, opened.trained.round)
         run.seal()
     except (FedrecError, OSError, MemoryError):
         run.discard()

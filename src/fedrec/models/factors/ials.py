@@ -28,6 +28,8 @@ from fedrec.models.traits import Cost, Traits
 
 __all__ = ["IALS", "PrivateIALS"]
 
+_TRAINED = "trained"
+"""Name of the shared array with the length of the catalog in training: new items do not move users' factors."""
 _COUNT_SHARE = 0.1
 _EVERYONE_SHARE = 0.05
 _COUNTED_IN_FULL = 20
@@ -108,6 +110,8 @@ class IALS(ColdItems):
         """Item factors Y, and YᵀY of those that somebody has."""
         d = self.embedding_size
         shared = {"items": Shape((n_items, d)), "gram": Shape((d, d), "float64"), **self.cold_shapes(n_items)}
+        if self.item_features is not None:
+            shared[_TRAINED] = Shape((1,), "int64", 1, 1 << 31)
         return Shapes((Form(shared, self.feature_shapes(n_items)),))
 
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
@@ -115,7 +119,7 @@ class IALS(ColdItems):
         shape = (len(catalog), self.embedding_size)
         table = rng.generator().normal(0.0, self.init_sd / np.sqrt(self.embedding_size), shape)
         state = _state(table.astype(np.float32))
-        return State({**state.shared, **self.cold_arrays(np.zeros(len(catalog), dtype=np.bool_))}, public)
+        return State({**state.shared, **self._none_cold(len(catalog))}, public)
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """[Σ vech(u uᵀ), Σ u] and the count of clients that have each item; [Σ vech(u uᵀ), count] of all clients."""
@@ -208,8 +212,7 @@ class IALS(ColdItems):
         table = earlier.shared["items"]
         if COLD in earlier.shared:
             table = np.where(earlier.shared[COLD][:, None], np.float32(0.0), table)
-        none = self.cold_arrays(np.zeros(len(table), dtype=np.bool_))
-        return State({**_state(table).shared, **none}, fresh.server)
+        return State({**_state(table).shared, **self._none_cold(len(table))}, fresh.server)
 
     def score(
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
@@ -238,6 +241,11 @@ class IALS(ColdItems):
         memory = n_items * (24 * self._width + 16 * self.embedding_size) + self.cold_memory(n_items)
         return Cost(memory=memory, per_client=4 * self._width)
 
+    def _none_cold(self, n_items: int) -> dict[str, np.ndarray]:
+        """What says that no item is scored from its features yet."""
+        none = self.cold_arrays(np.zeros(n_items, dtype=np.bool_))
+        return {**none, _TRAINED: np.array([n_items])} if none else {}
+
     @property
     def _width(self) -> int:
         return triangle_size(self.embedding_size) + self.embedding_size
@@ -248,7 +256,8 @@ class IALS(ColdItems):
             clients = clients.where(~shared[COLD][clients.items])
         users = np.empty((len(clients), self.embedding_size))
         base = self.unobserved_weight * shared["gram"]
-        offset = self.unobserved_weight * clients.n_items
+        n_items = int(shared[_TRAINED][0]) if _TRAINED in shared else clients.n_items
+        offset = self.unobserved_weight * n_items
         weights, table = clients.weights, shared["items"]
         solve_users(clients.indptr, clients.items, weights, table, base, offset, self.reg, self.nu, users)
         return users

@@ -22,6 +22,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.features import MOST_COLUMNS, ItemColumns, feature_matrix
 from fedrec.data.interactions import offsets
 from fedrec.data.keys import KeyedSource
+from fedrec.errors import InputError
 from fedrec.kernels.scoring import dot_items, dot_rows, gather_rows
 from fedrec.models.base import (
     Arrays,
@@ -138,6 +139,20 @@ class Content(Recommender):
         scores = np.empty((len(clients), len(table)), dtype=np.float32)
         dot_items(mapped, table, scores)
         return scores
+
+    def extended(self, shared: Arrays, before: np.ndarray, features: np.ndarray, places: np.ndarray) -> Arrays:
+        """The same map, where new items leave the features of the others as they were; see `fedrec.models.more_items`.
+
+        Raises:
+            InputError: if they do not.
+        """
+        if before.shape[1] != features.shape[1] or not np.array_equal(before, features[places]):
+            raise InputError(
+                "the new items change what the features of all others are: they have categories or years that no item "
+                "had, or a column is read as text, numbers or vectors, which compare an item with all items. Train "
+                "again, or take ease with item_features, which makes nothing of single features"
+            )
+        return shared
 
     def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """Cosines of features: what items have in common."""

@@ -165,7 +165,8 @@ class EASE(ColdItems, Decaying):
         weights, diagonal = solve(gram, reg)
         if self.item_features is None:
             return State({"weights": weights})
-        arrays = {"weights": weights, "kept": (reg * diagonal).astype(np.float32), **self.cold_arrays(cold)}
+        kept = np.where(cold, 0.0, reg * diagonal).astype(np.float32)
+        arrays = {"weights": weights, "kept": kept, **self.cold_arrays(cold)}
         return State(self.filled(arrays, state.server["features"]))
 
     def filled(self, arrays: Arrays, features: np.ndarray) -> dict[str, np.ndarray]:

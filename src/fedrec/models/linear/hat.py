@@ -16,7 +16,8 @@ def hat_columns(arrays: Arrays, features: np.ndarray) -> dict[str, np.ndarray]:
     With P = (G + λI)⁻¹, B = −P / diag(P) and H = I − λP, H S = λ B diag(P) S + (1 − λ diag(P)) S.
 
     Args:
-        arrays: `weights` B [items, items] float32, `kept` λ diag(P) [items] float32, which items are cold, and boost.
+        arrays: `weights` B [items, items] float32, `kept` λ diag(P) of warm items [items] float32, which items are
+            cold, and the boost.
         features: F [items, features] float32.
     """
     weights, kept, cold = arrays["weights"].copy(), arrays["kept"], arrays[COLD]
