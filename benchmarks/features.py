@@ -2,12 +2,18 @@
 
     python benchmarks/features.py                               # ml-100k, six draws
     python benchmarks/features.py --data ml-1m-sequences --draws 2
+    python benchmarks/features.py --models ease spectral ials autoencoder --sets 'genres, year, words' --draws 3
+    python benchmarks/features.py --data ml-1m-sequences --vectors titles.npy --sets 'genres, year, vectors' --draws 1
+    python benchmarks/features.py --boosts 1 2 3 4 6 --draws 3  # how many cold items lists of all items hold
     python benchmarks/features.py --epsilon 1 4 --draws 3       # content under differential privacy
-    python benchmarks/features.py --boosts 1 2 3 4 6            # how many cold items lists of all items hold
 
-A tenth of the items is held out whole for test, another tenth for validation. `chance` is 20 of the cold items at
-random; `cosine` is the cosine of the sum of a user's items with each item, without learning; `shuffled` is ease with
-the features of other items.
+Split `cold-items:0.1,0.1`: a tenth of the items is held out whole for test, another tenth for validation, and a tenth
+of each user's other interactions for each. `cold` ranks the cold items among themselves, `all` ranks all items for both
+kinds of held-out items, `others` ranks all items for held-out items that training knows. `chance` is 20 of the cold
+items at random; `cosine` is the cosine of the sum of a user's items with each item, without learning; `shuffled` is the
+model with the features of other items; `alone` is ease without features, which knows no cold items.
+
+`--vectors` takes a NumPy file with one row per item of the catalog, in its order.
 """
 
 from __future__ import annotations
@@ -16,33 +22,59 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 import fedrec as fr
 from fedrec.data.features import feature_matrix
 from fedrec.data.splits import Split
 
-COLUMNS: dict[str, dict[str, Any]] = {
+SETS: dict[str, dict[str, Any]] = {
     "genres": {"genres": "categories"},
     "genres, year": {"genres": "categories", "title": "year"},
     "genres, year, words": {"genres": "categories", "title": ["year", "text"]},
+    "genres, year, vectors": {"genres": "categories", "title": "year", "vectors": "vectors"},
+    "words": {"title": "text"},
+    "vectors": {"vectors": "vectors"},
 }
+USUAL = tuple(SETS)[:3]
 METRICS = "recall@20,ndcg@20"
+MODELS = {
+    "ease": fr.EASE,
+    "spectral": fr.Spectral,
+    "ials": fr.IALS,
+    "autoencoder": fr.Autoencoder,
+    "content": fr.Content,
+}
 
 
-def measured(model: fr.Estimator, split: Split) -> dict[str, float]:
-    """The metrics of a model among cold items and among all."""
+def known_to_training(split: Split) -> Split:
+    """The split without the interactions with items that are held out whole for test: the others remain to be found."""
+    rows = ~split.cold("test")[split.data.items]
+    return replace(split, data=split.data.where(rows), part=split.part[rows])
+
+
+def measured(
+    name: str, split: Split, seed: int, settings: dict[str, Any], privacy: dict[str, Any] | None = None
+) -> dict[str, float]:
+    """The metrics of a model among cold items, among all, and for the others among all."""
+    plan: dict[str, Any] = {"split": split.method, "seed": seed, "evaluation": {"metrics": METRICS.split(",")[::-1]}}
+    if privacy is not None:
+        plan["privacy"] = privacy
     found = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        fitted = model.fit(split.train)
-        for protocol in ("cold", "full"):
-            for name, value, *_ in fr.evaluate(fitted, split, METRICS, protocol=protocol).rows():
-                found[f"{name} {protocol}"] = value
+        fitted = MODELS[name](plan=plan, **settings).fit(split.data)
+        asked = {"cold": (split, "cold"), "all": (split, "full"), "others": (known_to_training(split), "full")}
+        for kind, (part, protocol) in asked.items():
+            for metric, value, *_ in fr.evaluate(fitted, part, METRICS, protocol=protocol).rows():
+                found[f"{metric} {kind}"] = value
+    if "boost" in fitted.shared:
+        found["boost"] = float(fitted.shared["boost"][0])
     return found
 
 
@@ -72,49 +104,55 @@ def shuffled(split: Split) -> Split:
     return replace(split, data=replace(split.data, catalog=mixed))
 
 
-def rows(
-    split: Split, epsilons: Sequence[float], boosts: Sequence[float]
-) -> Iterator[tuple[str, str, dict[str, float]]]:
+def rows(split: Split, seed: int, asked: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, float]]]:
     """What is measured of one draw: features, model, figures."""
-    if boosts:
-        columns = COLUMNS["genres, year, words"]
-        for boost in boosts:
-            yield (
-                "genres, year, words",
-                f"ease, boost {boost:g}",
-                measured(fr.EASE(item_features=columns, boost=boost), split),
-            )
-        return
-    for name, columns in COLUMNS.items():
-        for epsilon in epsilons:
-            plan = {"privacy": {"epsilon": epsilon, "delta": 1 / (10 * split.data.n_users)}}
-            yield (
-                name,
-                f"content, epsilon {epsilon:g}",
-                measured(fr.Content(item_features=columns, plan=plan), split),
-            )
-        if not epsilons:
-            yield name, "cosine", cosine(split, columns)
-            yield name, "content", measured(fr.Content(item_features=columns), split)
-            yield name, "ease", measured(fr.EASE(item_features=columns), split)
-    if not epsilons:
-        yield "genres, year, words", "ease, shuffled", measured(fr.EASE(item_features=columns), shuffled(split))
+    if not (asked.epsilon or asked.boosts):
         yield "none", "chance", {"recall@20 cold": 20 / float(split.cold("test").sum())}
+        yield "none", "alone", measured("ease", split, seed, {})
+    for name in asked.sets:
+        columns = {"item_features": SETS[name]}
+        for epsilon in asked.epsilon:
+            privacy = {"epsilon": epsilon, "delta": 1 / (10 * split.data.n_users)}
+            yield name, f"content, epsilon {epsilon:g}", measured("content", split, seed, columns, privacy)
+        for boost in asked.boosts:
+            yield name, f"ease, boost {boost:g}", measured("ease", split, seed, {**columns, "boost": boost})
+        if not (asked.epsilon or asked.boosts):
+            yield name, "cosine", cosine(split, SETS[name])
+            for model in asked.models:
+                yield name, model, measured(model, split, seed, columns)
+    if not (asked.epsilon or asked.boosts):
+        name, columns = asked.sets[-1], {"item_features": SETS[asked.sets[-1]]}
+        yield name, f"{asked.models[-1]}, shuffled", measured(asked.models[-1], shuffled(split), seed, columns)
+
+
+def loaded(asked: argparse.Namespace) -> fr.Interactions:
+    """The data, with vectors in its catalog if there are some."""
+    data = fr.load_data(asked.data)
+    if asked.vectors is None:
+        return data
+    assert data.catalog.features is not None
+    vectors = pl.Series("vectors", np.load(asked.vectors).astype(np.float64).tolist())
+    return replace(data, catalog=fr.Catalog(data.catalog.items, data.catalog.features.with_columns(vectors)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="ml-100k")
     parser.add_argument("--draws", type=int, default=6)
+    parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=["content", "ease"])
+    parser.add_argument("--sets", nargs="+", choices=tuple(SETS), default=list(USUAL))
+    parser.add_argument("--vectors")
     parser.add_argument("--epsilon", type=float, nargs="*", default=[])
     parser.add_argument("--boosts", type=float, nargs="*", default=[])
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    data, began = fr.load_data(asked.data), time.process_time()
+    if asked.boosts:
+        asked.sets = asked.sets[-1:]
+    data, began = loaded(asked), time.process_time()
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for seed in range(asked.draws):
-        split = fr.cold_items(data, 0.1, seed=seed)
-        for features, model, figures in rows(split, asked.epsilon, asked.boosts):
+        split = fr.cold_items(data, 0.1, seed=seed, others=0.1)
+        for features, model, figures in rows(split, seed, asked):
             found.setdefault((features, model), []).append(figures)
     table = [
         {"features": features, "model": model, **{key: float(np.mean([one[key] for one in each])) for key in each[0]}}
@@ -123,15 +161,14 @@ def main() -> None:
     if asked.json:
         print(json.dumps({"data": asked.data, "draws": asked.draws, "rows": table}))
         return
-    print("| features | model | cold: recall@20 / NDCG@20 | all items: recall@20 / NDCG@20 |\n|---|---|---|---|")
+    print("recall@20 / NDCG@20\n\n| features | model | cold | all | others | boost |\n|---|---|---|---|---|---|")
     for row in table:
         cells = [
-            " / ".join(
-                f"{row[f'{name} {protocol}']:.3f}"[1:] for name in METRICS.split(",") if f"{name} {protocol}" in row
-            )
-            for protocol in ("cold", "full")
+            " / ".join(f"{row[f'{name} {kind}']:.3f}"[1:] for name in METRICS.split(",") if f"{name} {kind}" in row)
+            for kind in ("cold", "all", "others")
         ]
-        print(f"| {row['features']} | {row['model']} | {cells[0]} | {cells[1]} |")
+        boost = f"{row['boost']:.1f}" if "boost" in row else ""
+        print(f"| {row['features']} | {row['model']} | {' | '.join(cells)} | {boost} |")
     print(f"\n{asked.data}, {asked.draws} draws, {time.process_time() - began:.0f} s of processor time")
 
 
