@@ -48,6 +48,7 @@ MODELS = {
     "spectral": fr.Spectral,
     "ials": fr.IALS,
     "autoencoder": fr.Autoencoder,
+    "mf": fr.MF,
     "content": fr.Content,
 }
 
@@ -62,13 +63,13 @@ def measured(
     name: str, split: Split, seed: int, settings: dict[str, Any], privacy: dict[str, Any] | None = None
 ) -> dict[str, float]:
     """The metrics of a model among cold items, among all, and for the others among all."""
-    plan: dict[str, Any] = {"split": split.method, "seed": seed, "evaluation": {"metrics": METRICS.split(",")[::-1]}}
+    plan: dict[str, Any] = {"split": split.method, "evaluation": {"metrics": METRICS.split(",")[::-1]}}
     if privacy is not None:
         plan["privacy"] = privacy
     found = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        fitted = MODELS[name](plan=plan, **settings).fit(split.data)
+        fitted = MODELS[name](seed=seed, plan=plan, **settings).fit(split.data)
         asked = {"cold": (split, "cold"), "all": (split, "full"), "others": (known_to_training(split), "full")}
         for kind, (part, protocol) in asked.items():
             for metric, value, *_ in fr.evaluate(fitted, part, METRICS, protocol=protocol).rows():

@@ -53,8 +53,9 @@ def test_columns_of_cold_items_are_kernel_regressions_of_the_columns_of_the_hat(
         partial(fr.Spectral, rank=64),
         partial(fr.IALS, embedding_size=16, rounds=4),
         partial(fr.Autoencoder, embedding_size=16, rounds=8),
+        partial(fr.MF, embedding_size=16, rounds=40),
     ],
-    ids=["ease", "ease of a rank", "spectral", "ials", "autoencoder"],
+    ids=["ease", "ease of a rank", "spectral", "ials", "autoencoder", "mf"],
 )
 def test_cold_items_are_found_and_all_others_keep_their_scores(kind: Callable[..., fr.EASE]) -> None:
     model = kind(item_features="auto").fit(SPLIT.train, nodes=3)
@@ -93,6 +94,11 @@ def test_training_that_goes_on_does_not_learn_from_predicted_factors() -> None:
     assert np.array_equal(on.shared["items"][~cold], plain_on.shared["items"][~cold])
     assert cold.any()
     assert on.shared["items"][cold].any()
+
+
+def test_fedrecon_refuses_features_and_names_mf() -> None:
+    with pytest.raises(PlanError, match="leave item_features out, or take mf"):
+        fr.FedRecon(item_features="auto")
 
 
 def test_a_larger_boost_brings_more_cold_items_into_lists_of_all() -> None:

@@ -34,14 +34,16 @@ MODELS = {
     "spectral": partial(fr.Spectral, rank=30, item_features=GENRES),
     "ials": partial(fr.IALS, embedding_size=8, rounds=3, item_features=GENRES),
     "autoencoder": partial(fr.Autoencoder, embedding_size=8, rounds=8, item_features=GENRES),
+    "mf": partial(fr.MF, embedding_size=8, rounds=3, item_features=GENRES),
     "content": partial(fr.Content, item_features=GENRES),
 }
 
 
 def scores(agreement: Agreement, shared: Arrays, data: fr.Interactions) -> np.ndarray:
-    """Scores of all users [users, items] from their histories."""
+    """Scores of all users [users, items]: from their histories, or from factors that are the same for all catalogs."""
     clients = Clients.of(data, np.arange(data.n_users, dtype=np.uint64))
-    return agreement.model.score(Given.to_score(shared, agreement.public), clients, None)
+    factors = np.random.default_rng(0).normal(size=(data.n_users, 8)).astype(np.float32)
+    return agreement.model.score(Given.to_score(shared, agreement.public), clients, {"users": factors})
 
 
 @pytest.mark.parametrize("kind", MODELS.values(), ids=MODELS)

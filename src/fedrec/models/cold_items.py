@@ -26,19 +26,24 @@ __all__ = [
     "BOOST",
     "BOOSTS",
     "COLD",
+    "USUAL",
     "USUAL_BOOST",
     "Boost",
     "ColdItems",
+    "boosted_biases",
     "boosted_rows",
+    "filled_rows",
     "predicted",
     "shares",
-    "spread",
+    "usual_row",
 ]
 
 COLD = "cold"
 """Name of the shared array that says which items nobody has."""
 BOOST = "boost"
 """Name of the shared array that says how much the scores of these are multiplied by."""
+USUAL = "usual"
+"""Name of the shared array with the mean row of interactions, in models with biases of items."""
 USUAL_BOOST = 3.0
 BOOSTS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 15.0)
 """Boosts of which validation chooses one."""
@@ -86,6 +91,16 @@ class ColdItems(LaterSettings):
     def cold_shapes(self, n_items: int) -> Named:
         """The shared arrays of a model that say which items are cold, and their boost."""
         return {} if self.item_features is None else {COLD: Shape((n_items,), "bool"), BOOST: Shape((1,), "float64")}
+
+    def row_shapes(self, n_items: int, width: int) -> Named:
+        """As `cold_shapes`, for a model that has a table [items, width] of vectors and biases."""
+        shapes = self.cold_shapes(n_items)
+        return {**shapes, USUAL: Shape((width,), "float64")} if shapes else shapes
+
+    def none_cold(self, n_items: int, width: int) -> dict[str, np.ndarray]:
+        """The arrays of `row_shapes` while no item is scored from its features yet."""
+        none = self.cold_arrays(np.zeros(n_items, dtype=np.bool_))
+        return {**none, USUAL: np.zeros(width)} if none else none
 
     def cold_arrays(self, cold: np.ndarray) -> dict[str, np.ndarray]:
         """These arrays, for items that are cold [items] bool; nothing for a model that reads no features."""
@@ -151,6 +166,37 @@ def boosted_rows(shared: Arrays, name: str, factor: float, axis: int = 0) -> dic
     array = shared[name].copy()
     np.moveaxis(array, axis, 0)[shared[COLD]] *= np.float32(factor)
     return {**shared, name: array, BOOST: shared[BOOST] * factor}
+
+
+def filled_rows(arrays: Arrays, name: str, features: np.ndarray) -> dict[str, np.ndarray]:
+    """Arrays with rows of cold items in a table [items, d + 1] of vectors and biases: the row `usual`, and what
+    features say of how rows differ from their mean; the logarithm of the boost is added to the biases."""
+    table, cold = arrays[name].copy(), arrays[COLD]
+    if not cold.all():
+        middle = table[~cold].mean(axis=0, dtype=np.float64)
+        table[cold] = arrays[USUAL] + predicted(table - middle, features, cold)
+        table[cold, -1] += np.log(arrays[BOOST]).astype(np.float32)
+    return {**arrays, name: table}
+
+
+def boosted_biases(shared: Arrays, name: str, factor: float) -> dict[str, np.ndarray]:
+    """Shared arrays in which the logarithm of the factor is added to the biases of cold items."""
+    table = shared[name].copy()
+    table[shared[COLD], -1] += np.float32(np.log(factor))
+    return {**shared, name: table, BOOST: shared[BOOST] * factor}
+
+
+def usual_row(table: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The mean row of interactions [d + 1] float64.
+
+    Args:
+        table: rows of items [items, d + 1].
+        counts: clients that have each item [items].
+    """
+    if not counts.any():
+        return np.zeros(table.shape[1])
+    row: np.ndarray = np.average(table.astype(np.float64), axis=0, weights=counts)
+    return row
 
 
 def predicted(table: np.ndarray, features: np.ndarray, cold: np.ndarray) -> np.ndarray:

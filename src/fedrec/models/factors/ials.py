@@ -112,7 +112,8 @@ class IALS(ColdItems):
         shared = {"items": Shape((n_items, d)), "gram": Shape((d, d), "float64"), **self.cold_shapes(n_items)}
         if self.item_features is not None:
             shared[_TRAINED] = Shape((1,), "int64", 1, 1 << 31)
-        return Shapes((Form(shared, self.feature_shapes(n_items)),))
+        known = self.feature_shapes(n_items)
+        return Shapes((Form(shared, known), Form(shared)) if known else (Form(shared),))
 
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """Random item factors."""

@@ -13,14 +13,17 @@ from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
+from fedrec.data.features import ItemColumns
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.keyed import normal_rows
-from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, Recommender, State, cosines
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, cosines
+from fedrec.models.cold_items import USUAL, Boost, ColdItems, boosted_biases, filled_rows, usual_row
 from fedrec.models.factors.adaptive_clip import BIT_SHARE, adapted
 from fedrec.models.factors.local_training import LocalOptimiser, LocalTraining, Loss, draw
 from fedrec.models.factors.scaffold import control_rows, first_controls, stored_rows, used_controls
 from fedrec.models.factors.scoring import factor_scores
+from fedrec.models.linear.counts import count_spec, counted
 from fedrec.models.server_optimisers import ServerOptimiser, ServerRule
 from fedrec.models.shapes import Form, Own, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
@@ -29,11 +32,13 @@ __all__ = ["MF", "PrivateMF"]
 
 _SCALE_BITS = 20
 _CONTROL_BITS = 30
+_COUNTS = "counts"
+"""Name of the server array that says how many clients took part that have each item."""
 _FOLD_IN_EPOCHS = 10
 _FITTED_FLOATS = 1 << 24
 
 
-class MF(Recommender):
+class MF(ColdItems):
     """score = ⟨user factor, item factor⟩ + item bias. User factors are private; the item table is shared.
 
     In a round each client of the cohort trains on its own interactions and freshly drawn negatives from outside its
@@ -76,6 +81,11 @@ class MF(Recommender):
         expected_clients: the divisor of `fixed`.
         bound: largest change of one coordinate by one client; beyond it saturates.
         init_sd: standard deviation of initial factors.
+        item_features: columns of the catalog, and how each is read, as for `ease`. With them, clients count their items
+            too, and the last round gives items that nobody has the rows that features predict from those of others, see
+            `fedrec.models.cold_items`.
+        boost: how often items that nobody has are taken, beside what their scores say: the logarithm is added to these.
+            `auto` as for `ease`.
 
     Raises:
         PlanError: for a mix of settings that has no meaning.
@@ -107,6 +117,8 @@ class MF(Recommender):
     expected_clients: PositiveInt | None = None
     bound: PositiveFloat = Field(default=1.0, le=1024.0)
     init_sd: PositiveFloat = 0.03
+    item_features: ItemColumns | None = None
+    boost: Boost = "auto"
 
     name: ClassVar[str] = "mf"
     traits: ClassVar[Traits] = Traits(
@@ -118,6 +130,7 @@ class MF(Recommender):
         iterative=True,
         moves_by_rows=True,
     )
+    unsaid: ClassVar[frozenset[str]] = frozenset({"item_features", "boost"})
 
     @model_validator(mode="after")
     def _check(self) -> MF:
@@ -133,24 +146,29 @@ class MF(Recommender):
     def shapes(self, n_items: int) -> Shapes:
         """Item factors; moments and control variates where there are any. User factors at the nodes."""
         table = Shape((n_items, self.embedding_size + 1))
-        shared, server = {"items": table}, self._server.forms((n_items, self.embedding_size + 1))
+        shared = {"items": table, **self.row_shapes(n_items, self.embedding_size + 1)}
+        server = self._server.forms((n_items, self.embedding_size + 1))
         if self.scaffold:
             shared["control"] = table
             server |= {"control_sum": Shape(table.axes, "float64"), "control_clients": Shape((1,), "float64")}
         rows: dict[str, Shape | Own] = {"users": Shape((self.embedding_size,), finite=False)}
         if self.scaffold:
             rows |= control_rows(self.control_rows, self.embedding_size + 1, n_items)
-        return Shapes((Form(shared, server),), rows)
+        if not (known := self.feature_shapes(n_items)):
+            return Shapes((Form(shared, server),), rows)
+        known = {**known, _COUNTS: Shape((n_items,), "float64")}
+        return Shapes((Form(shared, {**server, **known}), Form(shared, server)), rows)
 
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """Random item factors, biases of zero; moments and control variates of zero."""
         table = rng.generator().normal(0.0, self.init_sd, (len(catalog), self.embedding_size + 1)).astype(np.float32)
         table[:, -1] = 0.0
-        server = self._server.start(table)
+        shared = {"items": table, **self.none_cold(*table.shape)}
+        server = {**self._server.start(table), **self._known(public, len(table))}
         if not self.scaffold:
-            return State({"items": table}, server)
+            return State(shared, server)
         sums = {"control_sum": np.zeros(table.shape), "control_clients": np.zeros(1)}
-        return State({"items": table, "control": np.zeros_like(table)}, server | sums)
+        return State({**shared, "control": np.zeros_like(table)}, server | sums)
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Changes of item rows, and what they are divided by."""
@@ -170,6 +188,8 @@ class MF(Recommender):
             arrays.append(ArraySpec("controls", "rows", shape, bound=self.bound, scale_bits=_CONTROL_BITS))
             arrays.append(ArraySpec("steps", "dense", (1,), bound=longest, role="count"))
             arrays.append(ArraySpec("newcomers", "dense", (1,), bound=1, role="count"))
+        if self.item_features is not None:
+            arrays.append(count_spec(shape[0]))
         return SumSpec(tuple(arrays))
 
     def join(self, given: Given, clients: Clients) -> Private | None:
@@ -191,14 +211,16 @@ class MF(Recommender):
         if not self.scaffold:
             drawn = draw(clients, seeds, self.epochs, self.negatives)
             changes, _ = self._local.run(drawn, given.shared["items"], users)
-            return Contributions(self._weighed(drawn.indptr, drawn.rows, changes)), {"users": users}
+            sent = self._weighed(drawn.indptr, drawn.rows, changes) | self._counted(clients)
+            return Contributions(sent), {"users": users}
         stored = stored_rows(private)
         drawn = draw(clients, seeds, self.epochs, self.negatives, stored)
         controls = used_controls(given.shared, private, drawn, stored[0])
         changes, steps = self._local.run(drawn, given.shared["items"], users, drift=controls.drift)
         renewed, difference = controls.renewed(drawn, clients, private, changes, steps, self.learning_rate)
-        sent = controls.sent(changes, np.repeat(steps, np.diff(drawn.indptr)), self.learning_rate)
-        arrays = self._weighed(drawn.indptr, drawn.rows, sent) | {
+        moved = controls.sent(changes, np.repeat(steps, np.diff(drawn.indptr)), self.learning_rate)
+        arrays = self._weighed(drawn.indptr, drawn.rows, moved) | self._counted(clients)
+        arrays |= {
             "controls": RowUpdates(drawn.indptr, drawn.rows, difference, ones),
             "steps": Dense(steps.astype(np.float32)[:, None], ones),
             "newcomers": Dense(1 - private["took_part"], ones),
@@ -209,7 +231,10 @@ class MF(Recommender):
         """One step of the server's optimiser along the average change."""
         change = self._average(total)
         moments = {name: array for name, array in state.server.items() if name.endswith("_moment")}
-        shared, server = {}, {}
+        shared = {name: state.shared[name] for name in self.none_cold(1, 1)}
+        server = {name: array for name, array in state.server.items() if name in (_COUNTS, "features")}
+        if server:
+            server[_COUNTS] = server[_COUNTS] + total.value(_COUNTS)[:, 0]
         if self.scaffold and total.clients:
             mean_steps = float(total.value("steps")[0]) / float(total.value("weight")[0])
             change -= self.learning_rate * mean_steps * state.shared["control"].astype(np.float64)
@@ -217,9 +242,32 @@ class MF(Recommender):
             server["control_clients"] = state.server["control_clients"] + total.value("newcomers")
             shared["control"] = (server["control_sum"] / server["control_clients"]).astype(np.float32)
         elif self.scaffold:
-            return state
+            return self._ended(state, round)
         shared["items"], moved = self._server.step(state.shared["items"], change, moments)
-        return State(shared, server | moved)
+        return self._ended(State(shared, server | moved), round)
+
+    def _ended(self, state: State, round: int) -> State:
+        """The state; after the last round, with rows of items that nobody has."""
+        if self.item_features is None or round < self.rounds - 1:
+            return state
+        server = dict(state.server)
+        counts, features = server.pop(_COUNTS), server.pop("features")
+        cold = {**self.cold_arrays(counts <= 0), USUAL: usual_row(state.shared["items"], counts)}
+        return State(self.filled({**state.shared, **cold}, features), server)
+
+    def filled(self, arrays: Arrays, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows of cold items."""
+        return filled_rows(arrays, "items", features)
+
+    def boosted(self, shared: Arrays, factor: float) -> dict[str, np.ndarray]:
+        """Biases of cold items, with the logarithm of the factor added."""
+        return boosted_biases(shared, "items", factor)
+
+    def carry(self, fresh: State, earlier: State) -> State:
+        """The table of the other training; items are counted anew."""
+        known = {name: fresh.server[name] for name in self._known(fresh.server, 0)}
+        shared = {**earlier.shared, **self.none_cold(*earlier.shared["items"].shape)}
+        return State(shared, {**earlier.server, **known})
 
     def privately(self, terms: PrivateTerms) -> PrivateRecommender:
         """DP-FedAvg with adaptive clipping, see `PrivateMF`.
@@ -231,6 +279,7 @@ class MF(Recommender):
             raise PlanError(f"model {self.name}: scaffold sums control variates that no clip bounds; leave it out")
         if self.denominator == "per_row" or ("denominator" in self.model_fields_set and self.denominator == "count"):
             raise PlanError(f"model {self.name}: under privacy the divisor is fixed; leave denominator out")
+        self.check_not_private()
         return PrivateMF.of(self, terms, expected_clients=self.expected_clients or terms.clients)
 
     def fold_in(self, given: Given, clients: Clients) -> Private | None:
@@ -254,7 +303,7 @@ class MF(Recommender):
         width = self.embedding_size + 1
         copies = 40 + 24 * (self.server_optimiser != "sgd") + 40 * self.scaffold
         return Cost(
-            memory=n_items * width * copies,
+            memory=n_items * width * copies + self.cold_memory(n_items),
             per_interaction=(1 + self.epochs * self.negatives) * width * (6 if self.scaffold else 1),
             per_client=self.embedding_size + 3 * self.scaffold * self.control_rows * width,
         )
@@ -280,6 +329,16 @@ class MF(Recommender):
             self.server_decay,
             self.server_floor,
         )
+
+    def _known(self, public: Arrays, n_items: int) -> dict[str, np.ndarray]:
+        """What the coordinator knows of items: features, and how many clients have each; nothing without features."""
+        if self.item_features is None:
+            return {}
+        return {"features": public["features"], _COUNTS: np.zeros(n_items)}
+
+    def _counted(self, clients: Clients) -> dict[str, Contribution]:
+        """One for every item of a client, where features say something of items that nobody has."""
+        return {} if self.item_features is None else {_COUNTS: counted(clients)}
 
     def _weighed(self, indptr: np.ndarray, rows: np.ndarray, changes: np.ndarray) -> dict[str, Contribution]:
         """The changes of touched rows, and what they are divided by."""

@@ -25,7 +25,7 @@ from fedrec.errors import PlanError
 from fedrec.kernels.autoencoder import softmax_errors, toss_coins
 from fedrec.kernels.scoring import dot_items, gather_rows
 from fedrec.models.base import Arrays, Given, Private, State, cosines
-from fedrec.models.cold_items import BOOST, COLD, Boost, ColdItems, predicted
+from fedrec.models.cold_items import USUAL, Boost, ColdItems, boosted_biases, filled_rows, usual_row
 from fedrec.models.linear.counts import count_spec, counted, degree_weights
 from fedrec.models.linear.sketch import (
     Sketched,
@@ -136,15 +136,16 @@ class Autoencoder(ColdItems):
         moments at the server."""
         d = self._width(n_items)
         axes = {"encoder": (n_items, d), "decoder": (n_items, d + 1)}
-        tables = {**{name: Shape(both) for name, both in axes.items()}, **self.cold_shapes(n_items)}
-        if self.item_features is not None:
-            tables["usual"] = Shape((d + 1,), "float64")
+        tables = {**{name: Shape(both) for name, both in axes.items()}, **self.row_shapes(n_items, d + 1)}
         server = {"counts": Shape((n_items,), "float64"), "draws": Shape((1,), "int64", 0, _DRAWS)}
-        server |= self.feature_shapes(n_items)
         for table, both in axes.items():
             server |= {f"{table}_{name}": form for name, form in self._adam(0).forms(both).items()}
         stage, population = Shape((1,), "int64", _COUNTS, _GOES_ON + 1), Shape((1,), "float64")
-        return Shapes((Form({**tables, "stage": stage}, server), Form({**tables, "population": population}, server)))
+        begun, trained = {**tables, "stage": stage}, {**tables, "population": population}
+        if not (known := self.feature_shapes(n_items)):
+            return Shapes((Form(begun, server), Form(trained, server)))
+        before = {**server, **known}
+        return Shapes((Form(begun, before), Form(trained, before), Form(trained, server)))
 
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
         """Tables at random or, where sketches are to come, of zeros; a number that the first sketch is drawn with."""
@@ -155,12 +156,12 @@ class Autoencoder(ColdItems):
         stage = np.array([_COUNTS if self.start_from == "spectral" else _GOES_ON])
         draws = rng.child("draws").generator().integers(_DRAWS, size=1)
         server = {"counts": np.zeros(n_items), "draws": draws, **public} | self._moments(encoder, decoder)
-        return State({"encoder": encoder, "decoder": decoder, "stage": stage, **self._none_cold(n_items)}, server)
+        return State({"encoder": encoder, "decoder": decoder, "stage": stage, **self.none_cold(n_items, d + 1)}, server)
 
     def carry(self, fresh: State, earlier: State) -> State:
         """The tables and moments of the other training, with zeros or noise for new items; items are counted anew."""
         server = {**earlier.server, **({"features": fresh.server["features"]} if self.item_features else {})}
-        none = self._none_cold(len(earlier.shared["encoder"]))
+        none = self.none_cold(*earlier.shared["decoder"].shape)
         return State({**earlier.shared, "stage": np.array([_GOES_ON]), **none}, server)
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
@@ -228,28 +229,18 @@ class Autoencoder(ColdItems):
         """The state; after the last round, with rows of W and b of items that nobody has."""
         if self.item_features is None or round < self.rounds - 1 or "stage" in state.shared:
             return state
-        decoder, counts = state.shared["decoder"].astype(np.float64), state.server["counts"]
-        arrays = {**state.shared, **self.cold_arrays(counts <= 0)}
-        if counts.any():
-            arrays["usual"] = np.average(decoder, axis=0, weights=counts)
-        return State(self.filled(arrays, state.server["features"]), state.server)
+        decoder, counts = state.shared["decoder"], state.server["counts"]
+        arrays = {**state.shared, **self.cold_arrays(counts <= 0), USUAL: usual_row(decoder, counts)}
+        server = {name: array for name, array in state.server.items() if name != "features"}
+        return State(self.filled(arrays, state.server["features"]), server)
 
     def filled(self, arrays: Arrays, features: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows of W and b of cold items: the mean row of interactions, and what features say of how the rows of items
-        differ from their mean."""
-        decoder, cold = arrays["decoder"].copy(), arrays[COLD]
-        if cold.all():
-            return dict(arrays)
-        middle = decoder[~cold].mean(axis=0, dtype=np.float64)
-        decoder[cold] = arrays["usual"] + predicted(decoder - middle, features, cold)
-        decoder[cold, -1] += np.log(arrays[BOOST]).astype(np.float32)
-        return {**arrays, "decoder": decoder}
+        """Rows of W and b of cold items."""
+        return filled_rows(arrays, "decoder", features)
 
     def boosted(self, shared: Arrays, factor: float) -> dict[str, np.ndarray]:
         """Biases of cold items, with the logarithm of the factor added."""
-        decoder = shared["decoder"].copy()
-        decoder[shared[COLD], -1] += np.float32(np.log(factor))
-        return {**shared, "decoder": decoder, BOOST: shared[BOOST] * factor}
+        return boosted_biases(shared, "decoder", factor)
 
     def score(
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
@@ -274,11 +265,6 @@ class Autoencoder(ColdItems):
             per_interaction=2,
             per_client=min(n_items, self.most_candidates) + 6 * d,
         )
-
-    def _none_cold(self, n_items: int) -> dict[str, np.ndarray]:
-        """What says that no item is scored from its features yet."""
-        none = self.cold_arrays(np.zeros(n_items, dtype=np.bool_))
-        return {**none, "usual": np.zeros(self._width(n_items) + 1)} if none else {}
 
     def _width(self, n_items: int) -> int:
         """d."""
@@ -353,7 +339,7 @@ class Autoencoder(ColdItems):
     def _started(self, state: State, total: Sum) -> State:
         """The state after item counts, or after a pass of the spectral start."""
         stage, server = int(state.shared["stage"][0]), dict(state.server)
-        tables, none = {name: state.shared[name] for name in TABLES}, self._none_cold(len(server["counts"]))
+        tables, none = {name: state.shared[name] for name in TABLES}, self.none_cold(*state.shared["decoder"].shape)
         if stage == _GOES_ON:
             shared = {**tables, **none, "population": np.array([max(float(total.clients), 1.0)])}
             return State(shared, {**server, "counts": total.value("counts")[:, 0]})
@@ -378,7 +364,7 @@ class Autoencoder(ColdItems):
         encoder, decoder = start_tables(spectrum, self._width(n_items), population, length, self.alpha)
         biases = np.zeros((n_items, 1), dtype=np.float32)
         shared = {"encoder": encoder, "decoder": np.hstack([decoder, biases]), "population": np.array([population])}
-        return State({**shared, **self._none_cold(n_items)}, server)
+        return State({**shared, **self.none_cold(*shared["decoder"].shape)}, server)
 
 
 class _Gradients(NamedTuple):
