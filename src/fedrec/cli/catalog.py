@@ -45,8 +45,8 @@ def add(
     """Let a finished run recommend items that came into the catalog later, without training: what the catalog says of
     them decides who gets them.
 
-    For models that learn from the catalog: content, and ease, spectral, ials and autoencoder with item_features. The
-    run is not changed: --out becomes a run of its own, with the same users, whose other scores are as they were.
+    For models that learn from the catalog: content, and autoencoder, ease, ials, mf and spectral with item_features.
+    The run is not changed: --out becomes a run of its own, with the same users, whose other scores are as they were.
     """
     from fedrec.data.reading.catalogs import read_catalog
     from fedrec.runs.new_items import add_items

@@ -12,7 +12,7 @@ from fedrec.models.outline import reads_item_features
 
 __all__ = ["MORE_ITEMS", "TakesItems", "with_more_items"]
 
-MORE_ITEMS = "content, or ease, spectral, ials and autoencoder with item_features"
+MORE_ITEMS = "content, or autoencoder, ease, ials, mf and spectral with item_features"
 """Models that take new items without training."""
 
 

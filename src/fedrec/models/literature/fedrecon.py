@@ -49,8 +49,8 @@ class FedRecon(MF):
             raise PlanError("model fedrecon: scaffold keeps a control variate at each client, fedrecon keeps nothing")
         if self.item_features is not None:
             raise PlanError(
-                "model fedrecon: item_features give factors to items that nobody has, and factors that are rebuilt among "
-                "negatives would depend on these; leave item_features out, or take mf"
+                "model fedrecon: item_features give factors to items that nobody has, and users' factors, which are "
+                "rebuilt among negatives, would depend on these; leave item_features out, or take mf"
             )
         return self
 
