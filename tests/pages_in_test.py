@@ -155,6 +155,7 @@ def other_files(folder: Path, page: str) -> None:
     genre, number = pl.when(pl.col("item_id") % 3 == 0).then(pl.lit("Drama|War")).otherwise(pl.lit("Crime")), "item_id"
     described = items.with_columns(title=pl.format("Film {} (1995)", number), genres=genre, price=pl.col(number) % 7)
     described.write_csv(folder / "items.csv")
+    described.tail(3).with_columns(item_id=pl.col("item_id") + 900).write_csv(folder / "new.csv")
     day = pl.from_epoch(pl.col("timestamp").cast(pl.Int64)).dt.strftime("%d/%m/%Y %H:%M")
     table.with_columns(timestamp=day).write_csv(folder / "days.csv")
     half = pl.col("timestamp") < table["timestamp"].median()
