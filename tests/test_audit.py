@@ -223,7 +223,7 @@ def test_epsilon_between_normals():
 # --- membership -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["popularity", "ease"])
+@pytest.mark.parametrize("name", ["popularity", "ease", "content"])
 def test_membership_stays_below_the_bound(name):
     found = membership(plan({"name": name}, 1.0), SeededChance(1))
     assert found.limit == pytest.approx(math.e * 0.01, abs=1e-4)

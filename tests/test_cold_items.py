@@ -16,7 +16,12 @@ import pytest
 import fedrec as fr
 from conftest import Said
 from fedrec.errors import PlanError
+from fedrec.evaluation.protocols import parse_protocol
+from fedrec.federation.agreed import check_call
+from fedrec.federation.agreement import Agreement
+from fedrec.federation.calls import EvaluationCall
 from fedrec.federation.plan import Plan
+from fedrec.federation.trials import trials_of
 from fedrec.models.cold_items import BOOSTS
 from fedrec.models.outline import is_additive
 from fedrec.models.registry import build_model
@@ -129,6 +134,43 @@ def test_validation_chooses_the_boost_where_it_asks_for_both_kinds_of_items(
     assert json.loads(fedrec("train", *settings, *split, *secure).out)["boost"] == chosen
     usual = fedrec("train", *settings, "--split", "cold-items:0.15", "--out", str(tmp_path / "usual"), "--json")
     assert "boost" not in json.loads(usual.out)
+
+
+def test_a_careful_boost_costs_known_items_a_twentieth_of_their_figure_at_most(
+    fedrec: Callable[..., Said], tmp_path: Path
+) -> None:
+    settings = ("--data", SOURCE, "--model", "ease", "--set", "item_features=auto", "--split", "cold-items:0.15,0.1")
+    train = ("train", *settings, "--metrics", "ndcg@10")
+    found = {}
+    for boost in ("careful", "1", "1.1", "3"):
+        run = tmp_path / boost
+        said = json.loads(fedrec(*train, "--set", f"boost={boost}", "--out", str(run), "--json").out)
+        known = fedrec("evaluate", str(run), "--protocol", "known", "--part", "valid", "--metrics", "ndcg@10", "--json")
+        found[boost] = json.loads(known.out)["metrics"]["ndcg@10"]
+        if boost == "careful":
+            chosen = said["boost"]
+    assert 0.95 * found["1"] - 0.01 <= found["careful"] <= found["1"]  # 0.01: what chance finds
+    lost = {tried["boost"]: -tried["known"] for tried in chosen["tried"]}
+    assert lost[1.1] == pytest.approx(found["1"] - found["1.1"], abs=1e-6)
+    assert lost[3.0] == pytest.approx(found["1"] - found["3"], abs=1e-6)
+    allowed = [boost for boost, cost in lost.items() if cost <= 0.05 * chosen["known"]]
+    assert chosen["boost"] in (1.0, *allowed)
+    assert lost[3.0] > 0.05 * chosen["known"]
+
+
+def test_trials_by_known_items_are_answered_for_a_careful_boost_only() -> None:
+    split, data = "cold-items:0.15,0.1", replace(DATA)
+    for boost, protocol in (("auto", "known"), ("careful", "full")):
+        plan = {"data": {"source": "memory"}, "split": split}
+        plan |= {"model": {"name": "ease", "item_features": "auto", "boost": boost}}
+        agreement = Agreement.of(Plan.make(plan).resolve(data, "0" * 64), data.catalog)
+        shared = {"weights": np.zeros((1, 1), np.float32), "other.weights": np.zeros((1, 1), np.float32)}
+        trial = 1 if boost == "auto" else trials_of(agreement.plan)
+        call = EvaluationCall(
+            -1, shared, "valid", parse_protocol(protocol), agreement.metrics, agreement.n_max, trial=trial
+        )
+        with pytest.raises(PlanError, match=f"metrics are asked for by {protocol}; agreed was"):
+            check_call(agreement, call, None)
 
 
 def test_items_that_the_other_part_holds_out_are_no_candidates() -> None:

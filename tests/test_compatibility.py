@@ -70,7 +70,7 @@ EXAMPLES: list[tuple[str, Mapping[str, Any]]] = [
         "privacy: participations: 9 limits no client, as there are only 4 rounds",
         {"privacy": {**PRIVATE, "participations": 9}, "model": MF},
     ),
-    ("evaluation.protocol: cold ranks items that nobody has in training", {"evaluation": {"protocol": "cold"}}),
+    ("evaluation.protocol: cold tells items apart that nobody has in training", {"evaluation": {"protocol": "cold"}}),
     ("transfer cannot be combined with warm_start: ", {"transfer": "other", "warm_start": "earlier"}),
     ("transfer cannot be combined with privacy: ", {"transfer": "other", "privacy": PRIVATE}),
     ("transfer: mf with these settings is not drawn towards a source", {"transfer": "other", "model": MF}),

@@ -65,10 +65,10 @@ def test_cold_items_are_ranked_among_themselves_and_only_where_there_are_some() 
     cold = int(split.cold("test").sum())
     assert fr.evaluate(model, split, "recall@5", protocol="cold")["value"][0] == pytest.approx(5 / cold)
     assert fr.evaluate(model, split, "recall@5")["value"][0] < 1 / cold
-    with pytest.raises(InputError, match="protocol cold ranks items that nobody has in training"):
+    with pytest.raises(InputError, match="protocols cold and known tell items apart that nobody has in training"):
         fr.evaluate(model, fr.given(replace(DATA, part=split.part)), protocol="cold")
     plan = {"data": {"source": "memory"}, "model": {"name": "content"}, "evaluation": {"protocol": "cold"}}
-    with pytest.raises(PlanError, match=r"evaluation\.protocol: cold ranks items .* set split: cold-items:0\.1"):
+    with pytest.raises(PlanError, match=r"evaluation\.protocol: cold tells items apart .* set split: cold-items:0\.1"):
         Plan.make(plan)
     assert Plan.make(plan | {"split": "cold-items:0.1"}).evaluation.protocol == "cold"
 

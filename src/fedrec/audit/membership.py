@@ -45,13 +45,16 @@ def membership(plan: Plan, chance: Chance = SYSTEM, seed: int = 0) -> Finding:
             update={"users": None, "delta": min(terms.delta, 0.1 / _USERS), "noise_multiplier": None}
         )
     changes = {"data": {"source": "memory"}, "split": "none", "catalog": None, "features": None, "n_max": None}
+    if plan.model.get("item_features") is not None:
+        changes["model"] = {**plan.model, "item_features": "auto"}  # what synthetic items have
     made = Plan.make({**plan.model_dump(), **changes, "privacy": None if terms is None else terms.model_dump()})
     observed = observe(made, everyone.take_users(members), "0" * 64, chance)
     clients = Clients.of(everyone, np.arange(_USERS, dtype=np.uint64))
+    public = made.build_model().public(everyone.catalog)
     scores = np.zeros(_USERS)
     for seen in observed.rounds:
         for name, deviation in (seen.released.noise or dict.fromkeys(seen.released.arrays, 1.0)).items():
-            scores += _inner(seen.released.value(name), name, clients, seen.call.shared) / deviation**2
+            scores += _inner(seen.released.value(name), name, clients, public) / deviation**2
     inside = np.zeros(_USERS, dtype=np.bool_)
     inside[members] = True
     threshold = np.quantile(scores[~inside], 1 - _FALSE_POSITIVES)
@@ -80,7 +83,7 @@ def membership(plan: Plan, chance: Chance = SYSTEM, seed: int = 0) -> Finding:
     )
 
 
-def _inner(value: np.ndarray, name: str, clients: Clients, shared: Arrays) -> np.ndarray:
+def _inner(value: np.ndarray, name: str, clients: Clients, public: Arrays) -> np.ndarray:
     """⟨what each client adds, what was released⟩, each of unit length, centred on items' means."""
     owners = np.repeat(np.arange(len(clients)), clients.lengths)
     lengths = np.maximum(clients.lengths, 1)
@@ -90,6 +93,14 @@ def _inner(value: np.ndarray, name: str, clients: Clients, shared: Arrays) -> np
         rows = np.zeros((len(clients), clients.n_items), dtype=np.float32)
         rows[owners, clients.items] = 1.0
         return np.einsum("ui,ui->u", rows @ matrix.astype(np.float32), rows) / lengths
+    if name == "profiles":
+        features = public["features"].astype(np.float64)
+        profiles = np.zeros((len(clients), features.shape[1]))
+        np.add.at(profiles, owners, features[clients.items])
+        profiles /= np.maximum(np.linalg.norm(profiles, axis=1, keepdims=True), 1e-12)
+        matrix = unpack_triangle(value, features.shape[1])
+        matrix -= np.trace(matrix) * (profiles.T @ profiles) / len(profiles)
+        return np.einsum("uf,fg,ug->u", profiles, matrix, profiles, optimize=True)
     if value.ndim == 2 and len(value) == clients.n_items:
         per_item = value.sum(axis=1) if value.shape[1] == 1 else np.linalg.norm(value, axis=1)
         per_item = per_item - per_item.mean()

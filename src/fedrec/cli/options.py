@@ -62,8 +62,8 @@ Protocol = Annotated[
     str | None,
     typer.Option(
         "--protocol",
-        help="How to rank held-out items: full (against the whole catalog), sampled:99, or cold (among "
-        "the items that split cold-items holds out).",
+        help="How to rank held-out items: full (against the whole catalog), sampled:99, cold (among the items that "
+        "split cold-items holds out), or known (the others, against the whole catalog).",
     ),
 ]
 Metrics = Annotated[str | None, typer.Option("--metrics", help="Metrics, such as ndcg@10,recall@20.")]

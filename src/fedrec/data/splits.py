@@ -102,8 +102,8 @@ class Split:
         """
         if self.drawn is None:
             raise InputError(
-                f"protocol cold ranks items that nobody has in training, and split {self.method} holds out none; take "
-                "split cold-items:0.1"
+                f"protocols cold and known tell items apart that nobody has in training, and split {self.method} holds "
+                "out none; take split cold-items:0.1"
             )
         return self.drawn == PARTS.index(part)
 

@@ -8,7 +8,7 @@ from fedrec.errors import PlanError
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.item_floor import floor_spec
-from fedrec.federation.trials import divided, trials_of
+from fedrec.federation.trials import divided, protocol_of, trials_of
 
 __all__ = ["check_call", "check_committed"]
 
@@ -81,8 +81,9 @@ def _check_evaluation(agreement: Agreement, call: EvaluationCall) -> None:
     if call.metrics != agreement.metrics:
         asked, agreed = (", ".join(map(str, metrics)) for metrics in (call.metrics, agreement.metrics))
         raise PlanError(f"metrics {asked} are asked for; agreed were {agreed}")
-    if call.protocol != agreement.protocol:
-        raise PlanError(f"metrics are asked for by {call.protocol}; agreed was {agreement.protocol}")
+    protocol = protocol_of(agreement.plan, call.trial, agreement.protocol) if call.trial else agreement.protocol
+    if call.protocol != protocol:
+        raise PlanError(f"metrics are asked for by {call.protocol}; agreed was {protocol}")
     if call.trial:
         _check_trial(agreement, call)
     check_committed(agreement, call.after, call.committed)

@@ -339,10 +339,10 @@ TABLE: tuple[Rule, ...] = (
         "evaluation.protocol",
         "",
         lambda case: (
-            f"cold ranks items that nobody has in training, and split {case.split} holds out none; set split: "
-            "cold-items:0.1, or protocol: full"
+            f"{case.evaluation.protocol} tells items apart that nobody has in training, and split {case.split} holds "
+            "out none; set split: cold-items:0.1, or protocol: full"
         ),
-        lambda case: case.evaluation.protocol == "cold" and not case.split.startswith("cold-items"),
+        lambda case: case.evaluation.protocol in ("cold", "known") and not case.split.startswith("cold-items"),
     ),
     Rule(
         "evaluation",

@@ -26,7 +26,7 @@ from fedrec.federation.measuring import summaries
 from fedrec.federation.own_rounds import OwnRounds
 from fedrec.federation.run import Run
 from fedrec.federation.transfer import STRENGTH, Taken
-from fedrec.federation.trials import boosts_of, both, chosen_of, deciding, strengths_of
+from fedrec.federation.trials import boosts_of, both, chosen_of, deciding, is_careful, protocol_of, strengths_of
 from fedrec.federation.warm_start import Earlier, kept_sums
 from fedrec.models.base import State
 from fedrec.models.cold_items import ColdItems
@@ -188,7 +188,7 @@ class Coordinator:
                 round - 1,
                 "valid",
                 self.agreement.metrics,
-                self.agreement.protocol,
+                protocol_of(self.plan, trial, self.agreement.protocol),
                 trial,
             )
             metric = deciding(self.agreement.metrics)
@@ -199,7 +199,7 @@ class Coordinator:
             boosts = boosts_of(self.plan) if round == self.model.rounds - 1 else ()
             if not boosts or not isinstance(self.model, ColdItems):
                 return step(state), {}
-            boosted = boosted_best(self.model, boosts, step(state), gain)
+            boosted = boosted_best(self.model, boosts, step(state), gain, is_careful(self.plan))
             return boosted.state, {"boost": boosted.said}
         if transfer.how == "ridge":
             strength = transfer.strength or STRENGTH

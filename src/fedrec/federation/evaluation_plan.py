@@ -18,7 +18,8 @@ class EvaluationPlan(BaseModel):
 
     Args:
         protocol: how a held-out item is ranked: `full` among the whole catalog, `sampled:99` among 99 items that the
-            user never had, `cold` among the items that split `cold-items` holds out for all users.
+            user never had, `cold` among the items that split `cold-items` holds out for all users, `known` the others
+            among the whole catalog.
         metrics: such as `ndcg@10`; the first one decides `patience` and `keep`. `rmse` and `mae` by default for a model
             that reads ratings.
         every: number of rounds between validations; 0 validates only at the end.

@@ -13,17 +13,30 @@ from typing import Any
 
 from fedrec.data.splits import SplitMethod
 from fedrec.evaluation.metrics import Metric, MetricSummary
+from fedrec.evaluation.protocols import Protocol
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, State
 from fedrec.models.cold_items import ColdItems
 
-__all__ = ["Choice", "boosts_of", "both", "chosen_of", "deciding", "divided", "strengths_of", "trials_of"]
+__all__ = [
+    "Choice",
+    "boosts_of",
+    "both",
+    "chosen_of",
+    "deciding",
+    "divided",
+    "is_careful",
+    "protocol_of",
+    "strengths_of",
+    "trials_of",
+]
 
 _OTHER = "other."
 """Begins the names of the arrays of the model that is compared with."""
 _SURE, _OF_SOURCE = 2.0, 1.0
 """Standard errors that a gain must exceed: over the model alone, and then over one that is drawn towards 0, which says
 whether it is the source that helps or the stronger regularisation."""
+KNOWN = Protocol(known=True)
 _STRENGTHS = (20.0, 100.0, 500.0)
 
 
@@ -63,9 +76,22 @@ def boosts_of(plan: Plan) -> tuple[float, ...]:
 
 
 def trials_of(plan: Plan) -> int:
-    """Most trials of a plan: one for each strength, and one for the best of them; or one for each boost."""
-    strengths = strengths_of(plan)
-    return len(strengths) + 1 if strengths else len(boosts_of(plan))
+    """Most trials of a plan: one for each strength, and one for the best of them; or one for each boost, and if the
+    boost shall be careful, as many of known items and one of what these are worth."""
+    strengths, boosts = strengths_of(plan), boosts_of(plan)
+    if strengths:
+        return len(strengths) + 1
+    return 2 * len(boosts) + 1 if boosts and is_careful(plan) else len(boosts)
+
+
+def is_careful(plan: Plan) -> bool:
+    """Whether a boost may cost items that training knows a twentieth of their figure at most."""
+    return bool(plan.model.get("boost") == "careful")
+
+
+def protocol_of(plan: Plan, trial: int, agreed: Protocol) -> Protocol:
+    """How a trial is measured: as `agreed`, or by known items only."""
+    return KNOWN if is_careful(plan) and trial > len(boosts_of(plan)) > 0 else agreed
 
 
 def deciding(metrics: Sequence[Metric]) -> Metric | None:

@@ -25,6 +25,7 @@ from fedrec.models.shapes import Named, Shape
 __all__ = [
     "BOOST",
     "BOOSTS",
+    "CAREFUL_BOOSTS",
     "COLD",
     "USUAL",
     "USUAL_BOOST",
@@ -46,8 +47,9 @@ USUAL = "usual"
 """Name of the shared array with the mean row of interactions, in models with biases of items."""
 USUAL_BOOST = 3.0
 BOOSTS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 15.0)
+CAREFUL_BOOSTS = (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 2.0, 3.0)
 """Boosts of which validation chooses one."""
-Boost = PositiveFloat | Literal["auto"]
+Boost = PositiveFloat | Literal["auto", "careful"]
 
 _WIDTH = 0.5
 _REG = 1.0
@@ -109,12 +111,17 @@ class ColdItems(LaterSettings):
     @property
     def boosts(self) -> tuple[float, ...]:
         """Boosts of which validation may choose one; empty where the plan names the boost."""
-        return () if self.item_features is None or self.boost != "auto" else BOOSTS
+        if self.item_features is None or not isinstance(self.boost, str):
+            return ()
+        return BOOSTS if self.boost == "auto" else CAREFUL_BOOSTS
 
     @property
     def first_boost(self) -> float:
-        """The boost of the model that `step` makes: the usual one where validation may choose another."""
-        return USUAL_BOOST if self.boost == "auto" else self.boost
+        """The boost of the model that `step` makes: where validation may choose another, the usual one or, if that
+        shall be careful, 1."""
+        if isinstance(self.boost, str):
+            return USUAL_BOOST if self.boost == "auto" else 1.0
+        return self.boost
 
     def extended(
         self, shared: Arrays, before: np.ndarray, features: np.ndarray, places: np.ndarray

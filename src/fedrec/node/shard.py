@@ -214,9 +214,10 @@ class Shard:
         measured, chunk by chunk, with the positions of the users."""
         scale = rating_scale(self.model) if any(metric.of_ratings for metric in call.metrics) else None
         barred = None
-        if self.split.drawn is not None or call.protocol.cold:
+        if self.split.drawn is not None or call.protocol.cold or call.protocol.known:
             barred = self.split.no_candidates(call.part, call.protocol.cold)
-            relevant = relevant.where(~barred[relevant.items])
+            unasked = barred | self.split.cold(call.part) if call.protocol.known else barred
+            relevant = relevant.where(~unasked[relevant.items])
         if relevant.values is None and len(relevant) and any(metric.graded for metric in call.metrics):
             raise InputError("graded relevance is read from ratings, and the data has none; take ndcg instead")
         for positions, clients, scores in self._scores(
