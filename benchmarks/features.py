@@ -8,11 +8,11 @@
     python benchmarks/features.py --epsilon 1 4 --draws 3       # content under differential privacy
 
 Split `cold-items:0.1,0.1`: a tenth of the items is held out whole for test, another tenth for validation, and a tenth
-of each user's other interactions for each. Protocol `cold` ranks the cold items among themselves, `full` ranks all items
-for both kinds of held-out items, `known` ranks all items for held-out items that training knows. `chance` is 20 of the
-cold items at random; `cosine` is the cosine of the sum of a user's items with each item, without learning; `careful` is
-the model with boost: careful; `shuffled` is the model with the features of other items; `alone` is ease without
-features, which knows no cold items.
+of each user's other interactions for each. Protocol `cold` ranks the cold items among themselves, `full` ranks all
+items for both kinds of held-out items, `known` ranks all items for held-out items that training knows. `chance` is 20
+of the cold items at random; `cosine` is the cosine of the sum of a user's items with each item, without learning;
+`careful` is the model with boost: careful; `shuffled` is the model with the features of other items; `alone` is ease
+without features, which knows no cold items.
 
 `--vectors` takes a NumPy file with one row per item of the catalog, in its order.
 """

@@ -101,6 +101,18 @@ def test_training_that_goes_on_does_not_learn_from_predicted_factors() -> None:
     assert on.shared["items"][cold].any()
 
 
+@pytest.mark.parametrize("kind", [fr.EASE, partial(fr.IALS, embedding_size=8, rounds=2)], ids=["ease", "ials"])
+def test_items_of_which_the_catalog_says_nothing_are_scored_as_without_features(kind: Callable[..., fr.EASE]) -> None:
+    assert DATA.catalog.features is not None
+    genres = DATA.catalog.features["genres"].to_list()
+    silent = np.flatnonzero(SPLIT.cold("test"))[0]
+    genres[silent] = None
+    catalog = fr.Catalog(DATA.catalog.items, pl.DataFrame({"genres": genres}))
+    model = kind(item_features={"genres": "categories"}).fit(replace(SPLIT.train, catalog=catalog))
+    scores = model.recommend([7], n=120, include_seen=True).filter(pl.col("item_id") == DATA.catalog.items[silent])
+    assert scores["score"].to_list() == [0.0]
+
+
 def test_fedrecon_refuses_features_and_names_mf() -> None:
     with pytest.raises(PlanError, match="leave item_features out, or take mf"):
         fr.FedRecon(item_features="auto")

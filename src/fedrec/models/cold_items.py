@@ -177,12 +177,15 @@ def boosted_rows(shared: Arrays, name: str, factor: float, axis: int = 0) -> dic
 
 def filled_rows(arrays: Arrays, name: str, features: np.ndarray) -> dict[str, np.ndarray]:
     """Arrays with rows of cold items in a table [items, d + 1] of vectors and biases: the row `usual`, and what
-    features say of how rows differ from their mean; the logarithm of the boost is added to the biases."""
+    features say of how rows differ from their mean; the logarithm of the boost is added to the biases. Rows of items of
+    which the catalog says nothing stay."""
     table, cold = arrays[name].copy(), arrays[COLD]
     if not cold.all():
         middle = table[~cold].mean(axis=0, dtype=np.float64)
-        table[cold] = arrays[USUAL] + predicted(table - middle, features, cold)
-        table[cold, -1] += np.log(arrays[BOOST]).astype(np.float32)
+        rows = arrays[USUAL] + predicted(table - middle, features, cold)
+        rows[:, -1] += np.log(arrays[BOOST])
+        described = features[cold].any(axis=1)
+        table[np.flatnonzero(cold)[described]] = rows[described]
     return {**arrays, name: table}
 
 
@@ -227,7 +230,7 @@ def predicted(table: np.ndarray, features: np.ndarray, cold: np.ndarray) -> np.n
 
 
 def shares(features: np.ndarray, warm: np.ndarray, cold: np.ndarray) -> np.ndarray:
-    """S [warm, cold] float64.
+    """S [warm, cold] float64, 0 for cold items of which the catalog says nothing.
 
     Args:
         features: F [items, features] float32.
@@ -238,6 +241,6 @@ def shares(features: np.ndarray, warm: np.ndarray, cold: np.ndarray) -> np.ndarr
     unit = unit_rows(features.astype(np.float64))
     inner = np.exp((unit[warm] @ unit[warm].T - 1.0) / _WIDTH)
     inner[np.diag_indices(len(inner))] += _REG
-    across = np.exp((unit[warm] @ unit[cold].T - 1.0) / _WIDTH)
+    across = np.exp((unit[warm] @ unit[cold].T - 1.0) / _WIDTH) * unit[cold].any(axis=1)
     found: np.ndarray = cho_solve(cho_factor(inner, lower=True, overwrite_a=True), across)
     return found
