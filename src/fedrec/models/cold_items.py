@@ -9,6 +9,7 @@ whoever has it, so that its twin goes to them too. All of it follows from sums t
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -58,7 +59,7 @@ _REG = 1.0
 class ColdItems(LaterSettings):
     """A model that can score items that nobody has.
 
-    Item features are read by `step` alone: what clients add does not depend on them. The coordinator has them as a
+    Item features are read by `step` alone: what clients add does not depend on features. The coordinator has them as a
     server array `features`, from the start to the step that needs them. The shared arrays of a finished model say which
     items are cold, and which boost they have.
     """
@@ -67,6 +68,7 @@ class ColdItems(LaterSettings):
         item_features: ItemColumns | None
         boost: Boost
 
+    @abstractmethod
     def filled(self, arrays: Arrays, features: np.ndarray) -> dict[str, np.ndarray]:
         """The shared arrays of a finished model with what features say of cold items.
 
@@ -74,11 +76,10 @@ class ColdItems(LaterSettings):
             arrays: of all other items, with `cold_arrays`.
             features: F [items, features] float32.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def boosted(self, shared: Arrays, factor: float) -> dict[str, np.ndarray]:
         """The shared arrays of a finished model with a boost `factor` times as large."""
-        raise NotImplementedError
 
     def public(self, catalog: Catalog) -> Arrays:
         """Features of items, if the model reads any."""
