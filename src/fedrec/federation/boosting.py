@@ -3,7 +3,8 @@
 A model that scores such items from features scores them low, as nobody took them; a boost lets them stand beside
 others. The coordinator makes the model with a first boost and asks nodes, for each other boost, how much better the
 model is with that one, user by user. Where the boost shall be careful, the coordinator also asks how much worse items
-are found that training knows, and how much better these are found than by a model that tells no items apart.
+that training knows are found than by the model without cold items, and how much better that model finds these than one
+that tells no items apart.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from fedrec.models.cold_items import ColdItems
 
 __all__ = ["boosted_best"]
 
-_LOST = 0.05
+_MOST_LOST = 0.05
 """Share of the figure of known items that a careful boost may cost."""
+_NONE = 1e-9
+"""A boost with which no cold item reaches a list."""
 
 
 def boosted_best(
@@ -41,28 +44,33 @@ def boosted_best(
             where nobody was measured.
         careful: choose among boosts that cost known items a twentieth of their figure at most.
     """
-    best, chosen, most, tried, metric = first, model.first_boost, 0.0, [], None
-    worth = _better(gain(2 * len(boosts) + 1, first, _blind(first))) if careful else None
-    for number, boost in enumerate(boosts, 1):
-        state = State(model.boosted(first.shared, boost / model.first_boost), first.server)
-        found = gain(number, state, first)
-        if found is None:
-            continue
-        metric, better = str(found.metric), found.metric.better(found.value)
-        said = {"boost": boost, "gain": better, "standard_error": found.standard_error, "users": found.users}
-        if careful:
-            said["known"] = _better(gain(len(boosts) + number, state, first))
-        tried.append(said)
-        spared = not careful or -(said["known"] or 0.0) <= _LOST * (worth or 0.0)
-        if better > most and spared:
-            best, chosen, most = state, boost, better
-    told: dict[str, Any] = {"metric": metric, "tried": tried, "boost": chosen}
-    return Choice(best, told | ({"known": worth} if careful else {}))
+    states = [State(model.boosted(first.shared, boost / model.first_boost), first.server) for boost in boosts]
+    found = [gain(number, state, first) for number, state in enumerate(states, 1)]
+    tried = [
+        {"boost": boost, "gain": _better(each), "standard_error": each.standard_error, "users": each.users}
+        for boost, each in zip(boosts, found, strict=True)
+        if each is not None
+    ]
+    told: dict[str, Any] = {"metric": next((str(each.metric) for each in found if each), None), "tried": tried}
+    if not tried:
+        return Choice(first, told | {"boost": model.first_boost})
+    candidates = [*zip(boosts, states, map(_better, found), strict=True), (model.first_boost, first, 0.0)]
+    if careful:
+        plain = State(model.boosted(first.shared, _NONE), first.server)
+        lost = [-_better(gain(len(boosts) + n, each[1], plain)) for n, each in enumerate(candidates, 1)]
+        worth = _better(gain(2 * len(boosts) + 2, plain, _blind(first)))
+        told |= {"known": worth}
+        for said, cost in zip(tried, lost, strict=False):
+            said["cost"] = cost
+        spared = [each for each, cost in zip(candidates, lost, strict=True) if cost <= _MOST_LOST * worth]
+        candidates = spared or [min(candidates, key=lambda each: each[0])]
+    boost, state, _ = max(candidates, key=lambda each: each[2])
+    return Choice(state, told | {"boost": boost})
 
 
-def _better(found: MetricSummary | None) -> float | None:
-    """By how much one model is better than another."""
-    return None if found is None else found.metric.better(found.value)
+def _better(found: MetricSummary | None) -> float:
+    """By how much one model is better than another; 0 where nobody was measured."""
+    return 0.0 if found is None else found.metric.better(found.value)
 
 
 def _blind(state: State) -> State:

@@ -77,11 +77,11 @@ def boosts_of(plan: Plan) -> tuple[float, ...]:
 
 def trials_of(plan: Plan) -> int:
     """Most trials of a plan: one for each strength, and one for the best of them; or one for each boost, and if the
-    boost shall be careful, as many of known items and one of what these are worth."""
+    boost shall be careful, as many of known items, one with the first boost, and one of what known items are worth."""
     strengths, boosts = strengths_of(plan), boosts_of(plan)
     if strengths:
         return len(strengths) + 1
-    return 2 * len(boosts) + 1 if boosts and is_careful(plan) else len(boosts)
+    return 2 * len(boosts) + 2 if boosts and is_careful(plan) else len(boosts)
 
 
 def is_careful(plan: Plan) -> bool:

@@ -48,7 +48,7 @@ USUAL = "usual"
 """Name of the shared array with the mean row of interactions, in models with biases of items."""
 USUAL_BOOST = 3.0
 BOOSTS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 15.0)
-CAREFUL_BOOSTS = (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 2.0, 3.0)
+CAREFUL_BOOSTS = (0.5, 0.8, 1.0, 1.1, 1.2, 1.3, 1.5, 2.0, 3.0)
 """Boosts of which validation chooses one."""
 Boost = PositiveFloat | Literal["auto", "careful"]
 

@@ -71,7 +71,7 @@ class EASE(ColdItems, Decaying):
             took are small; larger values bring in more of them, in place of others. `auto` is 3; with split
             `cold-items:0.1,0.1`, which holds out interactions with both kinds of items, the value of 1, 1.5, 2, 3, 4,
             6, 10 and 15 that is best on validation. `careful` is 1; with such a split, the best of
-            1, 1.1, 1.2, 1.3, 1.4, 1.5, 2 and 3 that costs other items a twentieth of their figure at most.
+            0.5, 0.8, 1, 1.1, 1.2, 1.3, 1.5, 2 and 3 that costs other items a twentieth of their figure at most.
 
     Memory at the coordinator: about 20 bytes × items², or 24 bytes × items × rank.
     """
