@@ -8,11 +8,11 @@
     python benchmarks/features.py --epsilon 1 4 --draws 3       # content under differential privacy
 
 Split `cold-items:0.1,0.1`: a tenth of the items is held out whole for test, another tenth for validation, and a tenth
-of each user's other interactions for each. Protocol `cold` ranks the cold items among themselves, `full` ranks all
-items for both kinds of held-out items, `known` ranks all items for held-out items that training knows. `chance` is 20
-of the cold items at random; `cosine` is the cosine of the sum of a user's items with each item, without learning;
-`careful` is the model with boost: careful; `shuffled` is the model with the features of other items; `alone` is ease
-without features, which knows no cold items.
+of each user's other interactions for each; with --epsilon, cold items only. Protocol `cold` ranks the cold items among
+themselves, `full` ranks all items for both kinds of held-out items, `known` ranks all items for held-out items that
+training knows. `chance` is 20 of the cold items at random; `cosine` is the cosine of the sum of a user's items with
+each item, without learning; `careful` is the model with boost: careful; `shuffled` is the model with the features of
+other items; `alone` is ease without features, which knows no cold items.
 
 `--vectors` takes a NumPy file with one row per item of the catalog, in its order.
 """
@@ -150,7 +150,7 @@ def main() -> None:
     data, began = loaded(asked), time.process_time()
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for seed in range(asked.draws):
-        split = fr.cold_items(data, 0.1, seed=seed, others=0.1)
+        split = fr.cold_items(data, 0.1, seed=seed, others=0.0 if asked.epsilon else 0.1)
         for features, model, figures in rows(split, seed, asked):
             found.setdefault((features, model), []).append(figures)
     table = [
