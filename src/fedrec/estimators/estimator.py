@@ -455,7 +455,7 @@ def estimator(model: str | type[Recommender]) -> type[Estimator]:
 
     Example:
         >>> estimator("ease")(reg=200.0)
-        EASE(reg=200.0, alpha=0.0, rank=None, passes=2, decay=1.0, item_features=None, boost=3.0)
+        EASE(reg=200.0, alpha=0.0, rank=None, passes=2, decay=1.0, item_features=None, boost='auto')
     """
     check_arguments(estimator, locals())
     if isinstance(model, str):
