@@ -374,3 +374,13 @@ def test_a_model_trained_on_what_is_held_out_is_warned_about():
     split = fr.leave_last_out(fr.synthetic(users=200, items=80, interactions_per_user=10))
     with pytest.warns(UserWarning, match="trained on 200 of the held-out interactions"):
         fr.evaluate(fr.Popularity().fit(split.data), split, ["hr@10"])
+
+
+def test_what_a_plan_and_an_argument_say_both_is_refused_and_the_plans_seed_counts() -> None:
+    assert fr.MF(plan={"seed": 7}).plan.seed == 7
+    assert (fr.MF(seed=3).plan.seed, fr.MF().plan.seed) == (3, 0)
+    for key, value in (("seed", 7), ("cohort", 0.5), ("weights", "log")):
+        with pytest.raises(fr.InputError, match=rf"^plan of MF: remove the key '{key}': {key} is an argument too"):
+            fr.MF(**{key: value}, plan={key: value})
+    with pytest.raises(fr.InputError, match=r"remove the key 'model': hyperparameters are arguments"):
+        fr.MF(plan={"model": {"rounds": 3}})

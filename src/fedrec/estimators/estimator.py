@@ -57,13 +57,16 @@ class Estimator:
     """A recommender to fit in this process: one client per user, the same rounds and sums as in a federation.
 
     Args:
-        seed: seed of all random draws.
+        seed: seed of all random draws; by default what the plan says, or 0.
         cohort: share of clients drawn for each round, or their expected number; by default what the plan says, or what
             the model is trained with.
         weights: count interactions by their values: `linear`, `log`, `value`, or a mapping of the settings of
             `fedrec.data.weights.Weights`.
         plan: any other key of a plan, such as `{"evaluation": {"every": 5, "patience": 3}}`.
         hyperparameters: of the model; see its class in `fedrec.models`.
+
+    Raises:
+        InputError: if `plan` names the model, or what an argument says too.
 
     Example:
         >>> import fedrec as fr
@@ -79,19 +82,20 @@ class Estimator:
     def __init__(
         self,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         cohort: float | None = None,
         weights: str | dict[str, Any] | None = None,
         plan: dict[str, Any] | None = None,
         **hyperparameters: Any,
     ) -> None:
         check_arguments(Estimator.__init__, {"plan": plan, "weights": weights})
-        settings = {"data": {"source": "memory"}, "split": "none", **(plan or {}), "seed": seed}
-        if cohort is not None:
-            settings["cohort"] = cohort
+        own = {"seed": seed, "cohort": cohort, "weights": weights}
+        arguments = {key: value for key, value in own.items() if value is not None}
+        for key in (plan or {}).keys() & {"model", *arguments}:
+            instead = "hyperparameters are arguments" if key == "model" else f"{key} is an argument too; give it once"
+            raise InputError(f"plan of {type(self).__name__}: remove the key {key!r}: {instead}")
+        settings = {"data": {"source": "memory"}, "split": "none", **(plan or {}), **arguments}
         settings["model"] = {"name": self.model_name, **hyperparameters}
-        if weights is not None:
-            settings["weights"] = weights
         self.plan = Plan.make(settings, type(self).__name__)
         self._opened: OpenedRun | None = None
         self._pandas = False
