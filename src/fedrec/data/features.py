@@ -18,6 +18,7 @@ import polars as pl
 from pydantic import AfterValidator
 
 from fedrec.data.catalog import Catalog
+from fedrec.data.encoded import is_encoder, joined_texts, text_vectors
 from fedrec.errors import InputError, suggestion
 
 __all__ = [
@@ -54,8 +55,9 @@ def weighed_kinds(columns: Mapping[str, str | list[str] | dict[str, float]]) -> 
         names = [kinds] if isinstance(kinds, str) else kinds
         found[column] = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, 1.0)
         for kind, weight in found[column].items():
-            if kind not in _READERS:
-                raise ValueError(f"column {column!r} cannot be read as {kind!r}{suggestion(kind, list(_READERS))}")
+            if kind not in _READERS and not is_encoder(kind):
+                choices = [*_READERS, "text:PATH"]
+                raise ValueError(f"column {column!r} cannot be read as {kind!r}{suggestion(kind, choices)}")
             if not 0 < weight < math.inf:
                 raise ValueError(f"column {column!r}, read as {kind}, needs a weight above 0, not {weight!r}")
     if not all(found.values()):
@@ -137,14 +139,14 @@ def feature_blocks(catalog: Catalog, columns: Columns) -> tuple[Block, ...]:
         )
     blocks = []
     for column, kinds in chosen.items():
-        if column not in table.columns:
+        if column not in table.columns and not (all(map(is_encoder, kinds)) and joined_texts(table, column) is not None):
             hint = suggestion(column, table.columns).rstrip(".")
             raise InputError(
                 f"the catalog has no column {column!r}{hint}{'' if hint.endswith('?') else '.'} Its columns are "
                 f"{_named(table)}"
             )
         for kind, weight in kinds.items():
-            names, rows = _READERS[kind](table[column], catalog)
+            names, rows = _encoded(table, column, kind) if is_encoder(kind) else _READERS[kind](table[column], catalog)
             if not rows.any():
                 raise InputError(
                     f"column {column!r} of the catalog says nothing of any item when it is read as {kind}; leave it out"
@@ -280,6 +282,14 @@ def _vectors(column: pl.Series, catalog: Catalog) -> tuple[tuple[str, ...], np.n
             raise _not_finite(column.name, catalog, int(np.argmin(finite)))
         rows[there] -= rows[there].mean(axis=0)
     return tuple(map(str, range(width))), rows
+
+
+def _encoded(table: pl.DataFrame, column: str, kind: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Vectors of an encoder on this machine, less their mean."""
+    texts = joined_texts(table, column)
+    assert texts is not None
+    rows = text_vectors(texts, kind)
+    return tuple(map(str, range(rows.shape[1]))), rows
 
 
 _READERS: dict[str, Callable[[pl.Series, Catalog], tuple[tuple[str, ...], np.ndarray]]] = {

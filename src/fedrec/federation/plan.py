@@ -24,6 +24,7 @@ from fedrec.aggregation.release import Cap, Clip, Release, Step, Weight
 from fedrec.aggregation.robust import Robust
 from fedrec.data.catalog import Catalog
 from fedrec.data.cleaning import Cleaning
+from fedrec.data.encoded import pinned_encoders
 from fedrec.data.interactions import Interactions
 from fedrec.data.reading.files import STANDARD_INPUT
 from fedrec.data.splits import SplitMethod
@@ -287,7 +288,7 @@ class Plan(_Part):
         changes: dict[str, Any] = {
             "data": self.data.model_copy(update={"digest": digest}),
             "split": str(SplitMethod.parse(self.split).resolve(data)),
-            "model": {"name": self.model["name"], **public.build_model().model_dump(mode="json")},
+            "model": public._whole_model(),
             **pins,
             "n_max": n_max,
             "cohort": self.cohort if self.cohort <= 1 else min(1.0, self.cohort / users),
@@ -305,12 +306,16 @@ class Plan(_Part):
         users = None if self.privacy is None else self.privacy.users
         most = self.n_max or max(n_max, users or 0)
         changes: dict[str, Any] = {
-            "model": {"name": self.model["name"], **self.build_model().model_dump(mode="json")},
+            "model": self._whole_model(),
             **pins,
             "n_max": most,
             "cohort": self.cohort if self.cohort <= 1 else min(1.0, self.cohort / (users or most)),
         }
         return self.model_copy(update=changes).with_noise()
+
+    def _whole_model(self) -> dict[str, Any]:
+        """The model with all its defaults, and the digests of the encoders that it reads item features with."""
+        return {"name": self.model["name"], **pinned_encoders(self.build_model().model_dump(mode="json"))}
 
     def _pins(self, catalog: Catalog) -> dict[str, str | None]:
         """Digests of the catalog: of its items, and of what it says of them where the model learns from that.

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["MODELS"]
 
 MODELS = {
+    "adapter": "fedrec.models.networks.adapter:Adapter",
     "autoencoder": "fedrec.models.networks.autoencoder:Autoencoder",
     "biased-mf": "fedrec.models.factors.biased_mf:BiasedMF",
     "blend": "fedrec.models.blend:Blend",

@@ -89,7 +89,7 @@ if TYPE_CHECKING:
 
     from fedrec.models.networks.visits import Terms
 
-__all__ = ["Network", "parameter_axes"]
+__all__ = ["Network", "check_torch", "parameter_axes"]
 
 _SCALE_BITS = 20
 _TERM_BITS = 10
@@ -222,7 +222,7 @@ class Network(Recommender):
         terms = float(getattr(self, self.most_terms)) if self.most_terms else 1.0
         changes = [
             ArraySpec(name, "dense", shared[name].shape, self.bound * terms, _SCALE_BITS, 0, "count", "change", pooled)
-            for name in sorted(self._moving(shared))
+            for name in sorted(self._moving_in(shared, round))
         ]
         weight = ArraySpec("terms", "dense", (1,), terms, _TERM_BITS, role="count", pooled=pooled)
         return SumSpec((*changes, weight, NEWCOMERS) if self.scaffold else (*changes, weight))
@@ -245,10 +245,11 @@ class Network(Recommender):
         together = self.granularity == "node"
         at_once = len(clients) if together else _SCORED  # threads must not depend on who else is there
         with steady(given.rng.child("torch").seed, at_once * self.window):
-            module = loaded(self.module(clients.n_items), given.shared)
+            module = loaded(self._module_for(clients.n_items, given.shared), given.shared)
             module.train()
-            for name in set(parameters(module)).difference(self._moving(given.shared)):
-                module.get_parameter(name).requires_grad_(False)
+            moving = self._moving_in(given.shared, given.round)
+            for name, parameter in parameters(module).items():
+                parameter.requires_grad_(name in moving)
             visit = Visit(self._terms(given.round), given, clients, self._of_batches(private))
             if together:
                 return visit.together(module)
@@ -282,7 +283,7 @@ class Network(Recommender):
 
         scores, private = np.empty((len(clients), clients.n_items), dtype=np.float32), self._of_batches(private)
         with steady(0, _SCORED * self.window), torch.no_grad():
-            module = loaded(self.module(clients.n_items), given.shared)
+            module = loaded(self._module_for(clients.n_items, given.shared), given.shared)
             module.eval()
             public = tensors(given.public)
             for places in batches_of(clients, _SCORED):
@@ -310,7 +311,7 @@ class Network(Recommender):
 
         fitted = {name: array.copy() for name, array in self._fresh(clients.keys, _FOLDED).items()}
         with steady(0, len(clients) * self.window):
-            module = loaded(self.module(clients.n_items), given.shared)
+            module = loaded(self._module_for(clients.n_items, given.shared), given.shared)
             module.train()
             public = tensors(given.public)
             for places in batches_of(clients, _SCORED):
@@ -396,12 +397,22 @@ class Network(Recommender):
         """The private arrays that batches are handed."""
         return {name: private[name] for name in self.private_lengths()} or None if private is not None else None
 
+    def _moving_in(self, shared: Collection[str], round: int) -> tuple[str, ...]:
+        """Names of the parameters that one round moves."""
+        return self._moving(shared)
+
+    def _module_for(self, n_items: int, shared: Arrays) -> nn.Module:
+        """The module whose parameters the shared arrays are."""
+        return self.module(n_items)
+
     def _stepped(self, state: State, total: Sum, divisor: float, round: int, number: int) -> State:
         """One step of the optimiser, the one of this number, along the sum over a divisor."""
         shared, server = dict(state.shared), dict[str, np.ndarray]()
         rule, share = self._server, self.rate_share(round)
         decayed = self.learning_rate * share * self.weight_decay
-        for name in self._moving(shared):
+        kept = self._moving(shared)
+        server |= {moment: array for moment, array in state.server.items() if moment.rpartition(".")[0] in kept}
+        for name in self._moving_in(shared, round):
             array = shared[name]
             moments = {moment: state.server[f"{name}.{moment}"] for moment in rule.forms(())}
             moved, renewed = rule.step(array, total.value(name) / divisor, moments, number, share)
@@ -454,13 +465,21 @@ class Network(Recommender):
         return fresh
 
 
-@lru_cache(maxsize=64)
-def _axes(kind: type[Network], settings: str, n_items: int) -> dict[str, tuple[int, ...]]:
+def check_torch(name: str) -> None:
+    """Check that torch is installed.
+
+    Raises:
+        InputError: naming the model that needs it.
+    """
     try:
         import torch  # noqa: F401
     except ImportError:
-        raise InputError(f"model {kind.name!r} is a network and needs PyTorch; pip install 'fedrec[torch]'") from None
+        raise InputError(f"model {name!r} is a network and needs PyTorch; pip install 'fedrec[torch]'") from None
 
+
+@lru_cache(maxsize=64)
+def _axes(kind: type[Network], settings: str, n_items: int) -> dict[str, tuple[int, ...]]:
+    check_torch(kind.name)
     from fedrec.models.networks.training import parameters
     from fedrec.models.networks.unfilled import unfilled
 

@@ -110,7 +110,7 @@ class PrivateNetwork(_OfNetwork):
         """Counts, or all parameters that move, clipped together."""
         if "counts" in shared:
             return (Query({"counts": PLAIN}, _COUNT_CLIP),)
-        return (Query(dict.fromkeys(self._moving(shared), PLAIN), self.clip),)
+        return (Query(dict.fromkeys(self._moving_in(shared, round), PLAIN), self.clip),)
 
     def shapes(self, n_items: int) -> Shapes:
         """Counts, with the first parameters held back; then what every network has."""

@@ -1,0 +1,170 @@
+"""Texts of the catalog as vectors of an encoder on this machine: the kind `text:PATH` of `fedrec.data.features`.
+
+An encoder is named `text:PATH`, or `text:PATH@DIGEST` where it is held to a digest, as in every plan that is resolved.
+What was encoded is kept in the user's cache by the digests of encoder and texts: a machine encodes a catalog once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fedrec.data.datasets import cache_folder
+from fedrec.errors import InputError
+from fedrec.language.folders import model_folder
+
+__all__ = ["encode_texts", "is_encoder", "joined_texts", "pinned_encoders", "text_vectors"]
+
+_KIND = re.compile(r"text:(?P<path>.+?)(?:@(?P<digest>[0-9a-f]{64}))?")
+
+
+def is_encoder(kind: str) -> bool:
+    """Whether a kind of features names an encoder.
+
+    >>> is_encoder("text:/models/minilm"), is_encoder("text")
+    (True, False)
+    """
+    return _KIND.fullmatch(kind) is not None
+
+
+def pinned_encoders(settings: Any) -> Any:
+    """Settings of a model with the digest of every encoder in `item_features`, at any depth.
+
+    Raises:
+        InputError: if there is no such encoder on this machine.
+
+    >>> pinned_encoders({"name": "ease", "item_features": {"title": {"year": 1.0}}})
+    {'name': 'ease', 'item_features': {'title': {'year': 1.0}}}
+    """
+    if isinstance(settings, list):
+        return [pinned_encoders(part) for part in settings]
+    if not isinstance(settings, dict):
+        return settings
+    columns = settings.get("item_features")
+    pinned = {key: pinned_encoders(value) for key, value in settings.items()}
+    if isinstance(columns, dict):
+        pinned["item_features"] = {
+            column: {_pinned(kind): weight for kind, weight in kinds.items()} for column, kinds in columns.items()
+        }
+    return pinned
+
+
+def text_vectors(texts: pl.Series, kind: str) -> np.ndarray:
+    """The vectors of texts [n, width] float64, less their mean; zeros where there is no text.
+
+    Args:
+        texts: of the items; null where nothing is said.
+        kind: `text:PATH` or `text:PATH@DIGEST`.
+
+    Raises:
+        InputError: if there is no such encoder, its digest is another, or it does not encode.
+    """
+    match = _KIND.fullmatch(kind)
+    assert match is not None
+    there = (texts.is_not_null() & (texts.str.strip_chars() != "")).fill_null(False).to_numpy()
+    distinct = texts.filter(pl.Series(there)).unique().sort()
+    vectors = encode_texts(distinct.to_list(), match["path"], match["digest"])
+    rows = np.zeros((len(texts), vectors.shape[1]))
+    if there.any():
+        places = distinct.search_sorted(texts.filter(pl.Series(there))).to_numpy()
+        rows[there] = vectors[places]
+        rows[there] -= rows[there].mean(axis=0)
+    return rows
+
+
+def encode_texts(texts: Sequence[str], path: str, digest: str | None = None) -> np.ndarray:
+    """The vectors of texts [n, width] float32 of length 1, from the cache if they were encoded before.
+
+    Args:
+        texts: to encode.
+        path: folder of the encoder, or the package that brings it.
+        digest: that the encoder must have.
+
+    Raises:
+        InputError: if there is no such encoder, its digest is another, or it does not encode.
+    """
+    folder = None
+    if digest is None:
+        folder = model_folder(path)
+        digest = folder.digest
+    state = hashlib.sha256(f"fedrec text vectors 1 {digest}".encode())
+    for text in texts:
+        data = text.encode()
+        state.update(len(data).to_bytes(8, "little") + data)
+    kept = cache_folder() / "text-vectors" / f"{state.hexdigest()}.npy"
+    vectors = _read(kept, len(texts))
+    if vectors is None:
+        folder = folder or model_folder(path)
+        if folder.digest != digest:
+            raise InputError(
+                f"encoder {path}: its digest is {folder.digest[:12]}…, but the plan expects {digest[:12]}…; put the "
+                "encoder that the plan was made with into this folder"
+            )
+        from fedrec.language.encoders import encoded
+
+        vectors = encoded(folder, texts)
+        _keep(kept, vectors)
+    return vectors
+
+
+def joined_texts(table: pl.DataFrame, columns: str) -> pl.Series | None:
+    """The texts of a column, or of several with `+` between their names, joined by a semicolon; `None` where the table
+    lacks a column.
+
+    Raises:
+        InputError: if a column does not hold text or lists of text.
+
+    >>> joined_texts(pl.DataFrame({"title": ["Heat"], "genres": [["Crime", "Drama"]]}), "title+genres").to_list()
+    ['Heat; Crime, Drama']
+    """
+    names = [columns] if columns in table.columns else columns.split("+")
+    if any(name not in table.columns for name in names):
+        return None
+    parts = []
+    for name in names:
+        column = table[name]
+        if isinstance(column.dtype, pl.List | pl.Array) and column.dtype.inner == pl.String:
+            column = column.cast(pl.List(pl.String)).list.join(", ")
+        elif column.dtype != pl.String:
+            raise InputError(
+                f"column {name!r} of the catalog holds {column.dtype}, which cannot be encoded: that takes text, or "
+                "lists of text"
+            )
+        parts.append(pl.select(pl.when(column != "").then(column).alias(name)).to_series())
+    return pl.DataFrame(parts).select(pl.concat_str(pl.all(), separator="; ", ignore_nulls=True)).to_series()
+
+
+def _pinned(kind: str) -> str:
+    match = _KIND.fullmatch(kind)
+    if match is None or match["digest"] is not None:
+        return kind
+    return f"text:{match['path']}@{model_folder(match['path']).digest}"
+
+
+def _read(path: Path, texts: int) -> np.ndarray | None:
+    """Kept vectors, if they are there and whole."""
+    try:
+        vectors: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    whole = vectors.dtype == np.float32 and vectors.ndim == 2 and len(vectors) == texts
+    return vectors if whole and bool(np.isfinite(vectors).all()) else None
+
+
+def _keep(path: Path, vectors: np.ndarray) -> None:
+    """Keep vectors for another time, where the cache can be written to."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as aside:
+            np.save(aside, vectors, allow_pickle=False)
+        os.replace(aside.name, path)
+    except OSError:
+        return
