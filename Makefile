@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Packages are compiled by the first process that imports them, and kept: most of them are never imported.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-real test-all lint kernels locked docs package smoke clean
+.PHONY: demo test test-real test-text test-all lint kernels locked docs package smoke clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,9 +49,14 @@ test: $(READY)
 test-real: $(READY) kernels
 	$(PYTEST) -m real
 
+# Needs the extra `text`: transformers, tokenizers, peft, gguf. The models are made by the tests.
+test-text: $(READY) kernels
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[text]'
+	$(PYTEST) -m text
+
 test-all: $(READY)
 	$(MAKE) --jobs 2 lint kernels
-	$(PYTEST) -m ""
+	$(PYTEST) -m "not text"
 
 # site/: all pages, with docs/reference made anew from the code.
 docs: $(READY)

@@ -15,6 +15,7 @@ from fedrec.runs.saved import open_run
 
 DATA = "synthetic:users=240,items=90,interactions_per_user=14,seed=3,ratings=true"
 NETWORKS: dict[str, dict[str, Any]] = {
+    "adapter": {"rounds": 8, "rank": 4, "window": 12, "item_features": {"genres": "categories", "title": "text"}},
     "neumf": {"rounds": 8, "window": 12, "embedding_size": 4, "hidden": [6]},
     "sasrec": {"rounds": 8, "window": 12, "embedding_size": 8, "blocks": 1, "heads": 1, "negatives": 32},
     "two-tower": {"rounds": 8, "window": 12, "embedding_size": 8, "hidden": 8},

@@ -14,6 +14,7 @@ from fedrec.testing import RecommenderContract
 pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
 
 SETTINGS: dict[str, dict[str, Any]] = {
+    "adapter": {"rounds": 20, "rank": 4, "window": 12},
     "autoencoder": {"rounds": 20},
     "blend": {"models": [{"name": "ease"}, {"name": "autoencoder", "rounds": 8}]},
     "fedncf": {"learning_rate": 0.2, "rounds": 80, "reg": 0.02},

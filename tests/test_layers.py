@@ -28,6 +28,7 @@ STOREYS = [
     {"models", "secagg"},
     {"recommending", "aggregation"},
     {"data", "evaluation", "record"},
+    {"language"},
     {"threads", "documents", "progress", "pictures"},
     {"kernels"},
     {"errors"},
@@ -37,7 +38,11 @@ ROOM_OF = {"rating": "estimators", "testing": "estimators"}
 """Modules that stand outside the room they belong to, under a name for users."""
 HOMES = {
     "nvflare": ["network.nvflare"],
-    "torch": ["models.networks"],
+    "torch": ["models.networks", "language"],
+    "transformers": ["language"],
+    "tokenizers": ["language"],
+    "peft": ["language"],
+    "gguf": ["language"],
     "fastapi": ["serving"],
     "dask": ["engines.cluster"],
     "matplotlib": ["pictures.canvas"],

@@ -20,8 +20,22 @@ from fedrec.models.values import weighted
 from models_in_test import PooledPopularity, PrivatePooledPopularity
 
 ITEMS = 12
-PRIVATE = ["content", "ease", "ials", "itemknn", "mf", "neumf", "popularity", "sasrec", "slit", "spectral", "two-tower"]
+PRIVATE = [
+    "adapter",
+    "content",
+    "ease",
+    "ials",
+    "itemknn",
+    "mf",
+    "neumf",
+    "popularity",
+    "sasrec",
+    "slit",
+    "spectral",
+    "two-tower",
+]
 FIT_FOR_NOISE = {
+    "adapter": {"granularity": "client", "rank": 8, "rounds": 30},
     "content": {"reg": 50.0},
     "ease": {"alpha": 1.0},
     "ials": {"embedding_size": 16, "init_sd": 1.0, "rounds": 3},

@@ -29,6 +29,7 @@ _HOMES = {
     "new_users": "fedrec.data.splits",
     "ratio": "fedrec.data.splits",
     "temporal": "fedrec.data.splits",
+    "Adapter": "fedrec.estimators.estimator",
     "Autoencoder": "fedrec.estimators.estimator",
     "BiasedMF": "fedrec.estimators.estimator",
     "Blend": "fedrec.estimators.estimator",

@@ -25,7 +25,8 @@ _EXTRAS = {
     "deploy": (("nvflare", "cryptography"), "federations across machines"),
     "databases": (("adbc_driver_postgresql", "pyarrow"), "reading PostgreSQL"),
     "plots": (("matplotlib",), "pictures of audits"),
-    "torch": (("torch",), "networks: sasrec, neumf, two-tower and your own"),
+    "torch": (("torch",), "networks: sasrec, neumf, two-tower, adapter and your own"),
+    "text": (("torch", "transformers", "peft", "tokenizers", "gguf"), "models of language in folders of yours"),
 }
 """Extras of the package: the modules that they bring, and what they are for."""
 _PACKAGES = ("fedrec", "numpy", "scipy", "numba", "polars", "pydantic", "safetensors", "threadpoolctl")

@@ -139,7 +139,9 @@ def feature_blocks(catalog: Catalog, columns: Columns) -> tuple[Block, ...]:
         )
     blocks = []
     for column, kinds in chosen.items():
-        if column not in table.columns and not (all(map(is_encoder, kinds)) and joined_texts(table, column) is not None):
+        if column not in table.columns and not (
+            all(map(is_encoder, kinds)) and joined_texts(table, column) is not None
+        ):
             hint = suggestion(column, table.columns).rstrip(".")
             raise InputError(
                 f"the catalog has no column {column!r}{hint}{'' if hint.endswith('?') else '.'} Its columns are "

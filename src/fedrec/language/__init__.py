@@ -1,1 +1,1 @@
-"""Models of language in folders of this machine: encoders of texts, and scorers of texts; downloads and runs no code."""
+"""Models of language in folders of this machine: encoders of texts, and scorers of them. No code of a folder is run."""

@@ -1,9 +1,9 @@
 """Encoders of texts: transformers, and tables of token vectors, from folders of this machine.
 
-A text becomes a vector of length 1. A transformer's is the mean of its last layer over the tokens (or the first token's,
-where the folder says so, as those of sentence-transformers do); that of a table is the mean of its tokens' vectors. The
-work is done by one thread and in batches that depend on the texts alone, so that equal texts, folders and machines give
-equal bits.
+A text becomes a vector of length 1. That of a transformer is the mean of its last layer over the tokens, or the first
+token's where the folder says so, as folders of sentence-transformers do. That of a table is the mean of the vectors of
+the tokens. One thread does the work, in batches that depend on the texts alone, so that equal texts, folders and
+machines give equal bits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedrec.errors import InputError
-from fedrec.language.folders import ModelFolder, install_hint, model_folder, offline
+from fedrec.language.folders import ModelFolder, install_hint, offline
 from fedrec.progress import followed
 
 __all__ = ["Tokens", "encoded", "padded", "pooled_by", "tokenizer_of", "transformer_of"]
@@ -33,6 +33,7 @@ def encoded(folder: ModelFolder, texts: Sequence[str]) -> np.ndarray:
         InputError: if a library is missing, or the folder does not hold an encoder.
 
     Example:
+        >>> from fedrec.language.folders import model_folder
         >>> encoded(model_folder("/models/all-MiniLM-L6-v2"), ["Heat (1995)"]).shape  # doctest: +SKIP
         (1, 384)
     """
@@ -41,7 +42,8 @@ def encoded(folder: ModelFolder, texts: Sequence[str]) -> np.ndarray:
     vectors = _by_transformer(folder, tokens) if table is None else _by_table(folder, table, tokens)
     lengths = np.sqrt(np.sum(vectors.astype(np.float64) ** 2, axis=1, keepdims=True))
     if not np.isfinite(lengths).all():
-        raise InputError(f"model {folder.name}: the vector of {texts[int(np.argmin(np.isfinite(lengths)))]!r} is not finite")
+        broken = texts[int(np.argmin(np.isfinite(lengths)))]
+        raise InputError(f"model {folder.name}: the vector of {broken!r} is not finite")
     return np.divide(vectors, lengths, out=np.zeros(vectors.shape), where=lengths > 0).astype(np.float32)
 
 

@@ -84,7 +84,7 @@ def model_folder(name: str) -> ModelFolder:
     configs = [path for path in files if path.name == "config.json" and path.parent.name != "1_Pooling"]
     for config in sorted(configs, key=lambda path: (len(path.parts), str(path))):
         weights = tuple(sorted(path for path in files if path.parent == config.parent and _is(path, ".safetensors")))
-        if "model_type" in _object(config) and weights and not _object(config)["model_type"] == "model2vec":
+        if "model_type" in _object(config) and weights and _object(config)["model_type"] != "model2vec":
             return _transformer(name, config, weights, files)
     weights = tuple(sorted(path for path in files if _is(path, ".safetensors")))
     if len(weights) == 1:

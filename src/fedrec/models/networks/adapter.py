@@ -21,7 +21,6 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.features import MOST_COLUMNS, ItemColumns, feature_matrix
 from fedrec.data.keys import KeyedSource
-from fedrec.errors import PlanError
 from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, cosines
 from fedrec.models.linear.counts import count_spec, counted
 from fedrec.models.networks.network import Network, check_torch
@@ -66,11 +65,12 @@ class Adapter(Network):
     rank: PositiveInt = 16
     temperature: PositiveFloat = 0.07
     targets: PositiveInt = 4
-    negatives: PositiveInt = 512
+    negatives: PositiveInt = 4096
     rolora: bool = False
 
-    rounds: PositiveInt = 80
-    learning_rate: PositiveFloat = 4e-3
+    rounds: PositiveInt = 61
+    window: PositiveInt = 1000
+    learning_rate: PositiveFloat = 2e-3
 
     name: ClassVar[str] = "adapter"
     traits: ClassVar[Traits] = Traits(bits="node", iterative=True, cohort=512)
@@ -84,39 +84,23 @@ class Adapter(Network):
         return self._of_width(MOST_COLUMNS, np.arange(n_items))
 
     def shapes(self, n_items: int) -> Shapes:
-        """Item counts, with the factors held back; then both factors, which items are warm, and the moments of the
-        optimiser."""
+        """Both factors with item counts; then with which items are warm, and the moments of the optimiser."""
         check_torch(self.name)
-        axes = {_DOWN: ("features", self.rank), _UP: (self.rank, "features")}
+        axes: dict[str, tuple[int | str, ...]] = {_DOWN: ("features", self.rank), _UP: (self.rank, "features")}
         factors = {name: Shape(both, longest=MOST_COLUMNS) for name, both in axes.items()}
         moments = {f"{name}.{moment}": factors[name] for name in factors for moment in self._server.forms(())}
         last = Form({**factors, "warm": Shape((n_items,), "bool")}, moments)
-        first = Form({"counts": Shape((n_items,), "float64")}, factors)
+        first = Form({**factors, "counts": Shape((n_items,), "float64")})
         return Shapes((first, last) if self._before else (last,))
 
     def start(self, catalog: Catalog, public: Arrays, rng: KeyedSource) -> State:
-        """A at random, B of zeros; held back until items are counted."""
+        """A at random, B of zeros; items are counted first."""
         width = public["features"].shape[1]
         down = rng.generator().normal(0.0, width**-0.5, (width, self.rank)).astype(np.float32)
         factors = {_DOWN: down, _UP: np.zeros((self.rank, width), dtype=np.float32)}
         if self._before:
-            return State({"counts": np.zeros(len(catalog))}, factors)
+            return State({**factors, "counts": np.zeros(len(catalog))})
         return self._trainable(factors, np.ones(len(catalog), dtype=np.bool_))
-
-    def carry(self, fresh: State, earlier: State) -> State:
-        """The factors of the other training; items are counted anew.
-
-        Raises:
-            PlanError: if the catalog has another number of features.
-        """
-        factors = {name: earlier.shared[name] for name in _FACTORS}
-        for name, array in factors.items():
-            if array.shape != (fresh.server if self._before else fresh.shared)[name].shape:
-                raise PlanError(
-                    f"model {self.name}: the catalog has other features than that of the earlier training; keep to "
-                    "columns whose number of features stays, such as vectors, or train from the beginning"
-                )
-        return State(fresh.shared, factors) if self._before else self._trainable(factors, fresh.shared["warm"])
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Item counts, then changes of the factors."""
@@ -136,7 +120,7 @@ class Adapter(Network):
         """Items that somebody has are warm; then steps of the optimiser."""
         if "counts" in state.shared:
             warm = total.value("counts")[:, 0] > 0
-            return self._trainable(state.server, warm if warm.any() else np.ones_like(warm))
+            return self._trainable(state.shared, warm if warm.any() else np.ones_like(warm))
         return super().step(state, total, round)
 
     def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
