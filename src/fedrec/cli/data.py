@@ -1,4 +1,4 @@
-"""Commands about data: list, describe, fetch."""
+"""Commands about data: list, describe, embed, fetch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedrec.cli.reading import Reading, reads_data
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Data sets: list, describe, fetch.", no_args_is_help=True)
+app = typer.Typer(help="Data sets: list, describe, fetch; texts of items as vectors: embed.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -94,6 +94,44 @@ def describe(
     if left_out is not None and loaded.cleaning is not None:
         loaded.cleaning.write_left_out(left_out)
     output.answer({"source": source, **facts}, table, *reports)
+
+
+@app.command("embed")
+def embed(
+    items: Annotated[Path, typer.Argument(metavar="ITEMS", help="A file of items: CSV, JSON lines, Parquet, ….")],
+    encoder: Annotated[
+        str,
+        typer.Option("--encoder", help="Folder of a model of language, or an installed package that brings one."),
+    ],
+    to: Annotated[Path, typer.Option("--to", help="Parquet file to write: the items with their vectors.")],
+    column: Annotated[
+        str, typer.Option("--column", help="The column to encode; several with + between them, as in title+genres.")
+    ] = "title",
+    name: Annotated[str, typer.Option("--name", help="Name of the column of vectors.")] = "embedding",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Encode texts of items as vectors, into a file that nodes without an encoder can read."""
+    from fedrec.data.encoded import with_vectors
+    from fedrec.data.reading.catalogs import read_catalog
+    from fedrec.record.durable import replace_table
+
+    table, digest = with_vectors(read_catalog(items), column, encoder, name)
+    replace_table(to, table)
+    there = table.height - table[name].null_count()
+    width = len(table[name].drop_nulls()[0]) if there else 0
+    answer = {
+        "items": table.height,
+        "encoded": there,
+        "width": width,
+        "encoder": digest,
+        "to": str(to),
+    }
+    Output(json_, quiet).answer(
+        answer,
+        f"{to}: {there:,} of {table.height:,} items have {width} numbers in column {name!r}. Train with "
+        f"--catalog {to} --set item_features.{name}=vectors",
+    )
 
 
 @app.command("fetch")

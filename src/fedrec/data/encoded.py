@@ -17,12 +17,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fedrec.data.catalog import Catalog
 from fedrec.data.datasets import cache_folder
-from fedrec.errors import InputError
+from fedrec.errors import InputError, suggestion
 from fedrec.language.folders import model_folder
 
-__all__ = ["encode_texts", "is_encoder", "joined_texts", "pinned_encoders", "text_vectors"]
+__all__ = ["encode_texts", "is_encoder", "joined_texts", "pinned_encoders", "text_vectors", "with_vectors"]
 
+_DECIMALS = 4
+"""Of vectors that are written to a file: catalogs travel as text, and no model tells the difference."""
 _KIND = re.compile(r"text:(?P<path>.+?)(?:@(?P<digest>[0-9a-f]{64}))?")
 
 
@@ -57,6 +60,34 @@ def pinned_encoders(settings: Any) -> Any:
     return pinned
 
 
+def with_vectors(catalog: Catalog, columns: str, path: str, name: str) -> tuple[pl.DataFrame, str]:
+    """The table of a catalog with the vectors of its texts as one more column, and the digest of the encoder.
+
+    Args:
+        catalog: of the items.
+        columns: what to encode: a column, or several with `+` between their names.
+        path: folder of the encoder, or the package that brings it.
+        name: of the column of vectors [width] float32, null where there is no text.
+
+    Raises:
+        InputError: if there is no such column or encoder, or the name is taken.
+    """
+    table = pl.DataFrame() if catalog.features is None else catalog.features
+    texts = joined_texts(table, columns)
+    if texts is None:
+        raise InputError(f"the catalog has no column {columns!r}{suggestion(columns, table.columns)}")
+    if name in table.columns or name == "item_id":
+        raise InputError(f"the catalog has a column {name!r} already; choose another name for the vectors (--name)")
+    folder = model_folder(path)
+    there, distinct, places = _distinct(texts)
+    vectors = np.round(encode_texts(distinct, path, folder.digest), _DECIMALS)
+    rows: list[np.ndarray | None] = [None] * len(texts)
+    for row, place in zip(np.flatnonzero(there), places, strict=True):
+        rows[row] = vectors[place]
+    column = pl.Series(name, rows, dtype=pl.Array(pl.Float32, vectors.shape[1]))
+    return pl.DataFrame([catalog.items.series.alias("item_id"), *table, column]), folder.digest
+
+
 def text_vectors(texts: pl.Series, kind: str) -> np.ndarray:
     """The vectors of texts [n, width] float64, less their mean; zeros where there is no text.
 
@@ -69,12 +100,10 @@ def text_vectors(texts: pl.Series, kind: str) -> np.ndarray:
     """
     match = _KIND.fullmatch(kind)
     assert match is not None
-    there = (texts.is_not_null() & (texts.str.strip_chars() != "")).fill_null(False).to_numpy()
-    distinct = texts.filter(pl.Series(there)).unique().sort()
-    vectors = encode_texts(distinct.to_list(), match["path"], match["digest"])
+    there, distinct, places = _distinct(texts)
+    vectors = encode_texts(distinct, match["path"], match["digest"])
     rows = np.zeros((len(texts), vectors.shape[1]))
     if there.any():
-        places = distinct.search_sorted(texts.filter(pl.Series(there))).to_numpy()
         rows[there] = vectors[places]
         rows[there] -= rows[there].mean(axis=0)
     return rows
@@ -140,6 +169,14 @@ def joined_texts(table: pl.DataFrame, columns: str) -> pl.Series | None:
             )
         parts.append(pl.select(pl.when(column != "").then(column).alias(name)).to_series())
     return pl.DataFrame(parts).select(pl.concat_str(pl.all(), separator="; ", ignore_nulls=True)).to_series()
+
+
+def _distinct(texts: pl.Series) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Where there are texts [n] bool, the distinct ones in order, and which of them stands at each of those places."""
+    there = (texts.is_not_null() & (texts.str.strip_chars() != "")).fill_null(False)
+    known = texts.filter(there)
+    distinct = known.unique().sort()
+    return there.to_numpy(), distinct.to_list(), distinct.search_sorted(known).to_numpy()
 
 
 def _pinned(kind: str) -> str:

@@ -18,7 +18,7 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
 from fedrec.data.sources import load_source
 from fedrec.documents import parse_json
-from fedrec.errors import DamagedError, NothingLeftError, PlanError
+from fedrec.errors import DamagedError, InputError, NothingLeftError, PlanError
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import Part
 from fedrec.federation.fitting import Fitting
@@ -199,6 +199,7 @@ def open_run_here(
     catalog = Catalog.from_json_lines(offer.catalog, "the offered catalog")
     agreement = Agreement.of(plan, catalog)
     config.limits.check_model(agreement.model, len(catalog))
+    _check_public(agreement)
     data, digest = _load(config, agreement, folder)
     least = max(config.policy.min_clients, plan.min_clients)
     check_users(agreement, data.n_users, 0 if offer.secure else least, config.policy.declared_min_users or least)
@@ -315,6 +316,18 @@ def _digest_as_owned(config: NodeConfig) -> str:
         return load_source(config.data.source, cleaning=config.data.cleaning, **config.data.reading()).digest
     except NothingLeftError:
         return "nothing is left"
+
+
+def _check_public(agreement: Agreement) -> None:
+    """Make what the model reads of the catalog before any round needs it.
+
+    Raises:
+        PlanError: if this machine cannot, or has another encoder than the plan was made with.
+    """
+    try:
+        _ = agreement.public
+    except InputError as error:
+        raise PlanError(f"item features cannot be made here as the plan says: {error}") from None
 
 
 def _terms(offer: Offer) -> bytes:
