@@ -45,6 +45,7 @@ _HOMES = {
     "LightGCN": "fedrec.estimators.estimator",
     "MF": "fedrec.estimators.estimator",
     "PFedRec": "fedrec.estimators.estimator",
+    "Rerank": "fedrec.recommending.reranking",
     "Popularity": "fedrec.estimators.estimator",
     "NeuMF": "fedrec.estimators.estimator",
     "SASRec": "fedrec.estimators.estimator",

@@ -20,6 +20,7 @@ from fedrec.cli.options import (
 )
 from fedrec.cli.output import Output, rows_table, seconds_in_words
 from fedrec.cli.reading import Reading, reads_data
+from fedrec.cli.reranking import RerankModel, RerankTop, RerankUsers, RerankWeight, compared, rerank_of
 from fedrec.cli.runs import stamp
 from fedrec.errors import InputError, suggestion
 from fedrec.record.mapped import hashed_ahead
@@ -59,6 +60,10 @@ def evaluate(
     part: Annotated[str, typer.Option("--part", help="Part of the split to evaluate: test or valid.")] = "test",
     data: Histories = None,
     unknown_items: UnknownItems = "raise",
+    rerank: RerankModel = None,
+    rerank_top: RerankTop = 20,
+    rerank_weight: RerankWeight = 0.5,
+    rerank_users: RerankUsers = 100,
     *,
     reading: Reading,
     threads: Threads = None,
@@ -100,7 +105,11 @@ def evaluate(
         "leaky": opened.plan.leaky,
         **clock.figures(),
     }
-    output.answer(answer, table, seconds_in_words(answer))
+    tables = [table]
+    if (asked := rerank_of(rerank, rerank_top, rerank_weight)) is not None:
+        answer["rerank"], reranked = compared(asked, opened, list(summaries), chosen, rerank_users)
+        tables.append(reranked)
+    output.answer(answer, *tables, seconds_in_words(answer))
 
 
 @reads_data("catalog", "clean")
@@ -128,6 +137,9 @@ def recommend(
         ),
     ] = None,
     unknown_items: UnknownItems = "raise",
+    rerank: RerankModel = None,
+    rerank_top: RerankTop = 20,
+    rerank_weight: RerankWeight = 0.5,
     *,
     reading: Reading,
     data: Histories = None,
@@ -162,6 +174,7 @@ def recommend(
         "only": _ids(only, catalog.items, "--only"),
         "block": _ids(block, catalog.items, "--block"),
         "unknown": of_users,
+        "rerank": rerank_of(rerank, rerank_top, rerank_weight),
     }
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -37,6 +37,7 @@ from fedrec.models.own import register
 from fedrec.models.registry import MODELS, model_class
 from fedrec.progress import stage
 from fedrec.recommending.recommend import item_positions, list_length, similar_table
+from fedrec.recommending.reranking import Rerank
 from fedrec.recommending.tables import write_parquet_stream
 from fedrec.runs.finished import OpenedRun
 from fedrec.runs.histories import with_histories
@@ -212,6 +213,7 @@ class Estimator:
         unknown: Unknown = "raise",
         history: Table | str | Path | None = None,
         unknown_items: Unknown = "raise",
+        rerank: str | Rerank | None = None,
         progress: bool = True,
     ) -> Any:
         """The `n` best items of each user, best first: columns `user_id`, `item_id`, `score`, `rank`.
@@ -226,6 +228,7 @@ class Estimator:
                 users of `history`.
             unknown_items: what to do with items of `history` that the model does not know; `warn` and `ignore` leave
                 their rows out. A user without any row left gets no list.
+            rerank: folder of a causal model of language that reorders the best items, or an `fr.Rerank` of it.
             progress: show a bar on a terminal or in a notebook, if it takes longer than a second.
 
         Returns:
@@ -245,6 +248,7 @@ class Estimator:
             unknown=unknown,
             history=history,
             unknown_items=unknown_items,
+            rerank=rerank,
         )
         with bar("recommend", progress), stage("recommend", f"{asked.users:,} users"):
             return self._shown(asked.table(), history)

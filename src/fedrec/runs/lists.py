@@ -18,6 +18,7 @@ from fedrec.errors import InputError
 from fedrec.node.shard import Shard
 from fedrec.progress import followed
 from fedrec.recommending.recommend import allowed_items, list_length, recommend_batches
+from fedrec.recommending.reranking import Rerank, Reranker
 from fedrec.recommending.tables import recommendation_schema
 from fedrec.runs.finished import OpenedRun
 from fedrec.runs.visitors import Unknown, Visitors, check_unknown, some_of
@@ -38,6 +39,7 @@ class Lists:
         n: length of a list.
         include_seen: whether items the user already has may appear.
         allowed: mask [items] of items that may appear; `None` where all may.
+        reranker: which puts the best items of each user into another order.
     """
 
     opened: OpenedRun
@@ -48,6 +50,7 @@ class Lists:
     n: int
     include_seen: bool
     allowed: np.ndarray | None
+    reranker: Reranker | None = None
 
     @classmethod
     def of(
@@ -62,6 +65,7 @@ class Lists:
         unknown: Unknown = "raise",
         history: Any = None,
         unknown_items: Unknown = "raise",
+        rerank: str | Rerank | None = None,
     ) -> Lists:
         """Check what was asked for; see `fedrec.estimators.estimator.Estimator.recommend`.
 
@@ -87,7 +91,8 @@ class Lists:
             known = [shard.data.users for shard in shards]
         positions = _positions(wanted, known, unknown, lost)
         schema = recommendation_schema(everyone, catalog)
-        return cls(opened, shards, positions, schema, wanted, length, include_seen, allowed)
+        reranker = None if rerank is None else Reranker.of(rerank, catalog)
+        return cls(opened, shards, positions, schema, wanted, length, include_seen, allowed, reranker)
 
     @property
     def users(self) -> int:
@@ -101,6 +106,8 @@ class Lists:
         pairs = list(zip(self.shards, self.positions, strict=False))
         for shard, chosen in followed(pairs, self.users, lambda pair: len(pair[1])):
             scored = broken.watch(shard.scores(trained.state.shared, trained.round, shard.known, chosen))
+            if self.reranker is not None:
+                scored = self.reranker.reordered(scored, self.include_seen, self.allowed)
             seen = None if self.include_seen else shard.known
             yield from recommend_batches(scored, shard.data.users, catalog, self.n, seen, self.allowed)
         if broken.users:
