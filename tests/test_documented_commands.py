@@ -14,6 +14,7 @@ import pytest
 import typer.main
 
 from conftest import Said
+from encoders_in_test import transformer
 from fedrec.benchmarks.catalogue import benchmark
 from fedrec.cli.main import app
 from fedrec.cli.options import build_plan, split_list
@@ -33,6 +34,7 @@ from pages_in_test import (
 Fedrec = Callable[..., Said]
 CHEAPER = {
     "README.md": {"rank=1536": "rank=16", "--seeds 5": "--seeds 2"},
+    "docs/large-models.md": {"rounds=21": "rounds=4", "rounds=20": "rounds=3"},
     "docs/asynchronous.md": {"rounds=200": "rounds=10"},
     "docs/own-model.md": {"BagOfItems --set rounds=30": "BagOfItems --set rounds=4"},
     "docs/secure-aggregation.md": {"--model mf": "--model mf --set rounds=5"},
@@ -60,6 +62,8 @@ ELSEWHERE = {
     "docs/deploy.md: verify run": "needs a federation that is up: test_documented_federation.py",
     "*: federation start *": "runs until it is stopped: test_documented_federation.py",
     "*: node start *": "runs until it is stopped: test_documented_federation.py",
+    "docs/large-models.md: */models/*": "reads a model of language: test_commands_that_read_a_model_of_language_work",
+    "docs/large-models.md: train * items.parquet *": "follows one that reads a model of language",
     "*: federation status *": "asks a server: test_documented_federation.py",
     "*: train * --track *": "needs a library that is no part of the development environment",
 }
@@ -155,6 +159,21 @@ def run_commands(page: str, wanted: Callable[[Command], bool], fresh: Path, fedr
 @pytest.mark.parametrize("page", pages_with(by_default))
 def test_commands_of_a_page_work(page: str, fresh: Path, fedrec: Fedrec) -> None:
     run_commands(page, by_default, fresh, fedrec)
+
+
+@pytest.mark.text
+@pytest.mark.filterwarnings("ignore")  # what transformers warns of
+def test_commands_that_read_a_model_of_language_work(
+    fresh: Path, fedrec: Fedrec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = "docs/large-models.md"
+    encoder, causal = (
+        transformer(Path("encoder")),
+        transformer(Path("causal"), "LlamaForCausalLM", num_key_value_heads=2),
+    )
+    instead = {"/models/all-MiniLM-L6-v2": str(encoder), "/models/SmolLM2-135M-Instruct": str(causal)}
+    monkeypatch.setitem(CHEAPER, page, {**instead, "--model adapter": "--model adapter --set rounds=3"})
+    run_commands(page, lambda command: is_of(["*/models/*", "*items.parquet*"], command), fresh, fedrec)
 
 
 @pytest.mark.exhaustive

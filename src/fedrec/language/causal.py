@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import io
+from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,7 @@ class CausalModel:
         gguf = {} if folder.config is not None else {"gguf_file": folder.weights[0].name}
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, **gguf}
         try:
-            with _quiet():
+            with redirect_stderr(io.StringIO()):  # bars of progress, which nothing else turns off
                 module = transformers.AutoModelForCausalLM.from_pretrained(
                     str(folder.path), dtype=torch.float32, **local, **({} if gguf else {"use_safetensors": True})
                 )
@@ -98,19 +99,3 @@ class CausalModel:
     def _tokens(self, text: str) -> list[int]:
         told = self.tokenizer.encode(text, add_special_tokens=False)
         return list(getattr(told, "ids", told))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the bars of tqdm, which readers of GGUF show."""
-    import os
-
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TQDM_DISABLE"]
-        else:
-            os.environ["TQDM_DISABLE"] = before
