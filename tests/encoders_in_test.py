@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-WORDS = ("crime", "drama", "war", "heat", "ran", "night", "day", "love", "the", "of")
+WORDS = ("crime", "drama", "war", "heat", "ran", "night", "day", "love", "the", "of", *"0123456789")
 TOKENIZER = {
     "version": "1.0",
     "truncation": None,
     "padding": None,
     "added_tokens": [],
     "normalizer": {"type": "Lowercase"},
-    "pre_tokenizer": {"type": "Whitespace"},
+    "pre_tokenizer": {
+        "type": "Sequence",
+        "pretokenizers": [{"type": "Whitespace"}, {"type": "Digits", "individual_digits": True}],
+    },
     "post_processor": None,
     "decoder": None,
     "model": {

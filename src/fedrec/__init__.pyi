@@ -36,9 +36,46 @@ from fedrec.estimators.tuning import tune as tune
 from fedrec.models.networks.network import Network as Network
 from fedrec.models.networks.rating_network import RatingNetwork as RatingNetwork
 from fedrec.progress import Stopwatch as Stopwatch
+from fedrec.recommending.reranking import Rerank as Rerank
 from fedrec.threads import set_threads as set_threads
 
 __version__: str
+
+class Adapter(Estimator):
+    def __init__(
+        self,
+        *,
+        rounds: int = ...,
+        method: Literal["fedsgd", "fedavg"] = ...,
+        granularity: Literal["node", "client"] = ...,
+        window: int = ...,
+        crops: float = ...,
+        learning_rate: float = ...,
+        optimiser: Literal["adam", "sgd"] = ...,
+        warmup: int = ...,
+        schedule: Literal["constant", "cosine"] = ...,
+        first_decay: float = ...,
+        second_decay: float = ...,
+        weight_decay: float = ...,
+        local_epochs: int = ...,
+        local_batch: int = ...,
+        proximal: float = ...,
+        server_optimiser: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = ...,
+        server_learning_rate: float = ...,
+        private_steps: int = ...,
+        private_learning_rate: float = ...,
+        bound: float = ...,
+        item_features: Literal["auto"] | dict[str, str | list[str] | dict[str, float]] = ...,
+        rank: int = ...,
+        temperature: float = ...,
+        targets: int = ...,
+        negatives: int = ...,
+        rolora: bool = ...,
+        seed: int = ...,
+        cohort: float | None = ...,
+        weights: str | dict[str, Any] | None = ...,
+        plan: dict[str, Any] | None = ...,
+    ) -> None: ...
 
 class Autoencoder(Estimator):
     def __init__(

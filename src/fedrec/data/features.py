@@ -151,7 +151,8 @@ def feature_blocks(catalog: Catalog, columns: Columns) -> tuple[Block, ...]:
             names, rows = _encoded(table, column, kind) if is_encoder(kind) else _READERS[kind](table[column], catalog)
             if not rows.any():
                 raise InputError(
-                    f"column {column!r} of the catalog says nothing of any item when it is read as {kind}; leave it out"
+                    f"column {column!r} of the catalog says nothing of any item when it is read as "
+                    f"{kind.partition('@')[0]}; leave it out"
                 )
             blocks.append(Block(column, kind, names, unit_rows(rows), weight))
     width = sum(block.rows.shape[1] for block in blocks)
