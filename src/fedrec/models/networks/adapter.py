@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from fedrec.aggregation.contributions import Contributions
 from fedrec.aggregation.specs import SumSpec
@@ -68,9 +68,10 @@ class Adapter(Network):
     negatives: PositiveInt = 4096
     rolora: bool = False
 
-    rounds: PositiveInt = 61
+    rounds: PositiveInt = 41
     window: PositiveInt = 1000
-    learning_rate: PositiveFloat = 2e-3
+    learning_rate: PositiveFloat = 3e-3
+    weight_decay: NonNegativeFloat = 10.0
 
     name: ClassVar[str] = "adapter"
     traits: ClassVar[Traits] = Traits(bits="node", iterative=True, cohort=512)
