@@ -106,6 +106,12 @@ def test_rolora_sums_and_moves_one_factor_a_round_and_halves_the_bytes() -> None
     assert total.spec.nbytes < 0.6 * both.fit(1000).nbytes
 
 
+def test_scaffold_is_refused() -> None:
+    settings = {"method": "fedavg", "granularity": "client", "optimiser": "sgd", "scaffold": True}
+    with pytest.raises(PlanError, match="model adapter: scaffold is for networks with tables of items"):
+        Adapter.model_validate(settings)
+
+
 def test_an_item_that_nobody_has_is_no_negative_and_has_scores() -> None:
     model = Adapter(rank=3)
     counted = summed(model, model.start(_catalog(), {"features": FEATURES}, KeyedSource.from_seed(1)), clients(), 0)

@@ -60,6 +60,7 @@ class Adapter(Estimator):
         local_epochs: int = ...,
         local_batch: int = ...,
         proximal: float = ...,
+        scaffold: bool = ...,
         server_optimiser: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = ...,
         server_learning_rate: float = ...,
         private_steps: int = ...,

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from fedrec.aggregation.contributions import Contributions
 from fedrec.aggregation.specs import SumSpec
@@ -21,6 +21,7 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.features import MOST_COLUMNS, ItemColumns, feature_matrix
 from fedrec.data.keys import KeyedSource
+from fedrec.errors import PlanError
 from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, cosines
 from fedrec.models.linear.counts import count_spec, counted
 from fedrec.models.networks.network import Network, check_torch
@@ -55,6 +56,9 @@ class Adapter(Network):
         negatives: items drawn for a round, of those that somebody has; all of them where there are no more.
         rolora: whether a round moves one factor alone, B first, then A, in turn.
 
+    Raises:
+        PlanError: with `scaffold`.
+
     Example:
         >>> model = Adapter(item_features={"genres": "categories"}, rank=4)
         >>> {name: str(shape) for name, shape in model.shapes(100).states[0].shared.items()}
@@ -75,6 +79,12 @@ class Adapter(Network):
 
     name: ClassVar[str] = "adapter"
     traits: ClassVar[Traits] = Traits(bits="node", iterative=True, cohort=512)
+
+    @model_validator(mode="after")
+    def _check_adapter(self) -> Adapter:
+        if self.scaffold:
+            raise PlanError(f"model {self.name}: scaffold is for networks with tables of items; leave scaffold out")
+        return self
 
     def public(self, catalog: Catalog) -> Arrays:
         """e [items, features]."""
