@@ -118,7 +118,7 @@ def test_an_item_that_nobody_has_is_no_negative_and_has_scores() -> None:
     state = model.step(model.start(_catalog(), {"features": FEATURES}, KeyedSource.from_seed(1)), counted, 0)
     cold = np.setdiff1d(np.arange(ITEMS), clients().items)
     assert len(cold) >= 5
-    np.testing.assert_array_equal(np.flatnonzero(~state.shared["warm"]), cold)
+    np.testing.assert_array_equal(np.flatnonzero(state.shared["warm"] == 0), cold)
     scores = model.score(Given.to_score(state.shared, {"features": FEATURES}), clients(), None)
     of = clients()
     user = FEATURES[of.items[: of.indptr[1]]].sum(0)

@@ -282,7 +282,7 @@ def test_patience_stops_after_validations_without_a_better_one() -> None:
     assert model.opened.trained.round == 2 * scores.index(max(scores)) + 1
 
 
-STARTING = {"adapter", "autoencoder", "blend", "lightgcn", "neumf", "sasrec", "spectral", "two-tower"}
+STARTING = {"autoencoder", "blend", "lightgcn", "neumf", "sasrec", "spectral", "two-tower"}
 """Models whose first rounds make arrays that cannot score."""
 
 
@@ -291,7 +291,6 @@ STARTING = {"adapter", "autoencoder", "blend", "lightgcn", "neumf", "sasrec", "s
     ("name", "settings", "validated"),
     [
         *((name, {}, None) for name in sorted(set(MODELS) - STARTING)),
-        ("adapter", {"rank": 4, "window": 12}, [1, 2]),
         ("autoencoder", {"rounds": 6}, [3, 4, 5]),
         ("autoencoder", {"start_from": "random"}, [0, 1, 2]),
         ("blend", {"models": ["ease", "popularity"]}, [0]),

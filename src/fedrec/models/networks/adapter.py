@@ -100,7 +100,7 @@ class Adapter(Network):
         axes: dict[str, tuple[int | str, ...]] = {_DOWN: ("features", self.rank), _UP: (self.rank, "features")}
         factors = {name: Shape(both, longest=MOST_COLUMNS) for name, both in axes.items()}
         moments = {f"{name}.{moment}": factors[name] for name in factors for moment in self._server.forms(())}
-        last = Form({**factors, "warm": Shape((n_items,), "bool")}, moments)
+        last = Form({**factors, "warm": Shape((n_items,))}, moments)
         first = Form({**factors, "counts": Shape((n_items,), "float64")})
         return Shapes((first, last) if self._before else (last,))
 
@@ -111,7 +111,7 @@ class Adapter(Network):
         factors = {_DOWN: down, _UP: np.zeros((self.rank, width), dtype=np.float32)}
         if self._before:
             return State({**factors, "counts": np.zeros(len(catalog))})
-        return self._trainable(factors, np.ones(len(catalog), dtype=np.bool_))
+        return self._trainable(factors, np.ones(len(catalog)))
 
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Item counts, then changes of the factors."""
@@ -157,7 +157,7 @@ class Adapter(Network):
 
     def _trainable(self, factors: Arrays, warm: np.ndarray) -> State:
         shared = {name: factors[name] for name in _FACTORS}
-        return State({**shared, "warm": warm}, self._moments(shared))
+        return State({**shared, "warm": warm.astype(np.float32)}, self._moments(shared))
 
     def _moving(self, shared: Collection[str]) -> tuple[str, ...]:
         return _FACTORS
