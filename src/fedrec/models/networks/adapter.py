@@ -24,7 +24,8 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, cosines
 from fedrec.models.linear.counts import count_spec, counted
-from fedrec.models.networks.network import Network, check_torch
+from fedrec.models.networks.installed import check_torch
+from fedrec.models.networks.network import Network
 from fedrec.models.networks.private_network import PrivateNetwork
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits

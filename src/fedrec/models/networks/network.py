@@ -57,7 +57,7 @@ from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
-from fedrec.errors import FedrecError, InputError, PlanError
+from fedrec.errors import FedrecError, PlanError
 from fedrec.kernels.keyed import normal_rows
 from fedrec.models.base import (
     Arrays,
@@ -70,6 +70,7 @@ from fedrec.models.base import (
     cosines,
     of_items,
 )
+from fedrec.models.networks.installed import check_torch
 from fedrec.models.networks.scaffold import (
     NEWCOMERS,
     control_forms,
@@ -89,7 +90,7 @@ if TYPE_CHECKING:
 
     from fedrec.models.networks.visits import Terms
 
-__all__ = ["Network", "check_torch", "parameter_axes"]
+__all__ = ["Network", "parameter_axes"]
 
 _SCALE_BITS = 20
 _TERM_BITS = 10
@@ -463,18 +464,6 @@ class Network(Recommender):
             fresh[name] = np.empty((len(seeds), length), dtype=np.float32)
             normal_rows(source.child(name).seeds(seeds), _PRIVATE_SD, fresh[name])
         return fresh
-
-
-def check_torch(name: str) -> None:
-    """Check that torch is installed.
-
-    Raises:
-        InputError: naming the model that needs it.
-    """
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise InputError(f"model {name!r} is a network and needs PyTorch; pip install 'fedrec[torch]'") from None
 
 
 @lru_cache(maxsize=64)
