@@ -72,7 +72,7 @@ class Adapter(Estimator):
         targets: int = ...,
         negatives: int = ...,
         rolora: bool = ...,
-        seed: int = ...,
+        seed: int | None = ...,
         cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,
         plan: dict[str, Any] | None = ...,
