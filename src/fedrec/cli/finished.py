@@ -58,6 +58,23 @@ def evaluate(
     protocol: Protocol = None,
     metrics: Metrics = None,
     part: Annotated[str, typer.Option("--part", help="Part of the split to evaluate: test or valid.")] = "test",
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy",
+            help="Judge what this policy would have earned: greedy, epsilon:0.1 or plackett-luce:0.5. Needs --events.",
+        ),
+    ] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            "--events",
+            help="File of logged events: user_id, item_id, reward (0 to 1), propensity (how likely the item was).",
+        ),
+    ] = None,
+    largest_weight: Annotated[
+        float, typer.Option("--largest-weight", help="Bound on the weight of an event, for --policy.")
+    ] = 20.0,
     data: Histories = None,
     unknown_items: UnknownItems = "raise",
     rerank: RerankModel = None,
@@ -73,13 +90,41 @@ def evaluate(
 ) -> None:
     """Evaluate a run on held-out interactions: those that the run keeps, or those in --data, split by the run's plan.
 
+    With --policy, estimate what lists drawn from the run's scores would have earned, from events of another policy.
     --columns, --format and the other reading options describe --data, as for training.
     """
     output = Output(json_, quiet)
     clock, _ = output.begin("evaluate", threads, "read", "prepare", "evaluate", device=device)
     how = reading.settings()
     of_items = check_policy("--unknown-items", unknown_items)
+    if (policy is None) != (events is None):
+        raise InputError("--policy and --events are used together; give both, or neither")
+    if policy is not None and (protocol or metrics):
+        raise InputError("--policy has estimates of its own; remove --protocol and --metrics")
     model = opened_for(run, output, data, None, of_items, how)
+    if policy is not None and events is not None:
+        from fedrec.recommending.exploring import Exploration
+        from fedrec.runs.off_policy import judged
+
+        judgement = judged(model.opened, Exploration.parse(policy), events, largest_weight)
+        shown = rows_table(f"{run}: {policy}, {judgement.events:,} events", "estimate", "value", "± s.e.")
+        for name, estimate in judgement.estimates.items():
+            error = "" if estimate.standard_error is None else f"{estimate.standard_error:.4f}"
+            shown.add_row(name, f"{estimate.value:.4f}", error)
+        shown.add_row("effective events", f"{judgement.effective:.1f}", "")
+        figures = {
+            "run": str(run),
+            "model": model.opened.model.name,
+            "policy": policy,
+            "events": judgement.events,
+            "cut": judgement.cut,
+            "effective_events": judgement.effective,
+            "estimates": {name: estimate.value for name, estimate in judgement.estimates.items()},
+            "standard_error": {name: estimate.standard_error for name, estimate in judgement.estimates.items()},
+            **clock.figures(),
+        }
+        output.answer(figures, shown)
+        return
     from fedrec.federation.calls import HELD_OUT
 
     chosen = next((name for name in HELD_OUT if name == part), None)

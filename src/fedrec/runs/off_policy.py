@@ -1,0 +1,122 @@
+"""What lists drawn from a run's scores would have earned: each node judges the events of its own users, as sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fedrec.data.reading.files import check_path
+from fedrec.errors import InputError
+from fedrec.evaluation.off_policy import LARGEST_WEIGHT, Estimate, effective_events, estimates, event_terms
+from fedrec.federation.judging import judging_spec, judging_sum, judging_values
+from fedrec.node.shard import Shard
+from fedrec.recommending.exploring import Exploration
+from fedrec.runs.finished import OpenedRun
+
+__all__ = ["Judgement", "judged"]
+
+_NUMBERS = ("reward", "propensity")
+_COLUMNS = ("user_id", "item_id", *_NUMBERS)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a policy would have earned.
+
+    Args:
+        estimates: `ips` and `snips`.
+        events: that were logged.
+        cut: events whose weight was cut.
+        effective: how many events of equal weight would say as much.
+    """
+
+    estimates: Mapping[str, Estimate]
+    events: int
+    cut: int
+    effective: float
+
+
+def judged(opened: OpenedRun, policy: Exploration, path: Path, largest: float = LARGEST_WEIGHT) -> Judgement:
+    """Judge the first slot of lists that a policy draws from a run's scores, without items that a user already has.
+
+    Args:
+        opened: the run, with its nodes.
+        policy: how lists are drawn.
+        path: events in Parquet, CSV or JSON lines: `user_id`, `item_id`, `reward`, `propensity`.
+        largest: bound on the weight of an event.
+
+    Raises:
+        InputError: if the file cannot be read, or an event names an unknown user or item, or a number is out of range.
+    """
+    table = _read(path)
+    items = _places(opened.catalog.items.look_up(table["item_id"]), table["item_id"], path)
+    users = _places(opened.data.users.look_up(table["user_id"]), table["user_id"], path)
+    rewards, logged = (table[name].to_numpy() for name in _NUMBERS)
+    spec = judging_spec(max(1, table.height), largest)
+    total = judging_sum(spec, event_terms(rewards[:0], logged[:0], rewards[:0], largest=largest))
+    for shard in opened.engine.shards:
+        here = np.full(opened.data.n_users, -1)
+        here[opened.data.users.find(shard.data.users.series)] = np.arange(shard.data.n_users)
+        mine = np.flatnonzero(here[users] >= 0)
+        target = _chances(opened, shard, policy, here[users[mine]], items[mine])
+        total.merge(judging_sum(spec, event_terms(rewards[mine], logged[mine], target, largest=largest)))
+    sums = judging_values(total)
+    found = estimates(sums)
+    return Judgement(
+        {name: found[name] for name in ("ips", "snips")},
+        round(sums["events"]),
+        round(sums["cut"]),
+        effective_events(sums),
+    )
+
+
+def _chances(opened: OpenedRun, shard: Shard, policy: Exploration, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """How likely the policy is to show each of a node's events [events]: 0 for an item that the user already has."""
+    chances = np.zeros(len(users))
+    trained = opened.trained
+    for positions, clients, scores in shard.scores(trained.state.shared, trained.round, shard.known, np.unique(users)):
+        for row, user in enumerate(positions):
+            free = scores[row].astype(np.float64)
+            free[clients.items[clients.indptr[row] : clients.indptr[row + 1]]] = -np.inf
+            events = np.flatnonzero(users == user)
+            if (free > -np.inf).any():
+                chances[events] = policy.propensities(free)[items[events]]
+    return chances
+
+
+def _read(path: Path) -> pl.DataFrame:
+    place = check_path(path)
+    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
+        ".parquet": pl.read_parquet,
+        ".csv": pl.read_csv,
+        ".jsonl": pl.read_ndjson,
+    }
+    if place.suffix not in readers:
+        raise InputError(f"{path}: events are read from .parquet, .csv or .jsonl")
+    try:
+        table = readers[place.suffix](place)
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise InputError(f"{path}: {error}") from None
+    missing = [name for name in _COLUMNS if name not in table.columns]
+    if missing:
+        raise InputError(f"{path}: no column {', '.join(missing)}; events need {', '.join(_COLUMNS)}")
+    for name in _COLUMNS:
+        if table[name].null_count():
+            row = int(table[name].is_null().arg_max() or 0)
+            raise InputError(f"{path}: event {row + 1} has no {name}")
+    for name in _NUMBERS:
+        if not table[name].dtype.is_numeric():
+            raise InputError(f"{path}: column {name} holds {table[name].dtype}, not numbers")
+    return table.with_columns(pl.col(_NUMBERS).cast(pl.Float64))
+
+
+def _places(places: np.ndarray, ids: pl.Series, path: Path) -> np.ndarray:
+    unknown = np.flatnonzero(places < 0)
+    if len(unknown):
+        row = int(unknown[0])
+        raise InputError(f"{path}: event {row + 1} has the unknown {ids.name} {ids[row]!r}; check the ids")
+    return places
