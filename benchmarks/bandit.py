@@ -37,7 +37,7 @@ def turns_of(data: fr.Interactions, seed: int, agents: int, count: int) -> Turns
     factors = left[:, order] * users[:, None] ** 0.5, right[order].T * items[:, None] ** 0.5
     popularity = np.log1p(items) / np.log1p(items).max()
     able = np.flatnonzero(np.diff(other.indptr) >= HELD)
-    scale = 4.0 / np.quantile(np.abs(factors[0]), 0.9) / np.quantile(np.abs(factors[1]), 0.9) / 4.0
+    scale = 1.0 / np.quantile(np.abs(factors[0]), 0.9) / np.quantile(np.abs(factors[1]), 0.9)
     turns: Turns = []
     for _ in range(count):
         user = int(rng.choice(able))
@@ -86,7 +86,7 @@ def main() -> None:
     for policy in ("ucb", "thompson"):
         for seed in range(given.seeds):
             turns = turns_of(data, seed, given.agents, given.turns)
-            bandit = LinearBandit(SIZE + 2, policy)
+            bandit = LinearBandit(SIZE + 2, policy, reg=20.0, growth=3.0)
             central, _ = played(turns, [BanditAgent(bandit)], lambda _: False)
             alone, _ = played(turns, [BanditAgent(bandit) for _ in range(given.agents)], lambda _: False)
             rewards, sums = played(turns, [BanditAgent(bandit) for _ in range(given.agents)], lambda agent: agent.asks)

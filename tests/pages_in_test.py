@@ -142,6 +142,9 @@ def other_files(folder: Path, page: str) -> None:
         table, big = small_table(), pl.col("user_id") > 25
         table.filter(big).write_csv(folder / "big-shop.csv")
         table.filter(~big).write_csv(folder / "small-shop.csv")
+    if page == "docs/bandits.md":
+        with chdir(folder):
+            exec(compile(code_after(page, "`log.py` makes"), "log.py", "exec"), {})
     if page == "docs/own-model.md":
         (folder / "mine.py").write_text(code_after(page, "`mine.py`:"), encoding="utf-8")
         (folder / "bag.py").write_text(code_after(page, "`bag.py`, with"), encoding="utf-8")
