@@ -155,6 +155,10 @@ def test_the_command_gives_what_pooled_events_give(tmp_path: Path) -> None:
     answer = json.loads(CliRunner().invoke(app, [*arguments, "greedy"]).stdout)
     assert answer["events"] == 40
     assert answer["estimates"]["snips"] == pytest.approx(table["reward"].mean(), abs=1e-9)
+    result = CliRunner().invoke(app, [*arguments, "greedy", "--largest-weight", "-1"])
+    assert "the largest weight must be positive and finite" in str(result.exception)
+    result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run"), "--policy", "greedy"])
+    assert "--policy and --events are used together" in str(result.exception)
     broken = table.with_columns(pl.lit(999_999).alias("item_id"))
     broken.write_csv(tmp_path / "events.csv")
     result = CliRunner().invoke(app, [*arguments, "greedy"])

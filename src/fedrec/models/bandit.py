@@ -79,7 +79,7 @@ class BanditAgent:
         >>> total.merge(second.held_back)
         >>> first.adopt(total)
         >>> second.adopt(total)
-        >>> second.weights.tolist()
+        >>> second.weights.round(6).tolist()
         [0.5, 0.0]
     """
 

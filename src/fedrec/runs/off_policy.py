@@ -56,8 +56,9 @@ def judged(opened: OpenedRun, policy: Exploration, path: Path, largest: float = 
     items = _places(opened.catalog.items.look_up(table["item_id"]), table["item_id"], path)
     users = _places(opened.data.users.look_up(table["user_id"]), table["user_id"], path)
     rewards, logged = (table[name].to_numpy() for name in _NUMBERS)
+    nothing = event_terms(rewards[:0], logged[:0], rewards[:0], largest=largest)
     spec = judging_spec(max(1, table.height), largest)
-    total = judging_sum(spec, event_terms(rewards[:0], logged[:0], rewards[:0], largest=largest))
+    total = judging_sum(spec, nothing)
     for shard in opened.engine.shards:
         here = np.full(opened.data.n_users, -1)
         here[opened.data.users.find(shard.data.users.series)] = np.arange(shard.data.n_users)
