@@ -10,9 +10,9 @@ To write a model, subclass `Recommender` and say
 - how it recommends: `score`, and `fold_in` where clients' arrays have to be made for users that never took part;
 - what it takes: `cost`.
 
-The rest has defaults: `similarity`, `carry` and `privately`, which gives the private form of a model that has one: a
-class of its own, derived from `PrivateRecommender` and from the model. Arrays are NumPy arrays by name. Nothing here
-has a wire format of its own, and nothing is called that is not below.
+The rest has defaults: `similarity`, `reasons`, `carry` and `privately`, which gives the private form of a model that
+has one: a class of its own, derived from `PrivateRecommender` and from the model. Arrays are NumPy arrays by name.
+Nothing here has a wire format of its own, and nothing is called that is not below.
 
 Bits. `contribute` is a pure function of what is given, one client's rows and that client's key, whatever else is in the
 batch (unless `traits.bits` says `node`); so is `score`. `step` is a pure function of state and sum under one BLAS
@@ -244,6 +244,14 @@ class Recommender(BaseModel, ABC):
             InputError: if the model knows no such thing.
         """
         raise InputError(f"model {self.name!r} cannot list similar items; use {_SIMILAR}")
+
+    def reasons(self, given: Given, client: Clients, item: int) -> np.ndarray | None:
+        """How much each interaction of one client adds to the client's score of the item at a position.
+
+        Returns:
+            [interactions] float32 that add up to the score; `None` for a model whose scores are no such sum.
+        """
+        return None
 
     def carry(self, fresh: State, earlier: State) -> State:
         """The state before round 0 of a training that goes on from another one (`traits.iterative`).

@@ -37,7 +37,7 @@ from fedrec.node.private_rows import PrivateRows, RowShapes
 from fedrec.privacy.guard import clipped
 from fedrec.progress import followed
 
-__all__ = ["Shard"]
+__all__ = ["Shard", "rows_read"]
 
 _CHUNK_FLOATS = 1 << 23
 _SCORE_FLOATS = 1 << 21
@@ -402,14 +402,14 @@ def _as_read(split: Split, model: Recommender, weights: Weights | None) -> Split
     Interactions for training that weigh nothing become history: nothing is learned from them, and they are not
     recommended.
     """
-    data, part = _rows_read(split.data, model, weights), split.part
+    data, part = rows_read(split.data, model, weights), split.part
     if weights is not None and data.values is not None and (nothing := (data.values == 0) & (part == TRAIN)).any():
         part = np.where(nothing, np.int8(HISTORY), part)
     every = split.every if "repeats" in model.traits.reads else None
-    return replace(split, data=data, part=part, every=None if every is None else _rows_read(every, model, weights))
+    return replace(split, data=data, part=part, every=None if every is None else rows_read(every, model, weights))
 
 
-def _rows_read(data: Interactions, model: Recommender, weights: Weights | None) -> Interactions:
+def rows_read(data: Interactions, model: Recommender, weights: Weights | None) -> Interactions:
     """Interactions with what the model reads of them: times, values, features of users."""
     if "times" not in model.traits.reads:
         data = data.without_times()

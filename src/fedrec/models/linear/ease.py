@@ -29,6 +29,7 @@ from fedrec.models.linear.sketch import (
     draw_signs,
     leading_spectrum,
     low_rank_arrays,
+    low_rank_column,
     low_rank_form,
     low_rank_scores,
     low_rank_similarity,
@@ -216,6 +217,17 @@ class EASE(ColdItems, Decaying):
     def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """How much an item adds to every other item's score."""
         return low_rank_similarity(given.shared, items) if "factors" in given.shared else given.shared["weights"][items]
+
+    def reasons(self, given: Given, client: Clients, item: int) -> np.ndarray:
+        """The entries of B from the client's items to the item, times their weights."""
+        recent, added = self.recent(client), np.zeros(len(client.items), dtype=np.float32)
+        low_rank = "factors" in given.shared
+        column = low_rank_column(given.shared, item) if low_rank else given.shared["weights"][:, item]
+        newest = added[len(added) - len(recent.items) :]
+        newest[:] = column[recent.items]
+        if recent.values is not None:
+            newest *= recent.values
+        return added
 
     def cost(self, n_items: int) -> Cost:
         """Triangle, float64 matrix and float32 weights; or sums and tables of the sketch. A client has at least one

@@ -123,6 +123,16 @@ class ItemKNN(Decaying):
         out[np.nonzero(kept)[0], given.shared["neighbours"][items][kept]] = given.shared["similarities"][items][kept]
         return out
 
+    def reasons(self, given: Given, client: Clients, item: int) -> np.ndarray:
+        """The similarities of the client's items to the item, times their weights."""
+        recent, added = self.recent(client), np.zeros(len(client.items), dtype=np.float32)
+        near = given.shared["neighbours"][recent.items] == item
+        newest = added[len(added) - len(recent.items) :]
+        newest[:] = np.sum(given.shared["similarities"][recent.items], axis=1, where=near)
+        if recent.values is not None:
+            newest *= recent.values
+        return added
+
     def cost(self, n_items: int) -> Cost:
         """Triangle and float64 matrix."""
         return Cost(memory=16 * n_items * n_items)

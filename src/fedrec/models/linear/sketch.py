@@ -41,6 +41,7 @@ __all__ = [
     "draw_signs",
     "leading_spectrum",
     "low_rank_arrays",
+    "low_rank_column",
     "low_rank_form",
     "low_rank_scores",
     "low_rank_similarity",
@@ -279,6 +280,13 @@ def low_rank_similarity(shared: Arrays, items: np.ndarray) -> np.ndarray:
     out[np.arange(len(items)), items] -= shared["own"][items]
     out *= shared["gain"]
     return out
+
+
+def low_rank_column(shared: Arrays, item: int) -> np.ndarray:
+    """What each item adds to the score of the item at a position [items] float32."""
+    added: np.ndarray = shared["factors"] @ shared["factors"][item]
+    added[item] -= shared["own"][item]
+    return added * shared["gain"][item]
 
 
 def _inverse_factor(matrix: np.ndarray, smallest: float) -> np.ndarray:
