@@ -27,6 +27,7 @@ from fedrec.cli import (
     predict,
     privacy,
     runs,
+    serve,
     tune,
     verify,
 )
@@ -51,6 +52,8 @@ app.command("evaluate")(finished.evaluate)
 app.command("recommend")(finished.recommend)
 app.command("predict")(predict.predict)
 app.command("similar")(finished.similar)
+app.command("serve")(serve.serve)
+app.command("token")(serve.token)
 app.command("compare")(models.compare)
 app.command("tune")(tune.tune)
 app.command("models")(plans.models)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -44,7 +45,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 _Length = Annotated[int, Query(ge=1, le=1000, description="Length of the list.")]
 _IdText = Annotated[Text, Query(description="An id as in the data.")]
-_IdTexts = Annotated[list[Text] | None, Query(max_length=10_000)]
+_LISTS = ("only", "block")
 
 
 def create_app(
@@ -107,22 +108,18 @@ def create_api(service: Service) -> FastAPI:
 
 
 def _add_lists(api: FastAPI, service: Service) -> None:
-    @api.get("/v1/recommend", response_model=schemas.ListAnswer, tags=["lists"])
-    async def recommend(
-        request: Request,
-        user: _IdText,
-        n: _Length = 10,
-        include_seen: bool = False,
-        only: _IdTexts = None,
-        block: _IdTexts = None,
-    ) -> Response:
+    asked_in_url = {"parameters": schemas.ListQuestion.parameters()}
+
+    @api.get("/v1/recommend", response_model=schemas.ListAnswer, tags=["lists"], openapi_extra=asked_in_url)
+    async def recommend(request: Request) -> Response:
         """The best items for a user of this node."""
+        question = _list_question(request)
         model: ServedModel = request.scope[MODEL]
-        wanted = _id(user, model.user_id)
-        allowed = _allowed(model, only, block)
+        wanted = _id(question.user, model.user_id)
+        allowed = _allowed(model, question.only, question.block)
 
         def work() -> list[Found]:
-            return model.recommend(_known(service, model, wanted), n, include_seen, allowed)
+            return model.recommend(_known(service, model, wanted), question.n, question.include_seen, allowed)
 
         return _list_answer(model, await service.turns.take(work), user=wanted)
 
@@ -156,7 +153,7 @@ def _add_lists(api: FastAPI, service: Service) -> None:
                 unknown.append(wanted)
             else:
                 lists.append({"user": wanted, "items": _listed(found)})
-        return _json({"model": model.digest, "request_id": uuid.uuid4().hex, "lists": lists, "unknown": unknown})
+        return _json({"model": model.digest, "request_id": secrets.token_hex(16), "lists": lists, "unknown": unknown})
 
 
 def _add_reasons(api: FastAPI, service: Service) -> None:
@@ -241,6 +238,24 @@ def _add_state(api: FastAPI, service: Service) -> None:
         return Response(service.figures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+def _list_question(request: Request) -> schemas.ListQuestion:
+    """The question in a URL; checked at once, as FastAPI takes a third of a request to check parameters one by one.
+
+    Raises:
+        RequestValidationError: naming the parameter that is wrong.
+    """
+    given: dict[str, Any] = {}
+    for name, value in request.query_params.multi_items():
+        if name in _LISTS:
+            given.setdefault(name, []).append(value)
+        elif name in schemas.ListQuestion.model_fields:
+            given[name] = value
+    try:
+        return schemas.ListQuestion.model_validate(given)
+    except ValidationError as error:
+        raise RequestValidationError([{**one, "loc": ("query", *one["loc"])} for one in error.errors()]) from None
+
+
 def _known(service: Service, model: ServedModel, user: int | str) -> Profile:
     profile = model.profiles.known(user, service.recent)
     if profile is None:
@@ -291,7 +306,7 @@ def _listed(found: Sequence[Found]) -> list[dict[str, Any]]:
 
 
 def _list_answer(model: ServedModel, found: Sequence[Found], **more: Any) -> Response:
-    answer = {"model": model.digest, "request_id": uuid.uuid4().hex, **more}
+    answer = {"model": model.digest, "request_id": secrets.token_hex(16), **more}
     return _json(answer | {"items": _listed(found)})
 
 

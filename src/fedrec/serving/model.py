@@ -63,7 +63,7 @@ class ServedModel:
         self.catalog = opened.catalog
         self._index = Index(self.catalog.items)
         self._ids = self.catalog.items.series.to_list()
-        self._titles: dict[int, str] = {}
+        self._titles: dict[int, str] | None = {} if self.catalog.has_titles else None
         self.profiles = Profiles(opened)
         self._shared = opened.trained.state.shared
         self._given = Given.to_score(self._shared, opened.agreement.public)
@@ -192,7 +192,7 @@ class ServedModel:
         ]
 
     def _title(self, item: int) -> str | None:
-        if not self.catalog.has_titles:
+        if self._titles is None:
             return None
         title = self._titles.get(item)
         if title is None:

@@ -18,6 +18,7 @@ __all__ = [
     "ForgetAnswer",
     "HistoryQuestion",
     "ListAnswer",
+    "ListQuestion",
     "ModelAnswer",
     "Problem",
     "SentEvent",
@@ -45,6 +46,31 @@ class Taken(_Model):
     item: Id
     at: Moment | None = None
     rating: Number | None = None
+
+
+class ListQuestion(_Model):
+    """What a list is asked for by in a URL."""
+
+    user: Text = Field(description="Id of a user, as in the data.")
+    n: Annotated[int, Field(ge=1, le=1000)] = Field(10, description="Length of the list.")
+    include_seen: bool = Field(False, description="Whether items that the user has may appear.")
+    only: list[Text] | None = Field(None, max_length=10_000, description="Items that may appear; repeat the name.")
+    block: list[Text] | None = Field(None, max_length=10_000, description="Items that may not appear.")
+
+    @classmethod
+    def parameters(cls) -> list[dict[str, Any]]:
+        """The fields as OpenAPI describes parameters of a URL."""
+        schema = cls.model_json_schema()
+        return [
+            {"name": name, "in": "query", "required": name in schema["required"], "schema": _plain(field)}
+            for name, field in schema["properties"].items()
+        ]
+
+
+def _plain(field: dict[str, Any]) -> dict[str, Any]:
+    """A field that may be left out, without null, which a URL cannot say."""
+    chosen = next((option for option in field.get("anyOf", ()) if option.get("type") != "null"), {})
+    return {key: value for key, value in field.items() if key not in ("anyOf", "default")} | chosen
 
 
 class HistoryQuestion(_Model):

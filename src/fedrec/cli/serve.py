@@ -1,0 +1,106 @@
+"""Commands that answer over HTTP: serve, and token, which says who may ask."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedrec.cli.finished import RunFolder
+from fedrec.cli.options import Json, Quiet, Threads, split_list
+from fedrec.cli.output import Output
+from fedrec.errors import InputError, suggestion
+
+__all__ = ["serve", "token"]
+
+_NEEDED = ("fastapi", "uvicorn", "httptools", "uvloop", "prometheus_client")
+
+
+def serve(
+    run: RunFolder,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen at. Addresses that other machines reach need --tokens.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 for any that is free.")] = 8080,
+    events: Annotated[
+        str | None,
+        typer.Option(
+            "--events",
+            help="Keep events here: a SQLite file, which is made, or postgresql://user@host/database.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option("--tokens", help="File of tokens, see 'fedrec token'. Default: nobody needs one.")
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", min=0.001, help="Requests per second of each token or address. Default: no limit."),
+    ] = None,
+    most_waiting: Annotated[
+        int, typer.Option("--most-waiting", min=1, help="Requests that may wait; further ones get status 503.")
+    ] = 64,
+    deadline: Annotated[
+        float, typer.Option("--deadline", min=0.01, help="Seconds that a request may wait before it gets status 503.")
+    ] = 1.0,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate for HTTPS, in PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Key of the certificate, in PEM.")] = None,
+    threads: Threads = 1,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Answer over HTTP for the users of a run: lists, similar items, reasons, events. Ends with Ctrl-C.
+
+    A newer run at the same place, such as models/latest of a node, replaces the model without a pause.
+    """
+    _check_installed()
+    output = Output(json_, quiet)
+    output.begin("serve", threads, progress=False)
+    from fedrec.serving.server import Address
+    from fedrec.serving.server import serve as serve_at
+    from fedrec.serving.service import Service
+    from fedrec.serving.tokens import Tokens
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    allowed = None if tokens is None else Tokens.read(tokens)
+    address = Address(host, port, tls_cert, tls_key)
+    address.check(allowed)
+    service = Service(run, events, most_waiting, deadline, threads)
+
+    def announce(url: str) -> None:
+        answer: dict[str, Any] = {"url": url, "model": service.model.digest, "events": events}
+        output.answer(answer, f"{service.model.name} of {run} answers at {url}/v1/recommend?user=ID; Ctrl-C ends it")
+        sys.stdout.flush()
+
+    serve_at(service, address, allowed, rate, threads, announce)
+
+
+def token(
+    name: Annotated[str, typer.Argument(help="Whom the token is for.")],
+    to: Annotated[Path, typer.Option("--to", help="File of tokens; the token's hash is added to it.")],
+    scopes: Annotated[
+        str, typer.Option("--scopes", help="What it allows: read, events, metrics, admin (all, and removing users).")
+    ] = "read",
+    rate: Annotated[float | None, typer.Option("--rate", min=0.001, help="Requests per second that it allows.")] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a token for 'fedrec serve', print it once, and add its hash to a file."""
+    from fedrec.serving.tokens import SCOPES, new_token
+
+    wanted = split_list(scopes) or []
+    chosen = tuple(scope for scope in SCOPES if scope in wanted)
+    for text in wanted:
+        if text not in SCOPES:
+            raise InputError(f"--scopes {text!r} is not known{suggestion(text, SCOPES)}")
+    made = new_token(name, chosen, rate, to)
+    Output(json_, quiet).answer({"name": name, "token": made, "scopes": list(chosen)}, made)
+
+
+def _check_installed() -> None:
+    missing = [module for module in _NEEDED if find_spec(module) is None]
+    if missing:
+        raise InputError(f"serve: {', '.join(missing)} is not installed; run pip install 'fedrec[serve]'")
