@@ -12,6 +12,7 @@ __all__ = ["BENCHMARKS", "Benchmark", "benchmark", "default_source"]
 
 _SAME_SIZE = "synthetic:users=943,items=1682,interactions_per_user=106"
 _MILLION = "synthetic:users=1000000,items=50000,interactions_per_user=100,timestamps=false"
+_TEN_THOUSAND = "synthetic:users=5000,items=10000,interactions_per_user=50,timestamps=false"
 _SAMPLED = {"protocol": "sampled:99", "metrics": ["hr@10", "ndcg@10"]}
 
 
@@ -21,7 +22,7 @@ class Benchmark:
 
     Args:
         says: description in one line.
-        kind: `round` (rounds one by one), `training` (a whole training), `sum`, `evaluation` or `transport`.
+        kind: `round` (rounds one by one), `training` (a whole training), `sum`, `evaluation`, `transport` or `serving`.
         settings: the plan without its data.
         source: own data; `None` for MovieLens 100K or data of this size.
         evaluate: whether a round includes measuring the validation and the test part.
@@ -29,7 +30,7 @@ class Benchmark:
     """
 
     says: str
-    kind: Literal["round", "training", "sum", "evaluation", "transport"]
+    kind: Literal["round", "training", "sum", "evaluation", "transport", "serving"]
     settings: dict[str, Any]
     source: str | None = None
     evaluate: bool = False
@@ -62,6 +63,27 @@ BENCHMARKS: dict[str, Benchmark] = {
         evaluate=True,
         warmup=3,
         repeats=21,
+    ),
+    "serve": Benchmark(
+        "2,000 requests over HTTP at 4 connections: lists of ease, 10,000 items",
+        "serving",
+        {"model": {"name": "ease"}, "split": "none"},
+        source=_TEN_THOUSAND,
+        repeats=5,
+    ),
+    "serve-ials": Benchmark(
+        "2,000 requests over HTTP at 4 connections: lists of ials, 10,000 items",
+        "serving",
+        {"model": {"name": "ials", "embedding_size": 64}, "split": "none"},
+        source=_TEN_THOUSAND,
+        repeats=5,
+    ),
+    "serve-spectral": Benchmark(
+        "2,000 requests over HTTP at 4 connections: lists of spectral with rank 256, 50,000 items",
+        "serving",
+        {"model": {"name": "spectral", "rank": 256}, "split": "none"},
+        source="synthetic:users=20000,items=50000,interactions_per_user=100,timestamps=false",
+        repeats=3,
     ),
     "sum": Benchmark(
         "adding contributions to a sum: an item triangle (ease) and rows of a table (mf)",

@@ -67,6 +67,10 @@ def measure(
         from fedrec.benchmarks.transport import transport_times  # NVFlare is an extra
 
         measured = transport_times(source, plan, warmup, repeats)
+    elif chosen.kind == "serving":
+        from fedrec.benchmarks.serving import serving_times  # FastAPI is an extra
+
+        measured = serving_times(source, plan, warmup, repeats)
     else:
         measured = evaluation_times(source, plan, warmup, repeats)
     data = source.interactions

@@ -52,7 +52,7 @@ _ITEM_COLUMNS = ("item_id", "item", "itemId")
 _SHARED = Path("model", "shared.safetensors")
 
 
-@reads_data("catalog", "clean")
+@reads_data("catalog", "clean", "events")
 def evaluate(
     run: RunFolder,
     protocol: Protocol = None,
@@ -157,7 +157,7 @@ def evaluate(
     output.answer(answer, *tables, seconds_in_words(answer))
 
 
-@reads_data("catalog", "clean")
+@reads_data("catalog", "clean", "events")
 def recommend(
     run: RunFolder,
     user: Annotated[

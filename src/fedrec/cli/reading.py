@@ -73,6 +73,10 @@ class Reading:
             "CSV, JSON lines or Parquet.",
         ),
     ] = None
+    events: Annotated[
+        str | None,
+        typer.Option("--events", help="Log of 'fedrec serve', a SQLite file, whose events join the data."),
+    ] = None
     clean: Annotated[
         list[str] | None,
         typer.Option("--clean", help="A cleaning step, such as rating_at_least=4, repeats=sum or k_core=5."),
@@ -96,6 +100,7 @@ class Reading:
             "time_format": self.time_format,
             "decimal": self.decimal,
             "catalog": self.catalog,
+            "events": self.events,
         }
         settings: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
         for column, value in (pair(part, "--where") for part in self.where or []):

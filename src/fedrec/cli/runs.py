@@ -35,7 +35,7 @@ __all__ = ["stamp", "train"]
 
 
 _READING = ("data", "columns", "format", "encoding", "on_error", "header", "time_format", "decimal", "where", "kinds",
-            "catalog")  # fmt: skip
+            "catalog", "events")  # fmt: skip
 _IN_ONE_PROCESS = ("nodes", "partition", "clock", "from_", "budget")
 
 

@@ -16,6 +16,7 @@ from fedrec.data.databases.urls import check_source, database_of, is_url
 from fedrec.data.datasets import DATASETS, DataSet, Layout, dataset, find_folder
 from fedrec.data.digests import digest_of
 from fedrec.data.interactions import Interactions
+from fedrec.data.joining import with_events
 from fedrec.data.reading.catalogs import describe, read_catalog, read_user_features, with_items, with_user_features
 from fedrec.data.reading.files import STANDARD_INPUT
 from fedrec.data.reading.readers import read_with_report, without_report
@@ -90,10 +91,16 @@ def load_source(
     *,
     cleaning: Cleaning | None = None,
     described: str | os.PathLike[str] | None = None,
+    events: str | None = None,
     **options: Any,
 ) -> LoadedSource:
-    """`load_data` with reports and digest; with `cleaning` the data is cleaned too, and with `described`, a file of
-    items with their titles, genres and other features, its items join those of the data.
+    """`load_data` with reports and digest; with `cleaning` the data is cleaned too.
+
+    Args:
+        source, options: as of `load_data`.
+        cleaning: how the data is cleaned; `None` leaves it as it is.
+        described: a file of items with their titles, genres and other features, which join those of the data.
+        events: a log of `fedrec serve`, whose events join the data, see `joining.with_events`.
 
     A registered name comes before a file of that name; write `./NAME` for the file. With `drop_missing` in `cleaning`,
     empty ratings and times become missing values instead of errors.
@@ -115,6 +122,8 @@ def load_source(
     if described is not None:
         items = read_catalog(described, on_error=options.get("on_error", "raise"))
         loaded = replace(loaded, interactions=with_items(loaded.interactions, items))
+    if events is not None:
+        loaded = with_events(loaded, events, options.get("catalog"), options.get("unknown_items", "raise"))
     if cleaning is None:
         return LoadedSource(loaded.interactions, loaded.report, name, digest_of(loaded.interactions))
     data, report = clean(loaded.interactions, cleaning)

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from fedrec.data.cleaning import Cleaning
+from fedrec.data.databases.logs import event_database
 from fedrec.data.databases.urls import check_source
 from fedrec.data.reading.kinds import Kinds
 from fedrec.data.reading.times import check_time_format
@@ -23,7 +24,7 @@ from fedrec.models.registry import explain, foremost
 
 __all__ = ["DataPlan"]
 
-_LATER_KEYS = ("header", "time_format", "decimal", "where", "kinds", "catalog")
+_LATER_KEYS = ("header", "time_format", "decimal", "where", "kinds", "catalog", "events")
 
 
 class DataPlan(BaseModel):
@@ -44,6 +45,8 @@ class DataPlan(BaseModel):
         kinds: weight of each kind of row, such as `{column: event, weights: {view: 1, cart: 3, purchase: 10}}`.
         catalog: file of items with a column `item_id` and what is known of them: titles, genres, prices, vectors. Items
             that nobody has can then be recommended too, by models that read item features.
+        events: log of `fedrec serve`, a path or URL, whose events join the interactions; users who asked to be
+            forgotten are left out.
         cleaning: cleaning steps, in this order.
         digest: SHA-256 of the cleaned data; filled in by the first run, checked by every later one.
     """
@@ -63,6 +66,7 @@ class DataPlan(BaseModel):
     where: dict[str, tuple[str, ...]] | None = None
     kinds: Kinds | None = None
     catalog: str | None = None
+    events: str | None = None
     cleaning: Cleaning = Cleaning()
     digest: str | None = None
 
@@ -86,6 +90,8 @@ class DataPlan(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> DataPlan:
         check_source(self.source, self.table, self.query)
+        if self.events is not None:
+            event_database(self.events)
         if self.time_format is not None:
             check_time_format(self.time_format)
         return self
@@ -114,7 +120,7 @@ class DataPlan(BaseModel):
         """Options of `load_source`: those that differ from its defaults, as some sources take none."""
         options: dict[str, Any] = {"format": self.format, "columns": self.columns, "table": self.table}
         options |= {"query": self.query, "header": self.header, "time_format": self.time_format}
-        options |= {"decimal": self.decimal}
+        options |= {"decimal": self.decimal, "events": self.events}
         if self.where is not None:
             options["where"] = {name: list(values) for name, values in self.where.items()}
         if self.kinds is not None:

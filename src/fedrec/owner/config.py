@@ -263,7 +263,8 @@ class NodeConfig(_Part):
         except InputError as error:
             raise PlanError(redacted(f"{where}: {error}")) from None
         home = place_at(folder, config.home)
-        data = config.data.model_copy(update={"source": source_at(folder, config.data.source)})
+        events = None if config.data.events is None else source_at(folder, config.data.events)
+        data = config.data.model_copy(update={"source": source_at(folder, config.data.source), "events": events})
         return config.model_copy(update={"home": home, "data": data})
 
     @classmethod

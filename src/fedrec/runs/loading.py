@@ -91,6 +91,14 @@ def load_plan_data(
         source = _found(source, folder)
     if data.catalog is not None:
         options["described"] = _found(data.catalog, folder)
+    if data.events is not None:
+        if asks_a_server(data.events):
+            raise InputError(
+                f"{data.events}: events of a run are read from a SQLite file. Read those of PostgreSQL with the data, by "
+                "one query: SELECT user_id, item_id, timestamp FROM clicks UNION ALL "
+                "SELECT user_id, item_id, timestamp FROM interactions"
+            )
+        options["events"] = data.events if is_url(data.events) else _found(data.events, folder)
     with stage("read", f"reading {data.source}"):
         return load_source(source, cleaning=data.cleaning, **options)
 

@@ -171,7 +171,7 @@ def _add_reasons(api: FastAPI, service: Service) -> None:
         model: ServedModel = request.scope[MODEL]
         wanted, position = _id(user, model.user_id), _item(model, item)
         found = await service.turns.take(lambda: model.explain(_known(service, model, wanted), position, n))
-        answer = {"model": model.digest, "user": wanted, "item": position, "score": found.score}
+        answer: dict[str, Any] = {"model": model.digest, "user": wanted, "item": position, "score": found.score}
         answer |= {"exact": found.how == "sum", "how": found.how, "because": _listed(found.because)}
         return _json(answer)
 

@@ -69,7 +69,7 @@ class ListQuestion(_Model):
 
 def _plain(field: dict[str, Any]) -> dict[str, Any]:
     """A field that may be left out, without null, which a URL cannot say."""
-    chosen = next((option for option in field.get("anyOf", ()) if option.get("type") != "null"), {})
+    chosen: dict[str, Any] = next((option for option in field.get("anyOf", ()) if option.get("type") != "null"), {})
     return {key: value for key, value in field.items() if key not in ("anyOf", "default")} | chosen
 
 
