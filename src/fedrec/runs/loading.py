@@ -94,7 +94,7 @@ def load_plan_data(
     if data.events is not None:
         if asks_a_server(data.events):
             raise InputError(
-                f"{data.events}: events of a run are read from a SQLite file. Read those of PostgreSQL with the data, by "
+                f"{data.events}: events of a run are in a SQLite file. Read those of PostgreSQL with the data, by "
                 "one query: SELECT user_id, item_id, timestamp FROM clicks UNION ALL "
                 "SELECT user_id, item_id, timestamp FROM interactions"
             )
