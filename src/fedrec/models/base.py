@@ -10,9 +10,9 @@ To write a model, subclass `Recommender` and say
 - how it recommends: `score`, and `fold_in` where clients' arrays have to be made for users that never took part;
 - what it takes: `cost`.
 
-The rest has defaults: `similarity`, `reasons`, `carry` and `privately`, which gives the private form of a model that
-has one: a class of its own, derived from `PrivateRecommender` and from the model. Arrays are NumPy arrays by name.
-Nothing here has a wire format of its own, and nothing is called that is not below.
+The rest has defaults: `similarity`, `reasons`, `ready`, `carry` and `privately`, which gives the private form of a
+model that has one: a class of its own, derived from `PrivateRecommender` and from the model. Arrays are NumPy arrays by
+name. Nothing here has a wire format of its own, and nothing is called that is not below.
 
 Bits. `contribute` is a pure function of what is given, one client's rows and that client's key, whatever else is in the
 batch (unless `traits.bits` says `node`); so is `score`. `step` is a pure function of state and sum under one BLAS
@@ -80,6 +80,7 @@ from fedrec.models.shapes import Shapes
 from fedrec.models.traits import Cost, Traits
 
 __all__ = [
+    "COLUMNS",
     "Arrays",
     "Given",
     "Private",
@@ -91,6 +92,7 @@ __all__ = [
     "cosines",
     "of_items",
     "queries_of",
+    "with_columns",
 ]
 
 _SIMILAR = (
@@ -104,6 +106,9 @@ _PRIVATE = (
 """Models that list similar items, and models that have a private form."""
 
 Arrays = Mapping[str, np.ndarray]
+
+COLUMNS = "columns"
+"""Name of the array that `with_columns` adds."""
 
 _FIXED = KeyedSource(bytes(16))
 
@@ -253,6 +258,11 @@ class Recommender(BaseModel, ABC):
         """
         return None
 
+    def ready(self, shared: Arrays) -> Arrays:
+        """The shared arrays with others that follow from them, with which single clients are scored faster, to the same
+        bits. A server makes them once; `score` works without them."""
+        return shared
+
     def carry(self, fresh: State, earlier: State) -> State:
         """The state before round 0 of a training that goes on from another one (`traits.iterative`).
 
@@ -357,6 +367,11 @@ def cosines(table: np.ndarray, items: np.ndarray) -> np.ndarray:
     """
     unit = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
     return np.ascontiguousarray(unit[items] @ unit.T, dtype=np.float32)
+
+
+def with_columns(shared: Arrays, name: str) -> Arrays:
+    """Shared arrays with the table of items `name` [items, d] in the order [d, items] too, see `Recommender.ready`."""
+    return {**shared, COLUMNS: np.ascontiguousarray(shared[name].T)}
 
 
 def of_items(scores: np.ndarray, items: np.ndarray | None) -> np.ndarray:

@@ -66,7 +66,7 @@ class ServedModel:
         self._titles: dict[int, str] | None = {} if self.catalog.has_titles else None
         self.profiles = Profiles(opened)
         self._shared = opened.trained.state.shared
-        self._given = Given.to_score(self._shared, opened.agreement.public)
+        self._given = Given.to_score(opened.model.ready(self._shared), opened.agreement.public)
         self._hidden = ~self._shared[SERVED] if SERVED in self._shared else None
 
     @classmethod

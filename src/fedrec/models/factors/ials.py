@@ -17,7 +17,17 @@ from fedrec.data.features import ItemColumns
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import FedrecError
 from fedrec.kernels.least_squares import gram_of_rows, outer_rows, solve_items, solve_users
-from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, cosines
+from fedrec.models.base import (
+    COLUMNS,
+    Arrays,
+    Given,
+    Private,
+    PrivateRecommender,
+    PrivateTerms,
+    State,
+    cosines,
+    with_columns,
+)
 from fedrec.models.cold_items import BOOST, COLD, Boost, ColdItems, boosted_rows, predicted
 from fedrec.models.factors.noisy_equations import bounded, item_weights, noisy_counts, noisy_factors
 from fedrec.models.factors.scoring import factor_scores
@@ -219,7 +229,16 @@ class IALS(ColdItems):
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
     ) -> np.ndarray:
         """⟨user, item⟩ with the user's factor solved from its history; zeros without one."""
-        return factor_scores(self._users(given.shared, clients).astype(np.float32), given.shared["items"], items)
+        return factor_scores(
+            self._users(given.shared, clients).astype(np.float32),
+            given.shared["items"],
+            items,
+            given.shared.get(COLUMNS),
+        )
+
+    def ready(self, shared: Arrays) -> Arrays:
+        """The item table in the order in which single clients read it."""
+        return with_columns(shared, "items")
 
     def largest_factor(self, n_items: int) -> float:
         """What ‖u‖² of no client can exceed: c n_items / (4 λ (n_items + α₀ n_items)^ν), c the largest weight.

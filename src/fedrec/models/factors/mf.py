@@ -17,7 +17,17 @@ from fedrec.data.features import ItemColumns
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.keyed import normal_rows
-from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, cosines
+from fedrec.models.base import (
+    COLUMNS,
+    Arrays,
+    Given,
+    Private,
+    PrivateRecommender,
+    PrivateTerms,
+    State,
+    cosines,
+    with_columns,
+)
 from fedrec.models.cold_items import USUAL, Boost, ColdItems, boosted_biases, filled_rows, usual_row
 from fedrec.models.factors.adaptive_clip import BIT_SHARE, adapted
 from fedrec.models.factors.local_training import LocalOptimiser, LocalTraining, Loss, draw
@@ -291,7 +301,11 @@ class MF(ColdItems):
     ) -> np.ndarray:
         """⟨user, item⟩ + bias."""
         assert private is not None
-        return factor_scores(private["users"], given.shared["items"], items)
+        return factor_scores(private["users"], given.shared["items"], items, given.shared.get(COLUMNS))
+
+    def ready(self, shared: Arrays) -> Arrays:
+        """The item table in the order in which single clients read it."""
+        return with_columns(shared, "items")
 
     def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """Cosine of the item factors."""

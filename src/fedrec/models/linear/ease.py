@@ -16,7 +16,7 @@ from fedrec.data.features import ItemColumns
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.scoring import sum_rows
-from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items, with_columns
 from fedrec.models.cold_items import Boost, ColdItems, boosted_rows
 from fedrec.models.linear.denoising import ridge_arrays
 from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec, ridge_inverse
@@ -213,6 +213,10 @@ class EASE(ColdItems, Decaying):
         scores = np.zeros((len(clients), clients.n_items), dtype=np.float32)
         sum_rows(clients.indptr, clients.items, clients.weights, given.shared["weights"], scores)
         return of_items(scores, items)
+
+    def ready(self, shared: Arrays) -> Arrays:
+        """The table of factors, if there is one, in the order in which single clients read it."""
+        return with_columns(shared, "factors") if "factors" in shared else shared
 
     def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """How much an item adds to every other item's score."""

@@ -27,9 +27,9 @@ from fedrec.aggregation.specs import ArraySpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
-from fedrec.kernels.scoring import dot_items, gather_rows
+from fedrec.kernels.scoring import dot_items, dot_rows, gather_rows
 from fedrec.kernels.threads import thread_count
-from fedrec.models.base import Arrays
+from fedrec.models.base import COLUMNS, Arrays
 from fedrec.models.linear.gram import user_weights
 from fedrec.models.shapes import Form, Shape
 from fedrec.threads import one_blas_thread
@@ -264,7 +264,10 @@ def low_rank_scores(shared: Arrays, clients: Clients) -> np.ndarray:
     sums = np.empty((len(clients), factors.shape[1]))
     gather_rows(clients.indptr, clients.items, clients.weights, factors, sums)
     scores = np.empty((len(clients), len(factors)), dtype=np.float32)
-    dot_items(sums.astype(np.float32), factors, scores)
+    if COLUMNS in shared:
+        dot_rows(sums.astype(np.float32), shared[COLUMNS], np.zeros(len(factors), np.float32), scores)
+    else:
+        dot_items(sums.astype(np.float32), factors, scores)
     holders = np.repeat(np.arange(len(clients)), clients.lengths)
     own = shared["own"][clients.items]
     scores[holders, clients.items] -= own if clients.values is None else own * clients.values

@@ -17,7 +17,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.features import ItemColumns
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
-from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items, with_columns
 from fedrec.models.cold_items import Boost, ColdItems, boosted_rows
 from fedrec.models.linear.counts import count_spec, counted, degree_weights
 from fedrec.models.linear.denoising import ridge_arrays
@@ -166,6 +166,10 @@ class Spectral(ColdItems, Decaying):
     ) -> np.ndarray:
         """The filtered history."""
         return of_items(low_rank_scores(given.shared, self.recent(clients)), items)
+
+    def ready(self, shared: Arrays) -> Arrays:
+        """The table of factors, if there is one, in the order in which single clients read it."""
+        return with_columns(shared, "factors") if "factors" in shared else shared
 
     def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """How much an item adds to every other item's score."""

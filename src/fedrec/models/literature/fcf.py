@@ -14,7 +14,7 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.kernels.least_squares import gram_of_rows, item_pulls, outer_rows, solve_users
-from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines
+from fedrec.models.base import COLUMNS, Arrays, Given, Private, Recommender, State, cosines, with_columns
 from fedrec.models.factors.scoring import factor_scores
 from fedrec.models.linear.gram import unpack_triangle
 from fedrec.models.shapes import Form, Shape, Shapes
@@ -146,7 +146,16 @@ class FCF(Recommender):
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
     ) -> np.ndarray:
         """⟨user, item⟩ with the user's factor solved from its history; zeros without one."""
-        return factor_scores(self._users(given.shared, clients).astype(np.float32), given.shared["items"], items)
+        return factor_scores(
+            self._users(given.shared, clients).astype(np.float32),
+            given.shared["items"],
+            items,
+            given.shared.get(COLUMNS),
+        )
+
+    def ready(self, shared: Arrays) -> Arrays:
+        """The item table in the order in which single clients read it."""
+        return with_columns(shared, "items")
 
     def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """Cosine of the item factors."""
