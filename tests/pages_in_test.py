@@ -12,6 +12,8 @@ from pathlib import Path
 import polars as pl
 
 import fedrec as fr
+from fedrec.data.databases.logs import open_events
+from fedrec.data.events import Event
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
@@ -152,6 +154,9 @@ def other_files(folder: Path, page: str) -> None:
         (folder / "pictures.py").write_text(code_after(page, "`pictures.py` has both"), encoding="utf-8")
         with chdir(folder):
             exec(compile(code_after(page, "`made.py` makes"), "made.py", "exec"), {})
+    log = open_events(str(folder / "events.db"), False, False)
+    log.add([Event("a1", 1, 26, "click", 1.7e9)])
+    log.close()
     table = small_table()
     table.select("user_id", "item_id").head(20).write_csv(folder / "pairs.csv")
     items = table.select("item_id").unique("item_id").sort("item_id")

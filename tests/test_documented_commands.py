@@ -45,6 +45,7 @@ CHEAPER = {
         "--model neumf": "--model neumf --set rounds=6",
         "--epsilon 8": "--set rounds=6 --epsilon 8",
     },
+    "docs/serving.md": {"--data synthetic": "--data synthetic:users=100,items=50,interactions_per_user=10"},
     "docs/networks.md": {
         "--models ease,ials": "--set autoencoder.rounds=6 --set lightgcn.rounds=6 --models ease,ials",
         "--model lightgcn": "--model lightgcn --set rounds=6",
@@ -61,6 +62,7 @@ ELSEWHERE = {
     "*: recommend shop-*": "needs a federation that is up: test_documented_federation.py",
     "docs/deploy.md: verify run": "needs a federation that is up: test_documented_federation.py",
     "*: federation start *": "runs until it is stopped: test_documented_federation.py",
+    "*: serve *": "runs until it is stopped: test_serving_processes.py",
     "*: node start *": "runs until it is stopped: test_documented_federation.py",
     "docs/large-models.md: */models/*": "reads a model of language: test_commands_that_read_a_model_of_language_work",
     "docs/large-models.md: train * items.parquet *": "follows one that reads a model of language",
@@ -70,6 +72,7 @@ ELSEWHERE = {
 """Commands that are not run in this file, and why."""
 LONG = {
     "*: federation demo *": "starts processes",
+    "*: bench serve*": "trains large models and starts processes",
     "*: bench transport": "starts processes",
     "*: bench pfedrec-round *": "measures for a minute",
     "*: audit plan.yaml --attack coordinator": "plays many federations",
