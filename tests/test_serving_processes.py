@@ -42,7 +42,9 @@ def test_no_request_fails_while_models_are_replaced_and_no_answer_is_of_two(stud
 
 def test_overload_gets_503_in_time_and_passes(studies: Any, tmp_path: Path) -> None:
     found = studies.overload(tmp_path)
-    assert set(found["statuses"]) == {200, 503}
+    assert set(found["answers per second"]) == {200, 503}
+    assert found["answers per second"][200] > found["bears per second"] / 4
+    assert max(found["slowest ms"].values()) < 5_000
     assert found["seconds to recover"] < 5.0
 
 
@@ -64,9 +66,8 @@ def broken(chance: random.Random, value: Any) -> Any:
     odd = [None, True, -1, 0, 2**63, 2**70, 1e308, "", "\0", "é", "x" * 600, [], {}, [[]], {"item": None}, -0.0, "1"]
     if isinstance(value, list) and value and chance.random() < 0.8:
         place = chance.randrange(len(value))
-        return [broken(chance, part) if here == place else part for here, part in enumerate(value)] * chance.choice(
-            [1, 1, 3]
-        )
+        times = chance.choice([1, 1, 3])
+        return [broken(chance, part) if here == place else part for here, part in enumerate(value)] * times
     if isinstance(value, dict) and value and chance.random() < 0.8:
         name = chance.choice(sorted(value))
         changed = {**value, name: broken(chance, value[name])}
@@ -89,11 +90,8 @@ def test_fuzzed_bodies_get_a_status_that_the_document_names_and_nothing_of_other
     chance = random.Random(5)
     with client(run, str(tmp_path / "events.db")) as asked:
         before = asked.items(3)
-        allowed = {
-            path: set(entry["post"]["responses"])
-            for path, entry in asked.get("/openapi.json")["paths"].items()
-            if "post" in entry
-        }
+        paths = asked.get("/openapi.json")["paths"]
+        allowed = {path: set(paths[path]["post"]["responses"]) for path in wholes}
         for _ in range(20_000):
             path = chance.choice(sorted(wholes))
             body = json.dumps(broken(chance, wholes[path])).encode()
@@ -111,6 +109,7 @@ def test_fuzzed_bodies_get_a_status_that_the_document_names_and_nothing_of_other
 def test_the_server_does_what_its_openapi_document_says(tmp_path: Path) -> None:
     schemathesis = pytest.importorskip("schemathesis")
     from hypothesis import HealthCheck, given, settings
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
 
     from fedrec.serving.app import create_app
     from fedrec.serving.service import Service
@@ -126,7 +125,7 @@ def test_the_server_does_what_its_openapi_document_says(tmp_path: Path) -> None:
         def check(case: Any) -> None:
             response = case.call()
             assert response.status_code < 500 or response.status_code == 503, response.text
-            case.validate_response(response)
+            case.validate_response(response, excluded_checks=[positive_data_acceptance])  # ids have a type of the data
 
         check()
     service.close()

@@ -24,6 +24,7 @@ MODEL = "fedrec.model"
 """Where a request finds the model that answers it: one for the whole request, whatever is loaded meanwhile."""
 _OPEN = ("/healthz", "/readyz", "/openapi.json")
 _SCOPES: dict[str, Allowance] = {"/v1/events": "events", "/metrics": "metrics"}
+_IN_TURN = ("/v1/recommend", "/v1/recommend/batch", "/v1/similar", "/v1/explain")
 _SECONDS_OF_BODY = 10.0
 
 
@@ -78,7 +79,7 @@ class Gate:
         """Check who asks.
 
         Raises:
-            RefusalError: with status 401, 403, 413, 421 or 429.
+            RefusalError: with status 401, 403, 413, 421, 429 or 503.
         """
         headers = dict(scope["headers"])
         path, method = scope["path"], scope["method"]
@@ -97,6 +98,8 @@ class Gate:
             name, rate = token.name, token.rate or rate
         if rate is not None and (waiting := self._rates.wait(name, rate)):
             raise RefusalError(429, f"more than {rate:g} requests per second; wait", waiting)
+        if path in _IN_TURN:
+            self._service.turns.check()  # before anything of it is read
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length[:20]) > MOST_BYTES:
             raise _too_long()

@@ -13,6 +13,8 @@ from fedrec.serving.refusals import RefusalError
 __all__ = ["Turns"]
 
 _T = TypeVar("_T")
+_LEAST, _LARGEST = 0.0005, 0.05
+"""Seconds of work between two looks at what came in."""
 
 
 class _Waiting(NamedTuple):
@@ -38,14 +40,22 @@ class Turns:
         """How many pieces of work wait."""
         return len(self._waiting)
 
+    def check(self) -> None:
+        """Refuse further work if too much waits already.
+
+        Raises:
+            RefusalError: with status 503.
+        """
+        if len(self._waiting) >= self._most:
+            raise RefusalError(503, f"too many requests wait (the limit is {self._most}); try again", self._deadline)
+
     async def take(self, work: Callable[[], _T]) -> _T:
         """What `work` gives, when it is its turn. Errors of `work` pass through.
 
         Raises:
             RefusalError: with status 503, if too much work waits, or this waited too long.
         """
-        if len(self._waiting) >= self._most:
-            raise RefusalError(503, f"too many requests wait (the limit is {self._most}); try again", self._deadline)
+        self.check()
         loop = asyncio.get_running_loop()
         entry = _Waiting(work, loop.create_future(), time.monotonic() + self._deadline)
         self._waiting.append(entry)
@@ -55,17 +65,26 @@ class Turns:
         return result
 
     async def _run(self) -> None:
+        """Work as long as there is work, and let others work between: as long as they took last time, so that reading
+        and refusing a flood of requests leaves half of the time for answers."""
+        share = _LEAST
         while self._waiting:
-            entry = self._waiting.popleft()
-            if entry.answer.done():  # whoever asked is gone
-                continue
-            if time.monotonic() > entry.until:
-                entry.answer.set_exception(
-                    RefusalError(503, f"the request waited longer than {self._deadline:g} seconds; try again", 1.0)
-                )
-            else:
-                try:
-                    entry.answer.set_result(entry.work())
-                except Exception as error:
-                    entry.answer.set_exception(error)
+            until = time.monotonic() + share
+            while self._waiting and time.monotonic() < until:
+                self._work(self._waiting.popleft())
+            before = time.monotonic()
             await asyncio.sleep(0)
+            share = min(max(time.monotonic() - before, _LEAST), _LARGEST)
+
+    def _work(self, entry: _Waiting) -> None:
+        if entry.answer.done():  # whoever asked is gone
+            return
+        if time.monotonic() > entry.until:
+            entry.answer.set_exception(
+                RefusalError(503, f"the request waited longer than {self._deadline:g} seconds; try again", 1.0)
+            )
+            return
+        try:
+            entry.answer.set_result(entry.work())
+        except Exception as error:
+            entry.answer.set_exception(error)
