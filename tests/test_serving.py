@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import fedrec as fr
-from fedrec.models.base import Given
 from fedrec.serving.tokens import Tokens, new_token
 from serving_in_test import DATA, Client, client, run_of
 
@@ -256,20 +254,3 @@ def test_the_openapi_document_names_all_paths_and_their_errors(served: Client) -
     for path in document["paths"].values():
         for operation in path.values():
             assert {"401", "422", "429", "503"} <= set(operation["responses"])
-
-
-@pytest.mark.parametrize(
-    "model", [fr.IALS(rounds=2), fr.MF(rounds=2), fr.FCF(rounds=1), fr.Spectral(rank=12), fr.EASE(rank=12)]
-)
-def test_arrays_made_ready_for_single_clients_change_no_bit_of_a_score(model: Any) -> None:
-    opened = model.fit(fr.load_data(DATA)).opened
-    (shard,), shared = opened.engine.shards, opened.trained.state.shared
-    clients, private = shard.everyone(), shard.private()
-    ready = opened.model.ready(shared)
-    assert set(ready) > set(shared)
-    plain = opened.model.score(Given.to_score(shared, {}), clients, private)
-    for place in range(0, len(clients), 7):
-        chosen = np.array([place])
-        rows = None if private is None else {name: array[chosen] for name, array in private.items()}
-        fast = opened.model.score(Given.to_score(ready, {}), clients.take(chosen), rows)
-        assert np.array_equal(fast[0], plain[place])

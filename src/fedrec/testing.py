@@ -126,6 +126,20 @@ class RecommenderContract:
             places = np.array(positions)
             alone = model.score(given, clients.take(places), _taken(private, places))
             assert alone.tobytes() == together[places].tobytes(), f"scores of clients {positions} depend on the batch"
+        ready = replace(given, shared=model.ready(given.shared))
+        fast = model.score(ready, clients.take(np.array([5])), _taken(private, np.array([5])))
+        assert fast.tobytes() == together[5].tobytes(), "scores differ with the arrays of ready"
+
+    def test_reasons_add_up_to_the_score(self) -> None:
+        model, given, clients, private = _parts(type(self))
+        chosen = np.array([5])
+        client, score = clients.take(chosen), model.score(given, clients.take(chosen), _taken(private, chosen))[0]
+        for item in (0, 11):
+            if (parts := model.reasons(given, client, item)) is not None:
+                assert parts.shape == client.items.shape, f"there are {parts.shape} reasons, not {client.items.shape}"
+                assert np.isclose(parts.sum(), score[item], rtol=1e-4, atol=1e-6), (
+                    f"reasons of item {item} do not add up"
+                )
 
     def test_scores_of_some_items_are_those_among_all(self) -> None:
         model, given, clients, private = _parts(type(self))
