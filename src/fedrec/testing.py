@@ -138,7 +138,7 @@ class RecommenderContract:
             if (parts := model.reasons(given, client, item)) is not None:
                 assert parts.shape == client.items.shape, f"there are {parts.shape} reasons, not {client.items.shape}"
                 assert np.isclose(parts.sum(), score[item], rtol=1e-4, atol=1e-6), (
-                    f"reasons of item {item} do not add up"
+                    f"reasons of {item} do not add up"
                 )
 
     def test_scores_of_some_items_are_those_among_all(self) -> None:
