@@ -137,9 +137,7 @@ class RecommenderContract:
         for item in (0, 11):
             if (parts := model.reasons(given, client, item)) is not None:
                 assert parts.shape == client.items.shape, f"there are {parts.shape} reasons, not {client.items.shape}"
-                assert np.isclose(parts.sum(), score[item], rtol=1e-4, atol=1e-6), (
-                    f"reasons of {item} do not add up"
-                )
+                assert np.isclose(parts.sum(), score[item], rtol=1e-4, atol=1e-6), f"reasons of {item} do not add up"
 
     def test_scores_of_some_items_are_those_among_all(self) -> None:
         model, given, clients, private = _parts(type(self))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,13 @@ class Load:
 
 
 @contextmanager
-def started(run: Path, *options: str) -> Iterator[Server]:
+def started(run: Path, *options: str, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """A server of a run, on a free port of this machine; it ends with the block.
+
+    Args:
+        run: a folder.
+        options: of `fedrec serve`.
+        tls: what clients trust, if the options name a certificate of `localhost`.
 
     Raises:
         FedrecError: if it does not start.
@@ -102,7 +108,7 @@ def started(run: Path, *options: str) -> Iterator[Server]:
         if not line:
             raise FedrecError("the server did not start; see the message above")
         port = int(json.loads(line)["url"].rpartition(":")[2])
-        while 200 not in asyncio.run(ask(port, ["/readyz"], 1, 1)).statuses:
+        while 200 not in asyncio.run(ask(port, ["/readyz"], 1, 1, tls=tls)).statuses:
             if time.perf_counter() - began > _SECONDS_TO_START:
                 raise FedrecError(f"the server was not ready after {_SECONDS_TO_START:g} seconds")
             time.sleep(0.01)
@@ -110,10 +116,17 @@ def started(run: Path, *options: str) -> Iterator[Server]:
     finally:
         process.terminate()
         process.wait(30)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 async def ask(
-    port: int, paths: Sequence[str], connections: int, requests: int, bodies: Sequence[bytes] | None = None
+    port: int,
+    paths: Sequence[str],
+    connections: int,
+    requests: int,
+    bodies: Sequence[bytes] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Load:
     """Clients that each ask, wait for the answer, and ask again.
 
@@ -123,40 +136,55 @@ async def ask(
         connections: clients at the same time.
         requests: of all clients together.
         bodies: sent in turn by POST, as JSON.
+        tls: what clients trust, of a server with a certificate.
     """
     load, began = Load(), time.perf_counter()
     left = iter(range(requests))
-    await asyncio.gather(*(_client(port, paths, bodies, left, load) for _ in range(connections)))
+    await asyncio.gather(*(_client(port, paths, bodies, left, load, tls) for _ in range(connections)))
     load.whole = time.perf_counter() - began
     return load
 
 
 async def _client(
-    port: int, paths: Sequence[str], bodies: Sequence[bytes] | None, left: Iterator[int], load: Load
+    port: int,
+    paths: Sequence[str],
+    bodies: Sequence[bytes] | None,
+    left: Iterator[int],
+    load: Load,
+    tls: ssl.SSLContext | None,
 ) -> None:
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
+    def ended() -> None:
         load.statuses[0] = load.statuses.get(0, 0) + 1
+
+    try:
+        reader, writer = await asyncio.open_connection("localhost" if tls else "127.0.0.1", port, ssl=tls)
+    except OSError:
+        ended()
         return
-    for number in left:
-        path, body = paths[number % len(paths)], b"" if bodies is None else bodies[number % len(bodies)]
-        head = f"{'GET' if bodies is None else 'POST'} {path} HTTP/1.1\r\nHost: localhost\r\n"
-        if bodies is not None:
-            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        began = time.perf_counter()
-        try:
-            writer.write(head.encode() + b"\r\n" + body)
+    try:
+        for number in left:
+            path, body = paths[number % len(paths)], None if bodies is None else bodies[number % len(bodies)]
+            began = time.perf_counter()
+            writer.write(_request(path, body))
             answer = (await reader.readuntil(b"\r\n\r\n")).lower()
             await reader.readexactly(int(answer.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
-        except (OSError, asyncio.IncompleteReadError):
-            load.statuses[0] = load.statuses.get(0, 0) + 1
-            return
-        load.seconds.append(time.perf_counter() - began)
-        status = int(answer[9:12])
-        load.statuses[status] = load.statuses.get(status, 0) + 1
-        load.digests.add(answer.partition(b"fedrec-model: ")[2].partition(b"\r\n")[0].decode())
-    writer.close()
+            load.seconds.append(time.perf_counter() - began)
+            status = int(answer[9:12])
+            load.statuses[status] = load.statuses.get(status, 0) + 1
+            load.digests.add(answer.partition(b"fedrec-model: ")[2].partition(b"\r\n")[0].decode())
+    except (OSError, asyncio.IncompleteReadError):
+        ended()
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+def _request(path: str, body: bytes | None) -> bytes:
+    head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: localhost\r\n"
+    if body is not None:
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"\r\n" + (body or b"")
 
 
 def trained_run(source: LoadedSource, plan: Plan, folder: Path) -> None:

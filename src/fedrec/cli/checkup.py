@@ -24,7 +24,7 @@ _EXTRAS = {
     "secure": (("cryptography",), "secure aggregation, signatures"),
     "deploy": (("nvflare", "cryptography"), "federations across machines"),
     "databases": (("adbc_driver_postgresql", "pyarrow"), "reading PostgreSQL"),
-    "serve": (("fastapi", "uvicorn", "httptools", "uvloop", "jinja2", "prometheus_client"), "answers over HTTP"),
+    "serve": (("fastapi", "uvicorn", "httptools", "jinja2", "prometheus_client"), "answers over HTTP"),
     "plots": (("matplotlib",), "pictures of audits"),
     "torch": (("torch",), "networks: sasrec, neumf, two-tower, adapter and your own"),
     "text": (("torch", "transformers", "peft", "tokenizers", "gguf"), "models of language in folders of yours"),

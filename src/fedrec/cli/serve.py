@@ -17,7 +17,7 @@ from fedrec.errors import InputError, suggestion
 
 __all__ = ["serve", "token"]
 
-_NEEDED = ("fastapi", "uvicorn", "httptools", "uvloop", "prometheus_client")
+_NEEDED = ("fastapi", "uvicorn", "httptools", "prometheus_client")
 
 
 def serve(

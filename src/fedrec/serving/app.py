@@ -202,7 +202,7 @@ def _add_events(api: FastAPI, service: Service) -> None:
         new = await service.add(kept)
         return _json({"model": model.digest, "accepted": len(kept), "new": new}, 202)
 
-    @api.delete("/v1/users/{user}", response_model=schemas.ForgetAnswer, tags=["events"])
+    @api.delete("/v1/users/{user:path}", response_model=schemas.ForgetAnswer, tags=["events"])
     async def forget(request: Request, user: Text) -> Response:
         """Forget a user: the history is gone at once, events are removed, and the next training leaves the user out."""
         model: ServedModel = request.scope[MODEL]

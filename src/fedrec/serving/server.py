@@ -162,7 +162,7 @@ def serve(
     config = uvicorn.Config(
         create_app(service, tokens, rate, hosts),
         http=_Punctual,
-        loop="uvloop",
+        loop="auto",
         ws="none",
         lifespan="on",
         log_config=None,
