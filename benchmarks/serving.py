@@ -76,6 +76,9 @@ def kills(folder: Path, times: int = 20, patience: float = 0.5) -> dict[str, Any
         nonlocal number, sent_twice
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return
+        try:
             while time.monotonic() < until:
                 name = f"k{number}"
                 number += 1
@@ -92,6 +95,8 @@ def kills(folder: Path, times: int = 20, patience: float = 0.5) -> dict[str, Any
                     acknowledged.add(name)
         except (OSError, asyncio.IncompleteReadError):
             return
+        finally:
+            writer.close()
 
     async def crowd(server: Server) -> None:
         clients = [asyncio.create_task(send(server.port, time.monotonic() + 60.0)) for _ in range(8)]
@@ -146,6 +151,7 @@ def swaps(folder: Path, times: int = 50) -> dict[str, Any]:
             if not seen or seen[-1] != answer["model"]:
                 seen.append(answer["model"])
             mixed += lists[answer["model"]][user] != [entry["item"] for entry in answer["items"]]
+        writer.close()
 
     async def replace(port: int) -> None:
         ended = asyncio.Event()

@@ -14,7 +14,10 @@ import fedrec as fr
 from serving_in_test import client, run_of
 
 TOP = Path(__file__).parent.parent
-pytestmark = pytest.mark.exhaustive
+pytestmark = [
+    pytest.mark.exhaustive,
+    pytest.mark.filterwarnings("ignore"),  # connections of servers that were killed are not closed in order
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +32,13 @@ def studies() -> Any:
 
 
 def test_no_acknowledged_event_is_lost_when_the_server_is_killed(studies: Any, tmp_path: Path) -> None:
-    found = studies.kills(tmp_path, times=20)
+    found = studies.kills(tmp_path, times=10)
     assert found["acknowledged"] > 100
     assert (found["lost"], found["double"]) == (0, 0)
 
 
 def test_no_request_fails_while_models_are_replaced_and_no_answer_is_of_two(studies: Any, tmp_path: Path) -> None:
-    found = studies.swaps(tmp_path, times=50)
+    found = studies.swaps(tmp_path, times=20)
     assert found["answered"] > 500
     assert (found["failed"], found["of two models"], found["models"]) == (0, 0, 2)
 
