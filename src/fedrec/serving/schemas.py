@@ -188,6 +188,7 @@ class Problem(BaseModel):
 def seconds(moment: float | datetime | None, now: float) -> float:
     """A moment in seconds since 1970.
 
+    >>> from datetime import UTC
     >>> seconds(datetime(1970, 1, 2, tzinfo=UTC), 0.0), seconds(None, 5.0)
     (86400.0, 5.0)
     """
