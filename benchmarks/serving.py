@@ -25,6 +25,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,12 @@ class Proxy:
             while data := await inner.read(4096):
                 writer.write(data)
 
-        await asyncio.wait([asyncio.create_task(forth()), asyncio.create_task(back())], timeout=3.0)
+        tasks = [asyncio.create_task(forth()), asyncio.create_task(back())]
+        with suppress(asyncio.CancelledError):  # the study ends while a client is still there
+            await asyncio.wait(tasks, timeout=3.0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for one in (outer, writer):
             one.close()
 
