@@ -49,7 +49,7 @@ test: $(READY)
 test-real: $(READY) kernels
 	$(PYTEST) -m real
 
-# Needs the extra `text`: transformers, tokenizers, peft, gguf. The models are made by the tests.
+# Needs the extra `text`: transformers, tokenizers, gguf. The models are made by the tests.
 test-text: $(READY) kernels
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[text]'
 	$(PYTEST) -m text

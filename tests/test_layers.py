@@ -41,7 +41,6 @@ HOMES = {
     "torch": ["models.networks", "language"],
     "transformers": ["language"],
     "tokenizers": ["language"],
-    "peft": ["language"],
     "gguf": ["language"],
     "fastapi": ["serving"],
     "dask": ["engines.cluster"],

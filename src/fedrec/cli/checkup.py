@@ -27,7 +27,7 @@ _EXTRAS = {
     "serve": (("fastapi", "uvicorn", "httptools", "jinja2", "prometheus_client"), "answers over HTTP"),
     "plots": (("matplotlib",), "pictures of audits"),
     "torch": (("torch",), "networks: sasrec, neumf, two-tower, adapter and your own"),
-    "text": (("torch", "transformers", "peft", "tokenizers", "gguf"), "models of language in folders of yours"),
+    "text": (("torch", "transformers", "tokenizers", "gguf"), "models of language in folders of yours"),
 }
 """Extras of the package: the modules that they bring, and what they are for."""
 _PACKAGES = ("fedrec", "numpy", "scipy", "numba", "polars", "pydantic", "safetensors", "threadpoolctl")
