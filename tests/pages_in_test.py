@@ -162,6 +162,9 @@ def other_files(folder: Path, page: str) -> None:
     items = table.select("item_id").unique("item_id").sort("item_id")
     genre, number = pl.when(pl.col("item_id") % 3 == 0).then(pl.lit("Drama|War")).otherwise(pl.lit("Crime")), "item_id"
     described = items.with_columns(title=pl.format("Film {} (1995)", number), genres=genre, price=pl.col(number) % 7)
+    if page == "docs/domains.md":
+        films = pl.col(number) % 2 == 0
+        described = described.with_columns(domain=pl.when(films).then(pl.lit("films")).otherwise(pl.lit("books")))
     described.write_csv(folder / "items.csv")
     described.tail(3).with_columns(item_id=pl.col("item_id") + 900).write_csv(folder / "new.csv")
     day = pl.from_epoch(pl.col("timestamp").cast(pl.Int64)).dt.strftime("%d/%m/%Y %H:%M")

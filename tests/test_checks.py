@@ -65,8 +65,8 @@ def test_objects_say_what_they_are_in_a_line() -> None:
     assert "times 20" in repr(DATA)
     assert repr(split).startswith(f"Split(leave-last-out: {len(split.train):,} train, 120 valid, 120 test; 120 users")
     assert (
-        repr(model)
-        == "EASE(reg=5.0, alpha=0.0, rank=None, passes=2, decay=1.0, item_features=None, boost='auto'), fitted"
+        repr(model) == "EASE(reg=5.0, alpha=0.0, rank=None, passes=2, decay=1.0, item_features=None, boost='auto', "
+        "target=None, dropout=4.0), fitted"
     )
     for thing in (DATA, split, model, model.opened):
         assert len(repr(thing)) < 300

@@ -63,6 +63,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Callable[
         "verify": (fr.verify, {"run": folder / "run"}),
         "estimator": (fr.estimator, {"model": "ease"}),
         "evaluate": (fr.evaluate, {"model": model, "split": split}),
+        "cross_domain": (fr.cross_domain, {"data": fr.synthetic(40, 20, 8, domains=2), "domain": "a"}),
         "load_model": (fr.load_model, {"folder": folder / "run"}),
         "tune": (fr.tune, {"kind": fr.Popularity, "data": data, "grid": {"cohort": [1.0]}}),
         "fit": (fr.Popularity().fit, {"data": data}),

@@ -205,5 +205,7 @@ def test_a_plan_has_the_private_form_with_its_terms_or_neither():
 
 def test_an_estimator_shows_the_values_that_are_fit_for_noise_under_its_own_name():
     private = estimator("ease")(plan={"privacy": {"epsilon": 4.0, "delta": 1e-5}})
-    said = "EASE(reg='auto', alpha=1.0, rank=None, passes=2, decay=1.0, item_features=None, boost='auto')"
-    assert repr(private) == said
+    assert repr(private) == (
+        "EASE(reg='auto', alpha=1.0, rank=None, passes=2, decay=1.0, item_features=None, boost='auto', target=None, "
+        "dropout=4.0)"
+    )

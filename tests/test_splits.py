@@ -316,7 +316,10 @@ def test_without_a_split_everything_is_for_training():
     [
         ("leave-last-uot", "did you mean 'leave-last-out'"),
         ("tempral:0.8", "did you mean 'temporal'"),
-        ("xyz", "choose from: cold-items, given, last:5, leave-last-out, new-users, none, ratio, temporal"),
+        (
+            "xyz",
+            "choose from: cold-items, cross-domain, given, last:5, leave-last-out, new-users, none, ratio, temporal",
+        ),
         ("", "choose from"),
         ("ratio", "needs a share, as in 'ratio:0.8'"),
         ("new-users", "needs a share, as in 'new-users:0.1'"),

@@ -19,6 +19,7 @@ from federation_in_test import COORDINATOR, WAITING, Federation
 from fedrec.data.catalog import Catalog
 from fedrec.data.matching import match_items
 from fedrec.data.splits import HISTORY, VALID
+from fedrec.engines import memory
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import DamagedError, InputError, PlanError
 from fedrec.evaluation.metrics import MetricSummary, parse_metrics
@@ -64,6 +65,15 @@ def plan_of(home: Path, **transfer: Any) -> Plan:
             "transfer": {"run": str(home / "source")} | transfer,
         }
     )
+
+
+def test_memory_of_a_transfer_is_counted_before_training(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "usable_memory", lambda: (40 * 80**2, "this machine has"))
+    with pytest.raises(PlanError, match=r"model 'ease' needs about .* this machine has"):
+        train_run(plan_of(home), tmp_path / "never")
+    train_run(plan_of(home).model_copy(update={"transfer": None}), tmp_path / "alone")
 
 
 def films(**titles: Any) -> Catalog:
@@ -215,6 +225,28 @@ def test_a_run_that_was_killed_needs_no_source_to_go_on(home: Path, tmp_path: Pa
         assert (folder / "ledger.jsonl").read_bytes() == (tmp_path / "whole" / "ledger.jsonl").read_bytes()
 
 
+def test_sums_that_the_source_kept_are_pooled_with_a_small_weight(home: Path, tmp_path: Path) -> None:
+    source = {"data": {"source": str(home / "source.parquet")}, "model": {"name": "ease"}, "split": "none"}
+    with pytest.raises(PlanError, match=r"kept no sums that could be pooled; train it .* keep_sums: true"):
+        train_run(plan_of(home, how="pool"), tmp_path / "none")
+    train_run(Plan.make(source | {"keep_sums": True}), tmp_path / "kept")
+    plan = plan_of(home, run=str(tmp_path / "kept"), how="pool", strength=0.25)
+    report = train_run(plan, tmp_path / "run", Placement(3, secure=True))
+    assert report["transfer"]["strength"] == 0.25
+    run = open_run(tmp_path / "run")
+    matrices = []
+    for data in (run.training(), fr.load_data(str(home / "source.parquet"))):
+        x = np.zeros((data.n_users, 80))
+        x[data.rows_of_users(), data.items] = 1.0
+        matrices.append(x.T @ x)
+    gram = matrices[0] + 0.25 * matrices[1]
+    weights, _ = solve(gram.copy(), 6.0 * np.trace(gram) / 80)
+    np.testing.assert_allclose(run.trained.state.shared["weights"], weights, atol=1e-5)
+    other = plan.model_copy(update={"model": {"name": "ease", "alpha": 0.5}})
+    with pytest.raises(PlanError, match="the source has other alpha than this plan"):
+        train_run(other, tmp_path / "other")
+
+
 def test_what_a_run_took_over_cannot_be_changed(home: Path, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="is not the run that this plan was made with"):
         train_run(plan_of(home, digest="0" * 64), tmp_path / "other")
@@ -275,7 +307,7 @@ def test_the_commands_say_what_matched_and_what_was_decided(home: Path, tmp_path
     for wrong, says in (
         (["--transfer", "auto"], "needs --from RUN"),
         (["--match", "id"], "is for --transfer"),
-        (["--from", source, "--transfer", "always"], "give auto, ridge or off"),
+        (["--from", source, "--transfer", "always"], "give auto, ridge, pool or off"),
     ):
         refused = fedrec(*words, *wrong)
         assert refused.code == 2

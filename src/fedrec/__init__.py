@@ -23,6 +23,7 @@ _HOMES = {
     "synthetic": "fedrec.data.synthetic",
     "Split": "fedrec.data.splits",
     "cold_items": "fedrec.data.splits",
+    "cross_domain": "fedrec.data.splits",
     "given": "fedrec.data.splits",
     "last": "fedrec.data.splits",
     "leave_last_out": "fedrec.data.splits",

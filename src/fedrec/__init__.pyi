@@ -14,6 +14,7 @@ from fedrec.data.reading.readers import read_interactions as read_interactions
 from fedrec.data.sources import load_data as load_data
 from fedrec.data.splits import Split as Split
 from fedrec.data.splits import cold_items as cold_items
+from fedrec.data.splits import cross_domain as cross_domain
 from fedrec.data.splits import given as given
 from fedrec.data.splits import last as last
 from fedrec.data.splits import leave_last_out as leave_last_out
@@ -154,6 +155,8 @@ class EASE(Estimator):
         decay: float = ...,
         item_features: Literal["auto"] | dict[str, str | list[str] | dict[str, float]] | None = ...,
         boost: float | Literal["auto", "careful"] = ...,
+        target: str | None = ...,
+        dropout: float = ...,
         seed: int | None = ...,
         cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,

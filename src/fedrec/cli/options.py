@@ -54,8 +54,8 @@ Split = Annotated[
         "--split",
         help="leave-last-out, last:5 (each of the last 5 predicted from all before it), temporal:0.8, ratio:0.8, "
         "given, given:0.9, new-users:0.1, cold-items:0.1, cold-items:0.1,0.1 (and a tenth of each user's other "
-        "interactions) or none. Write @rows after leave-last-out, last:5 or none if rows have no times but are in "
-        "order.",
+        "interactions), cross-domain:books or none. Write @rows after leave-last-out, last:5 or none if rows have no "
+        "times but are in order.",
     ),
 ]
 Protocol = Annotated[
@@ -63,7 +63,8 @@ Protocol = Annotated[
     typer.Option(
         "--protocol",
         help="How to rank held-out items: full (against the whole catalog), sampled:99, cold (among the items that "
-        "split cold-items holds out), or known (the others, against the whole catalog).",
+        "split cold-items holds out), or known (the others, against the whole catalog). full@0, full@1-5 and full@6- "
+        "measure users with so many items in their history.",
     ),
 ]
 Metrics = Annotated[str | None, typer.Option("--metrics", help="Metrics, such as ndcg@10,recall@20.")]

@@ -94,7 +94,7 @@ def train(
             "--transfer",
             metavar="HOW",
             help="Draw the model towards the item weights of the run in --from, which may be about other users: auto, "
-            "if that is better on validation; ridge, always; off, not at all.",
+            "if that is better on validation; ridge, always; pool, by the sums that it kept; off, not at all.",
         ),
     ] = None,
     match: Annotated[
@@ -262,8 +262,8 @@ def _transfer_settings(source: Path | None, how: str | None, match: str | None) 
         return {}
     if source is None:
         raise InputError("--transfer needs --from RUN, the finished run to transfer from")
-    if how not in ("auto", "ridge", "off"):
-        raise InputError(f"--transfer {how} is not known; give auto, ridge or off")
+    if how not in ("auto", "ridge", "pool", "off"):
+        raise InputError(f"--transfer {how} is not known; give auto, ridge, pool or off")
     if how == "off":
         return {}
     return {"transfer": {"transfer.run": str(source), "transfer.how": how}, "match": {"transfer.match": match}}
@@ -350,6 +350,8 @@ def _transferred(said: dict[str, Any]) -> str:
     tried = [each for each in said.get("tried", ()) if each["gain"] is not None]
     if said["how"] == "ridge":
         return f"{found}the source is followed with strength {said['strength']:g}"
+    if said["how"] == "pool":
+        return f"{found}each user of the source counts {said['strength']:g}"
     if not tried:
         return f"{found}the source is left out, as nothing could be measured on validation"
     best = max(tried, key=lambda each: float(each["gain"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedrec.data.catalog import Catalog
+from fedrec.data.domains import items_of_domain
 from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.errors import InputError
@@ -16,6 +17,7 @@ __all__ = [
     "TRAIN",
     "VALID",
     "cold_item_draws",
+    "cross_domain_parts",
     "given_parts",
     "last_parts",
     "nearest",
@@ -25,6 +27,7 @@ __all__ = [
 
 TRAIN, VALID, TEST, HISTORY = np.arange(4, dtype=np.int8)
 """Positions in `fedrec.data.interactions.PARTS`."""
+_FEW = 5
 
 
 def last_parts(data: Interactions, positions: int) -> np.ndarray:
@@ -110,4 +113,28 @@ def new_user_parts(data: Interactions, share: float, seeds: np.ndarray) -> np.nd
         chosen = (place >= low) & (place < low + share)
         part[np.repeat(chosen, data.lengths)] = HISTORY
         splitting.draw_parts(data.indptr, seeds, np.where(chosen, held, 0), none, code, code, part)
+    return part
+
+
+def cross_domain_parts(data: Interactions, domain: str, seeds: np.ndarray) -> np.ndarray:
+    """What is held out of one domain: all items of a fifth of the users who have others too, all but five of another
+    fifth, and a fifth for test and a tenth for validation of everybody else's.
+
+    Raises:
+        PlanError: if the catalog has no column `domain`, or no such domain.
+    """
+    rows = items_of_domain(data.catalog, domain)[data.items]
+    inside = data.where(rows)
+    linked = (inside.lengths > 0) & (inside.lengths < data.lengths)
+    place = seeds.astype(np.float64) / 2.0**64
+    cold, few = linked & (place < 0.2), linked & (place >= 0.2) & (place < 0.4)
+    tested = nearest(inside.lengths * 0.2)
+    tested[few] = np.maximum(inside.lengths[few] - _FEW, 0)
+    tested = np.minimum(tested, np.maximum(inside.lengths - 1, 0))
+    tested[cold] = inside.lengths[cold]
+    checked = np.where(cold | few, 0, np.minimum(nearest(inside.lengths * 0.1), inside.lengths - tested))
+    drawn = np.zeros(len(inside), dtype=np.int8)
+    splitting.draw_parts(inside.indptr, seeds, tested, checked, TEST, VALID, drawn)
+    part = np.zeros(len(data), dtype=np.int8)
+    part[rows] = drawn
     return part

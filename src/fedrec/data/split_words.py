@@ -7,8 +7,9 @@ import re
 
 from fedrec.errors import InputError
 
-__all__ = ["positions_in", "says_rows", "share_in"]
+__all__ = ["CROSS_DOMAIN", "cuts_in", "domain_in", "positions_in", "says_rows", "share_in"]
 
+CROSS_DOMAIN = "cross-domain"
 _MOST_POSITIONS = 1000
 
 
@@ -21,6 +22,22 @@ def share_in(text: str, number: str) -> float:
     if not 0 < share < 1:
         raise InputError(f"split {text!r}: the share must be a number between 0 and 1")
     return share
+
+
+def cuts_in(text: str, name: str, share: str | None, times: str) -> tuple[float, float]:
+    """The times at which `temporal` cuts."""
+    if name == "leave-last-out":
+        raise InputError(f"split {text!r}: write leave-last-out, or leave-last-out@rows if the rows are in order")
+    try:
+        first, second = (float(cut) for cut in times.split(","))
+    except ValueError:
+        raise InputError(f"split {text!r}: write two times in seconds after @, as in temporal@8e8,9e8") from None
+    if name != "temporal" or share is not None or not first <= second:
+        raise InputError(
+            f"split {text!r}: only temporal takes times after @; they must ascend, and a share must not be given beside "
+            "them"
+        )
+    return first, second
 
 
 def positions_in(text: str, number: str | None) -> int:
@@ -38,3 +55,11 @@ def says_rows(text: str, after: str | None) -> bool:
     if after not in (None, "rows"):
         raise InputError(f"split {text!r}: write last:5, or last:5@rows if the rows are in order")
     return after is not None
+
+
+def domain_in(text: str) -> str:
+    """Which domain a split holds out from."""
+    domain = text.strip().partition(":")[2]
+    if not domain:
+        raise InputError(f"split {text!r}: write the domain whose items are held out, as in {CROSS_DOMAIN}:books")
+    return domain

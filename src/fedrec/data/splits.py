@@ -20,6 +20,7 @@ from fedrec.data.cutting import (
     TRAIN,
     VALID,
     cold_item_draws,
+    cross_domain_parts,
     given_parts,
     last_parts,
     nearest,
@@ -31,12 +32,12 @@ from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.data.merging import Repeats, latest_rows, with_merged_values
 from fedrec.data.ordering import check_order, how_to_order
 from fedrec.data.showing import html_table
-from fedrec.data.split_words import positions_in, says_rows, share_in
+from fedrec.data.split_words import CROSS_DOMAIN, cuts_in, domain_in, positions_in, says_rows, share_in
 from fedrec.errors import InputError, PlanError, suggestion
 from fedrec.kernels import splitting
 
-__all__ = ["HISTORY", "TEST", "TRAIN", "VALID", "Split", "SplitMethod", "cold_items", "distinct", "given", "last",
-           "leave_last_out", "new_users", "ratio", "temporal"]  # fmt: skip
+__all__ = ["HISTORY", "TEST", "TRAIN", "VALID", "Split", "SplitMethod", "cold_items", "cross_domain", "distinct",
+           "given", "last", "leave_last_out", "new_users", "ratio", "temporal"]  # fmt: skip
 
 _OF_ALL = {"new-users": "users", "cold-items": "items"}
 """Splits that hold out a share of all users or items whole."""
@@ -217,8 +218,9 @@ class Split:
 @dataclass(frozen=True)
 class SplitMethod:
     """A split by name and share, as plans and commands write it: `leave-last-out`, `last:5`, `temporal:0.8`,
-    `temporal@T,T`, `ratio:0.8`, `given`, `given:0.9`, `new-users:0.1`, `cold-items:0.1`, `cold-items:0.1,0.2` or
-    `none`; with `@rows` after `leave-last-out`, `last:5` or `none` where the rows of data without times are in order.
+    `temporal@T,T`, `ratio:0.8`, `given`, `given:0.9`, `new-users:0.1`, `cold-items:0.1`, `cold-items:0.1,0.2`,
+    `cross-domain:books` or `none`; with `@rows` after `leave-last-out`, `last:5` or `none` where the rows of data
+    without times are in order.
 
     Args:
         name: name of the split.
@@ -228,10 +230,11 @@ class SplitMethod:
         positions: number of interactions of each user that `last` holds out for test, and as many for validation.
         others: share of each user's interactions with all other items that `cold-items` holds out for test, and as much
             for validation; 0 for none.
+        domain: domain that `cross-domain` holds out from.
 
     Example:
         >>> SplitMethod.parse("ratio:0.8")
-        SplitMethod(name='ratio', share=0.8, cuts=None, by_rows=False, positions=0, others=0.0)
+        SplitMethod(name='ratio', share=0.8, cuts=None, by_rows=False, positions=0, others=0.0, domain=None)
     """
 
     name: str
@@ -240,6 +243,7 @@ class SplitMethod:
     by_rows: bool = False
     positions: int = 0
     others: float = 0.0
+    domain: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> SplitMethod:
@@ -249,34 +253,23 @@ class SplitMethod:
             InputError: if the name is unknown, the share is not between 0 and 1, or the positions are not from 1 to
                 1000.
         """
+        if text.strip().partition(":")[0] == CROSS_DOMAIN:
+            return cls(CROSS_DOMAIN, domain=domain_in(text))
         match = re.fullmatch(r"([a-z-]+)(?::([^@]*))?(?:@(.+))?", text.strip())
         name = match[1] if match else text
         takes_share = {"leave-last-out": False, "temporal": True, "ratio": True, "given": None}
         takes_share |= dict.fromkeys(_OF_ALL, True)
         if match is None or name not in {*takes_share, "last", "none"}:
-            raise InputError(f"split {text!r} is not known{suggestion(name, [*takes_share, 'last:5', 'none'])}")
+            raise InputError(
+                f"split {text!r} is not known{suggestion(name, [*takes_share, CROSS_DOMAIN, 'last:5', 'none'])}"
+            )
         if name == "last":
             return cls(name, by_rows=says_rows(text, match[3]), positions=positions_in(text, match[2]))
         if name in ("leave-last-out", "none") and match[3] == "rows" and match[2] is None:
             return cls(name, by_rows=True)
         cuts = None
         if match[3] is not None:
-            if name == "leave-last-out":
-                raise InputError(
-                    f"split {text!r}: write leave-last-out, or leave-last-out@rows if the rows are in order"
-                )
-            try:
-                first, second = (float(cut) for cut in match[3].split(","))
-            except ValueError:
-                raise InputError(
-                    f"split {text!r}: write two times in seconds after @, as in temporal@8e8,9e8"
-                ) from None
-            if name != "temporal" or match[2] is not None or not first <= second:
-                raise InputError(
-                    f"split {text!r}: only temporal takes times after @; they must ascend, and a share must not be "
-                    "given beside them"
-                )
-            return cls(name, None, (first, second))
+            return cls(name, None, cuts_in(text, name, match[2], match[3]))
         if match[2] is None:
             if takes_share.get(name):
                 raise InputError(f"split {name!r} needs a share, as in '{name}:{0.1 if name in _OF_ALL else 0.8}'")
@@ -303,6 +296,8 @@ class SplitMethod:
     def __str__(self) -> str:
         if self.by_rows or self.positions:
             return f"{self.name}{f':{self.positions}' if self.positions else ''}{'@rows' if self.by_rows else ''}"
+        if self.domain is not None:
+            return f"{self.name}:{self.domain}"
         if self.cuts is not None:
             return f"{self.name}@{self.cuts[0]!r},{self.cuts[1]!r}"
         others = f",{self.others!r}" if self.others else ""
@@ -323,8 +318,8 @@ class SplitMethod:
         return SplitMethod("temporal", None, (float(first), float(second)))
 
     def apply(self, data: Any, source: KeyedSource) -> Split:
-        """Split the users of one node; `source` keys the draws of `ratio`, `given:SHARE`, `new-users` and
-        `cold-items`.
+        """Split the users of one node; `source` keys the draws of `ratio`, `given:SHARE`, `new-users`,
+        `cold-items` and `cross-domain`.
 
         The data may be any table that `fedrec.interactions_from` accepts.
 
@@ -369,6 +364,8 @@ class SplitMethod:
             assert self.share is not None
             drawn = cold_item_draws(data.catalog, self.share, source)
             part = with_others(data, drawn[data.items], self.others, seeds)
+        elif self.domain is not None:
+            part = cross_domain_parts(data, self.domain, seeds)
         return Split(data, part, str(self), merged, every if merged else None, self.positions, drawn)
 
 
@@ -454,6 +451,26 @@ def cold_items(data: Any, share: float = 0.1, seed: int = 0, *, others: float = 
     check_arguments(cold_items, locals())
     shares = f"{share},{others}" if others else f"{share}"
     return SplitMethod.parse(f"cold-items:{shares}").apply(data, KeyedSource.from_seed(seed))
+
+
+def cross_domain(data: Any, domain: str, seed: int = 0) -> Split:
+    """Hold out items of one domain, a value of the catalog's column `domain`; those of other domains stay in train.
+
+    Of the users who have items of both, a fifth is *cold*: all their items of the domain are test. Another fifth has
+    *few*: five are left in train, and the others are test. Of all other users, a fifth of their items of the domain is
+    test and a tenth validation.
+
+    Raises:
+        PlanError: if the catalog has no column `domain`, or no such domain.
+
+    Example:
+        >>> import fedrec as fr
+        >>> split = fr.cross_domain(fr.synthetic(users=50, items=100, interactions_per_user=10, domains=2), "b")
+        >>> split.data.catalog.features["domain"].gather(split.test.items).unique().to_list()
+        ['b']
+    """
+    check_arguments(cross_domain, locals())
+    return SplitMethod.parse(f"{CROSS_DOMAIN}:{domain}").apply(data, KeyedSource.from_seed(seed))
 
 
 def unsplit(data: Interactions) -> Split:

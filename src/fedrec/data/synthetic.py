@@ -9,6 +9,7 @@ import polars as pl
 
 from fedrec.data.arguments import check_arguments
 from fedrec.data.catalog import Catalog
+from fedrec.data.domains import DOMAIN
 from fedrec.data.identifiers import Identifiers
 from fedrec.data.interactions import Interactions
 from fedrec.errors import InputError
@@ -67,6 +68,7 @@ _INTERESTS, _INTEREST_DECAY = 6, 0.5
 _LOYALTY, _STAYING, _BREADTH, _DRIFT = 0.6, 0.6, 0.08, 0.7
 _FEWEST = 5
 _FIRST_PURPOSE = 16
+_DOMAINS = "abcdefghijklmnopqrstuvwxyz"
 _PURPOSES = (
     "popularity",
     "cluster genre",
@@ -82,6 +84,7 @@ _PURPOSES = (
     "taste of user",
     "taste of item",
     "rating",
+    "domain",
 )
 
 
@@ -93,6 +96,7 @@ def synthetic(
     *,
     timestamps: bool = True,
     ratings: bool = False,
+    domains: int = 1,
 ) -> Interactions:
     """Make an interaction log: long-tailed popularity, tastes, visits and interests that change with time.
 
@@ -109,6 +113,8 @@ def synthetic(
         timestamps: whether to make `times`: whole seconds that increase for each user.
         ratings: whether to make `values`: whole ratings from 1 to 5, which depend on how generous the user is, how good
             the item is, the taste of the user, and chance. Which items a user has does not depend on ratings.
+        domains: number of domains, 1 to 26. With more than one, the catalog has a column `domain`: `a`, `b`, … drawn by
+            item. Clusters span all domains, so that what users take of one says what they take of another.
 
     Returns:
         Interactions, without values unless `ratings`, and user features `region` and `age_group`.
@@ -127,6 +133,7 @@ def synthetic(
     check_arguments(synthetic, locals())
     _check("users", users, 1, 100_000_000)
     _check("items", items, 10, 10_000_000)
+    _check("domains", domains, 1, len(_DOMAINS))
     _check("seed", seed, 0, 2**63 - 1)
     if not _FEWEST <= interactions_per_user <= items / 2:
         raise InputError(
@@ -134,6 +141,8 @@ def synthetic(
             f"{items} items, {items / 2:g}"
         )
     catalog, market = _market(items, seed)
+    if domains > 1:
+        catalog = _with_domains(catalog, domains, seed)
     indptr = np.zeros(users + 1, dtype=np.int64)
     regions, ages = np.empty(users, dtype=np.uint8), np.empty(users, dtype=np.uint8)
     log_mean = math.log(interactions_per_user) - _ACTIVITY_SD**2 / 2
@@ -259,6 +268,13 @@ def _catalog(items: int, seed: int, genre: np.ndarray, second_genre: np.ndarray)
         genres=pl.when("one").then(pl.concat_list("genre")).otherwise(pl.concat_list("genre", "second")),
     )
     return Catalog(Identifiers(pl.Series("item_id", np.arange(1, items + 1))), features)
+
+
+def _with_domains(catalog: Catalog, domains: int, seed: int) -> Catalog:
+    """The catalog with a column `domain`."""
+    assert catalog.features is not None
+    drawn = (_uniforms(seed, "domain", len(catalog)) * domains).astype(np.int64)
+    return Catalog(catalog.items, catalog.features.with_columns(pl.Series(DOMAIN, list(_DOMAINS))[drawn]))
 
 
 def _uniforms(seed: int, purpose: str, count: int) -> np.ndarray:

@@ -12,13 +12,18 @@ from fedrec.models.base import Recommender
 __all__ = ["check_memory", "usable_memory"]
 
 
-def check_memory(model: Recommender, n_items: int) -> None:
+def check_memory(model: Recommender, n_items: int, besides: int = 0) -> None:
     """Check that a model of so many items fits in memory.
+
+    Args:
+        model: what is trained.
+        n_items: length of the catalog.
+        besides: bytes that the plan needs beyond those of the model.
 
     Raises:
         PlanError: if it does not.
     """
-    needed, (there, whose) = model.cost(n_items).memory, usable_memory()
+    needed, (there, whose) = model.cost(n_items).memory + besides, usable_memory()
     if needed > there:
         raise PlanError(
             f"model {model.name!r} needs about {needed / 2**30:.1f} GiB for {n_items} items, but {whose} "

@@ -45,7 +45,7 @@ from fedrec.runs.lists import Lists
 from fedrec.runs.predicting import predict_pairs
 from fedrec.runs.saved import open_model, save_run
 from fedrec.runs.training import open_earlier, train_here, warmed
-from fedrec.runs.transferring import with_transfer
+from fedrec.runs.transferring import taken_of, with_transfer
 from fedrec.runs.visitors import Unknown
 
 __all__ = ["Estimator", "estimator", "evaluate", "load_model"]
@@ -164,7 +164,7 @@ class Estimator:
         if earlier is not None:
             plan = warmed(plan, earlier)
         plan, transferred = with_transfer(plan, whole.catalog)
-        taken = None if transferred is None else transferred.taken
+        taken = taken_of(transferred)
         with stage("prepare", "preparing the nodes"):
             if isinstance(data, Split):
                 engine = LocalEngine.of_split(data, plan, None, nodes, partition)
@@ -463,7 +463,7 @@ def estimator(model: str | type[Recommender]) -> type[Estimator]:
 
     Example:
         >>> estimator("ease")(reg=200.0)
-        EASE(reg=200.0, alpha=0.0, rank=None, passes=2, decay=1.0, item_features=None, boost='auto')
+        EASE(reg=200.0, alpha=0.0, rank=None, passes=2, decay=1.0, item_features=None, ..., dropout=4.0)
     """
     check_arguments(estimator, locals())
     if isinstance(model, str):

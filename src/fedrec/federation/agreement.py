@@ -92,6 +92,12 @@ class Agreement:
         """The arrays that the model makes from the catalog."""
         return self.model.public(self.catalog)
 
+    @property
+    def transfer_memory(self) -> int:
+        """Bytes that the coordinator needs beyond those of the model: the weights of a source, and the matrices of a
+        model that is drawn towards them."""
+        return 0 if self.plan.transfer is None else 24 * len(self.catalog) ** 2
+
     def start(self) -> State:
         """The state before round 0 of a training from the beginning."""
         return self.model.start(self.catalog, self.public, KeyedSource.from_seed(self.plan.seed).child("start"))

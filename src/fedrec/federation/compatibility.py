@@ -439,8 +439,8 @@ TABLE: tuple[Rule, ...] = (
         "transfer",
         "",
         lambda case: (
-            f"{case.model.name} with these settings is not drawn towards a source; take model ease without rank "
-            "and item_features, or leave out transfer"
+            f"{case.model.name} with these settings is not drawn towards a source; take model ease without rank, "
+            "item_features and target, or leave out transfer"
         ),
         lambda case: case.transfer is not None and not (case.model.traits.transfers and is_additive(case.model)),
     ),

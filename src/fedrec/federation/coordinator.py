@@ -25,7 +25,7 @@ from fedrec.federation.item_floor import SERVED, with_served
 from fedrec.federation.measuring import summaries
 from fedrec.federation.own_rounds import OwnRounds
 from fedrec.federation.run import Run
-from fedrec.federation.transfer import STRENGTH, Taken
+from fedrec.federation.transfer import STRENGTH, WEIGHT, Taken
 from fedrec.federation.trials import boosts_of, both, chosen_of, deciding, is_careful, protocol_of, strengths_of
 from fedrec.federation.warm_start import Earlier, kept_sums
 from fedrec.models.base import State
@@ -204,6 +204,10 @@ class Coordinator:
         if transfer.how == "ridge":
             strength = transfer.strength or STRENGTH
             return drawn(strength, True), {"transfer": {"strength": strength}}
+        if transfer.how == "pool":
+            weight = transfer.strength or WEIGHT
+            pooled = {**state.server, **taken.pooled(len(self.catalog), weight)}
+            return step(State(state.shared, pooled)), {"transfer": {"strength": weight}}
         choice = chosen_of(strengths_of(self.plan), step(state), drawn, gain)
         return choice.state, {"transfer": choice.said}
 

@@ -13,12 +13,14 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.matching import Matching, match_items
 from fedrec.errors import DamagedError, InputError, PlanError
 from fedrec.models.base import Given, Recommender, State
-from fedrec.models.linear.towards import PULL, SOURCE
+from fedrec.models.linear.gram import unpack_triangle
+from fedrec.models.linear.towards import POOL, PULL, SOURCE
+from fedrec.models.outline import first_sum, is_additive
 from fedrec.record.durable import arrays_digest
 
-__all__ = ["STRENGTH", "Taken", "Transfer", "TransferSource", "taken_from"]
+__all__ = ["STRENGTH", "WEIGHT", "Taken", "Transfer", "TransferSource", "taken_from"]
 
-STRENGTH = 100.0
+STRENGTH, WEIGHT = 100.0, 0.03
 
 
 class Transfer(BaseModel):
@@ -27,9 +29,10 @@ class Transfer(BaseModel):
     Args:
         run: folder of the run.
         how: `ridge` draws the model towards the source; `auto` does so only if that is better on validation by more
-            than two standard errors.
+            than two standard errors; `pool` adds the sums that the source kept, times a small weight.
         strength: how strongly, in mean item counts of the data: more follows the source, less the data. Without one,
-            `auto` tries 20, 100 and 500, and `ridge` takes 100.
+            `auto` tries 20, 100 and 500, and `ridge` takes 100. With `pool`, how much each user of the source counts;
+            0.03 without one.
         match: which items are the same: `id`, `title` (title and year), or a CSV file with the columns `source_item`
             and `target_item`.
         digest: SHA-256 of the shared arrays of the source; the first run fills it in, and every later run checks it.
@@ -40,7 +43,7 @@ class Transfer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     run: str
-    how: Literal["auto", "ridge"] = "auto"
+    how: Literal["auto", "ridge", "pool"] = "auto"
     strength: PositiveFloat | None = None
     match: str = "id"
     digest: str | None = None
@@ -60,6 +63,7 @@ class TransferSource:
         state: its arrays.
         public: its public arrays.
         promise: its ε and δ; `None` each without privacy.
+        kept: the integers of the upper triangle of its Gram matrix, if it kept them.
     """
 
     name: str
@@ -68,15 +72,16 @@ class TransferSource:
     state: State
     public: Mapping[str, np.ndarray]
     promise: tuple[float | None, float | None]
+    kept: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Taken:
-    """Weights of a source among the items that the target has too.
+    """Weights of a source among the items that the target has too, or its Gram matrix of them.
 
     Args:
         items: positions [matched] int64 in the target's catalog, ascending.
-        weights: [matched, matched] float32 with a zero diagonal.
+        weights: [matched, matched] float32; weights have a zero diagonal.
     """
 
     items: np.ndarray
@@ -117,16 +122,24 @@ class Taken:
     def server(self, n_items: int, strength: float) -> dict[str, np.ndarray]:
         """What the coordinator's model reads before the first round: weights over the whole catalog, 0 for items that
         did not match, and the strength."""
-        source = np.zeros((n_items, n_items), dtype=np.float32)
-        source[np.ix_(self.items, self.items)] = self.weights
-        return {SOURCE: source, PULL: np.array([strength])}
+        return {SOURCE: self._placed(n_items), PULL: np.array([strength])}
+
+    def pooled(self, n_items: int, weight: float) -> dict[str, np.ndarray]:
+        """What the coordinator's model adds to its sum: the Gram matrix over the whole catalog, times a weight."""
+        return {POOL: self._placed(n_items) * np.float32(weight)}
+
+    def _placed(self, n_items: int) -> np.ndarray:
+        placed = np.zeros((n_items, n_items), dtype=np.float32)
+        placed[np.ix_(self.items, self.items)] = self.weights
+        return placed
 
 
-def taken_from(source: TransferSource, target: Catalog, by: str) -> tuple[Taken, Matching]:
-    """What is taken over from a source for the items of a target.
+def taken_from(source: TransferSource, target: Catalog, by: str, pooled: bool = False) -> tuple[Taken, Matching]:
+    """What is taken over from a source for the items of a target: weights, or the sums that it kept if they are pooled.
 
     Raises:
-        PlanError: if the source has no weights between items, or no item matches.
+        PlanError: if the source has no weights between items, or none of the sums that are asked for, or no item
+            matches.
     """
     if not source.model.traits.transfers:
         raise PlanError(f"transfer: {source.name} is a run of model {source.model.name!r}, whose item weights cannot "
@@ -135,7 +148,24 @@ def taken_from(source: TransferSource, target: Catalog, by: str) -> tuple[Taken,
         matching = match_items(source.catalog, target, by)
     except InputError as error:
         raise PlanError(f"transfer: {error}") from None
+    if pooled:
+        return Taken(matching.target, _kept_gram(source)[np.ix_(matching.source, matching.source)]), matching
     rows = source.model.similarity(Given.to_score(source.state.shared, source.public), matching.source)
     weights = np.ascontiguousarray(rows[:, matching.source], dtype=np.float32)
     np.fill_diagonal(weights, 0.0)
     return Taken(matching.target, weights), matching
+
+
+def _kept_gram(source: TransferSource) -> np.ndarray:
+    """The Gram matrix [items, items] float32 that a run kept.
+
+    Raises:
+        PlanError: if it kept none.
+    """
+    kept, first = source.kept, first_sum(source.model)
+    if kept is None or not is_additive(source.model):
+        raise PlanError(
+            f"transfer: {source.name} kept no sums that could be pooled; train it as model ease without rank and with "
+            "keep_sums: true, or set how: ridge, which needs the model alone"
+        )
+    return unpack_triangle(kept, len(source.catalog), 1.0 / first["gram"].unit).astype(np.float32)

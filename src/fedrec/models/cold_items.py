@@ -81,6 +81,11 @@ class ColdItems(LaterSettings):
     def boosted(self, shared: Arrays, factor: float) -> dict[str, np.ndarray]:
         """The shared arrays of a finished model with a boost `factor` times as large."""
 
+    @property
+    def reads_catalog(self) -> bool:
+        """Whether it reads what the catalog says of items."""
+        return self.item_features is not None
+
     def public(self, catalog: Catalog) -> Arrays:
         """Features of items, if the model reads any."""
         return {} if self.item_features is None else {"features": feature_matrix(catalog, self.item_features)}

@@ -71,7 +71,7 @@ def is_additive(model: Recommender) -> bool:
     (True, False)
     """
     counts = all(array.role == "count" for array in first_sum(model).arrays)
-    public = reads_item_features(model) and not isinstance(model, ColdItems)
+    public = reads_item_features(model) and not (isinstance(model, ColdItems) and model.item_features is not None)
     return model.traits.additive and model.rounds == 1 and counts and not public
 
 
@@ -131,7 +131,7 @@ def reads_item_features(model: Recommender) -> bool:
     (False, True)
     """
     return any(
-        part.item_features is not None if isinstance(part, ColdItems) else type(part).public is not Recommender.public
+        part.reads_catalog if isinstance(part, ColdItems) else type(part).public is not Recommender.public
         for part in parts_of(model)
     )
 

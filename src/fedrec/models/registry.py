@@ -92,7 +92,7 @@ def build_model(name: str, settings: Mapping[str, Any]) -> Recommender:
 
     Example:
         >>> build_model("ease", {"reg": 200})
-        EASE(reg=200.0, alpha=0.0, rank=None, passes=2, decay=1.0, item_features=None, boost='auto')
+        EASE(reg=200.0, alpha=0.0, rank=None, passes=2, decay=1.0, item_features=None, ..., dropout=4.0)
     """
     kind = model_class(name)
     try:

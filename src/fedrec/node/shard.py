@@ -223,6 +223,11 @@ class Shard:
         for positions, clients, scores in self._scores(
             call.shared, call.committed, history, np.flatnonzero(relevant.lengths > 0)
         ):
+            if not call.protocol.of_all_users:
+                chosen = np.flatnonzero(call.protocol.measures(_known(clients, scores)))
+                if not len(chosen):
+                    continue
+                positions, clients, scores = positions[chosen], clients.take(chosen), scores[chosen]
             history_lists = (clients.indptr, clients.items)
             wanted, touched = (_lists_of(data, positions) for data in (relevant, self._seen.data))
             values = None if relevant.values is None else relevant.values[rows_of(relevant.indptr, positions)]
@@ -455,3 +460,9 @@ def _chunks(lengths: np.ndarray, cost: Cost) -> Iterator[np.ndarray]:
         stop = max(start + 1, int(np.searchsorted(floats, before + _CHUNK_FLOATS, side="right")))
         yield np.arange(start, stop)
         start = stop
+
+
+def _known(clients: Clients, scores: np.ndarray) -> np.ndarray:
+    """How many of a client's items have a score [clients] int64: those that the model recommends to others."""
+    owners = np.repeat(np.arange(len(clients)), clients.lengths)
+    return np.bincount(owners, weights=scores[owners, clients.items] > -np.inf, minlength=len(clients)).astype(np.int64)

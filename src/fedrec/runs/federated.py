@@ -28,7 +28,7 @@ from fedrec.record.durable import replace_file
 from fedrec.record.keys import PublicKey, SigningKey
 from fedrec.runs.reports import close_run, measured_parts, report_of
 from fedrec.runs.saved import FEDERATED
-from fedrec.runs.transferring import open_transfer, transfer_report, with_transfer
+from fedrec.runs.transferring import open_transfer, taken_of, transfer_report, with_transfer
 from fedrec.runs.verifying import sign_run
 
 __all__ = ["Members", "train_federated"]
@@ -104,7 +104,7 @@ def train_federated(
         plan, transferred = with_transfer(plan, members.catalog)
     check_together(plan.case, place_of(secure))
     agreement = Agreement.of(plan, members.catalog)
-    check_memory(agreement.model, len(members.catalog))
+    check_memory(agreement.model, len(members.catalog), agreement.transfer_memory)
     run = Run.open(folder) if resume else _create(plan, folder, members, number, secure)
     went_on = len(run.ledger.of_kind("round")) if resume else None
     engine: RemoteEngine | None = None
@@ -114,7 +114,7 @@ def train_federated(
         engine = RemoteEngine(post, members.key, members.nodes, number, agreement, run.ledger, secure, waiting, tell)
         with stage("prepare", "offering the run to the nodes"):
             engine.open()
-        taken = None if transferred is None else transferred.taken
+        taken = taken_of(transferred)
         coordinator = Coordinator(agreement, engine, run, engine.has_valid, watch, chance=chance, taken=taken)
         trained = coordinator.train()
         held_out: dict[Part, bool] = {"valid": engine.has_valid, "test": engine.has_test}

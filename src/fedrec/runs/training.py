@@ -36,7 +36,7 @@ from fedrec.runs.kept import closed_run, keep_interactions, reading_facts
 from fedrec.runs.loading import Placement, load_again, load_plan_data, public_digest, read_placement
 from fedrec.runs.reports import close_run, measured_parts, report_of, worth_of
 from fedrec.runs.saved import open_run
-from fedrec.runs.transferring import open_transfer, transfer_report, with_transfer
+from fedrec.runs.transferring import open_transfer, taken_of, transfer_report, with_transfer
 
 __all__ = [
     "Placement",
@@ -66,7 +66,7 @@ def train_here(
         PlanError: if the machine has not the memory that the model needs for this catalog.
     """
     agreement = Agreement.of(run.plan, data.catalog)
-    check_memory(agreement.model, data.n_items)
+    check_memory(agreement.model, data.n_items, agreement.transfer_memory)
     known = None
     if earlier is not None and run.plan.warm_start is not None:
         known, remembered = earlier.as_earlier(run.plan.warm_start.run)
@@ -176,7 +176,7 @@ def train_run(
         if closed is None:
             keep_interactions(folder, data, engine)
         engine.clock = Clock.parse(placement.clock, len(engine.nodes), plan.seed)
-        taken = None if transferred is None else transferred.taken
+        taken = taken_of(transferred)
         coordinator, trained = train_here(engine, data, run, watch, earlier, chance, taken)
         report = _report(coordinator, trained, engine, data, run, folder, placement)
         report["data"] |= told

@@ -12,6 +12,7 @@ import numpy as np
 from fedrec.data.catalog import Catalog
 from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.errors import DamagedError, PlanError
+from fedrec.federation.fitting import SUM
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.transfer import Taken, TransferSource, taken_from
@@ -20,7 +21,7 @@ from fedrec.record.durable import arrays_digest, load_arrays, replace_file, save
 from fedrec.runs.finished import OpenedRun
 from fedrec.runs.saved import open_model
 
-__all__ = ["Transferred", "open_transfer", "transfer_report", "with_transfer"]
+__all__ = ["Transferred", "open_transfer", "taken_of", "transfer_report", "with_transfer"]
 
 _FOLDER = "transfer"
 _WEIGHTS, _ITEMS, _FOUND = (f"{_FOLDER}/{name}" for name in ("source.safetensors", "items.csv", "found.json"))
@@ -72,9 +73,19 @@ def with_transfer(plan: Plan, catalog: Catalog, source: OpenedRun | None = None)
                 f"transfer: {asked.run} was trained knowing held-out items; set negatives: paper-leaky, or choose "
                 "another run"
             )
+        if asked.how == "pool":
+            _check_alike(plan, opened)
         promise = (None, None) if terms is None else (terms.epsilon, terms.delta)
-        model = TransferSource(asked.run, opened.model, opened.catalog, state, opened.agreement.public, promise)
-        taken, matching = taken_from(model, catalog, asked.match)
+        model = TransferSource(
+            asked.run,
+            opened.model,
+            opened.catalog,
+            state,
+            opened.agreement.public,
+            promise,
+            state.server.get(SUM + "gram"),
+        )
+        taken, matching = taken_from(model, catalog, asked.match, asked.how == "pool")
     pins = {"digest": arrays_digest(state.shared), "taken": taken.digest}
     for key, said in pins.items():
         if getattr(asked, key) not in (None, said):
@@ -90,6 +101,23 @@ def with_transfer(plan: Plan, catalog: Catalog, source: OpenedRun | None = None)
     pairs = matching.table(opened.catalog, catalog).write_csv().encode()
     changed = asked.model_copy(update=pins | dict(zip(("epsilon", "delta"), promise, strict=True)))
     return plan.model_copy(update={"transfer": changed}), Transferred(taken, pairs, found)
+
+
+def _check_alike(plan: Plan, opened: OpenedRun) -> None:
+    """Check that users count in the sums of a source as they do in the plan's.
+
+    Raises:
+        PlanError: naming what differs.
+    """
+    mine = plan.build_model()
+    unlike = {key for key in mine.traits.sums_by if getattr(mine, key) != getattr(opened.model, key, None)}
+    if plan.weights != opened.plan.weights:
+        unlike.add("weights")
+    if opened.model.traits.transfers and unlike:
+        raise PlanError(
+            f"transfer: the source has other {', '.join(sorted(unlike))} than this plan, so its sums do not go with "
+            "these; set them alike, or set how: ridge"
+        )
 
 
 def open_transfer(plan: Plan, catalog: Catalog, folder: Path) -> Transferred | None:
@@ -113,6 +141,11 @@ def open_transfer(plan: Plan, catalog: Catalog, folder: Path) -> Transferred | N
         )
     except (OSError, ValueError, KeyError, TypeError):
         raise DamagedError(f"{folder / _FOUND} is damaged") from None
+
+
+def taken_of(transferred: Transferred | None) -> Taken | None:
+    """What the coordinator is given of a transfer; `None` where there is none."""
+    return None if transferred is None else transferred.taken
 
 
 def transfer_report(run: Run, transferred: Transferred | None, counts: np.ndarray | None = None) -> dict[str, Any]:

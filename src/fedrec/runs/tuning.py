@@ -400,7 +400,7 @@ def _check(settings: dict[str, Any], plan: Plan, data: Interactions) -> None:
     """Refuse what would only fail in its first round: sums too wide for their ring, models too large."""
     agreement = Agreement.of(plan, data.catalog)
     try:
-        check_memory(agreement.model, data.n_items)
+        check_memory(agreement.model, data.n_items, agreement.transfer_memory)
         agreement.fitted(first_sum(agreement.model, data.n_items))
     except (PlanError, ValueError, MemoryError) as error:
         raise PlanError(f"grid {_in_words(settings)}: {error}") from None

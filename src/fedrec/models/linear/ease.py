@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from fedrec.aggregation.contributions import Contributions, RankOne
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
+from fedrec.data.domains import items_of_domain
 from fedrec.data.features import ItemColumns
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
@@ -19,6 +20,15 @@ from fedrec.kernels.scoring import sum_rows
 from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items, with_columns
 from fedrec.models.cold_items import Boost, ColdItems, boosted_rows
 from fedrec.models.linear.denoising import ridge_arrays
+from fedrec.models.linear.domains import (
+    TARGET,
+    Domain,
+    domain_shapes,
+    domain_spec,
+    in_domain,
+    of_target_users,
+    solve_domains,
+)
 from fedrec.models.linear.gram import check_alpha, gram_contributions, gram_matrix, gram_spec, ridge_inverse
 from fedrec.models.linear.hat import hat_columns, hat_factors
 from fedrec.models.linear.private_gram import Found, PrivateGram
@@ -37,7 +47,7 @@ from fedrec.models.linear.sketch import (
     sketch_memory,
     sketch_spec,
 )
-from fedrec.models.linear.towards import PULL, SOURCE, solve_towards
+from fedrec.models.linear.towards import POOL, PULL, SOURCE, solve_towards
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 
@@ -57,7 +67,7 @@ class EASE(ColdItems, Decaying):
     Args:
         reg: regularisation λ. A larger value keeps item weights closer to 0 and favours popular items; a smaller value
             follows pairs of items that few users share. `auto` is 6 × the mean item count, trace(G) / items, and 8 ×
-            with a rank.
+            with a rank; with a target, 2 × the mean count of its items.
         alpha: how much less users with long histories count: user u with n_u items weighs n_u^−alpha in G. 0 counts all
             users equally; at 1 a user with twice the items weighs half.
         rank: number of eigenvectors of G that are kept. More of them are more accurate and need more memory and bytes;
@@ -73,8 +83,12 @@ class EASE(ColdItems, Decaying):
             `cold-items:0.1,0.1`, which holds out interactions with both kinds of items, the value of 1, 1.5, 2, 3, 4,
             6, 10 and 15 that is best on validation. `careful` is 1; with such a split, the best of
             0.5, 0.8, 1, 1.1, 1.2, 1.3, 1.5, 2 and 3 that costs other items a twentieth of their figure at most.
+        target: the domain whose items are recommended, a value of the catalog's column `domain`. Items of all other
+            domains are read and never recommended, see `fedrec.models.linear.domains`. `None` recommends all items.
+        dropout: how often each user counts again with all items of the target hidden. Larger values serve users who
+            have none of them better. Unused without a target.
 
-    Memory at the coordinator: about 20 bytes × items², or 24 bytes × items × rank.
+    Memory at the coordinator: about 20 bytes × items², 44 with a target, or 24 bytes × items × rank.
     """
 
     reg: PositiveFloat | Literal["auto"] = "auto"
@@ -84,6 +98,8 @@ class EASE(ColdItems, Decaying):
     decay: Decay = 1.0
     item_features: ItemColumns | None = None
     boost: Boost = "auto"
+    target: Domain | None = None
+    dropout: float = Field(default=4.0, ge=0.0, le=1000.0)
 
     name: ClassVar[str] = "ease"
     traits: ClassVar[Traits] = Traits(
@@ -96,7 +112,22 @@ class EASE(ColdItems, Decaying):
         transfers=True,
     )
 
-    unsaid: ClassVar[frozenset[str]] = frozenset({"decay", "item_features", "boost"})
+    unsaid: ClassVar[frozenset[str]] = frozenset({"decay", "item_features", "boost", "target", "dropout"})
+
+    @model_validator(mode="after")
+    def _check_target(self) -> Self:
+        if self.target is not None and (self.rank is not None or self.item_features is not None):
+            raise ValueError("a target goes with neither rank nor item_features; leave them out")
+        return self
+
+    @property
+    def reads_catalog(self) -> bool:
+        """Whether it reads domains, or features."""
+        return self.target is not None or super().reads_catalog
+
+    def public(self, catalog: Catalog) -> Arrays:
+        """Features of items; with a target, which items are of it."""
+        return super().public(catalog) if self.target is None else {TARGET: items_of_domain(catalog, self.target)}
 
     @property
     def rounds(self) -> int:
@@ -105,6 +136,8 @@ class EASE(ColdItems, Decaying):
 
     def shapes(self, n_items: int) -> Shapes:
         """Nothing, then the weights; with a rank, a table of directions, then factors."""
+        if self.target is not None:
+            return domain_shapes(n_items)
         known, cold = self.feature_shapes(n_items), self.cold_shapes(n_items)
         if self.rank is None:
             kept = {"kept": Shape((n_items,))} if cold else {}
@@ -127,7 +160,8 @@ class EASE(ColdItems, Decaying):
         if round >= self.rounds:
             return None
         if self.rank is None:
-            return gram_spec(len(shared["weights"]), self.alpha, self._heaviest)
+            spec = gram_spec(len(shared["weights"]), self.alpha, self._heaviest)
+            return spec if self.target is None else domain_spec(spec, len(shared["weights"]), self._heaviest)
         table = shared["sketch"]
         whole = round == 0 and self.alpha == 0 and self._heaviest is None
         sketch = sketch_spec(table, self.alpha, round == 0, whole, self._heaviest)
@@ -142,9 +176,10 @@ class EASE(ColdItems, Decaying):
     def contribute(
         self, given: Given, clients: Clients, private: Private | None
     ) -> tuple[Contributions, Private | None]:
-        """w_u x_u x_uᵀ, or w_u x_u ⊗ Ωᵀx_u."""
+        """w_u x_u x_uᵀ, or w_u x_u ⊗ Ωᵀx_u; with a target, of users who have something of it."""
         if self.rank is None:
-            return gram_contributions(clients, self.alpha), None
+            gram = gram_contributions(clients, self.alpha)
+            return gram if self.target is None else of_target_users(gram, clients, given.public[TARGET]), None
         sketch = sketch_contribution(clients, given.shared["sketch"], self.alpha)
         if given.round > 0:
             return Contributions({"sketch": sketch}), None
@@ -154,11 +189,16 @@ class EASE(ColdItems, Decaying):
         return Contributions({"counts": counts, "sketch": sketch}), None
 
     def step(self, state: State, total: Sum, round: int) -> State:
-        """Solve for B by Cholesky in float64, towards the weights of a source if there are any; or sharpen the basis,
-        and at last solve in it."""
+        """Solve for B by Cholesky in float64, towards the weights of a source or with sums of one if there are any; or
+        sharpen the basis, and at last solve in it."""
         if self.rank is not None:
             return self._sketched(state, total, round)
         gram = gram_matrix(total, len(state.shared["weights"]))
+        if self.target is not None:
+            reg = None if self.reg == "auto" else self.reg
+            return State(solve_domains(gram, total, state.server[TARGET], reg, self.dropout))
+        if POOL in state.server:
+            gram += state.server[POOL]
         mean = max(np.trace(gram) / len(gram), 1e-12)
         if SOURCE in state.server:
             return State({"weights": solve_towards(gram, float(state.server[PULL][0] * mean), state.server[SOURCE])})
@@ -200,6 +240,8 @@ class EASE(ColdItems, Decaying):
                 "ease under privacy finds its rank by itself, in one pass, and users weigh 1 / n_u: leave out rank, "
                 "passes and alpha; spectral has passes"
             )
+        if self.target is not None:
+            raise PlanError("ease under privacy knows no domains: leave out target, or privacy")
         self.check_not_private()
         return PrivateEASE.of(self, terms)
 
@@ -212,6 +254,8 @@ class EASE(ColdItems, Decaying):
             return of_items(low_rank_scores(given.shared, clients), items)
         scores = np.zeros((len(clients), clients.n_items), dtype=np.float32)
         sum_rows(clients.indptr, clients.items, clients.weights, given.shared["weights"], scores)
+        if self.target is not None:
+            in_domain(scores, given, clients)
         return of_items(scores, items)
 
     def ready(self, shared: Arrays) -> Arrays:
@@ -237,6 +281,8 @@ class EASE(ColdItems, Decaying):
         """Triangle, float64 matrix and float32 weights; or sums and tables of the sketch. A client has at least one
         interaction and a right factor of `rank` floats."""
         memory = 20 * n_items * n_items if self.rank is None else sketch_memory(n_items, self.rank)
+        if self.target is not None:
+            memory += 24 * n_items * n_items
         return Cost(memory=memory + self.cold_memory(n_items), per_interaction=max(2, self.rank or 0))
 
     def _sketched(self, state: State, total: Sum, round: int) -> State:

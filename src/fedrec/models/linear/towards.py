@@ -6,11 +6,14 @@ import numpy as np
 
 from fedrec.models.linear.gram import ridge_inverse
 
-__all__ = ["PULL", "SOURCE", "solve_towards"]
+__all__ = ["POOL", "PULL", "SOURCE", "solve_towards"]
 
 SOURCE, PULL = "source", "pull"
 """Arrays of the coordinator before the first round: weights [items, items] float32 to be drawn towards, and how
 strongly [1], in mean item counts."""
+POOL = "pool"
+"""Array of the coordinator before the first round: what is added to G [items, items] float32, the Gram matrix of other
+users times a small weight."""
 
 
 def solve_towards(gram: np.ndarray, reg: float, source: np.ndarray) -> np.ndarray:
