@@ -34,8 +34,8 @@ def cuts_in(text: str, name: str, share: str | None, times: str) -> tuple[float,
         raise InputError(f"split {text!r}: write two times in seconds after @, as in temporal@8e8,9e8") from None
     if name != "temporal" or share is not None or not first <= second:
         raise InputError(
-            f"split {text!r}: only temporal takes times after @; they must ascend, and a share must not be given beside "
-            "them"
+            f"split {text!r}: only temporal takes times after @; they must ascend, and a share must not be given "
+            "beside them"
         )
     return first, second
 

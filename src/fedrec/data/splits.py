@@ -267,13 +267,12 @@ class SplitMethod:
             return cls(name, by_rows=says_rows(text, match[3]), positions=positions_in(text, match[2]))
         if name in ("leave-last-out", "none") and match[3] == "rows" and match[2] is None:
             return cls(name, by_rows=True)
-        cuts = None
         if match[3] is not None:
             return cls(name, None, cuts_in(text, name, match[2], match[3]))
         if match[2] is None:
             if takes_share.get(name):
                 raise InputError(f"split {name!r} needs a share, as in '{name}:{0.1 if name in _OF_ALL else 0.8}'")
-            return cls(name, None, cuts)
+            return cls(name)
         if takes_share.get(name) is False or name == "none":
             raise InputError(f"split {name!r} takes no share; write '{name}'")
         of_all, comma, of_others = match[2].partition(",")
@@ -286,7 +285,7 @@ class SplitMethod:
                     f"split {text!r}: the same share of {what} is held out again for validation, so the share must be "
                     "below 0.5"
                 )
-        return cls(name, share, cuts, others=others if comma else 0.0)
+        return cls(name, share, others=others if comma else 0.0)
 
     @property
     def needs_order(self) -> bool:
