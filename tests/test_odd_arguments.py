@@ -70,6 +70,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Callable[
         "recommend": (model.recommend, {"users": [1]}),
         "save_recommendations": (model.save_recommendations, {"path": folder / "lists.csv"}),
         "similar": (model.similar, {"items": [1]}),
+        "Rerank": (fr.Rerank, {"model": "nowhere"}),
         "save": (model.save, {"folder": folder / "saved"}),
     }
     found |= {name: (getattr(fr, name), {"data": data}) for name in

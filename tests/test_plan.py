@@ -145,7 +145,7 @@ def with_(path, value):
         (with_("release", [{"step": "weight"}, {"step": "cap", "items": 3}]), "the order must be cap, weight, clip"),
         (with_("model", {"name": "eese"}), "model 'eese' is not known. Did you mean 'ease'"),
         (with_("model", {"reg": 3}), "model needs a name"),
-        (with_("model", {"name": "ease", "rge": 3}), "'rge' is not a setting. Did you mean 'reg'"),
+        (with_("model", {"name": "ease", "regg": 3}), "'regg' is not a setting. Did you mean 'reg'"),
         (with_("model", {"name": "mf", "rounds": 0}), "model mf: rounds: .*not 0"),
         (with_("model", "ease"), "model: .*dictionary, not 'ease'"),
         (with_("split", "ratoi:0.8"), "plan.yaml: split 'ratoi:0.8' is not known. Did you mean 'ratio'"),

@@ -35,6 +35,7 @@ from fedrec.estimators.estimator import Estimator, estimator, load_model
 from fedrec.federation.calls import RoundCall
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
+from fedrec.models import served
 from fedrec.models.base import Arrays, Given, Private, Recommender
 from fedrec.models.registry import build_model
 from fedrec.models.shapes import check_arrays, check_rows
@@ -126,7 +127,7 @@ class RecommenderContract:
             places = np.array(positions)
             alone = model.score(given, clients.take(places), _taken(private, places))
             assert alone.tobytes() == together[places].tobytes(), f"scores of clients {positions} depend on the batch"
-        ready = replace(given, shared=model.ready(given.shared))
+        ready = replace(given, shared=served.ready(model, given.shared))
         fast = model.score(ready, clients.take(np.array([5])), _taken(private, np.array([5])))
         assert fast.tobytes() == together[5].tobytes(), "scores differ with the arrays of ready"
 
@@ -135,7 +136,7 @@ class RecommenderContract:
         chosen = np.array([5])
         client, score = clients.take(chosen), model.score(given, clients.take(chosen), _taken(private, chosen))[0]
         for item in (0, 11):
-            if (parts := model.reasons(given, client, item)) is not None:
+            if (parts := served.reasons(model, given, client, item)) is not None:
                 assert parts.shape == client.items.shape, f"there are {parts.shape} reasons, not {client.items.shape}"
                 assert np.isclose(parts.sum(), score[item], rtol=1e-4, atol=1e-6), f"reasons of {item} do not add up"
 

@@ -98,7 +98,8 @@ def estimates(sums: Mapping[str, float]) -> dict[str, Estimate]:
         >>> {name: round(found.value, 3) for name, found in estimates({k: v.sum() for k, v in terms.items()}).items()}
         {'ips': 0.25, 'snips': 0.25, 'dr': 0.25}
     """
-    n, weight = float(sums["events"]), float(sums["w"])
+    sums = {name: float(value) for name, value in sums.items()}
+    n, weight = sums["events"], sums["w"]
     if n < 1:
         raise InputError("there is no event to judge the policy by")
     if weight <= 0.0:

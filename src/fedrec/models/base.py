@@ -10,9 +10,9 @@ To write a model, subclass `Recommender` and say
 - how it recommends: `score`, and `fold_in` where clients' arrays have to be made for users that never took part;
 - what it takes: `cost`.
 
-The rest has defaults: `similarity`, `reasons`, `ready`, `carry` and `privately`, which gives the private form of a
-model that has one: a class of its own, derived from `PrivateRecommender` and from the model. Arrays are NumPy arrays by
-name. Nothing here has a wire format of its own, and nothing is called that is not below.
+The rest has defaults: `similarity`, `carry` and `privately`, which gives the private form of a model that has one: a
+class of its own, derived from `PrivateRecommender` and from the model. Arrays are NumPy arrays by name. Nothing here
+has a wire format of its own, and nothing is called that is not below, but for what servers ask (`models.served`).
 
 Bits. `contribute` is a pure function of what is given, one client's rows and that client's key, whatever else is in the
 batch (unless `traits.bits` says `node`); so is `score`. `step` is a pure function of state and sum under one BLAS
@@ -80,7 +80,6 @@ from fedrec.models.shapes import Shapes
 from fedrec.models.traits import Cost, Traits
 
 __all__ = [
-    "COLUMNS",
     "Arrays",
     "Given",
     "Private",
@@ -92,7 +91,6 @@ __all__ = [
     "cosines",
     "of_items",
     "queries_of",
-    "with_columns",
 ]
 
 _SIMILAR = (
@@ -106,9 +104,6 @@ _PRIVATE = (
 """Models that list similar items, and models that have a private form."""
 
 Arrays = Mapping[str, np.ndarray]
-
-COLUMNS = "columns"
-"""Name of the array that `with_columns` adds."""
 
 _FIXED = KeyedSource(bytes(16))
 
@@ -250,19 +245,6 @@ class Recommender(BaseModel, ABC):
         """
         raise InputError(f"model {self.name!r} cannot list similar items; use {_SIMILAR}")
 
-    def reasons(self, given: Given, client: Clients, item: int) -> np.ndarray | None:
-        """How much each interaction of one client adds to the client's score of the item at a position.
-
-        Returns:
-            [interactions] float32 that add up to the score; `None` for a model whose scores are no such sum.
-        """
-        return None
-
-    def ready(self, shared: Arrays) -> Arrays:
-        """The shared arrays with others that follow from them, with which single clients are scored faster, to the same
-        bits. A server makes them once; `score` works without them."""
-        return shared
-
     def carry(self, fresh: State, earlier: State) -> State:
         """The state before round 0 of a training that goes on from another one (`traits.iterative`).
 
@@ -367,11 +349,6 @@ def cosines(table: np.ndarray, items: np.ndarray) -> np.ndarray:
     """
     unit = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
     return np.ascontiguousarray(unit[items] @ unit.T, dtype=np.float32)
-
-
-def with_columns(shared: Arrays, name: str) -> Arrays:
-    """Shared arrays with the table of items `name` [items, d] in the order [d, items] too, see `Recommender.ready`."""
-    return {**shared, COLUMNS: np.ascontiguousarray(shared[name].T)}
 
 
 def of_items(scores: np.ndarray, items: np.ndarray | None) -> np.ndarray:

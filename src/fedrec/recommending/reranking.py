@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fedrec.data.arguments import check_arguments
 from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.errors import InputError
@@ -44,6 +45,7 @@ class Rerank:
     history: int = 8
 
     def __post_init__(self) -> None:
+        check_arguments(Rerank, vars(self))
         if not 2 <= self.top <= _LONGEST:
             raise InputError(f"rerank: top is {self.top}; it must be from 2 to {_LONGEST}")
         if not 0.0 <= self.weight <= 1.0:

@@ -14,6 +14,7 @@ import numpy as np
 from fedrec.errors import FedrecError, InputError
 from fedrec.federation.item_floor import SERVED
 from fedrec.models.base import Given
+from fedrec.models.served import ready, reasons
 from fedrec.recommending.recommend import allowed_items
 from fedrec.recommending.topk import top_items
 from fedrec.runs.finished import OpenedRun
@@ -66,7 +67,7 @@ class ServedModel:
         self._titles: dict[int, str] | None = {} if self.catalog.has_titles else None
         self.profiles = Profiles(opened)
         self._shared = opened.trained.state.shared
-        self._given = Given.to_score(opened.model.ready(self._shared), opened.agreement.public)
+        self._given = Given.to_score(ready(opened.model, self._shared), opened.agreement.public)
         self._hidden = ~self._shared[SERVED] if SERVED in self._shared else None
 
     @classmethod
@@ -161,7 +162,7 @@ class ServedModel:
         """
         position, model, own = self._index.find(item), self.opened.model, profile.client.items
         score = float(self.scores(profile)[0, position])
-        parts, how = model.reasons(self._given, profile.client, position), "sum"
+        parts, how = reasons(model, self._given, profile.client, position), "sum"
         if parts is None:
             try:
                 near = model.similarity(self._given, np.array([position]))[0]

@@ -17,22 +17,13 @@ from fedrec.data.features import ItemColumns
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import FedrecError
 from fedrec.kernels.least_squares import gram_of_rows, outer_rows, solve_items, solve_users
-from fedrec.models.base import (
-    COLUMNS,
-    Arrays,
-    Given,
-    Private,
-    PrivateRecommender,
-    PrivateTerms,
-    State,
-    cosines,
-    with_columns,
-)
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, cosines
 from fedrec.models.cold_items import BOOST, COLD, Boost, ColdItems, boosted_rows, predicted
 from fedrec.models.factors.noisy_equations import bounded, item_weights, noisy_counts, noisy_factors
 from fedrec.models.factors.scoring import factor_scores
 from fedrec.models.linear.counts import count_spec, counted
 from fedrec.models.linear.gram import unpack_triangle
+from fedrec.models.served import COLUMNS, with_columns
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 

@@ -17,23 +17,14 @@ from fedrec.data.features import ItemColumns
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.keyed import normal_rows
-from fedrec.models.base import (
-    COLUMNS,
-    Arrays,
-    Given,
-    Private,
-    PrivateRecommender,
-    PrivateTerms,
-    State,
-    cosines,
-    with_columns,
-)
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, cosines
 from fedrec.models.cold_items import USUAL, Boost, ColdItems, boosted_biases, filled_rows, usual_row
 from fedrec.models.factors.adaptive_clip import BIT_SHARE, adapted
 from fedrec.models.factors.local_training import LocalOptimiser, LocalTraining, Loss, draw
 from fedrec.models.factors.scaffold import control_rows, first_controls, stored_rows, used_controls
 from fedrec.models.factors.scoring import factor_scores
 from fedrec.models.linear.counts import count_spec, counted
+from fedrec.models.served import COLUMNS, with_columns
 from fedrec.models.server_optimisers import ServerOptimiser, ServerRule
 from fedrec.models.shapes import Form, Own, Shape, Shapes
 from fedrec.models.traits import Cost, Traits

@@ -17,7 +17,7 @@ from fedrec.data.features import ItemColumns
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.kernels.scoring import sum_rows
-from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items, with_columns
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items
 from fedrec.models.cold_items import Boost, ColdItems, boosted_rows
 from fedrec.models.linear.denoising import ridge_arrays
 from fedrec.models.linear.domains import (
@@ -48,6 +48,7 @@ from fedrec.models.linear.sketch import (
     sketch_spec,
 )
 from fedrec.models.linear.towards import POOL, PULL, SOURCE, solve_towards
+from fedrec.models.served import with_columns
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 
@@ -266,8 +267,11 @@ class EASE(ColdItems, Decaying):
         """How much an item adds to every other item's score."""
         return low_rank_similarity(given.shared, items) if "factors" in given.shared else given.shared["weights"][items]
 
-    def reasons(self, given: Given, client: Clients, item: int) -> np.ndarray:
-        """The entries of B from the client's items to the item, times their weights."""
+    def reasons(self, given: Given, client: Clients, item: int) -> np.ndarray | None:
+        """The entries of B from the client's items to the item, times their weights; with a `target` that is not all of
+        a score."""
+        if self.target is not None:
+            return None
         recent, added = self.recent(client), np.zeros(len(client.items), dtype=np.float32)
         low_rank = "factors" in given.shared
         column = low_rank_column(given.shared, item) if low_rank else given.shared["weights"][:, item]

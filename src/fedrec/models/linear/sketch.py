@@ -29,8 +29,9 @@ from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.kernels.scoring import dot_items, dot_rows, gather_rows
 from fedrec.kernels.threads import thread_count
-from fedrec.models.base import COLUMNS, Arrays
+from fedrec.models.base import Arrays
 from fedrec.models.linear.gram import user_weights
+from fedrec.models.served import COLUMNS
 from fedrec.models.shapes import Form, Shape
 from fedrec.threads import one_blas_thread
 

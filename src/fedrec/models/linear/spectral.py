@@ -17,7 +17,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.features import ItemColumns
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
-from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items, with_columns
+from fedrec.models.base import Arrays, Given, Private, PrivateRecommender, PrivateTerms, State, of_items
 from fedrec.models.cold_items import Boost, ColdItems, boosted_rows
 from fedrec.models.linear.counts import count_spec, counted, degree_weights
 from fedrec.models.linear.denoising import ridge_arrays
@@ -38,6 +38,7 @@ from fedrec.models.linear.sketch import (
     sketch_memory,
     sketch_spec,
 )
+from fedrec.models.served import with_columns
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 

@@ -14,9 +14,10 @@ from fedrec.data.catalog import Catalog
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.kernels.least_squares import gram_of_rows, item_pulls, outer_rows, solve_users
-from fedrec.models.base import COLUMNS, Arrays, Given, Private, Recommender, State, cosines, with_columns
+from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines
 from fedrec.models.factors.scoring import factor_scores
 from fedrec.models.linear.gram import unpack_triangle
+from fedrec.models.served import COLUMNS, with_columns
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 

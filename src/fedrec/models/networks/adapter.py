@@ -63,7 +63,7 @@ class Adapter(Network):
     Example:
         >>> model = Adapter(item_features={"genres": "categories"}, rank=4)
         >>> {name: str(shape) for name, shape in model.shapes(100).states[0].shared.items()}
-        {'down': 'float32 [features, 4]', 'up': 'float32 [4, features]'}
+        {'down': 'float32 [features, 4]', 'up': 'float32 [4, features]', 'counts': 'float64 [100]'}
     """
 
     item_features: ItemColumns = "auto"
