@@ -34,7 +34,11 @@ from pages_in_test import (
 Fedrec = Callable[..., Said]
 CHEAPER = {
     "README.md": {"rank=1536": "rank=16", "--seeds 5": "--seeds 2"},
-    "docs/large-models.md": {"rounds=21": "rounds=4", "rounds=20": "rounds=3"},
+    "docs/large-models.md": {
+        "rounds=21": "rounds=3",
+        "rounds=20": "rounds=2",
+        "users=2000,items=600": "users=300,items=150",
+    },
     "docs/asynchronous.md": {"rounds=200": "rounds=10"},
     "docs/own-model.md": {"BagOfItems --set rounds=30": "BagOfItems --set rounds=4"},
     "docs/secure-aggregation.md": {"--model mf": "--model mf --set rounds=5"},

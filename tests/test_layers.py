@@ -62,6 +62,7 @@ def modules() -> dict[str, ast.Module]:
     }
 
 
+@cache
 def imports(tree: ast.Module) -> set[str]:
     """All that a module imports, anywhere in its text, for types alone too: modules of fedrec by their whole name."""
     names = set()
