@@ -29,7 +29,7 @@ STOREYS = [
     {"recommending", "aggregation"},
     {"data", "evaluation", "record"},
     {"language"},
-    {"threads", "documents", "progress", "pictures"},
+    {"threads", "documents", "progress", "pictures", "inequality"},
     {"kernels"},
     {"errors"},
 ]

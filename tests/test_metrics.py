@@ -15,7 +15,7 @@ from fedrec.evaluation.metrics import BINARY_METRICS, DEFAULT_METRICS, Metric, p
 from fedrec.evaluation.protocols import Protocol
 from fedrec.evaluation.ranks import UserMetrics, metric_sums, score_list, user_metrics
 
-PER_USER = BINARY_METRICS[:-1]
+PER_USER = BINARY_METRICS
 FULL = Protocol()
 
 
@@ -186,7 +186,7 @@ def test_summary_edges():
         summarise(parse_metrics("hr@1"), np.zeros(3))
     with pytest.raises(InputError, match=r"shape \(4,\), expected \(3,\)"):
         summarise(parse_metrics("hr@1"), np.zeros(4))
-    with pytest.raises(InputError, match="coverage needs counts"):
+    with pytest.raises(InputError, match="such as coverage, need counts"):
         summarise(parse_metrics("coverage@1"), np.ones(1))
 
 
@@ -205,3 +205,24 @@ def test_names():
     ]:
         with pytest.raises(InputError, match=message):
             parse_metrics(words)
+
+
+def test_metrics_of_lists_compare_what_is_shown_with_what_valid_users_have():
+    names = ["gini@2", "coverage@1", "average_popularity@2", "novelty@2", "hr@1"]
+    scores = [[9, 8, 7, 6], [9, 8, 7, 6], [9, 8, 7, 6]]
+    result = evaluate(scores, [[0, 0], [0, 1], [1, 2]], [[3], [3], []], names)  # lists [1, 2] and [2, 3]
+    assert result.top_counts.tolist()[-1] == [2, 1, 0, 0]
+    found = summarise(parse_metrics(names), metric_sums(result).sum(0), result.top_counts)
+    assert [figure.value for figure in found[:2]] == [pytest.approx(0.375), 0.5]
+    assert found[2].value == pytest.approx(1 / 8)  # one place of four shows an item that half of the users have
+    assert found[3].value == pytest.approx((math.log2(3 / 2) + 3 * math.log2(3)) / 4)
+    assert [figure.standard_error for figure in found[:4]] == [None] * 4
+    with pytest.raises(InputError, match=r"counts of shape \(2, items\)"):
+        summarise(parse_metrics("novelty@2"), np.ones(1), np.zeros((1, 4), dtype=np.int64))
+
+
+def test_lists_that_hold_nothing_are_neither_popular_nor_novel():
+    names = ["average_popularity@1", "novelty@1", "gini@1"]
+    result = evaluate([[math.nan] * 3], [[0]], [[1]], names)
+    found = summarise(parse_metrics(names), metric_sums(result).sum(0), result.top_counts)
+    assert [figure.value for figure in found] == [0.0, 0.0, 0.0]

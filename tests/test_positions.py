@@ -120,7 +120,7 @@ def test_users_with_few_interactions_keep_one_for_training(length: int, counts: 
 @pytest.mark.parametrize("model", [{"name": "ease", "decay": 0.8}, {"name": "mf", "rounds": 2, "embedding_size": 4}])
 def test_figures_are_sums_over_nodes(model: dict[str, Any], tmp_path: Path) -> None:
     DATA.to_frame().write_parquet(tmp_path / "data.parquet")
-    metrics = [*METRICS, "coverage@5"]
+    metrics = [*METRICS, "coverage@5", "gini@5", "average_popularity@5", "novelty@5"]
     settings = {"data": {"source": str(tmp_path / "data.parquet")}, "split": "last:3", "model": model}
     plan = Plan.make(settings | {"evaluation": {"metrics": metrics}})
     reports = [train_run(plan, tmp_path / f"{nodes}", Placement(nodes)) for nodes in (1, 4)]

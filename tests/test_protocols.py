@@ -20,7 +20,7 @@ from fedrec.evaluation.ranks import metric_sums, score_list, user_metrics
 from fedrec.kernels.rank_metrics import rank_law, sampled_metrics
 from fedrec.kernels.ranking import count_levels
 
-PER_USER = BINARY_METRICS[:-1]
+PER_USER = BINARY_METRICS
 
 
 def gain(name, rank, k):

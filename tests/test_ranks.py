@@ -15,7 +15,7 @@ from fedrec.kernels.rank_metrics import full_metrics
 from fedrec.kernels.ranking import count_levels
 from fedrec.kernels.threads import limit_threads
 
-PER_USER = BINARY_METRICS[:-1]
+PER_USER = BINARY_METRICS
 FULL = Protocol()
 
 

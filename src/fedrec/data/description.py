@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from fedrec.data.interactions import Interactions
+from fedrec.inequality import gini
 
-__all__ = ["describe_data", "gini"]
+__all__ = ["describe_data"]
 
 _NO_TIMES = {
     "time": "order only",
@@ -53,22 +54,6 @@ def describe_data(data: Interactions) -> dict[str, Any]:
     if data.catalog.features is not None:
         facts["item_columns"] = data.catalog.features.columns
     return facts
-
-
-def gini(counts: np.ndarray) -> float:
-    """Gini coefficient of non-negative counts: 0 if all are equal, near 1 if one has almost everything.
-
-    >>> gini(np.array([1, 1, 1, 1]))
-    0.0
-    >>> gini(np.array([0, 0, 0, 1]))
-    0.75
-    """
-    ordered = np.sort(counts).astype(np.float64)
-    total = ordered.sum()
-    if total == 0:
-        return 0.0
-    ranks = np.arange(1, len(ordered) + 1)
-    return float(2 * (ranks * ordered).sum() / (len(ordered) * total) - (len(ordered) + 1) / len(ordered))
 
 
 def _spread(counts: np.ndarray) -> dict[str, float]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedrec.errors import InputError, suggestion
+from fedrec.evaluation.lists import LIST_METRICS, READ_HISTORIES, figure_of_lists
 
 __all__ = [
     "BINARY_METRICS",
@@ -21,6 +22,7 @@ __all__ = [
     "deciding_metric",
     "default_metrics",
     "parse_metrics",
+    "rows_of_lists",
     "summarise",
 ]
 
@@ -28,9 +30,9 @@ RATING_METRICS = ("rmse", "mae")
 """Errors of predicted ratings; without a cutoff, less is better."""
 GRADED_METRICS = ("ndcg_graded", "ndcg_exponential")
 """Metrics of lists that read the values of held-out interactions as how relevant their items are."""
-BINARY_METRICS = ("recall", "recall_capped", "precision", "ndcg", "hr", "f1", "mrr", "map", "coverage")
+BINARY_METRICS = ("recall", "recall_capped", "precision", "ndcg", "hr", "f1", "mrr", "map")
 """Metrics of lists to which a held-out item is relevant, and no other is."""
-METRIC_NAMES = (*BINARY_METRICS, *GRADED_METRICS, *RATING_METRICS)
+METRIC_NAMES = (*BINARY_METRICS, *LIST_METRICS, *GRADED_METRICS, *RATING_METRICS)
 DEFAULT_METRICS = ("hr@10", "ndcg@10", "recall@20", "ndcg@20")
 
 
@@ -72,7 +74,12 @@ class Metric:
     @property
     def of_lists(self) -> bool:
         """Whether the value is of all users' lists together, as coverage is."""
-        return self.name == "coverage"
+        return self.name in LIST_METRICS
+
+    @property
+    def reads_histories(self) -> bool:
+        """Whether it compares what is listed with what users have, as novelty does."""
+        return self.name in READ_HISTORIES
 
     @property
     def of_ratings(self) -> bool:
@@ -85,12 +92,12 @@ class Metric:
         return self.name in GRADED_METRICS
 
     def better(self, value: float) -> float:
-        """The value turned so that more is better.
+        """The value turned so that more is better: less error, and lists that are less alike and less popular.
 
-        >>> Metric("rmse").better(0.9), Metric("ndcg", 10).better(0.3)
-        (-0.9, 0.3)
+        >>> Metric("rmse").better(0.9), Metric("ndcg", 10).better(0.3), Metric("gini", 10).better(0.8)
+        (-0.9, 0.3, -0.8)
         """
-        return -value if self.of_ratings else value
+        return -value if self.of_ratings or self.name in ("gini", "average_popularity") else value
 
 
 def parse_metrics(names: str | Iterable[str] = DEFAULT_METRICS) -> tuple[Metric, ...]:
@@ -128,6 +135,16 @@ def parse_metrics(names: str | Iterable[str] = DEFAULT_METRICS) -> tuple[Metric,
     return tuple(metrics)
 
 
+def rows_of_lists(metrics: Iterable[Metric]) -> int:
+    """How many rows of counts the metrics of lists need: one each, and one of histories if any reads them.
+
+    >>> rows_of_lists(parse_metrics("hr@5,coverage@5")), rows_of_lists(parse_metrics("coverage@5,novelty@5"))
+    (1, 3)
+    """
+    of_lists = [metric for metric in metrics if metric.of_lists]
+    return len(of_lists) + any(metric.reads_histories for metric in of_lists)
+
+
 def default_metrics(reads_ratings: bool) -> tuple[str, ...]:
     """What is measured of a model where nothing else is asked for."""
     return RATING_METRICS if reads_ratings else DEFAULT_METRICS
@@ -158,10 +175,10 @@ class MetricSummary:
 
     Args:
         metric: what was measured.
-        value: mean over users, or over positions; for coverage, the share of the catalog; for errors of ratings, over
-            all ratings.
+        value: mean over users, or over positions; for metrics of lists, the figure of all lists together; for errors
+            of ratings, over all ratings.
         standard_error: sample standard deviation / √users; for positions and errors of ratings that of a ratio of sums
-            over users; `None` for coverage and for fewer than two users.
+            over users; `None` for metrics of lists and for fewer than two users.
         users: how many users the value is about: those with at least one held-out item.
     """
 
@@ -182,14 +199,15 @@ def summarise(
 
     Args:
         metrics: all that were asked for.
-        sums: [1 + 2M] float64 for the M metrics that are not coverage: number of users, Σ value of each metric,
+        sums: [1 + 2M] float64 for the M metrics that users have: number of users, Σ value of each metric,
             Σ value² of each metric: the column sums of `metric_sums`. By position, those of `position_sums`.
-        top_counts: [coverage metrics, items] int64, how many users' lists hold each item.
+        top_counts: [metrics of lists, items] int64, how many users' lists hold each item; with a last row of how many
+            histories do, where a metric reads them.
         errors: sums of `fedrec.evaluation.errors`, by name, where errors of ratings were asked for.
         by_position: means are over positions, of which a user has one or several.
 
     Raises:
-        InputError: sums of the wrong shape, no user to average over, a coverage without its counts, or errors of
+        InputError: sums of the wrong shape, no user to average over, a metric of lists without its counts, or errors of
             ratings without theirs.
 
     Example:
@@ -198,17 +216,18 @@ def summarise(
         (MetricSummary(metric=Metric(name='hr', k=10), value=0.5, standard_error=0.288..., users=4),)
     """
     columns = sum(metric.per_user for metric in metrics)
-    rows = sum(metric.of_lists for metric in metrics)
+    rows = rows_of_lists(metrics)
     width = 3 + 3 * columns if by_position else 1 + 2 * columns
     if sums.shape != (width,):
         raise InputError(f"sums have shape {sums.shape}, expected ({width},) for {columns} metrics")
     if rows and (top_counts is None or top_counts.ndim != 2 or len(top_counts) != rows):
-        raise InputError(f"coverage needs counts of shape ({rows}, items)")
+        raise InputError(f"metrics of lists, such as coverage, need counts of shape ({rows}, items)")
     if errors is None and any(metric.of_ratings for metric in metrics):
         raise InputError("rmse and mae need the sums of squared and absolute errors")
     users = round(float(sums[0]))
     if users < 1:
         raise InputError("no user has a held-out item, so no metric can be computed; check the split")
+    lists = round(float(sums[1])) if by_position else users
     result: list[MetricSummary] = []
     column = row = 0
     for metric in metrics:
@@ -221,7 +240,9 @@ def summarise(
             result.append(MetricSummary(metric, *_error(metric.name, errors, users), users))
         else:
             assert top_counts is not None
-            result.append(MetricSummary(metric, float(np.mean(top_counts[row] > 0)), None, users))
+            having = top_counts[-1] if metric.reads_histories else None
+            figure = figure_of_lists(metric.name, top_counts[row], having, lists)
+            result.append(MetricSummary(metric, figure, None, users))
             row += 1
     return tuple(result)
 

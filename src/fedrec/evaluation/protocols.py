@@ -114,7 +114,7 @@ def check_protocol(metrics: Iterable[Metric], protocol: Protocol) -> None:
     """Check that metrics are defined under a protocol.
 
     Raises:
-        PlanError: for coverage and graded relevance under `sampled`.
+        PlanError: for metrics of lists and graded relevance under `sampled`.
     """
     for metric in metrics:
         if protocol.negatives is not None and metric.of_lists:

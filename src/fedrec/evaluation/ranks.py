@@ -10,11 +10,11 @@ from scipy.special import gammaln
 
 from fedrec.errors import InputError
 from fedrec.evaluation.graded import graded_ndcg
+from fedrec.evaluation.lists import list_counts
 from fedrec.evaluation.metrics import Metric, parse_metrics
 from fedrec.evaluation.protocols import Protocol, check_protocol, parse_protocol
 from fedrec.kernels.rank_metrics import KINDS, full_metrics, sampled_metrics
 from fedrec.kernels.ranking import count_levels
-from fedrec.kernels.topk import best_of_rows
 
 __all__ = ["ItemLists", "UserMetrics", "metric_sums", "position_sums", "score_list", "user_metrics"]
 
@@ -30,11 +30,11 @@ class UserMetrics:
     """Values of each user; nothing here may leave a node before it is summed.
 
     Args:
-        metrics: what the columns of `values` hold: the metrics asked for, without coverage and errors of ratings.
+        metrics: what the columns of `values` hold: the metrics that users have, of those asked for.
         values: [users, metrics] float64, each in [0, 1]; zeros for users that are not valid.
         valid: [users] bool, whether the user has at least one held-out item.
-        top_counts: [coverage metrics, items] int64, in how many valid users' top k each item is; `None` where no
-            coverage was asked for.
+        top_counts: [metrics of lists, items] int64, in how many valid users' top k each item is; with a last row of in
+            how many of their histories, where a metric reads these; `None` where no metric of lists was asked for.
     """
 
     metrics: tuple[Metric, ...]
@@ -59,7 +59,7 @@ def user_metrics(
     Args:
         scores: [users, items] float32, higher is better. NaN and −inf mean *no score*: those items tie for the
             last place.
-        exclude: history, removed from the candidates of protocol `full` and from the lists of coverage.
+        exclude: history, removed from the candidates of protocol `full` and from lists.
         relevant: held-out items; none may be in `exclude`. A user without any is not valid.
         touched: every item the user touched in any part, `relevant` included; never drawn by protocol `sampled`.
         metrics: from `parse_metrics`.
@@ -69,7 +69,7 @@ def user_metrics(
     Raises:
         InputError: arrays of the wrong shape or type, items outside the catalog, a held-out item that is in the history
             (`full`) or missing from `touched` (`sampled`), graded relevance without `gains`.
-        PlanError: coverage or graded relevance under `sampled`, which makes no lists.
+        PlanError: metrics of lists or graded relevance under `sampled`, which makes no lists.
 
     Example:
         >>> scores = np.array([[0.9, 0.1, 0.5, 0.3]], dtype=np.float32)
@@ -100,7 +100,8 @@ def user_metrics(
         _fill(values, scores, exclude, relevant, touched, columns, protocol, gains)
     counts = None
     if lists:
-        counts = _list_counts(scores, exclude, valid, [metric.k for metric in lists])
+        reads = any(metric.reads_histories for metric in lists)
+        counts = list_counts(scores, exclude, valid, [metric.k for metric in lists], reads)
     return UserMetrics(columns, values, valid, counts)
 
 
@@ -150,13 +151,14 @@ def score_list(
     Args:
         scores: one score per item of the catalog, higher is better; read as float32.
         relevant: positions of the held-out items.
-        metric: such as `ndcg@10`; not coverage, and no error of ratings.
+        metric: such as `ndcg@10`; not of the lists of all users, and no error of ratings.
         exclude: positions of the items in the user's history.
         protocol: `full` or `sampled:n`.
         gains: one value per item in `relevant`, for metrics of graded relevance.
 
     Raises:
-        InputError: as `user_metrics`; also for coverage and errors of ratings, and where `relevant` is empty.
+        InputError: as `user_metrics`; also for metrics of the lists of all users and errors of ratings, and where
+            `relevant` is empty.
 
     Example:
         >>> score_list([0.9, 0.8, 0.7, 0.6], relevant=[1, 3], metric="ndcg_graded@4", gains=[1.0, 5.0]).__round__(3)
@@ -222,14 +224,6 @@ def _fill(
         sampled_metrics(
             indptr, above, tied, hits, candidates, protocol.negatives, kinds, cutoffs, log_factorials, values
         )
-
-
-def _list_counts(scores: np.ndarray, exclude: ItemLists, valid: np.ndarray, cutoffs: Sequence[int]) -> np.ndarray:
-    users, items = scores.shape
-    best = np.empty((users, min(items, max(cutoffs))), dtype=np.int32)
-    best_of_rows(scores, *exclude, np.empty(0, dtype=np.bool_), best, np.empty(best.shape, dtype=np.float32))
-    listed = (best[valid, :k] for k in cutoffs)
-    return np.stack([np.bincount(top[top >= 0], minlength=items) for top in listed])
 
 
 def _one(items: Sequence[int]) -> ItemLists:

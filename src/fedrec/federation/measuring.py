@@ -10,7 +10,7 @@ from fedrec.aggregation.contributions import Contributions, Dense
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.evaluation.errors import ERRORS, SQUARES, in_ratings, with_squares
-from fedrec.evaluation.metrics import Metric, MetricSummary, summarise
+from fedrec.evaluation.metrics import Metric, MetricSummary, rows_of_lists, summarise
 from fedrec.evaluation.ranks import UserMetrics, metric_sums, position_sums
 
 __all__ = ["Positions", "add_metrics", "measuring_spec", "summaries"]
@@ -22,8 +22,8 @@ _FEWEST_BITS, _MOST_BITS = 10, 24
 
 
 def measuring_spec(metrics: Sequence[Metric], n_items: int, n_max: int, positions: int = 0) -> SumSpec:
-    """Number of users, Σ value and Σ value² of each metric; for coverage, how many lists hold each item; for errors of
-    ratings, the sums of `fedrec.evaluation.errors`.
+    """Number of users, Σ value and Σ value² of each metric; for metrics of lists, how many lists hold each item,
+    and how many histories where one reads them; for errors of ratings, the sums of `fedrec.evaluation.errors`.
 
     Args:
         metrics: that are asked for.
@@ -42,9 +42,9 @@ def measuring_spec(metrics: Sequence[Metric], n_items: int, n_max: int, position
         arrays = [ArraySpec(_USERS, "dense", (1 + 2 * per_user,), bound=1.0, scale_bits=_SCALE_BITS, ring=64)]
     if any(metric.of_ratings for metric in metrics):
         arrays += _error_specs(n_items, n_max)
-    covered = sum(metric.of_lists for metric in metrics)
-    if covered:
-        arrays.append(ArraySpec(_TOP, "dense", (covered, n_items), bound=most, pooled=True))
+    rows = rows_of_lists(metrics)
+    if rows:
+        arrays.append(ArraySpec(_TOP, "dense", (rows, n_items), bound=most, pooled=True))
     return SumSpec(tuple(arrays)).fit(n_max)
 
 
