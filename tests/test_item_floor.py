@@ -119,6 +119,22 @@ def test_a_cold_item_cannot_be_pushed_over_the_floor():
     assert exposed(floored, data, "0" * 64, "a-hum", 0.2).ratio == 0.0
 
 
+def test_no_measurement_counts_the_histories_that_hold_them():
+    plan = Plan.make({"data": {"source": runs_in_test.DATA}, "model": {"name": "ease"}, "items": FLOOR})
+    data = fr.load_data(runs_in_test.DATA)
+    resolved = plan.resolve(data, "0" * 64)
+    engine = LocalEngine.build(data, resolved, 1)
+    coordinator = Coordinator(Agreement.of(resolved, data.catalog), engine, Run(resolved, None), engine.has_valid)
+    trained, evaluate, sums = coordinator.train(), engine.evaluate, []
+    engine.evaluate = lambda call: sums.extend(evaluate(call)) or sums
+    assert coordinator.evaluate(trained.state, trained.round, "test", ["novelty@5"], "full")
+    listed, having = sums[0].arrays["top_counts"]
+    served = counts_of(plan) >= 12
+    assert not having[~served].any()
+    assert not listed[~served].any()
+    assert having[served].all()
+
+
 def test_recommendations_and_similar_items_leave_them_out():
     plan = {"items": FLOOR}
     data = fr.load_data(runs_in_test.DATA)

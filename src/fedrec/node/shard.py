@@ -238,6 +238,9 @@ class Shard:
             if barred is not None:
                 scores[:, barred] = -np.inf
             result = user_metrics(scores, history_lists, wanted, touched, call.metrics, call.protocol, values)
+            if SERVED in call.shared and result.top_counts is not None:
+                # Nothing lists an item that takes no part, so no figure needs how many histories hold it.
+                result.top_counts[:, ~call.shared[SERVED]] = 0
             yield positions, result, errors
 
     def holding(self, part: Part) -> int:
