@@ -23,7 +23,7 @@ from fedrec.federation.item_floor import ItemFloor, floor_spec
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.runs.training import train_here
-from runs_in_test import DATA, MODELS, small_plan
+from runs_in_test import DATA, each_kind, small_plan
 
 Call = RoundCall | CountCall | EvaluationCall
 
@@ -60,7 +60,7 @@ def agreed_on(plan: Plan) -> Agreement:
     return Agreement.of(plan.resolve(data, "0" * 64), data.catalog)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", each_kind())
 def test_every_call_of_an_honest_run_is_agreed(model):
     agreement, calls, honest = calls_of(small_plan(model))
     assert any(isinstance(call, RoundCall) for call in calls)

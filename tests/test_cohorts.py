@@ -53,8 +53,8 @@ def rounds_of(source, users, present, rounds, terms, share=SHARE):
 
 @pytest.mark.parametrize(
     ("users", "rounds", "participations", "most"),
-    every(2, itertools.product([3], [3], [1, 2, None], [1, 2, None]), start=1)
-    + every(2, itertools.product([4], [2], [1, 2, None], [1, 2, None])),
+    every(3, itertools.product([3], [3], [1, 2, None], [1, 2, None]), start=1)
+    + every(3, itertools.product([4], [2], [1, 2, None], [1, 2, None])),
 )
 def test_for_all_coins_one_users_absence_changes_what_is_charged_and_no_more(users, rounds, participations, most):
     terms = terms_of(participations, most)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from chosen_in_test import in_turn
 from fedrec.data.clients import Clients
 from fedrec.data.keys import KeyedSource
 from fedrec.kernels.draws import draw_halves
@@ -217,11 +218,11 @@ WAYS = [
 
 
 @pytest.mark.parametrize(
-    ("learn_users", "learn_items", "weighted"),
-    [(True, True, False), (True, False, False), (False, True, False), (True, True, True)],
+    ("local", "what"),
+    in_turn(WAYS, [(True, True, False), (True, False, False), (False, True, False), (True, True, True)]),
 )
-@pytest.mark.parametrize("local", WAYS, ids=lambda w: f"{w.loss}-{w.optimiser}-{w.batch_size}-{w.proximal}")
-def test_every_client_is_trained_as_in_plain_numpy(local, learn_users, learn_items, weighted):
+def test_every_client_is_trained_as_in_plain_numpy(local, what):
+    learn_users, learn_items, weighted = what
     clients = crowd(weighted=weighted)
     what = {"learn_users": learn_users, "learn_items": learn_items}
     for d in (1, 8, 19) if local == WAYS[0] else (17,):

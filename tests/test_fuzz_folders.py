@@ -15,7 +15,7 @@ from fuzz_folders import fuzz
 KINDS = ("run itemknn", "run gpfedrec", "stopped", "budget")
 
 
-@pytest.mark.parametrize("mutations", chosen([40], [40, 200]))
+@pytest.mark.parametrize("mutations", chosen([25], [25, 200]))
 def test_a_seeded_part_of_the_fuzzing_finds_nothing(mutations: int) -> None:
     found = fuzz(mutations, seed=11, kinds=KINDS)
     assert [outcome for outcome in found if outcome.problems] == []

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from chosen_in_test import in_turn
 from federation_in_test import COORDINATOR, MF, WAITING, Federation, Outcome, assert_right, kind_of, small_plan
 from fedrec.aggregation.sums import Sum
 from fedrec.errors import RunError
@@ -217,8 +218,9 @@ def test_nodes_that_claim_more_clients_than_there_can_be_are_named(tmp_path: Pat
     assert any("n_max = 1024" in told and "node-2 1024" in told for told in federation.told), federation.told
 
 
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
-@pytest.mark.parametrize("said", [[""] * 300, ["ab" * 32] * 2, ["AB" * 32], [""], [7], "ab" * 32, None])
+@pytest.mark.parametrize(
+    ("said", "secure"), in_turn([[""] * 300, ["ab" * 32] * 2, ["AB" * 32], [""], [7], "ab" * 32, None], [False, True])
+)
 def test_a_commitment_is_one_of_64_digits(said: Any, secure: bool, tmp_path: Path) -> None:
     federation = Federation(tmp_path, SHORT, secure=secure)
     outcome = trained(federation, saying("contribute", commitments=said))

@@ -15,7 +15,7 @@ from fedrec.federation.run import Run
 from fedrec.runs.loading import Placement
 from fedrec.runs.saved import open_run
 from fedrec.runs.training import train_run
-from runs_in_test import MODELS, small_plan
+from runs_in_test import MODELS, each_kind, small_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:ratings .or weights. from")  # values do not matter here
 
@@ -45,7 +45,7 @@ def watched(plan, nodes=1):
     return sums, coordinator.train()
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", each_kind())
 def test_no_model_sums_or_serves_items_of_too_few(model, tmp_path):
     plan = small_plan(model).model_copy(update={"items": Plan.make(
         {"data": {"source": runs_in_test.DATA}, "model": MODELS[model], "items": FLOOR}).items})  # fmt: skip

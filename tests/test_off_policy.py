@@ -159,6 +159,9 @@ def test_the_command_gives_what_pooled_events_give(tmp_path: Path) -> None:
     assert "the largest weight must be positive and finite" in str(result.exception)
     result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run"), "--policy", "greedy"])
     assert "--policy and --events are used together" in str(result.exception)
+    for option, words in (("--largest-weight", "is for --policy"), ("--rerank-top", "are for --rerank")):
+        result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run"), option, "5"])
+        assert words in str(result.exception)
     broken = table.with_columns(pl.lit(999_999).alias("item_id"))
     broken.write_csv(tmp_path / "events.csv")
     result = CliRunner().invoke(app, [*arguments, "greedy"])

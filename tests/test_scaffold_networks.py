@@ -96,10 +96,10 @@ def trained(model: Network, rounds: int, cohorts: list[np.ndarray]) -> tuple[Sta
 
 def test_rounds_are_the_papers_update() -> None:
     cohorts = [np.arange(0, 12), np.arange(8, 20), np.arange(4, USERS)]
-    state, kept = trained(Common(scaffold=True, **SETTINGS), 7, cohorts)
+    state, kept = trained(Common(scaffold=True, **SETTINGS), 4, cohorts)
     wants, shared = has(), np.zeros(ITEMS)
     average, controls, met = np.zeros(ITEMS), np.zeros((USERS, ITEMS)), np.zeros(USERS, dtype=bool)
-    for round in range(7):
+    for round in range(4):
         cohort = cohorts[round % 3]
         moved = np.zeros(ITEMS)
         for client in cohort:

@@ -299,3 +299,19 @@ def test_private_ranges_follow_their_items() -> None:
     assert packed.lengths.tolist() == [0, 1]
     assert packed.items.tolist() == [new.catalog.items.find([30])[0]]
     assert packed.values.tolist() == [[3.0]]
+
+
+@pytest.mark.parametrize("name", ["neumf", "sasrec"])
+def test_networks_go_on_from_the_parameters_of_the_earlier_run(name: str, tmp_path: Path) -> None:
+    """Also where a sketch makes the first parameters: it is not made again, and new items have rows of their own."""
+    model = {"name": name, "rounds": 6, "window": 8, "embedding_size": 4, "learning_rate": 1e-9,
+             **({"hidden": [4]} if name == "neumf" else {"blocks": 1, "heads": 1, "negatives": 8})}  # fmt: skip
+    trained(written(tmp_path, "old", some("grown")), tmp_path / "first", model)
+    trained(written(tmp_path, "new", ALL), tmp_path / "next", model, warm_start=str(tmp_path / "first"))
+    first, after = (open_run(tmp_path / run) for run in ("first", "next"))
+    old, new = first.trained.state.shared, after.trained.state.shared
+    assert old.keys() == new.keys()
+    places = after.catalog.items.find(first.catalog.items.series)
+    assert len(after.catalog) > len(first.catalog)
+    assert np.abs(new["items"][places] - old["items"]).max() < 1e-4
+    assert np.isfinite(new["items"]).all()

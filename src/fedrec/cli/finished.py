@@ -20,7 +20,17 @@ from fedrec.cli.options import (
 )
 from fedrec.cli.output import Output, rows_table, seconds_in_words
 from fedrec.cli.reading import Reading, reads_data
-from fedrec.cli.reranking import RerankModel, RerankTop, RerankUsers, RerankWeight, compared, rerank_of
+from fedrec.cli.reranking import (
+    TOP,
+    USERS,
+    WEIGHT,
+    RerankModel,
+    RerankTop,
+    RerankUsers,
+    RerankWeight,
+    compared,
+    rerank_of,
+)
 from fedrec.cli.runs import stamp
 from fedrec.errors import InputError, suggestion
 from fedrec.record.mapped import hashed_ahead
@@ -73,14 +83,15 @@ def evaluate(
         ),
     ] = None,
     largest_weight: Annotated[
-        float, typer.Option("--largest-weight", help="Bound on the weight of an event, for --policy.")
-    ] = 20.0,
+        float | None,
+        typer.Option("--largest-weight", help="Bound on the weight of an event, for --policy. Default: 20."),
+    ] = None,
     data: Histories = None,
     unknown_items: UnknownItems = "raise",
     rerank: RerankModel = None,
-    rerank_top: RerankTop = 20,
-    rerank_weight: RerankWeight = 0.5,
-    rerank_users: RerankUsers = 100,
+    rerank_top: RerankTop = TOP,
+    rerank_weight: RerankWeight = WEIGHT,
+    rerank_users: RerankUsers = USERS,
     *,
     reading: Reading,
     threads: Threads = None,
@@ -99,14 +110,19 @@ def evaluate(
     of_items = check_policy("--unknown-items", unknown_items)
     if (policy is None) != (events is None):
         raise InputError("--policy and --events are used together; give both, or neither")
+    asked = rerank_of(rerank, rerank_top, rerank_weight, rerank_users)
+    if largest_weight is not None and policy is None:
+        raise InputError("--largest-weight is for --policy; add --policy, or remove --largest-weight")
     if policy is not None and (protocol or metrics):
         raise InputError("--policy has estimates of its own; remove --protocol and --metrics")
     model = opened_for(run, output, data, None, of_items, how)
     if policy is not None and events is not None:
+        from fedrec.evaluation.off_policy import LARGEST_WEIGHT
         from fedrec.recommending.exploring import Exploration
         from fedrec.runs.off_policy import judged
 
-        judgement = judged(model.opened, Exploration.parse(policy), events, largest_weight)
+        bound = LARGEST_WEIGHT if largest_weight is None else largest_weight
+        judgement = judged(model.opened, Exploration.parse(policy), events, bound)
         shown = rows_table(f"{run}: {policy}, {judgement.events:,} events", "estimate", "value", "± s.e.")
         for name, estimate in judgement.estimates.items():
             error = "" if estimate.standard_error is None else f"{estimate.standard_error:.4f}"
@@ -151,7 +167,7 @@ def evaluate(
         **clock.figures(),
     }
     tables = [table]
-    if (asked := rerank_of(rerank, rerank_top, rerank_weight)) is not None:
+    if asked is not None:
         answer["rerank"], reranked = compared(asked, opened, list(summaries), chosen, rerank_users)
         tables.append(reranked)
     output.answer(answer, *tables, seconds_in_words(answer))
@@ -183,8 +199,8 @@ def recommend(
     ] = None,
     unknown_items: UnknownItems = "raise",
     rerank: RerankModel = None,
-    rerank_top: RerankTop = 20,
-    rerank_weight: RerankWeight = 0.5,
+    rerank_top: RerankTop = TOP,
+    rerank_weight: RerankWeight = WEIGHT,
     *,
     reading: Reading,
     data: Histories = None,

@@ -9,13 +9,14 @@ import typer
 from rich.table import Table
 
 from fedrec.cli.output import rows_table
+from fedrec.errors import InputError
 
 if TYPE_CHECKING:
     from fedrec.federation.calls import Part
     from fedrec.recommending.reranking import Rerank
     from fedrec.runs.finished import OpenedRun
 
-__all__ = ["RerankModel", "RerankTop", "RerankUsers", "RerankWeight", "compared", "rerank_of"]
+__all__ = ["TOP", "USERS", "WEIGHT", "RerankModel", "RerankTop", "RerankUsers", "RerankWeight", "compared", "rerank_of"]
 
 RerankModel = Annotated[
     str | None,
@@ -34,14 +35,22 @@ RerankUsers = Annotated[
 ]
 
 
-def rerank_of(model: str | None, top: int, weight: float) -> Rerank | None:
+TOP, WEIGHT, USERS = 20, 0.5, 100
+"""What the options are where nobody gives them."""
+
+
+def rerank_of(model: str | None, top: int, weight: float, users: int = USERS) -> Rerank | None:
     """What the options ask for; `None` without --rerank.
 
     Raises:
-        InputError: if a number cannot be used.
+        InputError: if a number cannot be used, or is given without --rerank.
     """
     from fedrec.recommending.reranking import Rerank
 
+    if model is None and (top, weight, users) != (TOP, WEIGHT, USERS):
+        raise InputError(
+            "--rerank-top, --rerank-weight and --rerank-users are for --rerank; add --rerank, or remove them"
+        )
     return None if model is None else Rerank(model, top, weight)
 
 

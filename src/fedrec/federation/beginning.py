@@ -70,9 +70,11 @@ class Beginning:
             return fresh
         places = places_of(earlier.catalog, catalog, earlier.name)
         items = (len(earlier.catalog), len(catalog))
-        shared, server = (
-            carried(new, old, places, items)
-            for new, old in ((fresh.shared, earlier.state.shared), (fresh.server, earlier.state.server))
+        old = earlier.state
+        held = {name: array for name, array in fresh.server.items() if name in old.shared}  # to be shared later
+        shared = carried({**held, **fresh.shared}, old.shared, places, items)
+        server = carried(
+            {name: array for name, array in fresh.server.items() if name not in held}, old.server, places, items
         )
         return model.carry(fresh, State(shared, server))
 

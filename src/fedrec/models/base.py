@@ -250,7 +250,8 @@ class Recommender(BaseModel, ABC):
 
         Args:
             fresh: what `start` made.
-            earlier: what the other training ended with, of the same arrays, with the fresh rows for new items.
+            earlier: what the other training ended with, of the same arrays, with the fresh rows for new items. Arrays
+                that were shared at its end and are at the server in `fresh` are among the shared ones.
         """
         return earlier
 

@@ -351,7 +351,7 @@ class Network(Recommender):
     def rate_share(self, round: int) -> float:
         """The share of the learning rate that a round's step has, by `warmup` and `schedule`, from the first round that
         trains."""
-        round -= self._before
+        round = max(round - self._before, 0)  # a training that goes on from another one trains from the first round
         share = min(1.0, (round + 1) / (self.warmup + 1)) if self.warmup else 1.0
         if self.schedule == "cosine":
             done = min(1.0, round / max(self.trained_rounds - 1, 1))

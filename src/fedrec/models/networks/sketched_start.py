@@ -82,6 +82,13 @@ class SketchedNetwork(Network):
         signs = draw_signs(rng, len(catalog), self._width(len(catalog)))
         return State({"counts": np.zeros(len(catalog))}, {**state.shared, "signs": signs})
 
+    def carry(self, fresh: State, earlier: State) -> State:
+        """The parameters of the other training, which need no sketch; moments of the optimiser begin anew."""
+        if not self._sketched:
+            return earlier
+        shared = {name: earlier.shared[name] for name in fresh.server if name != "signs"}
+        return State(shared, self._moments(shared))
+
     def spec(self, shared: Arrays, round: int) -> SumSpec | None:
         """Counts, sketches, then changes of the parameters."""
         if "counts" in shared:
