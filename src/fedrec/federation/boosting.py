@@ -75,5 +75,4 @@ def _better(found: MetricSummary | None) -> float:
 
 def _blind(state: State) -> State:
     """A model of the same shape that scores all items alike."""
-    kept = {name: array for name, array in state.shared.items() if array.dtype.kind != "f"}
-    return State({**state.shared, **{name: np.zeros_like(a) for name, a in state.shared.items() if name not in kept}})
+    return State({name: np.zeros_like(a) if a.dtype.kind == "f" else a for name, a in state.shared.items()})

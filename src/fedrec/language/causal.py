@@ -12,7 +12,7 @@ import numpy as np
 
 from fedrec.errors import InputError
 from fedrec.language.encoders import padded, tokenizer_of
-from fedrec.language.folders import ModelFolder, install_hint, model_folder, offline
+from fedrec.language.folders import ModelFolder, model_folder, one_thread, transformers_library
 
 __all__ = ["CausalModel"]
 
@@ -44,14 +44,9 @@ class CausalModel:
             InputError: if a library is missing, or the folder holds no causal model.
         """
         folder = model_folder(name)
-        offline()
-        try:
-            import torch
-            import transformers
-        except ImportError as error:
-            raise install_hint(error) from None
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
+        transformers = transformers_library()
+        import torch
+
         if folder.tokenizer is not None and folder.config is None:
             raise InputError(f"model {name}: a table of token vectors encodes texts, and cannot tell which come next")
         gguf = {} if folder.config is not None else {"gguf_file": folder.weights[0].name}
@@ -79,20 +74,15 @@ class CausalModel:
             before = [self.first, *before]
         after = [self._tokens(text)[:_LONGEST_TEXT] for text in texts]
         ids, mask = (torch.from_numpy(part) for part in padded(after))
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with torch.no_grad():
-                read = self.module(input_ids=torch.tensor([before]), use_cache=True)
-                kept = read.cache
-                kept.batch_repeat_interleave(len(after))
-                whole = torch.cat([torch.ones((len(after), len(before)), dtype=mask.dtype), mask], 1)
-                told = self.module(input_ids=ids, attention_mask=whole, cache=kept).logits[:, :-1]
-                first = read.logits[:, -1:].expand(len(after), 1, -1)
-                logits = torch.log_softmax(torch.cat([first, told], 1), 2)
-                found = logits.gather(2, ids[:, :, None])[:, :, 0] * mask
-        finally:
-            torch.set_num_threads(threads)
+        with one_thread(), torch.no_grad():
+            read = self.module(input_ids=torch.tensor([before]), use_cache=True)
+            kept = read.cache
+            kept.batch_repeat_interleave(len(after))
+            whole = torch.cat([torch.ones((len(after), len(before)), dtype=mask.dtype), mask], 1)
+            told = self.module(input_ids=ids, attention_mask=whole, cache=kept).logits[:, :-1]
+            first = read.logits[:, -1:].expand(len(after), 1, -1)
+            logits = torch.log_softmax(torch.cat([first, told], 1), 2)
+            found = logits.gather(2, ids[:, :, None])[:, :, 0] * mask
         means: np.ndarray = found.sum(1).double().numpy() / np.maximum(mask.sum(1).numpy(), 1)
         return means
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedrec.errors import InputError
-from fedrec.language.folders import ModelFolder, install_hint, offline
+from fedrec.language.folders import ModelFolder, install_hint, offline, one_thread, transformers_library
 from fedrec.progress import followed
 
 __all__ = ["Tokens", "encoded", "padded", "pooled_by", "tokenizer_of", "transformer_of"]
@@ -72,14 +72,9 @@ def transformer_of(folder: ModelFolder) -> Any:
     Raises:
         InputError: if a library is missing, or the folder holds no transformer that reads text.
     """
-    offline()
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise install_hint(error) from None
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers = transformers_library()
+    import torch
+
     try:
         model = transformers.AutoModel.from_pretrained(
             str(folder.path), local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
@@ -160,17 +155,12 @@ def _by_transformer(folder: ModelFolder, tokens: Sequence[Tokens]) -> np.ndarray
     order = sorted(range(len(tokens)), key=lambda place: (len(tokens[place]), tokens[place]))
     batches = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
     vectors: np.ndarray | None = None
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.no_grad():
-            for batch in followed(batches, len(tokens), len):
-                ids, mask = padded([tokens[place] for place in batch])
-                rows = pooled_by(folder, model, torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
-                vectors = np.zeros((len(tokens), rows.shape[1]), dtype=np.float32) if vectors is None else vectors
-                vectors[batch] = rows
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.no_grad():
+        for batch in followed(batches, len(tokens), len):
+            ids, mask = padded([tokens[place] for place in batch])
+            rows = pooled_by(folder, model, torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+            vectors = np.zeros((len(tokens), rows.shape[1]), dtype=np.float32) if vectors is None else vectors
+            vectors[batch] = rows
     return np.zeros((0, 1), dtype=np.float32) if vectors is None else vectors
 
 

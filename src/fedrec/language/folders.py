@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ from typing import Any
 from fedrec.documents import DocumentError, parse_json, read_file
 from fedrec.errors import InputError
 
-__all__ = ["ModelFolder", "install_hint", "model_folder", "offline"]
+__all__ = ["ModelFolder", "install_hint", "model_folder", "offline", "one_thread", "transformers_library"]
 
 _MOST_FILES, _DEPTH = 4096, 4
 _MOST_CONFIG = 1 << 24
@@ -110,6 +111,36 @@ def model_folder(name: str) -> ModelFolder:
 def install_hint(error: ImportError) -> InputError:
     """What to do about a library that is missing."""
     return InputError(f"models of language need {error.name}; pip install 'fedrec[text]'")
+
+
+def transformers_library() -> Any:
+    """The library transformers, quiet and kept from the network.
+
+    Raises:
+        InputError: if it, or torch, is missing.
+    """
+    offline()
+    try:
+        import torch  # noqa: F401
+        import transformers
+    except ImportError as error:
+        raise install_hint(error) from None
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch, so that equal inputs give equal bits."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def offline() -> None:

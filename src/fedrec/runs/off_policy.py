@@ -77,13 +77,13 @@ def judged(opened: OpenedRun, policy: Exploration, path: Path, largest: float = 
 
 def _chances(opened: OpenedRun, shard: Shard, policy: Exploration, users: np.ndarray, items: np.ndarray) -> np.ndarray:
     """How likely the policy is to show each of a node's events [events]: 0 for an item that the user already has."""
-    chances = np.zeros(len(users))
-    trained = opened.trained
+    chances, order = np.zeros(len(users)), np.argsort(users, kind="stable")
+    of_user, trained = users[order], opened.trained
     for positions, clients, scores in shard.scores(trained.state.shared, trained.round, shard.known, np.unique(users)):
         for row, user in enumerate(positions):
             free = scores[row].astype(np.float64)
             free[clients.items[clients.indptr[row] : clients.indptr[row + 1]]] = -np.inf
-            events = np.flatnonzero(users == user)
+            events = order[slice(*np.searchsorted(of_user, [user, user + 1]))]
             if (free > -np.inf).any():
                 chances[events] = policy.propensities(free)[items[events]]
     return chances

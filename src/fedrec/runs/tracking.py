@@ -144,7 +144,7 @@ class _TensorBoard:
     def log(self, step: int, values: Values) -> None:
         self._last = max(self._last, step)
         for name, value in values.items():
-            self._open.add_scalar(name.replace("@", "_at_"), value, step)
+            self._open.add_scalar(_word(name), value, step)
 
     def end(self, values: Values) -> None:
         self.log(self._last, {f"end/{name}": value for name, value in values.items()})
@@ -199,7 +199,7 @@ _EXAMPLES = {"tensorboard": "tensorboard:logs", "mlflow": "mlflow:file:mlruns", 
 
 
 def _word(name: str) -> str:
-    """A name of a metric as MLflow takes it."""
+    """A name of a metric as TensorBoard and MLflow take it."""
     return name.replace("@", "_at_")
 
 

@@ -17,7 +17,7 @@ from fedrec.data.databases.rows import Rows
 from fedrec.data.databases.urls import Database, quoted
 from fedrec.errors import InputError, suggestion
 
-__all__ = ["read_rows"]
+__all__ = ["driver_for", "read_rows"]
 
 _BATCH_BYTES = 4_000_000
 _GRACE = 10.0
@@ -95,14 +95,7 @@ class _Session:
             connection.close()
 
     def _connect(self) -> Any:
-        try:
-            driver = importlib.import_module("adbc_driver_postgresql.dbapi")
-            importlib.import_module("pyarrow")
-        except ImportError:
-            raise InputError(
-                f"{self.database.shown}: the driver for PostgreSQL is not installed; run "
-                "pip install 'fedrec[databases]'"
-            ) from None
+        driver = driver_for(self.database)
         try:
             return driver.connect(guarded(self.database.address, self.database.shown), autocommit=False)
         except driver.Error as error:
@@ -250,6 +243,22 @@ def _reason(text: str) -> str:
     """The server's own words, in its language: one line, without the statement."""
     text_of_server = re.sub(r"^[A-Z_]+: (?:\[libpq\] )?", "", text.strip().partition("\n")[0])
     return re.sub(r"^.*?\b\w+:\s\s+", "", text_of_server).rstrip(".")
+
+
+def driver_for(database: Database) -> Any:
+    """The driver for PostgreSQL.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    try:
+        driver = importlib.import_module("adbc_driver_postgresql.dbapi")
+        importlib.import_module("pyarrow")
+    except ImportError:
+        raise InputError(
+            f"{database.shown}: the driver for PostgreSQL is not installed; run pip install 'fedrec[databases]'"
+        ) from None
+    return driver
 
 
 def _no_connection(database: Database, error: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from fedrec.data.databases.passwords import guarded
+from fedrec.data.databases.postgresql import driver_for
 from fedrec.data.databases.urls import Database
 from fedrec.data.events import SHOWN, Event, EventLog
 from fedrec.errors import FedrecError, InputError
@@ -152,12 +152,5 @@ class PostgreSQLEvents(EventLog):
             raise FedrecError(f"{self._database.shown}: events cannot be written ({text})") from None
 
     def _connected(self) -> Any:
-        try:
-            driver = importlib.import_module("adbc_driver_postgresql.dbapi")
-            importlib.import_module("pyarrow")
-        except ImportError:
-            raise InputError(
-                f"{self._database.shown}: the driver for PostgreSQL is not installed; run "
-                "pip install 'fedrec[databases]'"
-            ) from None
+        driver = driver_for(self._database)
         return driver.connect(guarded(self._database.address, self._database.shown), autocommit=False)

@@ -23,7 +23,7 @@ from fedrec.models.factors.noisy_equations import bounded, item_weights, noisy_c
 from fedrec.models.factors.scoring import factor_scores
 from fedrec.models.linear.counts import count_spec, counted
 from fedrec.models.linear.gram import unpack_triangle
-from fedrec.models.served import COLUMNS, with_columns
+from fedrec.models.served import with_columns
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 
@@ -220,12 +220,7 @@ class IALS(ColdItems):
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
     ) -> np.ndarray:
         """⟨user, item⟩ with the user's factor solved from its history; zeros without one."""
-        return factor_scores(
-            self._users(given.shared, clients).astype(np.float32),
-            given.shared["items"],
-            items,
-            given.shared.get(COLUMNS),
-        )
+        return factor_scores(self._users(given.shared, clients).astype(np.float32), given.shared, items)
 
     def ready(self, shared: Arrays) -> Arrays:
         """The item table in the order in which single clients read it."""

@@ -24,7 +24,7 @@ from fedrec.models.factors.local_training import LocalOptimiser, LocalTraining, 
 from fedrec.models.factors.scaffold import control_rows, first_controls, stored_rows, used_controls
 from fedrec.models.factors.scoring import factor_scores
 from fedrec.models.linear.counts import count_spec, counted
-from fedrec.models.served import COLUMNS, with_columns
+from fedrec.models.served import with_columns
 from fedrec.models.server_optimisers import ServerOptimiser, ServerRule
 from fedrec.models.shapes import Form, Own, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
@@ -292,7 +292,7 @@ class MF(ColdItems):
     ) -> np.ndarray:
         """⟨user, item⟩ + bias."""
         assert private is not None
-        return factor_scores(private["users"], given.shared["items"], items, given.shared.get(COLUMNS))
+        return factor_scores(private["users"], given.shared, items)
 
     def ready(self, shared: Arrays) -> Arrays:
         """The item table in the order in which single clients read it."""

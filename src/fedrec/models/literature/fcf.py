@@ -17,7 +17,7 @@ from fedrec.kernels.least_squares import gram_of_rows, item_pulls, outer_rows, s
 from fedrec.models.base import Arrays, Given, Private, Recommender, State, cosines
 from fedrec.models.factors.scoring import factor_scores
 from fedrec.models.linear.gram import unpack_triangle
-from fedrec.models.served import COLUMNS, with_columns
+from fedrec.models.served import with_columns
 from fedrec.models.shapes import Form, Shape, Shapes
 from fedrec.models.traits import Cost, Traits
 
@@ -147,12 +147,7 @@ class FCF(Recommender):
         self, given: Given, clients: Clients, private: Private | None, items: np.ndarray | None = None
     ) -> np.ndarray:
         """⟨user, item⟩ with the user's factor solved from its history; zeros without one."""
-        return factor_scores(
-            self._users(given.shared, clients).astype(np.float32),
-            given.shared["items"],
-            items,
-            given.shared.get(COLUMNS),
-        )
+        return factor_scores(self._users(given.shared, clients).astype(np.float32), given.shared, items)
 
     def ready(self, shared: Arrays) -> Arrays:
         """The item table in the order in which single clients read it."""
