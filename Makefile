@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+INSTALL := $(BIN)/python deploy/install.py
 
 # Packages are compiled by the first process that imports them, and kept: most of them are never imported.
 export PYTHONDONTWRITEBYTECODE =
@@ -11,8 +12,7 @@ export PYTHONDONTWRITEBYTECODE =
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev,torch]'
+	$(INSTALL) -e '.[dev,torch]'
 	@echo 'Set up. The first run of a command compiles its kernels, once: about a minute.'
 	touch $(READY)
 
@@ -51,7 +51,7 @@ test-real: $(READY) kernels
 
 # Needs the extra `text`: transformers, tokenizers, gguf. The models are made by the tests.
 test-text: $(READY) kernels
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[text]'
+	$(INSTALL) -e '.[text]'
 	$(PYTEST) -m text
 
 test-all: $(READY)
@@ -60,14 +60,14 @@ test-all: $(READY)
 
 # site/: all pages, with docs/reference made anew from the code.
 docs: $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(INSTALL) -e '.[docs]'
 	$(BIN)/python deploy/reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean --quiet
 	@echo 'Open site/index.html; its search needs a server: python -m http.server -d site'
 
 # dist/: the source distribution, and the wheel that is built from it.
 package: $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[package]'
+	$(INSTALL) -e '.[package]'
 	rm -rf dist
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --outdir dist
 
