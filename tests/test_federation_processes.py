@@ -219,7 +219,7 @@ def logs(stage: Stage) -> dict[Path, str]:
 
 def test_jobs_with_code_and_jobs_of_other_classes_are_refused_at_the_node(scene: Scene, tmp_path: Path) -> None:
     stage = scene.stage
-    nodes = sorted(stage.federation.nodes)
+    nodes = sorted(stage.federation.nodes)[:1]  # as every other node, and each starts a process for a job
     canary = tmp_path / "canary"
     code = f"from pathlib import Path\nPath({str(canary)!r}).write_text('ran')\n\n\nclass Mailbox:\n    pass\n"
     client = json.loads(job_files(nodes, "1")["app/config/config_fed_client.json"])
