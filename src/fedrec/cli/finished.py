@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from fedrec.estimators.estimator import Estimator
     from fedrec.runs.visitors import Unknown
 
-__all__ = ["Histories", "RunFolder", "check_policy", "evaluate", "opened_for", "recommend", "similar"]
+__all__ = ["Histories", "RunFolder", "check_policy", "evaluate", "listed_ids", "opened_for", "recommend", "similar"]
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Histories = Annotated[
@@ -232,8 +233,8 @@ def recommend(
     options: dict[str, Any] = {
         "n": n,
         "include_seen": include_seen,
-        "only": _ids(only, catalog.items, "--only"),
-        "block": _ids(block, catalog.items, "--block"),
+        "only": _item_ids(only, catalog.items, "--only"),
+        "block": _item_ids(block, catalog.items, "--block"),
         "unknown": of_users,
         "rerank": rerank_of(rerank, rerank_top, rerank_weight),
     }
@@ -327,10 +328,23 @@ def check_policy(option: str, policy: str) -> Unknown:
     return policies[policy]
 
 
-def _ids(text: str | None, items: Identifiers, option: str) -> list[int | str] | None:
-    """Ids in an option: `a,b,c` with CSV's quotes, or `@FILE` with one id, or several with commas, on each line."""
-    if text is None:
-        return None
+def _item_ids(text: str | None, items: Identifiers, option: str) -> list[int | str] | None:
+    """Ids of items in an option, see `listed_ids`; `None` without the option."""
+    return None if text is None else listed_ids(text, items, option, _ITEM_COLUMNS)
+
+
+def listed_ids(text: str, known: Identifiers, option: str, columns: Sequence[str]) -> list[int | str]:
+    """Ids in an option: `a,b,c` with CSV's quotes, or `@FILE` with one id, or several with commas, on each line.
+
+    Args:
+        text: what the option says.
+        known: ids of the type that these have.
+        option: its name, for errors.
+        columns: names that the first line of a file may have as a header.
+
+    Raises:
+        InputError: if the file cannot be read, or an id is of another type.
+    """
     lines = [text]
     if text.startswith("@"):
         try:
@@ -344,6 +358,6 @@ def _ids(text: str | None, items: Identifiers, option: str) -> list[int | str] |
     except csv.Error as error:
         raise InputError(f"{option} {text}: {error}; write a double quote inside an id twice") from None
     listed = [part.strip() for row in rows for part in row if part.strip()]
-    if text.startswith("@") and listed and listed[0] in _ITEM_COLUMNS and items.look_up(listed[:1])[0] < 0:
+    if text.startswith("@") and listed and listed[0] in columns and known.look_up(listed[:1])[0] < 0:
         del listed[0]  # a header
-    return [items.parse(part) for part in listed]
+    return [known.parse(part) for part in listed]

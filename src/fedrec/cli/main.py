@@ -21,6 +21,7 @@ from fedrec.cli import (
     data,
     federation,
     finished,
+    forget,
     models,
     node,
     plans,
@@ -52,6 +53,7 @@ app.command("evaluate")(finished.evaluate)
 app.command("recommend")(finished.recommend)
 app.command("predict")(predict.predict)
 app.command("similar")(finished.similar)
+app.command("forget")(forget.forget)
 app.command("serve")(serve.serve)
 app.command("token")(serve.token)
 app.command("compare")(models.compare)

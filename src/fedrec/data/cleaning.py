@@ -30,7 +30,7 @@ from fedrec.kernels.splitting import count_items
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Cleaning", "CleaningReport", "CleaningStep", "clean", "within_bounds"]
+__all__ = ["Cleaning", "CleaningReport", "CleaningStep", "clean", "item_counts", "within_bounds", "without_items"]
 
 
 _MERGED = {
@@ -233,7 +233,7 @@ def clean(
     if cleaning is not None and settings:
         raise InputError("give clean() a Cleaning or settings, not both")
     chosen = cleaning or Cleaning(**settings)
-    users_before, items_before = data.lengths > 0, _item_counts(data) > 0
+    users_before, items_before = data.lengths > 0, item_counts(data) > 0
     steps: list[CleaningStep] = []
     left_out: list[pl.DataFrame] = []
     for step in _plan(data, chosen):
@@ -350,14 +350,15 @@ def _frequent(least: int, *, users: bool = False, items: bool = False) -> Callab
     return keep
 
 
-def _item_counts(data: Interactions) -> np.ndarray:
+def item_counts(data: Interactions) -> np.ndarray:
+    """Interactions of each item [items] int64."""
     counts = np.zeros(data.n_items, dtype=np.int64)
     count_items(data.items, counts)
     return counts
 
 
 def _sizes(data: Interactions) -> tuple[int, int, int]:
-    return int(np.count_nonzero(data.lengths)), int(np.count_nonzero(_item_counts(data))), len(data)
+    return int(np.count_nonzero(data.lengths)), int(np.count_nonzero(item_counts(data))), len(data)
 
 
 def _removed(data: Interactions, rows: np.ndarray, step: str, reason: str) -> pl.DataFrame:
@@ -380,8 +381,13 @@ def _without_emptied(data: Interactions, users: np.ndarray, items: np.ndarray, s
     gone = users & (data.lengths == 0)
     if gone.any():
         data = data.take_users(np.flatnonzero(~gone))
-    emptied = items & (_item_counts(data) == 0)
+    emptied = items & (item_counts(data) == 0)
     if not shrink or not emptied.any():
         return data
-    positions = np.cumsum(~emptied, dtype=np.int32) - np.int32(1)
-    return replace(data, catalog=data.catalog.take(np.flatnonzero(~emptied)), items=positions[data.items])
+    return without_items(data, emptied)
+
+
+def without_items(data: Interactions, gone: np.ndarray) -> Interactions:
+    """The data with a catalog without the items that are `gone` [items] bool, which have no interactions."""
+    positions = np.cumsum(~gone, dtype=np.int32) - np.int32(1)
+    return replace(data, catalog=data.catalog.take(np.flatnonzero(~gone)), items=positions[data.items])

@@ -275,7 +275,12 @@ class Coordinator:
         if not self.run.ledger.of_kind("start"):
             said = self.gathering.start or ({} if how is None else {"warm_start": how})
             self.run.ledger.append(
-                "start", plan=self.plan.digest, catalog=self.catalog.digest, leaky=self.plan.leaky, **said
+                "start",
+                plan=self.plan.digest,
+                catalog=self.catalog.digest,
+                leaky=self.plan.leaky,
+                **said,
+                **self.run.beginning,
             )
         return 0, self.beginning.state()
 

@@ -20,7 +20,7 @@ from fedrec.models.base import State
 from fedrec.privacy.chance import Chance
 from fedrec.privacy.protection import Protection
 
-__all__ = ["Gathered", "Gathering", "gathering_of", "merged"]
+__all__ = ["Gathered", "Gathering", "counted", "gathering_of", "merged"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class Plain(Gathering):
         """Add up the sums of the nodes."""
         sums = self.engine.contribute(call)
         total = merged(call.spec, sums, call.round)
-        return Gathered(total, _counts(total, call, sums) | _origins(sums, self.engine.took_part))
+        return Gathered(total, counted(total, call, sums) | _origins(sums, self.engine.took_part))
 
 
 class Robustly(Gathering):
@@ -92,7 +92,7 @@ class Robustly(Gathering):
         """
         sums = self.engine.contribute(replace(call, groups=self.how.groups or 1))
         total = robust_sum(call.spec, sums, call.round, self.how)
-        return Gathered(total, _counts(total, call, sums) | _origins(sums, self.engine.took_part))
+        return Gathered(total, counted(total, call, sums) | _origins(sums, self.engine.took_part))
 
 
 class Noised(Gathering):
@@ -155,7 +155,7 @@ class Buffered(Gathering):
             PlanError: if there are fewer nodes than sums are asked for.
         """
         full = self.buffering.fill(call)
-        return Gathered(full.total, _counts(full.total, call, full.parts) | _origins(full.parts) | full.line)
+        return Gathered(full.total, counted(full.total, call, full.parts) | _origins(full.parts) | full.line)
 
     def in_use(self) -> set[int]:
         """The rounds whose models nodes still work on."""
@@ -210,7 +210,7 @@ def _origins(sums: Sequence[Sum], nodes: Sequence[str] = ()) -> dict[str, list[s
     return {name: texts for name, texts in said.items() if texts}
 
 
-def _counts(total: Sum, call: RoundCall, sums: Sequence[Sum]) -> dict[str, Any]:
+def counted(total: Sum, call: RoundCall, sums: Sequence[Sum]) -> dict[str, Any]:
     """What the ledger counts in a round."""
     return {
         "cohort": total.clients,

@@ -62,7 +62,8 @@ class Run:
         plan: the resolved plan.
         folder: where the run lives, or `None`.
 
-    `fitting`, which whoever knows the catalog sets, says what the arrays of checkpoints must look like.
+    `fitting`, which whoever knows the catalog sets, says what the arrays of checkpoints must look like; `beginning`
+    what the first line of the ledger says besides the plan.
     """
 
     def __init__(self, plan: Plan, folder: Path | None) -> None:
@@ -82,6 +83,7 @@ class Run:
             self.close()
             raise
         self.fitting: Fitting | None = None
+        self.beginning: Mapping[str, Any] = {}
         self._states: dict[int, State] = {}
 
     @classmethod

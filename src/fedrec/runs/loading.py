@@ -7,6 +7,8 @@ from pathlib import Path
 
 from fedrec.data.catalog import Catalog
 from fedrec.data.databases.urls import asks_a_server, is_url, located
+from fedrec.data.identifiers import Identifiers
+from fedrec.data.reading.catalogs import read_catalog
 from fedrec.data.sources import LoadedSource, load_source
 from fedrec.documents import MOST_SETTINGS, parse_json, read_file
 from fedrec.engines.local import LocalEngine
@@ -16,7 +18,15 @@ from fedrec.federation.plan import Plan
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, kept_secret
 from fedrec.progress import stage
 
-__all__ = ["Placement", "check_named", "load_again", "load_plan_data", "public_digest", "read_placement"]
+__all__ = [
+    "Placement",
+    "check_named",
+    "declared_items",
+    "load_again",
+    "load_plan_data",
+    "public_digest",
+    "read_placement",
+]
 
 _MOST_NODES = 1 << 20
 
@@ -101,6 +111,15 @@ def load_plan_data(
         options["events"] = data.events if is_url(data.events) else _found(data.events, folder)
     with stage("read", f"reading {data.source}"):
         return load_source(source, cleaning=data.cleaning, **options)
+
+
+def declared_items(data: DataPlan, folder: Path) -> Identifiers | None:
+    """The items that the plan of the run in `folder` declares in a file; `None` if it names no such file.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    return None if data.catalog is None else read_catalog(_found(data.catalog, folder), on_error=data.on_error).items
 
 
 def _found(path: str, folder: Path) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from fedrec.federation.compatibility import check_together, place_of
 from fedrec.federation.coordinator import Coordinator, Progress, Trained
 from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run, check_free, is_run, read_plan
+from fedrec.federation.subtracting import Subtracted
 from fedrec.federation.transfer import Taken
 from fedrec.federation.values import values_remark
 from fedrec.privacy.budget import Budget
@@ -39,6 +40,7 @@ from fedrec.runs.saved import open_run
 from fedrec.runs.transferring import open_transfer, taken_of, transfer_report, with_transfer
 
 __all__ = [
+    "Forgotten",
     "Placement",
     "load_plan_data",
     "read_placement",
@@ -49,6 +51,38 @@ __all__ = [
 _ALONE = Placement()
 
 
+@dataclass(frozen=True, eq=False)
+class Forgotten:
+    """Users who were taken out of the data of a finished run before a training.
+
+    Args:
+        users: how many; nothing of a run says who.
+        how: `subtract` or `retrain`.
+        places: the node of each other user [users] int64; `None` if there is one node.
+        earlier: the finished run, from whose kept sums they are subtracted; `None` to sum all clients.
+    """
+
+    users: int
+    how: str
+    places: np.ndarray | None = None
+    earlier: OpenedRun | None = None
+
+    def gathering(self, agreement: Agreement, engine: LocalEngine, data: Interactions) -> Subtracted | None:
+        """How the sum comes to be, if it is that of the finished run without them.
+
+        Args:
+            agreement: the plan of the training.
+            engine: its nodes, with all other users.
+            data: all other users.
+        """
+        if self.earlier is None:
+            return None
+        known, remembered = self.earlier.as_earlier("the run")
+        nodes = LocalEngine.build(data, agreement.plan)  # in memory: a receipt of the change would be one of histories
+        nodes.remember(remembered)
+        return Subtracted(nodes, known, agreement.catalog, sum(len(shard.active) for shard in engine.shards))
+
+
 def train_here(
     engine: LocalEngine,
     data: Interactions,
@@ -57,10 +91,12 @@ def train_here(
     earlier: OpenedRun | None = None,
     chance: Chance = SYSTEM,
     taken: Taken | None = None,
+    forgotten: Forgotten | None = None,
 ) -> tuple[Coordinator, Trained]:
     """Train the plan of `run` over an engine, from the beginning or from an `earlier` training.
 
-    The noise of a private plan comes from `chance`; `taken` is what its `transfer` takes over.
+    The noise of a private plan comes from `chance`; `taken` is what its `transfer` takes over; `forgotten` who was
+    taken out of the data before.
 
     Raises:
         PlanError: if the machine has not the memory that the model needs for this catalog.
@@ -72,6 +108,9 @@ def train_here(
         known, remembered = earlier.as_earlier(run.plan.warm_start.run)
         engine.remember(remembered)
     coordinator = Coordinator(agreement, engine, run, engine.has_valid, watch, known, chance, taken)
+    if forgotten is not None:
+        run.beginning = {"forgotten": {"users": forgotten.users, "how": forgotten.how}}
+        coordinator.gathering = forgotten.gathering(agreement, engine, data) or coordinator.gathering
     return coordinator, coordinator.train()
 
 
@@ -87,6 +126,7 @@ def train_run(
     chance: Chance = SYSTEM,
     named: str | None = None,
     clock: Stopwatch | None = None,
+    forgotten: Forgotten | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate and write the report of a run in `folder`.
 
@@ -95,14 +135,16 @@ def train_run(
     from what it kept. `source` is the plan's data where it is loaded already; `named` is the plan's source as the
     person at hand named it, without which no database server is asked for it, nor for the run that the plan goes on
     from. A private plan over its own or the owner's `budget` is refused before any data is read. The seconds of the
-    report are those of `clock`, where it runs already.
+    report are those of `clock`, where it runs already. `forgotten` says which users are not in `source` any more.
 
     Returns:
         The report (`report.json`).
     """
     if clock is None:
         with Stopwatch(*RUN, base="prepare") as clock:
-            return train_run(plan, folder, placement, resume, watch, loaded, source, budget, chance, named, clock)
+            return train_run(
+                plan, folder, placement, resume, watch, loaded, source, budget, chance, named, clock, forgotten
+            )
     resume = resume and is_run(folder)
     if resume:
         plan, placement = read_plan(folder), read_placement(folder, placement)
@@ -163,6 +205,9 @@ def train_run(
         replace_file(private / "placement.json", json.dumps(vars(placement)).encode() + b"\n")
         if source is not None and source.left_out.height:
             replace_table(private / "left_out.parquet", source.left_out)
+        places = None if closed is None else closed.kept.places
+        if forgotten is not None:
+            places = forgotten.places
         engine = placement.engine.build(
             data,
             plan,
@@ -171,13 +216,13 @@ def train_run(
             private,
             chance,
             budget,
-            None if closed is None else closed.kept.places,
+            places,
         )
         if closed is None:
             keep_interactions(folder, data, engine)
         engine.clock = Clock.parse(placement.clock, len(engine.nodes), plan.seed)
         taken = taken_of(transferred)
-        coordinator, trained = train_here(engine, data, run, watch, earlier, chance, taken)
+        coordinator, trained = train_here(engine, data, run, watch, earlier, chance, taken, forgotten)
         report = _report(coordinator, trained, engine, data, run, folder, placement)
         report["data"] |= told
         report |= transfer_report(run, transferred, np.bincount(data.items, minlength=data.n_items))
