@@ -55,6 +55,7 @@ _HOMES = {
     "TwoTower": "fedrec.estimators.estimator",
     "audit_run": "fedrec.estimators.checks",
     "compare": "fedrec.estimators.checks",
+    "forget": "fedrec.estimators.forgetting",
     "verify": "fedrec.estimators.checks",
     "Estimator": "fedrec.estimators.estimator",
     "estimator": "fedrec.estimators.estimator",

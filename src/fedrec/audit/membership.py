@@ -16,7 +16,7 @@ from fedrec.models.base import Arrays
 from fedrec.models.linear.gram import unpack_triangle
 from fedrec.privacy.chance import SYSTEM, Chance
 
-__all__ = ["membership"]
+__all__ = ["likeness", "membership"]
 
 _USERS = 20_000
 _ITEMS = 300
@@ -54,7 +54,7 @@ def membership(plan: Plan, chance: Chance = SYSTEM, seed: int = 0) -> Finding:
     scores = np.zeros(_USERS)
     for seen in observed.rounds:
         for name, deviation in (seen.released.noise or dict.fromkeys(seen.released.arrays, 1.0)).items():
-            scores += _inner(seen.released.value(name), name, clients, public) / deviation**2
+            scores += likeness(seen.released.value(name), name, clients, public) / deviation**2
     inside = np.zeros(_USERS, dtype=np.bool_)
     inside[members] = True
     threshold = np.quantile(scores[~inside], 1 - _FALSE_POSITIVES)
@@ -83,8 +83,16 @@ def membership(plan: Plan, chance: Chance = SYSTEM, seed: int = 0) -> Finding:
     )
 
 
-def _inner(value: np.ndarray, name: str, clients: Clients, public: Arrays) -> np.ndarray:
-    """⟨what each client adds, what was released⟩, each of unit length, centred on items' means."""
+def likeness(value: np.ndarray, name: str, clients: Clients, public: Arrays) -> np.ndarray:
+    """How much each client is like what was released [clients] float64: ⟨what it adds, what was released⟩, each of unit
+    length, centred on items' means.
+
+    Args:
+        value: the array of the release.
+        name: of the array.
+        clients: whom to compare with it.
+        public: public arrays of the model.
+    """
     owners = np.repeat(np.arange(len(clients)), clients.lengths)
     lengths = np.maximum(clients.lengths, 1)
     if name == "gram" and value.ndim == 1:

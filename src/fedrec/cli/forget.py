@@ -58,7 +58,8 @@ def forget(
     """Make a run from RUN as if some users had never been in its data, and say what still holds them."""
     output = Output(json_, quiet)
     clock, watch = output.begin("forget", threads, *RUN)
-    from fedrec.runs.forgetting import Forgettable
+    from fedrec.runs.forgettable import Forgettable
+    from fedrec.runs.forgetting import forget_users
 
     if not user and users is None and asked is None:
         raise InputError("no user is named: give --user ID, --users FILE or --asked LOG")
@@ -68,7 +69,7 @@ def forget(
         ids += listed_ids(f"@{users}", opened.users, "--users", _USER_COLUMNS)
     if asked is not None:
         ids += opened.asked(asked)
-    report = opened.forget(ids, out, how, prove, delete_run, watch, clock=clock)
+    report = forget_users(opened, ids, out, how, prove, delete_run, watch, clock=clock)
     output.answer(report, *_words(report))
 
 
@@ -86,13 +87,7 @@ def _words(report: dict[str, Any]) -> list[str]:
     if report["without_training"]:
         lines.append(f"{_many(report['without_training'], 'of them', 'of them')} took no part in the training")
     if promise is not None:
-        lines.append(
-            f"the promise of {run} to each user is epsilon {promise['epsilon']:g} at delta {promise['delta']:g}; to "
-            f"{users} together it is epsilon {promise['users']} x {promise['epsilon']:g} = "
-            f"{promise['epsilon_together']:g} at delta {promise['users']} x {promise['delta']:g} x "
-            f"e^({promise['users'] - 1} x {promise['epsilon']:g}) = {promise['delta_together']:.3g}. If that is not "
-            "enough, use --how retrain"
-        )
+        lines.append(_promised(run, report["users"], promise))
     left = report["left_with_them"]
     if any(left.values()):
         counts = [_many(left["users"], "other user"), _many(left["interactions"], "interaction of others",
@@ -109,6 +104,24 @@ def _words(report: dict[str, Any]) -> list[str]:
     if report["sources"]:
         lines.append(f"not changed, and not looked at: {', '.join(report['sources'])}; nor copies and lists elsewhere")
     return lines
+
+
+def _promised(run: str, users: int, promise: dict[str, Any]) -> str:
+    """What differential privacy has to do with it, with the arithmetic."""
+    epsilon, delta = promise["epsilon"], promise["delta"]
+    one = f"the promise of {run} to each user is epsilon {epsilon:g} at delta {delta:g}"
+    if "epsilon_of_both_runs" in promise:
+        return (
+            f"{one}. Its model was released before, and the new one promises as much again: for the other users both "
+            f"together are epsilon {promise['epsilon_of_both_runs']:g} at delta {promise['delta_of_both_runs']:g}"
+        )
+    if users == 1:
+        return f"{one}, which covers this user. If that is not enough, use --how retrain"
+    return (
+        f"{one}; for {users} users together that is epsilon {users} x {epsilon:g} = "
+        f"{promise['epsilon_of_all_users']:g} at delta {users} x {delta:g} x e^({users - 1} x {epsilon:g}) = "
+        f"{promise['delta_of_all_users']:.3g}. If that is not enough, use --how retrain"
+    )
 
 
 def _many(count: int, one: str, several: str = "") -> str:

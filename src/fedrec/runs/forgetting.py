@@ -1,4 +1,4 @@
-"""Forgetting: a run made from a finished one as if some of its users had never taken part."""
+"""Forgetting: a run made from a finished one as if some of its users had never been in its data."""
 
 from __future__ import annotations
 
@@ -6,404 +6,192 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
-import polars as pl
 
-from fedrec.data.databases.logs import read_events
 from fedrec.data.digests import digest_of
-from fedrec.data.identifiers import Identifiers
 from fedrec.data.interactions import Interactions
 from fedrec.data.leaving import Left, without_users
 from fedrec.data.reading.reports import ReadReport, no_rows_left_out
 from fedrec.data.sources import LoadedSource
-from fedrec.documents import MOST_LINES, read_file
-from fedrec.engines.clock import Clock
-from fedrec.engines.local import LocalEngine
-from fedrec.errors import DamagedError, InputError, PlanError, RunError, suggestion
-from fedrec.federation.agreement import Agreement
+from fedrec.errors import DamagedError, RunError
 from fedrec.federation.checkpoints import SHARED
-from fedrec.federation.coordinator import Coordinator, Progress
-from fedrec.federation.plan import Plan
-from fedrec.federation.run import Run, check_free, read_plan
-from fedrec.models.outline import is_additive
+from fedrec.federation.coordinator import Progress
+from fedrec.federation.run import check_free, read_plan
 from fedrec.node.founding import refitted
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.privacy.groups import group_promise
+from fedrec.privacy.terms import Privacy
 from fedrec.progress import RUN, Stopwatch
-from fedrec.record.durable import arrays_digest, hold, replace_file
-from fedrec.record.files import LEDGER, LOCK, check_files, file_digest, list_files, read_files
-from fedrec.record.ledger import read_lines
+from fedrec.record.durable import hold, replace_file
+from fedrec.record.files import LOCK, file_digest, list_files, read_files
 from fedrec.runs.finished import OpenedRun
-from fedrec.runs.kept import KEPT, Kept
+from fedrec.runs.forgettable import Forgettable, Way
 from fedrec.runs.loading import Placement, declared_items, read_placement
 from fedrec.runs.remains import holders, sources
-from fedrec.runs.saved import FEDERATED, open_run, save_run
+from fedrec.runs.saved import save_run
 from fedrec.runs.training import Forgotten, kept_budget, train_run
-from fedrec.runs.transferring import open_transfer, taken_of
 
-__all__ = ["HOW", "Forgettable", "How"]
+__all__ = ["forget_users"]
 
-How = Literal["auto", "subtract", "retrain"]
-HOW: tuple[How, ...] = get_args(How)
-Way = Literal["subtract", "retrain", "covered"]
-"""How users were forgotten; `covered` leaves the model as it is."""
 _REPORT = "forgotten.json"
-_KEPT_OF_REPORT = ("how", "users", "without_training", "left_with_them", "digests", "proof", "privacy")
+_PUBLIC = ("how", "users", "without_training", "left_with_them", "digests", "proof", "privacy")
 """What `forgotten.json` has of the report: nothing that names files, which may be called after a user."""
-_ALONE = Placement()
 
 
-@dataclass(frozen=True, eq=False)
-class Forgettable:
-    """A finished run with all that its users left in it.
+def forget_users(
+    run: Forgettable,
+    ids: list[Any],
+    out: Path,
+    how: str = "auto",
+    prove: bool = False,
+    delete: bool = False,
+    watch: Callable[[Progress], None] = lambda _: None,
+    chance: Chance = SYSTEM,
+    clock: Stopwatch | None = None,
+) -> dict[str, Any]:
+    """Make a run without some users in `out`, or leave nothing there.
 
     Args:
-        folder: the run.
-        opened: the same, opened.
-        kept: the interactions that it keeps.
+        run: the finished run.
+        ids: whom to forget.
+        out: new folder.
+        how: one of `forgettable.HOW`.
+        prove: train a second time, from the beginning and on the data without these users, and compare digests.
+        delete: delete the finished run at the end.
+        watch: called after every round.
+        chance: where the noise of a private run comes from.
+        clock: of the command, if it runs already.
+
+    Returns:
+        The report; `forgotten.json` of the new run has what is not about files. It names nobody.
+
+    Raises:
+        InputError: if an id is unknown, or the users cannot be forgotten in this way; says why and what to do.
     """
-
-    folder: Path
-    opened: OpenedRun
-    kept: Kept
-
-    @classmethod
-    def open(cls, folder: Path) -> Forgettable:
-        """Open a run, and check every file of it.
-
-        Raises:
-            RunError: if the folder is a link, is no finished run, or keeps no interactions of its users.
-            DamagedError: if files are missing or were changed.
-        """
-        if folder.is_symlink():
-            raise RunError(f"{folder} is a link; name the run that it points to, {folder.resolve()}")
-        plan = read_plan(folder)
-        if (folder / FEDERATED).exists():
-            raise RunError(
-                f"{folder} was trained over the nodes of a federation, and their users are with them. Take the users "
-                "out of the data of their nodes, and train again: 'fedrec train --federation FOLDER'"
-            )
-        if not (folder / KEPT).exists():
-            raise RunError(
-                f"{folder} keeps no interactions ({KEPT} is missing), and without those of the other users nobody can "
-                "be forgotten. Forget where the run was trained, or train anew on data without the users"
-            )
-        try:
-            check_files(folder, read_files(folder)[0])
-            opened = open_run(folder)
-            kept = Kept.read(folder, plan, opened.catalog)
-        except DamagedError as error:
-            raise DamagedError(
-                f"{folder} is damaged or was not finished, and nobody can be forgotten from it: {error}"
-            ) from None
-        assert kept is not None
-        return cls(folder, opened, kept)
-
-    @property
-    def users(self) -> Identifiers:
-        """The users of the run, also those who took no part in the training."""
-        return self.kept.data.users
-
-    @property
-    def plan(self) -> Plan:
-        """The plan of the run."""
-        return self.opened.plan
-
-    def asked(self, log: str) -> list[Any]:
-        """The users of the run who asked a server to be forgotten, as its log of events says.
-
-        Raises:
-            InputError: if the log cannot be read, or none of these users is in the run.
-        """
-        wishes = read_events(log).forgotten["user_id"]
-        there = wishes.filter(pl.Series(self.users.find(wishes) >= 0)).unique()
-        if not len(there):
-            raise InputError(
-                f"{log}: none of the {wishes.n_unique()} users who asked to be forgotten is in {self.folder}"
-            )
-        return there.to_list()
-
-    def forget(
-        self,
-        ids: list[Any] | pl.Series,
-        out: Path,
-        how: str = "auto",
-        prove: bool = False,
-        delete: bool = False,
-        watch: Callable[[Progress], None] = lambda _: None,
-        chance: Chance = SYSTEM,
-        clock: Stopwatch | None = None,
-    ) -> dict[str, Any]:
-        """Make a run without some users in `out`, or leave nothing there.
-
-        Args:
-            ids: whom to forget.
-            out: new folder.
-            how: one of `HOW`.
-            prove: train a second time, from the beginning and on the data without these users, and compare digests.
-            delete: delete the finished run at the end.
-            watch: called after every round.
-            chance: where the noise of a private run comes from.
-            clock: of the command, if it runs already.
-
-        Returns:
-            The report; `forgotten.json` of the new run has what is not about files. It names nobody.
-
-        Raises:
-            InputError: if an id is unknown, or the users cannot be forgotten in this way; says why and what to do.
-        """
-        if clock is None:
-            with Stopwatch(*RUN, base="prepare") as clock:
-                return self.forget(ids, out, how, prove, delete, watch, chance, clock)
-        if how not in HOW:
-            raise InputError(f"how: {how!r} is not known{suggestion(how, HOW)}")
-        check_free(out)
-        if out.is_dir() and any(out.iterdir()):
-            raise RunError(f"{out} is not empty; choose another folder")
-        if out.resolve().is_relative_to(self.folder.resolve()):
-            raise RunError(f"{out} is inside the run {self.folder}; choose another folder")
-        leaving = self._leaving(ids)
-        way = self._way(how, prove, int(leaving.sum()))
-        trained = self.opened.training().lengths > 0
-        report: dict[str, Any] = {
-            "run": str(self.folder),
-            "out": str(out),
-            "how": way,
-            "users": int(leaving.sum()),
-            "without_training": int((leaving & ~trained).sum()),
-        }
-        try:
-            if way == "covered":
-                left = Left(self.kept.data.take_users(np.flatnonzero(~leaving)), 0, 0, 0)
-                self._cover(left.data, out)
-            else:
-                left = self._without(leaving)
-                self._train(left.data, report["users"], out, way, watch, chance, clock)
-            report |= self._told(left, out, way, report["users"])
-            report["proof"] = self._proof(out, left.data, watch) if prove else None
-            report |= {"deleted": delete, "still_hold": {} if delete else holders(self.folder, left.items)}
-            report |= {"sources": sources(self.plan), **clock.figures()}
-            public = {key: report[key] for key in _KEPT_OF_REPORT}
-            replace_file(out / _REPORT, json.dumps(public, indent=1).encode() + b"\n")
-            list_files(out, read_files(out)[0])
-        except BaseException:
-            shutil.rmtree(out, ignore_errors=True)
-            raise
-        if delete:
-            self._delete()
-        return report
-
-    def _leaving(self, ids: list[Any] | pl.Series) -> np.ndarray:
-        """Whom to forget [users] bool."""
-        places = self.users.find(ids)
-        unknown = [each for each, place in zip(ids, places, strict=True) if place < 0]
-        if unknown:
-            more = f" and {len(unknown) - 1} more users are" if len(unknown) > 1 else " is"
-            raise InputError(f"user {unknown[0]!r}{more} not in {self.folder}{self.users.explain_unknown(unknown[0])}")
-        if not len(places):
-            raise InputError("no user is named; name at least one user to forget")
-        leaving = np.zeros(len(self.users), dtype=np.bool_)
-        leaving[places] = True
-        if leaving.all():
-            raise InputError(
-                f"these are all users of {self.folder}, so no model would be left; delete the folder instead"
-            )
-        return leaving
-
-    def _way(self, how: str, prove: bool, users: int) -> Way:
-        """How so many users are forgotten.
-
-        Raises:
-            InputError: if they cannot be; says why and what to do.
-        """
-        plan, obstacle = self.plan, self._no_subtraction()
-        if how == "subtract" and obstacle is not None:
-            raise PlanError(f"{self.folder}: nobody can be subtracted, as {obstacle}. Use --how retrain")
-        way: Way = "subtract" if obstacle is None and how != "retrain" else "retrain"
-        if how == "auto" and plan.privacy is not None:
-            self._check_promise(users)
-            way = "covered"
-        if prove and (plan.privacy is not None or not plan.reproducible):
-            reason = (
-                "noise is drawn anew in each training" if plan.privacy is not None else "the plan is not reproducible"
-            )
-            raise PlanError(f"{self.folder}: nothing can be proved by training again, as {reason}. Leave out --prove")
-        if way == "retrain":
-            self._check_recipe()
-        return way
-
-    def _no_subtraction(self) -> str | None:
-        """Why users cannot be subtracted; `None` if they can."""
-        plan, model = self.plan, self.opened.model
-        if plan.privacy is not None:
-            return "sums with noise do not say what a user added"
-        if not is_additive(model):
-            return f"model {model.name!r} is more than one sum over its users"
-        if not self.opened.as_earlier("the run")[0].sums:
-            return "the run kept no sums; runs that are trained with --set keep_sums=true do"
-        return None if plan.cohort == 1 else "not all users are in the sums that it kept"
-
-    def _check_recipe(self) -> None:
-        """Check that a training from the beginning, on what the run keeps, makes a model of this kind.
-
-        Raises:
-            InputError: if it does not.
-        """
-        plan, model, folder = self.plan, self.opened.model, self.folder
-        if plan.warm_start is not None and model.traits.iterative:
-            raise PlanError(
-                f"{folder} goes on from {plan.warm_start.run}, whose model may carry what the users added there. "
-                f"Forget them in that run, and go on from the new one: 'fedrec train --from'"
-            )
-        if "user_features" in model.traits.reads:
-            raise PlanError(
-                f"{folder}: model {model.name!r} reads features of users, which a run does not keep. Train anew on "
-                "data without the users"
-            )
-        if (folder / LEDGER).exists():
-            return
-        if plan.privacy is not None:
-            raise PlanError(f"{folder} is a saved model without a ledger, which cannot be trained again under privacy; "
-                            "fit it again on data without the users")  # fmt: skip
-        if self._trained(plan, self.kept.data, folder) != self._digest:
-            raise RunError(
-                f"{folder} is a saved model, and training its plan on the interactions that it keeps does not give "
-                "this model: nodes of a federation, or another model, had a part in it. Train anew where it was trained"
-            )
-
-    def _check_promise(self, users: int) -> None:
-        """Check that the promise of the run says something about so many users.
-
-        Raises:
-            PlanError: if it does not.
-        """
-        assert self.plan.privacy is not None
-        if (self.folder / LEDGER).exists():
-            start = read_lines(read_file(self.folder / LEDGER, MOST_LINES), LEDGER, rooted=True)[0][0]
-            if start.get("noise_is_secret") is not True:
-                raise PlanError(f"{self.folder}: its noise can be drawn again, so that its epsilon covers nobody. "
-                                "Use --how retrain")  # fmt: skip
-        epsilon, delta = group_promise(self.plan.privacy.epsilon, self.plan.privacy.delta, users)
-        if delta >= 1.0:
-            raise PlanError(
-                f"{self.folder}: its promise to each user is epsilon {self.plan.privacy.epsilon:g}, which for {users} "
-                f"users together is epsilon {epsilon:g} at a delta of 1 or more, and so covers nothing. "
-                "Use --how retrain, for which the other users pay once more"
-            )
-
-    def _without(self, leaving: np.ndarray) -> Left:
-        """The data of the run without some users.
-
-        Raises:
-            InputError: if no training interaction is left.
-        """
-        plan = self.plan
-        return without_users(self.kept.data, leaving, plan.data.cleaning, declared_items(plan.data, self.folder))
-
-    def _train(
-        self,
-        data: Interactions,
-        users: int,
-        out: Path,
-        way: Way,
-        watch: Callable[[Progress], None],
-        chance: Chance,
-        clock: Stopwatch,
-    ) -> None:
-        """Train the run's plan on other data."""
-        plan, placement = self.plan, read_placement(self.folder, _ALONE)
-        anew = plan.model_copy(
-            update={
-                "data": plan.data.model_copy(update={"digest": None}),
-                "catalog": None,
-                "features": None,
-                "warm_start": None,
-                "transfer": None if plan.transfer is None else plan.transfer.model_copy(update={"taken": None}),
-            }
-        )
-        report = ReadReport(plan.data.source, "run", {}, len(data), no_rows_left_out())
-        train_run(
-            anew,
-            out,
-            placement,
-            watch=watch,
-            source=LoadedSource(data, report, plan.data.source, digest_of(data)),
-            budget=None if placement.budget is None else kept_budget(Path(placement.budget), None),
-            chance=chance,
-            clock=clock,
-            forgotten=Forgotten(users, way, self._places(data), self.opened if way == "subtract" else None),
-        )
-
-    def _cover(self, data: Interactions, out: Path) -> None:
-        """Save the model as it is, with its other users."""
-        agreement = self.opened.agreement
-        split = agreement.divided(data)
-        engine = self.opened.with_split(refitted(split) if self.plan.refit else split)
-        save_run(OpenedRun.here(agreement, self.opened.trained, engine, data), out)
-
-    def _places(self, data: Interactions) -> np.ndarray | None:
-        """The node of each user [users] int64, as in the run; `None` if there is one node."""
-        return None if self.kept.places is None else self.kept.places[self.users.find(data.users.series)]
-
-    @property
-    def _digest(self) -> str:
-        return arrays_digest(self.opened.trained.state.shared)
-
-    def _trained(
-        self, plan: Plan, data: Interactions, folder: Path, watch: Callable[[Progress], None] = lambda _: None
-    ) -> str:
-        """Digest of the model that a resolved plan makes of data, in memory and from the beginning.
-
-        Args:
-            plan: of the run in `folder`.
-            data: its users.
-            folder: holds what the plan takes over from another run.
-            watch: called after every round.
-        """
-        placement, agreement = read_placement(self.folder, _ALONE), Agreement.of(plan, data.catalog)
-        engine = LocalEngine.build(data, plan, placement.nodes, placement.partition, places=self._places(data))
-        engine.clock = Clock.parse(placement.clock, placement.nodes, plan.seed)
-        taken = taken_of(open_transfer(plan, data.catalog, folder))
-        coordinator = Coordinator(agreement, engine, Run(plan, None), engine.has_valid, watch, taken=taken)
-        return arrays_digest(coordinator.train().state.shared)
-
-    def _proof(self, out: Path, data: Interactions, watch: Callable[[Progress], None]) -> dict[str, Any]:
-        """Train once more, and compare.
-
-        Raises:
-            DamagedError: if the models differ.
-        """
-        digest = self._trained(read_plan(out), data, out, watch)
-        made = file_digest(out / SHARED)
-        if digest != made:
-            raise DamagedError(
-                f"training without the users gives another model (digest {digest[:12]}…) than forgetting did "
-                f"({made[:12]}…), so nothing was written. Train anew on data without the users"
-            )
-        return {"digest": digest, "equal": True}
-
-    def _told(self, left: Left, out: Path, way: Way, users: int) -> dict[str, Any]:
-        """What the report says of the two models, and of what left with the users."""
-        terms = self.plan.privacy
-        promise: dict[str, Any] | None = None
-        if terms is not None and way == "covered":
-            epsilon, delta = group_promise(terms.epsilon, terms.delta, users)
-            promise = {"epsilon": terms.epsilon, "delta": terms.delta, "users": users}
-            promise |= {"epsilon_together": epsilon, "delta_together": delta, "view": terms.view}
-        return {
-            "digests": {"before": self._digest, "after": file_digest(out / SHARED)},
+    if clock is None:
+        with Stopwatch(*RUN, base="prepare") as clock:
+            return forget_users(run, ids, out, how, prove, delete, watch, chance, clock)
+    check_free(out)
+    if out.is_dir() and any(out.iterdir()):
+        raise RunError(f"{out} is not empty; choose another folder")
+    if out.resolve().is_relative_to(run.folder.resolve()):
+        raise RunError(f"{out} is inside the run {run.folder}; choose another folder")
+    leaving = run.leaving(ids)
+    users, trained = int(leaving.sum()), run.opened.training().lengths > 0
+    way = run.way(how, prove, users)
+    report: dict[str, Any] = {
+        "run": str(run.folder),
+        "out": str(out),
+        "how": way,
+        "users": users,
+        "without_training": int((leaving & ~trained).sum()),
+    }
+    try:
+        if way == "covered":
+            left = Left(run.kept.data.take_users(np.flatnonzero(~leaving)), 0, 0, 0)
+            _save(run, left.data, out)
+        else:
+            cleaning, declared = run.plan.data.cleaning, declared_items(run.plan.data, run.folder)
+            left = without_users(run.kept.data, leaving, cleaning, declared)
+            _train(run, left.data, users, out, way, watch, chance, clock)
+        report |= {
             "left_with_them": {"users": left.users, "interactions": left.interactions, "items": left.items},
-            "privacy": promise,
+            "digests": {"before": run.digest, "after": file_digest(out / SHARED)},
+            "privacy": _promise(run.plan.privacy, way, users),
+            "proof": _proof(run, left.data, out, watch) if prove else None,
+            "deleted": delete,
+            "still_hold": {} if delete else holders(run.folder, left.items),
+            "sources": sources(run.plan),
+            **clock.figures(),
         }
+        public = {key: report[key] for key in _PUBLIC}
+        replace_file(out / _REPORT, json.dumps(public, indent=1).encode() + b"\n")
+        list_files(out, read_files(out)[0])
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+    if delete:
+        _delete(run.folder)
+    return report
 
-    def _delete(self) -> None:
-        """Delete the finished run."""
-        lock = hold(self.folder / LOCK, f"another process is working on {self.folder}; delete the folder later")
-        try:
-            shutil.rmtree(self.folder)
-        finally:
-            os.close(lock)
+
+def _train(
+    run: Forgettable,
+    data: Interactions,
+    users: int,
+    out: Path,
+    way: Way,
+    watch: Callable[[Progress], None],
+    chance: Chance,
+    clock: Stopwatch,
+) -> None:
+    """Train the run's plan on other data."""
+    plan, placement = run.plan, read_placement(run.folder, Placement())
+    anew = plan.model_copy(
+        update={
+            "data": plan.data.model_copy(update={"digest": None}),
+            "catalog": None,
+            "features": None,
+            "warm_start": None,
+            "transfer": None if plan.transfer is None else plan.transfer.model_copy(update={"taken": None}),
+        }
+    )
+    report = ReadReport(plan.data.source, "run", {}, len(data), no_rows_left_out())
+    train_run(
+        anew,
+        out,
+        placement,
+        watch=watch,
+        source=LoadedSource(data, report, plan.data.source, digest_of(data)),
+        budget=None if placement.budget is None else kept_budget(Path(placement.budget), None),
+        chance=chance,
+        clock=clock,
+        forgotten=Forgotten(users, way, run.places(data), run.opened if way == "subtract" else None),
+    )
+
+
+def _save(run: Forgettable, data: Interactions, out: Path) -> None:
+    """Save the model as it is, with its other users."""
+    agreement = run.opened.agreement
+    split = agreement.divided(data)
+    engine = run.opened.with_split(refitted(split) if run.plan.refit else split)
+    save_run(OpenedRun.here(agreement, run.opened.trained, engine, data), out)
+
+
+def _proof(run: Forgettable, data: Interactions, out: Path, watch: Callable[[Progress], None]) -> dict[str, Any]:
+    """Train once more, and compare.
+
+    Raises:
+        DamagedError: if the models differ.
+    """
+    digest = run.trained_again(read_plan(out), data, out, watch)
+    made = file_digest(out / SHARED)
+    if digest != made:
+        raise DamagedError(
+            f"training without the users gives another model (digest {digest[:12]}…) than forgetting did "
+            f"({made[:12]}…), so nothing was written. Train anew on data without the users"
+        )
+    return {"digest": digest, "equal": True}
+
+
+def _promise(terms: Privacy | None, way: Way, users: int) -> dict[str, Any] | None:
+    """What the promise of a private run says of the users who are forgotten, or costs the others to forget them."""
+    if terms is None:
+        return None
+    told: dict[str, Any] = {"epsilon": terms.epsilon, "delta": terms.delta, "view": terms.view}
+    if way == "retrain":
+        return told | {"epsilon_of_both_runs": 2 * terms.epsilon, "delta_of_both_runs": 2 * terms.delta}
+    epsilon, delta = group_promise(terms.epsilon, terms.delta, users)
+    return told | {"epsilon_of_all_users": epsilon, "delta_of_all_users": delta}
+
+
+def _delete(folder: Path) -> None:
+    """Delete the finished run."""
+    lock = hold(folder / LOCK, f"another process is working on {folder}; delete the folder later")
+    try:
+        shutil.rmtree(folder)
+    finally:
+        os.close(lock)

@@ -55,6 +55,9 @@ def holders(folder: Path, items: int) -> dict[str, str]:
 
 
 def sources(plan: Plan) -> list[str]:
-    """The data and the log of events that a run was made from, which forgetting leaves as they are."""
-    named = [plan.data.source, plan.data.events]
-    return [source for source in named if source is not None and source not in (KEPT, "memory")]
+    """The data and the log of events that a run was made from, which forgetting leaves as they are.
+
+    Generated data, which is of nobody, is none of them, and neither is data that only the run keeps.
+    """
+    named = (plan.data.source, plan.data.events)
+    return [source for source in named if source not in (None, KEPT, "memory") and not source.startswith("synthetic")]

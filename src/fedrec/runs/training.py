@@ -14,6 +14,7 @@ import numpy as np
 
 from fedrec.data.interactions import Interactions
 from fedrec.data.sources import LoadedSource
+from fedrec.data.splits import unsplit
 from fedrec.engines.clock import Clock
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.memory import check_memory
@@ -28,6 +29,7 @@ from fedrec.federation.run import Run, check_free, is_run, read_plan
 from fedrec.federation.subtracting import Subtracted
 from fedrec.federation.transfer import Taken
 from fedrec.federation.values import values_remark
+from fedrec.node.founding import refitted
 from fedrec.privacy.budget import Budget
 from fedrec.privacy.chance import SYSTEM, Chance, blinded, has_secret, keep_secret
 from fedrec.progress import RUN, Stopwatch, stage
@@ -78,7 +80,10 @@ class Forgotten:
         if self.earlier is None:
             return None
         known, remembered = self.earlier.as_earlier("the run")
-        nodes = LocalEngine.build(data, agreement.plan)  # in memory: a receipt of the change would be one of histories
+        split = agreement.divided(data)
+        split = refitted(split) if agreement.plan.refit else split
+        learned = unsplit(split.repeated(split.train))
+        nodes = LocalEngine.of_split(learned, agreement.plan)  # in memory: a receipt would be one of the change
         nodes.remember(remembered)
         return Subtracted(nodes, known, agreement.catalog, sum(len(shard.active) for shard in engine.shards))
 

@@ -207,7 +207,9 @@ def _add_events(api: FastAPI, service: Service) -> None:
         """Forget a user: the history is gone at once, events are removed, and the next training leaves the user out."""
         model: ServedModel = request.scope[MODEL]
         wanted = _id(user, model.user_id)
-        return _json({"model": model.digest, "user": wanted, "events": await service.forget(wanted)})
+        removed = await service.forget(wanted)
+        there = model.profiles.place(wanted) is not None
+        return _json({"model": model.digest, "user": wanted, "events": removed, "in_run": there})
 
 
 def _add_state(api: FastAPI, service: Service) -> None:

@@ -167,6 +167,7 @@ class ForgetAnswer(Answer):
 
     user: int | str
     events: int = Field(description="How many events were removed.")
+    in_run: bool = Field(description="Whether the run that answers has the user; 'fedrec forget' makes one without.")
 
 
 class ModelAnswer(Answer):
