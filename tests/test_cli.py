@@ -26,7 +26,7 @@ from fedrec.runs import training
 Call = Callable[..., Said]
 DATA = "synthetic:users=150,items=60,interactions_per_user=12,seed=4"
 COMMANDS = [
-    ("train",), ("evaluate",), ("recommend",), ("similar",), ("compare",), ("demo",), ("doctor",),
+    ("train",), ("evaluate",), ("recommend",), ("similar",), ("forget",), ("compare",), ("demo",), ("doctor",),
     ("models",), ("plan",), ("data", "list"), ("data", "describe"), ("data", "fetch"),
 ]  # fmt: skip
 
@@ -89,6 +89,7 @@ def commands_of(run: Path) -> dict[str, tuple[object, ...]]:
         "recommend": ("recommend", run, "--user", 1),
         "write": ("recommend", run, "--all-users", "--to", "recs.csv"),
         "similar": ("similar", run, "--item", 1),
+        "forget": ("forget", run, "--user", 1, "--out", "without"),
         "compare": ("compare", "--data", DATA, "--models", "popularity,ease", "--metrics", "hr@5"),
         "demo": ("demo", "--out", "demo"),
         "doctor": ("doctor",),

@@ -49,6 +49,7 @@ CHEAPER = {
         "--model neumf": "--model neumf --set rounds=6",
         "--epsilon 8": "--set rounds=6 --epsilon 8",
     },
+    "docs/forgetting.md": {"--data synthetic": "--data synthetic:users=100,items=50,interactions_per_user=10"},
     "docs/serving.md": {"--data synthetic": "--data synthetic:users=100,items=50,interactions_per_user=10"},
     "docs/networks.md": {
         "--models ease,ials": "--set autoencoder.rounds=6 --set lightgcn.rounds=6 --models ease,ials",
@@ -70,6 +71,7 @@ ELSEWHERE = {
     "*: node start *": "runs until it is stopped: test_documented_federation.py",
     "docs/large-models.md: */models/*": "reads a model of language: test_commands_that_read_a_model_of_language_work",
     "docs/large-models.md: train * items.parquet *": "follows one that reads a model of language",
+    "docs/*: forget RUN --asked *": "reads the log of a server: test_users_who_asked_a_server_are_forgotten",
     "*: federation status *": "asks a server: test_documented_federation.py",
     "*: train * --track *": "needs a library that is no part of the development environment",
 }

@@ -37,6 +37,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Callable[
     data = fr.synthetic(users=40, items=20, interactions_per_user=6)
     split, model = fr.leave_last_out(data), fr.EASE().fit(data)
     model.save(folder / "run")
+    model.save(folder / "forgotten")
     table = pl.DataFrame({"item_id": [1, 2]})
     found: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         "Catalog": (fr.Catalog, {"items": data.catalog.items}),
@@ -61,6 +62,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Callable[
         "audit_run": (fr.audit_run, {"target": folder / "run", "attacks": ["exposure"]}),
         "compare": (fr.compare, {"data": split, "models": "popularity"}),
         "verify": (fr.verify, {"run": folder / "run"}),
+        "forget": (fr.forget, {"run": folder / "forgotten", "users": [1], "out": folder / "without"}),
         "estimator": (fr.estimator, {"model": "ease"}),
         "evaluate": (fr.evaluate, {"model": model, "split": split}),
         "cross_domain": (fr.cross_domain, {"data": fr.synthetic(40, 20, 8, domains=2), "domain": "a"}),

@@ -143,7 +143,10 @@ def test_a_forgotten_user_is_gone_at_once_and_stays_gone(run: Path, tmp_path: Pa
     log = str(tmp_path / "events.db")
     with client(run, log) as asked:
         asked.send(click("a", 1, 7, at=1000.0))
-        assert asked.ask("DELETE", "/v1/users/1").json()["events"] == 1
+        asked.send(click("b", 5000, 7, at=1000.0))
+        stranger, known = (asked.ask("DELETE", f"/v1/users/{user}").json() for user in (5000, 1))
+        assert (stranger["events"], stranger["in_run"]) == (1, False)
+        assert (known["events"], known["in_run"]) == (1, True)
         assert asked.ask("GET", "/v1/recommend?user=1").status_code == 404
         assert asked.ask("DELETE", "/v1/users/1").status_code == 404
     with client(run, log) as asked:

@@ -33,6 +33,7 @@ from fedrec.estimators.estimator import estimator as estimator
 from fedrec.estimators.estimator import evaluate as evaluate
 from fedrec.estimators.estimator import load_model as load_model
 from fedrec.estimators.federations import Federation as Federation
+from fedrec.estimators.forgetting import forget as forget
 from fedrec.estimators.tuning import tune as tune
 from fedrec.models.networks.network import Network as Network
 from fedrec.models.networks.rating_network import RatingNetwork as RatingNetwork

@@ -55,9 +55,10 @@ def holders(folder: Path, items: int) -> dict[str, str]:
 
 
 def sources(plan: Plan) -> list[str]:
-    """The data and the log of events that a run was made from, which forgetting leaves as they are.
+    """What a run was made from, which forgetting leaves as it is: data, a log of events, and other runs.
 
     Generated data, which is of nobody, is none of them, and neither is data that only the run keeps.
     """
-    named = (plan.data.source, plan.data.events)
-    return [source for source in named if source not in (None, KEPT, "memory") and not source.startswith("synthetic")]
+    earlier = [each.run for each in (plan.warm_start, plan.transfer) if each is not None]
+    named = [plan.data.source, *([] if plan.data.events is None else [plan.data.events]), *earlier]
+    return [source for source in named if source not in (KEPT, "memory") and not source.startswith("synthetic")]
