@@ -182,7 +182,7 @@ class Forgettable:
         if plan.warm_start is not None and model.traits.iterative:
             raise PlanError(
                 f"{folder} goes on from {plan.warm_start.run}, whose model may carry what the users added there. "
-                f"Forget them in that run, and go on from the new one: 'fedrec train --from'"
+                "Forget them in that run, and go on from the new one: 'fedrec train --from'"
             )
         if "user_features" in model.traits.reads:
             raise PlanError(
