@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from fedrec.estimators.estimator import Estimator
     from fedrec.runs.visitors import Unknown
 
-__all__ = ["Histories", "RunFolder", "check_policy", "evaluate", "listed_ids", "opened_for", "recommend", "similar"]
+__all__ = ["Histories", "RunFolder", "check_policy", "evaluate", "ids_in_file", "opened_for", "recommend", "similar"]
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Histories = Annotated[
@@ -329,35 +329,42 @@ def check_policy(option: str, policy: str) -> Unknown:
 
 
 def _item_ids(text: str | None, items: Identifiers, option: str) -> list[int | str] | None:
-    """Ids of items in an option, see `listed_ids`; `None` without the option."""
-    return None if text is None else listed_ids(text, items, option, _ITEM_COLUMNS)
+    """Ids in an option: `a,b,c` with CSV's quotes, or `@FILE`, see `ids_in_file`; `None` without the option."""
+    if text is None:
+        return None
+    if text.startswith("@"):
+        return ids_in_file(Path(text[1:]), items, f"{option} {text}", _ITEM_COLUMNS)
+    return [items.parse(part) for part in _parts([text], f"{option} {text}")]
 
 
-def listed_ids(text: str, known: Identifiers, option: str, columns: Sequence[str]) -> list[int | str]:
-    """Ids in an option: `a,b,c` with CSV's quotes, or `@FILE` with one id, or several with commas, on each line.
+def ids_in_file(path: Path, known: Identifiers, where: str, columns: Sequence[str]) -> list[int | str]:
+    """Ids in a file with one id, or several with commas, on each line.
 
     Args:
-        text: what the option says.
+        path: of the file.
         known: ids of the type that these have.
-        option: its name, for errors.
-        columns: names that the first line of a file may have as a header.
+        where: option and file, for errors.
+        columns: names that the first line may have as a header.
 
     Raises:
         InputError: if the file cannot be read, or an id is of another type.
     """
-    lines = [text]
-    if text.startswith("@"):
-        try:
-            lines = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
-        except OSError as error:
-            raise InputError(f"{option} {text}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise InputError(f"{option} {text}: the file is not UTF-8 text; write one id per line in UTF-8") from None
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"{where}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: the file is not UTF-8 text; write one id per line in UTF-8") from None
+    listed = _parts(lines, where)
+    if listed and listed[0] in columns and known.look_up(listed[:1])[0] < 0:
+        del listed[0]  # a header
+    return [known.parse(part) for part in listed]
+
+
+def _parts(lines: Sequence[str], where: str) -> list[str]:
+    """The fields of lines of CSV that hold something."""
     try:
         rows = list(csv.reader(lines, skipinitialspace=True, strict=True))
     except csv.Error as error:
-        raise InputError(f"{option} {text}: {error}; write a double quote inside an id twice") from None
-    listed = [part.strip() for row in rows for part in row if part.strip()]
-    if text.startswith("@") and listed and listed[0] in columns and known.look_up(listed[:1])[0] < 0:
-        del listed[0]  # a header
-    return [known.parse(part) for part in listed]
+        raise InputError(f"{where}: {error}; write a double quote inside an id twice") from None
+    return [part.strip() for row in rows for part in row if part.strip()]

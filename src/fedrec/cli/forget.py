@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedrec.cli.finished import RunFolder, listed_ids
+from fedrec.cli.finished import RunFolder, ids_in_file
 from fedrec.cli.options import Json, Quiet, Threads
 from fedrec.cli.output import Output, seconds_in_words
 from fedrec.errors import InputError
@@ -66,7 +66,7 @@ def forget(
     opened = Forgettable.open(run)
     ids: list[Any] = [opened.users.parse(text) for text in user or ()]
     if users is not None:
-        ids += listed_ids(f"@{users}", opened.users, "--users", _USER_COLUMNS)
+        ids += ids_in_file(users, opened.users, f"--users {users}", _USER_COLUMNS)
     if asked is not None:
         ids += opened.asked(asked)
     report = forget_users(opened, ids, out, how, prove, delete_run, watch, clock=clock)
@@ -81,7 +81,8 @@ def _words(report: dict[str, Any]) -> list[str]:
     said = {
         "subtract": f"{users} subtracted from the sums that {run} kept; {out} has the model without them",
         "retrain": f"{out} is trained anew, on the data of {run} without {users}",
-        "covered": f"{users} left the data of {out}; its model is the one of {run}, from which nothing was removed",
+        "covered": f"{users} left the data of {out}; its model is the one of {run}, from which nothing was removed, "
+        f"and the ledger of its charges is with {run}",
     }
     lines = [f"{said[report['how']]}, in {seconds_in_words(report)}"]
     if report["without_training"]:

@@ -39,6 +39,7 @@ HOW: tuple[How, ...] = get_args(How)
 """How users may be asked to be forgotten."""
 Way = Literal["subtract", "retrain", "covered"]
 """How users are forgotten; `covered` leaves the model as it is."""
+_RETRAIN = "Use --how retrain (how='retrain' in Python)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +106,12 @@ class Forgettable:
         """
         wishes = read_events(log).forgotten["user_id"]
         there = wishes.filter(pl.Series(self.users.find(wishes) >= 0)).unique()
+        if wishes.is_empty():
+            raise InputError(f"{log}: nobody asked to be forgotten")
         if there.is_empty():
             raise InputError(
-                f"{log}: none of the {wishes.n_unique()} users who asked to be forgotten is in {self.folder}"
+                f"{log}: of the users who asked to be forgotten ({wishes.n_unique():,}) none is in {self.folder}"
+                f"{self.users.explain_unknown(wishes[0])}"
             )
         return there.to_list()
 
@@ -147,7 +151,7 @@ class Forgettable:
             raise InputError(f"how: {how!r} is not known{suggestion(how, HOW)}")
         plan, obstacle = self.plan, self._no_subtraction()
         if how == "subtract" and obstacle is not None:
-            raise PlanError(f"{self.folder}: nobody can be subtracted, as {obstacle}. Use --how retrain")
+            raise PlanError(f"{self.folder}: nobody can be subtracted, as {obstacle}. {_RETRAIN}")
         way: Way = "subtract" if obstacle is None and how != "retrain" else "retrain"
         if how == "auto" and plan.privacy is not None:
             self._check_promise(users)
@@ -156,7 +160,9 @@ class Forgettable:
             reason = (
                 "noise is drawn anew in each training" if plan.privacy is not None else "the plan is not reproducible"
             )
-            raise PlanError(f"{self.folder}: nothing can be proved by training again, as {reason}. Leave out --prove")
+            raise PlanError(
+                f"{self.folder}: nothing can be proved by training again, as {reason}. Leave out --prove (prove=)"
+            )
         if way == "retrain":
             self._check_recipe()
         return way
@@ -210,14 +216,15 @@ class Forgettable:
         if (self.folder / LEDGER).exists():
             start = read_lines(read_file(self.folder / LEDGER, MOST_LINES), LEDGER, rooted=True)[0][0]
             if start.get("noise_is_secret") is not True:
-                raise PlanError(f"{self.folder}: its noise can be drawn again, so that its epsilon covers nobody. "
-                                "Use --how retrain")  # fmt: skip
+                raise PlanError(
+                    f"{self.folder}: its noise can be drawn again, so that its epsilon covers nobody. {_RETRAIN}"
+                )
         epsilon, delta = group_promise(self.plan.privacy.epsilon, self.plan.privacy.delta, users)
         if delta >= 1.0:
             raise PlanError(
                 f"{self.folder}: its promise to each user is epsilon {self.plan.privacy.epsilon:g}, which for {users} "
                 f"users together is epsilon {epsilon:g} at a delta of 1 or more, and so covers nothing. "
-                "Use --how retrain, for which the other users pay once more"
+                f"{_RETRAIN}, for which the other users pay once more"
             )
 
     def places(self, data: Interactions) -> np.ndarray | None:
