@@ -152,6 +152,19 @@ def test_saved_and_loaded_recommends_and_measures_the_same(name: str, form: str,
         model.save(tmp_path / "run")
 
 
+def test_a_folder_with_anything_of_anybody_elses_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    """A run that fails early removes its folder, and would take along what it did not write."""
+    model = made("popularity").fit(DATA)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    (tmp_path / "run" / ".plan.yaml.new").touch()  # as a run leaves them that was killed before it had a plan
+    (tmp_path / "run" / ".git").mkdir()
+    with pytest.raises(RunError, match="exists already"):
+        model.save(tmp_path / "run")
+    (tmp_path / "run" / ".git").rmdir()
+    model.save(tmp_path / "run")
+
+
 def test_a_saved_model_does_not_hide_changes(tmp_path: Path) -> None:
     made("mf").fit(DATA).save(tmp_path / "run")
     history = tmp_path / "run" / "private" / "interactions.parquet"

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from fedrec.federation.versions import check_versions
 from fedrec.models.base import Arrays, State
 from fedrec.privacy.accounting import Charge
 from fedrec.record.durable import (
+    UNFINISHED,
     arrays_digest,
     check_plain,
     hold,
@@ -36,7 +38,7 @@ from fedrec.record.durable import (
     save_arrays,
     whole_lines,
 )
-from fedrec.record.files import FILES, LEDGER, entries_of, file_digest, list_files
+from fedrec.record.files import FILES, LEDGER, LOCK, entries_of, file_digest, list_files
 from fedrec.record.layout import arrays_in
 from fedrec.record.ledger import Ledger
 from fedrec.record.signing import FILES_NOTE
@@ -72,7 +74,7 @@ class Run:
         busy = f"another process is working on {folder}; wait for it, or choose another folder"
         if folder is not None:
             check_plain(folder)
-        self._lock = None if folder is None else hold(folder / ".lock", busy)
+        self._lock = None if folder is None else hold(folder / LOCK, busy)
         try:
             if folder is not None:
                 remove_unfinished(folder)
@@ -340,12 +342,13 @@ def read_plan(folder: Path) -> Plan:
 
 
 def check_free(folder: Path) -> None:
-    """Check that a run can begin in `folder`.
+    """Check that a run can begin in `folder`. A run that ends before its first round is removed with its folder, so
+    nothing may be there but what such a run leaves.
 
     Raises:
         RunError: if something is there already, or the folder cannot be made.
     """
-    if folder.exists() and (not folder.is_dir() or any(path.name[0] != "." for path in folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(not _is_left(path.name) for path in folder.iterdir())):
         on = f", or go on with the run: 'fedrec train --resume --out {folder}'" if is_run(folder) else ""
         raise RunError(f"{folder} exists already; choose another folder{on}")
     place = folder.absolute()
@@ -354,6 +357,11 @@ def check_free(folder: Path) -> None:
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         why = "is no folder" if not place.is_dir() else "cannot be written to"
         raise RunError(f"{folder} cannot be made ({place} {why}); choose another folder")
+
+
+def _is_left(name: str) -> bool:
+    """Whether a run that was killed before it had a plan leaves such a file."""
+    return name == LOCK or fnmatch(name, UNFINISHED)
 
 
 def is_run(folder: Path) -> bool:

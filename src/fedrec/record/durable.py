@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # processes that only pass messages do not load polars
     import polars as pl
 
 __all__ = [
+    "UNFINISHED",
     "append_line",
     "arrays_digest",
     "check_plain",
@@ -35,6 +36,10 @@ __all__ = [
     "save_arrays",
     "whole_lines",
 ]
+
+
+UNFINISHED = ".*.new"
+"""Names of files that are being written; see `replace_file`."""
 
 
 def replace_file(path: Path, *data: bytes | memoryview, secret: bool = False) -> None:
@@ -86,7 +91,7 @@ def _whole(aside: Path, path: Path) -> Iterator[None]:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove incomplete files that a crash left below `folder`."""
-    for path in folder.rglob(".*.new"):
+    for path in folder.rglob(UNFINISHED):
         path.unlink()
 
 
