@@ -43,10 +43,13 @@ from fedrec.record.layout import arrays_in
 from fedrec.record.ledger import Ledger
 from fedrec.record.signing import FILES_NOTE
 
-__all__ = ["PUBLIC", "Run"]
+__all__ = ["PRIVATE_ASIDE", "PUBLIC", "Run"]
 
 PUBLIC = ("plan.yaml", "model/catalog.jsonl", "model/model.json", SHARED)
 """What a finished run publishes besides its ledger, whose last line has the digests."""
+
+PRIVATE_ASIDE = ".private"
+"""Where the private folder of a run is made, before the run has a plan."""
 
 _REPORT = "report.json"
 _CALL = "call"
@@ -361,7 +364,7 @@ def check_free(folder: Path) -> None:
 
 def _is_left(name: str) -> bool:
     """Whether a run that was killed before it had a plan leaves such a file."""
-    return name == LOCK or fnmatch(name, UNFINISHED)
+    return name in (LOCK, PRIVATE_ASIDE) or fnmatch(name, UNFINISHED)
 
 
 def is_run(folder: Path) -> bool:

@@ -18,7 +18,7 @@ from fedrec.federation.calls import Part
 from fedrec.federation.compatibility import check_together, place_of
 from fedrec.federation.coordinator import Coordinator, Progress
 from fedrec.federation.plan import Plan
-from fedrec.federation.run import Run, check_free, is_run, read_plan
+from fedrec.federation.run import PRIVATE_ASIDE, Run, check_free, is_run, read_plan
 from fedrec.network.post import Post
 from fedrec.network.remote import RemoteEngine
 from fedrec.network.waiting import PATIENT, Waiting
@@ -32,9 +32,6 @@ from fedrec.runs.transferring import open_transfer, taken_of, transfer_report, w
 from fedrec.runs.verifying import sign_run
 
 __all__ = ["Members", "train_federated"]
-
-_ASIDE = ".private"
-"""Where the private folder of a run is made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +148,7 @@ def train_federated(
 def _create(plan: Plan, folder: Path, members: Members, number: str, secure: bool) -> Run:
     """A new run. Its terms are on the disk before it is one, so that a run never lacks them, wherever a crash comes."""
     terms = {"federation": members.name, "number": number, "secure": secure}
-    aside = folder / _ASIDE / Path(FEDERATED).name
+    aside = folder / PRIVATE_ASIDE / Path(FEDERATED).name
     aside.parent.mkdir(parents=True, exist_ok=True)
     replace_file(aside, json.dumps(terms).encode() + b"\n")
     run = Run.create(plan, folder)
@@ -160,8 +157,8 @@ def _create(plan: Plan, folder: Path, members: Members, number: str, secure: boo
 
 
 def _put_in_place(folder: Path) -> None:
-    if (folder / _ASIDE).exists():
-        (folder / _ASIDE).rename((folder / FEDERATED).parent)
+    if (folder / PRIVATE_ASIDE).exists():
+        (folder / PRIVATE_ASIDE).rename((folder / FEDERATED).parent)
 
 
 def _kept_terms(folder: Path, members: Members) -> tuple[str, bool]:
