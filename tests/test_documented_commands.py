@@ -78,6 +78,7 @@ ELSEWHERE = {
 """Commands that are not run in this file, and why."""
 LONG = {
     "*: federation demo *": "starts processes",
+    "*: demo --loop *": "starts a server and plays 20,000 visits",
     "*: bench serve*": "trains large models and starts processes",
     "*: bench transport": "starts processes",
     "*: bench pfedrec-round *": "measures for a minute",

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,25 +88,27 @@ class Load:
 
 
 @contextmanager
-def started(run: Path, *options: str, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
+def started(run: Path, *options: str, tls: ssl.SSLContext | None = None, log: Path | None = None) -> Iterator[Server]:
     """A server of a run, on a free port of this machine; it ends with the block.
 
     Args:
         run: a folder.
         options: of `fedrec serve`.
         tls: what clients trust, if the options name a certificate of `localhost`.
+        log: file of what the server says; by default it goes where this process says it.
 
     Raises:
         FedrecError: if it does not start.
     """
     began = time.perf_counter()
     command = [sys.executable, "-m", "fedrec", "serve", str(run), "--port", "0", "--json", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with nullcontext() if log is None else log.open("a", encoding="utf-8") as said:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
-            raise FedrecError("the server did not start; see the message above")
+            raise FedrecError(f"the server did not start; see {log or 'the message above'}")
         port = int(json.loads(line)["url"].rpartition(":")[2])
         while 200 not in asyncio.run(ask(port, ["/readyz"], 1, 1, tls=tls)).statuses:
             if time.perf_counter() - began > _SECONDS_TO_START:

@@ -137,7 +137,20 @@ def _node_table(rows: list[dict[str, Any]], partition: str) -> Any:
 
 
 def demo(
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the run. Default: runs/ease-N.")] = None,
+    loop: Annotated[
+        bool,
+        typer.Option(
+            "--loop",
+            help="Show the loop around a model instead: a server, 5,000 simulated users who click, a model trained on "
+            "their events; three times.",
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the run. Default: runs/ease-N, with --loop runs/loop-N.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="With --loop: draw the click rates (PNG, SVG or PDF).")
+    ] = None,
     threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -145,6 +158,11 @@ def demo(
     """Show the main steps on synthetic data: compare, train, evaluate, recommend."""
     output = Output(json_, quiet)
     output.begin("demo", threads)
+    if loop:
+        _demo_loop(output, out, plot)
+        return
+    if plot is not None:
+        raise InputError("--plot draws click rates; add --loop, or remove --plot")
     import fedrec as fr
     from fedrec.federation.plan import Plan
     from fedrec.federation.run import next_folder
@@ -179,6 +197,44 @@ def demo(
         "",
         "With your own data:  fedrec train --data clicks.csv --model ease",
     )
+
+
+def _demo_loop(output: Output, out: Path | None, plot: Path | None) -> None:
+    """Serve, let users click, train on their events, and serve the newer model; three times."""
+    from fedrec.benchmarks.loop import Crowd, play_loop
+    from fedrec.cli.serve import check_installed
+    from fedrec.federation.run import next_folder
+    from fedrec.pictures.canvas import check_picture
+    from fedrec.pictures.loop import draw_loop
+
+    check_installed("demo --loop")
+    if plot is not None:
+        check_picture(plot)
+    folder = out or next_folder(Path("runs"), "loop")
+    output.remark("fedrec serve in a process of its own; each model has 5,000 visitors who were not there before.", "")
+    answer = play_loop(folder, Crowd.make(), tell=output.remark)
+    if plot is not None:
+        draw_loop(f"{answer['name']}, 5,000 visitors of each model", answer["visits"], plot)
+    output.answer(answer, loop_table(answer), f"models, events and data are in {folder}")
+
+
+def loop_table(answer: dict[str, Any]) -> Any:
+    """The visits of the loop for people."""
+    table = rows_table(
+        f"clicks in 100 items shown, {answer['name']}, policy {answer['policy']}",
+        "model",
+        "trained on",
+        "clicks",
+        "click rate",
+        "± s.e.",
+        "expected",
+        "of the model before",
+    )
+    for number, visit in enumerate(answer["visits"]):
+        expected = [f"{100 * visit[key]:.2f}" if key in visit else "" for key in ("expected_after", "expected_before")]
+        shown = [f"{100 * visit[key]:.2f}" for key in ("click_rate", "standard_error")]
+        table.add_row(f"{number}", f"{visit['trained_on']:,}", f"{visit['clicks']:,}", *shown, *expected)
+    return table
 
 
 def doctor(

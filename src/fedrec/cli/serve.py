@@ -15,7 +15,7 @@ from fedrec.cli.options import Json, Quiet, Threads, split_list
 from fedrec.cli.output import Output
 from fedrec.errors import InputError, suggestion
 
-__all__ = ["serve", "token"]
+__all__ = ["check_installed", "serve", "token"]
 
 _NEEDED = ("fastapi", "uvicorn", "httptools", "prometheus_client")
 
@@ -56,7 +56,7 @@ def serve(
 
     A newer run at the same place, such as models/latest of a node, replaces the model without a pause.
     """
-    _check_installed()
+    check_installed("serve")
     output = Output(json_, quiet)
     output.begin("serve", threads, progress=False)
     from fedrec.serving.server import Address
@@ -100,7 +100,12 @@ def token(
     Output(json_, quiet).answer({"name": name, "token": made, "scopes": list(chosen)}, made)
 
 
-def _check_installed() -> None:
+def check_installed(command: str) -> None:
+    """Check that what a server needs is installed.
+
+    Raises:
+        InputError: naming the command and what is missing.
+    """
     missing = [module for module in _NEEDED if find_spec(module) is None]
     if missing:
-        raise InputError(f"serve: {', '.join(missing)} is not installed; run pip install 'fedrec[serve]'")
+        raise InputError(f"{command}: {', '.join(missing)} is not installed; run pip install 'fedrec[serve]'")
