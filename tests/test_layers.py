@@ -43,6 +43,7 @@ HOMES = {
     "tokenizers": ["language"],
     "gguf": ["language"],
     "fastapi": ["serving"],
+    "jinja2": ["serving.pages"],
     "dask": ["engines.cluster"],
     "matplotlib": ["pictures.canvas"],
     "mlflow": ["runs.tracking"],

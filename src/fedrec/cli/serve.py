@@ -1,4 +1,4 @@
-"""Commands that answer over HTTP: serve, and token, which says who may ask."""
+"""Commands that answer over HTTP: serve, pages, and token, which says who may ask."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fedrec.cli.options import Json, Quiet, Threads, split_list
 from fedrec.cli.output import Output
 from fedrec.errors import InputError, suggestion
 
-__all__ = ["check_installed", "serve", "token"]
+__all__ = ["check_installed", "pages", "serve", "token"]
 
-_NEEDED = ("fastapi", "uvicorn", "httptools", "prometheus_client")
+_NEEDED = ("fastapi", "uvicorn", "httptools", "jinja2", "prometheus_client")
 
 
 def serve(
@@ -76,6 +76,54 @@ def serve(
         sys.stdout.flush()
 
     serve_at(service, address, allowed, rate, threads, announce)
+
+
+def pages(
+    home: Annotated[
+        Path, typer.Argument(metavar="HOME", help="A folder with runs: runs, the home of a node, or of a coordinator.")
+    ],
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen at. Addresses that other machines reach need --tokens.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 for any that is free.")] = 8081,
+    events: Annotated[
+        str | None, typer.Option("--events", help="Log of 'fedrec serve' to show: a SQLite file or a URL.")
+    ] = None,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            "--tokens", help="File of tokens, see 'fedrec token'; a token is the password that pages ask for."
+        ),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate for HTTPS, in PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Key of the certificate, in PEM.")] = None,
+    threads: Threads = 1,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show runs, lists, budgets, a federation and events as pages for a browser. Ends with Ctrl-C."""
+    check_installed("pages")
+    output = Output(json_, quiet)
+    output.begin("pages", threads, progress=False)
+    from fedrec.data.databases.logs import event_database
+    from fedrec.serving.gate import PagesGate
+    from fedrec.serving.pages.homes import Home
+    from fedrec.serving.pages.views import create_pages
+    from fedrec.serving.server import Address, local_names, run_app
+    from fedrec.serving.tokens import Tokens
+
+    if events is not None:
+        event_database(events)
+    allowed = None if tokens is None else Tokens.read(tokens)
+    address = Address(host, port, tls_cert, tls_key)
+    address.check(allowed)
+    app = PagesGate(create_pages(Home(home), events), allowed, local_names(allowed))
+
+    def announce(url: str) -> None:
+        output.answer({"url": url, "home": str(home), "events": events}, f"pages of {home}: {url}/; Ctrl-C ends them")
+        sys.stdout.flush()
+
+    run_app(app, address, threads, announce)
 
 
 def token(

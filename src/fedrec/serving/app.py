@@ -20,8 +20,11 @@ from starlette.types import ASGIApp
 from fedrec.data.events import Event
 from fedrec.errors import InputError
 from fedrec.serving import schemas
-from fedrec.serving.gate import MODEL, Gate
+from fedrec.serving.gate import MODEL, PAGES, Gate
 from fedrec.serving.model import Found, ServedModel
+from fedrec.serving.pages.homes import Home, Place
+from fedrec.serving.pages.trying import Models
+from fedrec.serving.pages.views import create_pages
 from fedrec.serving.profiles import Profile
 from fedrec.serving.recent import Deed
 from fedrec.serving.refusals import RefusalError
@@ -95,6 +98,7 @@ def create_api(service: Service) -> FastAPI:
     _add_reasons(api, service)
     _add_events(api, service)
     _add_state(api, service)
+    api.mount(PAGES, _pages(service))
     plain = api.openapi
 
     def openapi() -> dict[str, Any]:
@@ -105,6 +109,16 @@ def create_api(service: Service) -> FastAPI:
 
     api.openapi = openapi  # type: ignore[method-assign]
     return api
+
+
+def _pages(service: Service) -> FastAPI:
+    """The pages of the run that is served, with its model and its events."""
+
+    def loads(request: Request, place: Place) -> ServedModel:
+        model: ServedModel = request.scope[MODEL]
+        return model
+
+    return create_pages(Home(service.folder), service.events, Models(), loads, lambda: service.recent)
 
 
 def _add_lists(api: FastAPI, service: Service) -> None:

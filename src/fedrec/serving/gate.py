@@ -16,12 +16,14 @@ from fedrec.serving.service import Service
 from fedrec.serving.tokens import Scope as Allowance
 from fedrec.serving.tokens import Tokens
 
-__all__ = ["MODEL", "MOST_BYTES", "Gate"]
+__all__ = ["MODEL", "MOST_BYTES", "PAGES", "Gate", "PagesGate"]
 
 MOST_BYTES = 1 << 20
 """Bytes of a request's body."""
 MODEL = "fedrec.model"
 """Where a request finds the model that answers it: one for the whole request, whatever is loaded meanwhile."""
+PAGES = "/pages"
+"""Where a server of a run has its pages."""
 _OPEN = ("/healthz", "/readyz", "/openapi.json")
 _SCOPES: dict[str, Allowance] = {"/v1/events": "events", "/metrics": "metrics"}
 _IN_TURN = ("/v1/recommend", "/v1/recommend/batch", "/v1/similar", "/v1/explain")
@@ -47,8 +49,8 @@ class Gate:
         rate: float | None = None,
         hosts: tuple[str, ...] | None = None,
     ) -> None:
-        self._app, self._service, self._tokens, self._rate, self._hosts = app, service, tokens, rate, hosts
-        self._rates = Rates()
+        self._app, self._service = app, service
+        self._admission = _Admission(tokens, rate, hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -67,7 +69,11 @@ class Gate:
             await send(message)
 
         try:
-            self._admit(scope)
+            path = scope["path"]
+            if self._admission.admit(scope, by_browser=path == PAGES or path.startswith(f"{PAGES}/")):
+                if path in _IN_TURN:
+                    self._service.turns.check()  # before anything of it is read
+                _check_length(scope)
             await self._app(scope, _Body(receive).receive, sent)
         except RefusalError as refusal:
             await _refuse(refusal, sent)
@@ -75,34 +81,74 @@ class Gate:
             route = getattr(scope.get("route"), "path", "none")
             self._service.figures.request(route, scope["method"], status, time.perf_counter() - began)
 
-    def _admit(self, scope: MutableMapping[str, Any]) -> None:
-        """Check who asks.
+
+class PagesGate:
+    """An ASGI application of pages alone, behind tokens.
+
+    Args:
+        app: the pages.
+        tokens, hosts: as of `Gate`.
+    """
+
+    def __init__(self, app: ASGIApp, tokens: Tokens | None = None, hosts: tuple[str, ...] | None = None) -> None:
+        self._app, self._admission = app, _Admission(tokens, None, hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._admission.admit(scope, by_browser=True)
+            _check_length(scope)
+            await self._app(scope, _Body(receive).receive, send)
+        except RefusalError as refusal:
+            await _refuse(refusal, send)
+
+
+class _Admission:
+    """Who may ask, and how often; see `Gate`."""
+
+    def __init__(self, tokens: Tokens | None, rate: float | None, hosts: tuple[str, ...] | None) -> None:
+        self._tokens, self._rate, self._hosts = tokens, rate, hosts
+        self._rates = Rates()
+
+    def admit(self, scope: MutableMapping[str, Any], by_browser: bool) -> bool:
+        """Check who asks; whether there is more to check than that.
 
         Raises:
-            RefusalError: with status 401, 403, 413, 421, 429 or 503.
+            RefusalError: with status 401, 403, 421 or 429.
         """
         headers = dict(scope["headers"])
         path, method = scope["path"], scope["method"]
         if self._hosts is not None and _host(headers.get(b"host", b"")) not in self._hosts:
             raise RefusalError(421, f"without tokens this server answers to {', '.join(self._hosts)} only")
         if path in _OPEN:
-            return
+            return False
         name, rate = str((scope.get("client") or ("unknown", 0))[0]), self._rate
         if self._tokens is not None:
-            token = self._tokens.of(headers.get(b"authorization"))
+            token = self._tokens.of(headers.get(b"authorization"), by_browser)
             if token is None:
-                raise RefusalError(401, "send a token of this server: Authorization: Bearer TOKEN")
+                how = "as the password, with any name" if by_browser else "Authorization: Bearer TOKEN"
+                raise RefusalError(401, f"send a token of this server: {how}", by_browser=by_browser)
             wanted = "admin" if method == "DELETE" else _SCOPES.get(path, "read")
             if not token.allows(wanted):
                 raise RefusalError(403, f"the token {token.name!r} lacks the scope {wanted!r}")
             name, rate = token.name, token.rate or rate
         if rate is not None and (waiting := self._rates.wait(name, rate)):
             raise RefusalError(429, f"more than {rate:g} requests per second; wait", waiting)
-        if path in _IN_TURN:
-            self._service.turns.check()  # before anything of it is read
-        length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length[:20]) > MOST_BYTES:
-            raise _too_long()
+        return True
+
+
+def _check_length(scope: MutableMapping[str, Any]) -> None:
+    """Refuse a body that says to be longer than it may be.
+
+    Raises:
+        RefusalError: with status 413.
+    """
+    length = dict(scope["headers"]).get(b"content-length", b"0")
+    if not length.isdigit() or int(length[:20]) > MOST_BYTES:
+        raise _too_long()
 
 
 class _Body:

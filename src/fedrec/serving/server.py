@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fedrec.errors import FedrecError, InputError
@@ -20,7 +21,7 @@ from fedrec.serving.service import Service
 from fedrec.serving.tokens import Tokens
 from fedrec.threads import held_threads
 
-__all__ = ["Address", "listen", "serve"]
+__all__ = ["Address", "listen", "local_names", "run_app", "serve"]
 
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 _SECONDS_OF_HEADERS = 10.0
@@ -158,9 +159,22 @@ def serve(
         InputError: if the address cannot be had, or strangers could ask.
     """
     address.check(tokens)
-    hosts = _LOCAL if tokens is None else None
+    run_app(create_app(service, tokens, rate, local_names(tokens)), address, threads, announce)
+
+
+def local_names(tokens: Tokens | None) -> tuple[str, ...] | None:
+    """Names by which requests may call a server: those of this machine, if nobody needs a token."""
+    return _LOCAL if tokens is None else None
+
+
+def run_app(app: ASGIApp, address: Address, threads: int | None, announce: Callable[[str], None]) -> None:
+    """Serve an application until the process is told to end; see `serve`.
+
+    Raises:
+        InputError: if the address cannot be had.
+    """
     config = uvicorn.Config(
-        create_app(service, tokens, rate, hosts),
+        app,
         http=_Punctual,
         loop="auto",
         ws="none",

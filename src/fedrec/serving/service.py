@@ -51,7 +51,8 @@ class Service:
         deadline: float = 1.0,
         threads: int | None = None,
     ) -> None:
-        self._folder, self._threads = folder, threads
+        self.folder, self.events = folder, events
+        self._threads = threads
         self._version = _version(folder)
         self.model = ServedModel.load(folder)
         self.recent = Recent()
@@ -114,14 +115,14 @@ class Service:
         Returns:
             Whether there is a new model. A run that cannot be opened is left, and looked at again when it changes.
         """
-        version = _version(self._folder)
+        version = _version(self.folder)
         if version is None or version == self._version:
             return False
         self._version = version
         try:
             model = await asyncio.to_thread(self._load)
         except (FedrecError, OSError, ValueError) as error:
-            _LOG.warning("%s: the newer model is not used, and the one before answers: %s", self._folder, error)
+            _LOG.warning("%s: the newer model is not used, and the one before answers: %s", self.folder, error)
             self.figures.swaps.labels("refused").inc()
             return False
         self.model = model
@@ -137,7 +138,7 @@ class Service:
 
     def _load(self) -> ServedModel:
         with held_threads(self._threads):
-            model = ServedModel.load(self._folder)
+            model = ServedModel.load(self.folder)
         before = self.model
         alike = model.catalog.items.is_text == before.catalog.items.is_text
         if not alike or model.opened.data.users.is_text != before.opened.data.users.is_text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import secrets
 from collections.abc import Mapping
@@ -81,10 +82,20 @@ class Tokens:
             raise InputError(f"{path}: two tokens have the same name or the same hash; remove one of them")
         return cls(by_hash)
 
-    def of(self, authorization: bytes | None) -> Token | None:
-        """The token that a header `Authorization: Bearer …` has; `None` for no token of these."""
+    def of(self, authorization: bytes | None, by_browser: bool = False) -> Token | None:
+        """The token that a header `Authorization: Bearer …` has; `None` for no token of these.
+
+        Args:
+            authorization: the header.
+            by_browser: whether `Basic …` is taken too, with the token as the password and any name.
+        """
         kind, _, text = (authorization or b"").partition(b" ")
-        if kind.lower() != b"bearer":
+        if kind.lower() == b"basic" and by_browser:
+            try:
+                text = base64.b64decode(text.strip(), validate=True).partition(b":")[2]
+            except ValueError:
+                return None
+        elif kind.lower() != b"bearer":
             return None
         return self.by_hash.get(hashlib.sha256(text.strip()).hexdigest())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -11,11 +12,16 @@ from fedrec.data.databases.urls import Database, database_of, is_url
 from fedrec.data.events import SHOWN, EventLog, EventTable
 from fedrec.errors import InputError
 
-__all__ = ["event_database", "open_events", "read_events"]
+__all__ = ["EventCounts", "count_events", "event_database", "open_events", "read_events"]
 
 _INTERACTIONS = (
     "SELECT user_id, item_id, timestamp, rating FROM events "
     f"WHERE kind NOT IN ({', '.join(repr(kind) for kind in SHOWN)}) ORDER BY seq"
+)
+_BY_RANK = "SELECT kind, rank, COUNT(*) AS events FROM events GROUP BY kind, rank ORDER BY kind, rank"
+_DISTINCT = (
+    "SELECT COUNT(DISTINCT user_id) AS users, "
+    "COUNT(DISTINCT CASE WHEN kind = 'impression' THEN item_id END) AS items FROM events"
 )
 _FORGOTTEN = "SELECT user_id, timestamp FROM forgotten"
 
@@ -64,6 +70,31 @@ def read_events(source: str) -> EventTable:
     """
     interactions = _read(source, _INTERACTIONS, ("user_id", "item_id", "timestamp", "rating"))
     return EventTable(interactions, _read(source, _FORGOTTEN, ("user_id", "timestamp")))
+
+
+@dataclass(frozen=True, eq=False)
+class EventCounts:
+    """A log in numbers, of all users together.
+
+    Args:
+        by_rank: `kind`, `rank` (null for events without) and `events`, their number.
+        users: number of users with events.
+        items: number of items with an impression.
+    """
+
+    by_rank: pl.DataFrame
+    users: int
+    items: int
+
+
+def count_events(source: str) -> EventCounts:
+    """Count the events of a log, which may be written meanwhile.
+
+    Raises:
+        InputError: if the database cannot be read, or holds no log.
+    """
+    users, items = _read(source, _DISTINCT, ("users", "items")).row(0)
+    return EventCounts(_read(source, _BY_RANK, ("kind", "rank", "events")), users, items)
 
 
 def _read(source: str, query: str, columns: tuple[str, ...]) -> pl.DataFrame:
