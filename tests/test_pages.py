@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
@@ -138,11 +139,11 @@ def opened(folder: Path, events: str | None = None, tokens: Tokens | None = None
         yield Browser(folder, events, tokens, portal)
 
 
-def logged(path: Path) -> str:
+def logged(path: Path, model: str | None = None) -> str:
     """A log of events of two users."""
     log = open_events(str(path), False, False)
     seen = [(user, rank) for user in (1, 2) for rank in (1, 2)]
-    shown = [Event(f"s{user}{rank}", user, 5 + rank, "impression", 1.0, rank=rank) for user, rank in seen]
+    shown = [Event(f"s{user}{rank}", user, 5 + rank, "impression", 1.0, None, model, rank=rank) for user, rank in seen]
     log.add([*shown, Event("c", 1, 6, "click", 2.0, rank=1), Event("d", 1, 9, "like", 2.0)])
     log.close()
     return str(path)
@@ -223,6 +224,7 @@ def test_lists_are_those_of_the_model_with_reasons(home: Path) -> None:
         ({"items": "x\ny"}, "the model knows none of these items"),
         ({"items": "\n".join(["1"] * 201)}, "200 at most"),
         ({"n": "5"}, "give a user, or items"),
+        ({str(number): "x" for number in range(20)}, "the form cannot be read"),
     ],
 )
 def test_a_list_that_cannot_be_made_is_explained(fields: dict[str, str], says: str, home: Path) -> None:
@@ -231,13 +233,17 @@ def test_a_list_that_cannot_be_made_is_explained(fields: dict[str, str], says: s
 
 
 def test_events_are_counted_by_rank(tmp_path: Path, home: Path) -> None:
-    log = logged(tmp_path / "events.db")
+    digest = json.loads((home / "mf" / "model" / "model.json").read_bytes())["shared"]
+    log = logged(tmp_path / "events.db", digest)
     shown = Shown.of(log)
     assert shown.kinds == {"click": 1, "impression": 4, "like": 1}
     assert [(one.rank, one.shown, one.clicks) for one in shown.ranks] == [(1, 2, 1), (2, 2, 0)]
     assert (shown.items, shown.users, shown.rate) == (2, 2, 0.25)
+    assert shown.model == Record.read(Home(home).run("mf")).digest
     with opened(home, log) as asked:
-        assert "50.00 ± 35.36 %" in whole(asked.get("/events"))
+        page = whole(asked.get("/events"))
+        assert "50.00 ± 35.36 %" in page
+        assert "2, 6.7 % of 30" in page
     with opened(home, str(tmp_path / "none.db")) as asked:
         assert "Problem" in whole(asked.get("/events"))
 
@@ -307,6 +313,13 @@ def test_a_home_is_a_folder(tmp_path: Path) -> None:
         Home(tmp_path / "none")
     (tmp_path / "link").symlink_to(tmp_path)
     assert Home(tmp_path).runs() == []
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run \xff"))
+    (odd / "model").mkdir(parents=True)
+    (odd / "plan.yaml").write_text("no plan")
+    with opened(tmp_path) as asked:
+        (place,) = Home(tmp_path).runs()
+        whole(asked.get("/"))
+        assert "Problem" in whole(asked.get("/run", params={"name": place.name}))
 
 
 def test_drawings_say_what_they_show_and_escape_names() -> None:

@@ -23,6 +23,7 @@ _DISTINCT = (
     "SELECT COUNT(DISTINCT user_id) AS users, "
     "COUNT(DISTINCT CASE WHEN kind = 'impression' THEN item_id END) AS items FROM events"
 )
+_LAST_MODEL = "SELECT model FROM events WHERE kind = 'impression' AND model IS NOT NULL ORDER BY seq DESC LIMIT 1"
 _FORGOTTEN = "SELECT user_id, timestamp FROM forgotten"
 
 
@@ -80,11 +81,13 @@ class EventCounts:
         by_rank: `kind`, `rank` (null for events without) and `events`, their number.
         users: number of users with events.
         items: number of items with an impression.
+        model: digest of the model that showed the last item; empty if no event has one.
     """
 
     by_rank: pl.DataFrame
     users: int
     items: int
+    model: str
 
 
 def count_events(source: str) -> EventCounts:
@@ -94,7 +97,9 @@ def count_events(source: str) -> EventCounts:
         InputError: if the database cannot be read, or holds no log.
     """
     users, items = _read(source, _DISTINCT, ("users", "items")).row(0)
-    return EventCounts(_read(source, _BY_RANK, ("kind", "rank", "events")), users, items)
+    model = _read(source, _LAST_MODEL, ("model",))
+    by_rank = _read(source, _BY_RANK, ("kind", "rank", "events"))
+    return EventCounts(by_rank, users, items, model.item() if len(model) else "")
 
 
 def _read(source: str, query: str, columns: tuple[str, ...]) -> pl.DataFrame:

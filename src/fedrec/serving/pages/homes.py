@@ -49,7 +49,7 @@ class Home:
     def runs(self) -> list[Place]:
         """Runs up to three folders below, newest first, 500 at most. Links are not followed."""
         if _is_run(self.folder):
-            return [Place(self.folder.resolve().name, self.folder.resolve())]
+            return [Place(_shown(self.folder.resolve().name), self.folder.resolve())]
         found = [path for path in self._folders(self.folder, _DEEPEST) if _is_run(path)]
         found.sort(key=lambda path: (-_changed(path), str(path)))
         return [self._place(path) for path in found[:_MOST_RUNS]]
@@ -85,7 +85,7 @@ class Home:
         return None
 
     def _place(self, path: Path) -> Place:
-        return Place(str(path.relative_to(self.folder)), path)
+        return Place(_shown(path.relative_to(self.folder)), path)
 
     def _folders(self, folder: Path, deep: int) -> Iterator[Path]:
         """Folders below, those of runs without what is in them."""
@@ -108,6 +108,11 @@ class Home:
 def _is_run(path: Path) -> bool:
     """Whether a folder is a run, be it damaged, or a saved model."""
     return (path / "plan.yaml").is_file() and ((path / LEDGER).is_file() or (path / "model").is_dir())
+
+
+def _shown(path: str | Path) -> str:
+    """A path as text that a page can have, whatever bytes it is of."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _changed(path: Path) -> float:

@@ -63,9 +63,10 @@ class Record:
         rounds: of the ledger.
         validations: metrics by round, from 1.
         report: the report; empty without.
-        epsilon: privacy loss of a user if only the model is seen; `None` of a run without privacy.
+        epsilon: privacy loss of a user if only the model is seen, in words; empty of a run without privacy.
         items: of the catalog; 0 without a report.
         version: of fedrec that trained it.
+        digest: of the model that the run ended with; empty without a report.
     """
 
     name: str
@@ -79,9 +80,10 @@ class Record:
     rounds: tuple[Round, ...] = ()
     validations: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
-    epsilon: float | None = None
+    epsilon: str = ""
     items: int = 0
     version: str = ""
+    digest: str = ""
 
     @classmethod
     def read(cls, place: Place) -> Record:
@@ -95,7 +97,8 @@ class Record:
                 problems.append(str(error))
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 what = reads.__name__.removeprefix("_of_")
-                problems.append(f"its {what} cannot be read ({error!r:.200}); restore it, or train anew")
+                why = str(error) if isinstance(error, OSError | ValueError) else f"a field is missing or wrong: {error}"
+                problems.append(f"its {what} cannot be read ({why:.200}); restore it, or train anew")
         return cls(place.name, problems=tuple(problems), **facts)
 
     @property
@@ -216,14 +219,16 @@ def _of_report(folder: Path) -> dict[str, Any]:
         Figure(part, name, float(value), _number(report["standard_error"][part][name]))
         for part, found in report["metrics"].items()
         for name, value in found.items()
+        if value is not None
     )
-    epsilon = report["privacy"]["epsilons"]["release"] if "privacy" in report else None
+    epsilon = report["privacy"]["epsilons"]["release"] if "privacy" in report else ""
     return {
         "figures": figures,
         "report": report,
-        "epsilon": _number(epsilon),
+        "epsilon": epsilon if isinstance(epsilon, str) else f"{epsilon:.3g}",
         "items": int(report["data"]["items"]),
         "version": str(report["versions"]["fedrec"]),
+        "digest": str(report["digests"]["model"]),
     }
 
 

@@ -42,12 +42,14 @@ class Shown:
         ranks: the first 20 ranks that were shown.
         items: number of items that were shown.
         users: number of users with events.
+        model: digest of the model that showed the last item; empty if the log does not say.
     """
 
     kinds: dict[str, int]
     ranks: tuple[RankRate, ...]
     items: int
     users: int
+    model: str
 
     @classmethod
     def of(cls, log: str) -> Shown:
@@ -68,7 +70,7 @@ class Shown:
                 by_rank[kind, rank] = events
         shown = sorted(rank for kind, rank in by_rank if kind == _IMPRESSION)[:_RANKS]
         rates = [RankRate(rank, by_rank[_IMPRESSION, rank], by_rank.get((_CLICK, rank), 0)) for rank in shown]
-        return cls(dict(sorted(kinds.items())), tuple(rates), counts.items, counts.users)
+        return cls(dict(sorted(kinds.items())), tuple(rates), counts.items, counts.users, counts.model)
 
     @property
     def rate(self) -> float | None:

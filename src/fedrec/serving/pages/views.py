@@ -114,7 +114,10 @@ class _Pages:
     async def _try(self, request: Request) -> Response:
         name, asked = "", dict[str, str]()
         if request.method == "POST":
-            fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
+            try:
+                fields = parse_qs((await request.body()).decode("utf-8"), max_num_fields=10)
+            except ValueError:
+                raise RefusalError(422, "the form cannot be read; go back and send it again") from None
             asked = {key: values[0] for key, values in fields.items()}
             name = asked.get("name", "")
         runs = self._home.runs()
@@ -149,7 +152,7 @@ class _Pages:
                 journals.append((place.name, *await to_thread(_spent, place)))
             except FedrecError as error:
                 problems.append(str(error))
-        private = [record for record in await to_thread(self._records) if record.epsilon is not None]
+        private = [record for record in await to_thread(self._records) if record.epsilon]
         shown: dict[str, Any] = {"journals": journals, "private": private, "problems": problems}
         return self._page(request, "budget.html", "Privacy budget", **shown)
 
@@ -182,7 +185,9 @@ class _Pages:
             try:
                 page["shown"] = shown = await to_thread(Shown.of, self._events)
                 page["drawing"] = Markup(shown.drawing())
-                page["catalog"] = next((record.items for record in await to_thread(self._records) if record.items), 0)
+                page["catalog"] = next(
+                    (one.items for one in await to_thread(self._records) if one.digest and one.digest == shown.model), 0
+                )
             except FedrecError as error:
                 page["trouble"] = str(error)
         return self._page(request, "events.html", "Events", **page)
@@ -210,7 +215,7 @@ class _Pages:
         text = self._templates.get_template(template).render(
             base=base, path=request.url.path.removeprefix(base) or "/", title=title, **shown
         )
-        return HTMLResponse(text, status, _HEADERS)
+        return HTMLResponse(text.encode("utf-8", "replace"), status, _HEADERS)  # errors name files of any bytes
 
 
 def _spent(place: Place) -> tuple[Limits, list[tuple[str, float, int]]]:
