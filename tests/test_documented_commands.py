@@ -50,6 +50,7 @@ CHEAPER = {
         "--epsilon 8": "--set rounds=6 --epsilon 8",
     },
     "docs/forgetting.md": {"--data synthetic": "--data synthetic:users=100,items=50,interactions_per_user=10"},
+    "docs/pages.md": {"synthetic": "synthetic:users=100,items=50,interactions_per_user=10", "rounds=20": "rounds=2"},
     "docs/serving.md": {"--data synthetic": "--data synthetic:users=100,items=50,interactions_per_user=10"},
     "docs/networks.md": {
         "--models ease,ials": "--set autoencoder.rounds=6 --set lightgcn.rounds=6 --models ease,ials",
@@ -68,6 +69,7 @@ ELSEWHERE = {
     "docs/deploy.md: verify run": "needs a federation that is up: test_documented_federation.py",
     "*: federation start *": "runs until it is stopped: test_documented_federation.py",
     "*: serve *": "runs until it is stopped: test_serving_processes.py",
+    "*: pages *": "runs until it is stopped: test_pages.py",
     "*: node start *": "runs until it is stopped: test_documented_federation.py",
     "docs/large-models.md: */models/*": "reads a model of language: test_commands_that_read_a_model_of_language_work",
     "docs/large-models.md: train * items.parquet *": "follows one that reads a model of language",

@@ -53,7 +53,7 @@ def curves(title: str, x_label: str, y_label: str, series: Sequence[Series]) -> 
     if not points:
         return ""
     low, high = min(x for x, _ in points), max(x for x, _ in points)
-    frame = _Frame(low, high if high > low else low + 1.0, max(0.0, *(y for _, y in points)) * 1.08 or 1.0)
+    frame = _Frame(low, high if high > low else low + 1.0, max(0.0, *(y for _, y in points)) * 1.2 or 1.0)
     parts = frame.axes(x_label, y_label, _nice(low, frame.x_high))
     for place, (name, found) in enumerate(drawn):
         colour, spots = _COLOURS[place], [frame.at(x, y) for x, y in found]

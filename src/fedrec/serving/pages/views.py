@@ -73,9 +73,7 @@ class _Pages:
         self._home, self._events, self._models = home, events, models
         self._loads = loads or (lambda request, place: models.of(place.path))
         self._recent = recent or models.recent
-        self._templates = Environment(
-            loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-        )
+        self._templates = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
         self._templates.filters |= {"moved": moved, "quoted": lambda text: quote(text, safe="")}
 
     def application(self) -> FastAPI:
