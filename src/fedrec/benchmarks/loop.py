@@ -24,6 +24,7 @@ from fedrec.benchmarks.serving import started
 from fedrec.data.arguments import check_arguments
 from fedrec.data.interactions import Interactions
 from fedrec.data.synthetic import synthetic
+from fedrec.deploy.processes import unwound
 from fedrec.errors import FedrecError, InputError
 from fedrec.federation.plan import Plan
 from fedrec.recommending.exploring import Exploration
@@ -101,6 +102,7 @@ class Crowd:
         return np.where(self.likes[user, items], _LIKED, _OTHER) * _FURTHER ** np.arange(len(items))
 
 
+@unwound()
 def play_loop(
     folder: Path,
     crowd: Crowd,

@@ -91,7 +91,7 @@ class _Pages:
         }
         for path, view in views.items():
             pages.add_route(path, view, methods=["GET", "POST"] if path == "/try" else ["GET"])
-        for kind in (RefusalError, FedrecError, HTTPException):
+        for kind in (RefusalError, FedrecError, HTTPException, OSError):
             pages.add_exception_handler(kind, self._wrong)
         return pages
 
@@ -138,7 +138,7 @@ class _Pages:
 
             try:
                 await self._models.turns.take(work)
-            except FedrecError as error:
+            except (FedrecError, OSError, ValueError) as error:
                 shown["trouble"] = str(error)
         status = 422 if asked and shown["trouble"] else 200
         return self._page(request, "try.html", "Try a model", status, **shown)
@@ -200,7 +200,9 @@ class _Pages:
             status, reason = error.status, error.reason
         elif isinstance(error, HTTPException):
             status, reason = error.status_code, f"{error.detail}: {request.url.path}"
-        return self._page(request, "wrong.html", "This page cannot be shown", status, reason=reason)
+        page = self._page(request, "wrong.html", "This page cannot be shown", status, reason=reason)
+        page.headers.update(error.headers if isinstance(error, RefusalError) else {})
+        return page
 
     def _records(self) -> list[Record]:
         return [Record.read(place) for place in self._home.runs()]
