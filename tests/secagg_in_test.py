@@ -21,7 +21,7 @@ from fedrec.secagg.server import Server
 from fedrec.secagg.wire import ANYBODY, COORDINATOR, HEADER_BYTES, Stage, compose
 
 Array = np.ndarray
-SMALL = Layout((Slot("counts", 5, 32), Slot("gram", 3, 64)))
+SMALL = Layout((Slot("counts", 5, 32), Slot("gram", 3, 64), Slot("pairs", 9, 5), Slot("wide", 4, 37)))
 GATHERED = (Stage.ADVERT, Stage.SHARES, Stage.MASKED, Stage.CONSENT, Stage.REVEAL)
 
 
@@ -35,8 +35,12 @@ COORDINATOR_KEY = identity(999_999)
 
 
 def some_values(layout: Layout, seed: int) -> dict[str, Array]:
+    """Numbers of the whole type, some of them outside a narrower ring."""
     draw = np.random.default_rng(seed)
-    return {slot.name: draw.integers(0, 2**slot.ring, slot.length, dtype=slot.dtype) for slot in layout.slots}
+    return {
+        slot.name: draw.integers(0, 2 ** (8 * slot.dtype.itemsize), slot.length, dtype=slot.dtype)
+        for slot in layout.slots
+    }
 
 
 class Cohort:

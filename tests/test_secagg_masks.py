@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.aggregation.packing import packed_size
 from fedrec.errors import InputError
 from fedrec.secagg.layout import BLOCK_BYTES, Layout, Slot, add_plainly
 from fedrec.secagg.masks import add_masks, pair_key, pair_sign, self_key
@@ -32,7 +33,12 @@ def test_published_cipher() -> None:
     assert keystream(KEY, 16 * number, 16).hex() == "8ea2b7ca516745bfeafc49904b496089"
 
 
-@given(st.integers(0, 2000), st.sampled_from([np.uint32, np.uint64]), st.integers(1, 40_000), st.sampled_from([1, -1]))
+@given(
+    st.integers(0, 2000),
+    st.sampled_from([np.uint8, np.uint16, np.uint32, np.uint64]),
+    st.integers(1, 40_000),
+    st.sampled_from([1, -1]),
+)
 @settings(max_examples=25, deadline=None)
 def test_masks_are_the_stream_from_the_block_on(block: int, dtype: type, length: int, sign: int) -> None:
     values = np.arange(length, dtype=dtype)
@@ -51,7 +57,7 @@ def test_pairs_cancel_and_keys_have_one_use() -> None:
     assert len(keys | {self_key(shared, context, 3), self_key(shared, context, 8)}) == 5
 
 
-@given(st.lists(st.tuples(st.integers(1, 700_000), st.sampled_from([32, 64])), min_size=1, max_size=5))
+@given(st.lists(st.tuples(st.integers(1, 700_000), st.integers(1, 64)), min_size=1, max_size=5))
 @settings(max_examples=30, deadline=None)
 def test_blocks_cover_every_coordinate_once(shapes: list[tuple[int, int]]) -> None:
     layout = Layout(tuple(Slot(str(index), length, ring) for index, (length, ring) in enumerate(shapes)))
@@ -71,7 +77,8 @@ def test_blocks_cover_every_coordinate_once(shapes: list[tuple[int, int]]) -> No
     [
         (),
         (Slot("x", 0, 32),),
-        (Slot("x", 1, 16),),
+        (Slot("x", 1, 0),),
+        (Slot("x", 1, 65),),
         (Slot("", 1, 32),),
         (Slot("x" * 65, 1, 32),),
         (Slot("x", 1, 32), Slot("x", 2, 32)),
@@ -120,7 +127,23 @@ def test_a_masked_vector_looks_random_and_memory_stays_flat() -> None:
     assert peak < 4 * BLOCK_BYTES
 
 
+@pytest.mark.parametrize("ring", [1, 7, 8, 11, 33])
+def test_a_narrow_ring_costs_its_bits_and_its_masked_numbers_look_random(ring: int) -> None:
+    layout = Layout((Slot("x", 300_000, ring),))
+    cohort = Cohort(3, layout=layout)
+    for index, frame in cohort.until(Stage.DELIVERY):
+        cohort.clients[index].receive(frame)
+    values = {"x": np.ones(300_000, layout.slots[0].dtype)}
+    frames = [frame for frame in cohort.clients[0].upload(values) if frame[5] == Stage.BLOCK]
+    masked = np.frombuffer(b"".join(frame[56:] for frame in frames), np.uint8)
+    assert len(masked) == sum(packed_size(block.stop - block.start, ring) for block in layout)
+    assert 300_000 * ring <= 8 * len(masked) < 300_000 * ring + 8 * len(frames)
+    assert abs(int(np.bitwise_count(masked).sum()) / (300_000 * ring) - 0.5) < 5e-3
+
+
 def test_plain_sum_wraps_in_its_ring() -> None:
     layout = Layout((Slot("x", 2, 32),))
     parts = [{"x": np.array([2**31, 5], np.uint32)}, {"x": np.array([2**31 + 1, -6], np.int64).astype(np.uint32)}]
     assert add_plainly(layout, parts)["x"].tolist() == [1, 2**32 - 1]
+    narrow = Layout((Slot("x", 2, 3),))
+    assert add_plainly(narrow, [{"x": np.array([7, 250], np.uint8)}] * 2)["x"].tolist() == [6, 4]

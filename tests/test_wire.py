@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from fedrec.aggregation.packing import pack
+from fedrec.aggregation.pairs import diagonal_of
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.aggregation.wire import decode_sum, encode_sum, encoded_size
@@ -16,9 +18,10 @@ from fedrec.errors import DamagedError
 
 SPEC = SumSpec(
     (
-        ArraySpec("t", "rows", (6, 3), 1.0),
-        ArraySpec("d", "dense", (5,), 1.0, ring=64),
+        ArraySpec("t", "rows", (6, 4), 1.0, ring=32),
+        ArraySpec("d", "dense", (8,), 1.0, ring=64),
         ArraySpec("s", "rows", (4, 1), 1.0),
+        ArraySpec("p", "rank_one", (36,), 1.0, ring=12),
     )
 ).fit(100)
 
@@ -30,7 +33,7 @@ def sums(draw):
     arrays = []
     for number in range(draw(st.integers(1, 3))):
         shape = tuple(draw(st.lists(st.integers(1, 9), min_size=1, max_size=3)))
-        arrays.append(ArraySpec(f"array {number}", "rows", shape, 1.0, ring=draw(st.sampled_from([32, 64]))))
+        arrays.append(ArraySpec(f"array {number}", "rows", shape, 1.0, ring=draw(st.integers(11, 64))))
     total = Sum.zeros(SumSpec(tuple(arrays)).fit(1000), draw(st.integers(0, 2**40)))
     for array in arrays:
         bits = draw(st.integers(1, array.ring)) - 1
@@ -52,8 +55,10 @@ def same(a, b):
 
 def example():
     total = Sum.zeros(SPEC, 2)
-    total.arrays["t"][[1, 4]] = [[1, -2, 3], [100, -128, 127]]
-    total.arrays["d"][:] = [2**40, 0, -1, 5, 6]
+    total.arrays["t"][[1, 4]] = [[1, -2, 3, 0], [100, -128, 127, 9]]
+    total.arrays["d"][:] = [2**40, 0, -1, 5, 6, 7, 8, 9]
+    total.arrays["p"][diagonal_of(8)] = [900, 40, 2, 0, 55, 1, 3, 3]
+    total.arrays["p"][[1, 4, 35]] = [7, 33, 3]
     total.clients, total.left_out, total.saturated = 40, 2, 3
     return total
 
@@ -71,13 +76,13 @@ def test_decoding_gives_the_sum_back_and_the_size_is_known(total):
     assert len(frame) < total.spec.nbytes + 512 + 64 * len(total.arrays)
 
 
-@pytest.mark.parametrize(("value", "width"), [(127, 1), (128, 2), (-128, 1), (-129, 2), (2**15, 4), (-(2**31), 4)])
-def test_values_travel_in_the_narrowest_width(value, width):
-    spec = SumSpec((ArraySpec("x", "dense", (1000,), 1.0),)).fit(10)
+@pytest.mark.parametrize(("value", "bits"), [(7, 4), (8, 5), (-8, 4), (-9, 5), (2**15, 17), (-(2**31), 32)])
+def test_values_travel_with_as_many_bits_as_the_largest_needs(value, bits):
+    spec = SumSpec((ArraySpec("x", "dense", (8000,), 1.0, ring=32),)).fit(10)
     total = Sum.zeros(spec)
     empty = encoded_size(total)
     total.arrays["x"][5] = value
-    assert encoded_size(total) == empty + (width - 1) * 1000
+    assert encoded_size(total) == empty + (bits - 1) * 1000 + (bits > 9)
     assert same(decode_sum(encode_sum(total), spec), total)
 
 
@@ -85,7 +90,7 @@ def test_few_touched_rows_travel_alone():
     spec = SumSpec((ArraySpec("x", "rows", (10_000, 64), 1.0, scale_bits=20),)).fit(10)
     total = Sum.zeros(spec)
     total.arrays["x"][[3, 9999]] = 2**20
-    assert 2 * (4 + 4 * 64) < encoded_size(total) < 2 * (4 + 4 * 64) + 300
+    assert 2 * (4 + 22 * 8) < encoded_size(total) < 2 * (4 + 22 * 8) + 300
     assert same(decode_sum(encode_sum(total), spec), total)
 
 
@@ -119,7 +124,7 @@ def test_every_extension_is_found(extra, data):
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=400), st.booleans(), st.booleans())
 def test_any_other_bytes_are_refused_with_the_same_error(data, start, seal):
-    body = (b"FRSUM001" if start else b"") + data
+    body = (b"FRSUM002" if start else b"") + data
     with pytest.raises(DamagedError):
         decode_sum(sealed(body) if seal else body, SPEC)
 
@@ -131,7 +136,7 @@ def sealed(body):
 def frame_of(header, payload=b"", length=None):
     """A frame with a right checksum round any header."""
     text = header if isinstance(header, bytes) else canonical(header)
-    return sealed(b"FRSUM001" + (len(text) if length is None else length).to_bytes(4, "little") + text + payload)
+    return sealed(b"FRSUM002" + (len(text) if length is None else length).to_bytes(4, "little") + text + payload)
 
 
 def canonical(header):
@@ -188,13 +193,13 @@ HEADERS = {
     "arrays are missing": changed(arrays=None),
     "one array less": changed(arrays=parts()[0]["arrays"][:-1]),
     "one array more": changed(arrays=parts()[0]["arrays"] * 2),
-    "array is a number": changed(arrays=[1, 2, 3]),
-    "array is empty": changed(arrays=[{}, {}, {}]),
+    "array is a number": changed(arrays=[1, 2, 3, 4]),
+    "array is empty": changed(arrays=[{}] * 4),
     "width 0": described(0, width=0),
-    "width 3": described(0, width=3),
-    "width beyond the ring": described(0, width=8),
-    "another width": described(0, width=2),
-    "float width": described(0, width=1.0),
+    "width beyond the ring": described(0, width=33),
+    "huge width": described(0, width=2**62),
+    "another width": described(0, width=7),
+    "float width": described(0, width=8.0),
     "true width": described(0, width=True),
     "more rows than the table": described(0, rows=7),
     "huge rows": described(0, rows=2**62),
@@ -203,7 +208,18 @@ HEADERS = {
     "true rows": described(0, rows=True),
     "other rows": described(0, rows=3),
     "rows of a flat array": described(1, rows=1),
-    "dense where rows are": described(0, rows=None),
+    "no rows": described(0, rows=None),
+    "dense where rows are": described(0, form="dense", rows=0),
+    "dense with rows": described(0, form="dense"),
+    "another form": described(0, form="sparse"),
+    "no form": described(0, form=None),
+    "a list of forms": described(0, form=["rows"]),
+    "rows of pairs": described(3, rows=1),
+    "rows of a triangle": described(3, form="rows", rows=1),
+    "pairs that are no triangle": described(0, form="pairs", rows=0),
+    "pairs of a flat array": described(1, form="pairs", width=3),
+    "another width of pairs": described(3, width=12),
+    "a width of pairs beyond the ring": described(3, width=13),
 }
 
 
@@ -233,16 +249,51 @@ def test_rows_out_of_order_or_range_are_refused(touched):
         decode_sum(frame_of(header, np.array(touched, "<u4").tobytes() + payload[8:]), SPEC)
 
 
-@pytest.mark.parametrize("width", [1, 2, 4, 8])
+@pytest.mark.parametrize("width", [9, 16, 32, 33, 64])
 def test_values_wider_than_their_ring_are_refused_even_where_the_length_fits(width):
     _, payload = parts()
-    values = np.frombuffer(payload[8:14], "<i1").astype(f"<i{width}")
-    frame = frame_of(described(0, width=width), payload[:8] + values.tobytes() + payload[14:])
-    if width == 8:
+    values = pack(np.frombuffer(payload[8:16], "<i1").astype(np.int64), width)
+    frame = frame_of(described(0, width=width), payload[:8] + values + payload[16:])
+    if width > 32:
         with pytest.raises(DamagedError, match="'t' of a sum has an impossible width"):
             decode_sum(frame, SPEC)
     else:
         assert same(decode_sum(frame, SPEC), example())
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(0, 60))
+def test_counts_of_pairs_travel_with_the_bits_that_their_diagonal_allows(seed, items, clients):
+    rows = (np.random.default_rng(seed).random((clients, items)) < 0.3).astype(np.int64)
+    gram = (rows.T @ rows)[np.triu_indices(items)].astype(np.int32)
+    spec = SumSpec((ArraySpec("x", "rank_one", (len(gram),), 1.0),)).fit(100)
+    total = Sum.zeros(spec)
+    total.arrays["x"][:] = gram
+    frame = encode_sum(total)
+    assert same(decode_sum(frame, spec), total)
+    assert encoded_size(total) == len(frame)
+    counts = rows.sum(axis=0)
+    by_hand = sum(int(min(a, b)).bit_length() for i, a in enumerate(counts) for b in counts[i:])
+    assert len(frame) < 300 + by_hand // 8 + items + 8
+
+
+@pytest.mark.parametrize(("i", "value"), [(1, 64), (1, -1), (0, -3), (35, -1), (3, 1)])
+def test_other_triangles_travel_as_they_are(i, value):
+    total = example()
+    total.arrays["p"][i] = value
+    assert b'"form":"pairs"' not in encode_sum(total)
+    assert same(decode_sum(encode_sum(total), SPEC), total)
+
+
+def test_a_diagonal_that_no_clients_have_is_refused():
+    header, payload = parts()
+    before = 8 + 8 + 8 * 42 // 8  # rows, their numbers of 8 bits, and numbers of 42 bits
+    assert [array["width"] for array in header["arrays"][:2]] == [8, 42]
+    assert header["arrays"][3] == {"form": "pairs", "rows": 0, "width": 11}
+    for wrong in (-1, -1024):
+        diagonal = pack(np.array([900, 40, 2, wrong, 55, 1, 3, 3]), 11)
+        with pytest.raises(DamagedError, match="diagonal that no clients have"):
+            decode_sum(frame_of(header, payload[:before] + diagonal + payload[before + 11 :]), SPEC)
 
 
 json_like = st.recursive(
@@ -253,10 +304,13 @@ json_like = st.recursive(
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.sampled_from(["arrays", "clients", "left_out", "round", "saturated", "spec", "rows", "width"]), json_like,
-       st.integers(0, 2))  # fmt: skip
+@given(
+    st.sampled_from(["arrays", "clients", "left_out", "round", "saturated", "spec", "rows", "width", "form"]),
+    json_like,
+    st.integers(0, 3),
+)
 def test_any_value_in_a_header_is_read_or_refused_and_nothing_else(key, value, number):
-    header = described(number, **{key: value}) if key in ("rows", "width") else changed(**{key: value})
+    header = described(number, **{key: value}) if key in ("rows", "width", "form") else changed(**{key: value})
     try:
         decoded = decode_sum(frame_of(header, parts()[1]), SPEC)
     except DamagedError:
@@ -282,7 +336,7 @@ def test_a_hostile_frame_never_allocates_more_than_its_spec_implies():
 
     frames = [frame_of(header, parts()[1]) for header in HEADERS.values()]
     frames += [
-        frame_of(described(0, rows=6, width=4), parts()[1]),
+        frame_of(described(0, rows=6, width=32), parts()[1]),
         frame_of(b"[" + b"[]," * 300_000 + b"[]]"),
         frame_of(parts()[0], bytes(8 << 20)),
     ]
@@ -291,7 +345,7 @@ def test_a_hostile_frame_never_allocates_more_than_its_spec_implies():
 
 
 def test_decoding_allocates_little_more_than_the_sum():
-    spec = SumSpec((ArraySpec("x", "rows", (2000, 500), 1.0),)).fit(10)
+    spec = SumSpec((ArraySpec("x", "rows", (2000, 500), 1.0, ring=32),)).fit(10)
     total = Sum.zeros(spec)
     total.arrays["x"][:] = np.random.default_rng(0).integers(-(2**31), 2**31, (2000, 500))
     frame = encode_sum(total)

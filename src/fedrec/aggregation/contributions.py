@@ -114,7 +114,7 @@ class RowUpdates(Contribution):
         over = np.zeros(thread_count(), dtype=np.int64)
         factors = np.where(keep, self.factors, 0.0)
         table = out.reshape(out.shape[0], -1)
-        kernels.add_rows[spec.ring](table, self.indptr, self.rows, self.values, factors, spec.bound, spec.unit, over)
+        kernels.add_rows[spec.word](table, self.indptr, self.rows, self.values, factors, spec.bound, spec.unit, over)
         return int(over.sum())
 
 
@@ -215,15 +215,15 @@ class RankOne(Contribution):
         if self.right is None:
             weights, over = _fixed(self.weights, keep, spec)
             saturated = int((over * self._lengths * (self._lengths + 1) / 2).sum())
-            kernels.add_triangle[spec.ring](out, self.indptr, ordered, item_indptr, holder, place, weights)
+            kernels.add_triangle[spec.word](out, self.indptr, ordered, item_indptr, holder, place, weights)
             return saturated
         table = out.reshape(self.n_items, -1)
         right = np.empty((self.n_clients, table.shape[1]), dtype=out.dtype)
         over = np.empty(self.n_clients, dtype=np.int64)
         values = np.ascontiguousarray(self.right, dtype=np.float64)
         factors = np.where(keep, self.weights, 0.0)
-        kernels.fixed_rows[spec.ring](right, values, factors, spec.bound, spec.unit, over)
-        kernels.add_rank_one[spec.ring](table, item_indptr, holder, right)
+        kernels.fixed_rows[spec.word](right, values, factors, spec.bound, spec.unit, over)
+        kernels.add_rank_one[spec.word](table, item_indptr, holder, right)
         return int((over * self._lengths).sum())
 
     def _add_weighted(
@@ -248,12 +248,12 @@ class RankOne(Contribution):
         if self.right is None:
             sorted_values = np.empty_like(values)
             sorted_values[place] = values[source]
-            add = weighted_sums.add_weighted_triangle[spec.ring]
+            add = weighted_sums.add_weighted_triangle[spec.word]
             add(out, self.indptr, ordered, sorted_values, item_indptr, holder, place, *grid)
         else:
             right = np.ascontiguousarray(self.right, dtype=np.float64)
             table = out.reshape(self.n_items, -1)
-            add_rows = weighted_sums.add_weighted_rank_one[spec.ring]
+            add_rows = weighted_sums.add_weighted_rank_one[spec.word]
             add_rows(table, values, item_indptr, holder, source, right, *grid)
         return int(over.sum())
 
@@ -300,7 +300,7 @@ class Dense(Contribution):
             raise ValueError(f"array {spec.name!r} {spec.shape}: {len(self.factors)} clients, {self.values.shape}")
         over = np.zeros(thread_count(), dtype=np.int64)
         factors = np.where(keep, self.factors, 0.0)
-        kernels.add_dense[spec.ring](out.reshape(-1), self.values, factors, spec.bound, spec.unit, over)
+        kernels.add_dense[spec.word](out.reshape(-1), self.values, factors, spec.bound, spec.unit, over)
         return int(over.sum())
 
 

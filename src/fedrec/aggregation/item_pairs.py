@@ -152,7 +152,7 @@ class ItemPairs(Contribution):
             raise ValueError(f"array {spec.name!r}: items {self.items.min()} … {self.items.max()} of {self.n_items}")
         over = np.zeros(thread_count(), dtype=np.int64)
         factors = np.where(keep, self.factors, 0.0)
-        kernels.add_pairs[spec.ring](
+        kernels.add_pairs[spec.word](
             out.reshape(-1),
             self.triangle,
             bool(first_repeat(self.indptr, self.items, self.n_items) >= 0),

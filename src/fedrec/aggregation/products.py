@@ -93,7 +93,7 @@ class Products(Contribution):
         bounds[0], bounds[-1] = 0, self.n_clients
         parts = np.zeros((workers, n_rows, self.vectors.shape[1]), dtype=out.dtype)
         over = np.zeros(workers, dtype=np.int64)
-        kernels.add_products[spec.ring](
+        kernels.add_products[spec.word](
             parts,
             self.client_indptr,
             self.indptr,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fedrec.aggregation.packing import packed_size
 from fedrec.errors import PlanError
 
 __all__ = ["ArraySpec", "SumSpec", "triangle_size"]
@@ -34,13 +35,17 @@ class ArraySpec:
         shape: of the sum; a triangle is flat.
         bound: largest magnitude of one client's value at one coordinate; beyond it the value saturates.
         scale_bits: values are rounded to multiples of 2^-scale_bits.
-        ring: 32 or 64, or 0 for the narrowest that fits (decided by `SumSpec.fit`).
+        ring: bits of the ring of whole numbers in which the array is added, 2 to 64; 0 for the narrowest that fits
+            (decided by `SumSpec.fit`).
         denominator: what the model divides by: `fixed` (a public constant), `count` or `per_row` (both summed arrays).
         role: what the sum is for. A `change` is what the model moves by: it may be shortened, and it may come from an
             earlier version of the model. A `count` says how many clients, or how much weight, a change or a statistic
             is of: it stays exact. A `statistic` is computed anew for one version and means nothing for another.
         pooled: whether the values of all clients of a chunk are added up before they are rounded, so that no client can
             be clipped or weighted alone.
+        of_pairs: whether the array is the upper triangle of Σ x xᵀ by rows over all clients, where x is 1 at the items
+            that a client has: how many clients have both items. Its diagonal says how many have each item, and no entry
+            of a row or a column exceeds that.
     """
 
     name: str
@@ -48,10 +53,16 @@ class ArraySpec:
     shape: tuple[int, ...]
     bound: float
     scale_bits: int = 0
-    ring: Literal[0, 32, 64] = 0
+    ring: int = 0
     denominator: Literal["fixed", "count", "per_row"] = "fixed"
     role: Literal["change", "count", "statistic"] = "statistic"
     pooled: bool = False
+    of_pairs: bool = False
+
+    @property
+    def word(self) -> Literal[32, 64]:
+        """Bits of the integers that hold the array in memory."""
+        return 32 if self.ring <= 32 else 64
 
     @property
     def size(self) -> int:
@@ -65,8 +76,8 @@ class ArraySpec:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the dense array in its ring."""
-        return self.size * (self.ring // 8)
+        """Bytes of the dense array in its ring, without gaps."""
+        return packed_size(self.size, self.ring)
 
 
 @dataclass(frozen=True)
@@ -75,8 +86,8 @@ class SumSpec:
 
     Example:
         >>> spec = SumSpec((ArraySpec("counts", "dense", (5,), bound=1.0),)).fit(n_max=1000)
-        >>> spec.arrays[0].ring
-        32
+        >>> spec.arrays[0].ring, spec.arrays[0].word
+        (11, 32)
     """
 
     arrays: tuple[ArraySpec, ...]
@@ -84,6 +95,9 @@ class SumSpec:
 
     def fit(self, n_max: int, room: Mapping[str, float] = MappingProxyType({})) -> SumSpec:
         """Choose rings for at most `n_max` clients, with `room` to spare by name: values that noise may add.
+
+        A ring has as many bits as the largest total and its sign. Where noise may exceed its room, however rarely, a
+        ring has 32 or 64 bits.
 
         Raises:
             PlanError: if n_max · bound · 2^scale_bits does not stay below half of the ring.
@@ -110,12 +124,15 @@ class SumSpec:
 
     @property
     def layout(self) -> dict[str, Any]:
-        """How values are rounded, added and stored, for JSON; what they are for is the model's own affair."""
+        """How values are rounded, added and stored, for JSON; what they are for is the model's own affair.
+
+        Rings are named by the 32 or 64 bits that hold them: how many of these travel follows from `n_max` and bounds.
+        """
         return {"arrays": [_layout(array) for array in self.arrays], "n_max": self.n_max}
 
     @classmethod
     def of_layout(cls, layout: Any) -> SumSpec:
-        """The spec that a layout describes, with no role for its arrays.
+        """The spec that a layout describes, with no role for its arrays, and rings of 32 or 64 bits.
 
         Raises:
             KeyError, TypeError, ValueError: if it describes none.
@@ -145,7 +162,8 @@ class SumSpec:
 
 def _layout(array: ArraySpec) -> dict[str, Any]:
     fields = asdict(array)
-    del fields["role"]
+    del fields["role"], fields["of_pairs"]
+    fields["ring"] = array.word
     granularity = _GRANULARITIES[fields.pop("pooled")]
     return {**fields, "granularity": granularity}
 
@@ -175,12 +193,12 @@ def _fit(array: ArraySpec, n_max: int, room: float) -> ArraySpec:
         raise PlanError(f"array {array.name!r}: shape {array.shape} is empty; check that the catalog has items")
     largest = n_max * math.ceil(Fraction(array.bound) * Fraction(2) ** array.scale_bits)
     largest += math.ceil(Fraction(room) * Fraction(2) ** array.scale_bits)
-    rings: tuple[Literal[32, 64], ...] = (32, 64) if array.ring == 0 else (array.ring,)
-    for ring in rings:
-        if largest < 2 ** (ring - 1):
-            return replace(array, ring=ring)
+    fits = largest.bit_length() + 1
+    ring = array.ring or (min(fits, 64) if room == 0 else 32 if fits <= 32 else 64)
+    if fits <= ring:
+        return replace(array, ring=ring)
     raise PlanError(
-        f"array {array.name!r} overflows its ring of {rings[-1]} bits: {n_max} clients × bound {array.bound:g} "
+        f"array {array.name!r} overflows its ring of {ring} bits: {n_max} clients × bound {array.bound:g} "
         f"× 2^{array.scale_bits}. Lower n_max, the bound or scale_bits"
     )
 

@@ -21,7 +21,7 @@ class Sum:
     Args:
         spec: what is summed; rings must be chosen (`SumSpec.fit`).
         round: the round it belongs to.
-        arrays: signed views of the rings, one per array of the spec.
+        arrays: the numbers, signed, in 32 or 64 bits; one array per array of the spec.
         clients: clients summed.
         left_out: clients left out because something they contributed was not finite.
         saturated: coordinates that were cut to their bound.
@@ -60,8 +60,7 @@ class Sum:
     @classmethod
     def zeros(cls, spec: SumSpec, round: int = 0) -> Sum:
         """The sum over nobody."""
-        dtypes = {32: np.int32, 64: np.int64}
-        return cls(spec, round, {array.name: np.zeros(array.shape, dtypes[array.ring]) for array in spec.arrays})
+        return cls(spec, round, {array.name: np.zeros(array.shape, f"i{array.word // 8}") for array in spec.arrays})
 
     def add(self, contributions: Contributions, sound: np.ndarray | None = None) -> np.ndarray:
         """Add a chunk of clients; those that are not finite throughout are left out and counted.

@@ -1,28 +1,38 @@
 """The bytes of a sum.
 
-A frame is `FRSUM001`, the header's length (4 bytes, little endian), the header (canonical JSON), the arrays, and 16
+A frame is `FRSUM002`, the header's length (4 bytes, little endian), the header (canonical JSON), the arrays, and 16
 bytes of BLAKE2b over all before. The receiver knows the spec: every size follows from it and is checked before anything
-is allocated. An array travels dense or as its non-zero rows, whichever is shorter, in the narrowest signed width; so a
-frame is never longer than its arrays dense in their rings, a short header and the checksum.
+is allocated. An array travels in the shortest of three forms, without gaps between its numbers (see
+`fedrec.aggregation.packing`):
+
+- `dense`: all numbers, signed, with as many bits as the largest needs;
+- `rows`: its non-zero rows;
+- `pairs`, of triangles of pairs of items: the diagonal, and then each other entry with as many bits as the smaller of
+  the two entries of the diagonal needs, which holds all counts of clients with both items.
+
+So a frame is never longer than its arrays dense in their rings, a short header and the checksum.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fedrec.aggregation.specs import ArraySpec, SumSpec
+from fedrec.aggregation.packing import bits_of, pack, packed_size, unpack
+from fedrec.aggregation.pairs import diagonal_of, entries_by_bits, fits_pairs, width_counts
+from fedrec.aggregation.specs import ArraySpec, SumSpec, triangle_size
 from fedrec.aggregation.sums import Sum
 from fedrec.documents import parse_json
 from fedrec.errors import DamagedError
 
 __all__ = ["decode_sum", "encode_sum", "encoded_size"]
 
-_MAGIC = b"FRSUM001"
+_MAGIC = b"FRSUM002"
 _DIGEST = 16
 _HEADER_LIMIT = 512
 _DESCRIPTION_LIMIT = 64
@@ -31,7 +41,7 @@ _COUNT_LIMIT = 1 << 62
 
 def encode_sum(total: Sum) -> bytes:
     """Encode a sum; `decode_sum(encode_sum(s), s.spec)` has the same bits."""
-    layouts = [_layout(total.arrays[array.name]) for array in total.spec.arrays]
+    layouts = [_layout(total.arrays[array.name], array) for array in total.spec.arrays]
     parts = [_prefix(total, layouts)]
     for array, layout in zip(total.spec.arrays, layouts, strict=True):
         parts += _encode_array(total.arrays[array.name], layout)
@@ -43,7 +53,7 @@ def encode_sum(total: Sum) -> bytes:
 
 def encoded_size(total: Sum) -> int:
     """Length of `encode_sum(total)` without making it."""
-    layouts = [_layout(total.arrays[array.name]) for array in total.spec.arrays]
+    layouts = [_layout(total.arrays[array.name], array) for array in total.spec.arrays]
     return len(_prefix(total, layouts)) + sum(layout.size for layout in layouts) + _DIGEST
 
 
@@ -67,40 +77,69 @@ def decode_sum(frame: bytes, spec: SumSpec) -> Sum:
     header = _read_header(bytes(body[12 : 12 + length]), spec)
     place = 12 + length
     total = Sum(spec, header["round"], {}, header["clients"], header["left_out"], header["saturated"])
-    plans = [_plan(described, array) for described, array in zip(header["arrays"], spec.arrays, strict=True)]
-    if place + sum(size for _, _, size in plans) != len(body):
-        raise DamagedError(
-            f"a sum holds {len(body) - place} bytes of arrays, but its header describes a different size"
-        )
-    for (rows, width, size), array in zip(plans, spec.arrays, strict=True):
-        total.arrays[array.name] = _decode_array(body[place : place + size], array, rows, width)
+    described = [_check(described, array) for described, array in zip(header["arrays"], spec.arrays, strict=True)]
+    for (form, rows, width), array in zip(described, spec.arrays, strict=True):
+        size = _size(body[place:], array, form, rows, width)
+        if place + size > len(body):
+            break
+        total.arrays[array.name] = _decode_array(body[place : place + size], array, form, rows, width)
         place += size
+    if place != len(body) or len(total.arrays) < len(spec.arrays):
+        raise DamagedError(f"a sum of {len(frame)} bytes has another size than its header describes")
     return total
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How an array travels: its non-zero rows (`None`: dense), bytes per value, bytes in all."""
+    """How an array travels: in which form, bits per value (of the diagonal, of pairs), bytes in all, and its non-zero
+    rows."""
 
-    touched: np.ndarray | None
+    form: str
     width: int
     size: int
+    touched: np.ndarray | None = None
 
 
-def _layout(array: np.ndarray) -> _Layout:
-    low, high = int(array.min()), int(array.max())
-    width = next(width for width in (1, 2, 4, 8) if -(2 ** (8 * width - 1)) <= low and high < 2 ** (8 * width - 1))
-    dense = array.size * width
+def _layout(array: np.ndarray, spec: ArraySpec) -> _Layout:
+    width = _width_of(array)
+    dense = _Layout("dense", width, packed_size(array.size, width))
     if array.ndim > 1:
         touched = np.flatnonzero(array.reshape(len(array), -1).any(axis=1))
-        size = len(touched) * (4 + dense // len(array))
-        if size < dense:
-            return _Layout(touched, width, size)
-    return _Layout(None, width, dense)
+        size = 4 * len(touched) + packed_size(array.size // len(array) * len(touched), width)
+        return _Layout("rows", width, size, touched) if size < dense.size else dense
+    n = _side(spec)
+    if n is not None:
+        diagonal = array[diagonal_of(n)]
+        width, size = _width_of(diagonal), packed_size(n, _width_of(diagonal))
+        if diagonal.min() >= 0 and (size := size + _beside(diagonal)) < dense.size and fits_pairs(array, diagonal):
+            return _Layout("pairs", width, size)
+    return dense
+
+
+def _width_of(values: np.ndarray) -> int:
+    """Bits of signed numbers as large as these, at least one."""
+    low, high = int(values.min()), int(values.max())
+    return max(high.bit_length(), (-1 - low).bit_length() if low < 0 else 0) + 1
+
+
+def _side(spec: ArraySpec) -> int | None:
+    """Rows of the triangle that an array is, where it is one of pairs of items."""
+    side = (math.isqrt(8 * spec.size + 1) - 1) // 2
+    flat = spec.kind in ("rank_one", "pairs") and len(spec.shape) == 1
+    return side if flat and triangle_size(side) == spec.size else None
+
+
+def _beside(diagonal: np.ndarray) -> int:
+    """Bytes of the entries of a triangle beside its diagonal."""
+    on_it = dict(zip(*np.unique(bits_of(diagonal), return_counts=True), strict=True))
+    return sum(packed_size(many - int(on_it[bits]), bits) for bits, many in width_counts(diagonal).items())
 
 
 def _prefix(total: Sum, layouts: list[_Layout]) -> bytes:
-    arrays = [{"rows": None if part.touched is None else len(part.touched), "width": part.width} for part in layouts]
+    arrays = [
+        {"form": part.form, "rows": 0 if part.touched is None else len(part.touched), "width": part.width}
+        for part in layouts
+    ]
     header = {
         "arrays": arrays,
         "clients": total.clients,
@@ -118,11 +157,14 @@ def _canonical(header: object) -> bytes:
 
 
 def _encode_array(array: np.ndarray, layout: _Layout) -> list[bytes]:
-    dtype = f"<i{layout.width}"
-    if layout.touched is None:
-        return [array.astype(dtype).tobytes()]
-    rows = array.reshape(len(array), -1)[layout.touched]
-    return [layout.touched.astype("<u4").tobytes(), rows.astype(dtype).tobytes()]
+    if layout.touched is not None:
+        rows = array.reshape(len(array), -1)[layout.touched]
+        return [layout.touched.astype("<u4").tobytes(), pack(rows, layout.width)]
+    if layout.form == "dense":
+        return [pack(array, layout.width)]
+    diagonal = array[diagonal_of((math.isqrt(8 * len(array) + 1) - 1) // 2)]
+    beside = (pack(array[places], bits) for bits, places in entries_by_bits(diagonal, diagonal=False))
+    return [pack(diagonal, layout.width), *beside]
 
 
 def _read_header(text: bytes, spec: SumSpec) -> dict[str, Any]:
@@ -148,28 +190,64 @@ def _read_header(text: bytes, spec: SumSpec) -> dict[str, Any]:
     return header
 
 
-def _plan(described: object, array: ArraySpec) -> tuple[int | None, int, int]:
-    """Check one array's description: (non-zero rows or None, width, bytes)."""
-    if not isinstance(described, dict) or set(described) != {"rows", "width"}:
+def _check(described: object, array: ArraySpec) -> tuple[str, int, int]:
+    """Check one array's description: (form, non-zero rows, width)."""
+    if not isinstance(described, dict) or set(described) != {"form", "rows", "width"}:
         raise DamagedError(f"the description of array {array.name!r} of a sum is malformed")
-    rows, width = described["rows"], described["width"]
-    if type(width) is not int or width not in (1, 2, 4, 8) or width > array.ring // 8:
+    form, rows, width = described["form"], described["rows"], described["width"]
+    if type(width) is not int or not 1 <= width <= array.ring:
         raise DamagedError(f"array {array.name!r} of a sum has an impossible width")
-    if rows is None:
-        return None, width, array.size * width
-    if type(rows) is not int or len(array.shape) < 2 or not 0 <= rows <= array.shape[0]:
+    shaped = {"dense": True, "rows": len(array.shape) > 1, "pairs": _side(array) is not None}
+    if not isinstance(form, str) or not shaped.get(form, False):
+        raise DamagedError(f"array {array.name!r} of a sum has an impossible form")
+    if type(rows) is not int or not 0 <= rows <= (array.shape[0] if form == "rows" else 0):
         raise DamagedError(f"array {array.name!r} of a sum has an impossible number of rows")
-    return rows, width, rows * (4 + width * (array.size // array.shape[0]))
+    return form, rows, width
 
 
-def _decode_array(data: memoryview, array: ArraySpec, rows: int | None, width: int) -> np.ndarray:
-    dtype = np.dtype(f"i{array.ring // 8}")
-    if rows is None:
-        return np.frombuffer(data, dtype=f"<i{width}").astype(dtype).reshape(array.shape)
+def _size(data: memoryview, array: ArraySpec, form: str, rows: int, width: int) -> int:
+    """Bytes of an array, of which `data` begins with; those of pairs follow from their diagonal."""
+    if form == "dense":
+        return packed_size(array.size, width)
+    if form == "rows":
+        return 4 * rows + packed_size(rows * (array.size // array.shape[0]), width)
+    side = _side(array)
+    assert side is not None
+    size = packed_size(side, width)
+    return size if len(data) < size else size + _beside(_diagonal(data, array, width))
+
+
+def _diagonal(data: memoryview, array: ArraySpec, width: int) -> np.ndarray:
+    side = _side(array)
+    assert side is not None
+    diagonal = unpack(data[: packed_size(side, width)], side, width, signed=True)
+    if diagonal.min() < 0 or int(diagonal.max()).bit_length() >= array.ring:
+        raise DamagedError(f"array {array.name!r} of a sum has a diagonal that no clients have")
+    return diagonal
+
+
+def _decode_array(data: memoryview, array: ArraySpec, form: str, rows: int, width: int) -> np.ndarray:
+    dtype = np.dtype(f"i{array.word // 8}")
+    if form == "dense":
+        return unpack(data, array.size, width, signed=True, dtype=dtype).reshape(array.shape)
+    if form == "pairs":
+        return _decode_pairs(data, array, width)
     touched = np.frombuffer(data, dtype="<u4", count=rows).astype(np.int64)
     if rows and (touched[-1] >= array.shape[0] or np.any(np.diff(touched) <= 0)):
         raise DamagedError(f"array {array.name!r} of a sum has rows out of order or out of range")
     columns = array.size // array.shape[0]
     out = np.zeros((array.shape[0], columns), dtype=dtype)
-    out[touched] = np.frombuffer(data, dtype=f"<i{width}", offset=4 * rows).reshape(rows, columns)
+    out[touched] = unpack(data[4 * rows :], rows * columns, width, signed=True).reshape(rows, columns)
     return out.reshape(array.shape)
+
+
+def _decode_pairs(data: memoryview, array: ArraySpec, width: int) -> np.ndarray:
+    diagonal = _diagonal(data, array, width)
+    out = np.zeros(array.shape, dtype=f"i{array.word // 8}")
+    out[diagonal_of(len(diagonal))] = diagonal
+    place = packed_size(len(diagonal), width)
+    for bits, places in entries_by_bits(diagonal, diagonal=False):
+        size = packed_size(len(places), bits)
+        out[places] = unpack(data[place : place + size], len(places), bits)
+        place += size
+    return out

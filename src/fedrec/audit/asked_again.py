@@ -24,6 +24,7 @@ from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import Protocol
 from fedrec.federation.call_fields import Call
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
+from fedrec.federation.counted import counts_first
 from fedrec.federation.item_floor import ItemFloor, floor_spec
 from fedrec.models.base import Arrays, queries_of
 
@@ -213,8 +214,9 @@ def _off(liar: Liar) -> Iterator[tuple[str, Call]]:
     yield "other metrics", replace(measured, metrics=(*metrics, *parse_metrics(["coverage@7"])))
     yield "another protocol", replace(measured, protocol=Protocol(1))
     yield "metrics of another number of clients", replace(measured, n_max=n_max + 1)
-    floor = plan.items or ItemFloor(least=5)
-    yield "counts of items without noise", CountCall(floor_spec(len(stage.catalog), floor, n_max), 0.0)
+    if not (stage.secure and counts_first(agreement)):
+        floor = plan.items or ItemFloor(least=5)
+        yield "counts of items without noise", CountCall(floor_spec(len(stage.catalog), floor, n_max), 0.0)
 
 
 def _with_array(call: RoundCall, first: ArraySpec, rest: tuple[ArraySpec, ...]) -> RoundCall:

@@ -6,8 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-import numpy as np
-
 from fedrec.aggregation.sums import Sum
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.virtual import VirtualArrivals
@@ -90,7 +88,7 @@ class SecureEngine(LocalEngine):
         guard = self.nodes[0].guard
         shares = guard is not None and guard.terms.distributed
         noise = guard.charges[call.round].noise_multiplier if shares and guard is not None else 0.0
-        return [self._summed(parts, call, noise, group, call.groups, call.rows) for group in range(call.groups)]
+        return [self._summed(parts, call, noise, group, call.groups) for group in range(call.groups)]
 
     def count_items(self, call: CountCall) -> list[Sum]:
         """The total of counts, alone."""
@@ -126,12 +124,12 @@ class SecureEngine(LocalEngine):
         noise: float = 0.0,
         group: int = 0,
         groups: int = 1,
-        rows: np.ndarray | None = None,
     ) -> Sum:
-        """The sum over every `groups`-th node from the `group`-th on; of changes of rows, of `rows` only."""
+        """The sum over every `groups`-th node from the `group`-th on."""
+        rows, counts = (call.rows, call.counts) if isinstance(call, RoundCall) else (None, None)
         parts, parties = parts[group::groups], self._parties[group::groups]
         spec, round = parts[0].spec, parts[0].round
-        layout = layout_of(spec, rows)
+        layout = layout_of(spec, rows, counts)
         model = bytes(32) if isinstance(call, CountCall) else bytes.fromhex(call.model)
         transcript = bytes.fromhex(Transcript.of(call, model.hex(), parties=[node.name for node in self.nodes]).digest)
         manifest = self._invite(parties, layout, model, transcript, noise)
@@ -145,10 +143,11 @@ class SecureEngine(LocalEngine):
             transcript=transcript,
         )
         clients = [Client(party.identity, floors, party.keep, party.attempts, party.clients) for party in parties]
-        outcome = run_round(Server(manifest, self._coordinator), clients, [vectors_of(part, rows) for part in parts])
+        vectors = [vectors_of(part, rows, counts) for part in parts]
+        outcome = run_round(Server(manifest, self._coordinator), clients, vectors)
         if outcome.arrays is None:
             raise RunError(f"the secure aggregation of round {round} has no outcome: {_reasons(outcome)}")
-        total = unmasked(spec, round, rows, outcome.arrays)
+        total = unmasked(spec, round, rows, outcome.arrays, counts)
         total.commitments = tuple(commitment for part in parts for commitment in part.commitments)
         total.masked_bytes = outcome.upload_bytes
         return total

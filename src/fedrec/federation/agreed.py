@@ -7,7 +7,7 @@ import math
 from fedrec.errors import PlanError
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
-from fedrec.federation.item_floor import floor_spec
+from fedrec.federation.counted import counting_spec, counts_first, fit_counts
 from fedrec.federation.trials import divided, protocol_of, trials_of
 
 __all__ = ["check_call", "check_committed"]
@@ -28,7 +28,7 @@ def check_call(agreement: Agreement, call: RoundCall | CountCall | EvaluationCal
         PlanError: saying what is asked and what was agreed.
     """
     if isinstance(call, RoundCall):
-        _check_round(agreement, call)
+        _check_round(agreement, call, honest)
     elif isinstance(call, CountCall):
         _check_count(agreement, call, honest)
     else:
@@ -45,7 +45,7 @@ def check_committed(agreement: Agreement, committed: int, kept: int = -1) -> Non
         raise PlanError(f"rounds {kept} and {committed} are spoken of as committed; the plan has {agreement.rounds}")
 
 
-def _check_round(agreement: Agreement, call: RoundCall) -> None:
+def _check_round(agreement: Agreement, call: RoundCall, honest: int | None) -> None:
     if not 0 <= call.round < agreement.rounds:
         raise PlanError(f"round {call.round} is not among the {agreement.rounds} that were agreed on")
     robust = agreement.plan.robust
@@ -61,16 +61,22 @@ def _check_round(agreement: Agreement, call: RoundCall) -> None:
         raise PlanError(f"round {call.round} is asked for after round {call.committed} was committed")
     if call.change and (agreement.plan.warm_start is None or call.round > 0):
         raise PlanError(f"round {call.round} asks for what changed since an earlier run; the plan goes on from none")
+    if call.counts is not None:
+        if call.round > 0 or call.change or honest is None or not counts_first(agreement):
+            raise PlanError(f"round {call.round} is asked for in as few bits as counts of items allow; the plan has no "
+                            "counts before it")  # fmt: skip
+        if not fit_counts(agreement, call.counts):
+            raise PlanError(f"round {call.round} is asked for with counts that the items of the plan cannot have")
 
 
 def _check_count(agreement: Agreement, call: CountCall, honest: int | None) -> None:
     floor = agreement.plan.items
-    if floor is None:
+    if floor is None and (honest is None or not counts_first(agreement)):
         raise PlanError("counts of items are asked for; the plan has no floor for items")
-    least = floor.noise / math.sqrt(honest or 1)
+    least = 0.0 if floor is None else floor.noise / math.sqrt(honest or 1)
     if not math.isclose(call.noise, least, rel_tol=1e-9):
         raise PlanError(f"counts of items are asked for with noise {call.noise:g}; agreed was {least:g}")
-    if call.spec.digest != floor_spec(len(agreement.catalog), floor, agreement.n_max).digest:
+    if call.spec.digest != counting_spec(agreement).digest:
         raise PlanError("counts of items are asked for on another grid than the plan's")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedrec.errors import PlanError
+from fedrec.aggregation.sums import Sum
+from fedrec.errors import DamagedError, PlanError
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import CountCall
+from fedrec.federation.counted import counting_spec, counts_first, counts_of, fit_counts
 from fedrec.federation.engine import Engine
 from fedrec.federation.gathering import merged
-from fedrec.federation.item_floor import ItemFloor, floor_spec, with_served
+from fedrec.federation.item_floor import ItemFloor, with_served
 from fedrec.federation.warm_start import Changed, Earlier, How, carried, how_to_start, places_of
 from fedrec.models.base import State
 
@@ -56,6 +58,18 @@ class Beginning:
         floor, first = self.agreement.plan.items, self._model()
         return first if floor is None else with_served(first, self._served(floor))
 
+    def counted(self, round: int) -> Sum | None:
+        """How many clients have each item, where that makes the masked sum of a round shorter; `None` where not."""
+        if round > 0 or self.engine.parties is None or self.change(round) is not None:
+            return None
+        if not counts_first(self.agreement):
+            return None
+        spec = counting_spec(self.agreement)
+        (total,) = self.engine.count_items(CountCall(spec, 0.0))
+        if not fit_counts(self.agreement, counts_of(total)):
+            raise DamagedError("the masked counts of items add up to impossible ones: a node masked something else")
+        return total
+
     def change(self, round: int) -> Changed | None:
         """The two catalogs, where a round asks for the change since the earlier run only, as the first one may."""
         if round > 0 or self.earlier is None or self.how != "adds the change":
@@ -80,7 +94,7 @@ class Beginning:
 
     def _served(self, floor: ItemFloor) -> np.ndarray:
         """Which items have enough clients [items] bool."""
-        spec = floor_spec(len(self.agreement.catalog), floor, self.agreement.n_max)
+        spec = counting_spec(self.agreement)
         honest = 1 if self.engine.parties is None else self.engine.parties[1]
         sums = self.engine.count_items(CountCall(spec, floor.noise / honest**0.5))
         served: np.ndarray = merged(spec, sums, 0).value("counts")[:, 0] >= floor.least

@@ -44,6 +44,7 @@ def call_fields(call: Call) -> dict[str, Any]:
         "change": call.change,
         "privacy": None if call.privacy is None else asdict(call.privacy),
         "groups": call.groups,
+        **({} if call.counts is None else {"counts": call.counts.tolist()}),
     }
 
 
@@ -81,6 +82,7 @@ def decode_call(kind: str, fields: Mapping[str, Any], shared: Arrays) -> Call:
             bool(fields["change"]),
             None if terms is None else _terms(terms),
             _whole(fields["groups"]),
+            counts=_counts(fields["counts"]) if "counts" in fields else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, InputError) as error:
         raise DamagedError(f"a call of kind {kind!r} is not whole: {error!r}") from None
@@ -98,6 +100,12 @@ def _terms(data: Any) -> RoundTerms:
         None if honest is None else _whole(honest),
         parties,
     )
+
+
+def _counts(data: Any) -> np.ndarray:
+    if not isinstance(data, list) or not data:
+        raise TypeError("counts of items are a list")
+    return np.array([_whole(count) for count in data], dtype=np.int64)
 
 
 def _whole(value: Any) -> int:

@@ -39,6 +39,8 @@ class RoundCall:
         groups: into how many groups nodes are divided, whose sums are opened apart, under secure aggregation.
         agreed: digest of the transcript that all nodes agreed on; `None` within one process.
         own: which round counts for each node; `committed` for all of them by default.
+        counts: how many clients have each item [items] int64, where pairs of items are masked with as few bits as
+            that allows.
     """
 
     round: int
@@ -52,6 +54,7 @@ class RoundCall:
     rows: np.ndarray | None = None
     agreed: str | None = None
     own: OwnRounds | None = None
+    counts: np.ndarray | None = None
 
     @cached_property
     def model(self) -> str:

@@ -18,9 +18,10 @@ from fedrec.federation.best_round import kept_round, stops_early
 from fedrec.federation.boosting import boosted_best
 from fedrec.federation.calls import EvaluationCall, Part, RoundCall
 from fedrec.federation.compatibility import check_together, place_of
+from fedrec.federation.counted import counts_of
 from fedrec.federation.engine import Engine
 from fedrec.federation.fitting import Fitting
-from fedrec.federation.gathering import gathering_of, merged
+from fedrec.federation.gathering import gathering_of, merged, with_counting
 from fedrec.federation.item_floor import SERVED, with_served
 from fedrec.federation.measuring import summaries
 from fedrec.federation.own_rounds import OwnRounds
@@ -143,7 +144,7 @@ class Coordinator:
     def _take_round(self, state: State, round: int, spec: SumSpec) -> tuple[State, int]:
         """Gather the sum of a round, step and commit; returns the state after it, and how many clients are in the
         sum."""
-        change = self.beginning.change(round)
+        change, counted = self.beginning.change(round), self.beginning.counted(round)
         call = RoundCall(
             round,
             round - 1,
@@ -153,6 +154,7 @@ class Coordinator:
             change is not None,
             rows=self.agreement.rows(round),
             own=self._own(round - 1),
+            counts=None if counted is None else counts_of(counted),
         )
         rounds, part = self.model.rounds, 0.5 if self._is_due(round) else 1.0
         named = f"round {round + 1:,} of {rounds:,}"
@@ -165,7 +167,8 @@ class Coordinator:
         if self.plan.keep_sums:
             state = State(state.shared, {**state.server, **kept_sums(total)})
         digests = self.run.checkpoint(round, state)
-        self.run.ledger.append("round", round=round, **digests, **gathered.line, **said)
+        line = dict(gathered.line) if counted is None else with_counting(gathered.line, counted)
+        self.run.ledger.append("round", round=round, **digests, **line, **said)
         if self._is_due(round, state):
             doing(f"{named}, validating", (round + part) / rounds, (1.0 - part) / rounds)
         return state, total.clients

@@ -115,4 +115,4 @@ def sum_shapes(spec: SumSpec) -> Named:
     """What the arrays of a sum look like."""
     if any(array.ring == 0 for array in spec.arrays):
         raise PlanError("the rings of this sum are not chosen yet")
-    return {array.name: Shape(array.shape, f"int{array.ring}") for array in spec.arrays}
+    return {array.name: Shape(array.shape, f"int{array.word}") for array in spec.arrays}

@@ -20,7 +20,7 @@ from fedrec.models.base import State
 from fedrec.privacy.chance import Chance
 from fedrec.privacy.protection import Protection
 
-__all__ = ["Gathered", "Gathering", "counted", "gathering_of", "merged"]
+__all__ = ["Gathered", "Gathering", "counted", "gathering_of", "merged", "with_counting"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,6 +199,13 @@ def merged(spec: SumSpec, sums: Sequence[Sum], round: int) -> Sum:
     return total
 
 
+def with_counting(line: Mapping[str, Any], counted: Sum) -> dict[str, Any]:
+    """What the ledger says of a round, with the bytes of the sum of counts of items that came before it."""
+    moved = {kind: dict(ways) for kind, ways in line["bytes"].items()}
+    moved["secure_per_party"]["up"] += counted.masked_bytes or 0
+    return {**line, "bytes": moved}
+
+
 def _origins(sums: Sequence[Sum], nodes: Sequence[str] = ()) -> dict[str, list[str]]:
     """What the ledger says of where a sum comes from: what nodes that keep receipts commit to, in the order of the
     nodes; which nodes took part, where that may change; and the transcript that these agreed on."""
@@ -232,5 +239,5 @@ def _bytes(call: RoundCall, sums: Sequence[Sum]) -> dict[str, dict[str, int]]:
 
 
 def _dense_bytes(call: RoundCall) -> dict[str, dict[str, int]]:
-    down = sum(array.nbytes for array in call.shared.values())
+    down = sum(array.nbytes for array in call.shared.values()) + (0 if call.counts is None else call.counts.nbytes)
     return {kind: {"up": call.spec.nbytes, "down": down} for kind in ("plain_per_node", "secure_per_party")}

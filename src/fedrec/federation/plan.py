@@ -47,7 +47,7 @@ from fedrec.privacy.terms import Privacy, schedule
 
 __all__ = ["Plan", "WarmStart"]
 
-_UNSAID = ("weights", "reproducible", "features", "transfer")
+_UNSAID = ("weights", "reproducible", "features", "transfer", "compress")
 """Keys of a plan that are written only where they say something: plans of earlier versions keep their digests."""
 
 
@@ -104,6 +104,9 @@ class Plan(_Part):
             run adds only what changed.
         transfer: finished run about other users, towards whose item weights `ease` is drawn: its folder, or `{run:
             FOLDER, match: title}`.
+        compress: what makes masked sums shorter. `exact` sums how many clients have each item before a masked sum of
+            pairs of items, which then takes a fraction of the bytes; the model stays the same. `none` leaves that sum
+            out.
     """
 
     version: Literal[1] = 1
@@ -130,6 +133,7 @@ class Plan(_Part):
     warm_start: WarmStart | None = None
     keep_sums: bool = False
     transfer: Transfer | None = None
+    compress: Literal["exact", "none"] = "exact"
 
     @field_validator("warm_start", "transfer", mode="before")
     @classmethod

@@ -15,9 +15,11 @@ from functools import cached_property
 from fedrec.federation.call_fields import Call, call_fields
 from fedrec.federation.calls import CountCall, RoundCall
 
-__all__ = ["Transcript", "sum_of", "sum_of_round"]
+__all__ = ["COUNTS", "Transcript", "sum_of", "sum_of_round"]
 
 _VERSION = "fedrec transcript 2"
+COUNTS = "counts"
+"""Name of the sum of counts of items."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def sum_of(call: Call) -> str:
     if isinstance(call, RoundCall):
         return sum_of_round(call.round)
     if isinstance(call, CountCall):
-        return "counts"
+        return COUNTS
     metrics = f"{call.part} metrics after round {call.after}"
     return f"{metrics}, trial {call.trial}" if call.trial else metrics
 

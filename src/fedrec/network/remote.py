@@ -211,7 +211,8 @@ class RemoteEngine:
         def use(replies: dict[str, Reply]) -> tuple[list[Sum], list[str]]:
             if self._sums is None:
                 return self._plain.run(replies, spec, round)
-            return self._sums.run(replies, spec, round, rows, noise, groups, _model(call))
+            counts = call.counts if isinstance(call, RoundCall) else None
+            return self._sums.run(replies, spec, round, rows, noise, groups, _model(call), counts)
 
         sums, names = self._retrying.until_enough(what, ask, use)
         self._took_part = tuple(names)

@@ -87,6 +87,7 @@ class NetworkSums:
         noise: float,
         groups: int,
         model: bytes,
+        counts: np.ndarray | None = None,
     ) -> tuple[list[Sum], list[str]]:
         """The sums of one or more groups of nodes that are ready, and the names of the nodes in them.
 
@@ -98,6 +99,7 @@ class NetworkSums:
             noise: minimum noise multiplier of the sum.
             groups: number of sums.
             model: digest of the arrays from which the nodes computed their parts.
+            counts: how many clients have each item, where pairs of items take as few bits as that allows.
 
         Raises:
             AbandonedError: if there is no sum; the text says why.
@@ -109,7 +111,7 @@ class NetworkSums:
             raise AbandonedError("; ".join([few, *left_out]))
         for words in left_out:
             self._tell(words)
-        sums = [self._enough(group, partial(self._one, spec, round, rows, noise, model)) for group in together]
+        sums = [self._enough(group, partial(self._one, spec, round, rows, noise, model, counts)) for group in together]
         return [total for total, _ in sums], sorted(name for _, names in sums for name in names)
 
     def _ready(self, replies: Mapping[str, Reply]) -> list[Ready]:
@@ -143,7 +145,14 @@ class NetworkSums:
                 ready = modest
 
     def _one(
-        self, spec: SumSpec, round: int, rows: np.ndarray | None, noise: float, model: bytes, ready: Sequence[Ready]
+        self,
+        spec: SumSpec,
+        round: int,
+        rows: np.ndarray | None,
+        noise: float,
+        model: bytes,
+        counts: np.ndarray | None,
+        ready: Sequence[Ready],
     ) -> tuple[Sum, list[str]]:
         self._number = max(self._number + 1, time.time_ns())  # a number that no node has seen, without asking the nodes
         manifest = invite(
@@ -151,7 +160,7 @@ class NetworkSums:
             self._number,
             self._identity.public,
             [one.key for one in ready],
-            layout_of(spec, rows),
+            layout_of(spec, rows, counts),
             model=model,
             transcript=bytes.fromhex(ready[0].call),
             min_clients=max(self._insist[one.name] for one in ready),
@@ -194,7 +203,7 @@ class NetworkSums:
         inside = sorted((places[place] for place in server.survivors), key=lambda one: one.name)
         self._read.total(len(inside), max(sent.values()))
         try:
-            total = unmasked(spec, round, rows, server.result)
+            total = unmasked(spec, round, rows, server.result, counts)
         except DamagedError as error:
             names = ", ".join(one.name for one in inside)
             raise AbandonedError(f"one of {names} sent a wrong part: {error}") from None

@@ -16,6 +16,7 @@ from fedrec.errors import DamagedError, PlanError
 from fedrec.federation.agreed import check_call
 from fedrec.federation.call_fields import Call
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
+from fedrec.federation.counted import counted_with, counting_spec
 from fedrec.federation.measuring import measuring_spec
 from fedrec.federation.transcript import Transcript, sum_of_round
 from fedrec.node.opening import OpenedHere
@@ -95,8 +96,10 @@ def _held_to_plan(opened: OpenedHere, call: Call) -> Call:
     """The call with everything that the node works out itself."""
     agreement = opened.agreement
     check_call(agreement, call, opened.honest)
-    if not isinstance(call, RoundCall):
+    if isinstance(call, EvaluationCall):
         return call
+    if isinstance(call, CountCall):
+        return replace(call, spec=counting_spec(agreement))
     spec = agreement.spec(call.shared, call.round, opened.excess)
     if spec is None or call.spec.digest != spec.digest:
         raise PlanError(f"round {call.round} is asked for with other arrays or another grid than the plan's")
@@ -191,7 +194,8 @@ def _hold(opened: OpenedHere, party: NetworkParty, call: Call, transcript: Trans
     """Hand the answer to the party, which masks it."""
     rows, noise = (call.rows, opened.noise(call.round)) if isinstance(call, RoundCall) else (None, 0.0)
     clients = opened.least if noise else total.clients  # the owner's word, not a count, where counts are secrets
-    party.hold(transcript, total, rows, noise, clients)
+    counts = call.counts if isinstance(call, RoundCall) else None
+    party.hold(transcript, total, rows, noise, clients, counts, counted_with(opened.agreement, transcript.sum_of))
 
 
 def _spec(opened: OpenedHere, call: Call) -> SumSpec:

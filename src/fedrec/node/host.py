@@ -23,6 +23,7 @@ from fedrec.errors import DamagedError, FedrecError, PlanError, RunError
 from fedrec.federation.agreed import check_committed
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.call_fields import decode_call
+from fedrec.federation.counted import counted_with
 from fedrec.federation.messages import (
     Reply,
     Request,
@@ -189,7 +190,11 @@ class NodeHost:
         fields = {"commitments": list(answer.commitments), "seen": opened.witness.seen}
         if opened.party is None:
             return fields, [answer.frame]
-        return {**fields, "call": digest, "among": opened.party.among(sum_of, digest)}, ()
+        return {
+            **fields,
+            "call": digest,
+            "among": opened.party.among(sum_of, digest, counted_with(opened.agreement, sum_of)),
+        }, ()
 
     def _mask(self, opened: OpenedHere, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
         party = opened.party

@@ -34,6 +34,8 @@ class _Held:
     rows: np.ndarray | None
     noise: float
     clients: int
+    counts: np.ndarray | None
+    along: str | None
 
 
 class _Revealed(NamedTuple):
@@ -67,16 +69,20 @@ class NetworkParty:
         self._held: _Held | None = None
         self._client: Client | None = None
 
-    def among(self, sum_of: str, call: str) -> list[str] | None:
-        """Keys, in hexadecimal, of those among whom the part of a call was opened before and may be again; `None` where
-        it was not.
+    def among(self, sum_of: str, call: str, along: str | None = None) -> list[str] | None:
+        """Keys, in hexadecimal, of those among whom the part of a call may be opened; `None` for any.
+
+        Args:
+            sum_of: which sum.
+            call: digest of the transcript of the call.
+            along: the sum that is opened among the same parties, whichever of the two comes first; `None` without one.
 
         Raises:
             RunError: if another call of this sum was answered.
         """
-        revealed = self._revealed.get(sum_of)
+        revealed, other = self._revealed.get(sum_of), self._revealed.get(along or sum_of)
         if revealed is None:
-            return None
+            return None if other is None else list(other.among)
         if revealed.call != call:
             raise RunError(
                 f"the sum of {sum_of} was opened already for another call; two that differ a little could be "
@@ -84,7 +90,16 @@ class NetworkParty:
             )
         return list(revealed.among)
 
-    def hold(self, transcript: Transcript, total: Sum, rows: np.ndarray | None, noise: float, clients: int) -> None:
+    def hold(
+        self,
+        transcript: Transcript,
+        total: Sum,
+        rows: np.ndarray | None,
+        noise: float,
+        clients: int,
+        counts: np.ndarray | None = None,
+        along: str | None = None,
+    ) -> None:
         """Take the node's part of a sum, instead of the one before.
 
         Args:
@@ -93,8 +108,10 @@ class NetworkParty:
             rows: item rows that are summed, of changes of rows.
             noise: least noise multiplier of the sum.
             clients: in the part, or a public number where that is a secret.
+            counts: how many clients have each item, where pairs of items take as few bits as that allows.
+            along: as of `among`.
         """
-        self._held, self._client = _Held(transcript, total, rows, noise, clients), None
+        self._held, self._client = _Held(transcript, total, rows, noise, clients, counts, along), None
 
     def begin(self, call: str) -> None:
         """Get ready for one attempt to sum the part that is held.
@@ -105,15 +122,15 @@ class NetworkParty:
         held = self._held
         if held is None or held.transcript.digest != call:
             raise RunError("the sum of this call is not at hand; ask for it again")
-        revealed = self.among(held.transcript.sum_of, call)
+        among = self.among(held.transcript.sum_of, call, held.along)
         model = held.transcript.model
         floors = replace(
             self._floors,
-            layout=layout_of(held.total.spec, held.rows),
+            layout=layout_of(held.total.spec, held.rows, held.counts),
             model=bytes.fromhex(model) if model else bytes(32),
             transcript=bytes.fromhex(call),
             noise=held.noise,
-            survivors=None if revealed is None else frozenset(map(bytes.fromhex, revealed)),
+            survivors=None if among is None else frozenset(map(bytes.fromhex, among)),
         )
         clients = self._declared if held.clients >= self._declared else 0
         self._client = Client(self._identity, floors, self._keeper(held), self._attempts, clients)
@@ -132,7 +149,7 @@ class NetworkParty:
         for frame in frames:
             said += client.receive(frame)
             if client.wants_values:
-                said += [bytes(part) for part in client.upload(vectors_of(held.total, held.rows))]
+                said += [bytes(part) for part in client.upload(vectors_of(held.total, held.rows, held.counts))]
         return said
 
     @property

@@ -1,4 +1,8 @@
-"""The vectors of secure aggregation: named, in rings of 2^32 or 2^64, and cut into blocks in one fixed way."""
+"""The vectors of secure aggregation: named, in rings of 1 to 64 bits, and cut into blocks in one fixed way.
+
+A ring of b bits is that of whole numbers modulo 2^b. In memory a number has the narrowest type that holds the ring; on
+its way it has b bits. Masks are added in the type, as 2^b divides what the type counts to.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
+from fedrec.aggregation.packing import packed_size, word_of
 from fedrec.aggregation.specs import SumSpec
 from fedrec.errors import InputError
 
@@ -19,7 +24,6 @@ BLOCK_BYTES = 1 << 20
 MAX_SLOTS = 256
 MAX_NAME = 64
 MAX_BYTES = 1 << 40
-_DTYPES: dict[int, np.dtype[np.unsignedinteger]] = {32: np.dtype("<u4"), 64: np.dtype("<u8")}
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,18 @@ class Slot:
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger]:
-        """The unsigned little-endian type with the width of the ring."""
-        return _DTYPES[self.ring]
+        """The narrowest unsigned little-endian type that holds the ring."""
+        return word_of(self.ring)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the vector."""
-        return self.length * self.ring // 8
+        """Bytes of the vector in memory."""
+        return self.length * self.dtype.itemsize
+
+    def reduce(self, numbers: np.ndarray) -> None:
+        """Take the remainders of numbers of the type modulo the ring, in place."""
+        if self.ring < 8 * self.dtype.itemsize:
+            numbers &= self.dtype.type((1 << self.ring) - 1)
 
 
 @dataclass(frozen=True)
@@ -52,8 +61,8 @@ class Block:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the piece."""
-        return (self.stop - self.start) * self.slot.ring // 8
+        """Bytes of the piece on its way."""
+        return packed_size(self.stop - self.start, self.slot.ring)
 
 
 @dataclass(frozen=True)
@@ -61,8 +70,8 @@ class Layout:
     """The vectors of secure aggregation, in order.
 
     Raises:
-        InputError: for no or too many vectors, duplicate or too long names, an empty vector, or a ring that is not 32
-            or 64.
+        InputError: for no or too many vectors, duplicate or too long names, an empty vector, or a ring that does not
+            have 1 to 64 bits.
 
     Example:
         >>> layout = Layout((Slot("counts", 300_000, 32), Slot("gram", 10, 64)))
@@ -78,8 +87,8 @@ class Layout:
         for slot in self.slots:
             if not 1 <= len(slot.name.encode()) <= MAX_NAME:
                 raise InputError(f"the name of a vector must have 1 to {MAX_NAME} bytes")
-            if slot.ring not in _DTYPES:
-                raise InputError(f"vector {slot.name!r}: the ring must have 32 or 64 bits, not {slot.ring}")
+            if not 1 <= slot.ring <= 64:
+                raise InputError(f"vector {slot.name!r}: the ring must have 1 to 64 bits, not {slot.ring}")
             if slot.length < 1:
                 raise InputError(f"vector {slot.name!r} must have at least 1 coordinate, not {slot.length}")
         if len({slot.name for slot in self.slots}) < len(self.slots):
@@ -94,7 +103,7 @@ class Layout:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all vectors."""
+        """Bytes of all vectors in memory."""
         return sum(slot.nbytes for slot in self.slots)
 
     @cached_property
@@ -113,7 +122,7 @@ class Layout:
             raise IndexError(index)
         place = bisect.bisect_right(self._firsts, index) - 1
         slot = self.slots[place]
-        step = BLOCK_BYTES * 8 // slot.ring
+        step = BLOCK_BYTES // slot.dtype.itemsize
         start = (index - self._firsts[place]) * step
         return Block(index, slot, start, min(slot.length, start + step))
 
@@ -138,7 +147,7 @@ def _unsigned(array: np.ndarray, slot: Slot) -> np.ndarray:
     fits = array.dtype.kind in "iu" and array.dtype.itemsize == slot.dtype.itemsize and array.size == slot.length
     if not fits or not array.flags.c_contiguous:
         raise InputError(
-            f"vector {slot.name!r} must have {slot.length} contiguous integers of {slot.ring} bits, "
+            f"vector {slot.name!r} must have {slot.length} contiguous integers of {8 * slot.dtype.itemsize} bits, "
             f"not {array.size} of {array.dtype}"
         )
     return array.reshape(-1).view(slot.dtype)
@@ -150,4 +159,6 @@ def add_plainly(layout: Layout, parties: Sequence[Mapping[str, np.ndarray]]) -> 
     for arrays in parties:
         for name, values in layout.flat(arrays).items():
             total[name] += values
+    for slot in layout.slots:
+        slot.reduce(total[slot.name])
     return total

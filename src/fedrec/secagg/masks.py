@@ -49,7 +49,7 @@ def add_masks(values: np.ndarray, masks: Masks, block: int) -> None:
     """Add masks to one block of values, in place.
 
     Args:
-        values: [at most 1 MiB] unsigned integers of 32 or 64 bits, contiguous.
+        values: [at most 1 MiB] unsigned integers, contiguous.
         masks: (+1 or -1, key of 32 bytes).
         block: index of the block in the layout.
 

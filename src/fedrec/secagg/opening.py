@@ -68,12 +68,13 @@ def masks_left(
 
 
 def take_off(manifest: Manifest, total: Mapping[str, np.ndarray], masks: list[tuple[int, bytes]]) -> None:
-    """Remove all masks in place, block by block, on all processor cores."""
+    """Remove all masks in place, block by block, on all processor cores; what is left is in the rings."""
 
     def clear(block: Block) -> None:
         piece = total[block.slot.name][block.start : block.stop]
         for start in range(0, len(masks), _AT_ONCE):
             add_masks(piece, masks[start : start + _AT_ONCE], block.index)
+        block.slot.reduce(piece)
 
     workers = min(len(manifest.layout), os.cpu_count() or 1)
     if workers == 1 or len(masks) * manifest.layout.nbytes < _ALONE:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Mapping
 
 import numpy as np
 
+from fedrec.aggregation.packing import pack
 from fedrec.errors import InputError
 from fedrec.secagg.layout import Block, Layout
 from fedrec.secagg.manifest import Manifest
@@ -45,15 +46,16 @@ def masked_blocks(
     for block in manifest.layout:
         frame = bytearray(PAYLOAD_AT + block.nbytes)
         frame[:PAYLOAD_AT] = header(Stage.BLOCK, index, manifest.digest, 8 + block.nbytes) + _place(block.index)
-        masked = np.frombuffer(frame, block.slot.dtype, offset=PAYLOAD_AT)
+        masked = np.empty(block.stop - block.start, block.slot.dtype)
         given = read(block)
         if given.shape != masked.shape or given.dtype.kind not in "iu" or given.itemsize != masked.itemsize:
             raise InputError(
                 f"block {block.index} of vector {block.slot.name!r} must have {len(masked)} integers of "
-                f"{block.slot.ring} bits, not {given.shape} of {given.dtype}"
+                f"{8 * masked.itemsize} bits, not {given.shape} of {given.dtype}"
             )
         masked[:] = given.view(masked.dtype)
         add_masks(masked, masks, block.index)
+        frame[PAYLOAD_AT:] = pack(masked, block.slot.ring)
         digests.update(hashlib.sha256(memoryview(frame)[PAYLOAD_AT:]).digest())
         yield frame
     return root_of(digests.digest())

@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 
 import numpy as np
 
+from fedrec.aggregation.packing import unpack
 from fedrec.errors import DamagedError
 from fedrec.secagg.layout import Layout
 from fedrec.secagg.uploading import root_of
@@ -84,7 +85,7 @@ class Uploads:
             raise DamagedError(f"the masked vector of party {party} does not match the root that the party signed")
         for block in self._layout:
             piece = self.total[block.slot.name][block.start : block.stop]
-            piece += np.frombuffer(self._spool.pop((party, block.index)), block.slot.dtype)
+            piece += unpack(self._spool.pop((party, block.index)), len(piece), block.slot.ring)
         self.roots[party] = root
 
     def _discard(self, party: int) -> None:

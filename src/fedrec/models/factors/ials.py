@@ -171,7 +171,7 @@ class IALS(ColdItems):
         base = unpack_triangle(everyone[:-1], self.embedding_size, self.unobserved_weight)
         offset = self.unobserved_weight * float(everyone[-1])
         counts = np.ascontiguousarray(total.value("counts")[:, 0])
-        solve_items[spec.ring](
+        solve_items[spec.word](
             total.integers("equations"), counts, 1.0 / spec.unit, base, offset, self.reg, self.nu, table
         )
         wrong = np.flatnonzero(~np.isfinite(table).all(axis=1))

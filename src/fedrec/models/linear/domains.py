@@ -16,6 +16,7 @@ explain: where these explain nothing, that is popularity.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -63,7 +64,8 @@ def domain_spec(gram: SumSpec, n_items: int, heaviest: float | None) -> SumSpec:
     among them who have something else too."""
     bits, bound = (0, 1.0) if heaviest is None else (_WEIGHT_BITS, max(1.0, heaviest))
     counts = ArraySpec(_COUNTS, "rank_one", (n_items, 1), bound=bound, scale_bits=bits, role="count")
-    return SumSpec((*gram.arrays, counts, ArraySpec(_LINKED, "dense", (2,), bound=1.0, role="count")))
+    pairs = (replace(array, of_pairs=False) for array in gram.arrays)  # of some clients only
+    return SumSpec((*pairs, counts, ArraySpec(_LINKED, "dense", (2,), bound=1.0, role="count")))
 
 
 def of_target_users(gram: Contributions, clients: Clients, target: np.ndarray) -> Contributions:

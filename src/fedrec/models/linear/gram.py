@@ -32,9 +32,8 @@ def gram_spec(n_items: int, alpha: float, heaviest: float | None = None) -> SumS
     """
     bits = 0 if alpha == 0 and heaviest is None else _WEIGHT_BITS
     bound = 1.0 if heaviest is None else max(1.0, heaviest**2)
-    return SumSpec(
-        (ArraySpec("gram", "rank_one", (triangle_size(n_items),), bound=bound, scale_bits=bits, role="count"),)
-    )
+    size, counts = (triangle_size(n_items),), bits == 0
+    return SumSpec((ArraySpec("gram", "rank_one", size, bound=bound, scale_bits=bits, role="count", of_pairs=counts),))
 
 
 def gram_contributions(clients: Clients, alpha: float) -> Contributions:
