@@ -19,6 +19,7 @@ import yaml
 import fedrec as fr
 from chosen_in_test import chosen
 from conftest import Said
+from fedrec.aggregation.packing import packed_size
 from fedrec.cli import models as commands
 from fedrec.models.linear.popularity import Popularity
 from fedrec.runs import training
@@ -132,8 +133,8 @@ def test_report_of_a_training(run: Path, fedrec: Call) -> None:
     assert sum(report["split"][part] for part in ("train", "valid", "test", "history")) == len(data)
     cells = data.n_items * (data.n_items + 1) // 2
     model = 4 * data.n_items**2
-    assert report["bytes"]["secure_per_party"] == {"up": 4 * cells, "down": model}
-    assert 0 < report["bytes"]["plain_per_node"]["up"] < 4 * cells
+    assert report["bytes"]["secure_per_party"] == {"up": packed_size(cells, 12), "down": model}
+    assert 0 < report["bytes"]["plain_per_node"]["up"] < cells
     assert report["digests"]["model"] == json.loads((run / "report.json").read_bytes())["digests"]["model"]
 
 

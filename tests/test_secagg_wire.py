@@ -171,9 +171,11 @@ def test_blocks_that_do_not_belong() -> None:
     ):
         with pytest.raises(DamagedError):
             server.receive(changed)
-    server.receive(blocks[2])
-    assert index in server.waiting, "its second block is on its way"
-    server.receive(blocks[1])
+    *others, closing = blocks[1:]
+    server.receive(closing)
+    assert index in server.waiting, "its other blocks are on their way"
+    for block in others:
+        server.receive(block)
     assert index not in server.waiting
 
 

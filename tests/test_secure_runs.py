@@ -10,6 +10,8 @@ import runs_in_test
 from fedrec.engines.local import LocalEngine
 from fedrec.engines.secure import SecureEngine
 from fedrec.errors import PlanError, RunError
+from fedrec.federation.agreement import Agreement
+from fedrec.federation.counted import counts_first
 from fedrec.federation.plan import Plan
 from fedrec.record.ledger import Ledger
 from fedrec.runs.loading import Placement
@@ -29,14 +31,50 @@ def test_the_secure_sum_changes_no_byte_of_a_model(model, tmp_path):
     assert (plain["cohort"], plain["saturated"]) == (secure["cohort"], secure["saturated"])
 
 
+LARGER = {"data": {"source": "synthetic:users=400,items=1500,interactions_per_user=10"}, "model": {"name": "ease"}}
+
+
 def test_masked_bytes_are_those_of_the_dense_rings(tmp_path):
-    plan = Plan.make({"data": {"source": "synthetic:users=400,items=1500,interactions_per_user=10"},
-                      "model": {"name": "ease"}})  # fmt: skip
-    report = train_run(plan, tmp_path / "run", SECURE)
+    report = train_run(Plan.make({**LARGER, "compress": "none"}), tmp_path / "run", SECURE)
     line = Ledger(tmp_path / "run" / "ledger.jsonl").of_kind("round")[0]["bytes"]
     dense = line["plain_per_node"]["up"]
     assert dense <= line["secure_per_party"]["up"] <= 1.05 * dense
     assert report["secure"]
+
+
+@pytest.mark.parametrize("model", ["ease", "itemknn"])
+def test_masked_counts_of_pairs_take_the_bits_that_counts_of_items_allow(model, tmp_path):
+    data, up, models = fr.load_data(LARGER["data"]["source"]), {}, set()
+    for compress in ("exact", "none"):
+        plan = Plan.make({**LARGER, "model": {"name": model}, "compress": compress, "split": "none"})
+        train_run(plan, tmp_path / compress, SECURE)
+        line = Ledger(tmp_path / compress / "ledger.jsonl").of_kind("round")[0]
+        up[compress] = line["bytes"]["secure_per_party"]["up"]
+        models.add((tmp_path / compress / "model" / "shared.safetensors").read_bytes())
+    assert len(models) == 1
+    counts = np.bincount(data.items, minlength=data.n_items)
+    bits = sum(int(min(a, b)).bit_length() for i, a in enumerate(counts.tolist()) for b in counts[i:].tolist())
+    assert bits / 8 + 1500 * 12 / 8 < up["exact"] < 1.02 * bits / 8 + 1500 * 12 / 8 + 5000 < 0.5 * up["none"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"release": [{"step": "cap", "items": 5}]},
+        {"cohort": 0.5},
+        {"items": {"least": 3}},
+        {"model": {"name": "ease", "alpha": 0.5}},
+        {"model": {"name": "ease", "rank": 4}},
+        {"robust": {"rule": "median"}},
+    ],
+)
+def test_no_counts_come_first_where_they_are_not_the_diagonal_of_the_sum(other):
+    data = fr.load_data(runs_in_test.DATA)
+    first = {}
+    for name, keys in (("plain", {}), ("other", other)):
+        plan = Plan.make({"data": {"source": runs_in_test.DATA}, "model": {"name": "ease"}, **keys})
+        first[name] = counts_first(Agreement.of(plan.resolve(data, "0" * 64), data.catalog))
+    assert first == {"plain": True, "other": False}
 
 
 def test_the_coordinator_gets_one_sum_that_is_the_total():

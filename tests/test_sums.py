@@ -290,6 +290,7 @@ def test_what_an_array_is_for_is_no_part_of_its_layout():
 
 def test_bytes_of_a_spec_are_dense_at_ring_width():
     spec = SumSpec((ArraySpec("a", "dense", (5, 3), 1.0), ArraySpec("b", "dense", (7,), 1.0, ring=64))).fit(10)
-    assert (spec.nbytes, spec.names, spec["b"].size) == (5 * 3 * 4 + 7 * 8, ("a", "b"), 7)
+    assert spec["a"].ring == 5, "up to ten clients, and a sign"
+    assert (spec.nbytes, spec.names, spec["b"].size) == (5 * 3 * 5 // 8 + 1 + 7 * 8, ("a", "b"), 7)
     with pytest.raises(KeyError, match="c"):
         spec["c"]

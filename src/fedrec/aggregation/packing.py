@@ -1,7 +1,7 @@
 """Whole numbers of any number of bits, without gaps.
 
-Numbers of b bits travel as planes: their lowest bytes, then the next ones, as long as bytes are full; and then the bits
-that are left, eight numbers in as many bytes as each has bits.
+Numbers of 8, 16, 32 or 64 bits travel as they are, little endian. Others travel as planes: their lowest bytes, then the
+next ones, as long as bytes are full; and then the bits that are left, eight numbers in as many bytes as each has bits.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ def pack(values: np.ndarray, bits: int) -> bytes:
         ('f9', '235641')
     """
     values = values.reshape(-1)
+    if bits == 8 * word_of(bits).itemsize:
+        return values.astype(word_of(bits), copy=False).tobytes()
     planes = [
         np.concatenate([_plane(piece, 8 * byte) for piece in _pieces(values)]).tobytes() for byte in range(bits // 8)
     ]
@@ -83,6 +85,9 @@ def unpack(
         [5, -3]
     """
     word = word_of(bits)
+    if bits == 8 * word.itemsize:
+        numbers = np.frombuffer(data, word.str.replace("u", "i") if signed else word, count)
+        return numbers.astype(dtype or numbers.dtype)
     out = np.empty(count, dtype or (word.str.replace("u", "i") if signed else word))
     full, left = divmod(bits, 8)
     rest, shift = memoryview(data)[full * count :], word.type(8 * word.itemsize - bits)

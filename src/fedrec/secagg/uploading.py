@@ -46,7 +46,9 @@ def masked_blocks(
     for block in manifest.layout:
         frame = bytearray(PAYLOAD_AT + block.nbytes)
         frame[:PAYLOAD_AT] = header(Stage.BLOCK, index, manifest.digest, 8 + block.nbytes) + _place(block.index)
-        masked = np.empty(block.stop - block.start, block.slot.dtype)
+        count, dtype = block.stop - block.start, block.slot.dtype
+        packed = block.slot.ring < 8 * dtype.itemsize
+        masked = np.empty(count, dtype) if packed else np.frombuffer(frame, dtype, offset=PAYLOAD_AT)
         given = read(block)
         if given.shape != masked.shape or given.dtype.kind not in "iu" or given.itemsize != masked.itemsize:
             raise InputError(
@@ -55,7 +57,8 @@ def masked_blocks(
             )
         masked[:] = given.view(masked.dtype)
         add_masks(masked, masks, block.index)
-        frame[PAYLOAD_AT:] = pack(masked, block.slot.ring)
+        if packed:
+            frame[PAYLOAD_AT:] = pack(masked, block.slot.ring)
         digests.update(hashlib.sha256(memoryview(frame)[PAYLOAD_AT:]).digest())
         yield frame
     return root_of(digests.digest())
