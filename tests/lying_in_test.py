@@ -6,10 +6,11 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from federation_in_test import COORDINATOR, RUN, Federation
+from federation_in_test import COORDINATOR, RUN, WAITING, Federation
 from fedrec import __version__
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
@@ -20,7 +21,9 @@ from fedrec.federation.calls import CountCall, RoundCall
 from fedrec.federation.masked import layout_of, unmasked
 from fedrec.federation.messages import Reply, Request, open_reply, pack_arrays
 from fedrec.federation.plan import Plan
+from fedrec.federation.run import Run
 from fedrec.models.base import Arrays
+from fedrec.network.post import Failure, LocalPost
 from fedrec.node.host import NodeHost
 from fedrec.node.witness import told
 from fedrec.secagg.bodies import decode_advert
@@ -100,6 +103,23 @@ class Opened:
     total: Sum | None
     nodes: list[str]
     why: dict[str, str]
+
+
+class Coming:
+    """A federation with secure aggregations whose nodes come and go."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.federation = Federation(folder, plan, secure=True, policy={"secure": True})
+        self.gone: set[str] = set()
+
+        def interfere(name: str, frame: bytes, answer: Any) -> bytes | Failure:
+            return Failure("gone", "it is not up") if name in self.gone else answer(frame)
+
+        run = Run(self.federation.plan, None)
+        run.ledger.append("start")
+        waiting = replace(WAITING, max_retries=0)
+        self.engine = self.federation.engine(LocalPost(self.federation.hosts(), interfere), run, waiting)
+        self.engine.open()
 
 
 def secure_sum(

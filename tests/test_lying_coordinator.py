@@ -32,13 +32,13 @@ from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.models.base import State
 from fedrec.models.linear.gram import gram_matrix
-from fedrec.network.post import Failure, LocalPost
+from fedrec.network.post import LocalPost
 from fedrec.node.opening import honest_of
 from fedrec.owner.config import PrivacyFloors
 from fedrec.privacy.chance import SYSTEM
 from fedrec.privacy.protection import Protection
 from fedrec.privacy.shares import Stream, discrete_gaussian
-from lying_in_test import Liar, declared_clients, manifest_of
+from lying_in_test import Coming, Liar, declared_clients, manifest_of
 from runs_in_test import MODELS
 
 SECURE: dict[str, Any] = {"min_clients": 32, "secure": True}
@@ -252,23 +252,6 @@ def test_what_owners_agreed_on_is_all_that_opens(tmp_path: Path) -> None:
 
 
 # --- masked parts ---------------------------------------------------------------------------------------------------
-
-
-class Coming:
-    """A federation with secure aggregations whose nodes come and go."""
-
-    def __init__(self, folder: Path, plan: Plan) -> None:
-        self.federation = Federation(folder, plan, secure=True, policy={"secure": True})
-        self.gone: set[str] = set()
-
-        def interfere(name: str, frame: bytes, answer: Any) -> bytes | Failure:
-            return Failure("gone", "it is not up") if name in self.gone else answer(frame)
-
-        run = Run(self.federation.plan, None)
-        run.ledger.append("start")
-        waiting = replace(WAITING, max_retries=0)
-        self.engine = self.federation.engine(LocalPost(self.federation.hosts(), interfere), run, waiting)
-        self.engine.open()
 
 
 def test_a_masked_part_is_not_opened_again_for_nearly_the_same_round(tmp_path: Path) -> None:

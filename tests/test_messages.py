@@ -113,6 +113,7 @@ TERMS = RoundTerms("ab", 1.25, 1.0, 1e-5, honest=2, parties="cd")
 CALLS = [
     ("contribute", RoundCall(3, 1, SHARED, SPEC, 0.25, privacy=TERMS, groups=2)),
     ("contribute", RoundCall(0, -1, SHARED, SPEC, 1.0, change=True)),
+    ("contribute", RoundCall(0, -1, SHARED, SPEC, 1.0, counts=np.array([3, 0, 64]))),
     ("count", CountCall(SPEC, 2.5)),
     ("evaluate", EvaluationCall(2, SHARED, "valid", Protocol(99), parse_metrics("ndcg@10,hr@5"), 64, 3)),
 ]

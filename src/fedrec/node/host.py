@@ -184,7 +184,8 @@ class NodeHost:
         }
 
     def _sum(self, opened: OpenedHere, request: Request) -> tuple[dict[str, Any], Sequence[bytes]]:
-        call = decode_call(request.kind, request.fields, self._shared(opened, request))
+        shared = {} if request.kind == "count" else self._shared(opened, request)
+        call = decode_call(request.kind, request.fields, shared)
         answer = answer_call(opened, call, request.fields, self.config.limits.held)
         digest, sum_of = answer.transcript.digest, answer.transcript.sum_of
         fields = {"commitments": list(answer.commitments), "seen": opened.witness.seen}
