@@ -21,7 +21,7 @@ from fedrec.federation.measuring import measuring_spec
 from fedrec.models.registry import build_model
 from fedrec.secagg.bodies import encode_set
 from fedrec.secagg.graph import Topology, topology
-from fedrec.secagg.layout import BLOCK_BYTES, Layout, Slot
+from fedrec.secagg.layout import Layout, Slot
 from fedrec.secagg.wire import ADVERT_BYTES, HEADER_BYTES, SEALED_BYTES
 
 SIGNATURE = 64
@@ -47,7 +47,7 @@ def secure_traffic(layout: Layout, shape: Topology, run: str) -> Traffic:
     n, k = shape.parties, shape.neighbours
     own = k + 1 if shape.complete else k
     bits = len(encode_set([], n))
-    blocks = layout.nbytes + sum(math.ceil(slot.nbytes / BLOCK_BYTES) for slot in layout.slots) * (HEADER_BYTES + 8)
+    blocks = sum(HEADER_BYTES + 8 + block.nbytes for block in layout)
     up = 5 * FRAME + ADVERT_BYTES + SEALED_BYTES * k + blocks + KEY + KEY + SHARE * own
     names = sum(10 + len(slot.name.encode()) for slot in layout.slots)
     manifest = MANIFEST + len(run.encode()) + KEY * n + names
