@@ -66,7 +66,7 @@ def spec_of(pairs, bound=1e3, bits=20):
 def test_pairs_are_the_sums_over_prefixes_on_the_grid(case, threads):
     pairs, layout = case
     spec = spec_of(pairs)["pairs"]
-    total = np.zeros(spec.shape, dtype=f"i{spec.ring // 8}")
+    total = np.zeros(spec.shape, dtype=f"i{spec.word // 8}")
     with limit_threads(threads):
         assert pairs.add_to(total, spec, np.ones(len(layout), dtype=bool)) == 0
     assert np.allclose(total.reshape(-1) / spec.unit, layout.sum(axis=0), atol=(len(layout) + 1) / spec.unit)
@@ -78,7 +78,7 @@ def test_a_sum_of_clients_has_the_bits_of_the_clients_one_by_one(case, seed):
     pairs, layout = case
     spec = spec_of(pairs, bound=1.5, bits=12)["pairs"]
     keep = np.random.default_rng(seed).random(len(layout)) < 0.7
-    total = np.zeros(spec.shape, dtype=np.int64 if spec.ring == 64 else np.int32)
+    total = np.zeros(spec.shape, dtype=np.int64 if spec.word == 64 else np.int32)
     saturated = pairs.add_to(total, spec, keep)
     alone = np.zeros_like(total)
     for client in np.flatnonzero(keep):

@@ -57,6 +57,19 @@ def test_masked_counts_of_pairs_take_the_bits_that_counts_of_items_allow(model, 
     assert bits / 8 + 1500 * 12 / 8 < up["exact"] < 1.02 * bits / 8 + 1500 * 12 / 8 + 5000 < 0.5 * up["none"]
 
 
+@pytest.mark.real
+@pytest.mark.parametrize(("source", "most"), [("ml-100k", 700_000), ("ml-1m-sequences", 4_800_000)])
+def test_ease_on_movielens_sends_what_the_page_says(source, most, tmp_path):
+    models = set()
+    for name, placement in (("one", Placement(1)), ("plain", Placement(5, "hash")), ("secure_per_party", SECURE)):
+        plan = Plan.make({"data": {"source": source}, "model": {"name": "ease"}})
+        train_run(plan, tmp_path / name, placement)
+        moved = Ledger(tmp_path / name / "ledger.jsonl").of_kind("round")[0]["bytes"]
+        assert moved[name if name in moved else "plain_per_node"]["up"] <= most
+        models.add((tmp_path / name / "model" / "shared.safetensors").read_bytes())
+    assert len(models) == 1
+
+
 @pytest.mark.parametrize(
     "other",
     [

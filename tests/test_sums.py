@@ -140,7 +140,7 @@ def test_a_sum_equals_its_plain_twin(crowd):
     total = summed(crowd, [[np.arange(crowd.n)]], 2)
     arrays, clients, saturated = crowd.twin()
     for array in crowd.spec.arrays:
-        assert total.arrays[array.name].dtype == np.dtype(f"i{array.ring // 8}")
+        assert total.arrays[array.name].dtype == np.dtype(f"i{array.word // 8}")
         expected = np.vectorize(lambda number, ring=array.ring: wrapped(number, ring), otypes=[object])(
             arrays[array.name]
         )
