@@ -28,6 +28,7 @@ EXAMPLES: list[tuple[str, Mapping[str, Any]]] = [
     ("weights: model 'pfedrec' counts every interaction once", {"model": {"name": "pfedrec"}, "weights": "log"}),
     ("keep_sums: with these settings mf has no sum to which later interactions", {"model": MF, "keep_sums": True}),
     ("keep_sums cannot be combined with cohort: ", {"keep_sums": True, "cohort": 0.5}),
+    ("down: sum lets nodes repeat the only step of a model", {"model": MF, "down": "sum"}),
     ("robust cannot be combined with privacy: ", {"robust": ROBUST, "privacy": PRIVATE}),
     ("evaluation: ials scores items that nobody has after its last round",
      {"model": {"name": "ials", "item_features": "auto"}, "evaluation": {"every": 1, "keep": "best"}}),

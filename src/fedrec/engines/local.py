@@ -149,6 +149,9 @@ class LocalEngine:
         """The nodes as they answer in their own time."""
         return VirtualArrivals(self.nodes, self.clock)
 
+    def made_of(self, shared: Arrays, frame: bytes) -> None:
+        """Nothing is sent within one process."""
+
     def keep(self, shared: Arrays, committed: OwnRounds) -> None:
         """Remember private rows as they are after the round that counts for each node."""
         for node in self.nodes:

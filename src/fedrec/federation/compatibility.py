@@ -134,6 +134,15 @@ TABLE: tuple[Rule, ...] = (
         lambda case: case.weights is not None and not case.model.traits.weights and not case.model.traits.reads_ratings,
     ),
     Rule(
+        "down",
+        "",
+        lambda case: (
+            "sum lets nodes repeat the only step of a model. That takes a model of one round, without privacy, "
+            f"transfer and items, which {case.model.name} in this plan is not; leave out down"
+        ),
+        lambda case: case.down == "sum" and (case.model.rounds != 1 or any((case.privacy, case.transfer, case.items))),
+    ),
+    Rule(
         "keep_sums",
         "cohort",
         "a kept sum must cover all clients; set cohort to 1.0",

@@ -23,6 +23,7 @@ from fedrec.federation.engine import Engine
 from fedrec.federation.fitting import Fitting
 from fedrec.federation.gathering import gathering_of, merged, with_counting
 from fedrec.federation.item_floor import SERVED, with_served
+from fedrec.federation.made_of_sum import sum_to_send
 from fedrec.federation.measuring import summaries
 from fedrec.federation.own_rounds import OwnRounds
 from fedrec.federation.run import Run
@@ -166,6 +167,9 @@ class Coordinator:
             state, said = self._stepped(state, total, round)
         if self.plan.keep_sums:
             state = State(state.shared, {**state.server, **kept_sums(total)})
+        if (frame := sum_to_send(self.agreement, total)) is not None:
+            self.engine.made_of(state.shared, frame)
+            said = {**said, "model_bytes": len(frame)}
         digests = self.run.checkpoint(round, state)
         line = dict(gathered.line) if counted is None else with_counting(gathered.line, counted)
         self.run.ledger.append("round", round=round, **digests, **line, **said)

@@ -38,6 +38,9 @@ class Engine(Protocol):
     def took_part(self) -> tuple[str, ...]:
         """The nodes that the last sum is over, where that may change from sum to sum; empty where it is all of them."""
 
+    def made_of(self, shared: Arrays, frame: bytes) -> None:
+        """Take the bytes of the sum that shared arrays were made of, for nodes that can make them themselves."""
+
     def keep(self, shared: Arrays, committed: OwnRounds) -> None:
         """Remember private rows as they are after the round that counts for each node."""
 

@@ -47,7 +47,7 @@ from fedrec.privacy.terms import Privacy, schedule
 
 __all__ = ["Plan", "WarmStart"]
 
-_UNSAID = ("weights", "reproducible", "features", "transfer", "compress")
+_UNSAID = ("weights", "reproducible", "features", "transfer", "compress", "down")
 """Keys of a plan that are written only where they say something: plans of earlier versions keep their digests."""
 
 
@@ -107,6 +107,9 @@ class Plan(_Part):
         compress: what makes masked sums shorter. `exact` sums how many clients have each item before a masked sum of
             pairs of items, which then takes a fraction of the bytes; the model stays the same. `none` leaves that sum
             out.
+        down: what nodes get of a model of one round: its arrays (`model`), or the sum that they were made of (`sum`),
+            which is shorter for `ease`. Each node then makes the arrays itself, which takes as much memory and time as
+            at the coordinator, and learns the sum.
     """
 
     version: Literal[1] = 1
@@ -134,6 +137,7 @@ class Plan(_Part):
     keep_sums: bool = False
     transfer: Transfer | None = None
     compress: Literal["exact", "none"] = "exact"
+    down: Literal["model", "sum"] = "model"
 
     @field_validator("warm_start", "transfer", mode="before")
     @classmethod
@@ -253,6 +257,7 @@ class Plan(_Part):
             warm_start=self.warm_start,
             transfer=self.transfer,
             keep_sums=self.keep_sums,
+            down=self.down,
         )
 
     @property

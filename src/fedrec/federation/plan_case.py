@@ -49,6 +49,7 @@ class Case:
     warm_start: object | None
     transfer: object | None
     keep_sums: bool
+    down: str
 
     @cached_property
     def first(self) -> SumSpec:

@@ -36,6 +36,7 @@ class _Link:
     received: int = 0
     suspect: bool = False
     why: str = ""
+    got_sum: bool = False
 
 
 class Links:
@@ -65,6 +66,7 @@ class Links:
         self._number = 0
         self._changing = threading.RLock()  # several threads may send requests, each to nodes of its own
         self._packed: tuple[Arrays, bytes, bytes] | None = None
+        self._made_of: tuple[Arrays, bytes] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,6 +87,12 @@ class Links:
         if suspects:
             self._round_trip({name: self._request("hello", name) for name in suspects}, seconds, None)
         return [name for name, link in self._links.items() if not link.suspect]
+
+    def made_of(self, shared: Arrays, frame: bytes) -> None:
+        """Send the bytes of a sum where these shared arrays are missing; a node that does not answer that well gets the
+        arrays."""
+        with self._changing:
+            self._made_of = shared, frame
 
     def open(self, seconds: float) -> Answers:
         """Open the run at all nodes."""
@@ -182,7 +190,12 @@ class Links:
             link = self._links[name]
             has_arrays = link.shared == digest.hex()
             link.shared = digest.hex()
+            made_of, frame = self._made_of or (None, b"")
+            as_sum = made_of is shared and not has_arrays and not link.got_sum
+            link.got_sum = link.got_sum or as_sum
         fields = {**fields, "shared": digest.hex()}
+        if as_sum:
+            return self._request(kind, name, {**fields, "made_of": "sum"}, (frame,))
         return self._request(kind, name, fields) if has_arrays else self._request(kind, name, fields, (packed,), digest)
 
     def _request(

@@ -170,6 +170,10 @@ class RemoteEngine:
             self._links, self._keeping, self.witnessing, self._plain.decoded, self._waiting, self._tell
         )
 
+    def made_of(self, shared: Arrays, frame: bytes) -> None:
+        """Send the bytes of the sum that shared arrays were made of, to each node once, in the place of the arrays."""
+        self._links.made_of(shared, frame)
+
     def keep(self, shared: Arrays, committed: OwnRounds) -> None:
         """Let connected nodes keep the private rows of the last round that each took part in."""
         self._keeping.keep(shared, committed)

@@ -24,6 +24,7 @@ from fedrec.federation.agreed import check_committed
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.call_fields import decode_call
 from fedrec.federation.counted import counted_with
+from fedrec.federation.made_of_sum import made_of_sum
 from fedrec.federation.messages import (
     Reply,
     Request,
@@ -38,7 +39,7 @@ from fedrec.node.opening import Offer, OpenedHere, agree, open_run_here
 from fedrec.node.openings import Openings
 from fedrec.owner.config import NodeConfig
 from fedrec.privacy.chance import SYSTEM, Chance
-from fedrec.record.durable import replace_file
+from fedrec.record.durable import arrays_digest, replace_file
 from fedrec.record.keys import PublicKey, SigningKey
 
 __all__ = ["NodeHost", "Served"]
@@ -234,10 +235,21 @@ class NodeHost:
         if digest != opened.shared[0]:
             if not request.parts:
                 raise _UnknownModelError("the node does not have the shared arrays that the request names")
+            if request.fields.get("made_of") == "sum":
+                self._make(opened, str(digest), request.parts[0])
+                return opened.shared[1]
             if hashlib.sha256(request.parts[0]).hexdigest() != digest:
                 raise DamagedError("the shared arrays do not have the digest that the request names")
             opened.take(str(digest), unpack_arrays(request.parts[0]))
         return opened.shared[1]
+
+    def _make(self, opened: OpenedHere, digest: str, frame: bytes) -> None:
+        """Take in the shared arrays that the node makes of a sum, if they are those that are meant."""
+        with self.config.limits.held():
+            shared = made_of_sum(opened.agreement, frame)
+        if arrays_digest(shared) != digest:
+            raise _UnknownModelError("the sum makes another model here than at the coordinator")
+        opened.take(digest, shared)
 
     def _folder(self, run: str) -> Path:
         return self.config.home / "runs" / run

@@ -158,7 +158,7 @@ def measured_bytes(run: Run, trained: Trained) -> dict[str, dict[str, int]]:
     busiest = busiest_node(rounds)
     if busiest is not None:
         rounds = [line for line in rounds if busiest in [part["node"] for part in line["parts"]]]
-    final = sum(array.nbytes for array in trained.state.shared.values())
+    final = rounds[-1].get("model_bytes", sum(array.nbytes for array in trained.state.shared.values()))
     return {
         kind: {
             "up": sum(line["bytes"][kind]["up"] for line in rounds),
