@@ -107,13 +107,12 @@ def _layout(array: np.ndarray, spec: ArraySpec) -> _Layout:
         touched = np.flatnonzero(array.reshape(len(array), -1).any(axis=1))
         size = 4 * len(touched) + packed_size(array.size // len(array) * len(touched), width)
         return _Layout("rows", width, size, touched) if size < dense.size else dense
-    n = _side(spec)
-    if n is not None:
-        diagonal = array[diagonal_of(n)]
-        width, size = _width_of(diagonal), packed_size(n, _width_of(diagonal))
-        if diagonal.min() >= 0 and (size := size + _beside(diagonal)) < dense.size and fits_pairs(array, diagonal):
-            return _Layout("pairs", width, size)
-    return dense
+    side = _side(spec)
+    diagonal = None if side is None else array[diagonal_of(side)]
+    if diagonal is None or diagonal.min() < 0:
+        return dense
+    pairs = _Layout("pairs", _width_of(diagonal), packed_size(len(diagonal), _width_of(diagonal)) + _beside(diagonal))
+    return pairs if pairs.size < dense.size and fits_pairs(array, diagonal) else dense
 
 
 def _width_of(values: np.ndarray) -> int:
