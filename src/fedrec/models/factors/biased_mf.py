@@ -59,8 +59,8 @@ class BiasedMF(OnScale):
         scale_bits: contributions are rounded to multiples of 2^-scale_bits. A larger value rounds less; sums may need
             more bytes.
 
-    With w = (d + 1) (d + 2) / 2 + d + 1 numbers per item, a sum has 8 · w · items bytes under secure aggregation;
-    unmasked it travels in half of that unless sums are large. Down go 4 · (d + 1) · items.
+    With w = (d + 1) (d + 2) / 2 + d + 1 numbers per item, a sum has at most 8 · w · items bytes under secure
+    aggregation; unmasked its numbers have the bits of the largest one. Down go 4 · (d + 1) · items.
 
     Raises:
         PlanError: if `highest` is not above `lowest`.

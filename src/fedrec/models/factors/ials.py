@@ -72,10 +72,11 @@ class IALS(ColdItems):
             0.
         boost: factor of the scores of items that nobody has, as for `ease`.
 
-    With w = d (d + 1) / 2 + d equations per item (560 at d = 32, 2,144 at d = 64), a sum has 8 · w · items bytes under
-    secure aggregation, 4 · w · items where n_max · bound · 2^scale_bits < 2³¹; unmasked it travels in 4 · w · items
-    unless sums are large. Down go 4 · d · items. The coordinator's peak is about three sums. Item factors are within
-    1e-5 of a float64 solve of the pooled data; with `bound=1, scale_bits=16` they are within 1e-3 at half the bytes.
+    With w = d (d + 1) / 2 + d equations per item (560 at d = 32, 2,144 at d = 64), a sum has b / 8 · w · items bytes
+    under secure aggregation, where 2^(b − 1) is above n_max · bound · 2^scale_bits (38 bits with 1,024 clients);
+    unmasked its numbers have the bits of the largest one. Down go 4 · d · items. The coordinator's peak is about three
+    sums. Item factors are within 1e-5 of a float64 solve of the pooled data; with `bound=1, scale_bits=16` they are
+    within 1e-3 for fewer bytes.
 
     Example:
         >>> from fedrec.data.identifiers import Identifiers
