@@ -135,7 +135,7 @@ def figures(
         "node_pss": most.pss, "node_rss": max(use.rss for use in uses), "node_kinds": most.kinds,
         "coordinator_pss": coordinator.pss, "coordinator_rss": coordinator.rss, "coordinator_kinds": coordinator.kinds,
         "metrics": report["metrics"].get("test", {}),
-        "predicted": predicted(name, MODELS[name], secure, nodes, USERS // nodes, catalog, N_MAX),
+        "predicted": predicted(name, MODELS[name], secure, nodes, catalog, N_MAX),
     }  # fmt: skip
 
 
