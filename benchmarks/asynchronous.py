@@ -38,7 +38,7 @@ from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
 from fedrec.federation.calls import EvaluationCall
 from fedrec.federation.coordinator import Coordinator, Trained, merged
-from fedrec.federation.measuring import summaries
+from fedrec.federation.measuring import Measured
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.models.factors.mf import MF
@@ -148,7 +148,7 @@ def measured(coordinator: Coordinator, trained: Trained, part: Any) -> tuple[flo
     call = EvaluationCall(trained.rounds - 1, trained.state.shared, part, parse_protocol("full"), metrics, limit)
     sums = coordinator.engine.evaluate(call)
     halves = (sums[NODES // 2 :], sums[: NODES // 2])
-    slow, fast = (summaries(metrics, merged(half[0].spec, half, 0))[METRIC].value for half in halves)
+    slow, fast = (Measured.of(metrics, merged(half[0].spec, half, 0)).everyone[METRIC].value for half in halves)
     return slow, fast
 
 

@@ -75,6 +75,7 @@ EXAMPLES: list[tuple[str, Mapping[str, Any]]] = [
     ("transfer cannot be combined with warm_start: ", {"transfer": "other", "warm_start": "earlier"}),
     ("transfer cannot be combined with privacy: ", {"transfer": "other", "privacy": PRIVATE}),
     ("transfer: mf with these settings is not drawn towards a source", {"transfer": "other", "model": MF}),
+    ("evaluation.by cannot be combined with privacy: ", {"privacy": PRIVATE, "evaluation": {"by": "age"}}),
     ("refit cannot be combined with evaluation.every: ", {"refit": True, "evaluation": {"every": 1}}),
 ]  # fmt: skip
 """Plans that break a rule which holds anywhere, and how it begins; the first rule that each breaks is another one."""
@@ -91,6 +92,7 @@ ELSEWHERE: list[tuple[Place, str, Mapping[str, Any]]] = [
     ("federation", "cleaning: k_core and ", {"data": K_CORE}),
     ("federation", "privacy: a federation needs privacy.users", {"privacy": PRIVATE}),
     ("federation", "model: a federation needs lowest and highest", {"model": {"name": "biased-mf"}}),
+    ("federation", "evaluation.by: no party of a federation knows the values", {"evaluation": {"by": "age"}}),
     ("federation", "warm_start: the nodes of a federation keep no earlier run", {"warm_start": "earlier"}),
 ]  # fmt: skip
 """Plans that break a rule in one place alone, and how it begins."""

@@ -59,7 +59,7 @@ _HOMES = {
     "verify": "fedrec.estimators.checks",
     "Estimator": "fedrec.estimators.estimator",
     "estimator": "fedrec.estimators.estimator",
-    "evaluate": "fedrec.estimators.estimator",
+    "evaluate": "fedrec.estimators.measuring",
     "Federation": "fedrec.estimators.federations",
     "load_model": "fedrec.estimators.estimator",
     "Network": "fedrec.models.networks.network",

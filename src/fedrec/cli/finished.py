@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedrec.cli.grouping import By, GroupNames, Users, grouped, groups_table
 from fedrec.cli.options import (
     Device,
     Json,
@@ -63,12 +64,15 @@ _ITEM_COLUMNS = ("item_id", "item", "itemId")
 _SHARED = Path("model", "shared.safetensors")
 
 
-@reads_data("catalog", "clean", "events")
+@reads_data("catalog", "clean", "users", "events")
 def evaluate(
     run: RunFolder,
     protocol: Protocol = None,
     metrics: Metrics = None,
     part: Annotated[str, typer.Option("--part", help="Part of the split to evaluate: test or valid.")] = "test",
+    by: By = None,
+    groups: GroupNames = None,
+    users: Users = None,
     policy: Annotated[
         str | None,
         typer.Option(
@@ -114,8 +118,8 @@ def evaluate(
     asked = rerank_of(rerank, rerank_top, rerank_weight, rerank_users)
     if largest_weight is not None and policy is None:
         raise InputError("--largest-weight is for --policy; add --policy, or remove --largest-weight")
-    if policy is not None and (protocol or metrics):
-        raise InputError("--policy has estimates of its own; remove --protocol and --metrics")
+    if policy is not None and (protocol or metrics or by):
+        raise InputError("--policy has estimates of its own; remove --protocol, --metrics and --by")
     model = opened_for(run, output, data, None, of_items, how)
     if policy is not None and events is not None:
         from fedrec.evaluation.off_policy import LARGEST_WEIGHT
@@ -151,7 +155,10 @@ def evaluate(
     protocol = protocol or opened.plan.evaluation.protocol
     if opened.origin is not None and (caution := opened.warning_of(opened.measured, chosen)):
         output.warn(caution)
-    summaries = opened.measure(split_list(metrics) or opened.plan.evaluation.metrics, protocol, chosen)
+    of_groups = grouped(opened, chosen, by, groups, users, output)
+    wanted = split_list(metrics) or opened.plan.evaluation.metrics
+    found = opened.measure_groups(wanted, protocol, chosen, groups=of_groups)
+    summaries = found.everyone
     table = rows_table(f"{run}: {part}, {protocol}" + stamp(opened.plan.leaky), "metric", "value", "± s.e.", "users")
     for name, summary in summaries.items():
         error = "" if summary.standard_error is None else f"{summary.standard_error:.4f}"
@@ -167,14 +174,20 @@ def evaluate(
         "leaky": opened.plan.leaky,
         **clock.figures(),
     }
-    tables = [table]
+    tables: list[Any] = [table]
+    if of_groups is not None:
+        from fedrec.runs.reports import groups_in_words, merged_in_words
+
+        answer["groups"] = groups_in_words(of_groups.column, opened.plan.min_clients, found)
+        tables.append(groups_table(f"by {of_groups.column}", answer["groups"]))
+        tables += [said] if (said := merged_in_words(answer["groups"])) else []
     if asked is not None:
         answer["rerank"], reranked = compared(asked, opened, list(summaries), chosen, rerank_users)
         tables.append(reranked)
     output.answer(answer, *tables, seconds_in_words(answer))
 
 
-@reads_data("catalog", "clean", "events")
+@reads_data("catalog", "clean", "users", "events")
 def recommend(
     run: RunFolder,
     user: Annotated[

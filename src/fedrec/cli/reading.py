@@ -73,6 +73,14 @@ class Reading:
             "CSV, JSON lines or Parquet.",
         ),
     ] = None
+    users: Annotated[
+        str | None,
+        typer.Option(
+            "--users",
+            help="File with one row per user: user_id and columns such as age, by which figures can be grouped: CSV, "
+            "JSON lines or Parquet.",
+        ),
+    ] = None
     events: Annotated[
         str | None,
         typer.Option("--events", help="Log of 'fedrec serve', a SQLite file, whose events join the data."),
@@ -100,6 +108,7 @@ class Reading:
             "time_format": self.time_format,
             "decimal": self.decimal,
             "catalog": self.catalog,
+            "users": self.users,
             "events": self.events,
         }
         settings: dict[str, Any] = {key: value for key, value in options.items() if value is not None}

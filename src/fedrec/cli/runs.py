@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedrec.cli.grouping import groups_table
 from fedrec.cli.options import (
     Data,
     Device,
@@ -35,7 +36,7 @@ __all__ = ["stamp", "train"]
 
 
 _READING = ("data", "columns", "format", "encoding", "on_error", "header", "time_format", "decimal", "where", "kinds",
-            "catalog", "events")  # fmt: skip
+            "catalog", "users", "events")  # fmt: skip
 _IN_ONE_PROCESS = ("nodes", "partition", "clock", "from_", "budget")
 
 
@@ -224,7 +225,7 @@ def train(
             tracked.end(report)
         if plot is not None:
             draw_training(f"{report['model']} on {report['data']['source']}", *rounds_of(folder), plot)
-        shown = [_report_table(report)] if report["metrics"] else []
+        shown = [_report_table(report), *_groups_tables(report)] if report["metrics"] else []
         output.answer(report, *shown, _closing(report))
 
     if federation is not None:
@@ -291,6 +292,17 @@ def _report_table(report: dict[str, Any]) -> Any:
             cells += [f"{report['metrics'][part][name]:.4f}", "" if error is None else f"{error:.4f}"]
         table.add_row(name, *cells)
     return table
+
+
+def _groups_tables(report: dict[str, Any]) -> list[Any]:
+    """Figures of groups of users, where the plan groups them."""
+    from fedrec.runs.reports import merged_in_words
+
+    shown: list[Any] = []
+    for part, figures in report.get("groups", {}).items():
+        shown.append(groups_table(f"{part}, by {figures['by']}", figures))
+        shown += [said] if (said := merged_in_words(figures)) else []
+    return shown
 
 
 def _closing(report: dict[str, Any]) -> str:

@@ -91,6 +91,7 @@ def load_source(
     *,
     cleaning: Cleaning | None = None,
     described: str | os.PathLike[str] | None = None,
+    users: str | os.PathLike[str] | None = None,
     events: str | None = None,
     **options: Any,
 ) -> LoadedSource:
@@ -100,6 +101,7 @@ def load_source(
         source, options: as of `load_data`.
         cleaning: how the data is cleaned; `None` leaves it as it is.
         described: a file of items with their titles, genres and other features, which join those of the data.
+        users: a file with one row per user, whose columns join those of the data's users.
         events: a log of `fedrec serve`, whose events join the data, see `joining.with_events`.
 
     A registered name comes before a file of that name; write `./NAME` for the file. With `drop_missing` in `cleaning`,
@@ -122,6 +124,9 @@ def load_source(
     if described is not None:
         items = read_catalog(described, on_error=options.get("on_error", "raise"))
         loaded = replace(loaded, interactions=with_items(loaded.interactions, items))
+    if users is not None:
+        table = read_user_features(users, on_error=options.get("on_error", "raise"))
+        loaded = replace(loaded, interactions=with_user_features(loaded.interactions, table))
     if events is not None:
         loaded = with_events(loaded, events, options.get("catalog"), options.get("unknown_items", "raise"))
     if cleaning is None:

@@ -1,4 +1,4 @@
-"""The estimator face: fit, recommend, similar, evaluate, save, load. Joins recommenders with the local engine."""
+"""The estimator face: fit, recommend, similar, save, load. Joins recommenders with the local engine."""
 
 from __future__ import annotations
 
@@ -18,15 +18,12 @@ from fedrec.data.arguments import check_arguments
 from fedrec.data.cleaning import Cleaning, clean
 from fedrec.data.digests import digest_of
 from fedrec.data.interactions import Interactions
-from fedrec.data.judging import remark_on_values
-from fedrec.data.listing import listed, whole_number
+from fedrec.data.listing import whole_number
 from fedrec.data.reading.frames import as_interactions, is_pandas
 from fedrec.data.showing import html_table
 from fedrec.data.splits import Split, unsplit
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import InputError, suggestion
-from fedrec.evaluation.metrics import default_metrics
-from fedrec.federation.calls import HELD_OUT, Part
 from fedrec.federation.coordinator import Progress
 from fedrec.federation.plan import Plan, WarmStart
 from fedrec.federation.run import Run
@@ -48,7 +45,7 @@ from fedrec.runs.training import open_earlier, train_here, warmed
 from fedrec.runs.transferring import taken_of, with_transfer
 from fedrec.runs.visitors import Unknown
 
-__all__ = ["Estimator", "estimator", "evaluate", "load_model"]
+__all__ = ["Estimator", "Table", "estimator", "load_model"]
 
 Table = Any
 """A polars, pandas or Arrow table, a dict of columns, or `Interactions`."""
@@ -325,60 +322,6 @@ class Estimator:
         """
         check_arguments(Estimator.save, locals())
         save_run(self.opened, Path(folder))
-
-
-def evaluate(
-    model: Estimator,
-    split: Split | None = None,
-    metrics: str | Sequence[str] | None = None,
-    *,
-    protocol: str = "full",
-    part: Part = "test",
-    progress: bool = True,
-) -> Any:
-    """Measure a fitted model on the held-out part of a split: columns `metric`, `value`, `standard_error`, `users`.
-
-    Without a split, on what the model's own plan holds out of the data that it has: those that a run was trained on, or
-    those with which `load_model` opened it. Without `metrics`, lists are measured, and of a model that predicts ratings
-    their errors, `rmse` and `mae`. A pandas table if the split or the model is of pandas data. Warns where the model
-    was trained on what is held out. Shows a bar on a terminal or in a notebook if it takes longer than a second, unless
-    `progress` is false.
-
-    Example:
-        >>> import fedrec as fr
-        >>> split = fr.leave_last_out(fr.synthetic(users=300, items=120, interactions_per_user=12))
-        >>> fr.evaluate(fr.Popularity().fit(split.train), split, ["hr@10"]).columns
-        ['metric', 'value', 'standard_error', 'users']
-    """
-    check_arguments(evaluate, locals())
-    if part not in HELD_OUT:
-        raise InputError(f"part={part!r} is not known{suggestion(part, HELD_OUT)}")
-    opened = model.opened
-    if split is not None and not split.data.catalog.items.same_as(opened.catalog.items):
-        raise InputError("evaluate: the split and the model have different catalogs; create both from the same data")
-    unjudged = remark_on_values(split.data) if split is not None and opened.data.judged else None
-    if unjudged is not None:
-        warnings.warn(f"the model was fitted on cleaned data, but this split is not cleaned: {unjudged}", stacklevel=2)
-    wanted = default_metrics(opened.model.traits.reads_ratings) if metrics is None else metrics
-    names = wanted.split(",") if isinstance(wanted, str) else list(listed(wanted, "metrics"))
-    with bar("evaluate", progress), stage("prepare"):
-        engine = opened.measured if split is None else opened.with_split(split)
-        if split is not None or opened.origin is not None:
-            caution = opened.warning_of(engine, part)
-            if caution:
-                warnings.warn(caution + ("" if split is None else "; fit it on split.train"), stacklevel=2)
-        summaries = opened.measure(names, protocol, part, engine)
-    table = pl.DataFrame(
-        {
-            "metric": list(summaries),
-            "value": [summary.value for summary in summaries.values()],
-            "standard_error": [summary.standard_error for summary in summaries.values()],
-            "users": [summary.users for summary in summaries.values()],
-        },
-        schema={"metric": pl.String, "value": pl.Float64, "standard_error": pl.Float64, "users": pl.Int64},
-    )
-    pandas = model._pandas if split is None else split.data.pandas or model._pandas
-    return table.to_pandas() if pandas else table
 
 
 def as_cleaned(data: Table | Split, plan: Plan) -> Interactions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from fedrec.errors import PlanError
+from fedrec.evaluation.groups import Groups
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import CountCall, EvaluationCall, RoundCall
 from fedrec.federation.counted import counting_spec, counts_first, fit_counts
@@ -90,11 +91,18 @@ def _check_evaluation(agreement: Agreement, call: EvaluationCall) -> None:
     protocol = protocol_of(agreement.plan, call.trial, agreement.protocol) if call.trial else agreement.protocol
     if call.protocol != protocol:
         raise PlanError(f"metrics are asked for by {call.protocol}; agreed was {protocol}")
+    groups = None if call.trial else agreement.groups
+    if call.groups != groups:
+        raise PlanError(f"metrics are asked for {_grouped(call.groups)}; agreed was {_grouped(groups)}")
     if call.trial:
         _check_trial(agreement, call)
     check_committed(agreement, call.after, call.committed)
     if call.n_max != agreement.n_max:
         raise PlanError(f"metrics are asked for with most clients {call.n_max}; agreed was {agreement.n_max}")
+
+
+def _grouped(groups: Groups | None) -> str:
+    return "without groups" if groups is None else f"by {groups.column} in groups {', '.join(groups.labels)}"
 
 
 def _check_trial(agreement: Agreement, call: EvaluationCall) -> None:

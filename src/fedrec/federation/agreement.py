@@ -16,6 +16,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.data.ordering import check_order
 from fedrec.data.splits import Split, SplitMethod
 from fedrec.errors import PlanError
+from fedrec.evaluation.groups import Groups
 from fedrec.evaluation.metrics import Metric, parse_metrics
 from fedrec.evaluation.protocols import Protocol, parse_protocol
 from fedrec.federation.partial_rows import drawn_rows
@@ -42,6 +43,7 @@ class Agreement:
         split: how each node splits its interactions.
         metrics: what is measured; the first one decides.
         protocol: how it is measured.
+        groups: of users, that are measured apart too; `None` for none.
         charges: what each round of a private plan costs; empty without privacy.
 
     Example:
@@ -62,6 +64,7 @@ class Agreement:
     split: SplitMethod
     metrics: tuple[Metric, ...]
     protocol: Protocol
+    groups: Groups | None
     charges: tuple[Charge, ...]
 
     @classmethod
@@ -84,6 +87,7 @@ class Agreement:
             SplitMethod.parse(plan.split),
             parse_metrics(plan.evaluation.metrics),
             parse_protocol(plan.evaluation.protocol),
+            plan.evaluation.grouping,
             plan.charges(),
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedrec.aggregation.specs import SumSpec
 from fedrec.errors import DamagedError, InputError
+from fedrec.evaluation.groups import Groups
 from fedrec.evaluation.metrics import parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
 from fedrec.federation.calls import HELD_OUT, CountCall, EvaluationCall, RoundCall
@@ -35,6 +36,7 @@ def call_fields(call: Call) -> dict[str, Any]:
             "metrics": [str(metric) for metric in call.metrics],
             "n_max": call.n_max,
             **({"trial": call.trial} if call.trial else {}),
+            **({} if call.groups is None else {"by": call.groups.column, "groups": list(call.groups.labels)}),
         }
     return {
         "round": call.round,
@@ -71,6 +73,7 @@ def decode_call(kind: str, fields: Mapping[str, Any], shared: Arrays) -> Call:
                 _whole(fields["n_max"]),
                 _whole(fields["after"]),
                 trial=_whole(fields.get("trial", 0)),
+                groups=_groups(fields["by"], fields["groups"]) if "by" in fields else None,
             )
         terms = fields["privacy"]
         return RoundCall(
@@ -86,6 +89,12 @@ def decode_call(kind: str, fields: Mapping[str, Any], shared: Arrays) -> Call:
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, InputError) as error:
         raise DamagedError(f"a call of kind {kind!r} is not whole: {error!r}") from None
+
+
+def _groups(by: Any, labels: Any) -> Groups:
+    if not isinstance(by, str) or not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise TypeError("a column and groups of users are named by text")
+    return Groups(by, tuple(labels))
 
 
 def _terms(data: Any) -> RoundTerms:

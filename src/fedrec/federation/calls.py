@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from fedrec.aggregation.specs import SumSpec
+from fedrec.evaluation.groups import Groups
 from fedrec.evaluation.metrics import Metric
 from fedrec.evaluation.protocols import Protocol
 from fedrec.federation.own_rounds import OwnRounds
@@ -89,6 +90,7 @@ class EvaluationCall:
         own: which round counts for each node; `committed` for all of them by default.
         trial: above 0, how much better a model is than another one, user by user: the shared arrays are those of both,
             see `fedrec.federation.trials`, and the number tells the trials of a run apart.
+        groups: of users, that are measured apart too; `None` for none.
     """
 
     committed: int
@@ -100,6 +102,7 @@ class EvaluationCall:
     round: int | None = None
     own: OwnRounds | None = None
     trial: int = 0
+    groups: Groups | None = None
 
     @cached_property
     def model(self) -> str:

@@ -460,5 +460,18 @@ TABLE: tuple[Rule, ...] = (
         lambda case: case.warm_start is not None,
         "federation",
     ),
+    Rule(
+        "evaluation.by",
+        "privacy",
+        "the names of the groups would come from users' data; name them, as in evaluation.groups: [F, M]",
+        lambda case: case.evaluation.by is not None and not case.evaluation.groups and case.privacy is not None,
+    ),
+    Rule(
+        "evaluation.by",
+        "",
+        "no party of a federation knows the values of all users; name the groups, as in evaluation.groups: [F, M]",
+        lambda case: case.evaluation.by is not None and not case.evaluation.groups,
+        "federation",
+    ),
 )
 """Every two parts of a plan that do not go together; the order is that in which a plan is told."""

@@ -10,6 +10,7 @@ from typing import Any
 from fedrec.aggregation.specs import SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.errors import PlanError
+from fedrec.evaluation.groups import Groups
 from fedrec.evaluation.metrics import Metric, MetricSummary, check_metrics, parse_metrics
 from fedrec.evaluation.protocols import Protocol, parse_protocol
 from fedrec.federation.agreement import Agreement
@@ -24,7 +25,7 @@ from fedrec.federation.fitting import Fitting
 from fedrec.federation.gathering import gathering_of, merged, with_counting
 from fedrec.federation.item_floor import SERVED, with_served
 from fedrec.federation.made_of_sum import sum_to_send
-from fedrec.federation.measuring import summaries
+from fedrec.federation.measuring import Measured
 from fedrec.federation.own_rounds import OwnRounds
 from fedrec.federation.run import Run
 from fedrec.federation.transfer import STRENGTH, WEIGHT, Taken
@@ -199,7 +200,7 @@ class Coordinator:
                 trial,
             )
             metric = deciding(self.agreement.metrics)
-            return None if metric is None else found.get(str(metric))
+            return None if metric is None else found.everyone.get(str(metric))
 
         transfer, taken = self.plan.transfer, self.taken
         if transfer is None or taken is None:
@@ -226,8 +227,22 @@ class Coordinator:
         self, state: State, committed: int, part: Part, metrics: Sequence[str], protocol: str
     ) -> dict[str, MetricSummary]:
         """Federated evaluation: metrics are sums over nodes. Empty where nothing is held out."""
+        return self.measure(state, committed, part, metrics, protocol).everyone
+
+    def measure(
+        self,
+        state: State,
+        committed: int,
+        part: Part,
+        metrics: Sequence[str],
+        protocol: str,
+        groups: Groups | None = None,
+    ) -> Measured:
+        """Federated evaluation, of groups of users too where they are grouped."""
         with stage("evaluate", f"measuring {part}"):
-            return self._measured(state, committed, part, parse_metrics(metrics), parse_protocol(protocol))
+            return self._measured(
+                state, committed, part, parse_metrics(metrics), parse_protocol(protocol), groups=groups
+            )
 
     @property
     def step_threads(self) -> int:
@@ -243,14 +258,16 @@ class Coordinator:
         metrics: tuple[Metric, ...],
         protocol: Protocol,
         trial: int = 0,
-    ) -> dict[str, MetricSummary]:
+        groups: Groups | None = None,
+    ) -> Measured:
         check_metrics(metrics, self.model.name, self.model.traits.reads_ratings)
         n_max = self.agreement.n_max
         call = EvaluationCall(
-            committed, state.shared, part, protocol, metrics, n_max, committed, self._own(committed), trial
+            committed, state.shared, part, protocol, metrics, n_max, committed, self._own(committed), trial, groups
         )
         sums = self.engine.evaluate(call)
-        return summaries(metrics, merged(sums[0].spec, sums, 0), rating_scale(self.model))
+        total = merged(sums[0].spec, sums, 0)
+        return Measured.of(metrics, total, rating_scale(self.model), groups, self.plan.min_clients)
 
     def _resume(self) -> tuple[int, State]:
         """The next round and the state before it."""
@@ -300,7 +317,10 @@ class Coordinator:
             metrics: dict[str, float] = done[-1]["metrics"]
         else:
             with stage("evaluate"):
-                found = self._measured(state, round, "valid", self.agreement.metrics, self.agreement.protocol)
+                agreed = self.agreement
+                found = self._measured(
+                    state, round, "valid", agreed.metrics, agreed.protocol, groups=agreed.groups
+                ).everyone
             metrics = {name: summary.value for name, summary in found.items()}
             self.run.ledger.append("validation", round=round, metrics=metrics)
         if self.plan.evaluation.keep == "best" and kept_round(self.plan, self.run.ledger) == round:

@@ -24,7 +24,7 @@ from fedrec.models.registry import explain, foremost
 
 __all__ = ["DataPlan"]
 
-_LATER_KEYS = ("header", "time_format", "decimal", "where", "kinds", "catalog", "events")
+_LATER_KEYS = ("header", "time_format", "decimal", "where", "kinds", "catalog", "users", "events")
 
 
 class DataPlan(BaseModel):
@@ -45,6 +45,7 @@ class DataPlan(BaseModel):
         kinds: weight of each kind of row, such as `{column: event, weights: {view: 1, cart: 3, purchase: 10}}`.
         catalog: file of items with a column `item_id` and what is known of them: titles, genres, prices, vectors. Items
             that nobody has can then be recommended too, by models that read item features.
+        users: file with one row per user: `user_id` and columns such as age or region, by which figures can be grouped.
         events: log of `fedrec serve`, a path or URL, whose events join the interactions; users who asked to be
             forgotten are left out.
         cleaning: cleaning steps, in this order.
@@ -66,6 +67,7 @@ class DataPlan(BaseModel):
     where: dict[str, tuple[str, ...]] | None = None
     kinds: Kinds | None = None
     catalog: str | None = None
+    users: str | None = None
     events: str | None = None
     cleaning: Cleaning = Cleaning()
     digest: str | None = None
@@ -120,7 +122,7 @@ class DataPlan(BaseModel):
         """Options of `load_source`: those that differ from its defaults, as some sources take none."""
         options: dict[str, Any] = {"format": self.format, "columns": self.columns, "table": self.table}
         options |= {"query": self.query, "header": self.header, "time_format": self.time_format}
-        options |= {"decimal": self.decimal, "events": self.events}
+        options |= {"decimal": self.decimal, "users": self.users, "events": self.events}
         if self.where is not None:
             options["where"] = {name: list(values) for name, values in self.where.items()}
         if self.kinds is not None:

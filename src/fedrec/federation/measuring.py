@@ -1,8 +1,10 @@
-"""Metrics as fixed-point sums: the spec, what a chunk of clients adds, and the summary of the total."""
+"""Metrics as fixed-point sums, of everybody or of groups of users too: the spec, what a chunk of clients adds, and the
+summary of the total."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -10,10 +12,11 @@ from fedrec.aggregation.contributions import Contributions, Dense
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
 from fedrec.evaluation.errors import ERRORS, SQUARES, in_ratings, with_squares
+from fedrec.evaluation.groups import EVERYONE, Groups, merges_of
 from fedrec.evaluation.metrics import Metric, MetricSummary, rows_of_lists, summarise
 from fedrec.evaluation.ranks import UserMetrics, metric_sums, position_sums
 
-__all__ = ["Positions", "add_metrics", "measuring_spec", "summaries"]
+__all__ = ["Measured", "Positions", "add_lists", "add_metrics", "measuring_spec", "merge_small"]
 
 _SCALE_BITS = 30
 _USERS, _POSITIONS, _TOP, _ERRORS, _SQUARES = "metrics", "positions", "top_counts", "errors", "errors_squared"
@@ -21,7 +24,9 @@ _RING_BITS = 62
 _FEWEST_BITS, _MOST_BITS = 10, 24
 
 
-def measuring_spec(metrics: Sequence[Metric], n_items: int, n_max: int, positions: int = 0) -> SumSpec:
+def measuring_spec(
+    metrics: Sequence[Metric], n_items: int, n_max: int, positions: int = 0, groups: Groups | None = None
+) -> SumSpec:
     """Number of users, Σ value and Σ value² of each metric; for metrics of lists, how many lists hold each item,
     and how many histories where one reads them; for errors of ratings, the sums of `fedrec.evaluation.errors`.
 
@@ -31,24 +36,26 @@ def measuring_spec(metrics: Sequence[Metric], n_items: int, n_max: int, position
         n_max: most users of the sum.
         positions: most positions of a user, where every position counts and not every user; the sums are then those of
             `position_sums`.
+        groups: of users, whose sums stand one after the other in the arrays of users; together they are everybody's.
     """
+    parts = 1 if groups is None else len(groups.named)
     per_user = sum(metric.per_user for metric in metrics)
     most = float(max(1, positions))
     if positions:
         room = _RING_BITS - (n_max - 1).bit_length() - 2 * positions.bit_length()
-        shape, bits = (3 + 3 * per_user,), max(0, min(_SCALE_BITS, room))
+        shape, bits = (parts * (3 + 3 * per_user),), max(0, min(_SCALE_BITS, room))
         arrays = [ArraySpec(_POSITIONS, "dense", shape, bound=most**2, scale_bits=bits, ring=64)]
     else:
-        arrays = [ArraySpec(_USERS, "dense", (1 + 2 * per_user,), bound=1.0, scale_bits=_SCALE_BITS, ring=64)]
+        arrays = [ArraySpec(_USERS, "dense", (parts * (1 + 2 * per_user),), bound=1.0, scale_bits=_SCALE_BITS, ring=64)]
     if any(metric.of_ratings for metric in metrics):
-        arrays += _error_specs(n_items, n_max)
+        arrays += _error_specs(n_items, n_max, parts)
     rows = rows_of_lists(metrics)
     if rows:
         arrays.append(ArraySpec(_TOP, "dense", (rows, n_items), bound=most, pooled=True))
     return SumSpec(tuple(arrays)).fit(n_max)
 
 
-def _error_specs(n_items: int, n_max: int) -> list[ArraySpec]:
+def _error_specs(n_items: int, n_max: int, parts: int) -> list[ArraySpec]:
     """A user has at most one rating of every item. Squares of so many would not fit into a ring where there are very
     many users and items: there they saturate, and are counted, beyond what does."""
     room = _RING_BITS - (n_max - 1).bit_length()
@@ -57,83 +64,169 @@ def _error_specs(n_items: int, n_max: int) -> list[ArraySpec]:
     most = float(min(n_items**2, 2 ** max(room - bits, 0)))
     finer = min(_MOST_BITS, room - of_items)
     return [
-        ArraySpec(_ERRORS, "dense", (len(ERRORS),), bound=float(n_items), scale_bits=finer, ring=64),
-        ArraySpec(_SQUARES, "dense", (len(SQUARES),), bound=most, scale_bits=bits, ring=64),
+        ArraySpec(_ERRORS, "dense", (parts * len(ERRORS),), bound=float(n_items), scale_bits=finer, ring=64),
+        ArraySpec(_SQUARES, "dense", (parts * len(SQUARES),), bound=most, scale_bits=bits, ring=64),
     ]
 
 
-def add_metrics(total: Sum, result: UserMetrics, errors: np.ndarray | None = None) -> None:
-    """Add a chunk of users, with their `errors` [users, 8] of ratings where these are measured."""
+def add_metrics(
+    total: Sum, result: UserMetrics, errors: np.ndarray | None = None, places: np.ndarray | None = None
+) -> None:
+    """Add a chunk of users, with their `errors` [users, 8] of ratings where these are measured, and the group of each
+    [users] where users are grouped."""
     of_ratings = None if errors is None else errors[result.valid]
-    _add(total, {_USERS: metric_sums(result)[result.valid]}, of_ratings)
-    _add_lists(total, result)
+    of_groups = None if places is None else places[result.valid]
+    _add(total, {_USERS: metric_sums(result)[result.valid]}, of_ratings, of_groups)
+    add_lists(total, result)
 
 
 class Positions:
     """Metrics of users of whom several positions are measured, gathered until each user is added as a whole.
 
     Args:
-        total: the sum that users are added to, by `add_users`.
+        metrics: how many metrics each user has.
         users: how many there are.
+        errors: whether errors of ratings are measured.
     """
 
-    def __init__(self, total: Sum, users: int) -> None:
-        self._total = total
-        self._counts = np.zeros(users, dtype=np.int64)
-        self._values = np.zeros((users, (total.spec[_POSITIONS].size - 3) // 3))
-        self._errors = np.zeros((users, len(ERRORS))) if _ERRORS in total.arrays else None
+    def __init__(self, metrics: int, users: int, errors: bool) -> None:
+        self.counts = np.zeros(users, dtype=np.int64)
+        self.values = np.zeros((users, metrics))
+        self._errors = np.zeros((users, len(ERRORS))) if errors else None
 
     def add(self, users: np.ndarray, result: UserMetrics, errors: np.ndarray | None = None) -> None:
         """Add one position of each of the users at positions [n], all of whom are valid in `result`."""
-        self._counts[users] += 1
-        self._values[users] += result.values
+        self.counts[users] += 1
+        self.values[users] += result.values
         if self._errors is not None and errors is not None:
             self._errors[users] += errors[:, : len(ERRORS)]
-        _add_lists(self._total, result)
 
-    def add_users(self) -> None:
-        """Add every user who has a position to the sum."""
-        measured = self._counts > 0
+    def add_users(self, total: Sum, places: np.ndarray | None = None) -> None:
+        """Add every user who has a position to a sum; with the group of each user [users], where they are grouped."""
+        measured = self.counts > 0
         errors = None if self._errors is None else with_squares(self._errors[measured])
-        _add(self._total, {_POSITIONS: position_sums(self._counts[measured], self._values[measured])}, errors)
+        of_groups = None if places is None else places[measured]
+        _add(total, {_POSITIONS: position_sums(self.counts[measured], self.values[measured])}, errors, of_groups)
 
 
-def _add(total: Sum, rows: dict[str, np.ndarray], errors: np.ndarray | None) -> None:
-    """Add rows of users by the name of their array, with their `errors` [users, 8] of ratings."""
-    if errors is not None:
-        rows |= {_ERRORS: errors[:, : len(ERRORS)], _SQUARES: errors[:, len(ERRORS) :]}
-    spec = SumSpec(tuple(array for array in total.spec.arrays if array.name in rows), total.spec.n_max)
-    part = Sum.zeros(spec, total.round)
-    ones = np.ones(len(next(iter(rows.values()))))
-    part.add(Contributions({name: Dense(values.astype(np.float32), ones) for name, values in rows.items()}))
-    for name, array in part.arrays.items():
-        total.arrays[name] += array
-    total.clients += part.clients
-    total.left_out += part.left_out
-    total.saturated += part.saturated
-
-
-def _add_lists(total: Sum, result: UserMetrics) -> None:
+def add_lists(total: Sum, result: UserMetrics) -> None:
+    """Add the lists of a chunk of users, where metrics of lists are measured."""
     if result.top_counts is not None:
         total.arrays[_TOP] += result.top_counts.astype(total.arrays[_TOP].dtype)
 
 
-def summaries(
-    metrics: Sequence[Metric], total: Sum, scale: tuple[float, float] | None = None
-) -> dict[str, MetricSummary]:
-    """Mean and standard error of every metric by name; empty where no user had anything held out.
+def _add(total: Sum, rows: dict[str, np.ndarray], errors: np.ndarray | None, places: np.ndarray | None) -> None:
+    """Add rows of users by the name of their array, with their `errors` [users, 8] of ratings."""
+    if errors is not None:
+        rows |= {_ERRORS: errors[:, : len(ERRORS)], _SQUARES: errors[:, len(ERRORS) :]}
+    widths = {name: values.shape[1] for name, values in rows.items()}
+    arrays = (replace(array, shape=(widths[array.name],)) for array in total.spec.arrays if array.name in rows)
+    spec = SumSpec(tuple(arrays), total.spec.n_max)
+    users = len(next(iter(rows.values())))
+    for place in np.unique(places := np.zeros(users, dtype=np.int64) if places is None else places):
+        part = Sum.zeros(spec, total.round)
+        here = {name: values[places == place].astype(np.float32) for name, values in rows.items()}
+        ones = np.ones(len(next(iter(here.values()))))
+        part.add(Contributions({name: Dense(values, ones) for name, values in here.items()}))
+        for name, array in part.arrays.items():
+            total.arrays[name][place * widths[name] : (place + 1) * widths[name]] += array
+        total.clients += part.clients
+        total.left_out += part.left_out
+        total.saturated += part.saturated
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a measurement found.
 
     Args:
-        metrics: that were asked for.
-        total: the sum over nodes.
-        scale: lowest and highest rating, for errors of ratings.
+        everyone: mean and standard error of every metric by name; empty where no user had anything held out.
+        groups: the same of each group with users, by name, without metrics of lists; empty where users are not grouped.
+        merged: names of groups whose users are among the others, as they are too few.
     """
-    if total.clients == 0:
-        return {}
+
+    everyone: dict[str, MetricSummary]
+    groups: dict[str, dict[str, MetricSummary]] = field(default_factory=dict)
+    merged: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> dict[str, dict[str, MetricSummary]]:
+        """Everyone, then each group."""
+        return {EVERYONE: self.everyone, **self.groups}
+
+    @classmethod
+    def of(
+        cls,
+        metrics: Sequence[Metric],
+        total: Sum,
+        scale: tuple[float, float] | None = None,
+        groups: Groups | None = None,
+        least: int = 1,
+    ) -> Measured:
+        """What a sum says.
+
+        Args:
+            metrics: that were asked for.
+            total: the sum over nodes.
+            scale: lowest and highest rating, for errors of ratings.
+            groups: of users, where they are grouped.
+            least: fewest users of a group that is shown apart.
+        """
+        if total.clients == 0:
+            return cls({})
+        if groups is None:
+            return cls(_summaries(metrics, total, scale))
+        everyone = _summaries(metrics, total, scale, len(groups.named))
+        merged = merge_small(total, groups, least)
+        users = _users(total, groups)
+        each = [metric for metric in metrics if not metric.of_lists]
+        found = {
+            name: _summaries(each, total, scale, len(users), place)
+            for place, name in enumerate(groups.named)
+            if users[place]
+        }
+        return cls(everyone, found, tuple(groups.labels[place] for place in merged))
+
+
+def merge_small(total: Sum, groups: Groups, least: int) -> list[int]:
+    """Add the sums of groups with too few users to those of the others, see `fedrec.evaluation.groups.merges_of`.
+
+    Returns:
+        Places of these groups.
+    """
+    merged = merges_of(_users(total, groups), least)
+    for name, array in total.arrays.items():
+        if name != _TOP:
+            parts = array.reshape(len(groups.named), -1)
+            parts[-1] += parts[merged].sum(axis=0, dtype=parts.dtype)
+            parts[merged] = 0
+    return merged
+
+
+def _users(total: Sum, groups: Groups) -> list[int]:
+    """How many users of each group are in a sum."""
+    name = _POSITIONS if _POSITIONS in total.arrays else _USERS
+    return np.rint(total.value(name).reshape(len(groups.named), -1)[:, 0]).astype(int).tolist()
+
+
+def _summaries(
+    metrics: Sequence[Metric],
+    total: Sum,
+    scale: tuple[float, float] | None,
+    parts: int = 1,
+    place: int | None = None,
+) -> dict[str, MetricSummary]:
+    """Of one of the parts of which the arrays of users consist, or of all of them together."""
+
+    def values(name: str) -> np.ndarray:
+        sums = total.arrays[name].reshape(parts, -1)
+        chosen: np.ndarray = sums.sum(axis=0) if place is None else sums[place]
+        return chosen / total.spec[name].unit
+
     counts, errors = total.arrays.get(_TOP), None
     if scale is not None and _ERRORS in total.arrays:
-        errors = in_ratings(np.concatenate([total.value(_ERRORS), total.value(_SQUARES)]), scale)
+        errors = in_ratings(np.concatenate([values(_ERRORS), values(_SQUARES)]), scale)
     top = None if counts is None else counts.astype(np.int64)
     by_position = _POSITIONS in total.arrays
-    found = summarise(metrics, total.value(_POSITIONS if by_position else _USERS), top, errors, by_position)
+    found = summarise(metrics, values(_POSITIONS if by_position else _USERS), top, errors, by_position)
     return {str(summary.metric): summary for summary in found}

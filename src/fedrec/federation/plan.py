@@ -31,10 +31,12 @@ from fedrec.data.splits import SplitMethod
 from fedrec.data.weights import Weights
 from fedrec.documents import MOST_SETTINGS, parse_yaml, read_file, renamed_keys
 from fedrec.errors import InputError, PlanError
+from fedrec.evaluation.groups import Groups
 from fedrec.evaluation.metrics import DEFAULT_METRICS, check_metrics, default_metrics, parse_metrics
 from fedrec.federation.compatibility import check_together
 from fedrec.federation.data_plan import DataPlan
 from fedrec.federation.evaluation_plan import EvaluationPlan
+from fedrec.federation.grouping import grouping_column
 from fedrec.federation.item_floor import ItemFloor
 from fedrec.federation.plan_case import Case
 from fedrec.federation.transfer import Transfer
@@ -301,8 +303,25 @@ class Plan(_Part):
             **pins,
             "n_max": n_max,
             "cohort": self.cohort if self.cohort <= 1 else min(1.0, self.cohort / users),
+            "evaluation": self._grouped(data),
         }
         return public.model_copy(update=changes).with_noise()
+
+    def _grouped(self, data: Interactions) -> EvaluationPlan:
+        """What is measured, with the names of the groups of users that are measured apart.
+
+        Raises:
+            PlanError: if users cannot be grouped so.
+        """
+        if (by := self.evaluation.by) is None:
+            return self.evaluation
+        try:
+            values = grouping_column(data, by, data)
+            groups = self.evaluation.grouping or Groups.of_values(by, values)
+            groups.places(values)
+        except InputError as error:
+            raise PlanError(f"evaluation: {error}") from None
+        return self.evaluation.model_copy(update={"groups": groups.labels})
 
     def agree(self, catalog: Catalog, n_max: int) -> Plan:
         """Fill in what a federation agrees on where nobody sees the data: catalog, most clients, and all defaults.

@@ -160,7 +160,7 @@ class RemoteEngine:
     def evaluate(self, call: EvaluationCall) -> list[Sum]:
         """Sums of metrics."""
         catalog, split = self._agreement.catalog, self._agreement.split
-        spec = measuring_spec(call.metrics, len(catalog), call.n_max, split.positions)
+        spec = measuring_spec(call.metrics, len(catalog), call.n_max, split.positions, call.groups)
         return self._summed("evaluate", call, spec, f"the {call.part} measurement", call.shared)
 
     @cached_property

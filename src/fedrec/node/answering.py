@@ -201,5 +201,5 @@ def _hold(opened: OpenedHere, party: NetworkParty, call: Call, transcript: Trans
 def _spec(opened: OpenedHere, call: Call) -> SumSpec:
     if isinstance(call, EvaluationCall):
         catalog, split = opened.agreement.catalog, opened.agreement.split
-        return measuring_spec(call.metrics, len(catalog), call.n_max, split.positions)
+        return measuring_spec(call.metrics, len(catalog), call.n_max, split.positions, call.groups)
     return call.spec

@@ -14,6 +14,7 @@ from fedrec.data.keys import KeyedSource
 from fedrec.errors import PlanError
 from fedrec.federation.calls import CountCall, EvaluationCall, Part, RoundCall
 from fedrec.federation.item_floor import SERVED, add_noise, rows_served
+from fedrec.federation.measuring import merge_small
 from fedrec.federation.partial_rows import only_rows
 from fedrec.federation.transcript import Transcript
 from fedrec.models.base import Arrays
@@ -178,8 +179,15 @@ class Node:
         return total
 
     def evaluate(self, call: EvaluationCall) -> Sum:
-        """Metrics of the node's users as a sum; over nobody where fewer than the owner's floor would be in it."""
-        return self._held_back(_merged(shard.evaluate(call) for shard in self._followed()))
+        """Metrics of the node's users as a sum; over nobody where fewer than the owner's floor would be in it.
+
+        Groups of users with fewer than the owner's floor are among the others before the sum leaves, masked or not: a
+        total of all nodes would otherwise be about these few alone where other nodes have none.
+        """
+        total = _merged(shard.evaluate(call) for shard in self._followed())
+        if call.groups is not None and not self.floors.simulated:
+            merge_small(total, call.groups, self.floors.min_clients)
+        return self._held_back(total)
 
     def keep(self, shared: Arrays, committed: int) -> None:
         """Remember the private rows of the best round so far."""

@@ -22,6 +22,7 @@ from fedrec.errors import DamagedError, InputError, NothingLeftError, PlanError
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import Part
 from fedrec.federation.fitting import Fitting
+from fedrec.federation.grouping import check_grouping
 from fedrec.federation.item_floor import SERVED
 from fedrec.federation.masked import COUNTS
 from fedrec.federation.plan import Plan
@@ -201,6 +202,7 @@ def open_run_here(
     config.limits.check_model(agreement.model, len(catalog))
     _check_public(agreement)
     data, digest = _load(config, agreement, folder)
+    check_grouping(data, agreement.groups)
     least = max(config.policy.min_clients, plan.min_clients)
     check_users(agreement, data.n_users, 0 if offer.secure else least, config.policy.declared_min_users or least)
     changed = "the node's data changed since the run was opened; restore the data, or start another run"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from fedrec.aggregation.queries import Query
 from fedrec.aggregation.specs import SumSpec
@@ -18,15 +19,18 @@ from fedrec.data.clients import Clients
 from fedrec.data.interactions import Interactions, offsets, rows_of
 from fedrec.data.keys import KeyedSource, client_keys
 from fedrec.data.ratings import check_ratings
+from fedrec.data.reading.catalogs import with_user_features
 from fedrec.data.splits import HISTORY, TRAIN, Split
 from fedrec.data.weights import Weights
 from fedrec.errors import FedrecError, InputError
 from fedrec.evaluation.errors import error_sums
+from fedrec.evaluation.groups import Groups
 from fedrec.evaluation.ranks import ItemLists, UserMetrics, user_metrics
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import EvaluationCall, Part, RoundCall
+from fedrec.federation.grouping import grouping_column
 from fedrec.federation.item_floor import SERVED, count_chunk, only_served
-from fedrec.federation.measuring import Positions, add_metrics, measuring_spec
+from fedrec.federation.measuring import Positions, add_lists, add_metrics, measuring_spec
 from fedrec.federation.trials import divided
 from fedrec.federation.warm_start import Changed, Remembered, first_rows
 from fedrec.models.base import Arrays, Given, Private, Recommender
@@ -179,20 +183,45 @@ class Shard:
 
     def evaluate(self, call: EvaluationCall) -> Sum:
         """Metrics of the users as a sum."""
+        places = None if call.groups is None else self._places(call.groups, call.part)
+        spec = measuring_spec(call.metrics, self.data.n_items, call.n_max, self.split.positions, call.groups)
+        total = Sum.zeros(spec)
         if not self.split.positions:
-            total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max))
-            for _, result, errors in self._compared(call, self._histories(call.part), self._held_out(call.part)):
-                add_metrics(total, result, errors)
+            for positions, result, errors in self._compared(
+                call, self._histories(call.part), self._held_out(call.part)
+            ):
+                add_metrics(total, result, errors, None if places is None else places[positions])
             return total
-        total = Sum.zeros(measuring_spec(call.metrics, self.data.n_items, call.n_max, self.split.positions))
-        gathered = Positions(total, len(self))
-        steps = self._seen.steps(call.part, self._examples())
-        for history, found in followed(steps, self.split.positions, lambda _: 1.0):
-            relevant = self.split.data.where(found)
-            for positions, result, errors in self._compared(call, self._seen.repeated(history), relevant):
-                gathered.add(positions, result, errors)
-        gathered.add_users()
+        self.gathered(call, total).add_users(total, places)
         return total
+
+    def gathered(self, call: EvaluationCall, total: Sum | None = None) -> Positions:
+        """Metrics of each user, added up over the positions that are measured of this user; lists go into `total`."""
+        of_ratings = any(metric.of_ratings for metric in call.metrics)
+        gathered = Positions(sum(metric.per_user for metric in call.metrics), len(self), of_ratings)
+        for history, relevant in self._steps(call.part):
+            for positions, result, errors in self._compared(call, history, relevant):
+                gathered.add(positions, result, errors)
+                if total is not None:
+                    add_lists(total, result)
+        return gathered
+
+    def _steps(self, part: Part) -> Iterator[tuple[Interactions, Interactions]]:
+        """What is known and what is to be found: once, or for each position of users of whom several are measured."""
+        if not self.split.positions:
+            yield self._histories(part), self._held_out(part)
+            return
+        steps = self._seen.steps(part, self._examples())
+        for history, found in followed(steps, self.split.positions, lambda _: 1.0):
+            yield self._seen.repeated(history), self.split.data.where(found)
+
+    def _places(self, groups: Groups, part: Part) -> np.ndarray:
+        """The group of every user [users], see `Groups.places`."""
+        return groups.places(grouping_column(self.data, groups.column, self.split.history(part)))
+
+    def describe(self, features: pl.DataFrame) -> None:
+        """Take over a table with `user_id` and columns by which users are grouped when they are measured."""
+        self.split = replace(self.split, data=with_user_features(self.split.data, features))
 
     def _compared(
         self, call: EvaluationCall, history: Interactions, relevant: Interactions

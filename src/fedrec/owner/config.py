@@ -264,7 +264,9 @@ class NodeConfig(_Part):
             raise PlanError(redacted(f"{where}: {error}")) from None
         home = place_at(folder, config.home)
         events = None if config.data.events is None else source_at(folder, config.data.events)
-        data = config.data.model_copy(update={"source": source_at(folder, config.data.source), "events": events})
+        users = None if config.data.users is None else source_at(folder, config.data.users)
+        source = source_at(folder, config.data.source)
+        data = config.data.model_copy(update={"source": source, "users": users, "events": events})
         return config.model_copy(update={"home": home, "data": data})
 
     @classmethod

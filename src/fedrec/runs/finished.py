@@ -8,17 +8,22 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from fedrec.data.catalog import Catalog
+from fedrec.data.identifiers import Identifiers
 from fedrec.data.interactions import Interactions, offsets, rows_of
 from fedrec.data.splits import HISTORY, TRAIN, Split, distinct, unsplit
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import InputError
+from fedrec.evaluation.groups import Groups
 from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import Part
 from fedrec.federation.coordinator import Coordinator, Trained
+from fedrec.federation.grouping import grouping_column
 from fedrec.federation.item_floor import SERVED
+from fedrec.federation.measuring import Measured
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.warm_start import Earlier, Remembered
@@ -229,6 +234,49 @@ class OpenedRun:
             scores[:, ~shared[SERVED]] = -np.inf
         return scores
 
+    def describe_users(self, features: pl.DataFrame, engine: LocalEngine | None = None) -> int:
+        """Take over a table with `user_id` and columns by which users are grouped when they are measured.
+
+        Args:
+            features: one row per user.
+            engine: of the users, where it is not the run's own.
+
+        Returns:
+            How many users the table says nothing of.
+
+        Raises:
+            InputError: if it lacks an id, lists a user twice, or says nothing of any user.
+        """
+        nodes = engine or self.measured
+        if "user_id" not in features.columns or features["user_id"].null_count():
+            raise InputError("the table of users needs a column user_id, with an id in every row")
+        ids = features["user_id"]
+        if ids.n_unique() < len(ids):
+            raise InputError(
+                f"the table of users lists user {ids.filter(ids.is_duplicated())[0]!r} twice; list each once"
+            )
+        users = Identifiers.of(ids)
+        missing = sum(int((users.look_up(shard.data.users.series) < 0).sum()) for shard in nodes.shards)
+        if missing == sum(map(len, nodes.shards)):
+            raise InputError(f"the table of users says nothing of any user of the run; its first id is {ids[0]!r}")
+        for shard in nodes.shards:
+            shard.describe(features)
+        return missing
+
+    def groups_by(
+        self, column: str, part: Part, labels: Sequence[str] | None = None, engine: LocalEngine | None = None
+    ) -> Groups:
+        """The groups of users by a column, named by `labels` or as the column of all nodes shows them.
+
+        Raises:
+            InputError: if users cannot be grouped so.
+        """
+        shards = (engine or self.measured).shards
+        values = [grouping_column(shard.data, column, shard.split.history(part)) for shard in shards]
+        groups = Groups.of_values(column, pl.concat(values)) if labels is None else Groups(column, tuple(labels))
+        groups.places(pl.concat(values))
+        return groups
+
     def measure(
         self,
         metrics: Sequence[str],
@@ -241,9 +289,24 @@ class OpenedRun:
         Raises:
             InputError: if nothing is held out.
         """
+        return self.measure_groups(metrics, protocol, part, engine).everyone
+
+    def measure_groups(
+        self,
+        metrics: Sequence[str],
+        protocol: str,
+        part: Part = "test",
+        engine: LocalEngine | None = None,
+        groups: Groups | None = None,
+    ) -> Measured:
+        """As `measure`, of groups of users too.
+
+        Raises:
+            InputError: if nothing is held out.
+        """
         nodes = engine or self.measured
         coordinator = Coordinator(self.agreement, nodes, Run(self.plan, None), nodes.has_valid)
-        found = coordinator.evaluate(self.trained.state, self.trained.round, part, metrics, protocol)
-        if not found:
+        found = coordinator.measure(self.trained.state, self.trained.round, part, metrics, protocol, groups)
+        if not found.everyone:
             raise InputError(f"the split {self.plan.split!r} leaves nothing in {part!r} to evaluate on")
         return found

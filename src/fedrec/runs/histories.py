@@ -10,6 +10,7 @@ from typing import Any
 from fedrec.data.databases.urls import is_url
 from fedrec.data.digests import digest_of
 from fedrec.data.interactions import Interactions
+from fedrec.data.reading.catalogs import with_user_features
 from fedrec.data.reading.frames import as_interactions
 from fedrec.errors import InputError
 from fedrec.federation.data_plan import DataPlan
@@ -51,14 +52,18 @@ def with_histories(
     else:
         found = as_interactions(data)
     if _is_own(opened.plan, found, folder):
-        if (folder / KEPT).exists():
+        before = Kept.read(folder, opened.plan, opened.catalog) if found.user_features is not None else None
+        if (folder / KEPT).exists() and before is None:
             return opened
-        kept = Kept(replace(found, catalog=opened.catalog))
+        kept = Kept(replace(found, catalog=opened.catalog), None if before is None else before.places)
         return replace(opened, home=lambda: home_of(folder, opened.plan, opened.catalog, kept))
     visitors = Visitors.read(found, opened.catalog, unknown_items)
     if visitors.data.n_users == 0:
         raise InputError("data: nothing in it is about items that the model knows")
-    return opened.with_histories(replace(visitors.data, order=found.order, pandas=found.pandas))
+    data = replace(visitors.data, order=found.order, pandas=found.pandas)
+    if found.user_features is not None:
+        data = with_user_features(data, found.user_features.with_columns(found.users.series.alias("user_id")))
+    return opened.with_histories(data)
 
 
 def _source(run: Plan, name: str, reading: dict[str, Any]) -> DataPlan:

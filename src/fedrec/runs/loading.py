@@ -101,6 +101,8 @@ def load_plan_data(
         source = _found(source, folder)
     if data.catalog is not None:
         options["described"] = _found(data.catalog, folder)
+    if data.users is not None:
+        options["users"] = _found(data.users, folder)
     if data.events is not None:
         if asks_a_server(data.events):
             raise InputError(

@@ -15,6 +15,7 @@ import numpy as np
 from fedrec.evaluation.metrics import MetricSummary
 from fedrec.federation.calls import Part
 from fedrec.federation.coordinator import Coordinator, Trained
+from fedrec.federation.measuring import Measured
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.versions import busiest_node
@@ -22,7 +23,17 @@ from fedrec.privacy.accounting import Charge
 from fedrec.progress import Stopwatch, stage
 from fedrec.record.durable import arrays_digest
 
-__all__ = ["close_run", "in_words", "measured_bytes", "measured_parts", "peak_rss_mb", "report_of", "worth_of"]
+__all__ = [
+    "close_run",
+    "groups_in_words",
+    "in_words",
+    "measured_bytes",
+    "measured_parts",
+    "merged_in_words",
+    "peak_rss_mb",
+    "report_of",
+    "worth_of",
+]
 
 FEW_USERS = 30
 """Figures over fewer users come with a remark."""
@@ -33,13 +44,13 @@ def report_of(
     trained: Trained,
     run: Run,
     folder: Path,
-    measured: Mapping[str, Mapping[str, MetricSummary]],
+    measured: Mapping[str, Measured],
     home: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The report of a run; how long it took is put in when its end is near.
 
     Args:
-        measured: metrics by part.
+        measured: what was found, by part.
         home: what is said of where the nodes were.
     """
     plan = run.plan
@@ -56,9 +67,10 @@ def report_of(
         "reproducible": plan.reproducible,
         "step_threads": coordinator.step_threads,
         "protocol": plan.evaluation.protocol,
-        "metrics": {part: in_words(found)[0] for part, found in measured.items()},
-        "standard_error": {part: in_words(found)[1] for part, found in measured.items()},
-        "users": {part: next((summary.users for summary in found.values()), 0) for part, found in measured.items()},
+        "metrics": {part: in_words(found.everyone)[0] for part, found in measured.items()},
+        "standard_error": {part: in_words(found.everyone)[1] for part, found in measured.items()},
+        "users": {part: _users(found.everyone) for part, found in measured.items()},
+        **({} if plan.evaluation.by is None else {"groups": _grouped(plan, measured)}),
         "bytes": measured_bytes(run, trained),
         "peak_rss_mb": peak_rss_mb(),
         "cohort": round(float(np.mean([line["cohort"] for line in rounds])), 1),
@@ -96,10 +108,8 @@ def close_run(run: Run, trained: Trained, report: dict[str, Any], clock: Stopwat
         run.seal(digests)
 
 
-def measured_parts(
-    coordinator: Coordinator, trained: Trained, there: Iterable[Part]
-) -> dict[str, dict[str, MetricSummary]]:
-    """What is held out, measured: metrics by part.
+def measured_parts(coordinator: Coordinator, trained: Trained, there: Iterable[Part]) -> dict[str, Measured]:
+    """What is held out, measured: what was found, by part.
 
     Nothing of a run whose nodes add the noise: metrics are exact sums of users' data, and such a run shows none.
     """
@@ -108,7 +118,10 @@ def measured_parts(
         return {}
     asked = plan.evaluation
     return {
-        part: coordinator.evaluate(trained.state, trained.round, part, asked.metrics, asked.protocol) for part in there
+        part: coordinator.measure(
+            trained.state, trained.round, part, asked.metrics, asked.protocol, coordinator.agreement.groups
+        )
+        for part in there
     }
 
 
@@ -177,6 +190,54 @@ def in_words(found: Mapping[str, MetricSummary]) -> tuple[dict[str, float], dict
             for name, summary in found.items()
         },
     )
+
+
+def groups_in_words(by: str, least: int, found: Measured) -> dict[str, Any]:
+    """Figures of groups of users.
+
+    Args:
+        by: the column.
+        least: fewest users of a group that is shown apart.
+        found: what was measured.
+
+    Returns:
+        `by`; `users`, `metrics` and `standard_error` of each group; names of groups that are `merged` into the others,
+        as each has fewer users than `least` or hides others that are too few.
+    """
+    words = {name: in_words(group) for name, group in found.groups.items()}
+    return {
+        "by": by,
+        "users": {name: _users(group) for name, group in found.groups.items()},
+        "metrics": {name: values for name, (values, _) in words.items()},
+        "standard_error": {name: errors for name, (_, errors) in words.items()},
+        "merged": list(found.merged),
+        "least": least,
+    }
+
+
+def merged_in_words(figures: Mapping[str, Any]) -> str:
+    """Which groups are among the others, and why; empty where none is.
+
+    Args:
+        figures: of `groups_in_words`.
+
+    >>> merged_in_words({"merged": ["F"], "least": 32})
+    'others includes the users of F: a group is shown apart only if it and the others have at least 32 users, or none'
+    """
+    if not figures["merged"]:
+        return ""
+    return (
+        f"others includes the users of {', '.join(figures['merged'])}: a group is shown apart only if it and the "
+        f"others have at least {figures['least']} users, or none"
+    )
+
+
+def _grouped(plan: Plan, measured: Mapping[str, Measured]) -> dict[str, Any]:
+    return {part: groups_in_words(str(plan.evaluation.by), plan.min_clients, found) for part, found in measured.items()}
+
+
+def _users(found: Mapping[str, MetricSummary]) -> int:
+    return next((summary.users for summary in found.values()), 0)
 
 
 def _privacy(plan: Plan, run: Run) -> dict[str, Any]:
