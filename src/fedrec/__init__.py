@@ -59,6 +59,7 @@ _HOMES = {
     "verify": "fedrec.estimators.checks",
     "Estimator": "fedrec.estimators.estimator",
     "estimator": "fedrec.estimators.estimator",
+    "difference": "fedrec.estimators.measuring",
     "evaluate": "fedrec.estimators.measuring",
     "Federation": "fedrec.estimators.federations",
     "load_model": "fedrec.estimators.estimator",

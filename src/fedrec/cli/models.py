@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedrec.cli.differing import compare_runs
 from fedrec.cli.options import (
     Device,
     Json,
@@ -16,6 +17,7 @@ from fedrec.cli.options import (
     Quiet,
     Split,
     Threads,
+    given,
     named_model,
     split_list,
 )
@@ -26,12 +28,21 @@ from fedrec.errors import InputError, PlanError
 __all__ = ["compare", "demo", "doctor"]
 
 _DEMO = "synthetic"
+_OF_RUNS = ("runs", "protocol", "metrics", "threads", "device", "json_", "quiet")
+"""Parameters of `compare` that make sense for two finished runs."""
 
 
 @reads_data()
 def compare(
-    data: Annotated[str, typer.Option("--data", help="A named data set, a file or folder, or synthetic:…")],
-    models: Annotated[str, typer.Option("--models", help="Names of models, such as popularity,ease,mf.")],
+    context: typer.Context,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN OTHER", help="Folders of two finished runs, instead of --data and --models."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="A named data set, a file or folder, or synthetic:…")
+    ] = None,
+    models: Annotated[str | None, typer.Option("--models", help="Names of models, such as popularity,ease,mf.")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds to train each model with.")] = 1,
     split: Split = None,
     protocol: Protocol = None,
@@ -57,8 +68,19 @@ def compare(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train several models on the same split, and compare quality (± sd over seeds), rounds, bytes and seconds."""
+    """Train several models on the same split, and compare quality (± sd over seeds), rounds, bytes and seconds.
+
+    With RUN and OTHER, compare two finished runs user by user: how much OTHER is better than RUN, with an interval.
+    """
     output = Output(json_, quiet)
+    if runs:
+        if refused := [option for name, option in given(context).items() if name not in _OF_RUNS]:
+            raise InputError(f"two finished runs are compared as they are; remove {', '.join(refused)}")
+        clock, _ = output.begin("compare", threads, "read", "prepare", "evaluate", device=device)
+        compare_runs(runs, metrics, protocol, output, clock)
+        return
+    if data is None or models is None:
+        raise InputError("compare needs --data and --models, or two finished runs: fedrec compare RUN OTHER")
     clock, _ = output.begin("compare", threads, "read", "prepare", "train", "evaluate", device=device)
     from fedrec.cli.options import build_plan
     from fedrec.evaluation.metrics import DEFAULT_METRICS

@@ -23,10 +23,11 @@ from fedrec.evaluation.groups import Groups
 from fedrec.evaluation.metrics import default_metrics
 from fedrec.federation.calls import HELD_OUT, Part
 from fedrec.progress import stage
+from fedrec.runs.differing import differences
 from fedrec.runs.finished import OpenedRun
 from fedrec.runs.reports import groups_in_words, merged_in_words
 
-__all__ = ["evaluate"]
+__all__ = ["difference", "evaluate"]
 
 
 def evaluate(
@@ -77,16 +78,15 @@ def evaluate(
         ['everyone', '0-5', '6-11', '12-']
     """
     check_arguments(evaluate, locals())
-    if part not in HELD_OUT:
-        raise InputError(f"part={part!r} is not known{suggestion(part, HELD_OUT)}")
+    _check_part(part)
     opened = model.opened
-    if split is not None and not split.data.catalog.items.same_as(opened.catalog.items):
-        raise InputError("evaluate: the split and the model have different catalogs; create both from the same data")
+    if split is not None:
+        _check_catalog(model, split)
     unjudged = remark_on_values(split.data) if split is not None and opened.data.judged else None
     if unjudged is not None:
         warnings.warn(f"the model was fitted on cleaned data, but this split is not cleaned: {unjudged}", stacklevel=2)
     wanted = default_metrics(opened.model.traits.reads_ratings) if metrics is None else metrics
-    names = wanted.split(",") if isinstance(wanted, str) else list(listed(wanted, "metrics"))
+    names = _names(wanted)
     with bar("evaluate", progress), stage("prepare"):
         engine = opened.measured if split is None else opened.with_split(split)
         if split is not None or opened.origin is not None:
@@ -115,8 +115,91 @@ def evaluate(
         },
     )
     table = table if by is not None else table.drop("group")
-    pandas = model._pandas if split is None else split.data.pandas or model._pandas
-    return table.to_pandas() if pandas else table
+    return table.to_pandas() if _pandas(model, split) else table
+
+
+def difference(
+    model: Estimator,
+    other: Estimator,
+    split: Split | None = None,
+    metrics: str | Sequence[str] | None = None,
+    *,
+    protocol: str | None = None,
+    part: Part = "test",
+    progress: bool = True,
+) -> Any:
+    """Measure two fitted models on the same users: how much `other` is better, and whether that is more than luck.
+
+    Args:
+        model, other: fitted.
+        split: what is held out. By default what each model's own plan holds out, which must be the same.
+        metrics: metrics that each user has, such as `ndcg@10`. Default: those of the plan of `model`.
+        protocol: how held-out items are ranked. Default: as the plans say.
+        part: `test` or `valid`.
+        progress: show a bar on a terminal or in a notebook, if it takes longer than a second.
+
+    Returns:
+        A row per metric: `metric`, values of `model` and `other`, their `difference` (other − model), its
+        `standard_error` over users, the ends `low` and `high` of its 95 % interval, `users`, a `verdict` (`better`,
+        `worse` or `cannot tell`), and whether this `holds_together` for all rows at once (Bonferroni). A pandas table
+        if the split or `model` is of pandas data.
+
+    Raises:
+        InputError: if both are not measured on the same users, or a metric is none that each user has.
+
+    Example:
+        >>> import fedrec as fr
+        >>> split = fr.leave_last_out(fr.synthetic(users=300, items=120, interactions_per_user=12))
+        >>> one, two = fr.Popularity().fit(split.train), fr.EASE().fit(split.train)
+        >>> fr.difference(one, two, split, ["hr@10"]).select("metric", "verdict").rows()
+        [('hr@10', 'better')]
+    """
+    check_arguments(difference, locals())
+    _check_part(part)
+    names = None if metrics is None else _names(metrics)
+    with bar("evaluate", progress), stage("prepare"):
+        engines = None
+        if split is not None:
+            for each in (model, other):
+                _check_catalog(each, split)
+            engines = (model.opened.with_split(split), other.opened.with_split(split))
+        found = differences(model.opened, other.opened, names, protocol, part, engines)
+    table = pl.DataFrame(
+        [
+            {
+                "metric": str(each.metric),
+                "model": each.first,
+                "other": each.other,
+                "difference": each.difference,
+                "standard_error": each.standard_error,
+                "low": each.interval()[0],
+                "high": each.interval()[1],
+                "users": each.users,
+                "verdict": each.verdict,
+                "holds_together": each.holds_together,
+            }
+            for each in found
+        ]
+    )
+    return table.to_pandas() if _pandas(model, split) else table
+
+
+def _check_part(part: str) -> None:
+    if part not in HELD_OUT:
+        raise InputError(f"part={part!r} is not known{suggestion(part, HELD_OUT)}")
+
+
+def _check_catalog(model: Estimator, split: Split) -> None:
+    if not split.data.catalog.items.same_as(model.opened.catalog.items):
+        raise InputError("the split and the model have different catalogs; create both from the same data")
+
+
+def _names(metrics: str | Sequence[str]) -> list[str]:
+    return metrics.split(",") if isinstance(metrics, str) else list(listed(metrics, "metrics"))
+
+
+def _pandas(model: Estimator, split: Split | None) -> bool:
+    return model._pandas if split is None else split.data.pandas or model._pandas
 
 
 def _groups(

@@ -16,7 +16,7 @@ from fedrec.evaluation.groups import EVERYONE, Groups, merges_of
 from fedrec.evaluation.metrics import Metric, MetricSummary, rows_of_lists, summarise
 from fedrec.evaluation.ranks import UserMetrics, metric_sums, position_sums
 
-__all__ = ["Measured", "Positions", "add_lists", "add_metrics", "measuring_spec", "merge_small"]
+__all__ = ["Measured", "PerUser", "add_lists", "measuring_spec", "merge_small"]
 
 _SCALE_BITS = 30
 _USERS, _POSITIONS, _TOP, _ERRORS, _SQUARES = "metrics", "positions", "top_counts", "errors", "errors_squared"
@@ -69,44 +69,50 @@ def _error_specs(n_items: int, n_max: int, parts: int) -> list[ArraySpec]:
     ]
 
 
-def add_metrics(
-    total: Sum, result: UserMetrics, errors: np.ndarray | None = None, places: np.ndarray | None = None
-) -> None:
-    """Add a chunk of users, with their `errors` [users, 8] of ratings where these are measured, and the group of each
-    [users] where users are grouped."""
-    of_ratings = None if errors is None else errors[result.valid]
-    of_groups = None if places is None else places[result.valid]
-    _add(total, {_USERS: metric_sums(result)[result.valid]}, of_ratings, of_groups)
-    add_lists(total, result)
-
-
-class Positions:
-    """Metrics of users of whom several positions are measured, gathered until each user is added as a whole.
+class PerUser:
+    """Metrics of each user, gathered until every user is added to a sum as a whole.
 
     Args:
-        metrics: how many metrics each user has.
         users: how many there are.
-        errors: whether errors of ratings are measured.
+        metrics: all that are measured.
+
+    Attributes:
+        metrics: those that users have.
+        counts: how many positions were measured of each user [users] int64: 0 or 1 where users have one.
+        values: of each metric of `metrics`, added up over these [users, metrics] float64.
     """
 
-    def __init__(self, metrics: int, users: int, errors: bool) -> None:
+    def __init__(self, users: int, metrics: Sequence[Metric]) -> None:
+        self.metrics = tuple(metric for metric in metrics if metric.per_user)
         self.counts = np.zeros(users, dtype=np.int64)
-        self.values = np.zeros((users, metrics))
-        self._errors = np.zeros((users, len(ERRORS))) if errors else None
+        self.values = np.zeros((users, len(self.metrics)))
+        of_ratings = any(metric.of_ratings for metric in metrics)
+        self._errors = np.zeros((users, len(ERRORS))) if of_ratings else None
+
+    def with_values(self, values: np.ndarray) -> PerUser:
+        """The same users with other values [users, metrics], such as by how much those of two models differ."""
+        other = PerUser(len(self.counts), self.metrics)
+        other.counts, other.values = self.counts, values
+        return other
 
     def add(self, users: np.ndarray, result: UserMetrics, errors: np.ndarray | None = None) -> None:
-        """Add one position of each of the users at positions [n], all of whom are valid in `result`."""
+        """Add what was measured of the users at positions [n], all of whom are valid in `result`: everything, or one
+        position of those of whom several are measured."""
         self.counts[users] += 1
         self.values[users] += result.values
         if self._errors is not None and errors is not None:
             self._errors[users] += errors[:, : len(ERRORS)]
 
-    def add_users(self, total: Sum, places: np.ndarray | None = None) -> None:
-        """Add every user who has a position to a sum; with the group of each user [users], where they are grouped."""
-        measured = self.counts > 0
-        errors = None if self._errors is None else with_squares(self._errors[measured])
-        of_groups = None if places is None else places[measured]
-        _add(total, {_POSITIONS: position_sums(self.counts[measured], self.values[measured])}, errors, of_groups)
+    def add_to(self, total: Sum, places: np.ndarray | None = None) -> None:
+        """Add every user who was measured to a sum; with the group of each [users], where they are grouped."""
+        there = self.counts > 0
+        counts, values = self.counts[there], self.values[there]
+        if _POSITIONS in total.arrays:
+            rows = {_POSITIONS: position_sums(counts, values)}
+        else:
+            rows = {_USERS: metric_sums(UserMetrics(self.metrics, values, counts > 0))}
+        errors = None if self._errors is None else with_squares(self._errors[there])
+        _add(total, rows, errors, None if places is None else places[there])
 
 
 def add_lists(total: Sum, result: UserMetrics) -> None:

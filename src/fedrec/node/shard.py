@@ -24,13 +24,12 @@ from fedrec.data.splits import HISTORY, TRAIN, Split
 from fedrec.data.weights import Weights
 from fedrec.errors import FedrecError, InputError
 from fedrec.evaluation.errors import error_sums
-from fedrec.evaluation.groups import Groups
 from fedrec.evaluation.ranks import ItemLists, UserMetrics, user_metrics
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import EvaluationCall, Part, RoundCall
 from fedrec.federation.grouping import grouping_column
 from fedrec.federation.item_floor import SERVED, count_chunk, only_served
-from fedrec.federation.measuring import Positions, add_lists, add_metrics, measuring_spec
+from fedrec.federation.measuring import PerUser, add_lists, measuring_spec
 from fedrec.federation.trials import divided
 from fedrec.federation.warm_start import Changed, Remembered, first_rows
 from fedrec.models.base import Arrays, Given, Private, Recommender
@@ -183,22 +182,19 @@ class Shard:
 
     def evaluate(self, call: EvaluationCall) -> Sum:
         """Metrics of the users as a sum."""
-        places = None if call.groups is None else self._places(call.groups, call.part)
-        spec = measuring_spec(call.metrics, self.data.n_items, call.n_max, self.split.positions, call.groups)
-        total = Sum.zeros(spec)
-        if not self.split.positions:
-            for positions, result, errors in self._compared(
-                call, self._histories(call.part), self._held_out(call.part)
-            ):
-                add_metrics(total, result, errors, None if places is None else places[positions])
-            return total
-        self.gathered(call, total).add_users(total, places)
+        places = None
+        if (groups := call.groups) is not None:
+            column = grouping_column(self.data, groups.column, self.split.history(call.part))
+            places = groups.places(column)
+        total = Sum.zeros(
+            measuring_spec(call.metrics, self.data.n_items, call.n_max, self.split.positions, call.groups)
+        )
+        self.per_user(call, total).add_to(total, places)
         return total
 
-    def gathered(self, call: EvaluationCall, total: Sum | None = None) -> Positions:
-        """Metrics of each user, added up over the positions that are measured of this user; lists go into `total`."""
-        of_ratings = any(metric.of_ratings for metric in call.metrics)
-        gathered = Positions(sum(metric.per_user for metric in call.metrics), len(self), of_ratings)
+    def per_user(self, call: EvaluationCall, total: Sum | None = None) -> PerUser:
+        """Metrics of each user, which may not leave the node; lists are added to `total`."""
+        gathered = PerUser(len(self), call.metrics)
         for history, relevant in self._steps(call.part):
             for positions, result, errors in self._compared(call, history, relevant):
                 gathered.add(positions, result, errors)
@@ -214,10 +210,6 @@ class Shard:
         steps = self._seen.steps(part, self._examples())
         for history, found in followed(steps, self.split.positions, lambda _: 1.0):
             yield self._seen.repeated(history), self.split.data.where(found)
-
-    def _places(self, groups: Groups, part: Part) -> np.ndarray:
-        """The group of every user [users], see `Groups.places`."""
-        return groups.places(grouping_column(self.data, groups.column, self.split.history(part)))
 
     def describe(self, features: pl.DataFrame) -> None:
         """Take over a table with `user_id` and columns by which users are grouped when they are measured."""
