@@ -1,4 +1,4 @@
-"""Two models on the same users: the textbook's paired interval, whatever the nodes, and only where it means something."""
+"""Two models on the same users: the textbook's paired interval over any nodes, and only where it means something."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def test_many_metrics_are_held_to_more_than_one_alone() -> None:
     assert [each.verdict for each in (alone, beside, worse, unsure)] == ["better", "better", "worse", "cannot tell"]
     assert [each.holds_together for each in (alone, beside, worse, unsure)] == [True, False, True, False]
     assert differences_in_words([beside, worse, unsure], "a", "b") == (
-        "b is better than a by hr@5. b is worse than a by ndcg@5. These users cannot tell which of the two is better "
-        "by mrr@5. An interval of one metric misses the truth in 1 of 20 comparisons, and there are 3 here. Taken "
+        "b is better than a by hr@5. b is worse than a by ndcg@5. These users cannot tell the two apart by "
+        "mrr@5. An interval of one metric misses the truth in 1 of 20 comparisons, and there are 3 here. Taken "
         "together (Bonferroni), the verdict holds for ndcg@5."
     )
 

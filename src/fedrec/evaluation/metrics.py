@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedrec.errors import InputError, suggestion
+from fedrec.evaluation.diversity import ITEM_METRICS
 from fedrec.evaluation.lists import LIST_METRICS, READ_HISTORIES, figure_of_lists
 
 __all__ = [
@@ -32,7 +33,7 @@ GRADED_METRICS = ("ndcg_graded", "ndcg_exponential")
 """Metrics of lists that read the values of held-out interactions as how relevant their items are."""
 BINARY_METRICS = ("recall", "recall_capped", "precision", "ndcg", "hr", "f1", "mrr", "map")
 """Metrics of lists to which a held-out item is relevant, and no other is."""
-METRIC_NAMES = (*BINARY_METRICS, *LIST_METRICS, *GRADED_METRICS, *RATING_METRICS)
+METRIC_NAMES = (*BINARY_METRICS, *ITEM_METRICS, *LIST_METRICS, *GRADED_METRICS, *RATING_METRICS)
 DEFAULT_METRICS = ("hr@10", "ndcg@10", "recall@20", "ndcg@20")
 
 
@@ -80,6 +81,11 @@ class Metric:
     def reads_histories(self) -> bool:
         """Whether it compares what is listed with what users have, as novelty does."""
         return self.name in READ_HISTORIES
+
+    @property
+    def of_items(self) -> bool:
+        """Whether it compares the items of a user's list with each other, as intra-list distance does."""
+        return self.name in ITEM_METRICS
 
     @property
     def of_ratings(self) -> bool:

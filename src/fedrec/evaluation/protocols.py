@@ -114,10 +114,10 @@ def check_protocol(metrics: Iterable[Metric], protocol: Protocol) -> None:
     """Check that metrics are defined under a protocol.
 
     Raises:
-        PlanError: for metrics of lists and graded relevance under `sampled`.
+        PlanError: for metrics of lists, intra-list distance and graded relevance under `sampled`.
     """
     for metric in metrics:
-        if protocol.negatives is not None and metric.of_lists:
+        if protocol.negatives is not None and (metric.of_lists or metric.of_items):
             raise PlanError(f"{metric} is not defined under {protocol}, which produces no lists; use protocol: full")
         if protocol.negatives is not None and metric.graded:
             raise PlanError(

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from fedrec.errors import InputError
+from fedrec.evaluation.diversity import intra_list_distance
 from fedrec.evaluation.graded import graded_ndcg
 from fedrec.evaluation.lists import list_counts
 from fedrec.evaluation.metrics import Metric, parse_metrics
@@ -31,7 +32,8 @@ class UserMetrics:
 
     Args:
         metrics: what the columns of `values` hold: the metrics that users have, of those asked for.
-        values: [users, metrics] float64, each in [0, 1]; zeros for users that are not valid.
+        values: [users, metrics] float64, each in [0, 1], or in [0, 2] for intra-list distance; zeros for users that are
+            not valid.
         valid: [users] bool, whether the user has at least one held-out item.
         top_counts: [metrics of lists, items] int64, in how many valid users' top k each item is; with a last row of in
             how many of their histories, where a metric reads these; `None` where no metric of lists was asked for.
@@ -51,6 +53,7 @@ def user_metrics(
     metrics: Sequence[Metric],
     protocol: Protocol,
     gains: np.ndarray | None = None,
+    vectors: np.ndarray | None = None,
 ) -> UserMetrics:
     """Expected metrics of each user, exact over the order of tied items and over the draw of sampled items.
 
@@ -65,10 +68,12 @@ def user_metrics(
         metrics: from `parse_metrics`.
         protocol: from `parse_protocol`.
         gains: values [held-out] of the held-out items, in the order of `relevant`, for metrics of graded relevance.
+        vectors: of items [items, width], each of length 1 or 0, for intra-list distance.
 
     Raises:
         InputError: arrays of the wrong shape or type, items outside the catalog, a held-out item that is in the history
-            (`full`) or missing from `touched` (`sampled`), graded relevance without `gains`.
+            (`full`) or missing from `touched` (`sampled`), graded relevance without `gains`, intra-list distance
+            without `vectors`.
         PlanError: metrics of lists or graded relevance under `sampled`, which makes no lists.
 
     Example:
@@ -98,6 +103,9 @@ def user_metrics(
     values = np.zeros((users, len(columns)))
     if columns:
         _fill(values, scores, exclude, relevant, touched, columns, protocol, gains)
+    for column, metric in enumerate(columns):
+        if metric.of_items:
+            values[:, column] = np.where(valid, intra_list_distance(scores, exclude, vectors, metric.k), 0.0)
     counts = None
     if lists:
         reads = any(metric.reads_histories for metric in lists)
@@ -167,6 +175,8 @@ def score_list(
         0.5
     """
     (wanted,) = parse_metrics([metric])
+    if wanted.of_items:
+        raise InputError(f"{wanted} compares items by their vectors; see fedrec.evaluation.diversity")
     if not wanted.per_user:
         what = "predicted ratings, not of a list" if wanted.of_ratings else "the lists of all users, not of one list"
         raise InputError(f"{wanted} is a metric of {what}")
@@ -198,8 +208,9 @@ def _fill(
     users, items = scores.shape
     indptr = relevant[0]
     full = protocol.negatives is None
-    # Metrics of graded relevance are written over afterwards.
-    kinds = np.array([KINDS.index("hr" if metric.graded else metric.name) for metric in metrics], dtype=np.int64)
+    # Metrics of graded relevance and of items are written over afterwards.
+    names = ["hr" if metric.graded or metric.of_items else metric.name for metric in metrics]
+    kinds = np.array([KINDS.index(name) for name in names], dtype=np.int64)
     cutoffs = np.array([metric.k for metric in metrics], dtype=np.int64)
     longest = min(int(cutoffs.max()), items)
     above, tied, hits = (np.zeros(indptr[-1], dtype=np.int64) for _ in range(3))

@@ -11,6 +11,7 @@ from fedrec.aggregation.queries import private_spec
 from fedrec.aggregation.release import Release
 from fedrec.aggregation.specs import SumSpec
 from fedrec.data.catalog import Catalog
+from fedrec.data.features import feature_matrix, unit_rows
 from fedrec.data.interactions import Interactions
 from fedrec.data.keys import KeyedSource
 from fedrec.data.ordering import check_order
@@ -95,6 +96,15 @@ class Agreement:
     def public(self) -> Arrays:
         """The arrays that the model makes from the catalog."""
         return self.model.public(self.catalog)
+
+    @cached_property
+    def item_vectors(self) -> np.ndarray:
+        """What the catalog says of items, as vectors of length 1 [items, width] float64: for intra-list distance.
+
+        Raises:
+            InputError: if it says nothing that can be read so.
+        """
+        return unit_rows(feature_matrix(self.catalog, "auto").astype(np.float64))
 
     @property
     def transfer_memory(self) -> int:

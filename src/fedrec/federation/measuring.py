@@ -11,6 +11,7 @@ import numpy as np
 from fedrec.aggregation.contributions import Contributions, Dense
 from fedrec.aggregation.specs import ArraySpec, SumSpec
 from fedrec.aggregation.sums import Sum
+from fedrec.evaluation.diversity import LARGEST_DISTANCE
 from fedrec.evaluation.errors import ERRORS, SQUARES, in_ratings, with_squares
 from fedrec.evaluation.groups import EVERYONE, Groups, merges_of
 from fedrec.evaluation.metrics import Metric, MetricSummary, rows_of_lists, summarise
@@ -41,12 +42,15 @@ def measuring_spec(
     parts = 1 if groups is None else len(groups.named)
     per_user = sum(metric.per_user for metric in metrics)
     most = float(max(1, positions))
+    largest = LARGEST_DISTANCE**2 if any(metric.of_items for metric in metrics) else 1.0
     if positions:
-        room = _RING_BITS - (n_max - 1).bit_length() - 2 * positions.bit_length()
+        room = _RING_BITS - (n_max - 1).bit_length() - 2 * positions.bit_length() - int(largest).bit_length() + 1
         shape, bits = (parts * (3 + 3 * per_user),), max(0, min(_SCALE_BITS, room))
-        arrays = [ArraySpec(_POSITIONS, "dense", shape, bound=most**2, scale_bits=bits, ring=64)]
+        arrays = [ArraySpec(_POSITIONS, "dense", shape, bound=largest * most**2, scale_bits=bits, ring=64)]
     else:
-        arrays = [ArraySpec(_USERS, "dense", (parts * (1 + 2 * per_user),), bound=1.0, scale_bits=_SCALE_BITS, ring=64)]
+        arrays = [
+            ArraySpec(_USERS, "dense", (parts * (1 + 2 * per_user),), bound=largest, scale_bits=_SCALE_BITS, ring=64)
+        ]
     if any(metric.of_ratings for metric in metrics):
         arrays += _error_specs(n_items, n_max, parts)
     rows = rows_of_lists(metrics)

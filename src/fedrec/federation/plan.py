@@ -25,6 +25,7 @@ from fedrec.aggregation.robust import Robust
 from fedrec.data.catalog import Catalog
 from fedrec.data.cleaning import Cleaning
 from fedrec.data.encoded import pinned_encoders
+from fedrec.data.features import feature_matrix
 from fedrec.data.interactions import Interactions
 from fedrec.data.reading.files import STANDARD_INPUT
 from fedrec.data.splits import SplitMethod
@@ -282,6 +283,7 @@ class Plan(_Part):
         """
         _check_pin("data", self.data.digest, digest)
         pins = self._pins(data.catalog)
+        self._check_vectors(data.catalog)
         if data.n_users == 0 or len(data) == 0:
             raise PlanError(f"plan: data {self.data.source!r} has no interactions left to train on")
         users = data.n_users if self.privacy is None else self.privacy.users or data.n_users
@@ -323,6 +325,19 @@ class Plan(_Part):
             raise PlanError(f"evaluation: {error}") from None
         return self.evaluation.model_copy(update={"groups": groups.labels})
 
+    def _check_vectors(self, catalog: Catalog) -> None:
+        """Check that the catalog says enough of items to compare those of a list, where that is measured.
+
+        Raises:
+            PlanError: if it does not.
+        """
+        wanted = [str(metric) for metric in parse_metrics(self.evaluation.metrics) if metric.of_items]
+        try:
+            if wanted:
+                feature_matrix(catalog, "auto")
+        except InputError as error:
+            raise PlanError(f"evaluation.metrics: {wanted[0]} compares items by their features: {error}") from None
+
     def agree(self, catalog: Catalog, n_max: int) -> Plan:
         """Fill in what a federation agrees on where nobody sees the data: catalog, most clients, and all defaults.
 
@@ -330,6 +345,7 @@ class Plan(_Part):
             PlanError: if the plan was resolved for another catalog, or names what only all data together can tell.
         """
         pins = self._pins(catalog)
+        self._check_vectors(catalog)
         check_together(self.case, "federation")
         users = None if self.privacy is None else self.privacy.users
         most = self.n_max or max(n_max, users or 0)

@@ -241,6 +241,7 @@ class Shard:
             relevant = relevant.where(~unasked[relevant.items])
         if relevant.values is None and len(relevant) and any(metric.graded for metric in call.metrics):
             raise InputError("graded relevance is read from ratings, and the data has none; take ndcg instead")
+        vectors = self.agreement.item_vectors if any(metric.of_items for metric in call.metrics) else None
         for positions, clients, scores in self._scores(
             call.shared, call.committed, history, np.flatnonzero(relevant.lengths > 0)
         ):
@@ -258,7 +259,7 @@ class Shard:
             self._mask(call.shared, scores)
             if barred is not None:
                 scores[:, barred] = -np.inf
-            result = user_metrics(scores, history_lists, wanted, touched, call.metrics, call.protocol, values)
+            result = user_metrics(scores, history_lists, wanted, touched, call.metrics, call.protocol, values, vectors)
             if SERVED in call.shared and result.top_counts is not None:
                 # Nothing lists an item that takes no part, so no figure needs how many histories hold it.
                 result.top_counts[:, ~call.shared[SERVED]] = 0

@@ -59,9 +59,11 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Whether the other model is `better` or `worse`, or the 95 % interval holds 0, so that one `cannot tell`."""
+        """Whether the other model is `better` or `worse` (intra-list distance: `higher` or `lower`), or the 95 %
+        interval holds 0, so that one `cannot tell`."""
         low, high = self.interval()
-        return "better" if low > 0.0 else "worse" if high < 0.0 else "cannot tell"
+        more, less = ("higher", "lower") if self.metric.of_items else ("better", "worse")
+        return more if low > 0.0 else less if high < 0.0 else "cannot tell"
 
     @property
     def holds_together(self) -> bool:
@@ -137,7 +139,9 @@ def differences_in_words(found: Sequence[Difference], first: str, other: str) ->
     for verdict, words in (
         ("better", f"{other} is better than {first} by"),
         ("worse", f"{other} is worse than {first} by"),
-        ("cannot tell", "These users cannot tell which of the two is better by"),
+        ("higher", f"{other} is higher than {first} by"),
+        ("lower", f"{other} is lower than {first} by"),
+        ("cannot tell", "These users cannot tell the two apart by"),
     ):
         names = [str(each.metric) for each in found if each.verdict == verdict]
         lines += [f"{words} {_listed(names)}."] if names else []
