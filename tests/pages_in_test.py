@@ -147,6 +147,9 @@ def other_files(folder: Path, page: str) -> None:
     if page == "docs/bandits.md":
         with chdir(folder):
             exec(compile(code_after(page, "`log.py` makes"), "log.py", "exec"), {})
+    if page == "docs/groups.md":
+        with chdir(folder):
+            exec(compile(code_after(page, "`users.py` makes"), "users.py", "exec"), {})
     if page == "docs/own-model.md":
         (folder / "mine.py").write_text(code_after(page, "`mine.py`:"), encoding="utf-8")
         (folder / "bag.py").write_text(code_after(page, "`bag.py`, with"), encoding="utf-8")
