@@ -81,10 +81,11 @@ def evaluate(
         ),
     ] = None,
     events: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--events",
-            help="File of logged events: user_id, item_id, reward (0 to 1), propensity (how likely the item was).",
+            help="Log of 'fedrec serve --explore' (events.db or a URL), or a file of logged events: user_id, item_id, "
+            "reward (0 to 1), propensity (how likely the item was).",
         ),
     ] = None,
     largest_weight: Annotated[
@@ -128,6 +129,8 @@ def evaluate(
 
         bound = LARGEST_WEIGHT if largest_weight is None else largest_weight
         judgement = judged(model.opened, Exploration.parse(policy), events, bound)
+        if judgement.left_out:
+            output.warn(f"{judgement.left_out:,} events about users or items that the run does not know are left out")
         shown = rows_table(f"{run}: {policy}, {judgement.events:,} events", "estimate", "value", "± s.e.")
         for name, estimate in judgement.estimates.items():
             error = "" if estimate.standard_error is None else f"{estimate.standard_error:.4f}"
@@ -139,6 +142,7 @@ def evaluate(
             "policy": policy,
             "events": judgement.events,
             "cut": judgement.cut,
+            "left_out": judgement.left_out,
             "effective_events": judgement.effective,
             "estimates": {name: estimate.value for name, estimate in judgement.estimates.items()},
             "standard_error": {name: estimate.standard_error for name, estimate in judgement.estimates.items()},

@@ -33,6 +33,14 @@ def serve(
             help="Keep events here: a SQLite file, which is made, or postgresql://user@host/database.",
         ),
     ] = None,
+    explore: Annotated[
+        str | None,
+        typer.Option(
+            "--explore",
+            help="Draw lists: epsilon:0.1 or plackett-luce:0.5. Each item then comes with its propensity. Default: the "
+            "best items.",
+        ),
+    ] = None,
     tokens: Annotated[
         Path | None, typer.Option("--tokens", help="File of tokens, see 'fedrec token'. Default: nobody needs one.")
     ] = None,
@@ -59,6 +67,7 @@ def serve(
     check_installed("serve")
     output = Output(json_, quiet)
     output.begin("serve", threads, progress=False)
+    from fedrec.recommending.exploring import Exploration
     from fedrec.serving.server import Address
     from fedrec.serving.server import serve as serve_at
     from fedrec.serving.service import Service
@@ -68,7 +77,8 @@ def serve(
     allowed = None if tokens is None else Tokens.read(tokens)
     address = Address(host, port, tls_cert, tls_key)
     address.check(allowed)
-    service = Service(run, events, most_waiting, deadline, threads)
+    policy = None if explore is None else Exploration.parse(explore)
+    service = Service(run, events, most_waiting, deadline, threads, policy)
 
     def announce(url: str) -> None:
         answer: dict[str, Any] = {"url": url, "model": service.model.digest, "events": events}

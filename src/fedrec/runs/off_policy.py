@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from fedrec.data.databases.logs import event_database, read_shown
+from fedrec.data.databases.urls import is_url
 from fedrec.data.reading.files import check_path
 from fedrec.errors import InputError
 from fedrec.evaluation.off_policy import LARGEST_WEIGHT, Estimate, effective_events, estimates, event_terms
@@ -19,6 +21,8 @@ from fedrec.runs.finished import OpenedRun
 
 __all__ = ["Judgement", "judged"]
 
+_LOGS = (".db", ".sqlite", ".sqlite3")
+"""Endings of files that are logs of events."""
 _NUMBERS = ("reward", "propensity")
 _COLUMNS = ("user_id", "item_id", *_NUMBERS)
 
@@ -32,29 +36,32 @@ class Judgement:
         events: that were logged.
         cut: events whose weight was cut.
         effective: how many events of equal weight would say as much.
+        left_out: events of a log about users or items that the run does not know.
     """
 
     estimates: Mapping[str, Estimate]
     events: int
     cut: int
     effective: float
+    left_out: int = 0
 
 
-def judged(opened: OpenedRun, policy: Exploration, path: Path, largest: float = LARGEST_WEIGHT) -> Judgement:
+def judged(opened: OpenedRun, policy: Exploration, source: str | Path, largest: float = LARGEST_WEIGHT) -> Judgement:
     """Judge the first slot of lists that a policy draws from a run's scores, without items that a user already has.
 
     Args:
         opened: the run, with its nodes.
         policy: how lists are drawn.
-        path: events in Parquet, CSV or JSON lines: `user_id`, `item_id`, `reward`, `propensity`.
+        source: events in Parquet, CSV or JSON lines: `user_id`, `item_id`, `reward`, `propensity`; or a log of
+            `fedrec serve`, see `read_shown`.
         largest: bound on the weight of an event.
 
     Raises:
-        InputError: if the file cannot be read, or an event names an unknown user or item, or a number is out of range.
+        InputError: if the events cannot be read, an event of a file names an unknown user or item, a log has no
+            impression with a propensity, or a number is out of range.
     """
-    table = _read(path)
-    items = _places(opened.catalog.items.look_up(table["item_id"]), table["item_id"], path)
-    users = _places(opened.data.users.look_up(table["user_id"]), table["user_id"], path)
+    table, left_out = _events(opened, source)
+    items, users = opened.catalog.items.look_up(table["item_id"]), opened.data.users.look_up(table["user_id"])
     rewards, logged = (table[name].to_numpy() for name in _NUMBERS)
     nothing = event_terms(rewards[:0], logged[:0], rewards[:0], largest=largest)
     spec = judging_spec(max(1, table.height), largest)
@@ -72,6 +79,7 @@ def judged(opened: OpenedRun, policy: Exploration, path: Path, largest: float = 
         round(sums["events"]),
         round(sums["cut"]),
         effective_events(sums),
+        left_out,
     )
 
 
@@ -89,6 +97,26 @@ def _chances(opened: OpenedRun, shard: Shard, policy: Exploration, users: np.nda
     return chances
 
 
+def _events(opened: OpenedRun, source: str | Path) -> tuple[pl.DataFrame, int]:
+    """Events about users and items of the run, and how many of a log are about others."""
+    text = str(source)
+    if is_url(text) or Path(text).suffix in _LOGS:
+        table = read_shown(text)
+        if not table.height:
+            raise InputError(
+                f"{event_database(text).shown}: no impression of rank 1 has a request_id and a propensity; serve "
+                "with --explore, and send both back with each impression"
+            )
+        known = (opened.catalog.items.look_up(table["item_id"]) >= 0) & (
+            opened.data.users.look_up(table["user_id"]) >= 0
+        )
+        return table.filter(pl.Series(known)), int((~known).sum())
+    table = _read(Path(text))
+    for ids, name in ((opened.catalog.items, "item_id"), (opened.data.users, "user_id")):
+        _check_known(ids.look_up(table[name]), table[name], Path(text))
+    return table, 0
+
+
 def _read(path: Path) -> pl.DataFrame:
     place = check_path(path)
     readers: dict[str, Callable[[Path], pl.DataFrame]] = {
@@ -97,7 +125,10 @@ def _read(path: Path) -> pl.DataFrame:
         ".jsonl": pl.read_ndjson,
     }
     if place.suffix not in readers:
-        raise InputError(f"{path}: events are read from .parquet, .csv or .jsonl")
+        raise InputError(
+            f"{path}: events are read from .parquet, .csv or .jsonl, or from a log of fedrec serve: {', '.join(_LOGS)} "
+            "or a URL"
+        )
     try:
         table = readers[place.suffix](place)
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
@@ -115,9 +146,13 @@ def _read(path: Path) -> pl.DataFrame:
     return table.with_columns(pl.col(_NUMBERS).cast(pl.Float64))
 
 
-def _places(places: np.ndarray, ids: pl.Series, path: Path) -> np.ndarray:
+def _check_known(places: np.ndarray, ids: pl.Series, path: Path) -> None:
+    """Check that every id of a file has a place.
+
+    Raises:
+        InputError: naming the first that has none.
+    """
     unknown = np.flatnonzero(places < 0)
     if len(unknown):
         row = int(unknown[0])
         raise InputError(f"{path}: event {row + 1} has the unknown {ids.name} {ids[row]!r}; check the ids")
-    return places

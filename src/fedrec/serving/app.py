@@ -133,7 +133,9 @@ def _add_lists(api: FastAPI, service: Service) -> None:
         allowed = _allowed(model, question.only, question.block)
 
         def work() -> list[Found]:
-            return model.recommend(_known(service, model, wanted), question.n, question.include_seen, allowed)
+            return model.recommend(
+                _known(service, model, wanted), question.n, question.include_seen, allowed, service.explore
+            )
 
         return _list_answer(model, await service.turns.take(work), user=wanted)
 
@@ -145,7 +147,9 @@ def _add_lists(api: FastAPI, service: Service) -> None:
         allowed = _allowed(model, question.only, question.block)
 
         def work() -> list[Found]:
-            return model.recommend(model.profiles.stranger(deeds), question.n, question.include_seen, allowed)
+            return model.recommend(
+                model.profiles.stranger(deeds), question.n, question.include_seen, allowed, service.explore
+            )
 
         return _list_answer(model, await service.turns.take(work))
 
@@ -160,7 +164,9 @@ def _add_lists(api: FastAPI, service: Service) -> None:
 
             def work(wanted: int | str = wanted) -> list[Found] | None:
                 profile = model.profiles.known(wanted, service.recent)
-                return None if profile is None else model.recommend(profile, question.n, question.include_seen)
+                if profile is None:
+                    return None
+                return model.recommend(profile, question.n, question.include_seen, explore=service.explore)
 
             found = await service.turns.take(work)
             if found is None:
@@ -315,9 +321,10 @@ def _deeds(model: ServedModel, history: Sequence[schemas.Taken | Id]) -> list[De
 
 def _listed(found: Sequence[Found]) -> list[dict[str, Any]]:
     listed = []
-    for rank, (item, title, score) in enumerate(found, start=1):
+    for rank, (item, title, score, propensity) in enumerate(found, start=1):
         entry = {"item": item, "score": score, "rank": rank}
-        listed.append(entry if title is None else entry | {"title": title})
+        entry |= {} if title is None else {"title": title}
+        listed.append(entry if propensity is None else entry | {"propensity": propensity})
     return listed
 
 

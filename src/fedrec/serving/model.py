@@ -15,6 +15,7 @@ from fedrec.errors import FedrecError, InputError
 from fedrec.federation.item_floor import SERVED
 from fedrec.models.base import Given
 from fedrec.models.served import ready, reasons
+from fedrec.recommending.exploring import Exploration
 from fedrec.recommending.recommend import allowed_items
 from fedrec.recommending.topk import top_items
 from fedrec.runs.finished import OpenedRun
@@ -28,11 +29,13 @@ _WARMING = 10
 
 
 class Found(NamedTuple):
-    """An item of a list: id, title if the catalog has titles, and score."""
+    """An item of a list: id, title if the catalog has titles, score, and of a list that was drawn, how likely its slot
+    was to show it."""
 
     item: int | str
     title: str | None
     score: float
+    propensity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,12 @@ class ServedModel:
         return scores
 
     def recommend(
-        self, profile: Profile, n: int, include_seen: bool = False, allowed: np.ndarray | None = None
+        self,
+        profile: Profile,
+        n: int,
+        include_seen: bool = False,
+        allowed: np.ndarray | None = None,
+        explore: Exploration | None = None,
     ) -> list[Found]:
         """The `n` best items for a user, fewer where fewer are left.
 
@@ -137,10 +145,34 @@ class ServedModel:
             n: length of the list.
             include_seen: whether items that the user has may appear.
             allowed: mask [items] of items that may appear; `None` for all.
+            explore: how the list is drawn, by randomness of the operating system; `None` shows the best items.
         """
+        if explore is not None:
+            return self._drawn(self.scores(profile)[0], profile.seen, n, include_seen, allowed, explore)
         exclude = None if include_seen else (np.array([0, len(profile.seen)]), profile.seen)
         items, best = top_items(self.scores(profile), min(n, len(self.catalog)), exclude, allowed)
         return self._found(items[0], best[0])
+
+    def _drawn(
+        self,
+        scores: np.ndarray,
+        seen: np.ndarray,
+        n: int,
+        include_seen: bool,
+        allowed: np.ndarray | None,
+        explore: Exploration,
+    ) -> list[Found]:
+        """A list of `n` items that is drawn from scores [items]."""
+        free = np.where(scores < np.inf, scores, -np.inf).astype(np.float64)
+        if not include_seen:
+            free[seen] = -np.inf
+        if allowed is not None:
+            free[~allowed] = -np.inf
+        slate = explore.draw(free, n, np.random.default_rng())
+        found = self._found(slate.items, scores[slate.items])
+        return [
+            each._replace(propensity=chance) for each, chance in zip(found, slate.propensities.tolist(), strict=True)
+        ]
 
     def similar(self, item: int | str, n: int) -> list[Found]:
         """The `n` items nearest to an item.

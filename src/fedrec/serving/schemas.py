@@ -119,6 +119,9 @@ class Listed(_Model):
     title: str | None = None
     score: float
     rank: int
+    propensity: float | None = Field(
+        None, description="How likely the slot was to show the item, where lists are drawn."
+    )
 
 
 class ListAnswer(Answer):

@@ -12,6 +12,7 @@ from pathlib import Path
 from fedrec.data.databases.logs import open_events, read_events
 from fedrec.data.events import Event
 from fedrec.errors import FedrecError
+from fedrec.recommending.exploring import Exploration
 from fedrec.serving.figures import Figures
 from fedrec.serving.model import ServedModel
 from fedrec.serving.recent import Recent
@@ -38,6 +39,7 @@ class Service:
         most_waiting: requests that may wait for their turn.
         deadline: seconds that a request may wait.
         threads: for kernels; `None` for as many as the process has.
+        explore: how lists are drawn; `None` shows the best items.
 
     Raises:
         FedrecError: if the run or the log cannot be opened.
@@ -50,9 +52,11 @@ class Service:
         most_waiting: int = 64,
         deadline: float = 1.0,
         threads: int | None = None,
+        explore: Exploration | None = None,
     ) -> None:
         self.folder, self.events = folder, events
         self._threads = threads
+        self.explore = explore
         self._version = _version(folder)
         self.model = ServedModel.load(folder)
         self.recent = Recent()

@@ -12,7 +12,7 @@ from fedrec.data.databases.urls import Database, database_of, is_url
 from fedrec.data.events import SHOWN, EventLog, EventTable
 from fedrec.errors import InputError
 
-__all__ = ["EventCounts", "count_events", "event_database", "open_events", "read_events"]
+__all__ = ["EventCounts", "count_events", "event_database", "open_events", "read_events", "read_shown"]
 
 _INTERACTIONS = (
     "SELECT user_id, item_id, timestamp, rating FROM events "
@@ -24,6 +24,12 @@ _DISTINCT = (
     "COUNT(DISTINCT CASE WHEN kind = 'impression' THEN item_id END) AS items FROM events"
 )
 _LAST_MODEL = "SELECT model FROM events WHERE kind = 'impression' AND model IS NOT NULL ORDER BY seq DESC LIMIT 1"
+_SHOWN = (
+    "SELECT user_id, item_id, propensity, CASE WHEN EXISTS (SELECT 1 FROM events AS done WHERE done.user_id = "
+    "events.user_id AND done.item_id = events.item_id AND done.request_id = events.request_id AND done.kind NOT IN "
+    f"({', '.join(repr(kind) for kind in SHOWN)})) THEN 1.0 ELSE 0.0 END AS reward FROM events "
+    "WHERE kind = 'impression' AND rank = 1 AND propensity IS NOT NULL AND request_id IS NOT NULL ORDER BY seq"
+)
 _FORGOTTEN = "SELECT user_id, timestamp FROM forgotten"
 
 
@@ -102,6 +108,19 @@ def count_events(source: str) -> EventCounts:
     return EventCounts(by_rank, users, items, model.item() if len(model) else "")
 
 
+def read_shown(source: str) -> pl.DataFrame:
+    """What was shown in the first slot of lists that were drawn, and whether it was taken.
+
+    Returns:
+        A row for each impression of rank 1 with a request and a propensity: `user_id`, `item_id`, `propensity`, and
+        `reward`, 1 if an interaction of the same user, item and request is in the log, else 0.
+
+    Raises:
+        InputError: if the database cannot be read, or holds no log.
+    """
+    return _read(source, _SHOWN, ("user_id", "item_id", "propensity", "reward"))
+
+
 def _read(source: str, query: str, columns: tuple[str, ...]) -> pl.DataFrame:
     database = event_database(source, query)
     if database.kind == "postgresql":
@@ -113,7 +132,7 @@ def _read(source: str, query: str, columns: tuple[str, ...]) -> pl.DataFrame:
         check_log(Path(database.address), database.shown)
     with closing(read_rows(database, lambda found: {name: name for name in columns})) as rows:
         tables = [part.table for part in rows]
-    kinds = {"timestamp": pl.Float64, "rating": pl.Float64}
+    kinds = dict.fromkeys(("timestamp", "rating", "propensity", "reward"), pl.Float64)
     if not tables:
         empty = {name: kinds.get(name, pl.Int64) for name in columns}
         return pl.DataFrame(schema=empty)
