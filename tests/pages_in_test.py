@@ -6,7 +6,7 @@ import re
 import shlex
 import sqlite3
 from contextlib import chdir
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -159,6 +159,8 @@ def other_files(folder: Path, page: str) -> None:
             exec(compile(code_after(page, "`made.py` makes"), "made.py", "exec"), {})
     log = open_events(str(folder / "events.db"), False, False)
     log.add([Event("a1", 1, 26, "click", 1.7e9)])
+    first = Event("", 1, 0, "impression", 1.7e9, rank=1, propensity=0.1)
+    log.add([replace(first, event_id=f"s{item}", item=item, request_id=f"r{item}") for item in range(1, 41)])
     log.close()
     table = small_table()
     table.select("user_id", "item_id").head(20).write_csv(folder / "pairs.csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +12,7 @@ import pytest
 import fedrec as fr
 import postgres_in_test
 from conftest import Said
-from fedrec.data.databases.logs import event_database, open_events, read_events
+from fedrec.data.databases.logs import event_database, open_events, read_events, read_shown
 from fedrec.data.databases.urls import database_of
 from fedrec.data.events import Event, EventLog
 from fedrec.data.sources import load_source
@@ -57,6 +58,24 @@ def test_a_log_keeps_each_event_once_in_order(place: str) -> None:
     assert again.add([event(1), event(4, user=2)]) == [event(4, user=2)]
     again.close()
     assert rows(place) == [(1, 5, 101.0, None), (1, 5, 102.0, 4.0), (2, 5, 104.0, None)]
+
+
+def test_a_log_says_what_was_shown_first_and_whether_it_was_taken(place: str) -> None:
+    log = open_events(place, False, False)
+    first = Event("a", 1, 5, "impression", 100.0, None, "digest", "one", 1, 0.25)
+    log.add([
+        first,
+        replace(first, event_id="b", item=6, rank=2, propensity=0.5),
+        replace(first, event_id="c", user=2, request_id="two", propensity=0.75),
+        replace(first, event_id="d", request_id="three", propensity=None),
+        replace(first, event_id="e", kind="click", rank=None, propensity=None),
+        replace(first, event_id="f", user=2, kind="click"),
+        replace(first, event_id="g", user=2, request_id="two", kind="dismiss"),
+    ])  # fmt: skip
+    log.close()
+    table = read_shown(place)
+    assert table.rows() == [(1, 5, 0.25, 1.0), (2, 5, 0.75, 0.0)]
+    assert table.schema == {"user_id": pl.Int64, "item_id": pl.Int64, "propensity": pl.Float64, "reward": pl.Float64}
 
 
 def test_a_user_who_is_forgotten_leaves_no_event_and_earlier_ones_do_not_come_back(place: str) -> None:
