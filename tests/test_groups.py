@@ -179,12 +179,15 @@ def test_a_node_whose_users_lack_the_column_refuses_the_run_before_it_trains(tmp
 def test_a_plan_is_filled_in_with_groups_and_says_nothing_of_them_where_there_are_none() -> None:
     data = fr.load_data(DATA)
     assert "by:" not in plan_of().to_yaml()
+    assert plan_of(evaluation={"by": "age", "groups": [18, "25-34"]}).evaluation.groups == ("18", "25-34")
+    assert plan_of(evaluation={"by": "age", "groups": 18}).evaluation.groups == ("18",)
     evaluation = plan_of(evaluation={"by": "age_group"}).resolve(data, "0" * 64).evaluation
     assert evaluation.grouping == Groups("age_group", evaluation.groups)
     assert evaluation.groups == ("under-18", "18-24", "25-34", "35-49", "50-64", "65-plus")
     for wrong, says in [
         ({"groups": ["F"]}, "groups are of a column"),
         ({"by": ""}, "by is empty"),
+        ({"by": "age_group", "metrics": ["coverage@5"]}, "coverage@5 is of the lists of all users together"),
         ({"by": "age_group", "groups": ["a", "a"]}, "'a' is listed twice"),
     ]:
         with pytest.raises(PlanError, match=says):
@@ -244,6 +247,11 @@ def test_a_finished_run_is_measured_by_a_table_of_its_users(tmp_path: Path, monk
     groups = json.loads(trained.stdout)["groups"]["test"]
     again = json.loads(fedrec("evaluate", "run", "--by", "region", "--data", DATA).stdout)["groups"]
     assert again["metrics"] == groups["metrics"]
+    report = Path("run/report.json").read_text()
+    assert fedrec("train", "--out", "run", "--resume").exit_code == 0
+    assert json.loads(Path("run/report.json").read_text())["groups"] == json.loads(report)["groups"]
+    fr.load_model("run").save("saved")
+    assert fr.load_model("saved").plan.evaluation.by is None
     partly = fedrec("evaluate", "run", "--by", "region", "--users", "users.csv")
     assert "10 users of the run have no row" in partly.stderr
     assert sum(json.loads(partly.stdout)["groups"]["users"].values()) == data.n_users
@@ -254,6 +262,7 @@ def test_a_finished_run_is_measured_by_a_table_of_its_users(tmp_path: Path, monk
     for words, says in [
         ("--by region", "users have no columns here"),
         ("--groups a", "--groups is for --by"),
+        ("--by interactions --metrics gini@5", "gini@5 is of the lists of all users together"),
         ("--users users.csv", "--users is for --by"),
         ("--by region --users twice.csv", "listed a second time"),
         ("--by region --users others.csv", "says nothing of any user of the run"),

@@ -210,7 +210,7 @@ def _off(liar: Liar) -> Iterator[tuple[str, Call]]:
         yield "a larger clip in the model", liar.round(0, model=wide)
     agreement = stage.agreement
     metrics, n_max = agreement.metrics, agreement.n_max
-    measured = EvaluationCall(-1, stage.trained, "test", agreement.protocol, metrics, n_max, 0)
+    measured = EvaluationCall(-1, stage.trained, "test", agreement.protocol, metrics, n_max, 0, groups=agreement.groups)
     yield "other metrics", replace(measured, metrics=(*metrics, *parse_metrics(["coverage@7"])))
     yield "another protocol", replace(measured, protocol=Protocol(1))
     yield "metrics of another number of clients", replace(measured, n_max=n_max + 1)
@@ -237,7 +237,7 @@ def private_metrics(stage: Staged) -> Tried | None:
     liar.begin()
     honest_round(liar, liar.round(0))
     agreed = stage.agreement
-    call = EvaluationCall(0, stage.trained, "test", agreed.protocol, agreed.metrics, agreed.n_max)
+    call = EvaluationCall(0, stage.trained, "test", agreed.protocol, agreed.metrics, agreed.n_max, groups=agreed.groups)
     tried.answers("of the test part", liar.all(call))
     return tried
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,8 +11,9 @@ import numpy as np
 import polars as pl
 
 from fedrec.errors import InputError
+from fedrec.evaluation.metrics import Metric
 
-__all__ = ["EVERYONE", "INTERACTIONS", "MOST_GROUPS", "OTHERS", "Groups", "merges_of"]
+__all__ = ["EVERYONE", "INTERACTIONS", "MOST_GROUPS", "OTHERS", "Groups", "check_grouped", "merges_of"]
 
 EVERYONE = "everyone"
 """All users together."""
@@ -150,6 +151,19 @@ class Groups:
                 + ("" if known.dtype == pl.String else ", as numbers or ranges such as 18-24")
             )
         return cls(column, tuple(map(str, known)))
+
+
+def check_grouped(metrics: Sequence[Metric], column: str) -> None:
+    """Check that some metric has figures of groups of users.
+
+    Raises:
+        InputError: if all are of the lists of everybody together.
+    """
+    if all(metric.of_lists for metric in metrics):
+        raise InputError(
+            f"groups by {column}: {metrics[0]} is of the lists of all users together, and has no figures of groups; "
+            "name a metric that users have too, such as ndcg@10"
+        )
 
 
 def _comparable(column: str, values: pl.Series) -> pl.Series:

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from fedrec.errors import InputError, PlanError
-from fedrec.evaluation.groups import Groups
+from fedrec.evaluation.groups import Groups, check_grouped
 from fedrec.evaluation.metrics import DEFAULT_METRICS, parse_metrics
 from fedrec.evaluation.protocols import check_protocol, parse_protocol
 
@@ -52,10 +52,18 @@ class EvaluationPlan(BaseModel):
     by: str | None = None
     groups: tuple[str, ...] = ()
 
-    @field_validator("metrics", "groups", mode="before")
+    @field_validator("metrics", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("groups", mode="before")
+    @classmethod
+    def _labelled(cls, value: Any) -> Any:
+        named = cls._listed(value)
+        names = (named,) if isinstance(named, int | float) and not isinstance(named, bool) else named
+        whole = isinstance(names, list | tuple)
+        return tuple(str(name) if isinstance(name, int | float) else name for name in names) if whole else names
 
     @model_validator(mode="after")
     def _check(self) -> EvaluationPlan:
@@ -70,6 +78,8 @@ class EvaluationPlan(BaseModel):
         if self.by == "":
             raise PlanError("evaluation: by is empty; name a column of users, or interactions")
         try:
+            if self.by is not None:
+                check_grouped(parse_metrics(self.metrics), self.by)
             _ = self.grouping
         except InputError as error:
             raise PlanError(f"evaluation: {error}") from None

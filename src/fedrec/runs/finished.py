@@ -16,8 +16,8 @@ from fedrec.data.interactions import Interactions, offsets, rows_of
 from fedrec.data.splits import HISTORY, TRAIN, Split, distinct, unsplit
 from fedrec.engines.local import LocalEngine
 from fedrec.errors import InputError
-from fedrec.evaluation.groups import Groups
-from fedrec.evaluation.metrics import MetricSummary
+from fedrec.evaluation.groups import Groups, check_grouped
+from fedrec.evaluation.metrics import MetricSummary, parse_metrics
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import Part
 from fedrec.federation.coordinator import Coordinator, Trained
@@ -302,8 +302,10 @@ class OpenedRun:
         """As `measure`, of groups of users too.
 
         Raises:
-            InputError: if nothing is held out.
+            InputError: if nothing is held out, or no metric has figures of groups.
         """
+        if groups is not None:
+            check_grouped(parse_metrics(metrics), groups.column)
         nodes = engine or self.measured
         coordinator = Coordinator(self.agreement, nodes, Run(self.plan, None), nodes.has_valid)
         found = coordinator.measure(self.trained.state, self.trained.round, part, metrics, protocol, groups)

@@ -204,7 +204,9 @@ def _own_plan(opened: OpenedRun) -> Plan:
     anew: dict[str, Any] = {"data": {"source": KEPT}, "catalog": None, "features": None}
     if SplitMethod.parse(opened.plan.split).name != "cold-items":
         anew |= {"split": f"last:{positions}"} if positions else {"split": "given", "refit": False}
-    return Plan.make(opened.plan.model_dump() | anew)
+    evaluation = opened.plan.evaluation.model_dump()
+    evaluation |= {"by": None, "groups": ()}  # a run keeps no columns of its users
+    return Plan.make(opened.plan.model_dump() | anew | {"evaluation": evaluation})
 
 
 def _history(opened: OpenedRun) -> pl.DataFrame:
