@@ -252,6 +252,7 @@ def test_a_finished_run_is_measured_by_a_table_of_its_users(tmp_path: Path, monk
     assert json.loads(Path("run/report.json").read_text())["groups"] == json.loads(report)["groups"]
     fr.load_model("run").save("saved")
     assert fr.load_model("saved").plan.evaluation.by is None
+    assert fedrec("forget", "run", "--user", "1", "--out", "forgotten").exit_code == 0
     partly = fedrec("evaluate", "run", "--by", "region", "--users", "users.csv")
     assert "10 users of the run have no row" in partly.stderr
     assert sum(json.loads(partly.stdout)["groups"]["users"].values()) == data.n_users

@@ -30,10 +30,11 @@ from fedrec.estimators.checks import compare as compare
 from fedrec.estimators.checks import verify as verify
 from fedrec.estimators.estimator import Estimator as Estimator
 from fedrec.estimators.estimator import estimator as estimator
-from fedrec.estimators.estimator import evaluate as evaluate
 from fedrec.estimators.estimator import load_model as load_model
 from fedrec.estimators.federations import Federation as Federation
 from fedrec.estimators.forgetting import forget as forget
+from fedrec.estimators.measuring import difference as difference
+from fedrec.estimators.measuring import evaluate as evaluate
 from fedrec.estimators.tuning import tune as tune
 from fedrec.models.networks.network import Network as Network
 from fedrec.models.networks.rating_network import RatingNetwork as RatingNetwork

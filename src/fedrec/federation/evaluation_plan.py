@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from fedrec.errors import InputError, PlanError
-from fedrec.evaluation.groups import Groups, check_grouped
+from fedrec.evaluation.groups import INTERACTIONS, Groups, check_grouped
 from fedrec.evaluation.metrics import DEFAULT_METRICS, parse_metrics
 from fedrec.evaluation.protocols import check_protocol, parse_protocol
 
@@ -89,6 +89,15 @@ class EvaluationPlan(BaseModel):
     def grouping(self) -> Groups | None:
         """The groups of users; `None` where they are not grouped, or their names are to be filled in."""
         return Groups(self.by, self.groups) if self.by is not None and self.groups else None
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether users are grouped by columns of theirs, which a run does not keep."""
+        return self.by not in (None, INTERACTIONS)
+
+    def without_columns(self) -> EvaluationPlan:
+        """What is measured of users without columns."""
+        return self.model_copy(update={"by": None, "groups": ()}) if self.by_columns else self
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -135,6 +135,7 @@ def _train(
             "data": plan.data.model_copy(update={"digest": None}),
             "catalog": None,
             "features": None,
+            "evaluation": plan.evaluation.without_columns(),
             "warm_start": None,
             "transfer": None if plan.transfer is None else plan.transfer.model_copy(update={"taken": None}),
         }

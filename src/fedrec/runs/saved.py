@@ -204,9 +204,8 @@ def _own_plan(opened: OpenedRun) -> Plan:
     anew: dict[str, Any] = {"data": {"source": KEPT}, "catalog": None, "features": None}
     if SplitMethod.parse(opened.plan.split).name != "cold-items":
         anew |= {"split": f"last:{positions}"} if positions else {"split": "given", "refit": False}
-    evaluation = opened.plan.evaluation.model_dump()
-    evaluation |= {"by": None, "groups": ()}  # a run keeps no columns of its users
-    return Plan.make(opened.plan.model_dump() | anew | {"evaluation": evaluation})
+    anew["evaluation"] = opened.plan.evaluation.without_columns()
+    return Plan.make(opened.plan.model_dump() | anew)
 
 
 def _history(opened: OpenedRun) -> pl.DataFrame:

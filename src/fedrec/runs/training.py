@@ -20,7 +20,6 @@ from fedrec.engines.local import LocalEngine
 from fedrec.engines.memory import check_memory
 from fedrec.engines.virtual import virtual_time
 from fedrec.errors import FedrecError, PlanError
-from fedrec.evaluation.groups import INTERACTIONS
 from fedrec.federation.agreement import Agreement
 from fedrec.federation.calls import HELD_OUT
 from fedrec.federation.compatibility import check_together, place_of
@@ -164,8 +163,7 @@ def train_run(
         plan = plan.with_noise()
         check_budget(plan, placement, budget)
         check_clock(plan, placement)
-    grouped = plan.evaluation.by not in (None, INTERACTIONS)  # by columns of users, which a run does not keep
-    closed = closed_run(folder, plan) if resume and source is None and not grouped else None
+    closed = closed_run(folder, plan) if resume and source is None and not plan.evaluation.by_columns else None
     secret = None
     if closed is not None:
         data, told, digest = closed.kept.data, closed.told, plan.data.digest or ""
