@@ -72,7 +72,7 @@ def reordered(args: argparse.Namespace) -> None:
     language = Reranker.of(args.causal, model.opened.catalog).language
     for weight in (0.25, 0.5, 1.0):
         how = Reranker(fr.Rerank(args.causal, weight=weight), model.opened.catalog, language)
-        for row in measure_reranked(model.opened, how, ["ndcg@10", "mrr"], "test", args.users):
+        for row in measure_reranked(model.opened, how, ["ndcg@10", "mrr@20"], "test", args.users):
             print(
                 f"weight {weight:<5} {row.name:8} {row.before:.4f} -> {row.after:.4f}  gain {row.gain:+.4f} "
                 f"± {row.standard_error:.4f}  {row.users} users, {row.seconds:.2f} s a user",

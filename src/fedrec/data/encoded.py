@@ -20,9 +20,19 @@ import polars as pl
 from fedrec.data.catalog import Catalog
 from fedrec.data.datasets import cache_folder
 from fedrec.errors import InputError, suggestion
-from fedrec.language.folders import model_folder
+from fedrec.language.folders import ModelFolder, model_folder
 
-__all__ = ["encode_texts", "is_encoder", "joined_texts", "pinned_encoders", "text_vectors", "with_vectors"]
+__all__ = [
+    "encode_texts",
+    "encoder_folder",
+    "is_encoder",
+    "joined_texts",
+    "named_encoder",
+    "pinned_encoders",
+    "text_mean",
+    "text_vectors",
+    "with_vectors",
+]
 
 _DECIMALS = 4
 """Of vectors that are written to a file: catalogs travel as text, and no model tells the difference."""
@@ -98,15 +108,52 @@ def text_vectors(texts: pl.Series, kind: str) -> np.ndarray:
     Raises:
         InputError: if there is no such encoder, its digest is another, or it does not encode.
     """
-    match = _KIND.fullmatch(kind)
-    assert match is not None
-    there, distinct, places = _distinct(texts)
-    vectors = encode_texts(distinct, match["path"], match["digest"])
-    rows = np.zeros((len(texts), vectors.shape[1]))
-    if there.any():
-        rows[there] = vectors[places]
-        rows[there] -= rows[there].mean(axis=0)
+    rows, there = _rows_of(texts, kind)
+    rows[there] -= _mean(rows, there)
     return rows
+
+
+def text_mean(texts: pl.Series, kind: str) -> np.ndarray:
+    """The mean [width] float64 of the vectors of texts, as `text_vectors` takes it off them; zeros without texts.
+
+    Args:
+        texts: of the items; null where nothing is said.
+        kind: `text:PATH` or `text:PATH@DIGEST`.
+
+    Raises:
+        InputError: if there is no such encoder, its digest is another, or it does not encode.
+    """
+    return _mean(*_rows_of(texts, kind))
+
+
+def named_encoder(kind: str) -> tuple[str, str | None]:
+    """Folder or package of an encoder, and the digest that it is held to.
+
+    >>> named_encoder("text:/models/minilm")
+    ('/models/minilm', None)
+    """
+    match = _KIND.fullmatch(kind)
+    assert match is not None, "a kind of features that names an encoder"
+    return match["path"], match["digest"]
+
+
+def encoder_folder(kind: str) -> ModelFolder:
+    """The folder of an encoder.
+
+    Args:
+        kind: `text:PATH` or `text:PATH@DIGEST`.
+
+    Raises:
+        InputError: if there is no such encoder, or its digest is another.
+    """
+    path, digest = named_encoder(kind)
+    folder = model_folder(path)
+    if digest is not None and folder.digest != digest:
+        raise InputError(
+            f"encoder {path}: its digest is {folder.digest[:12]}…, but the plan expects {digest[:12]}…; put the "
+            "encoder that the plan was made with into this folder"
+        )
+    return folder
 
 
 def encode_texts(texts: Sequence[str], path: str, digest: str | None = None) -> np.ndarray:
@@ -131,12 +178,7 @@ def encode_texts(texts: Sequence[str], path: str, digest: str | None = None) -> 
     kept = cache_folder() / "text-vectors" / f"{state.hexdigest()}.npy"
     vectors = _read(kept, len(texts))
     if vectors is None:
-        folder = folder or model_folder(path)
-        if folder.digest != digest:
-            raise InputError(
-                f"encoder {path}: its digest is {folder.digest[:12]}…, but the plan expects {digest[:12]}…; put the "
-                "encoder that the plan was made with into this folder"
-            )
+        folder = folder or encoder_folder(f"text:{path}@{digest}")
         from fedrec.language.encoders import encoded
 
         vectors = encoded(folder, texts)
@@ -177,6 +219,20 @@ def _distinct(texts: pl.Series) -> tuple[np.ndarray, list[str], np.ndarray]:
     known = texts.filter(there)
     distinct = known.unique().sort()
     return there.to_numpy(), distinct.to_list(), distinct.search_sorted(known).to_numpy()
+
+
+def _rows_of(texts: pl.Series, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of texts [n, width] float64, zeros where there is no text, and where there are texts [n] bool."""
+    there, distinct, places = _distinct(texts)
+    vectors = encode_texts(distinct, *named_encoder(kind))
+    rows = np.zeros((len(texts), vectors.shape[1]))
+    rows[there] = vectors[places]
+    return rows, there
+
+
+def _mean(rows: np.ndarray, there: np.ndarray) -> np.ndarray:
+    mean: np.ndarray = rows[there].mean(axis=0) if there.any() else np.zeros(rows.shape[1])
+    return mean
 
 
 def _pinned(kind: str) -> str:

@@ -17,7 +17,16 @@ from fedrec.errors import InputError
 from fedrec.language.folders import ModelFolder, install_hint, offline, one_thread, transformers_library
 from fedrec.progress import followed
 
-__all__ = ["Tokens", "encoded", "padded", "pooled_by", "tokenizer_of", "transformer_of"]
+__all__ = [
+    "Tokens",
+    "batches_by_length",
+    "encoded",
+    "padded",
+    "pooled_by",
+    "tokenizer_of",
+    "tokens_of",
+    "transformer_of",
+]
 
 _BATCH = 32
 _LONGEST = 256
@@ -37,7 +46,7 @@ def encoded(folder: ModelFolder, texts: Sequence[str]) -> np.ndarray:
         >>> encoded(model_folder("/models/all-MiniLM-L6-v2"), ["Heat (1995)"]).shape  # doctest: +SKIP
         (1, 384)
     """
-    tokens = _tokens(folder, texts)
+    tokens = tokens_of(folder, texts)
     table = _token_vectors(folder) if folder.config is None else None
     vectors = _by_transformer(folder, tokens) if table is None else _by_table(folder, table, tokens)
     lengths = np.sqrt(np.sum(vectors.astype(np.float64) ** 2, axis=1, keepdims=True))
@@ -104,8 +113,12 @@ def pooled_by(folder: ModelFolder, model: Any, ids: Any, mask: Any) -> Any:
     return (states * weights).sum(1) / weights.sum(1).clamp(min=1.0)
 
 
-def _tokens(folder: ModelFolder, texts: Sequence[str]) -> list[Tokens]:
-    """Tokens of each text, at most as many as are read."""
+def tokens_of(folder: ModelFolder, texts: Sequence[str]) -> list[Tokens]:
+    """Tokens of each text, at most as many as are read.
+
+    Raises:
+        InputError: if a library is missing, or the folder holds no tokenizer for it.
+    """
     if folder.tokenizer is None:
         raise InputError(f"model {folder.name}: GGUF files hold causal models; an encoder needs config.json")
     tokenizer = tokenizer_of(folder)
@@ -152,16 +165,24 @@ def _by_transformer(folder: ModelFolder, tokens: Sequence[Tokens]) -> np.ndarray
     model = transformer_of(folder)
     import torch
 
-    order = sorted(range(len(tokens)), key=lambda place: (len(tokens[place]), tokens[place]))
-    batches = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
     vectors: np.ndarray | None = None
     with one_thread(), torch.no_grad():
-        for batch in followed(batches, len(tokens), len):
+        for batch in followed(batches_by_length(tokens), len(tokens), len):
             ids, mask = padded([tokens[place] for place in batch])
             rows = pooled_by(folder, model, torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
             vectors = np.zeros((len(tokens), rows.shape[1]), dtype=np.float32) if vectors is None else vectors
             vectors[batch] = rows
     return np.zeros((0, 1), dtype=np.float32) if vectors is None else vectors
+
+
+def batches_by_length(tokens: Sequence[Tokens]) -> list[list[int]]:
+    """Places of texts in batches of about one length, which depend on the texts alone.
+
+    >>> batches_by_length([[5, 6], [7], [5]])
+    [[2, 1, 0]]
+    """
+    order = sorted(range(len(tokens)), key=lambda place: (len(tokens[place]), tokens[place]))
+    return [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
 
 
 def padded(tokens: Sequence[Tokens]) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ MODELS = {
     "ials": "fedrec.models.factors.ials:IALS",
     "itemknn": "fedrec.models.linear.itemknn:ItemKNN",
     "lightgcn": "fedrec.models.networks.lightgcn:LightGCN",
+    "lora": "fedrec.models.networks.lora:Lora",
     "mf": "fedrec.models.factors.mf:MF",
     "neumf": "fedrec.models.networks.neumf:NeuMF",
     "pfedrec": "fedrec.models.literature.pfedrec:PFedRec",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch.nn import functional
 
 from fedrec.models.networks.batch import Batch
 
-__all__ = ["AdapterModule"]
+__all__ = ["AdapterModule", "left_out_losses"]
 
 _NEVER = -1e9
 """A score that no softmax sees; its gradient is finite."""
@@ -44,22 +46,18 @@ class AdapterModule(nn.Module):
         """Mean softmax loss of some items of the history, each left out of it in turn; clients with fewer than two
         items have none."""
         features = batch.public["features"]
-        draws = batch.uniform("target", batch.items.shape[1]).masked_fill(~batch.known, -1.0)
-        values, places = draws.topk(min(self.targets, draws.shape[1]), dim=1)
-        wanted = (values >= 0.0) & (batch.known.sum(1, keepdim=True) > 1)
-        items = batch.items.clamp(max=batch.n_items - 1)
-        own = self.adapted(functional.embedding(items.gather(1, places), features))
-        users = functional.normalize(self._sums(batch, features)[:, None, :] - own, dim=2)
-        found = (users * own).sum(2) / self.temperature
-        drawn = self.warm.to(items.device)
+        drawn = self.warm.to(batch.items.device)
         if self.drawn < len(drawn):
             drawn = drawn[batch.candidates(self.drawn) % len(drawn)]
-        others = users @ self.adapted(features[drawn]).T / self.temperature
-        others = others.masked_fill(batch.held(batch.known)[:, drawn][:, None, :], _NEVER)
-        parts = found - torch.logaddexp(found, torch.logsumexp(others, 2))
-        total = torch.where(wanted, parts, torch.zeros_like(parts)).sum(1)
-        terms = wanted.sum(1)
-        return -total / terms.clamp(min=1), (terms > 0).to(total.dtype)
+        return left_out_losses(
+            batch,
+            batch.known,
+            self.targets,
+            self.temperature,
+            lambda wanted: self.adapted(functional.embedding(wanted, features)),
+            lambda: self._sums(batch, features),
+            drawn,
+        )
 
     def adapted(self, features: Tensor) -> Tensor:
         """z of features […, width]."""
@@ -71,3 +69,41 @@ class AdapterModule(nn.Module):
             return batch.has @ self.adapted(features)
         rows = functional.embedding(batch.items.clamp(max=batch.n_items - 1), features)
         return (self.adapted(rows) * batch.known[..., None]).sum(1)
+
+
+def left_out_losses(
+    batch: Batch,
+    choice: Tensor,
+    targets: int,
+    temperature: float,
+    vectors_of: Callable[[Tensor], Tensor],
+    sums: Callable[[], Tensor],
+    candidates: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Mean softmax loss of some items of each history, each left out of it in turn and found among candidates.
+
+    Args:
+        batch: of clients; those with fewer than two items have no loss.
+        choice: places of the window [clients, window] bool that hold items which may be left out.
+        targets: how many are, drawn for each client.
+        temperature: what cosines are divided by.
+        vectors_of: vectors of length 1 at positions […] of the catalog: […, width].
+        sums: of the vectors of each history: gives [clients, width].
+        candidates: positions [n]; those of the client's own items are passed over.
+
+    Returns:
+        Losses and numbers of terms, 1 or 0: two tensors [clients].
+    """
+    draws = batch.uniform("target", batch.items.shape[1]).masked_fill(~choice, -1.0)
+    values, places = draws.topk(min(targets, draws.shape[1]), dim=1)
+    wanted = (values >= 0.0) & (batch.known.sum(1, keepdim=True) > 1)
+    items = batch.items.clamp(max=batch.n_items - 1)
+    own = vectors_of(items.gather(1, places))
+    users = functional.normalize(sums()[:, None, :] - own, dim=2)
+    found = (users * own).sum(2) / temperature
+    others = users @ vectors_of(candidates).T / temperature
+    others = others.masked_fill(batch.held(batch.known)[:, candidates][:, None, :], _NEVER)
+    parts = found - torch.logaddexp(found, torch.logsumexp(others, 2))
+    total = torch.where(wanted, parts, torch.zeros_like(parts)).sum(1)
+    terms = wanted.sum(1)
+    return -total / terms.clamp(min=1), (terms > 0).to(total.dtype)
