@@ -21,6 +21,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "two-tower": {"rounds": 8, "window": 12, "embedding_size": 8, "hidden": 8},
 }
 """Settings of networks for data of this size; their bits depend on who lives together."""
+ENCODED = {"lora"}
+"""Models that need an encoder of texts on this machine; `test_lora` trains them."""
 MODELS: dict[str, dict[str, Any]] = {
     "autoencoder": {"name": "autoencoder", "embedding_size": 8, "rounds": 6, "batch_size": 200},
     "autoencoder-random": {

@@ -44,6 +44,7 @@ _HOMES = {
     "IALS": "fedrec.estimators.estimator",
     "ItemKNN": "fedrec.estimators.estimator",
     "LightGCN": "fedrec.estimators.estimator",
+    "Lora": "fedrec.estimators.estimator",
     "MF": "fedrec.estimators.estimator",
     "PFedRec": "fedrec.estimators.estimator",
     "Rerank": "fedrec.recommending.reranking",

@@ -341,6 +341,46 @@ class LightGCN(Estimator):
         plan: dict[str, Any] | None = ...,
     ) -> None: ...
 
+class Lora(Estimator):
+    def __init__(
+        self,
+        *,
+        rounds: int = ...,
+        method: Literal["fedsgd", "fedavg"] = ...,
+        granularity: Literal["node", "client"] = ...,
+        window: int = ...,
+        crops: float = ...,
+        learning_rate: float = ...,
+        optimiser: Literal["adam", "sgd"] = ...,
+        warmup: int = ...,
+        schedule: Literal["constant", "cosine"] = ...,
+        first_decay: float = ...,
+        second_decay: float = ...,
+        weight_decay: float = ...,
+        local_epochs: int = ...,
+        local_batch: int = ...,
+        proximal: float = ...,
+        scaffold: bool = ...,
+        server_optimiser: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = ...,
+        server_learning_rate: float = ...,
+        private_steps: int = ...,
+        private_learning_rate: float = ...,
+        bound: float = ...,
+        item_features: Literal["auto"] | dict[str, str | list[str] | dict[str, float]] = ...,
+        rank: int = ...,
+        alpha: float = ...,
+        projections: Literal["auto"] | Sequence[str] = ...,
+        temperature: float = ...,
+        targets: int = ...,
+        drawn: int = ...,
+        refresh: int = ...,
+        checkpointing: bool = ...,
+        seed: int | None = ...,
+        cohort: float | None = ...,
+        weights: str | dict[str, Any] | None = ...,
+        plan: dict[str, Any] | None = ...,
+    ) -> None: ...
+
 class MF(Estimator):
     def __init__(
         self,

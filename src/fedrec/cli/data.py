@@ -1,4 +1,4 @@
-"""Commands about data: list, describe, embed, fetch."""
+"""Commands about data: list, describe, embed, encoder, fetch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedrec.cli.finished import RunFolder
 from fedrec.cli.options import (
     Json,
     Quiet,
@@ -17,7 +18,9 @@ from fedrec.cli.reading import Reading, reads_data
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Data sets: list, describe, fetch; texts of items as vectors: embed.", no_args_is_help=True)
+app = typer.Typer(
+    help="Data sets: list, describe, fetch; texts of items as vectors: embed, encoder.", no_args_is_help=True
+)
 
 
 @app.command("list")
@@ -132,6 +135,33 @@ def embed(
         f"{to}: {there:,} of {table.height:,} items have {width} numbers in column {name!r}. Train with "
         f"--catalog {to} --set item_features.{name}=vectors",
     )
+
+
+@app.command("encoder")
+def encoder(
+    run: RunFolder,
+    to: Annotated[Path, typer.Option("--to", help="Folder to write.")],
+    merged: Annotated[
+        bool,
+        typer.Option(
+            "--merged", help="Write the whole encoder, which text:FOLDER reads, instead of the factors alone."
+        ),
+    ] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the encoder that a run of lora trained: its factors in the format of peft, or the whole encoder."""
+    from fedrec.runs.saved import open_model
+    from fedrec.runs.trained_encoders import save_encoder
+
+    numbers = save_encoder(open_model(run), to, merged)
+    then = (
+        f"Encode with it: fedrec data embed ITEMS --encoder {to}"
+        if merged
+        else f"Read it with peft.PeftModel.from_pretrained(encoder, {str(to)!r})"
+    )
+    answer = {"run": str(run), "to": str(to), "factors": numbers, "merged": merged}
+    Output(json_, quiet).answer(answer, f"{to}: {numbers:,} numbers of factors. {then}")
 
 
 @app.command("fetch")

@@ -7,8 +7,12 @@ that depend on the texts alone, so that equal factors, texts, folders and machin
 
 from __future__ import annotations
 
+import copy
+import io
 import json
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,6 +202,31 @@ class LoraEncoder:
             for letter, factor in (("A", projection.down), ("B", projection.up)):
                 tables[f"base_model.model.{name}.lora_{letter}.weight"] = factor.detach().cpu().numpy()
         save_file(tables, folder / "adapter_model.safetensors")
+
+    def save_merged(self, factors: np.ndarray, folder: Path) -> None:
+        """Write the whole encoder with the changes in its weights, as a folder like the one that it came from.
+
+        Args:
+            factors: [size] float32.
+            folder: is made.
+        """
+        folder.mkdir(parents=True)
+        self._fill(factors)
+        merged = copy.deepcopy(self.module)
+        with torch.no_grad():
+            for name in self.projections:
+                home, _, own = name.rpartition(".")
+                part = merged.get_submodule(name)
+                part.whole.weight += part.scale * part.up @ part.down
+                setattr(merged.get_submodule(home), own, part.whole)
+        with redirect_stderr(io.StringIO()):  # bars of progress, which nothing else turns off
+            merged.save_pretrained(folder)
+        assert self.folder.tokenizer is not None, "an encoder was read with its tokenizer"
+        shutil.copy(self.folder.tokenizer, folder / "tokenizer.json")
+        for path in self.folder.others:
+            copied = folder / path.relative_to(self.folder.path)
+            copied.parent.mkdir(exist_ok=True)
+            shutil.copy(path, copied)
 
     @property
     def _factors(self) -> list[nn.Parameter]:

@@ -94,12 +94,12 @@ __all__ = [
 ]
 
 _SIMILAR = (
-    "adapter, autoencoder, biased-mf, blend, content, ease, fcf, fedncf, fedrecon, ials, itemknn, lightgcn, mf, neumf, "
-    "pfedrec, sasrec, slit, spectral or two-tower"
+    "adapter, autoencoder, biased-mf, blend, content, ease, fcf, fedncf, fedrecon, ials, itemknn, lightgcn, lora, mf, "
+    "neumf, pfedrec, sasrec, slit, spectral or two-tower"
 )
 _PRIVATE = (
-    "adapter, content, ease, ials, itemknn, mf, neumf, popularity, sasrec, slit, spectral, two-tower or a PyTorch "
-    "network of yours"
+    "adapter, content, ease, ials, itemknn, lora, mf, neumf, popularity, sasrec, slit, spectral, two-tower or a "
+    "PyTorch network of yours"
 )
 """Models that list similar items, and models that have a private form."""
 

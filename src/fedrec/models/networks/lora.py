@@ -57,8 +57,8 @@ class Lora(Network):
 
     Projections W of the encoder's attention become W + (alpha / rank) B A, and rounds learn A and B. Only the
     coordinator runs the encoder. Some drawn items of a history are to be found, each by the others, among all drawn
-    items, by softmax. Vectors of items that are not drawn stay as they are until a round draws them, or makes all vectors
-    anew. B starts at 0, so that training begins with the cosine of the encoder's vectors.
+    items, by softmax. Vectors of items that are not drawn stay as they are until a round draws them, or makes all
+    vectors anew. B starts at 0, so that training begins with the cosine of the encoder's vectors.
 
     Args:
         item_features: column of the catalog, or several with `+` between their names, and the encoder that reads its
@@ -107,7 +107,7 @@ class Lora(Network):
             setting = "scaffold" if self.scaffold else "method: fedavg"
             raise PlanError(
                 f"model {self.name}: {setting} trains parameters at nodes, and those of an encoder are at the "
-                f"coordinator; leave it out"
+                "coordinator; leave it out"
             )
         if self.item_features != "auto":
             self._read()
@@ -151,10 +151,10 @@ class Lora(Network):
         """The encoder's own vectors, A at random and B of zeros; items are counted first.
 
         Raises:
-            InputError: if the encoder is not on this machine, is another than the plan's, or cannot be changed.
+            InputError: if the encoder is not on this machine, is another than the plan's, or has no such projections.
         """
         texts, kind = self._texts(catalog), self._read()[1]
-        encoder = self._encoder
+        encoder = self.encoder
         told = texts.fill_null("").to_list()
         there = [place for place, text in enumerate(told) if text.strip()]
         tokens: list[Tokens] = [[] for _ in told]
@@ -220,12 +220,8 @@ class Lora(Network):
         """The encoder with room for the factors.
 
         Raises:
-            InputError: if the encoder is not on this machine, is another than the plan's, or cannot be changed.
+            InputError: if the encoder is not on this machine, is another than the plan's, or has no such projections.
         """
-        return self._encoder
-
-    @property
-    def _encoder(self) -> LoraEncoder:
         from fedrec.models.networks.devices import device
 
         names = () if self.projections == "auto" else self.projections
@@ -276,7 +272,7 @@ class Lora(Network):
         items of the next round; every `refresh` rounds, for all items."""
         from fedrec.models.networks.devices import steady
 
-        shared, server, encoder, rule = state.shared, state.server, self._encoder, self._server
+        shared, server, encoder, rule = state.shared, state.server, self.encoder, self._server
         factors, centre, share = shared[_FACTORS], server["centre"], self.rate_share(round)
         ends = np.cumsum(server["lengths"])
         texts = [part.tolist() for part in np.split(server["tokens"], ends[:-1])]
