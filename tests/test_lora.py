@@ -275,6 +275,7 @@ def test_only_a_run_that_trained_an_encoder_can_write_one(
 
 
 @pytest.mark.text
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")  # peft asks for it
 def test_what_a_run_learned_is_read_by_peft_and_as_a_whole_encoder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

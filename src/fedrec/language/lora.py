@@ -95,8 +95,8 @@ class LoraEncoder:
             checkpointing: whether layers are worked out again for gradients, which takes less memory and more time.
 
         Raises:
-            InputError: if a library is missing, the folder holds no transformer that reads text, or it has no such
-                projections.
+            InputError: if a library is missing, the folder holds no transformer that reads text, it has no such projections,
+                or its layers cannot be worked out again.
         """
         if folder.config is None:
             raise InputError(
@@ -121,6 +121,11 @@ class LoraEncoder:
                 projections[name] = Projection(part, rank, alpha / rank)
                 setattr(module.get_submodule(home), own, projections[name])
         if checkpointing:
+            if not module.supports_gradient_checkpointing:
+                raise InputError(
+                    f"model {folder.name}: layers of {folder.settings.get('model_type')!r} cannot be worked out again; "
+                    "leave checkpointing out"
+                )
             _checkpoint(module)
         return cls(folder, module, projections, rank, alpha)
 
@@ -260,5 +265,5 @@ def _checkpoint(module: Any) -> None:
         for name, value in vars(part).items():
             if "dropout" in name and isinstance(value, float):
                 setattr(part, name, 0.0)
-    module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    module.activation_checkpointing_enable()
     module.train()
