@@ -23,6 +23,7 @@ from fedrec.runs.reranked import measure_reranked
 
 METRICS = ["ndcg@10", "recall@20"]
 LOCAL = {"method": "fedavg", "rounds": 11, "local_batch": 64, "learning_rate": 1e-3}
+LORA = {"rounds": 61, "drawn": 320, "refresh": 60, "learning_rate": 1e-2}
 ROWS: dict[str, tuple[str, dict[str, Any], int]] = {
     "cosine": ("adapter", {"rounds": 2, "learning_rate": 1e-12}, 1),
     "adapter": ("adapter", {}, 1),
@@ -30,6 +31,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], int]] = {
     "adapter, 8 nodes": ("adapter", {}, 8),
     "adapter, rolora": ("adapter", {"rolora": True}, 1),
     "adapter, fedavg, 8 nodes": ("adapter", LOCAL, 8),
+    "lora": ("lora", LORA, 1),
     "content": ("content", {}, 1),
     "ease": ("ease", {}, 1),
 }
@@ -48,7 +50,10 @@ def measured(model: str, settings: dict[str, Any], nodes: int, data: fr.Interact
         **dict(zip(METRICS, values["value"], strict=True)),
         "± s.e.": values["standard_error"][0],
         "rounds": opened.trained.rounds,
-        "bytes a round": 0 if spec is None else spec.fit(opened.agreement.n_max).nbytes,
+        "bytes up a round": 0 if spec is None else spec.fit(opened.agreement.n_max).nbytes,
+        "bytes down a round": 0
+        if spec is None
+        else sum(array.nbytes for array in opened.trained.state.shared.values()),
         "seconds": seconds,
     }
 
