@@ -45,15 +45,14 @@ def measured(model: str, settings: dict[str, Any], nodes: int, data: fr.Interact
     seconds = time.process_time() - began
     values = fr.evaluate(fitted, metrics=METRICS, protocol="cold")
     opened = fitted.opened
-    spec = opened.model.spec(opened.trained.state.shared, 1)
+    shared = opened.trained.state.shared
+    spec = opened.model.spec(shared, 1)
     return {
         **dict(zip(METRICS, values["value"], strict=True)),
         "± s.e.": values["standard_error"][0],
         "rounds": opened.trained.rounds,
         "bytes up a round": 0 if spec is None else spec.fit(opened.agreement.n_max).nbytes,
-        "bytes down a round": 0
-        if spec is None
-        else sum(array.nbytes for array in opened.trained.state.shared.values()),
+        "bytes down a round": 0 if spec is None else sum(array.nbytes for array in shared.values()),
         "seconds": seconds,
     }
 

@@ -95,8 +95,8 @@ class LoraEncoder:
             checkpointing: whether layers are worked out again for gradients, which takes less memory and more time.
 
         Raises:
-            InputError: if a library is missing, the folder holds no transformer that reads text, it has no such projections,
-                or its layers cannot be worked out again.
+            InputError: if a library is missing, the folder holds no transformer that reads text, it has no such
+                projections, or its layers cannot be worked out again.
         """
         if folder.config is None:
             raise InputError(
