@@ -49,9 +49,9 @@ test: $(READY)
 test-real: $(READY) kernels
 	$(PYTEST) -m real
 
-# Needs the extra `text`: transformers, tokenizers, gguf. The models are made by the tests.
+# Needs the extra `text`, and peft, which reads what `lora` learned. The models are made by the tests.
 test-text: $(READY) kernels
-	$(INSTALL) -e '.[text]'
+	$(INSTALL) -e '.[text]' peft
 	$(PYTEST) -m text
 
 test-all: $(READY)

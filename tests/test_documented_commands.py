@@ -72,6 +72,7 @@ ELSEWHERE = {
     "*: pages *": "runs until it is stopped: test_pages.py",
     "*: node start *": "runs until it is stopped: test_documented_federation.py",
     "docs/large-models.md: */models/*": "reads a model of language: test_commands_that_read_a_model_of_language_work",
+    "docs/large-models.md: * lora-run *": "follows one that reads a model of language",
     "docs/large-models.md: train * items.parquet *": "follows one that reads a model of language",
     "docs/*: forget RUN --asked *": "reads the log of a server: test_users_who_asked_a_server_are_forgotten",
     "*: federation status *": "asks a server: test_documented_federation.py",
@@ -185,7 +186,7 @@ def test_commands_that_read_a_model_of_language_work(
     )
     instead = {"/models/all-MiniLM-L6-v2": str(encoder), "/models/SmolLM2-135M-Instruct": str(causal)}
     monkeypatch.setitem(CHEAPER, page, {**instead, "--model adapter": "--model adapter --set rounds=3"})
-    run_commands(page, lambda command: is_of(["*/models/*", "*items.parquet*"], command), fresh, fedrec)
+    run_commands(page, lambda command: is_of(["*/models/*", "*items.parquet*", "* lora-run *"], command), fresh, fedrec)
 
 
 @pytest.mark.exhaustive
