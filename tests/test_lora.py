@@ -31,7 +31,7 @@ from fedrec.models.networks import lora
 from fedrec.models.networks.lora import Lora
 from fedrec.runs.saved import open_run
 
-WIDTH, USERS, ITEMS = 8, 120, 40
+WIDTH, USERS, ITEMS = 8, 60, 40
 TITLES = [f"{WORDS[item % 10]} {WORDS[item // 4]}" for item in range(ITEMS)]
 SETTINGS: dict[str, Any] = {"rank": 2, "rounds": 4, "drawn": 16, "learning_rate": 0.05, "temperature": 0.3}
 
@@ -153,7 +153,7 @@ def test_rounds_of_three_nodes_are_training_of_the_encoder_on_pooled_data(
     model, data = Lora(**bag | {"targets": 20, "granularity": granularity, "rounds": 9}), titled()
     state = stepped(model, started(model, data), data, 0)
     alike = Pooled(model, state)
-    for round in (1, 2, 3, 4):
+    for round in (1, 2, 3):
         drawn = state.shared["drawn"]
         state = stepped(model, state, data, round, nodes=3)
         alike.step(data, drawn, state.shared["drawn"])
@@ -184,18 +184,53 @@ def test_every_node_sends_as_many_vectors_as_items_are_drawn_and_all_are_new_aft
     assert model.spec(state.shared, 4) is None
 
 
-def test_masked_sums_give_the_same_bytes_and_the_record_of_the_run_verifies(
-    bag: dict[str, Any], tmp_path: Path, fedrec: Callable[..., Said]
+def test_a_node_asks_for_no_encoder(bag: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = Lora(**bag), titled()
+    state = stepped(model, started(model, data), data, 0)
+
+    def nowhere(*_: Any) -> LoraEncoder:
+        raise InputError("there is no encoder here")
+
+    monkeypatch.setattr(lora, "_read_encoder", nowhere)
+    clients = Clients.of(data, np.arange(data.n_users, dtype=np.uint64))
+    assert model.public(data.catalog) == {}
+    added, _ = model.contribute(Given(1, state.shared, {}, KeyedSource.from_seed(3)), clients, None)
+    assert added.arrays["rows"].values.shape == (16, WIDTH)
+    scores = model.score(Given.to_score(state.shared, {}), clients.take(np.arange(2)), None)
+    histories = np.stack(
+        [state.shared["vectors"][data.items[slice(*data.indptr[user : user + 2])]].sum(0) for user in (0, 1)]
+    )
+    histories /= np.linalg.norm(histories, axis=1, keepdims=True)
+    np.testing.assert_allclose(scores, histories @ state.shared["vectors"].T, atol=1e-5)
+    with pytest.raises(InputError, match="no encoder here"):
+        stepped(model, state, data, 1)
+
+
+def test_masked_and_resumed_trainings_give_the_same_bytes_and_their_record_verifies(
+    bag: dict[str, Any], tmp_path: Path, fedrec: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = titled()
     data.to_frame().write_csv(tmp_path / "clicks.csv")
     pl.DataFrame({"item_id": data.catalog.items.series, "title": TITLES}).write_csv(tmp_path / "items.csv")
     settings = [f"--set={key}={value}" for key, value in bag.items() if key != "item_features"]
     settings += [f"--set=item_features.title={bag['item_features']['title']}", "--split", "none", "--nodes", 3]
-    for name, masked in (("plain", ()), ("masked", ("--secure",))):
+
+    def trained(name: str, *more: str) -> Said:
         where = ("--data", tmp_path / "clicks.csv", "--catalog", tmp_path / "items.csv", "--out", tmp_path / name)
-        said = fedrec("train", "--model", "lora", *where, *settings, *masked)
-        assert said.code == 0, said.err
+        return fedrec("train", "--model", "lora", *where, *settings, *more)
+
+    assert trained("plain").code == 0
+    step, broken = Lora._stepped, []
+
+    def breaking(self: Lora, state: State, total: Sum, divisor: float, round: int, number: int) -> State:
+        if round == 2 and not broken:
+            broken.append(round)
+            raise InputError("the coordinator breaks off")
+        return step(self, state, total, divisor, round, number)
+
+    monkeypatch.setattr(Lora, "_stepped", breaking)
+    assert "the coordinator breaks off" in trained("masked", "--secure").err
+    assert fedrec("train", "--out", tmp_path / "masked", "--resume").code == 0
     plain, masked = (open_run(tmp_path / name).trained.state.shared for name in ("plain", "masked"))
     for name, array in plain.items():
         assert masked[name].tobytes() == array.tobytes(), name
