@@ -237,15 +237,22 @@ def test_masked_and_resumed_trainings_give_the_same_bytes_and_their_record_verif
     assert fedrec("verify", tmp_path / "masked").code == 0
 
 
-def test_a_training_goes_on_from_where_another_ended(bag: dict[str, Any], tmp_path: Path) -> None:
-    data = titled()
-    first = fr.Lora(**bag).fit(data)
+def test_a_training_goes_on_from_where_another_ended_with_texts_of_new_items(
+    bag: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = titled()
+    few = whole.take_users(np.arange(USERS)).to_frame().filter(pl.col("item_id") < ITEMS - 5)
+    catalog = Catalog.of(pl.DataFrame({"item_id": range(ITEMS - 5), "title": TITLES[:-5]}))
+    first = fr.Lora(**bag).fit(with_items(fr.interactions_from(few), catalog))
     first.save(tmp_path / "run")
     loaded = fr.load_model(tmp_path / "run")
     assert loaded.recommend([7], n=3).equals(first.recommend([7], n=3))
     assert loaded.similar([3], n=2).height == 2
-    again = fr.Lora(**bag).fit(data, warm_start=loaded)
+    again = fr.Lora(**bag).fit(whole, warm_start=loaded)
     assert 0 < np.abs(again.shared["factors"] - first.shared["factors"]).max() < 0.3
+    encoder, centre = bag_encoder(), again.opened.trained.state.server["centre"]
+    anew = encoder.vectors(again.shared["factors"], encoder.tokens(TITLES), centre)
+    np.testing.assert_allclose(again.shared["vectors"], anew, atol=1e-6)
 
 
 def test_it_trains_under_differential_privacy_with_clipped_gradients_by_vectors(bag: dict[str, Any]) -> None:

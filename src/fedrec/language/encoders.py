@@ -18,6 +18,7 @@ from fedrec.language.folders import ModelFolder, install_hint, offline, one_thre
 from fedrec.progress import followed
 
 __all__ = [
+    "LONGEST",
     "Tokens",
     "batches_by_length",
     "encoded",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 _BATCH = 32
-_LONGEST = 256
+LONGEST = 256
 """Tokens of a text that are read."""
 
 Tokens = list[int]
@@ -122,7 +123,7 @@ def tokens_of(folder: ModelFolder, texts: Sequence[str]) -> list[Tokens]:
     if folder.tokenizer is None:
         raise InputError(f"model {folder.name}: GGUF files hold causal models; an encoder needs config.json")
     tokenizer = tokenizer_of(folder)
-    tokenizer.enable_truncation(min(_LONGEST, int(folder.settings.get("max_position_embeddings", _LONGEST))))
+    tokenizer.enable_truncation(min(LONGEST, int(folder.settings.get("max_position_embeddings", LONGEST))))
     found = tokenizer.encode_batch(list(texts), add_special_tokens=folder.config is not None)
     return [list(text.ids) for text in found]
 

@@ -26,6 +26,7 @@ from fedrec.data.encoded import encoder_folder, is_encoder, joined_texts, text_m
 from fedrec.data.features import MOST_COLUMNS, ItemColumns, unit_rows
 from fedrec.data.keys import KeyedSource
 from fedrec.errors import InputError, PlanError, suggestion
+from fedrec.language.encoders import LONGEST
 from fedrec.models.base import Arrays, Given, Private, State, cosines
 from fedrec.models.linear.counts import count_spec, counted
 from fedrec.models.networks.installed import check_torch
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     import polars as pl
     from torch import nn
 
-    from fedrec.language.encoders import Tokens
     from fedrec.language.lora import LoraEncoder
 
 __all__ = ["Lora"]
@@ -46,8 +46,8 @@ _ROWS, _FACTORS = "rows", "factors"
 _DRAWS = KeyedSource(b"fedrec lora rows")
 """Of the items of a round, which everybody may know."""
 _MOST_NUMBERS = 1 << 28
-_MOST_TOKENS = 256
-"""Of a text, at most."""
+_NOTHING = -1
+"""In the place of tokens behind the last one of a text."""
 _USUAL, _USUAL_NUMBERS = 512, 1 << 18
 """More columns, and more numbers in all factors, than most encoders have."""
 
@@ -136,8 +136,7 @@ class Lora(Network):
         vectors = Shape((n_items, "width"), longest=MOST_COLUMNS)
         factors = Shape(("numbers",), longest=_MOST_NUMBERS)
         texts = {
-            "tokens": Shape(("tokens",), "int32", 0, np.iinfo(np.int32).max, longest=_MOST_TOKENS * n_items),
-            "lengths": Shape((n_items,), "int32", 0, _MOST_TOKENS + 1),
+            "tokens": Shape((n_items, LONGEST), "int32", _NOTHING, np.iinfo(np.int32).max),
             "centre": Shape(("width",), longest=MOST_COLUMNS),
         }
         moments = {f"{_FACTORS}.{moment}": factors for moment in self._server.forms(())}
@@ -157,16 +156,15 @@ class Lora(Network):
         encoder = self.encoder
         told = texts.fill_null("").to_list()
         there = [place for place, text in enumerate(told) if text.strip()]
-        tokens: list[Tokens] = [[] for _ in told]
+        tokens = np.full((len(told), LONGEST), _NOTHING, dtype=np.int32)
         for place, ids in zip(there, encoder.tokens([told[place] for place in there]), strict=True):
-            tokens[place] = ids
+            tokens[place, : len(ids)] = ids
         shared = {
             "vectors": unit_rows(text_vectors(texts, kind)).astype(np.float32),
             _FACTORS: encoder.first(rng.generator()),
         }
         server = {
-            "tokens": np.array([token for ids in tokens for token in ids], dtype=np.int32),
-            "lengths": np.array([len(ids) for ids in tokens], dtype=np.int32),
+            "tokens": tokens,
             "centre": text_mean(texts, kind).astype(np.float32),
         }
         if self._before:
@@ -202,6 +200,10 @@ class Lora(Network):
     ) -> np.ndarray:
         """Cosine of the sum of the history with every item."""
         return super().score(replace(given, shared=_with_rows(given.shared)), clients, private, items)
+
+    def carry(self, fresh: State, earlier: State) -> State:
+        """The earlier factors and vectors, and texts as the catalog has them now."""
+        return State(earlier.shared, {**earlier.server, "tokens": fresh.server["tokens"]})
 
     def similarity(self, given: Given, items: np.ndarray) -> np.ndarray:
         """Cosine of z."""
@@ -256,7 +258,7 @@ class Lora(Network):
     def _trainable(self, state: State, warm: np.ndarray) -> State:
         """The state before the first round that trains."""
         shared = {name: state.shared[name] for name in ("vectors", _FACTORS)}
-        server = {name: state.server[name] for name in ("tokens", "lengths", "centre")}
+        server = {name: state.server[name] for name in ("tokens", "centre")}
         server |= {"warm": warm.astype(np.float32), **self._moments(shared)}
         return State({**shared, "drawn": self._drawn(warm, self._before)}, server)
 
@@ -274,15 +276,14 @@ class Lora(Network):
 
         shared, server, encoder, rule = state.shared, state.server, self.encoder, self._server
         factors, centre, share = shared[_FACTORS], server["centre"], self.rate_share(round)
-        ends = np.cumsum(server["lengths"])
-        texts = [part.tolist() for part in np.split(server["tokens"], ends[:-1])]
         if encoder.size != len(factors):
             raise PlanError(
                 f"model {self.name}: the run has {len(factors)} numbers in its factors, and rank and projections give "
                 f"{encoder.size}; set them as they were"
             )
         moments = {moment: server[f"{_FACTORS}.{moment}"] for moment in rule.forms(())}
-        said = np.flatnonzero(server["lengths"])
+        texts = [row[row != _NOTHING].tolist() for row in server["tokens"]]
+        said = np.flatnonzero([len(text) for text in texts])
         with steady(0):
             pulled = np.isin(shared["drawn"], said)
             places, pulls = shared["drawn"][pulled], (total.value(_ROWS) / divisor)[pulled]
