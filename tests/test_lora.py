@@ -109,17 +109,17 @@ class Pooled:
 
     def step(self, data: Interactions, drawn: np.ndarray, next_drawn: np.ndarray) -> None:
         """One round with some drawn items."""
-        table = self.table.index_copy(0, torch.from_numpy(drawn.astype(np.int64)), self.rows(drawn))
+        table = dict(zip(drawn.tolist(), self.rows(drawn), strict=True))
         losses = []
         for user in range(data.n_users):
-            own = data.items[data.indptr[user] : data.indptr[user + 1]]
-            wanted, others = np.intersect1d(own, drawn), np.setdiff1d(drawn, own)
-            if not len(wanted) or len(own) < 2:
+            history = data.items[data.indptr[user] : data.indptr[user + 1]]
+            own, others = np.intersect1d(history, drawn).tolist(), np.setdiff1d(drawn, history).tolist()
+            if len(own) < 2:
                 continue
             parts = []
-            for item in wanted:
-                vector = functional.normalize(table[own].sum(0) - table[item], dim=0)
-                scores = table[[item, *others]] @ vector / self.model.temperature
+            for item in own:
+                vector = functional.normalize(sum(table[other] for other in own if other != item), dim=0)
+                scores = torch.stack([table[other] for other in (item, *others)]) @ vector / self.model.temperature
                 parts.append(torch.logsumexp(scores, 0) - scores[0])
             losses.append(torch.stack(parts).mean())
         self.rule.zero_grad()

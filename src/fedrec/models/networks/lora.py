@@ -56,9 +56,10 @@ class Lora(Network):
     """score = ⟨q, z_j⟩ with z the vector of the text of an item, of length 1, and q the sum of z over the history.
 
     Projections W of the encoder's attention become W + (alpha / rank) B A, and rounds learn A and B. Only the
-    coordinator runs the encoder. Some drawn items of a history are to be found, each by the others, among all drawn
-    items, by softmax. Vectors of items that are not drawn stay as they are until a round draws them, or makes all
-    vectors anew. B starts at 0, so that training begins with the cosine of the encoder's vectors.
+    coordinator runs the encoder. A round is about drawn items: some of those in a history are to be found, each by the
+    others, among all drawn items, by softmax. Vectors of items that are not drawn are not used in the round, and stay
+    as they are until a round draws them, or makes all vectors anew. B starts at 0, so that training begins with the
+    cosine of the encoder's vectors.
 
     Args:
         item_features: column of the catalog, or several with `+` between their names, and the encoder that reads its

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ class LoraModule(nn.Module):
 
     Args:
         table: vectors of all items [items, width].
-        drawn: positions of the drawn items [n].
+        drawn: positions of the drawn items [n], ascending.
         temperature, targets: hyperparameters of the model.
     """
 
@@ -26,46 +28,32 @@ class LoraModule(nn.Module):
         super().__init__()
         self.temperature, self.targets = temperature, targets
         self.register_buffer("table", torch.from_numpy(np.array(table)))
-        self.register_buffer("drawn", torch.from_numpy(drawn.astype(np.int64)))
-        marks = np.zeros(len(table), dtype=np.bool_)
-        marks[drawn] = True
-        self.register_buffer("marked", torch.from_numpy(marks))
+        places = np.full(len(table) + 1, len(drawn), dtype=np.int64)
+        places[drawn] = np.arange(len(drawn))
+        self.register_buffer("places", torch.from_numpy(places))
         self.rows = nn.Parameter(torch.from_numpy(table[drawn]))
 
     def scores(self, batch: Batch) -> Tensor:
         """Cosine of the sum of the history with every item."""
-        return functional.normalize(batch.has @ self._whole, dim=1) @ self._whole.T
+        table = self.get_buffer("table")
+        return functional.normalize(batch.has @ table, dim=1) @ table.T
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean softmax loss of some drawn items of the history among all drawn ones, each left out of it in turn;
-        clients with fewer than two items, or without a drawn one, have none."""
-        whole = self._whole.index_copy(0, self._drawn, self.rows)
-        items = batch.items.clamp(max=batch.n_items - 1)
-        drawn = batch.known & self._marked[items]
+        """Mean softmax loss of some drawn items of the history among all drawn ones, each found by the others that are
+        drawn; clients with fewer than two drawn items have none. Vectors of other items are older, and are not used."""
+        few = replace(batch, items=self.get_buffer("places")[batch.items], n_items=len(self.rows))
 
         def sums() -> Tensor:
             """By whichever way reads fewer rows."""
-            few = batch.apart or batch.n_items > batch.items.numel()
-            return batch.rows(whole).sum(1) if few else batch.has @ whole
+            apart = few.apart or few.n_items > few.items.numel()
+            return few.rows(self.rows).sum(1) if apart else few.has @ self.rows
 
         return left_out_losses(
-            batch,
-            drawn,
+            few,
+            few.known,
             self.targets,
             self.temperature,
-            lambda places: functional.embedding(places, whole),
+            lambda places: functional.embedding(places, self.rows),
             sums,
-            self._drawn,
+            torch.arange(len(self.rows), device=batch.items.device),
         )
-
-    @property
-    def _whole(self) -> Tensor:
-        return self.get_buffer("table")
-
-    @property
-    def _drawn(self) -> Tensor:
-        return self.get_buffer("drawn")
-
-    @property
-    def _marked(self) -> Tensor:
-        return self.get_buffer("marked")
