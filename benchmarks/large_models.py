@@ -23,7 +23,6 @@ from fedrec.runs.reranked import measure_reranked
 
 METRICS = ["ndcg@10", "recall@20"]
 LOCAL = {"method": "fedavg", "rounds": 11, "local_batch": 64, "learning_rate": 1e-3}
-LORA = {"rounds": 61, "drawn": 320, "refresh": 60, "learning_rate": 1e-2}
 ROWS: dict[str, tuple[str, dict[str, Any], int]] = {
     "cosine": ("adapter", {"rounds": 2, "learning_rate": 1e-12}, 1),
     "adapter": ("adapter", {}, 1),
@@ -31,7 +30,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], int]] = {
     "adapter, 8 nodes": ("adapter", {}, 8),
     "adapter, rolora": ("adapter", {"rolora": True}, 1),
     "adapter, fedavg, 8 nodes": ("adapter", LOCAL, 8),
-    "lora": ("lora", LORA, 1),
+    "lora": ("lora", {}, 1),
     "content": ("content", {}, 1),
     "ease": ("ease", {}, 1),
 }

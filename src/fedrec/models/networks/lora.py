@@ -70,7 +70,7 @@ class Lora(Network):
         temperature: what cosines are divided by before the softmax; smaller values look at the nearest items only.
         targets: items of a history that are to be found in a round.
         drawn: items drawn for a round, of those that somebody has; all of them where there are no more. Nodes send
-            as many vectors.
+            as many vectors. Few items make noisy steps, which spoil vectors that nobody trains.
         refresh: after as many rounds, and after the last one, the vectors of all items are made anew. Vectors of items
             that nobody has change then only, so measure after as many rounds too (`evaluation.every`).
         checkpointing: whether the coordinator works layers out again for gradients, which takes less memory and more
@@ -95,12 +95,12 @@ class Lora(Network):
     refresh: PositiveInt = 10
     checkpointing: bool = False
 
-    rounds: PositiveInt = 41
+    rounds: PositiveInt = 21
     window: PositiveInt = 1000
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveFloat = 5e-4
 
     name: ClassVar[str] = "lora"
-    traits: ClassVar[Traits] = Traits(bits="node", iterative=True, cohort=512)
+    traits: ClassVar[Traits] = Traits(bits="node", iterative=True, cohort=1024)
 
     @model_validator(mode="after")
     def _check_lora(self) -> Lora:
