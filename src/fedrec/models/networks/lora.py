@@ -95,7 +95,7 @@ class Lora(Network):
     refresh: PositiveInt = 10
     checkpointing: bool = False
 
-    rounds: PositiveInt = 21
+    rounds: PositiveInt = 11
     window: PositiveInt = 1000
     learning_rate: PositiveFloat = 5e-4
 
