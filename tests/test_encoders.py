@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import fedrec as fr
+from conftest import Said
 from encoders_in_test import TOKENIZER, WORDS, token_vectors, transformer
 from fedrec.data.catalog import Catalog
 from fedrec.data.encoded import encode_texts, pinned_encoders
@@ -21,6 +23,7 @@ from fedrec.errors import InputError
 from fedrec.federation.plan import Plan
 from fedrec.language.folders import model_folder
 
+Call = Callable[..., Said]
 ITEMS = Catalog.of(
     pl.DataFrame(
         {"item_id": [1, 2, 3, 4], "title": ["Heat", "Ran", None, "Heat"], "genres": [["Crime"], ["War"], [], ["Crime"]]}
@@ -175,6 +178,34 @@ def test_a_transformer_gives_the_mean_of_its_last_layer_whatever_else_is_encoded
 def test_an_architecture_that_does_not_exist_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the transformer in .* cannot be made: ValueError: "):
         encode_texts(["heat"], str(whole(tmp_path / "odd", {"model_type": "no-such-architecture"})))
+
+
+def test_a_run_goes_on_with_the_encoder_that_its_plan_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fedrec: Call
+) -> None:
+    """The command that began the run names the encoder without its digest."""
+    monkeypatch.setattr("fedrec.language.encoders.encoded", lambda folder, texts: np.eye(len(texts), dtype=np.float32))
+    folder, data, items = whole(tmp_path / "model"), tmp_path / "data.csv", tmp_path / "items.csv"
+    data.write_text("user_id,item_id\n" + "".join(f"{row // 2},{row % 3}\n" for row in range(120)))
+    items.write_text("item_id,title\n0,Heat\n1,Ran\n2,Alien\n")
+    words = [
+        "train",
+        "--data",
+        data,
+        "--split",
+        "none",
+        "--catalog",
+        items,
+        "--model",
+        "content",
+        "--out",
+        tmp_path / "run",
+    ]
+    words += ["--set", f"item_features.title=text:{folder}"]
+    assert fedrec(*words).code == 0
+    assert fedrec(*words, "--resume").code == 0
+    save_file({"weight": np.full((2, 2), 7, np.float32)}, folder / "model.safetensors")
+    assert "these options differ from them: --set" in fedrec(*words, "--resume").err
 
 
 @pytest.mark.text

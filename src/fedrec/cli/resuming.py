@@ -105,6 +105,7 @@ def _same(wanted: Plan, kept: Plan) -> bool:
     filled = _filled(wanted.model_dump(mode="json"), kept.model_dump(mode="json"))
     try:
         full = Plan.make(filled)
+        full = full.model_copy(update={"model": full.whole_model()})
     except FedrecError:
         return False
     plain = set(Plan.model_fields) - {"model", "cohort"}

@@ -301,7 +301,7 @@ class Plan(_Part):
         changes: dict[str, Any] = {
             "data": self.data.model_copy(update={"digest": digest}),
             "split": str(SplitMethod.parse(self.split).resolve(data)),
-            "model": public._whole_model(),
+            "model": public.whole_model(),
             **pins,
             "n_max": n_max,
             "cohort": self.cohort if self.cohort <= 1 else min(1.0, self.cohort / users),
@@ -350,14 +350,14 @@ class Plan(_Part):
         users = None if self.privacy is None else self.privacy.users
         most = self.n_max or max(n_max, users or 0)
         changes: dict[str, Any] = {
-            "model": self._whole_model(),
+            "model": self.whole_model(),
             **pins,
             "n_max": most,
             "cohort": self.cohort if self.cohort <= 1 else min(1.0, self.cohort / (users or most)),
         }
         return self.model_copy(update=changes).with_noise()
 
-    def _whole_model(self) -> dict[str, Any]:
+    def whole_model(self) -> dict[str, Any]:
         """The model with all its defaults, and the digests of the encoders that it reads item features with."""
         return {"name": self.model["name"], **pinned_encoders(self.build_model().model_dump(mode="json"))}
 
