@@ -209,6 +209,16 @@ CENTRAL: list[tuple[str, str, dict[str, Any], dict[str, Any], bool]] = [
         {"name": "ials", "embedding_size": 32},
         False,
     ),
+    *(
+        (
+            f"ALS, implicit 0.7.3 (d {d}, 8 iterations), ours with solver cg",
+            "als",
+            {"settings": {"factors": d, "regularization": 10.0 * d / 32, "alpha": 2.0, "iterations": 8}},
+            {"name": "ials", "embedding_size": d, "solver": "cg"},
+            False,
+        )
+        for d in (32, 64, 128)
+    ),
     (
         "BPR, implicit 0.7.3 (d 64, 100 iterations)",
         "bpr",
@@ -234,11 +244,14 @@ CENTRAL: list[tuple[str, str, dict[str, Any], dict[str, Any], bool]] = [
 """Name, what the peer does, with which settings, our model, and whether one training of it is long."""
 
 
-def race_trainings(ours: Talk, task: Path, turns: int) -> list[dict[str, Any]]:
-    """Whole trainings, ours federated and theirs central, in turns, with the accuracy of both."""
+def race_trainings(ours: Talk, task: Path, turns: int, only: str) -> list[dict[str, Any]]:
+    """Whole trainings, ours federated and theirs central, in turns, with the accuracy of both; of those with `only` in
+    their names."""
     rows = []
     with talking([str(environment("implicit")), str(HERE / "peers" / SCRIPTS["implicit"]), str(task)]) as theirs:
         for name, kind, order, model, long in CENTRAL:
+            if only not in name:
+                continue
             load, times = os.getloadavg()[0], max(2, turns // 2) if long else turns
             tell(f"{name}: warming up")
             theirs.ask(do=kind, **order)
@@ -275,6 +288,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few turns: under eight minutes in all")
     parser.add_argument("--data", help="ml-100k, or data of its size where that is not on this machine")
     parser.add_argument("--clients", type=int, help="Flower runs so many clients instead of all; their time is scaled")
+    parser.add_argument("--only", default="", help="central trainings whose names have this in them, such as 'cg'")
     parser.add_argument("--out", type=Path, default=HERE / ".work", help="folder of results.json and results.md")
     given = parser.parse_args()
     peers = [peer.strip() for peer in given.peers.split(",") if peer.strip()]
@@ -304,7 +318,7 @@ def main() -> None:
                         )
                     )
             if "implicit" in peers:
-                rows += race_trainings(ours, task, 5 if given.quick else 15)
+                rows += race_trainings(ours, task, 5 if given.quick else 15, given.only)
     report = {
         "command": " ".join(["benchmarks/run.py", *sys.argv[1:]]),
         "seconds": round(time.perf_counter() - began, 1),

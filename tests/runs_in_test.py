@@ -47,6 +47,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "fedrecon": {"name": "fedrecon", "embedding_size": 8, "rounds": 4},
     "gpfedrec": {"name": "gpfedrec", "embedding_size": 8, "rounds": 3, "groups": 3, "batch_size": 20},
     "ials": {"name": "ials", "embedding_size": 6, "rounds": 3},
+    "ials-cg": {"name": "ials", "embedding_size": 6, "rounds": 7, "solver": "cg"},
     "itemknn": {"name": "itemknn", "neighbours": 20},
     "lightgcn": {"name": "lightgcn", "embedding_size": 8, "rounds": 6, "batch_size": 200},
     "mf": {"name": "mf", "embedding_size": 8, "rounds": 6},

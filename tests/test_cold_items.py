@@ -57,10 +57,11 @@ def test_columns_of_cold_items_are_kernel_regressions_of_the_columns_of_the_hat(
         partial(fr.EASE, rank=100),
         partial(fr.Spectral, rank=64),
         partial(fr.IALS, embedding_size=16, rounds=4),
+        partial(fr.IALS, embedding_size=16, rounds=9, solver="cg"),
         partial(fr.Autoencoder, embedding_size=16, rounds=8),
         partial(fr.MF, embedding_size=16, rounds=40),
     ],
-    ids=["ease", "ease of a rank", "spectral", "ials", "autoencoder", "mf"],
+    ids=["ease", "ease of a rank", "spectral", "ials", "ials by cg", "autoencoder", "mf"],
 )
 def test_cold_items_are_found_and_all_others_keep_their_scores(kind: Callable[..., fr.EASE]) -> None:
     model = kind(item_features="auto").fit(SPLIT.train, nodes=3)

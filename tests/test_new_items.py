@@ -33,6 +33,7 @@ MODELS = {
     "ease of a rank": partial(fr.EASE, rank=30, item_features=GENRES),
     "spectral": partial(fr.Spectral, rank=30, item_features=GENRES),
     "ials": partial(fr.IALS, embedding_size=8, rounds=3, item_features=GENRES),
+    "ials by cg": partial(fr.IALS, embedding_size=8, rounds=9, solver="cg", item_features=GENRES),
     "autoencoder": partial(fr.Autoencoder, embedding_size=8, rounds=8, item_features=GENRES),
     "mf": partial(fr.MF, embedding_size=8, rounds=3, item_features=GENRES),
     "content": partial(fr.Content, item_features=GENRES),

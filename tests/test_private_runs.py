@@ -41,6 +41,7 @@ MODELS = {
     "slit": {"name": "slit", "rank": 8},
     "spectral": {"name": "spectral", "rank": 8},
     "ials": {"name": "ials", "embedding_size": 4},
+    "ials-cg": {"name": "ials", "embedding_size": 4, "solver": "cg"},
     "mf": {"name": "mf", "embedding_size": 4, "rounds": 3},
 }
 

@@ -33,6 +33,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "slit": {"rank": 4},
     "spectral": {"rank": 4},
     "ials": {"embedding_size": 3, "rounds": 3},
+    "ials-cg": {"embedding_size": 3, "rounds": 3, "solver": "cg"},
     "mf": {"embedding_size": 3, "rounds": 5},
     "neumf": {"embedding_size": 2, "hidden": [3], "rounds": 3, "window": 6, "start_from": "random"},
     "sasrec": {"embedding_size": 4, "rounds": 5, "window": 6, "negatives": 8},
@@ -62,7 +63,12 @@ def resolved(name: str, mode: str, clip: float | None, weighted: bool = False) -
         values = np.random.default_rng(1).lognormal(0.0, 3.0, len(data)).astype(np.float32)
         data = replace(data, values=values)
     privacy = TERMS | terms | ({} if clip is None else {"clip": clip})
-    settings = {"data": {"source": DATA}, "model": {"name": name, **MODELS[name]}, "cohort": share, "privacy": privacy}
+    settings = {
+        "data": {"source": DATA},
+        "model": {"name": name.partition("-")[0], **MODELS[name]},
+        "cohort": share,
+        "privacy": privacy,
+    }
     if weighted:
         settings["weights"] = {"form": "value", "most": 50.0}
     return data, Plan.make({**settings, "split": "none"}).resolve(data, "0" * 64)
@@ -134,7 +140,7 @@ def test_weights_change_sums_by_no_more_than_is_charged_and_somebody_reaches_the
     assert max(found) > 0.5
 
 
-@pytest.mark.parametrize("name", ["popularity", "ials", "mf", "neumf"])
+@pytest.mark.parametrize("name", ["popularity", "ials", "ials-cg", "mf", "neumf"])
 def test_a_tight_clip_holds_every_user_to_it_and_somebody_reaches_it(name: str) -> None:
     found = [change(name, "everybody", 0, user, clip=0.05) for user in range(0, 60, 20)]
     assert 0.5 < max(square / charged for square, charged in found) <= 1 + 1e-9

@@ -297,6 +297,7 @@ class IALS(Estimator):
         scale_bits: int = ...,
         item_features: Literal["auto"] | dict[str, str | list[str] | dict[str, float]] | None = ...,
         boost: float | Literal["auto", "careful"] = ...,
+        solver: Literal["cholesky", "cg"] = ...,
         seed: int | None = ...,
         cohort: float | None = ...,
         weights: str | dict[str, Any] | None = ...,

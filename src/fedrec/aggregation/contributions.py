@@ -14,6 +14,7 @@ import numpy as np
 
 from fedrec.aggregation.queries import PLAIN, Metric
 from fedrec.aggregation.specs import ArraySpec, triangle_size
+from fedrec.kernels import item_columns as columns
 from fedrec.kernels import sums as kernels
 from fedrec.kernels import weighted_sums
 from fedrec.kernels.threads import thread_count
@@ -205,57 +206,77 @@ class RankOne(Contribution):
             raise ValueError(f"array {spec.name!r} {spec.shape}: {size} coordinates of {self.n_clients} clients")
         if self.values is not None and self.values.shape != self.items.shape:
             raise ValueError(f"array {spec.name!r}: values {self.values.shape} of {len(self.items)} rows")
+        if self.right is None:
+            return self._add_triangle(out, spec, keep)
+        table = out.reshape(self.n_items, -1)
+        if self.values is None:
+            right = np.empty((self.n_clients, table.shape[1]), dtype=out.dtype)
+            over = np.empty(self.n_clients, dtype=np.int64)
+            values = np.ascontiguousarray(self.right, dtype=np.float64)
+            factors = np.where(keep, self.weights, 0.0)
+            kernels.fixed_rows[spec.word](right, values, factors, spec.bound, spec.unit, over)
+            if table.shape[1] == 1:
+                columns.add_marks[spec.word](table, self.indptr, self.items, right)
+            else:
+                item_indptr, holder, _ = self._columns()
+                kernels.add_rank_one[spec.word](table, item_indptr, holder, right)
+            return int((over * self._lengths).sum())
+        return self._add_weighted_rows(table, spec, keep)
+
+    def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Offsets [n_items + 1] of the items' columns, and the client and the row of each of their entries."""
+        item_indptr = np.empty(self.n_items + 1, dtype=np.int64)
+        holder, source = np.empty((2, len(self.items)), dtype=np.int64)
+        columns.item_columns(self.indptr, self.items, item_indptr, np.empty_like(item_indptr), holder, source)
+        return item_indptr, holder, source
+
+    def _add_triangle(self, out: np.ndarray, spec: ArraySpec, keep: np.ndarray) -> int:
+        """Add w · x xᵀ; returns how many coordinates saturated."""
         item_indptr = np.empty(self.n_items + 1, dtype=np.int64)
         holder, source, place = np.empty((3, len(self.items)), dtype=np.int64)
         ordered = np.empty(len(self.items), dtype=np.int32)
         cursor = np.empty(max(self.n_items, self.n_clients), dtype=np.int64)
         kernels.by_item(self.indptr, self.items, item_indptr, cursor, holder, source, place, ordered)
-        if self.values is not None:
-            return self._add_weighted(out, spec, keep, item_indptr, holder, source, place, ordered)
-        if self.right is None:
+        if self.values is None:
             weights, over = _fixed(self.weights, keep, spec)
             saturated = int((over * self._lengths * (self._lengths + 1) / 2).sum())
             kernels.add_triangle[spec.word](out, self.indptr, ordered, item_indptr, holder, place, weights)
             return saturated
-        table = out.reshape(self.n_items, -1)
-        right = np.empty((self.n_clients, table.shape[1]), dtype=out.dtype)
-        over = np.empty(self.n_clients, dtype=np.int64)
-        values = np.ascontiguousarray(self.right, dtype=np.float64)
-        factors = np.where(keep, self.weights, 0.0)
-        kernels.fixed_rows[spec.word](right, values, factors, spec.bound, spec.unit, over)
-        kernels.add_rank_one[spec.word](table, item_indptr, holder, right)
-        return int((over * self._lengths).sum())
+        values = self._kept_values(keep)
+        sorted_values = np.empty_like(values)
+        sorted_values[place] = values[source]
+        beyond = np.empty(self.n_items, dtype=np.int64)
+        grid = (np.where(keep, self.weights, 0.0), spec.bound, spec.unit, beyond)
+        add = weighted_sums.add_weighted_triangle[spec.word]
+        add(out, self.indptr, ordered, sorted_values, item_indptr, holder, place, *grid)
+        return int(beyond.sum())
 
-    def _add_weighted(
-        self,
-        out: np.ndarray,
-        spec: ArraySpec,
-        keep: np.ndarray,
-        item_indptr: np.ndarray,
-        holder: np.ndarray,
-        source: np.ndarray,
-        place: np.ndarray,
-        ordered: np.ndarray,
-    ) -> int:
-        """Add what has values, from columns by item; returns how many coordinates saturated."""
-        assert self.values is not None
+    def _add_weighted_rows(self, table: np.ndarray, spec: ArraySpec, keep: np.ndarray) -> int:
+        """Add w · x ⊗ s of what has values; returns how many coordinates saturated."""
+        values, factors = self._kept_values(keep), np.where(keep, self.weights, 0.0)
+        right = np.ascontiguousarray(self.right, dtype=np.float64)
+        item_indptr, holder, source = self._columns()
+        if keep.all() and self._is_exact(values, right, spec):
+            add = columns.add_exact_rank_one[spec.word]
+            add(table, values, item_indptr, holder, source, right, factors, spec.unit)
+            return 0
         over = np.empty(self.n_items, dtype=np.int64)
-        factors = np.where(keep, self.weights, 0.0)
-        grid = (factors, spec.bound, spec.unit, over)
-        values = self.values
-        if not keep.all():  # what is left out may not be finite, and no kernel turns such numbers into integers
-            values = np.where(np.isfinite(values), values, np.float32(0.0))
-        if self.right is None:
-            sorted_values = np.empty_like(values)
-            sorted_values[place] = values[source]
-            add = weighted_sums.add_weighted_triangle[spec.word]
-            add(out, self.indptr, ordered, sorted_values, item_indptr, holder, place, *grid)
-        else:
-            right = np.ascontiguousarray(self.right, dtype=np.float64)
-            table = out.reshape(self.n_items, -1)
-            add_rows = weighted_sums.add_weighted_rank_one[spec.word]
-            add_rows(table, values, item_indptr, holder, source, right, *grid)
+        add_rows = weighted_sums.add_weighted_rank_one[spec.word]
+        add_rows(table, values, item_indptr, holder, source, right, factors, spec.bound, spec.unit, over)
         return int(over.sum())
+
+    def _kept_values(self, keep: np.ndarray) -> np.ndarray:
+        """Values [rows] float32; 0 for those that are not finite, as no kernel turns such numbers into integers."""
+        assert self.values is not None
+        return self.values if keep.all() else np.where(np.isfinite(self.values), self.values, np.float32(0.0))
+
+    def _is_exact(self, values: np.ndarray, right: np.ndarray, spec: ArraySpec) -> bool:
+        """Whether no product exceeds the bound, and floats hold any sum of them on the grid."""
+        largest = np.abs(right).max(axis=1, initial=0.0) * (
+            np.abs(self.weights) * float(np.abs(values).max(initial=0.0))
+        )
+        most = float(largest.max(initial=0.0))
+        return most <= spec.bound and (most * spec.unit + 1.0) * self.n_clients < 2.0**53
 
 
 @dataclass(frozen=True, eq=False)

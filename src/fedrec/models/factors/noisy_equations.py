@@ -13,7 +13,7 @@ import numpy as np
 from fedrec.aggregation.sums import Sum
 from fedrec.models.linear.gram import unpack_triangle
 
-__all__ = ["bounded", "item_weights", "noisy_counts", "noisy_factors"]
+__all__ = ["bounded", "item_weights", "noisy_counts", "noisy_factors", "semidefinite"]
 
 _MU = 1.0 / 3.0
 
@@ -43,17 +43,18 @@ def noisy_factors(total: Sum, counts: np.ndarray, clients: int, weight: float, r
     equations = total.value("equations")
     n_items, width = equations.shape
     d = int((np.sqrt(8 * width + 9) - 3) / 2)
-    everyone = _semidefinite(unpack_triangle(total.value("everyone"), d)[None])[0]
+    everyone = semidefinite(unpack_triangle(total.value("everyone"), d)[None])[0]
     upper = np.triu_indices(d)
     grams = np.empty((n_items, d, d))
     grams[:, upper[0], upper[1]] = equations[:, : width - d]
     grams[:, upper[1], upper[0]] = equations[:, : width - d]
     deviation = total.noise["equations"] / item_weights(counts)
     ridge = reg * (counts + weight * clients) ** nu + 2.0 * deviation * np.sqrt(d)
-    left = _semidefinite(grams) + weight * everyone + ridge[:, None, None] * np.eye(d)
+    left = semidefinite(grams) + weight * everyone + ridge[:, None, None] * np.eye(d)
     return np.linalg.solve(left, equations[:, width - d :, None])[:, :, 0].astype(np.float32)
 
 
-def _semidefinite(matrices: np.ndarray) -> np.ndarray:
+def semidefinite(matrices: np.ndarray) -> np.ndarray:
+    """The nearest positive semidefinite matrices [n, d, d]."""
     values, vectors = np.linalg.eigh(matrices)
     return np.einsum("nij,nj,nkj->nik", vectors, np.maximum(values, 0.0), vectors)
