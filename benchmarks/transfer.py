@@ -2,6 +2,7 @@
 
     python benchmarks/transfer.py                          # 6 to 661 training users, three seeds
     python benchmarks/transfer.py --users 66,198 --seeds 0
+    python benchmarks/transfer.py --model ials --users 6,19,66,198
 
 Of the users of MovieLens 100K, 20 % are tested as new users (a fifth of their items is to be found from the others),
 10 % decide on validation, and some of the rest train. `auto` chooses the strength and whether to follow the source at
@@ -57,9 +58,10 @@ def trained(plan: Plan, split: Split, taken: Taken | None) -> tuple[float, float
 
 
 def permuted(taken: Taken, seed: int) -> Taken:
-    """The same weights between other items."""
+    """The same weights between other items, or factors of others."""
     order = np.random.default_rng(1000 + seed).permutation(len(taken.items))
-    return replace(taken, weights=np.ascontiguousarray(taken.weights[np.ix_(order, order)]))
+    square = taken.weights.shape[0] == taken.weights.shape[1]
+    return replace(taken, weights=np.ascontiguousarray(taken.weights[np.ix_(order, order) if square else order]))
 
 
 def main() -> None:
@@ -67,11 +69,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", default="6,19,66,198,661")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--model", choices=("ease", "ials"), default="ease")
     parser.add_argument("--out", type=Path, help="also write the rows as JSON")
     asked = parser.parse_args()
-    source = fr.EASE().fit(fr.load_data("ml-1m-sequences"), progress=False).opened
+    estimator = fr.EASE() if asked.model == "ease" else fr.IALS()
+    source = estimator.fit(fr.load_data("ml-1m-sequences"), progress=False).opened
     data = fr.load_data("ml-100k").without_values()
-    base = {"data": {"source": "ml-100k"}, "model": {"name": "ease"}, "evaluation": {"metrics": [METRIC]}}
+    base = {"data": {"source": "ml-100k"}, "model": {"name": asked.model}, "evaluation": {"metrics": [METRIC]}}
     alone = Plan.make(base)
     following = Plan.make(base | {"transfer": {"run": "ml-1m-sequences", "match": "title"}})
     rows = []

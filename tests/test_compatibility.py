@@ -76,6 +76,10 @@ EXAMPLES: list[tuple[str, Mapping[str, Any]]] = [
     ("transfer cannot be combined with privacy: ", {"transfer": "other", "privacy": PRIVATE}),
     ("transfer: mf with these settings is not drawn towards a source", {"transfer": "other", "model": MF}),
     ("evaluation.by cannot be combined with privacy: ", {"privacy": PRIVATE, "evaluation": {"by": "age"}}),
+    (
+        "transfer cannot be combined with evaluation.every: auto decides after the last round",
+        {"transfer": "other", "model": {"name": "ials"}, "evaluation": {"every": 1}},
+    ),
     ("refit cannot be combined with evaluation.every: ", {"refit": True, "evaluation": {"every": 1}}),
 ]  # fmt: skip
 """Plans that break a rule which holds anywhere, and how it begins; the first rule that each breaks is another one."""

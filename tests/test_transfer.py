@@ -16,12 +16,14 @@ import pytest
 import fedrec as fr
 from conftest import Said
 from federation_in_test import COORDINATOR, WAITING, Federation
+from fedrec.aggregation.sums import Sum
 from fedrec.data.catalog import Catalog
+from fedrec.data.keys import KeyedSource
 from fedrec.data.matching import match_items
 from fedrec.data.splits import HISTORY, VALID
 from fedrec.engines import memory
 from fedrec.engines.local import LocalEngine
-from fedrec.errors import DamagedError, InputError, PlanError
+from fedrec.errors import DamagedError, FedrecError, InputError, PlanError
 from fedrec.evaluation.metrics import MetricSummary, parse_metrics
 from fedrec.evaluation.protocols import parse_protocol
 from fedrec.federation.agreed import check_call
@@ -31,6 +33,7 @@ from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run, read_plan
 from fedrec.federation.trials import both, chosen_of, divided
 from fedrec.models.base import State
+from fedrec.models.factors.following_ials import FollowingIALS
 from fedrec.models.linear.ease import solve
 from fedrec.models.linear.towards import solve_towards
 from fedrec.network.post import LocalPost
@@ -260,11 +263,21 @@ def test_what_a_run_took_over_cannot_be_changed(home: Path, tmp_path: Path) -> N
 def test_a_source_without_item_weights_and_auto_without_validation_are_refused(home: Path, tmp_path: Path) -> None:
     popular = {"data": {"source": str(home / "target.parquet")}, "model": {"name": "popularity"}, "split": "none"}
     train_run(Plan.make(popular), tmp_path / "popular")
-    with pytest.raises(PlanError, match=r"popularity.*cannot be transferred"):
+    with pytest.raises(PlanError, match=r"popularity.*ease cannot follow"):
         train_run(plan_of(home, run=str(tmp_path / "popular")), tmp_path / "run")
     with pytest.raises(PlanError, match="auto decides on validation"):
         train_run(plan_of(home).model_copy(update={"split": "none"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_federation_of_factors_chooses_as_one_process_does(factors: Path, tmp_path: Path) -> None:
+    plan = following(factors).model_copy(update={"split": "leave-last-out"})
+    federation = Federation(tmp_path, plan, 3, secure=True)
+    members = Members("owners", COORDINATOR, federation.public, federation.catalog, 1024)
+    report = train_federated(plan, tmp_path / "out", members, LocalPost(federation.hosts()), True, WAITING)
+    here = train_run(plan, tmp_path / "here")
+    assert report["transfer"] == here["transfer"] | {"interactions": None}
+    assert report["digests"]["model"] == here["digests"]["model"]
 
 
 def test_a_federation_chooses_as_one_process_does_and_its_nodes_answer_no_other_trial(
@@ -343,3 +356,102 @@ def test_a_plan_names_what_a_private_source_promised(home: Path, tmp_path: Path)
     kept = read_plan(tmp_path / "run").transfer
     assert kept is not None
     assert (kept.epsilon, kept.delta) == (8.0, 1e-4)
+
+
+@pytest.fixture(scope="module")
+def factors(home: Path) -> Path:
+    """The folder with the run `factors` of `ials`, of the users of `source`."""
+    plan = {"data": {"source": str(home / "source.parquet")}, "model": IALS, "split": "none"}
+    train_run(Plan.make(plan), home / "factors")
+    return home
+
+
+IALS = {"name": "ials", "embedding_size": 8, "rounds": 3}
+
+
+def following(home: Path, **transfer: Any) -> Plan:
+    return plan_of(home, run=str(home / "factors"), **transfer).model_copy(update={"model": IALS})
+
+
+def test_factors_are_those_of_least_loss_between_data_and_source() -> None:
+    rng = np.random.default_rng(2)
+    users, source = rng.normal(size=(9, 3)), rng.normal(size=(4, 3)).astype(np.float32)
+    model = FollowingIALS(embedding_size=3, rounds=1, unobserved_weight=0.2, reg=0.3, nu=1.0)
+    state = model.start(Catalog.of(pl.DataFrame({"item_id": [1, 2, 3, 4]})), {}, KeyedSource.from_seed(0))
+    has = rng.random((9, 4)) < 0.6
+    has[:, 3] = False
+    spec = model.spec(state.shared, 0)
+    assert spec is not None
+    total = Sum.zeros(spec.fit(1000))
+    upper = np.triu_indices(3)
+    outer = np.array([np.outer(u, u)[upper] for u in users])
+    for name, value in (
+        ("equations", has.T @ np.hstack([outer, users])),
+        ("counts", has.sum(0)[:, None]),
+        ("everyone", np.append(outer.sum(0), 9)),
+    ):
+        total.arrays[name][...] = np.rint(value * total.spec[name].unit)
+    total.clients = 9
+    pull = np.array([5.0, 1.0, 5.0, 5.0])
+    stepped = model.step(State(state.shared, {"source": source, "pull": pull}), total, 0)
+    table = stepped.shared["items"].astype(float)
+    ridge = 0.3 * (has.sum(0) + 0.2 * 9) * pull
+    scores = users @ table.T
+    slope = (has * (scores - 1)).T @ users + 0.2 * scores.T @ users + ridge[:, None] * (table - source)
+    assert np.abs(slope).max() < 1e-4
+    assert not stepped.server
+    total.arrays["equations"][1, 0] = -total.spec["equations"].unit * 100
+    with pytest.raises(FedrecError, match="round 0: the equations of some items from position 0 to 3 are not positive"):
+        model.step(State(state.shared, {"source": source, "pull": pull}), total, 0)
+
+
+def test_factors_follow_the_source_alike_wherever_users_live_and_after_a_kill(factors: Path, tmp_path: Path) -> None:
+    plan = following(factors, strength=10)
+    one = train_run(plan, tmp_path / "one")
+    assert one["transfer"]["strength"] == 10.0
+    assert one["transfer"]["source"]["gain"] > one["transfer"]["source"]["standard_error"]
+    three = train_run(plan, tmp_path / "three", Placement(3, secure=True))
+    assert one["transfer"] == three["transfer"]
+    assert one["digests"]["model"] == three["digests"]["model"]
+    assert is_killed(partial(train_run, plan, tmp_path / "killed", resume=True), 16)
+    train_run(plan, tmp_path / "killed", resume=True)
+    assert (tmp_path / "killed" / "ledger.jsonl").read_bytes() == (tmp_path / "one" / "ledger.jsonl").read_bytes()
+    drawn = train_run(following(factors, how="ridge"), tmp_path / "ridge")
+    assert drawn["digests"]["model"] == one["digests"]["model"]
+
+
+def test_factors_of_other_items_are_left_out_and_the_model_is_that_of_no_transfer(
+    factors: Path, tmp_path: Path
+) -> None:
+    order = np.random.default_rng(0).permutation(80) + 1
+    pl.DataFrame({"source_item": order, "target_item": np.arange(1, 81)}).write_csv(tmp_path / "pairs.csv")
+    plan = following(factors, match=str(tmp_path / "pairs.csv"))
+    said = train_run(plan, tmp_path / "auto")["transfer"]
+    assert said["strength"] is None
+    assert [each["strength"] for each in said["tried"]] == [3.0, 10.0, 30.0]
+    train_run(without(plan), tmp_path / "alone")
+    shared = "model/shared.safetensors"
+    assert (tmp_path / "auto" / shared).read_bytes() == (tmp_path / "alone" / shared).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "transfer", "says"),
+    [
+        (
+            {"model": IALS | {"embedding_size": 4}},
+            {},
+            "have factors of 8 numbers, and those of this plan 4; set embedd",
+        ),
+        ({}, {"how": "pool"}, "ials keeps no sums that could be pooled"),
+        ({"model": {"name": "ease"}}, {}, "'ials', which ease cannot follow; take a run of model ease"),
+        ({"evaluation": {"every": 1}}, {}, "auto decides after the last round which of two models counts"),
+        ({"model": IALS | {"item_features": "auto"}}, {}, "is not drawn towards a source; take model ease"),
+        ({"model": IALS | {"solver": "cg"}}, {}, "is not drawn towards a source; take model ease"),
+    ],
+)
+def test_factors_that_cannot_be_followed_are_refused(
+    changes: dict[str, Any], transfer: dict[str, Any], says: str, factors: Path, tmp_path: Path
+) -> None:
+    plan = following(factors, **transfer).model_dump(mode="json") | changes
+    with pytest.raises(PlanError, match=says):
+        train_run(Plan.make(plan), tmp_path / "run")

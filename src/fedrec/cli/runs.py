@@ -94,7 +94,7 @@ def train(
         typer.Option(
             "--transfer",
             metavar="HOW",
-            help="Draw the model towards the item weights of the run in --from, which may be about other users: auto, "
+            help="Draw the model towards the items of the run in --from, which may be about other users: auto, "
             "if that is better on validation; ridge, always; pool, by the sums that it kept; off, not at all.",
         ),
     ] = None,

@@ -24,6 +24,7 @@ from fedrec.federation.partial_rows import drawn_rows
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, PrivateRecommender, Recommender, State
 from fedrec.models.blend import in_batches
+from fedrec.models.factors.following import FollowsFactors
 from fedrec.models.outline import read_in_order
 from fedrec.privacy.accounting import Charge
 
@@ -108,9 +109,12 @@ class Agreement:
 
     @property
     def transfer_memory(self) -> int:
-        """Bytes that the coordinator needs beyond those of the model: the weights of a source, and the matrices of a
-        model that is drawn towards them."""
-        return 0 if self.plan.transfer is None else 24 * len(self.catalog) ** 2
+        """Bytes that the coordinator needs beyond those of the model: the weights or factors of a source, and the
+        matrices of a model that is drawn towards them."""
+        if self.plan.transfer is None:
+            return 0
+        model, n_items = self.model, len(self.catalog)
+        return 24 * n_items * (model.factor_size if isinstance(model, FollowsFactors) else n_items)
 
     def start(self) -> State:
         """The state before round 0 of a training from the beginning."""

@@ -13,9 +13,10 @@ from typing import Literal
 
 from fedrec.errors import PlanError
 from fedrec.federation.plan_case import Case
-from fedrec.models.base import PrivateRecommender
+from fedrec.models.base import PrivateRecommender, Recommender
 from fedrec.models.blend import parts_of
 from fedrec.models.cold_items import ColdItems
+from fedrec.models.factors.following import BothWays, FollowsFactors
 from fedrec.models.outline import first_sum, is_additive, keeps_rows
 from fedrec.models.registry import models_where
 
@@ -82,6 +83,11 @@ NOT_MASKED = (
 
 def _other_statistics(case: Case) -> str:
     return f"with these settings {case.model.name} also sums {' and '.join(case.first.statistics)}, which"
+
+
+def _can_follow(model: Recommender) -> bool:
+    """Whether a model is drawn towards a source, with its settings."""
+    return model.traits.transfers and (isinstance(model, FollowsFactors) or is_additive(model))
 
 
 def _changeless(case: Case) -> str:
@@ -449,9 +455,15 @@ TABLE: tuple[Rule, ...] = (
         "",
         lambda case: (
             f"{case.model.name} with these settings is not drawn towards a source; take model ease without rank, "
-            "item_features and target, or leave out transfer"
+            "item_features and target, or model ials without item_features and solver: cg, or leave out transfer"
         ),
-        lambda case: case.transfer is not None and not (case.model.traits.transfers and is_additive(case.model)),
+        lambda case: case.transfer is not None and not _can_follow(case.model),
+    ),
+    Rule(
+        "transfer",
+        "evaluation.every",
+        "auto decides after the last round which of two models counts; leave out evaluation.every, or set how: ridge",
+        lambda case: isinstance(case.model, BothWays) and case.evaluation.every > 0,
     ),
     Rule(
         "warm_start",

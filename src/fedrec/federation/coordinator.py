@@ -22,6 +22,7 @@ from fedrec.federation.compatibility import check_together, place_of
 from fedrec.federation.counted import counts_of
 from fedrec.federation.engine import Engine
 from fedrec.federation.fitting import Fitting
+from fedrec.federation.following import followed
 from fedrec.federation.gathering import gathering_of, merged, with_counting
 from fedrec.federation.item_floor import SERVED, with_served
 from fedrec.federation.made_of_sum import sum_to_send
@@ -33,6 +34,7 @@ from fedrec.federation.trials import boosts_of, both, chosen_of, deciding, is_ca
 from fedrec.federation.warm_start import Earlier, kept_sums
 from fedrec.models.base import State
 from fedrec.models.cold_items import ColdItems
+from fedrec.models.factors.following import FollowsFactors
 from fedrec.models.values import rating_scale
 from fedrec.privacy.chance import SYSTEM, Chance
 from fedrec.progress import doing, stage
@@ -80,7 +82,7 @@ class Coordinator:
         watch: called after every round.
         earlier: the run that the plan's `warm_start` names; not needed once a round is committed.
         chance: where the noise of a private run comes from.
-        taken: what the plan's `transfer` takes over; not needed once a round is committed.
+        taken: what the plan's `transfer` takes over; weights are not needed once a round is committed, factors are.
     """
 
     def __init__(
@@ -203,6 +205,8 @@ class Coordinator:
             return None if metric is None else found.everyone.get(str(metric))
 
         transfer, taken = self.plan.transfer, self.taken
+        if transfer is not None and taken is not None and isinstance(self.model, FollowsFactors):
+            return followed(self.model, transfer, taken, strengths_of(self.plan), state, total, round, gain)
         if transfer is None or taken is None:
             boosts = boosts_of(self.plan) if round == self.model.rounds - 1 else ()
             if not boosts or not isinstance(self.model, ColdItems):
@@ -274,6 +278,8 @@ class Coordinator:
         lines = self.run.ledger.of_kind("round")
         if lines:
             last = int(lines[-1]["round"])
+            if isinstance(self.model, FollowsFactors):
+                self._check_source()
             state = self.run.state(last)
             self.run.unseal()
             metrics = self._validate(state, last)
@@ -286,11 +292,7 @@ class Coordinator:
                 "warm_start: the earlier run is not at hand; 'fedrec train --from RUN' and "
                 "fit(…, warm_start=model) go on from one"
             )
-        if self.plan.transfer is not None and self.taken is None:
-            raise PlanError(
-                "transfer: the source is not at hand; 'fedrec train --from RUN --transfer auto' and fit(…) take over "
-                "from one"
-            )
+        self._check_source()
         if strengths_of(self.plan) and not self.has_valid:
             raise PlanError(
                 "transfer: auto decides on validation, and the split leaves nothing for it; take another split, or set "
@@ -306,7 +308,20 @@ class Coordinator:
                 **said,
                 **self.run.beginning,
             )
-        return 0, self.beginning.state()
+        return 0, self._begun(self.beginning.state())
+
+    def _check_source(self) -> None:
+        if self.plan.transfer is not None and self.taken is None:
+            raise PlanError(
+                "transfer: the source is not at hand; 'fedrec train --from RUN --transfer auto' and fit(…) take over "
+                "from one"
+            )
+
+    def _begun(self, state: State) -> State:
+        """The state before round 0, with the item factors of a source that is followed."""
+        if self.taken is None or not isinstance(self.model, FollowsFactors):
+            return state
+        return self.model.begun(state, self.taken.items, self.taken.weights)
 
     def _validate(self, state: State, round: int) -> dict[str, float]:
         """Validate when it is due and was not done, and let nodes remember the best round."""

@@ -42,6 +42,7 @@ from fedrec.federation.item_floor import ItemFloor
 from fedrec.federation.plan_case import Case
 from fedrec.federation.transfer import Transfer
 from fedrec.models.base import PrivateRecommender, PrivateTerms, Recommender
+from fedrec.models.factors.following_ials import following_form
 from fedrec.models.outline import reads_item_features
 from fedrec.models.registry import build_model, explain, foremost, is_known, model_class
 from fedrec.models.values import weighted
@@ -105,7 +106,7 @@ class Plan(_Part):
         warm_start: finished run that the training continues: its folder, or `{run: FOLDER, digest: …}`.
         keep_sums: whether the coordinator keeps the sums of `ease`, `itemknn`, `slit` or `popularity`, so that a later
             run adds only what changed.
-        transfer: finished run about other users, towards whose item weights `ease` is drawn: its folder, or `{run:
+        transfer: finished run about other users, towards whose items `ease` or `ials` is drawn: its folder, or `{run:
             FOLDER, match: title}`.
         compress: what makes masked sums shorter. `exact` sums how many clients have each item before a masked sum of
             pairs of items, which then takes a fraction of the bytes; the model stays the same. `none` leaves that sum
@@ -227,9 +228,13 @@ class Plan(_Part):
         return self.privacy, self._plain_model().privately(PrivateTerms(self.privacy.clip, clients))
 
     def build_model(self) -> Recommender:
-        """The recommender of the plan, in its private form where the plan has privacy."""
+        """The recommender of the plan, in its private form where the plan has privacy; in the form that follows a
+        source where the plan has a transfer."""
         private = self.private()
-        return self._plain_model() if private is None else private[1]
+        if private is not None:
+            return private[1]
+        model = self._plain_model()
+        return model if self.transfer is None else following_form(model, self.transfer.how == "auto")
 
     def _plain_model(self) -> Recommender:
         if "name" not in self.model:

@@ -17,6 +17,7 @@ from fedrec.evaluation.protocols import Protocol
 from fedrec.federation.plan import Plan
 from fedrec.models.base import Arrays, State
 from fedrec.models.cold_items import ColdItems
+from fedrec.models.factors.following import FollowsFactors
 
 __all__ = [
     "Choice",
@@ -37,7 +38,7 @@ _SURE, _OF_SOURCE = 2.0, 1.0
 """Standard errors that a gain must exceed: over the model alone, and then over one that is drawn towards 0, which says
 whether it is the source that helps or the stronger regularisation."""
 KNOWN = Protocol(known=True)
-_STRENGTHS = (20.0, 100.0, 500.0)
+_STRENGTHS, _FACTOR_STRENGTHS = (20.0, 100.0, 500.0), (3.0, 10.0, 30.0)
 
 
 def both(shared: Arrays, other: Arrays) -> dict[str, Any]:
@@ -56,10 +57,13 @@ def divided(shared: Arrays) -> tuple[Arrays, Arrays]:
 
 
 def strengths_of(plan: Plan) -> tuple[float, ...]:
-    """How strongly a source may be followed, in mean item counts, where the plan leaves that to validation."""
+    """How strongly a source may be followed, in mean item counts or, of factors, in usual ridges, where the plan leaves
+    that to validation."""
     if plan.transfer is None or plan.transfer.how != "auto":
         return ()
-    return _STRENGTHS if plan.transfer.strength is None else (plan.transfer.strength,)
+    if plan.transfer.strength is not None:
+        return (plan.transfer.strength,)
+    return _FACTOR_STRENGTHS if isinstance(plan.build_model(), FollowsFactors) else _STRENGTHS
 
 
 def boosts_of(plan: Plan) -> tuple[float, ...]:

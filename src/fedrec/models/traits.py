@@ -35,8 +35,9 @@ class Traits:
         sums_by: hyperparameters that decide what one client adds to a sum of an `additive` model.
         scores_by: hyperparameters that decide how clients are scored and nothing else, so that one training serves all
             their values.
-        transfers: whether `step` draws the model towards the item weights of another one, where the coordinator was
-            given some, see `fedrec.models.linear.towards`; `similarity` is then those weights.
+        transfers: whether `step` draws the model towards another one of its kind, where the coordinator was given that:
+            towards its item weights, see `fedrec.models.linear.towards`, which `similarity` gives, or towards its item
+            factors, see `fedrec.models.factors.following`.
         cohort: clients that a round draws where the plan does not say; `None` for all. A model whose rounds are steps
             of mini-batch training names its batch.
         moves_by_rows: whether each item's row moves along the changes of that row alone, so that a round may sum some

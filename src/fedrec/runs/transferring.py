@@ -16,6 +16,7 @@ from fedrec.federation.fitting import SUM
 from fedrec.federation.plan import Plan
 from fedrec.federation.run import Run
 from fedrec.federation.transfer import Taken, TransferSource, taken_from
+from fedrec.models.factors.following import FollowsFactors
 from fedrec.progress import stage
 from fedrec.record.durable import arrays_digest, load_arrays, replace_file, save_arrays
 from fedrec.runs.finished import OpenedRun
@@ -85,7 +86,7 @@ def with_transfer(plan: Plan, catalog: Catalog, source: OpenedRun | None = None)
             promise,
             state.server.get(SUM + "gram"),
         )
-        taken, matching = taken_from(model, catalog, asked.match, asked.how == "pool")
+        taken, matching = taken_from(model, plan.build_model(), catalog, asked.match, asked.how == "pool")
     pins = {"digest": arrays_digest(state.shared), "taken": taken.digest}
     for key, said in pins.items():
         if getattr(asked, key) not in (None, said):
@@ -131,7 +132,9 @@ def open_transfer(plan: Plan, catalog: Catalog, folder: Path) -> Transferred | N
     if not (folder / _FOUND).exists():
         _, again = with_transfer(plan, catalog)
         return again
-    taken = Taken.of(load_arrays(folder / _WEIGHTS), str(folder / _WEIGHTS))
+    model = plan.build_model()
+    size = model.factor_size if isinstance(model, FollowsFactors) else None
+    taken = Taken.of(load_arrays(folder / _WEIGHTS), str(folder / _WEIGHTS), size)
     if taken.digest != plan.transfer.taken or (len(taken.items) and taken.items[-1] >= len(catalog)):
         raise DamagedError(f"{folder / _WEIGHTS} is not what the plan of the run takes over; restore it")
     try:

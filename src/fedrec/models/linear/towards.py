@@ -10,7 +10,8 @@ __all__ = ["POOL", "PULL", "SOURCE", "solve_towards"]
 
 SOURCE, PULL = "source", "pull"
 """Arrays of the coordinator before the first round: weights [items, items] float32 to be drawn towards, and how
-strongly [1], in mean item counts."""
+strongly [1], in mean item counts. Of factors, before every step: those to be drawn to [items, d] float32, and what the
+ridge of each item is multiplied by [items] float64."""
 POOL = "pool"
 """Array of the coordinator before the first round: what is added to G [items, items] float32, the Gram matrix of other
 users times a small weight."""
