@@ -72,7 +72,7 @@ class Crowd:
 
         Example:
             >>> crowd = Crowd.make(users=50, items=40, likes=12)
-            >>> len(crowd.known) <= 50 * 5 <= crowd.likes.sum()
+            >>> len(crowd.known) <= 50 * 5 <= int(crowd.likes.sum())
             True
         """
         check_arguments(cls.make, locals())
