@@ -270,26 +270,25 @@ def test_a_source_without_item_weights_and_auto_without_validation_are_refused(h
     assert not (tmp_path / "run").exists()
 
 
-def test_a_federation_of_factors_chooses_as_one_process_does(factors: Path, tmp_path: Path) -> None:
-    plan = following(factors).model_copy(update={"split": "leave-last-out"})
-    federation = Federation(tmp_path, plan, 3, secure=True)
+def federated_as_here(plan: Plan, folder: Path) -> Federation:
+    """A masked federation that chose, and trained, as one process does."""
+    federation = Federation(folder, plan, 3, secure=True)
     members = Members("owners", COORDINATOR, federation.public, federation.catalog, 1024)
-    report = train_federated(plan, tmp_path / "out", members, LocalPost(federation.hosts()), True, WAITING)
-    here = train_run(plan, tmp_path / "here")
+    report = train_federated(plan, folder / "out", members, LocalPost(federation.hosts()), True, WAITING)
+    here = train_run(plan, folder / "here")
     assert report["transfer"] == here["transfer"] | {"interactions": None}
     assert report["digests"]["model"] == here["digests"]["model"]
+    return federation
+
+
+def test_a_federation_of_factors_chooses_as_one_process_does(factors: Path, tmp_path: Path) -> None:
+    federated_as_here(following(factors).model_copy(update={"split": "leave-last-out"}), tmp_path)
 
 
 def test_a_federation_chooses_as_one_process_does_and_its_nodes_answer_no_other_trial(
     home: Path, tmp_path: Path
 ) -> None:
-    plan = plan_of(home).model_copy(update={"split": "leave-last-out"})
-    federation = Federation(tmp_path, plan, 3, secure=True)
-    members = Members("owners", COORDINATOR, federation.public, federation.catalog, 1024)
-    report = train_federated(plan, tmp_path / "out", members, LocalPost(federation.hosts()), True, WAITING)
-    here = train_run(plan, tmp_path / "here")
-    assert report["transfer"] == here["transfer"] | {"interactions": None}
-    assert report["digests"]["model"] == here["digests"]["model"]
+    federation = federated_as_here(plan_of(home).model_copy(update={"split": "leave-last-out"}), tmp_path)
     agreed = Agreement.of(read_plan(tmp_path / "out"), federation.catalog)
     call = trial_of(agreed)
     check_call(agreed, call, None)

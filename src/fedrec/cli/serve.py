@@ -17,6 +17,9 @@ from fedrec.errors import InputError, suggestion
 
 __all__ = ["check_installed", "pages", "serve", "token"]
 
+Certificate = Annotated[Path | None, typer.Option("--tls-cert", help="Certificate for HTTPS, in PEM.")]
+CertificateKey = Annotated[Path | None, typer.Option("--tls-key", help="Key of the certificate, in PEM.")]
+
 _NEEDED = ("fastapi", "uvicorn", "httptools", "jinja2", "prometheus_client")
 
 
@@ -54,8 +57,8 @@ def serve(
     deadline: Annotated[
         float, typer.Option("--deadline", min=0.01, help="Seconds that a request may wait before it gets status 503.")
     ] = 1.0,
-    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate for HTTPS, in PEM.")] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Key of the certificate, in PEM.")] = None,
+    tls_cert: Certificate = None,
+    tls_key: CertificateKey = None,
     threads: Threads = 1,
     json_: Json = False,
     quiet: Quiet = False,
@@ -105,8 +108,8 @@ def pages(
             "--tokens", help="File of tokens, see 'fedrec token'; a token is the password that pages ask for."
         ),
     ] = None,
-    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate for HTTPS, in PEM.")] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Key of the certificate, in PEM.")] = None,
+    tls_cert: Certificate = None,
+    tls_key: CertificateKey = None,
     threads: Threads = 1,
     json_: Json = False,
     quiet: Quiet = False,
