@@ -7,7 +7,7 @@ An error says what was wrong, where, and what to do. The command line ends with 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "DamagedError",
@@ -18,6 +18,7 @@ __all__ = [
     "PlanError",
     "RunError",
     "UnnamedSourceError",
+    "enumerated",
     "suggestion",
 ]
 
@@ -65,6 +66,15 @@ class UnnamedSourceError(InputError):
             "author could send your passwords to any server. If you trust this URL, pass it yourself: --data URL, or "
             "data=… in Python"
         )
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """Names as a sentence lists them.
+
+    >>> enumerated(["ease"]), enumerated(["ease", "ials", "mf"])
+    ('ease', 'ease, ials and mf')
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def suggestion(name: object, choices: Iterable[object]) -> str:

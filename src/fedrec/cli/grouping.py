@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedrec.cli.options import split_list
-from fedrec.cli.output import Output, rows_table
+from fedrec.cli.output import Output, rows_table, with_error
 from fedrec.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,9 +73,6 @@ def groups_table(title: str, figures: dict[str, Any]) -> Table:
     table = rows_table(title, figures["by"], "users", *metrics)
     for name, values in figures["metrics"].items():
         errors = figures["standard_error"][name]
-        cells = [
-            f"{values[metric]:.4f}" + ("" if errors[metric] is None else f" ± {errors[metric]:.4f}")
-            for metric in metrics
-        ]
+        cells = [with_error(values[metric], errors[metric]) for metric in metrics]
         table.add_row(name, f"{figures['users'][name]:,}", *cells)
     return table

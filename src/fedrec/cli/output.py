@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fedrec.data.sources import LoadedSource
     from fedrec.federation.coordinator import Progress
 
-__all__ = ["Output", "end_work", "rows_table", "seconds_in_words"]
+__all__ = ["Output", "end_work", "rows_table", "seconds_in_words", "with_error"]
 
 _work = ExitStack()
 """What the command of this process has begun."""
@@ -122,6 +122,15 @@ def seconds_in_words(figures: dict[str, Any]) -> str:
     long_parts = {part: spent for part, spent in figures["seconds_of"].items() if spent >= 0.05}
     parts = ", ".join(f"{part} {spent:.1f}" for part, spent in long_parts.items())
     return f"{figures['seconds']:.1f} s" + (f" ({parts})" if len(long_parts) > 1 else "")
+
+
+def with_error(value: float, error: float | None) -> str:
+    """A figure and its standard error, if that is known.
+
+    >>> with_error(0.25, 0.0125), with_error(0.25, None)
+    ('0.2500 ± 0.0125', '0.2500')
+    """
+    return f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
 def _console(error: bool) -> Console:

@@ -22,7 +22,7 @@ from fedrec.cli.options import (
     build_plan,
     split_list,
 )
-from fedrec.cli.output import Output, rows_table, seconds_in_words
+from fedrec.cli.output import Output, rows_table, seconds_in_words, with_error
 from fedrec.cli.reading import Reading, reads_data
 from fedrec.documents import parse_yaml
 from fedrec.errors import InputError, suggestion
@@ -224,9 +224,7 @@ def _closing(answer: dict[str, Any]) -> str:
     settings, report = answer["best"], answer["run"]
     test = report["metrics"].get("test", {})
     error = report["standard_error"].get("test", {})
-    figures = ", ".join(
-        f"{name} {value:.4f}" + ("" if error[name] is None else f" ± {error[name]:.4f}") for name, value in test.items()
-    )
+    figures = ", ".join(f"{name} {with_error(value, error[name])}" for name, value in test.items())
     return (
         f"chosen: {shown(settings)}\ntest: {figures or 'the split has no test part'}\nrun: {report['run']}\n"
         f"total time: {seconds_in_words(answer)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedrec.kernels.fixed_point import fixed, fixed_row
+from fedrec.kernels.item_columns import item_columns
 from fedrec.kernels.threads import kernel, parallel_kernel
 
 __all__ = [
@@ -30,23 +31,10 @@ def by_item(indptr, items, item_indptr, cursor, holder, source, place, ordered):
     column entry the client `holder` [n], the row `source` [n] that it comes from, and the place [n] of the item among
     the client's `ordered` items [n].
     """
-    n_items = len(item_indptr) - 1
-    item_indptr[:] = 0
-    for entry in range(len(items)):
-        item_indptr[items[entry] + 1] += 1
-    for item in range(n_items):
-        item_indptr[item + 1] += item_indptr[item]
-    for item in range(n_items):
-        cursor[item] = item_indptr[item]
-    for client in range(len(indptr) - 1):
-        for entry in range(indptr[client], indptr[client + 1]):
-            item = items[entry]
-            holder[cursor[item]] = client
-            source[cursor[item]] = entry
-            cursor[item] += 1
+    item_columns(indptr, items, item_indptr, cursor, holder, source)
     for client in range(len(indptr) - 1):
         cursor[client] = indptr[client]
-    for item in range(n_items):
+    for item in range(len(item_indptr) - 1):
         for entry in range(item_indptr[item], item_indptr[item + 1]):
             client = holder[entry]
             place[entry] = cursor[client]

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from fedrec.errors import PlanError, suggestion
+from fedrec.errors import PlanError, enumerated, suggestion
 from fedrec.models.base import Recommender
 from fedrec.models.builtin import MODELS
 from fedrec.models.own import VARIABLE, own_models
@@ -115,7 +115,7 @@ def models_where(fits: Callable[[Recommender], bool]) -> str:
     names = sorted(name for name in MODELS if _fits(name, fits))
     with suppress(PlanError):
         names += sorted(name for name in own_models() if name not in MODELS and _fits(name, fits))
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+    return enumerated(names)
 
 
 def _fits(name: str, fits: Callable[[Recommender], bool]) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from fedrec.errors import enumerated
 from fedrec.progress import counting
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def by_reason(reasons: Mapping[str, object]) -> str:
         if len(some) == 1:
             parts.append(f"{some[0]}: {reasons[some[0]]}")
         else:
-            parts.append(f"{', '.join(some[:-1])} and {some[-1]}: {same}")
+            parts.append(f"{enumerated(some)}: {same}")
     return "; ".join(parts)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import polars as pl
 
 from fedrec.aggregation.sums import Sum
+from fedrec.data.identifiers import Identifiers
 from fedrec.engines.local import LocalEngine
-from fedrec.errors import InputError
+from fedrec.errors import InputError, enumerated
 from fedrec.evaluation.metrics import Metric, MetricSummary, parse_metrics
 from fedrec.evaluation.protocols import check_protocol, parse_protocol
 from fedrec.federation.calls import EvaluationCall, Part
@@ -104,12 +105,13 @@ def differences(
         [shard.per_user(_call(opened, asked, str(agreed), part)) for shard in engine.shards]
         for opened, engine in zip((first, other), nodes, strict=True)
     )
-    users = pl.concat([shard.data.users.series for shard in nodes[1].shards])
-    counts, values = (np.concatenate([getattr(part, name) for part in theirs]) for name in ("counts", "values"))
+    users = Identifiers.of(pl.concat([shard.data.users.series for shard in nodes[1].shards]))
+    order = np.argsort(np.concatenate([users.find(shard.data.users.series) for shard in nodes[1].shards]))
+    counts, values = (np.concatenate([getattr(part, name) for part in theirs])[order] for name in ("counts", "values"))
     spec = measuring_spec(asked, len(first.catalog), first.agreement.n_max, nodes[0].shards[0].split.positions)
     totals = [Sum.zeros(spec) for _ in range(3)]
     for shard, mine in zip(nodes[0].shards, ours, strict=True):
-        places = _places(users, shard.data.users.series)
+        places = users.find(shard.data.users.series)
         if (counts[places] != mine.counts).any():
             raise InputError(
                 f"of some users only one of the models is measured, by protocol {agreed} or by the weights of its "
@@ -144,19 +146,15 @@ def differences_in_words(found: Sequence[Difference], first: str, other: str) ->
         ("cannot tell", "These users cannot tell the two apart by"),
     ):
         names = [str(each.metric) for each in found if each.verdict == verdict]
-        lines += [f"{words} {_listed(names)}."] if names else []
+        lines += [f"{words} {enumerated(names)}."] if names else []
     if len(found) > 1:
         sure = [str(each.metric) for each in found if each.holds_together]
         lines.append(
             f"An interval of one metric misses the truth in 1 of 20 comparisons, and there are {len(found)} here. "
             "Taken together (Bonferroni), "
-            + (f"the verdict holds for {_listed(sure)}." if sure else "no verdict holds.")
+            + (f"the verdict holds for {enumerated(sure)}." if sure else "no verdict holds.")
         )
     return " ".join(lines)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _difference(one: MetricSummary, two: MetricSummary, between: MetricSummary, metrics: int) -> Difference:
@@ -212,10 +210,3 @@ def _check_alike(first: OpenedRun, other: OpenedRun, nodes: tuple[LocalEngine, L
 def _interactions(engine: LocalEngine, part: Part, what: str) -> pl.DataFrame:
     parts = [shard.split.relevant(part) if what == "held out" else shard.split.history(part) for shard in engine.shards]
     return pl.concat([each.to_frame().select("user_id", "item_id") for each in parts]).sort("user_id", "item_id")
-
-
-def _places(users: pl.Series, wanted: pl.Series) -> np.ndarray:
-    """Where each of the wanted users is."""
-    table = pl.DataFrame({"user_id": users}).with_row_index("place")
-    found = pl.DataFrame({"user_id": wanted}).join(table, on="user_id", how="left", maintain_order="left")
-    return found["place"].to_numpy().astype(np.int64)

@@ -60,11 +60,16 @@ def judged(opened: OpenedRun, policy: Exploration, source: str | Path, largest: 
         InputError: if the events cannot be read, an event of a file names an unknown user or item, a log has no
             impression with a propensity, or a number is out of range.
     """
-    table, left_out = _events(opened, source)
+    table, log = _events(source)
     items, users = opened.catalog.items.look_up(table["item_id"]), opened.data.users.look_up(table["user_id"])
-    rewards, logged = (table[name].to_numpy() for name in _NUMBERS)
+    known = (items >= 0) & (users >= 0)
+    if not log:
+        for places, name in ((items, "item_id"), (users, "user_id")):
+            _check_known(places, table[name], Path(source))
+    items, users = items[known], users[known]
+    rewards, logged = (table[name].to_numpy()[known] for name in _NUMBERS)
     nothing = event_terms(rewards[:0], logged[:0], rewards[:0], largest=largest)
-    spec = judging_spec(max(1, table.height), largest)
+    spec = judging_spec(max(1, len(items)), largest)
     total = judging_sum(spec, nothing)
     for shard in opened.engine.shards:
         here = np.full(opened.data.n_users, -1)
@@ -79,7 +84,7 @@ def judged(opened: OpenedRun, policy: Exploration, source: str | Path, largest: 
         round(sums["events"]),
         round(sums["cut"]),
         effective_events(sums),
-        left_out,
+        int((~known).sum()),
     )
 
 
@@ -97,8 +102,8 @@ def _chances(opened: OpenedRun, shard: Shard, policy: Exploration, users: np.nda
     return chances
 
 
-def _events(opened: OpenedRun, source: str | Path) -> tuple[pl.DataFrame, int]:
-    """Events about users and items of the run, and how many of a log are about others."""
+def _events(source: str | Path) -> tuple[pl.DataFrame, bool]:
+    """Events, and whether they are of a log, which may be about users and items that the run does not know."""
     text = str(source)
     if is_url(text) or Path(text).suffix in _LOGS:
         table = read_shown(text)
@@ -107,14 +112,8 @@ def _events(opened: OpenedRun, source: str | Path) -> tuple[pl.DataFrame, int]:
                 f"{event_database(text).shown}: no impression of rank 1 has a request_id and a propensity; serve "
                 "with --explore, and send both back with each impression"
             )
-        known = (opened.catalog.items.look_up(table["item_id"]) >= 0) & (
-            opened.data.users.look_up(table["user_id"]) >= 0
-        )
-        return table.filter(pl.Series(known)), int((~known).sum())
-    table = _read(Path(text))
-    for ids, name in ((opened.catalog.items, "item_id"), (opened.data.users, "user_id")):
-        _check_known(ids.look_up(table[name]), table[name], Path(text))
-    return table, 0
+        return table, True
+    return _read(Path(text)), False
 
 
 def _read(path: Path) -> pl.DataFrame:

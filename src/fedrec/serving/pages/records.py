@@ -183,14 +183,14 @@ def _of_ledger(folder: Path) -> dict[str, Any]:
 
 def _round(line: Mapping[str, Any]) -> Round:
     nodes = line.get("nodes") or [part["node"] for part in line.get("parts", ())]
-    moved = line["bytes"]["plain_per_node"]
+    sent = line["bytes"]["plain_per_node"]
     return Round(
         line["round"] + 1,
         line["cohort"],
         tuple(map(str, nodes)),
         line["saturated"] or 0,
-        moved["up"],
-        moved["down"],
+        sent["up"],
+        sent["down"],
         line["model"],
     )
 
